@@ -1,0 +1,48 @@
+# All that is needed is make and Python 3.11 or newer. `make` alone lists the targets.
+#
+# PYTHON          the interpreter that .venv is made with:  make .venv PYTHON=python3.12
+# TORCH_PIP_ARGS  more arguments for the `pip install` of torch. Pip's own choice on Linux is the build for NVIDIA GPUs,
+#                 several gigabytes. For the small build without CUDA, name the index of CPU wheels that PyTorch's
+#                 installation page gives:  make .venv TORCH_PIP_ARGS="--index-url <that index>"
+
+PYTHON ?= python3
+TORCH_PIP_ARGS ?=
+TORCH := torch>=2.11,<2.14
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.PHONY: help .venv demo test test-slow lint clean
+
+help: ## this list
+	@sed -n 's/^\([a-z.-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+.venv: $(STAMP) ## tessera and all it needs, in .venv (done once, and again when pyproject.toml changes)
+
+# torch comes first and alone, so that TORCH_PIP_ARGS touches nothing else.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || { \
+	  echo "tessera needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)." >&2; \
+	  echo "Name a newer one: make $(or $(MAKECMDGOALS),.venv) PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install $(TORCH_PIP_ARGS) "$(TORCH)"
+	$(BIN)/python -m pip install -e ".[evaluate,report,demo,dev]"
+	@touch $@
+
+demo: $(STAMP) ## make the text of the demo, then a small multilingual encoder from it
+	$(BIN)/tessera demo-text runs/demo-text
+	$(BIN)/tessera run recipes/demo.yaml
+
+test: $(STAMP) ## the quick tests, on two processes
+	$(BIN)/pytest -m "not slow" -n 2
+
+test-slow: $(STAMP) ## the tests that take more than ten seconds each
+	$(BIN)/pytest -m slow
+
+lint: $(STAMP) ## style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean: ## remove caches and build products; .venv and runs/ stay
+	rm -rf build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -name .venv -prune -o -name runs -prune -o -type d -name __pycache__ -exec rm -rf {} +

@@ -1,0 +1,281 @@
+"""The command line: parse, call one function, print. Every verb is one Python function of the same meaning."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from tessera import __version__
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Make, adapt, merge, measure and run modern multilingual text encoders.",
+)
+tokenizer_app = typer.Typer(no_args_is_help=True, help="Train a tokenizer, or look at one.")
+app.add_typer(tokenizer_app, name="tokenizer")
+
+console = Console(highlight=False)
+
+RecipePath = Annotated[Path, typer.Argument(help="a recipe, e.g. recipes/demo.yaml", show_default=False)]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", "-s", help="change one value: --set phases.mid.mask_ratio=0.2 (repeatable)")
+]
+Out = Annotated[Path | None, typer.Option(help="the run folder (default: runs/<name of the recipe>)")]
+Accept = Annotated[bool, typer.Option("--accept-changes", help="go on although the recipe changed since the run began")]
+
+
+@app.command()
+def run(recipe: RecipePath, set_: Set = None, out: Out = None, accept_changes: Accept = False) -> None:
+    """The whole journey: tokenizer, shards, phases, merges, evaluation, report. Run it again to go on."""
+    folder = _walk(recipe, set_, out, accept_changes, "report")
+    _show_summary(folder)
+
+
+@app.command()
+def prepare(recipe: RecipePath, set_: Set = None, out: Out = None, accept_changes: Accept = False) -> None:
+    """Raw text -> tokenizer -> token shards, and stop there."""
+    console.print(f"shards: {_walk(recipe, set_, out, accept_changes, 'shards') / 'shards'}")
+
+
+@app.command()
+def train(recipe: RecipePath, set_: Set = None, out: Out = None, accept_changes: Accept = False) -> None:
+    """The phases of a recipe (and what they need). Under torchrun, on all its processes."""
+    console.print(f"checkpoints: {_walk(recipe, set_, out, accept_changes, 'train')}")
+
+
+@app.command()
+def plan(recipe: RecipePath, set_: Set = None, out: Out = None) -> None:
+    """What a recipe will do, before anything is spent: the graph, sizes, steps, rates; with shards also the languages."""
+    from tessera.plan.overview import overview
+
+    read = _recipe(recipe, set_)
+    folder = out or Path("runs") / read.name
+    for title, columns, rows in overview(read, folder / "shards" / "train"):
+        _print_table(title, columns, rows)
+
+
+@app.command()
+def merge(
+    models: Annotated[list[Path], typer.Argument(help="two or more model folders", show_default=False)],
+    out: Annotated[Path, typer.Option(help="the folder to write", show_default=False)],
+    method: Annotated[str, typer.Option(help="ties, linear or exponential (oldest first)")] = "ties",
+    base: Annotated[Path | None, typer.Option(help="ties: the model that the others branched from")] = None,
+    density: Annotated[float, typer.Option(help="ties: share of each task vector that is kept")] = 0.2,
+    weight: Annotated[list[float] | None, typer.Option(help="one for each model (default: equal)")] = None,
+    decay: Annotated[float, typer.Option(help="exponential: weight of a model relative to the next")] = 0.5,
+) -> None:
+    """Several models into one, as a Hugging Face folder."""
+    from tessera.run import merge_folders
+
+    weights = tuple(weight) if weight else None
+    written = merge_folders(models, out, method=method, base=base, density=density, weights=weights, decay=decay)
+    console.print(f"model: {written}")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="a model folder", show_default=False)],
+    recipe: Annotated[Path, typer.Option(help="the recipe whose `evaluation` is measured", show_default=False)],
+    out: Annotated[Path, typer.Option(help="the folder for the results")] = Path("evaluation"),
+    name: Annotated[str | None, typer.Option(help="the model's name in the results (default: its folder's)")] = None,
+    held_out: Annotated[Path | None, typer.Option(help="held-out shards, for bits per byte")] = None,
+    set_: Set = None,
+) -> None:
+    """Measures a model on the tasks of a recipe; finished measurements are not repeated."""
+    from tessera.evaluation.suite import evaluate as measure
+
+    read, watcher = _recipe(recipe, set_), Watcher(console)
+    with watcher:
+        for path in measure(
+            model,
+            read.evaluation,
+            out,
+            name=name or model.resolve().name,
+            held_out=held_out,
+            seed=read.seed,
+            machine=read.machine,
+            on_progress=watcher.progress("evaluate"),
+        ):
+            watcher.say(str(path))
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="a run folder", show_default=False)]) -> None:
+    """One HTML page about a run, from its files; opens offline."""
+    from tessera.report import write_report
+
+    console.print(f"report: {write_report(folder)}")
+
+
+@app.command()
+def verify(shards: Annotated[Path, typer.Argument(help="a folder of token shards", show_default=False)]) -> None:
+    """Checks every byte of token shards against the checksums written with them."""
+    from tessera.text.shards import verify as check
+
+    check(shards)
+    console.print(f"{shards}: whole")
+
+
+@app.command("demo-text")
+def demo_text(folder: Annotated[Path, typer.Argument(help="where to write", show_default=False)]) -> None:
+    """Real text in many languages from Django's translations and Python's library, for recipes/demo.yaml."""
+    from tessera.text.demo import write_demo_text
+
+    if (folder / "done.json").exists():
+        console.print(f"{folder}: there already")
+        return
+    watcher = Watcher(console)
+    with watcher:
+        write_demo_text(folder, watcher.progress("demo text"))
+
+
+@tokenizer_app.command("train")
+def tokenizer_train(recipe: RecipePath, set_: Set = None, out: Out = None, accept_changes: Accept = False) -> None:
+    """The tokenizer of a recipe."""
+    console.print(f"tokenizer: {_walk(recipe, set_, out, accept_changes, 'tokenizer') / 'tokenizer'}")
+
+
+@tokenizer_app.command("report")
+def tokenizer_report(
+    tokenizer: Annotated[Path, typer.Argument(help="a tokenizer.json or a folder that holds one", show_default=False)],
+    recipe: Annotated[Path, typer.Option(help="the recipe whose text is measured", show_default=False)],
+    set_: Set = None,
+    sample_bytes: Annotated[int, typer.Option(help="text of each language to measure, in bytes")] = 50_000,
+) -> None:
+    """Fertility by language: tokens per word, bytes per token, cost relative to the best-served language."""
+    from tessera.text.prepare import fertility_report
+
+    columns, rows = fertility_report(_recipe(recipe, set_).corpus, tokenizer, sample_bytes)
+    _print_table(str(tokenizer), columns, rows)
+
+
+class Watcher:
+    """Progress bars on a terminal, plain lines elsewhere; what is said stands above the bars."""
+
+    def __init__(self, target: Console) -> None:
+        self.console = target
+        self.bars = Progress(
+            TextColumn("{task.fields[stage]:<18}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            _Remaining(),
+            TextColumn("[dim]{task.fields[what]}"),
+            console=target,
+            disable=not target.is_terminal,
+        )
+        self.lines: dict[str, tuple[float, float]] = {}
+
+    def say(self, text: str) -> None:
+        """One line for people."""
+        self.console.print(f"[dim]{text}" if not text.startswith("[") else text, soft_wrap=True)
+
+    def progress(self, stage: str) -> Callable[[int, int, str], None]:
+        """A bar for a stage; the last call, with done = total, ends it."""
+        if not self.console.is_terminal:
+            return lambda done, total, what: self._line(stage, done, total, what)
+        task = self.bars.add_task("", stage=stage, what="", total=None)
+
+        def update(done: int, total: int, what: str) -> None:
+            self.bars.update(task, completed=done, total=max(1, total), what=what)
+
+        return update
+
+    def _line(self, stage: str, done: int, total: int, what: str) -> None:
+        """A line when a stage begins, every 20 seconds, and when it ends."""
+        now = time.monotonic()
+        began, last = self.lines.get(stage, (now, -1e9))
+        if done >= total or now - last > 20:
+            share = 100 * done / max(1, total)
+            self.console.print(f"{stage:<18} {share:3.0f}%  {now - began:6.1f} s  {what}", soft_wrap=True)
+            last = now
+        self.lines[stage] = (began, last)
+
+    def __enter__(self) -> "Watcher":
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+
+class _Remaining(ProgressColumn):
+    """Time left, and nothing once a bar is full."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = TimeRemainingColumn(compact=True)
+
+    def render(self, task: Task) -> Text:
+        return Text("") if task.finished or task.total is None else self.inner.render(task)
+
+
+def _walk(recipe: Path, set_: list[str] | None, out: Path | None, accept_changes: bool, until: Any) -> Path:
+    from tessera.run import run as walk
+
+    read = _recipe(recipe, set_)
+    with Watcher(console) as watcher:
+        return walk(read, out or Path("runs") / read.name, until=until, accept_changes=accept_changes, watcher=watcher)
+
+
+def _recipe(path: Path, set_: list[str] | None) -> Any:
+    from tessera.plan.recipe import RecipeError, load
+
+    overrides = {}
+    for item in set_ or []:
+        key, sign, value = item.partition("=")
+        if not sign:
+            raise RecipeError(f"--set {item}: write it as key=value, e.g. --set phases.mid.mask_ratio=0.2")
+        overrides[key] = value
+    return load(path, overrides)
+
+
+def _show_summary(folder: Path) -> None:
+    import json
+
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    for table in summary["tables"]:
+        _print_table(table["title"], table["columns"], table["rows"])
+    for name, path in summary["paths"].items():
+        console.print(f"{name + ':':<8} {path}", soft_wrap=True)
+
+
+def _print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*("" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row))
+    console.print(table)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False) -> None:
+    if version:
+        console.print(f"tessera {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: mistakes of people end in one message, not in a traceback."""
+    try:
+        app()
+    except (ValueError, FileExistsError, FileNotFoundError, ImportError, OSError) as error:
+        Console(stderr=True, highlight=False).print(f"[red]error:[/] {_plain(error)}", soft_wrap=True)
+        sys.exit(2)
+
+
+def _plain(error: Exception) -> str:
+    from rich.markup import escape
+
+    return escape(str(error) or type(error).__name__)

@@ -1,0 +1,222 @@
+"""One model on all tasks of a recipe, every text embedded once; one JSON file for each task.
+
+    <out>/<model>.<task>.json     model, task, kind, protocol, seed, fingerprint (of the weights),
+                                  results {language: {metric: value}}, average and spread over languages,
+                                  examples {language: how many were scored}, seconds, tessera (version)
+
+A task whose file says the same protocol and the same weights is finished and is not run again.
+"""
+
+import hashlib
+import json
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tessera import __version__
+from tessera.evaluation import probe, retrieval
+from tessera.evaluation.tasks import Bitext, Probing, read_task
+from tessera.inference.encode import embed
+from tessera.model import hub
+from tessera.model.heads import MaskedLM
+from tessera.model.precision import compute_dtype
+from tessera.plan.recipe import Evaluation, Machine
+from tessera.text.shards import INDEX, Shards
+from tessera.text.tokenizer import Tokenizer
+from tessera.train import held_out as held_out_text
+
+Progress = Callable[[int, int, str], None]
+Results = dict[str, dict[str, float]]
+HELD_OUT = "held_out"  # the task that every evaluation has, and its kind
+
+
+def evaluate(
+    model_folder: str | Path,
+    evaluation: Evaluation,
+    out: str | Path,
+    *,
+    name: str,
+    held_out: str | Path | None = None,
+    seed: int = 0,
+    machine: Machine | None = None,
+    on_progress: Progress | None = None,
+) -> list[Path]:
+    """Runs what is not finished and returns the files of all tasks, held-out text first.
+
+    model_folder   a Hugging Face folder with its tokenizer
+    name           of the model, in the names of the files
+    held_out       token store; None: held-out text is not measured
+    seed           of the held-out masks; the rest has no chance in it
+    machine        where it runs; changes speed, not results (bfloat16 moves the last digits)
+
+    Each file is written whole or not at all, as soon as its task is done. Raises ValueError for data that cannot be
+    read, ImportError where a probe lacks scikit-learn.
+    """
+    model_folder, out, machine = Path(model_folder), Path(out), machine or Machine()
+    report = on_progress or (lambda done, total, what: None)
+    identity = {"seed": seed, "fingerprint": fingerprint(model_folder)}
+    files: list[Path] = []
+    model: _Model | None = None
+    if held_out is not None:
+        protocol = _held_out_protocol(Path(held_out), evaluation)
+        files.append(out / f"{name}.{HELD_OUT}.json")
+        if not _finished(files[-1], protocol, identity):
+            model = model or _Model.load(model_folder, evaluation.pooling, machine)
+            began = time.perf_counter()
+            measured = model.bits_per_byte(Path(held_out), evaluation.mask_ratio, seed, report)
+            examples = {code: int(row["tokens"]) for code, row in measured.items()}
+            results = {code: {m: row[m] for m in ("bits_per_byte", "loss")} for code, row in measured.items()}
+            head = {"model": name, "task": HELD_OUT, "kind": HELD_OUT, "protocol": protocol, **identity}
+            _write(files[-1], head, results, examples, began)
+    for number, task in enumerate(evaluation.tasks):
+        report(number, len(evaluation.tasks), f"reads {task.name}")
+        data = read_task(task)
+        protocol = {**data.protocol, "pooling": evaluation.pooling}
+        files.append(out / f"{name}.{task.name}.json")
+        if _finished(files[-1], protocol, identity):
+            continue
+        model = model or _Model.load(model_folder, evaluation.pooling, machine)
+        began = time.perf_counter()
+        model.remember(data.texts(), report)
+        results = (
+            bitext_results(data, model.look_up) if isinstance(data, Bitext) else probe_results(data, model.look_up)
+        )
+        head = {"model": name, "task": task.name, "kind": task.task, "protocol": protocol, **identity}
+        _write(files[-1], head, results, data.examples(), began)
+    return files
+
+
+def bitext_results(data: Bitext, look_up: Callable[[Sequence[str]], NDArray[np.float32]]) -> Results:
+    """Retrieval among the pairs of each language, both ways."""
+    return {
+        language: retrieval.bitext(look_up(sources), look_up(targets))
+        for language, (sources, targets) in data.pairs.items()
+    }
+
+
+def probe_results(data: Probing, look_up: Callable[[Sequence[str]], NDArray[np.float32]]) -> Results:
+    """One probe for each training file, tested on every language that it is for."""
+    probes: dict[str, probe.Probe] = {}
+    results = {}
+    for language, (source, rows) in data.test.items():
+        if source not in probes:
+            texts, labels = data.train[source]
+            probes[source] = probe.fit(look_up(texts), labels)
+        texts, labels = rows
+        results[language] = probe.scores(probes[source].predict(look_up(texts)), labels)
+    return results
+
+
+def fingerprint(model_folder: Path) -> str:
+    """A hash of the configuration, the weights and the tokenizer: everything that a result depends on."""
+    paths = [model_folder / "config.json", model_folder / "tokenizer.json", *sorted(model_folder.glob("*.safetensors"))]
+    digest = hashlib.sha256()
+    for path in paths:
+        if not path.is_file():
+            raise ValueError(f"{path}: is missing; a model to evaluate is a folder with its weights and its tokenizer")
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+@dataclass(slots=True)
+class _Model:
+    """A loaded model and the vectors of all texts it has read."""
+
+    model: MaskedLM
+    tokenizer: Tokenizer
+    pooling: Literal["mean", "cls"]
+    machine: Machine
+    rows: dict[str, int]
+    vectors: NDArray[np.float32]
+
+    @classmethod
+    def load(cls, folder: Path, pooling: Literal["mean", "cls"], machine: Machine) -> "_Model":
+        device = "cuda" if machine.device == "auto" and torch.cuda.is_available() else machine.device
+        model = hub.load(folder, attention=machine.attention).to("cpu" if device == "auto" else device)
+        nothing = np.empty((0, model.config.hidden_size), np.float32)
+        return cls(model, Tokenizer.load(folder), pooling, machine, {}, nothing)
+
+    def bits_per_byte(self, folder: Path, mask_ratio: float, seed: int, report: Progress) -> Results:
+        return held_out_text.bits_per_byte(
+            self.model,
+            Shards.open(folder),
+            self.tokenizer,
+            mask_ratio=mask_ratio,
+            seed=seed,
+            dtype=compute_dtype(self.machine.dtype, next(self.model.parameters()).device),
+            batch_tokens=self.machine.micro_batch_tokens,
+            on_progress=report,
+        )
+
+    def remember(self, texts: Iterable[str], report: Progress) -> None:
+        """Embeds the texts that were not seen before."""
+        new = [text for text in dict.fromkeys(texts) if text not in self.rows]
+        added = embed(
+            self.model,
+            self.tokenizer,
+            new,
+            pooling=self.pooling,
+            max_tokens=self.machine.micro_batch_tokens,
+            dtype=self.machine.dtype,
+            on_progress=report,
+        )
+        self.rows.update(zip(new, range(len(self.rows), len(self.rows) + len(new)), strict=True))
+        self.vectors = np.concatenate((self.vectors, added))
+
+    def look_up(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return self.vectors[[self.rows[text] for text in texts]]
+
+
+def _held_out_protocol(folder: Path, evaluation: Evaluation) -> dict[str, Any]:
+    index = folder / INDEX
+    if not index.is_file():
+        raise ValueError(f"{folder}: no token store here ({INDEX} is missing); prepare the corpus first")
+    return {
+        "mask_ratio": evaluation.mask_ratio,
+        "replacement": "mask",
+        "context": held_out_text.CONTEXT,
+        "data": hashlib.sha256(index.read_bytes()).hexdigest()[:16],
+    }
+
+
+def _finished(path: Path, protocol: dict[str, Any], identity: dict[str, Any]) -> bool:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return bool(found["protocol"] == protocol and all(found[key] == value for key, value in identity.items()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _write(path: Path, head: dict[str, Any], results: Results, examples: dict[str, int], began: float) -> None:
+    """Averages over languages, each counting once; `spread` is the standard deviation between languages."""
+    columns: dict[str, list[float]] = {}
+    for row in results.values():
+        for metric, value in row.items():
+            assert math.isfinite(value), f"{path}: {metric} is {value}"
+            columns.setdefault(metric, []).append(value)
+    whole = {
+        **head,
+        "results": results,
+        "average": {metric: statistics.fmean(values) for metric, values in columns.items()},
+        "spread": {metric: statistics.pstdev(values) for metric, values in columns.items()},
+        "examples": examples,
+        "seconds": round(time.perf_counter() - began, 2),
+        "tessera": __version__,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".writing")
+    with part.open("w", encoding="utf-8") as file:
+        json.dump(whole, file, ensure_ascii=False, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

@@ -1,0 +1,162 @@
+"""Attention inside packed documents: three backends that give one answer.
+
+reference   a T x T mask: nothing clever, for tests and doubts
+cpu         documents in groups of similar length, windows in blocks; see model/tiles.py
+varlen      torch.nn.attention.varlen, CUDA only, float16 or bfloat16
+
+Rotary positions (Su et al. 2021, arXiv:2104.09864, in the rotate-half layout of Llama) belong to attention here, because a
+backend may turn queries and keys where it touches them anyway. Only differences of positions matter.
+"""
+
+import inspect
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tessera.model.tiles import Turns, attend_in_tiles, cut
+
+# Shapes: T tokens of N documents end to end, H query heads, K key/value heads, D head width.
+
+BACKENDS = ("reference", "cpu", "varlen")
+
+
+def choose(name: str, device: torch.device | str) -> str:
+    """The backend that `name` means on `device`: varlen on CUDA and cpu on a CPU for `auto`.
+
+    Raises ValueError for a backend that does not exist or cannot run there.
+    """
+    kind = torch.device(device).type
+    if name == "auto":
+        return "varlen" if kind == "cuda" else "cpu"
+    if name not in BACKENDS:
+        raise ValueError(f"attention: unknown backend {name!r}; give auto, {', '.join(BACKENDS)}")
+    if name == "varlen" and kind != "cuda":
+        raise ValueError(
+            f"attention: 'varlen' needs a CUDA device, this is {kind!r}; set machine.attention to auto, cpu or reference"
+        )
+    if name == "cpu" and kind not in ("cpu", "meta"):
+        raise ValueError(f"attention: 'cpu' runs on CPUs, this is {kind!r}; set machine.attention to auto or reference")
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the documents of one batch lie, and what its layers share: rotary tables, tiles. Made once per batch."""
+
+    backend: str  # reference, cpu or varlen
+    starts: Tensor  # [N+1], where each document starts, and T
+    longest: int  # length of the longest document
+    shared: dict[Hashable, Any] = field(default_factory=dict)  # what one layer computed and the others reuse
+
+    @classmethod
+    def of(cls, starts: Tensor, tokens: int, attention: str = "auto") -> "Layout":
+        """starts [N+1], rising from 0 to `tokens`. Raises ValueError where it does not."""
+        backend = choose(attention, starts.device)
+        lengths = torch.cat((starts.diff(), starts.new_zeros(1)))
+        edges = torch.stack((starts[0], starts[-1], lengths.min(), lengths.max())).tolist() if len(starts) else [-1] * 4
+        first, last, shortest, longest = edges
+        if first != 0 or last != tokens or shortest < 0:
+            raise ValueError(
+                f"starts must rise from 0 to the number of tokens ({tokens}), one entry per document and one for the end; "
+                f"it has {len(starts)} entries, goes from {first} to {last} and its smallest step is {shortest}"
+            )
+        return cls(backend, starts, longest)
+
+    def once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+        """What `compute` gave the first time."""
+        if key not in self.shared:
+            self.shared[key] = compute()
+        return self.shared[key]
+
+    def document(self) -> Tensor:
+        """[T], the document of each token."""
+        numbers = torch.arange(len(self.starts) - 1, device=self.starts.device)
+        return self.once("document", lambda: torch.repeat_interleave(numbers, self.starts.diff()))
+
+    def rotary(self, theta: float, width: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [T, 1, D/2], float32, of positions that restart at each document."""
+
+        def compute() -> tuple[Tensor, Tensor]:
+            document = self.document()
+            position = torch.arange(len(document), device=document.device) - self.starts[document]
+            angles = position[:, None, None].float() * frequencies(theta, width, document.device)
+            return angles.cos(), angles.sin()
+
+        return self.once(("rotary", theta), compute)
+
+    def window(self, window: int | None) -> int | None:
+        """The window, or None where no document reaches beyond it."""
+        return None if window is None or window >= self.longest - 1 else window
+
+
+def frequencies(theta: float, width: int, device: torch.device | str = "cpu") -> Tensor:
+    """[D/2], the angle by which each pair of dimensions turns from one position to the next."""
+    return 1.0 / theta ** (torch.arange(0, width, 2, dtype=torch.float32, device=device) / width)
+
+
+def attend(
+    qkv: Tensor, layout: Layout, *, heads: int, key_value_heads: int, window: int | None, theta: float
+) -> Tensor:
+    """Scaled dot-product attention of every token to the tokens of its own document.
+
+    qkv      [T, (H + 2 K) * D], queries, keys and values before rotation; K divides H
+    window   tokens visible on either side (|i - j| <= window), or None for the whole document
+    theta    base of the rotary frequencies
+    returns  [T, H * D], in the dtype of qkv
+    """
+    width = qkv.shape[1] // (heads + 2 * key_value_heads)
+    window = layout.window(window)
+    if layout.backend == "cpu":
+        stacks = layout.once(("stacks", window), lambda: cut(layout.starts.tolist(), window, heads))
+        turns = layout.once(
+            ("turns", window, theta, qkv.dtype), lambda: Turns.of(frequencies(theta, width), stacks, qkv.dtype)
+        )
+        return attend_in_tiles(qkv, stacks, (heads, key_value_heads), turns)
+    turned, v = qkv.view(len(qkv), -1, width).split((heads + key_value_heads, key_value_heads), dim=1)
+    q, k = rotate(turned, *layout.rotary(theta, width)).split((heads, key_value_heads), dim=1)
+    run = _varlen if layout.backend == "varlen" else _reference
+    return run(q, k, v, layout, window).flatten(1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [T, heads, D] turned by its position, in float32; cos, sin [T, 1, D/2]; returns the dtype of x."""
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+
+
+def _reference(q: Tensor, k: Tensor, v: Tensor, layout: Layout, window: int | None) -> Tensor:
+    """q [T, H, D], k and v [T, K, D] -> [T, H, D]. Needs T x T memory for each head."""
+    document = layout.document()
+    seen = document[:, None] == document[None, :]
+    if window is not None:
+        place = torch.arange(len(document), device=document.device)
+        seen &= (place[:, None] - place[None, :]).abs() <= window
+    times = q.shape[1] // k.shape[1]
+    k, v = (x.repeat_interleave(times, dim=1) for x in (k, v))
+    scores = torch.einsum("ihd,jhd->hij", q, k).float() / q.shape[2] ** 0.5
+    weights = scores.masked_fill(~seen, float("-inf")).softmax(-1).to(v.dtype)
+    return torch.einsum("hij,jhd->ihd", weights, v)
+
+
+def _varlen(q: Tensor, k: Tensor, v: Tensor, layout: Layout, window: int | None) -> Tensor:
+    """q [T, H, D], k and v [T, K, D] -> [T, H, D], by the kernel that reads packed documents."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    if q.dtype not in (torch.float16, torch.bfloat16):
+        raise ValueError(
+            f"attention: 'varlen' computes in bfloat16 or float16, not {q.dtype}; "
+            'set machine.dtype to bfloat16 or machine.attention to "reference"'
+        )
+    starts = layout.once("starts", lambda: layout.starts.to(torch.int32))
+    grouped = {}
+    if q.shape[1] != k.shape[1]:
+        if "enable_gqa" in inspect.signature(varlen_attn).parameters:
+            grouped = {"enable_gqa": True}
+        else:  # older versions of torch take as many keys as queries
+            k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+    sides = (-1, -1) if window is None else (window, window)
+    longest = layout.longest
+    return varlen_attn(q, k, v.contiguous(), starts, starts, longest, longest, window_size=sides, **grouped)

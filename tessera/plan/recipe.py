@@ -1,0 +1,546 @@
+"""A whole run in one YAML file: strict models, read and written, with dotted overrides.
+
+A recipe names the text, the tokenizer, the model, the phases (a graph: each phase says which one it starts `from`),
+the merges that join phases, and what is evaluated. Only `machine:` may change between a run and its resumption;
+`science(recipe)` is everything else.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+
+from tessera.plan.architecture import PRESETS, EncoderConfig
+from tessera.plan.mistakes import TRUTH, did_you_mean, mistakes, one_line
+from tessera.plan.units import Bytes, Ratio, Share, Tokens, TokensOrNone
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be run, in words for the person who wrote it: file, place, what is given and allowed."""
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors, values do not change after they are read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, data: Any) -> Any:
+        for key, value in data.items() if isinstance(data, dict) else ():
+            field = cls.model_fields.get(key)
+            if isinstance(value, bool) and field is not None and field.annotation is not bool:
+                raise ValueError(f"{key} is {value}; {TRUTH}")
+        return data
+
+
+# ----------------------------------------------------------------------------------------------------------- the text
+
+
+class Columns(Strict):
+    """Which column of a file holds what. A column that is not named here is not read."""
+
+    text: str = "text"
+    id: str = "id"
+    language: str = "lang"
+    quality: str | None = None  # a number: the higher, the better
+    source_text: str = "src"  # pairs only
+    target_text: str = "tgt"
+    source_language: str = "src_lang"
+    target_language: str = "tgt_lang"
+
+
+class Source(Strict):
+    """Files that are read in one way. Its buckets are called `name/language`, e.g. `web/fao_Latn`."""
+
+    name: Name
+    path: str  # a file, a folder or a glob; jsonl, jsonl.zst, jsonl.gz, parquet or txt
+    exclude: tuple[str, ...] = ()  # file names (globs) that `path` finds but that are not wanted
+    kind: Literal["documents", "pairs"] = "documents"
+    columns: Columns = Columns()
+    language: str | None = None  # of every document, where neither a column nor the file name says it
+    tiers: tuple[float, float, float] | None = None  # thresholds on `columns.quality`: four tiers, 1 (worst) to 4
+    split: Literal["train", "held_out"] | None = None  # None: by the hash of each document
+
+    @model_validator(mode="after")
+    def _tiers_need_a_score(self) -> Self:
+        if self.tiers is not None:
+            if self.columns.quality is None:
+                raise ValueError("tiers are thresholds on a score; name its column as columns.quality")
+            if list(self.tiers) != sorted(self.tiers):
+                raise ValueError(f"tiers must rise, {list(self.tiers)} does not")
+        return self
+
+
+class HeldOut(Strict):
+    """Documents kept from training, chosen by a hash of their text, so that duplicates never stand on both sides."""
+
+    share: Share = 0.01
+    max_bytes: Bytes = 100_000  # for each language; more is trained on
+    min_documents: int = Field(3, ge=1)  # a language with fewer documents than this gives none
+
+
+class Corpus(Strict):
+    sources: tuple[Source, ...] = Field(min_length=1)
+    held_out: HeldOut = HeldOut()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        _refuse_twins([(s.name, s.split) for s in self.sources], "source")
+        return self
+
+
+class TokenizerTraining(Strict):
+    """A byte-level BPE trained on a temperature-balanced sample, or the `tokenizer.json` found under `path`."""
+
+    path: str | None = None  # a tokenizer.json, or a folder that holds one; the fields below then have no use
+    vocab_size: int = Field(32_768, ge=300)
+    temperature: Share = 0.3  # of the sample: p_i proportional to n_i ** temperature
+    sample_bytes: Bytes = 100_000_000
+    min_frequency: int = Field(2, ge=1)
+
+
+# ------------------------------------------------------------------------------------------------------------ the run
+
+
+class Largest(Strict):
+    """The languages with most tokens in the sources at hand."""
+
+    largest: int = Field(ge=1)
+
+
+def _how_languages(given: Any) -> str | None:
+    if given == "all":
+        return "<all>"
+    if isinstance(given, (dict, Largest)):
+        return "<largest>"
+    return "<list>" if isinstance(given, (list, tuple)) else None
+
+
+Languages = Annotated[
+    Annotated[Literal["all"], Tag("<all>")]
+    | Annotated[Largest, Tag("<largest>")]
+    | Annotated[tuple[str, ...], Tag("<list>")],
+    Discriminator(
+        _how_languages,
+        custom_error_type="languages",
+        custom_error_message="give `all`, a list as in [fao_Latn, dan_Latn], or {largest: 60}",
+    ),
+]
+
+
+class Mixture(Strict):
+    """What a phase reads. Shares are of tokens. See plan/mixture.py for the arithmetic."""
+
+    languages: Languages = "all"  # that share what `shares` leaves
+    temperature: Share = 1.0  # p_i proportional to n_i ** temperature, n_i the tokens of language i
+    shares: dict[str, Share] = {}  # fixed: of a source (`code`), a language (`eng_Latn`) or one of one (`web/eng_Latn`)
+    max_epochs: float | None = Field(None, gt=0)  # no bucket is read more often than this within the phase
+    tiers: tuple[int, ...] | None = None  # quality tiers that are read; None reads all
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> Self:
+        total = sum(self.shares.values())
+        if total > 1 + 1e-6:
+            raise ValueError(f"shares add up to {total:.4f}; they are parts of one whole, so at most 1")
+        if self.tiers is not None and not set(self.tiers) <= {1, 2, 3, 4}:
+            raise ValueError(f"tiers are 1, 2, 3 and 4, not {list(self.tiers)}")
+        return self
+
+
+class LearningRate(Strict):
+    """warm-up, plateau at `peak`, decay to `floor * peak`; lengths in tokens. See plan/schedule.py."""
+
+    peak: float = Field(gt=0)
+    warmup: TokensOrNone = 0
+    decay: TokensOrNone = 0
+    shape: Literal["linear", "cosine", "one_minus_sqrt"] = "linear"  # of the decay
+    floor: Share = 0.0  # share of the peak at the end of the decay
+    halve_at: Tokens | None = None  # peak and weight decay are halved from here on (mmBERT-small, 1.2T)
+
+
+class Optimizer(Strict):
+    name: Literal["adamw", "stableadamw"] = "adamw"
+    betas: tuple[Ratio, Ratio] = (0.9, 0.95)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    fully_decoupled: bool = False  # weight_decay is taken off at each step scaled by lr/peak, not multiplied by lr
+    clip_norm: float | None = Field(None, gt=0)  # of the whole gradient; StableAdamW clips each update itself
+
+
+class BatchWarmup(Strict):
+    start: Tokens  # tokens of the first step
+    tokens: Tokens  # how long the batch grows
+
+
+class RopeTheta(Strict):
+    global_: float = Field(alias="global", gt=0)
+    local: float = Field(gt=0)
+
+
+class Crop(Strict):
+    """Random lengths. EuroBERT's code cuts a block of `context` tokens into two complementary pieces; its paper
+    describes a fresh uniform length for each piece. Both keep every token."""
+
+    how: Literal["complementary", "uniform"]
+    min_length: int = Field(12, ge=1)
+
+
+class Phase(Strict):
+    """One stretch of training on one diet."""
+
+    name: Name
+    from_: str = Field(alias="from")  # "scratch", an earlier phase, or a folder with a Hugging Face checkpoint
+    tokens: Tokens  # to read in this phase
+    context: int = Field(ge=8)  # longest piece of a document, in tokens
+    batch_tokens: Tokens  # read between two updates of the weights
+    batch_warmup: BatchWarmup | None = None
+    mask_ratio: Ratio  # share of tokens to predict; special tokens are never chosen
+    mask_replacement: Literal["mask", "80-10-10"] = "mask"  # all <mask>, or 80% <mask>, 10% random, 10% unchanged
+    learning_rate: LearningRate
+    optimizer: Optimizer = Optimizer()
+    keep_optimizer: bool = True  # start with the moments of the phase it comes `from`, where there are any
+    rope_theta: RopeTheta | None = None  # from here on; None keeps what the model has
+    crop: Crop | None = None
+    mixture: Mixture = Mixture()
+
+    @model_validator(mode="after")
+    def _ramps_fit(self) -> Self:
+        rate = self.learning_rate
+        if rate.warmup + rate.decay > self.tokens:
+            raise ValueError(
+                f"learning_rate: warmup ({rate.warmup}) and decay ({rate.decay}) need {rate.warmup + rate.decay} "
+                f"tokens, but the phase has only {self.tokens}; shorten a ramp or lengthen the phase"
+            )
+        if self.batch_tokens < self.context:
+            raise ValueError(
+                f"batch_tokens is {self.batch_tokens}, less than one piece of {self.context} tokens (context)"
+            )
+        if self.batch_warmup is not None and self.batch_warmup.start > self.batch_tokens:
+            raise ValueError(
+                f"batch_warmup starts at {self.batch_warmup.start}, above batch_tokens {self.batch_tokens}"
+            )
+        if self.batch_warmup is not None and self.batch_warmup.tokens > self.tokens:
+            raise ValueError(
+                f"batch_warmup lasts {self.batch_warmup.tokens} tokens, but the phase has only {self.tokens}"
+            )
+        if rate.halve_at is not None and rate.halve_at >= self.tokens:
+            raise ValueError(f"learning_rate: halve_at is {rate.halve_at}, but the phase has only {self.tokens} tokens")
+        return self
+
+
+class Merge(Strict):
+    """Weights of several models into one. See model/merging.py."""
+
+    name: Name
+    method: Literal["ties", "linear", "exponential"]
+    models: tuple[str, ...] = ()  # phases
+    checkpoints_of: str | None = None  # or the last `last` checkpoints of one phase, oldest first
+    last: int = Field(4, ge=2)
+    base: str | None = None  # ties: the phase that the models branched from
+    weights: tuple[float, ...] | None = None  # None: equal
+    density: Ratio = 0.2  # ties: share of each task vector that is kept (top 20% in the paper)
+    scale: float = Field(1.0, gt=0)  # ties: the merged task vector is multiplied by this before it is added
+    decay: Ratio = 0.5  # exponential: weight of each checkpoint relative to the one after it
+
+    @model_validator(mode="after")
+    def _has_models(self) -> Self:
+        if bool(self.models) == (self.checkpoints_of is not None):
+            raise ValueError("name either `models` (phases) or `checkpoints_of` (one phase)")
+        if self.models and len(self.models) < 2:
+            raise ValueError(f"a merge needs at least two models, {list(self.models)} is one")
+        if self.weights is not None and len(self.weights) != (len(self.models) or self.last):
+            raise ValueError(f"{len(self.weights)} weights for {len(self.models) or self.last} models")
+        if self.method == "ties" and self.base is None:
+            raise ValueError("ties adds task vectors to a base; name the phase the models branched from as `base`")
+        return self
+
+
+# ----------------------------------------------------------------------------------------------------- the evaluation
+
+
+class BitextTask(Strict):
+    """Find each sentence's translation among all: accuracy both ways, and F1 with margin scoring."""
+
+    task: Literal["bitext"]
+    name: Name
+    path: str  # files of pairs, read as a source of kind `pairs`
+    columns: Columns = Columns()
+
+
+class ProbeTask(Strict):
+    """Logistic regression on frozen embeddings; `{language}` in the paths stands for a folder or file name."""
+
+    task: Literal["probe"]
+    name: Name
+    train: str  # e.g. sib200/{language}/train.jsonl.zst
+    test: str
+    text: str = "text"
+    label: str = "label"
+    languages: Literal["all"] | tuple[str, ...] = "all"
+    transfer_from: str | None = None  # train on this language only, test on all
+
+
+EvaluationTask = Annotated[BitextTask | ProbeTask, Field(discriminator="task")]
+
+
+class Evaluation(Strict):
+    """Held-out bits per byte is always measured; these come on top."""
+
+    mask_ratio: Ratio = 0.15  # of the held-out text, the same for every phase so that phases compare
+    every: Tokens | None = None  # held-out loss during training; None: at the end of each phase only
+    max_tokens: Tokens = 4_000  # of held-out text for each language during training; at the end all is used
+    tasks: tuple[EvaluationTask, ...] = ()
+    pooling: Literal["mean", "cls"] = "mean"
+
+
+class Machine(Strict):
+    """Speed, never science: this may change when a run is resumed."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the matrix products; weights stay float32
+    attention: Literal["auto", "reference", "cpu", "varlen"] = "auto"
+    compile: bool = False
+    threads: int | None = Field(None, ge=1)
+    micro_batch_tokens: Tokens = 16_384
+    checkpoint_minutes: float = Field(10.0, gt=0)
+    keep_checkpoints: int = Field(2, ge=1)
+    checkpoint_every: Tokens | None = None  # besides; such checkpoints are kept (for exponential merges)
+
+
+class Model(Strict):
+    """A preset of plan/architecture.py, or a Hugging Face folder of phases[0].from, with single fields changed."""
+
+    preset: str | None = None
+    override: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _is_a_model(self) -> Self:
+        if self.preset is not None and self.preset not in PRESETS:
+            raise ValueError(f"unknown preset {self.preset!r}; {did_you_mean(self.preset, PRESETS)}")
+        fields = EncoderConfig.model_fields
+        for key in self.override:
+            if key not in fields:
+                raise ValueError(f"override: unknown key {key!r}; {did_you_mean(key, fields)}")
+        if self.preset is not None:
+            try:
+                self.config()
+            except ValidationError as error:
+                raise ValueError(f"override: {one_line(error)}") from None
+        return self
+
+    def config(self, **more: Any) -> EncoderConfig:
+        """The architecture: the preset, then `override`, then `more` (what the tokenizer says)."""
+        assert self.preset is not None
+        return EncoderConfig.model_validate({**PRESETS[self.preset].model_dump(), **self.override, **more})
+
+
+TAKEN = frozenset({"scratch", "tokenizer", "shards", "evaluation"})
+"""Names that a stage cannot have: `from: scratch`, and the folders of a run beside those of its stages."""
+
+
+class Recipe(Strict):
+    name: Name
+    seed: int = 0
+    notes: str = ""
+    corpus: Corpus
+    tokenizer: TokenizerTraining = TokenizerTraining()
+    model: Model
+    phases: tuple[Phase, ...] = Field(min_length=1)
+    merges: tuple[Merge, ...] = ()
+    evaluation: Evaluation = Evaluation()
+    machine: Machine = Machine()
+
+    @model_validator(mode="after")
+    def _is_a_graph(self) -> Self:
+        stages = [p.name for p in self.phases] + [m.name for m in self.merges]
+        _refuse_twins(stages, "stage")
+        for name in stages:
+            if name in TAKEN:
+                raise ValueError(
+                    f"a stage may not be called {name!r}; the run needs the names {', '.join(sorted(TAKEN))}"
+                )
+        known: list[str] = []
+        for phase in self.phases:
+            source = phase.from_
+            if source == "scratch":
+                if self.model.preset is None:
+                    raise ValueError(
+                        f"phase {phase.name!r} starts from scratch, so model.preset must name an architecture"
+                    )
+            elif not is_folder(source) and source not in known:
+                hint = did_you_mean(source, known) if known else "the first phase starts from scratch or from a folder"
+                raise ValueError(
+                    f"phase {phase.name!r} starts from {source!r}, which is no earlier phase; {hint} "
+                    "(a folder is written with a slash, as ./model)"
+                )
+            known.append(phase.name)
+        for merge in self.merges:
+            for stage in (*merge.models, *filter(None, (merge.base, merge.checkpoints_of))):
+                if stage not in known:
+                    raise ValueError(
+                        f"merge {merge.name!r} names {stage!r}, which is no phase; {did_you_mean(stage, known)}"
+                    )
+            if merge.checkpoints_of is not None and self.machine.checkpoint_every is None:
+                raise ValueError(f"merge {merge.name!r} joins checkpoints of one phase; set machine.checkpoint_every")
+        return self
+
+    def phase(self, name: str) -> Phase:
+        """The phase of that name."""
+        return next(p for p in self.phases if p.name == name)
+
+
+# ------------------------------------------------------------------------------------------------------ in, out, hash
+
+
+def load(path: str | Path, overrides: dict[str, str] | None = None) -> Recipe:
+    """Reads a recipe; `overrides` maps dotted keys to YAML values, e.g. {"phases.decay.mask_ratio": "0.1"}.
+
+    Items of a list are named by their `name` or their number. Raises RecipeError.
+    """
+    path = Path(path)
+    data = _parse(path)
+    for key, value in (overrides or {}).items():
+        _override(data, key, value, path)
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        found = mistakes(error, data, Recipe)
+        raise RecipeError("\n".join(f"{path}{place and ', '}{place}: {what}" for place, what in found)) from None
+
+
+def dump(recipe: Recipe) -> str:
+    """YAML that `load` reads back as the same recipe, defaults left out."""
+    data = recipe.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+
+
+def science(recipe: Recipe) -> dict[str, Any]:
+    """All that decides the result: the recipe without `machine` and notes."""
+    return recipe.model_dump(mode="json", by_alias=True, exclude={"machine", "notes"})
+
+
+def fingerprint(data: Any) -> str:
+    """A short hash of JSON-like data; equal data, equal hash."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def changes(old: Any, new: Any, place: str = "") -> list[str]:
+    """The dotted keys in which two JSON-like values differ, each with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in sorted({*old, *new})
+            for line in changes(old.get(key), new.get(key), f"{place}.{key}" if place else key)
+        ]
+    if isinstance(old, list) and isinstance(new, list) and _by_name(old) is not None and _by_name(new) is not None:
+        return changes(_by_name(old), _by_name(new), place)
+    return [] if old == new else [f"{place}: {_brief(old)} -> {_brief(new)}"]
+
+
+def _by_name(items: list[Any]) -> dict[str, Any] | None:
+    """The items by their names, or None where some have none or share one."""
+    named = {item["name"]: item for item in items if isinstance(item, dict) and "name" in item}
+    return named if len(named) == len(items) else None
+
+
+def _brief(value: Any) -> str:
+    text = "(absent)" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:56] + " ..."
+
+
+def is_folder(source: str) -> bool:
+    """Whether a phase's `from` means a folder rather than another phase."""
+    return "/" in source or "\\" in source
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        _refuse_repetition(yaml.compose(text, yaml.SafeLoader), path)
+        data = yaml.safe_load(text)
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such recipe") from None
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not a YAML file: {error}") from None
+    if not isinstance(data, dict):
+        given = "this file is empty" if data is None else f"this is a {type(data).__name__}"
+        raise RecipeError(f"{path}: a recipe is keys and values; {given}")
+    return data
+
+
+def _refuse_repetition(node: yaml.Node | None, path: Path, seen: set[int] | None = None) -> None:
+    """YAML itself keeps the last of two equal keys without a word, and an alias would be one value in two places."""
+    seen = set() if seen is None else seen
+    if node is None or not isinstance(node, yaml.CollectionNode):
+        return
+    if id(node) in seen:
+        raise RecipeError(
+            f"{path}, line {node.start_mark.line + 1}: an anchor (&) is used again (*); write the values out"
+        )
+    seen.add(id(node))
+    keys: set[str] = set()
+    for item in node.value:
+        if isinstance(node, yaml.MappingNode):
+            key, item = item
+            if key.value in keys:
+                raise RecipeError(f"{path}, line {key.start_mark.line + 1}: {key.value!r} stands here twice; keep one")
+            keys.add(key.value)
+        _refuse_repetition(item, path, seen)
+
+
+def _override(data: dict[str, Any], key: str, value: str, path: Path) -> None:
+    try:
+        given = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: cannot set {key} to {value!r}, which is not YAML: {error}") from None
+    place: Any = data
+    *parents, last = key.split(".")
+    for depth, part in enumerate(parents):
+        place = _step(place, part, ".".join(parents[: depth + 1]), path)
+    if isinstance(place, list):
+        place[_position(place, last, key, path)] = given
+    elif isinstance(place, dict):
+        place[last] = given
+    else:
+        raise RecipeError(f"{path}: cannot set {key}: {'.'.join(parents)} is {place!r} and holds no keys")
+
+
+def _step(place: Any, part: str, so_far: str, path: Path) -> Any:
+    if isinstance(place, list):
+        return place[_position(place, part, so_far, path)]
+    if isinstance(place, dict):
+        if place.get(part) is None:
+            place[part] = {}
+        return place[part]
+    raise RecipeError(f"{path}: cannot set {so_far}: it is inside a plain value")
+
+
+def _position(items: list[Any], part: str, so_far: str, path: Path) -> int:
+    names = [item.get("name") if isinstance(item, dict) else None for item in items]
+    if part in names:
+        return names.index(part)
+    if part.isdigit() and int(part) < len(items):
+        return int(part)
+    raise RecipeError(f"{path}: cannot set {so_far}: {did_you_mean(part, [n for n in names if n])}")
+
+
+def _refuse_twins(names: list[Any], what: str) -> None:
+    twins = sorted({str(n) for n in names if names.count(n) > 1})
+    if twins:
+        raise ValueError(f"two {what}s are called {twins[0]!r}; names must differ")

@@ -1,0 +1,376 @@
+"""The charts of a run as Vega-Lite: drawn by the page in the reader's browser, or written as images for documents.
+
+One colour is one stage (phase or merge) in every chart. Branches of one parent start at the same place and are lines
+of their own.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tessera.report.files import EVERYTHING, NOT_LANGUAGES, PhaseLog, Run, group_mean, open_run, parents_of
+from tessera.report.style import INK, LIGHT
+
+POINTS = 300  # of one line: more cannot be told apart on a screen
+SMOOTH = 120  # of a noisy line, where each point is a mean
+
+# d3 writes 10^9 as G (giga); token counts are written with B.
+_TOKENS = "replace(format(datum.value, '~s'), 'G', 'B')"
+_RATE = "datum.value == 0 ? '0' : format(datum.value, '~e')"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A chart without width and colours: the page and the image writer give those."""
+
+    title: str
+    caption: str = ""
+    chart: Any  # of altair
+    height: int
+    stages: tuple[str, ...]  # whose colours it shows
+    key: str = ""  # its name on the page
+
+
+def figures(run: Run, legend: bool = False) -> dict[str, list[Figure]]:
+    """All charts for which there is something to draw, by section of the report.
+
+    legend   inside each chart; the page writes its own, which wraps on a phone
+    """
+    makers: dict[str, Callable[[Run, bool], list[Figure]]] = {
+        "loss": _loss,
+        "schedules": _schedules,
+        "mixture": _mixture,
+        "held_out": _held_out,
+        "languages": _languages,
+        "merge": _merges,
+        "throughput": _throughput,
+    }
+    made = {
+        name: [replace(figure, key=f"{name}-{number}") for number, figure in enumerate(make(run, legend))]
+        for name, make in makers.items()
+    }
+    return {name: several for name, several in made.items() if several}
+
+
+def save_plots(run: Path, folder: Path) -> list[Path]:
+    """Writes the charts of a run folder into `folder` as PNG (made if need be), one file a section of the report.
+
+    Returns the files. Raises ValueError where `run` is no run folder.
+    """
+    alt = altair()
+    written = []
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name, several in figures(open_run(Path(run)), legend=True).items():
+        width = 720 if len(several) == 1 else 330
+        parts = [f.chart.properties(width=width, height=f.height, title=f.title) for f in several]
+        chart = parts[0] if len(parts) == 1 else alt.concat(*parts, columns=2)
+        axis = {"labelColor": INK["muted"], "titleColor": INK["muted"], "gridColor": INK["grid"], "titlePadding": 8}
+        chart = (
+            chart.configure(background="white", font="Roboto", padding=12)
+            .configure_axis(**axis, domainColor=INK["line"], tickColor=INK["line"], titleFontWeight="normal")
+            .configure_view(stroke=None)
+            .configure_range(category=list(LIGHT))
+            .configure_title(anchor="start", color=INK["text"], fontSize=14)
+            .configure_legend(orient="bottom", title=None, labelColor=INK["text"], symbolType="stroke", columns=6)
+            .configure_rule(color=INK["muted"])
+        )
+        written.append(Path(folder) / f"{name}.png")
+        chart.save(str(written[-1]), scale_factor=2)
+    return written
+
+
+def altair() -> Any:
+    """The altair module, asked for at the door."""
+    try:
+        import altair
+        import vl_convert  # noqa: F401  # draws altair's images and holds the scripts for the page
+    except ImportError:
+        raise ImportError('the report needs altair and vl-convert; pip install "tessera-encoders[report]"') from None
+    return altair
+
+
+def thin(x: list[float], y: list[float], points: int, last: bool = False) -> list[tuple[float, float]]:
+    """At most `points` points: the means over stretches of equal length, or their last values, which keeps corners.
+
+    Values that are not finite are left out.
+    """
+    pairs = [(a, b) for a, b in zip(x, y, strict=True) if math.isfinite(a) and math.isfinite(b)]
+    if len(pairs) <= points:
+        return pairs
+    edges = [len(pairs) * i // points for i in range(points + 1)]
+    pieces = [pairs[a:b] for a, b in itertools.pairwise(edges)]
+    return [piece[-1] if last else (piece[-1][0], sum(b for _, b in piece) / len(piece)) for piece in pieces]
+
+
+# ------------------------------------------------------------------------------------------------------------ sections
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """How one column of the steps is drawn."""
+
+    title: str
+    unit: str = ""
+    label: str | None = None  # Vega expression of the labels of its axis
+    zero: bool = True  # whether the axis begins at zero
+    noisy: bool = False  # drawn as means; otherwise its corners are kept
+    height: int
+
+
+_CURVES = {
+    "loss": Curve(title="Training loss", unit="nats per predicted token", zero=False, noisy=True, height=280),
+    "learning_rate": Curve(title="Learning rate", label=_RATE, height=150),
+    "mask_ratio": Curve(title="Mask ratio", label="format(datum.value, '~%')", height=150),
+    "batch_tokens": Curve(title="Tokens per step", label=_TOKENS, height=150),
+    "tokens_per_second": Curve(title="Throughput", unit="tokens per second", label=_TOKENS, noisy=True, height=200),
+}
+
+
+def _loss(run: Run, legend: bool) -> list[Figure]:
+    started = [p for p in run.phases if p.started]
+    made = _curve(run, legend, started, "loss", _CURVES["loss"])
+    for parent in dict.fromkeys(p.phase.from_ for p in started):
+        branches = [p for p in started if p.phase.from_ == parent and parent in run.models]
+        if len(branches) > 1:
+            curve = replace(_CURVES["loss"], title=f"Training loss of the branches of {parent}", height=220)
+            made += _curve(run, legend, branches, "loss", curve)
+    return made
+
+
+def _schedules(run: Run, legend: bool) -> list[Figure]:
+    columns = ("learning_rate", "mask_ratio", "batch_tokens")
+    return [figure for c in columns for figure in _curve(run, legend, list(run.phases), c, _CURVES[c])]
+
+
+def _throughput(run: Run, legend: bool) -> list[Figure]:
+    column = "tokens_per_second"
+    return _curve(run, legend, list(run.phases), column, _CURVES[column])
+
+
+def _curve(run: Run, legend: bool, logs: list[PhaseLog], column: str, curve: Curve) -> list[Figure]:
+    """One column of the steps over total tokens, a line for each phase; nothing where no phase has such values."""
+    points = SMOOTH if curve.noisy else POINTS
+    rows = [
+        {"x": _round(x, 7), "y": _round(y), "stage": log.name}
+        for log in logs
+        for x, y in thin(log.steps["total_tokens"], log.steps[column], points, last=not curve.noisy)
+    ]
+    if not rows:
+        return []
+    alt = altair()
+    shown = _stages(rows)
+    start = float(min(log.origin for log in logs if log.name in shown))
+    label = {"labelExpr": curve.label} if curve.label else {}
+    chart = _lines(
+        alt,
+        rows,
+        start,
+        alt.Tooltip("y:Q", title=column.replace("_", " "), format=".4~g"),
+        _colour(alt, run, legend, shown),
+    ).encode(
+        y=alt.Y("y:Q", axis=alt.Axis(title=curve.unit or None, tickCount=5, **label), scale=alt.Scale(zero=curve.zero))
+    )
+    chart = _with_starts(alt, chart, run, start)
+    return [Figure(title=curve.title, chart=chart, height=curve.height, stages=shown)]
+
+
+def _held_out(run: Run, legend: bool) -> list[Figure]:
+    alt, made = altair(), []
+    for group, codes in run.groups.items():
+        rows = []
+        for log in run.phases:
+            parent = next((p for p in run.phases if p.name == log.phase.from_ and p.finished), None)
+            # A branch begins with the very weights its parent ended with, so its line begins at that measurement.
+            events = [*(parent.held_out[-1:] if parent and log.held_out else ()), *log.held_out]
+            points = [(e.total_tokens, group_mean(e.bits, codes)) for e in events]
+            rows += [{"x": _round(x, 7), "y": _round(y), "stage": log.name} for x, y in points if y is not None]
+        if not rows:
+            continue
+        shown = _stages(rows)
+        y = alt.Y("y:Q", axis=alt.Axis(title=None, tickCount=5), scale=alt.Scale(zero=False))
+        value = alt.Tooltip("y:Q", title="bits per byte", format=".3f")
+        line = _lines(alt, rows, 0.0, value, _colour(alt, run, legend, shown)).mark_line(
+            strokeWidth=1.6, point={"size": 14}
+        )
+        chart = _with_starts(alt, line.encode(y=y), run, 0.0)
+        title = group[0].upper() + group[1:] if group == EVERYTHING else group
+        made.append(Figure(title=f"{title} ({len(codes)})", chart=chart, height=190, stages=shown))
+    return made
+
+
+def _mixture(run: Run, legend: bool) -> list[Figure]:
+    rows: list[dict[str, Any]] = []
+    for log in run.phases:
+        known = [(r.planned, r.read, code) for code, r in log.mixture.items() if r.planned > 0]
+        known.sort(key=lambda item: (-item[0], item[2]))
+        kept = {round(len(known) ** (i / 150)) for i in range(151)}  # evenly on the logarithmic axis
+        for rank, (planned, read, code) in enumerate(known, 1):
+            if len(known) <= 150 or rank in kept:
+                row = {"rank": rank, "planned": _round(100 * planned), "stage": log.name, "language": code}
+                rows.append(row | ({"read": _round(100 * read)} if read else {}))
+    if not rows:
+        return []
+    alt = altair()
+    shown = _stages(rows)
+    scale = alt.Scale(type="log", nice=False)
+    least = min(min(row["planned"], row.get("read", math.inf)) for row in rows)
+    y_scale = alt.Scale(type="log", domain=[10 ** math.floor(math.log10(least)), 100], nice=False)
+    ranks = _ticks(max(row["rank"] for row in rows))
+    shares = alt.Axis(title="share of tokens, %", format="~g", values=[10**i for i in range(-9, 3)])
+    tooltip = [
+        alt.Tooltip("stage:N", title="phase"),
+        alt.Tooltip("language:N"),
+        alt.Tooltip("rank:Q"),
+        alt.Tooltip("planned:Q", title="planned, %", format=".3~g"),
+        alt.Tooltip("read:Q", title="read, %", format=".3~g"),
+    ]
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        x=alt.X("rank:Q", scale=scale, axis=alt.Axis(title="rank of the language", values=ranks, format="d")),
+        color=_colour(alt, run, legend, shown),
+        tooltip=tooltip,
+    )
+    line = base.mark_line(strokeWidth=1.6).encode(y=alt.Y("planned:Q", scale=y_scale, axis=shares))
+    dots = base.mark_point(size=16, filled=True, opacity=0.7).encode(y=alt.Y("read:Q", scale=y_scale))
+    dots = dots.transform_filter("isValid(datum.read)")
+    caption = "From the largest share to the smallest, both axes logarithmic. Lines: planned; dots: really read."
+    return [Figure(title="Share of each language", caption=caption, chart=line + dots, height=320, stages=shown)]
+
+
+def _languages(run: Run, legend: bool) -> list[Figure]:
+    """Held-out bits per byte at the end against the text there was, for models that nothing was built on."""
+    bits, _ = run.final_bits()
+    built_on = {p.phase.from_ for p in run.phases}
+    last = [m for m in run.models if m in bits and m not in built_on] or [m for m in run.models if m in bits][-1:]
+    if sum(len(bits[m]) for m in last) > 1200:
+        last = last[-1:]  # one cloud of points can be read where four cannot
+    available: dict[str, float] = {}
+    for log in run.phases:
+        for code, reading in log.mixture.items():
+            available[code] = max(available.get(code, 0.0), reading.available)
+    rows = [
+        {"x": available[code], "y": _round(value), "stage": model, "language": code}
+        for model in last
+        for code, value in bits[model].items()
+        if available.get(code, 0.0) > 0 and code not in NOT_LANGUAGES
+    ]
+    if not rows:
+        return []
+    alt = altair()
+    ticks = [n * 10**e for e in range(3, 14) for n in (1, 3)]
+    axis = alt.Axis(title="tokens of training text at hand", labelExpr=_TOKENS, values=ticks)
+    dots = (
+        _base(alt, rows)
+        .mark_circle(size=34, opacity=0.65)
+        .encode(
+            x=alt.X("x:Q", scale=alt.Scale(type="log", nice=False, padding=8), axis=axis),
+            y=alt.Y("y:Q", axis=alt.Axis(title="bits per byte", tickCount=6), scale=alt.Scale(zero=False)),
+            color=_colour(alt, run, legend, last),
+            tooltip=[
+                alt.Tooltip("stage:N", title="model"),
+                alt.Tooltip("language:N"),
+                alt.Tooltip("y:Q", title="bits per byte", format=".3f"),
+                alt.Tooltip("read:N", title="tokens"),
+            ],
+        )
+    )
+    caption = f"Each point is one language. Shown: {', '.join(last)}."
+    return [
+        Figure(
+            title="Held-out bits per byte at the end, by language",
+            caption=caption,
+            chart=dots,
+            height=300,
+            stages=tuple(last),
+        )
+    ]
+
+
+def _merges(run: Run, legend: bool) -> list[Figure]:
+    alt, made = altair(), []
+    bits, _ = run.final_bits()
+    for merge in run.recipe.merges:
+        models = [m for m in (*parents_of(merge), merge.name) if m in bits]
+        if merge.name not in models or len(models) < 2:
+            continue
+        rows = [
+            {"group": group, "x": _round(value), "stage": model}
+            for group, codes in run.groups.items()
+            for model in models
+            if (value := group_mean(bits[model], codes)) is not None
+        ]
+        order = list(run.groups)
+        y = alt.Y("group:N", sort=order, axis=alt.Axis(title=None, labelLimit=160, grid=True, ticks=False))
+        dots = (
+            alt.Chart(alt.Data(values=rows))
+            .mark_point(size=75, opacity=0.9, strokeWidth=2)
+            .encode(
+                x=alt.X(
+                    "x:Q", axis=alt.Axis(title="bits per byte", tickCount=5), scale=alt.Scale(zero=False, padding=12)
+                ),
+                y=y,
+                color=_colour(alt, run, legend, models),
+                shape=alt.Shape(
+                    "stage:N", scale=alt.Scale(domain=models, range=_shapes(models, merge.name)), legend=None
+                ),
+                tooltip=["stage:N", "group:N", alt.Tooltip("x:Q", title="bits per byte", format=".3f")],
+            )
+        )
+        title = f"{merge.name}: {merge.method} of {', '.join(parents_of(merge))}"
+        caption = "Held-out bits per byte by language group; the diamond is the merge."
+        made.append(Figure(title=title, caption=caption, chart=dots, height=34 * len(order) + 10, stages=tuple(models)))
+    return made
+
+
+# --------------------------------------------------------------------------------------------------- parts of a chart
+
+
+def _base(alt: Any, rows: list[dict[str, Any]]) -> Any:
+    return alt.Chart(alt.Data(values=rows)).transform_calculate(read="replace(format(datum.x, '.3~s'), 'G', 'B')")
+
+
+def _lines(alt: Any, rows: list[dict[str, Any]], start: float, value: Any, colour: Any) -> Any:
+    """Lines over the tokens of the run; y is left to the caller."""
+    tooltip = [alt.Tooltip("stage:N", title="phase"), alt.Tooltip("read:N", title="tokens"), value]
+    x = _over_tokens(alt, start, max(row["x"] for row in rows))
+    return _base(alt, rows).mark_line(strokeWidth=1.6).encode(x=x, color=colour, tooltip=tooltip)
+
+
+def _stages(rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(row["stage"] for row in rows))
+
+
+def _over_tokens(alt: Any, start: float, end: float) -> Any:
+    axis = alt.Axis(
+        title="tokens since the start of the run", labelExpr=_TOKENS, tickCount=6, grid=False, labelFlush=True
+    )
+    return alt.X("x:Q", axis=axis, scale=alt.Scale(domain=[start, end], nice=False))
+
+
+def _colour(alt: Any, run: Run, legend: bool, shown: Sequence[str]) -> Any:
+    key = alt.Legend(values=list(shown)) if legend and len(shown) > 1 else None
+    return alt.Color("stage:N", scale=alt.Scale(domain=run.names), legend=key)
+
+
+def _with_starts(alt: Any, line: Any, run: Run, start: float) -> Any:
+    """Dashed lines where phases begin; branches of one parent share theirs."""
+    begins = sorted({p.origin for p in run.phases if p.started and p.origin > start})
+    if not begins:
+        return line
+    marks = alt.Chart(alt.Data(values=[{"x": x} for x in begins])).mark_rule(strokeDash=[3, 4], opacity=0.7)
+    return marks.encode(x="x:Q") + line
+
+
+def _shapes(models: list[str], merge: str) -> list[str]:
+    return ["diamond" if model == merge else "circle" for model in models]
+
+
+def _ticks(largest: int) -> list[int]:
+    return [n * 10**e for e in range(5) for n in (1, 2, 5) if n * 10**e <= largest]
+
+
+def _round(value: float, digits: int = 5) -> float:
+    """So many significant digits, which keeps the page small."""
+    return float(f"{value:.{digits}g}")

@@ -1,0 +1,228 @@
+"""The tables of the page: what came out of a run, by model, by language group and by language."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+from tessera.report.files import EVERYTHING, Reading, Result, Run, group_mean, language_of, parents_of
+from tessera.report.tables import (
+    LOWER_IS_BETTER,
+    NOTHING,
+    Cell,
+    Columns,
+    best,
+    duration,
+    escape,
+    fold,
+    gap_cell,
+    metric_cell,
+    metric_title,
+    percent,
+    table,
+    tokens,
+)
+
+_PRIMARY = {"held_out": "bits_per_byte", "bitext": "accuracy", "probe": "accuracy"}
+_SAMPLED = "* measured on a sample during training, not yet on all held-out text."
+
+
+def summary(run: Run) -> str:
+    """One table for held-out text, one for each retrieval task: a row a model, a column a language group."""
+    bits, sampled = run.final_bits()
+    html, unseen = "", False
+    for title, metric, values in _measures(run):
+        groups = [
+            g for g, codes in run.groups.items() if any(group_mean(v, codes) is not None for v in values.values())
+        ]
+        means = {m: {g: group_mean(v, run.groups[g]) for g in groups} for m, v in values.items()}
+        top = {g: best(metric, (of_model[g] for of_model in means.values())) for g in groups}
+        rows = []
+        for model, of_model in means.items():
+            read = run.has_read(model)
+            cells = [_result_cell(metric, of_model[g], top[g]) for g in groups]
+            for number, group in enumerate(groups):
+                if read and not read.intersection(run.groups[group]):
+                    cells[number], unseen = replace(cells[number], css="unseen"), True
+            rows.append([Cell(model + (" *" if model in sampled and values is bits else "")), *cells])
+        html += f"<h3>{escape(title)}</h3>" + table(("model",), [Columns("", tuple(groups))], rows)
+    notes = ["Each language counts once in a mean."]
+    notes += ["Italics: the model was not trained on any language of the group."] if unseen else []
+    notes += [_SAMPLED] if sampled else []
+    return html and html + f'<p class="small">{escape(" ".join(notes))}</p>'
+
+
+def _measures(run: Run) -> list[tuple[str, str, dict[str, dict[str, float]]]]:
+    """What the summary shows: title, metric, and values by model and language."""
+    bits, _ = run.final_bits()
+    measures = [("Held-out bits per byte (lower is better)", "bits_per_byte", bits)] if bits else []
+    for task in tasks(run):
+        found = {
+            r.model: of for r in run.results if r.task == task and r.kind == "bitext" and (of := _of(r, "accuracy"))
+        }
+        if found:
+            measures.append((f"{task}: retrieval accuracy, % (higher is better)", "accuracy", found))
+    return measures
+
+
+def mixture_table(run: Run, names: dict[str, str]) -> str:
+    """What each phase was to read of each language, and what it read."""
+    logs = [p for p in run.phases if p.mixture]
+    if not logs:
+        return ""
+    size: dict[str, float] = {}
+    for log in logs:
+        for code, reading in log.mixture.items():
+            size[code] = max(size.get(code, 0.0), reading.available)
+    groups, rows = _group_of(run), []
+    for code in sorted(size, key=lambda c: (-size[c], c)):
+        row = [
+            Cell(names.get(code, code)),
+            Cell(code),
+            Cell(groups.get(code, "")),
+            Cell(tokens(size[code]), size[code]),
+        ]
+        for log in logs:
+            row += _reading_cells(log.mixture.get(code))
+        rows.append(row)
+    columns = [Columns("text", ("tokens",)), *(Columns(p.name, ("planned, %", "read, %", "epochs")) for p in logs)]
+    inside = table(("language", "code", "group"), columns, rows, ident="mixture-table")
+    return fold(f"Shares by language and phase ({len(rows):,})", inside)
+
+
+def _reading_cells(reading: Reading | None) -> list[Cell]:
+    if reading is None or not (reading.planned or reading.read):
+        return [NOTHING] * 3
+    planned = Cell(percent(reading.planned), reading.planned)
+    read = NOTHING if reading.read is None else Cell(percent(reading.read), reading.read)
+    return [planned, read, NOTHING if reading.epochs is None else Cell(f"{reading.epochs:.3g}", reading.epochs)]
+
+
+def bits_table(run: Run, names: dict[str, str]) -> str:
+    """Held-out bits per byte at the end, by language and model."""
+    bits, sampled = run.final_bits()
+    if not bits:
+        return ""
+    codes = sorted({code for values in bits.values() for code in values}, key=lambda c: names.get(c, c))
+    groups = _group_of(run)
+    rows = []
+    for code in codes:
+        top = best("bits_per_byte", (bits[m].get(code) for m in bits))
+        cells = [
+            metric_cell("bits_per_byte", v := bits[m].get(code), "best" if v is not None and v == top else "")
+            for m in bits
+        ]
+        rows.append([Cell(names.get(code, code)), Cell(code), Cell(groups.get(code, "")), *cells])
+    columns = [Columns("", tuple(m + (" *" if m in sampled else "") for m in bits))]
+    inside = table(("language", "code", "group"), columns, rows, ident="bits-table")
+    inside += f'<p class="small">{_SAMPLED}</p>' if sampled else ""
+    return fold(f"Bits per byte at the end, by language ({len(rows):,})", inside)
+
+
+def task_tables(run: Run, task: str, names: dict[str, str]) -> str:
+    """One task: the averages of the models, then every language."""
+    results = [r for r in run.results if r.task == task and r.kind != "held_out"]
+    metrics = sorted({m for r in results for m in r.average}, key=lambda m: (m != _PRIMARY.get(results[0].kind, ""), m))
+    shown = tuple(metric_title(m) for m in metrics)
+    tops = {m: best(m, (r.average.get(m) for r in results)) for m in metrics}
+    rows = [[Cell(r.model), *(_result_cell(m, r.average.get(m), tops[m]) for m in metrics)] for r in results]
+    html = f'<h3>{escape(task)} <span class="muted">{escape(results[0].kind)}</span></h3>'
+    html += _protocols(results) + table(("model",), [Columns("", shown)], rows)
+    keys = sorted({key for r in results for key in r.results}, key=lambda k: names.get(language_of(k), k))
+    if not keys:
+        return html
+    rows = []
+    for key in keys:
+        row = [Cell(names.get(language_of(key), key)), Cell(key)]
+        tops = {m: best(m, (r.results.get(key, {}).get(m) for r in results)) for m in metrics}
+        row += [_result_cell(m, r.results.get(key, {}).get(m), tops[m]) for r in results for m in metrics]
+        rows.append(row)
+    columns = [Columns(r.model, shown) for r in results]
+    inside = table(("language", "code"), columns, rows, ident=f"task-{tasks(run).index(task)}")
+    return html + fold(f"{task} by language ({len(rows):,})", inside)
+
+
+def merge_table(run: Run, number: int) -> str:
+    """A merge beside its parents: every measure there is by language group, and how far it is from them."""
+    merge = run.recipe.merges[number]
+    bits, _ = run.final_bits()
+    measures = [("bits per byte", "bits_per_byte", bits)]
+    for task in tasks(run):
+        results = {r.model: r for r in run.results if r.task == task and r.kind != "held_out"}
+        metric = _PRIMARY.get(next(iter(results.values())).kind) or next(
+            (m for r in results.values() for m in r.average), ""
+        )
+        measures.append((f"{task} {metric_title(metric)}", metric, {m: _of(r, metric) for m, r in results.items()}))
+    models = [m for m in (*parents_of(merge), merge.name) if any(m in values for _, _, values in measures)]
+    rows = []
+    for title, metric, values in measures:
+        for group, codes in run.groups.items():
+            means = {m: group_mean(values.get(m, {}), codes) for m in models}
+            own, known = means.get(merge.name), [v for m in models if m != merge.name and (v := means[m]) is not None]
+            if own is None or not known:
+                continue
+            top = best(metric, means.values())
+            reference = min(known) if metric in LOWER_IS_BETTER else max(known)
+            cells = [_result_cell(metric, means[m], top) for m in models]
+            gaps = [gap_cell(metric, own - reference), gap_cell(metric, own - sum(known) / len(known))]
+            rows.append([Cell(title), Cell(group), *cells, *gaps])
+    if not rows:
+        return ""
+    columns = [Columns("", (*models, "to the best parent", "to their mean"))]
+    return f"<h3>{escape(merge.name)}: {escape(merge.method)}</h3>" + table(("measure", "group"), columns, rows)
+
+
+def stages_table(run: Run) -> str:
+    """What each phase has read, and how fast."""
+    rows = []
+    for log in run.phases:
+        state = "finished" if log.finished else "started" if log.started else "not started"
+        read = next((t for t in reversed(log.steps["tokens_read"]) if t == t), 0.0)
+        speed = read / log.seconds if log.seconds else 0.0
+        rows.append(
+            [
+                Cell(log.name),
+                Cell(log.phase.from_),
+                Cell(state),
+                Cell(tokens(log.phase.tokens), log.phase.tokens),
+                Cell(tokens(read), read) if log.started else NOTHING,
+                Cell(f"{log.steps['step'][-1]:,.0f}", log.steps["step"][-1]) if log.started else NOTHING,
+                Cell(f"{log.phase.context:,}", log.phase.context),
+                Cell(duration(log.seconds), log.seconds) if log.started else NOTHING,
+                Cell(f"{tokens(speed)}/s", speed) if speed else NOTHING,
+            ]
+        )
+    columns = [Columns("", ("planned tokens", "read tokens", "steps", "context", "time", "speed"))]
+    return table(("phase", "from", "state"), columns, rows)
+
+
+def _group_of(run: Run) -> dict[str, str]:
+    """The group of each language, without the one that holds all."""
+    return {code: group for group, codes in run.groups.items() if group != EVERYTHING for code in codes}
+
+
+def tasks(run: Run) -> list[str]:
+    """The tasks that were evaluated, besides held-out text."""
+    return list(dict.fromkeys(r.task for r in run.results if r.kind != "held_out"))
+
+
+def _of(result: Result, metric: str) -> dict[str, float]:
+    return {code: row[metric] for code, row in result.results.items() if metric in row}
+
+
+def _result_cell(metric: str, value: float | None, top: float | None) -> Cell:
+    return metric_cell(metric, value, "best" if value is not None and value == top else "")
+
+
+def _protocols(results: list[Result]) -> str:
+    """How the task was measured; each way once, with its models where there are several."""
+    ways: dict[str, list[str]] = {}
+    for result in results:
+        seed = "" if result.seed is None else f"; seed {result.seed}"
+        way = ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in result.protocol.items()) + seed
+        ways.setdefault(way, []).append(result.model)
+    lines = (way if len(ways) == 1 else f"{', '.join(models)}: {way}" for way, models in ways.items() if way)
+    return "".join(f'<p class="small">{escape(line)}</p>' for line in lines)
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

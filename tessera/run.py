@@ -1,0 +1,264 @@
+"""A run is a graph of stages, walked in order: what is finished is skipped, what was interrupted goes on.
+
+    tokenizer -> shards -> phases (a graph of `from`) -> merges -> evaluation -> report.html
+
+Every stage leaves files in the run folder and reads only files, so each can be run alone, later, elsewhere.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import yaml
+
+from tessera.evaluation.suite import evaluate
+from tessera.model import hub, merging
+from tessera.plan.architecture import EncoderConfig
+from tessera.plan.recipe import Merge, Phase, Recipe, changes, dump, science
+from tessera.report import summarize, write_report
+from tessera.text.prepare import prepare, train_tokenizer
+from tessera.text.shards import Shards
+from tessera.text.tokenizer import Tokenizer
+from tessera.train import checkpoint, distributed
+from tessera.train.card import card
+from tessera.train.trainer import Text, train
+
+Stage = Literal["tokenizer", "shards", "train", "merge", "evaluate", "report"]
+STAGES: tuple[Stage, ...] = ("tokenizer", "shards", "train", "merge", "evaluate", "report")
+
+
+class RunError(ValueError):
+    """A run that cannot go on as asked, with what to do."""
+
+
+class Watcher(Protocol):
+    """Who is told how far a run is."""
+
+    def say(self, text: str) -> None:
+        """One line for people."""
+
+    def progress(self, stage: str) -> Callable[[int, int, str], None]:
+        """A stage begins; call the result with (done, total, what)."""
+
+
+class Silent:
+    """A watcher that says nothing."""
+
+    def say(self, text: str) -> None:
+        """Says nothing."""
+
+    def progress(self, stage: str) -> Callable[[int, int, str], None]:
+        """Shows nothing."""
+        return lambda done, total, what: None
+
+
+def run(
+    recipe: Recipe,
+    folder: str | Path,
+    *,
+    until: Stage = "report",
+    accept_changes: bool = False,
+    watcher: Watcher | None = None,
+) -> Path:
+    """Walks the stages of `recipe` in `folder` up to and with `until`; returns the folder.
+
+    The same call after an interruption goes on where it stood. Raises RunError where the folder holds a run of
+    another recipe (`machine` and `notes` may differ), naming the keys; `accept_changes` goes on with the new values
+    for what is not finished. Under torchrun every process calls this.
+    """
+    folder, watcher = Path(folder), watcher or Silent()
+    world = distributed.join(recipe.machine)
+    if not world.leads:
+        watcher = Silent()
+    try:
+        if world.leads:
+            _open(recipe, folder, accept_changes, watcher)
+        wanted = STAGES[: STAGES.index(until) + 1]
+        for stage in wanted:
+            if stage == "train":
+                _train(recipe, folder, world, watcher)
+            elif world.leads:
+                _ALONE[stage](recipe, folder, watcher)
+            distributed.wait(world)
+    finally:
+        distributed.leave(world)
+    return folder
+
+
+def _open(recipe: Recipe, folder: Path, accept_changes: bool, watcher: Watcher) -> None:
+    """Makes the folder, or checks that it is this recipe's."""
+    path = folder / "recipe.yaml"
+    if path.exists():
+        before = Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        differing = changes(science(before), science(recipe))
+        if differing and not accept_changes:
+            raise RunError(
+                f"{folder} holds a run of another recipe; these differ (before -> now):\n  "
+                + "\n  ".join(differing)
+                + "\nGive another folder (--out), or --accept-changes to go on with the new values; finished stages stay as they are"
+            )
+        for line in differing:
+            watcher.say(f"accepted change: {line}")
+    elif folder.exists() and any(folder.iterdir()):
+        raise RunError(f"{folder} is not empty and holds no recipe.yaml, so it is not a run; give another folder (--out)")
+    checkpoint.write_text(path, dump(recipe))
+
+
+def _tokenizer(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
+    target = folder / "tokenizer"
+    if (target / "tokenizer.json").exists():
+        return
+    progress = watcher.progress("tokenizer")
+    if recipe.tokenizer.path is not None:
+        staging = target.with_name(".tokenizer.writing")
+        shutil.rmtree(staging, ignore_errors=True)
+        Tokenizer.load(recipe.tokenizer.path).save(staging)
+        staging.rename(target)
+        progress(1, 1, f"copied from {recipe.tokenizer.path}")
+    else:
+        train_tokenizer(recipe.corpus, recipe.tokenizer, target, progress)
+
+
+def _shards(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
+    if (folder / "shards" / "report.json").exists():
+        return
+    tokenizer = Tokenizer.load(folder / "tokenizer")
+    report = prepare(recipe.corpus, tokenizer, folder / "shards", watcher.progress("shards"))
+    for line in report.lines():
+        watcher.say(line)
+
+
+def _train(recipe: Recipe, folder: Path, world: distributed.World, watcher: Watcher) -> None:
+    text = None
+    for phase in recipe.phases:
+        if (folder / phase.name / "mixture.json").exists() and (folder / phase.name / "final").exists():
+            continue
+        text = text or _text(folder)
+        train(recipe, phase, folder, text, world, watcher.progress(phase.name), watcher.say)
+        distributed.wait(world)
+
+
+def _text(folder: Path) -> Text:
+    tokenizer = Tokenizer.load(folder / "tokenizer")
+    train_shards = Shards.open(folder / "shards" / "train")
+    held_out = Shards.open(folder / "shards" / "held_out")
+    for shards in (train_shards, held_out):
+        if shards.tokenizer_fingerprint != tokenizer.fingerprint:
+            raise RunError(
+                f"{folder / 'shards'} was written with another tokenizer than {folder / 'tokenizer'}; remove one of them"
+            )
+    return Text(train=train_shards, held_out=held_out, tokenizer=tokenizer, tokenizer_folder=folder / "tokenizer")
+
+
+def _merge(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
+    for merge in recipe.merges:
+        target = folder / merge.name
+        if (target / "merge.json").exists():
+            continue
+        progress = watcher.progress(merge.name)
+        models = [(folder / name / "final").resolve() for name in merge.models]
+        if merge.checkpoints_of is not None:
+            models = checkpoint.checkpoints(folder / merge.checkpoints_of)[-merge.last :]
+            if len(models) < 2:
+                raise RunError(
+                    f"merge {merge.name}: {merge.checkpoints_of} has {len(models)} checkpoint; "
+                    "set machine.checkpoint_every to fewer tokens than the phase has"
+                )
+        names = [f"{path.parent.name}/{path.name}" for path in models]
+        merge_folders(
+            models,
+            target / "final",
+            method=merge.method,
+            base=folder / merge.base / "final" if merge.base else None,
+            weights=merge.weights,
+            density=merge.density,
+            scale=merge.scale,
+            decay=merge.decay,
+            tokenizer=folder / "tokenizer",
+            describe=lambda config, how, name=merge.name: card(recipe, name, config, None, how),
+        )
+        checkpoint.write_json(target / "merge.json", {**merge.model_dump(mode="json"), "read": names})
+        progress(1, 1, f"{merge.method} of {', '.join(names)}")
+
+
+def merge_folders(
+    models: Sequence[Path],
+    target: Path,
+    *,
+    method: Literal["ties", "linear", "exponential"] = "ties",
+    base: Path | None = None,
+    weights: Sequence[float] | None = None,
+    density: float = 0.2,
+    scale: float = 1.0,
+    decay: float = 0.5,
+    tokenizer: Path | None = None,
+    describe: Callable[[EncoderConfig, str], str] = lambda config, how: how + "\n",
+) -> Path:
+    """Merges Hugging Face folders into one at `target`; the configuration is the first model's.
+
+    tokenizer   folder of the tokenizer files to put beside it; None: the first model's own
+    describe    (configuration, how it was merged) -> the model card
+    Raises ValueError where the models do not fit together, naming the first weight that differs.
+    """
+    if len(models) < 2:
+        raise ValueError(f"a merge needs at least two models, {len(models)} given")
+    loaded = hub.load(models[0])
+    states = [loaded.state_dict(), *(hub.load(path).state_dict() for path in models[1:])]
+    match method:
+        case "ties":
+            if base is None:
+                raise ValueError("ties adds task vectors to a base; give the model that the others branched from as base")
+            state = merging.ties(hub.load(base).state_dict(), states, weights=weights, density=density, scale=scale)
+        case "linear":
+            state = merging.linear(states, weights=weights)
+        case "exponential":
+            state = merging.exponential(states, decay=decay)
+        case _:
+            raise ValueError(f"unknown merge method {method!r}; known are ties, linear and exponential")
+    loaded.load_state_dict(state)
+    how = f"Merged by {method} from {', '.join(f'{path.parent.name}/{path.name}' for path in models)}."
+    staging = target.with_name(f".{target.name}.writing")
+    shutil.rmtree(staging, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    hub.save(loaded, staging, tokenizer or models[0], describe(loaded.config, how))
+    checkpoint.seal(staging)
+    shutil.rmtree(target, ignore_errors=True)
+    staging.rename(target)
+    return target
+
+
+def models_of(recipe: Recipe, folder: Path) -> dict[str, Path]:
+    """The finished models of a run, phases first, by stage name."""
+    stages: list[Phase | Merge] = [*recipe.phases, *recipe.merges]
+    return {stage.name: folder / stage.name / "final" for stage in stages if (folder / stage.name / "final").exists()}
+
+
+def _evaluate(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
+    for name, model in models_of(recipe, folder).items():
+        evaluate(
+            model,
+            recipe.evaluation,
+            folder / "evaluation",
+            name=name,
+            held_out=folder / "shards" / "held_out",
+            seed=recipe.seed,
+            machine=recipe.machine,
+            on_progress=watcher.progress(f"evaluate {name}"),
+        )
+
+
+def _report(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
+    progress = watcher.progress("report")
+    checkpoint.write_json(folder / "summary.json", summarize(folder))
+    path = write_report(folder)
+    progress(1, 1, str(path))
+
+
+_ALONE: dict[str, Callable[[Recipe, Path, Any], None]] = {
+    "tokenizer": _tokenizer,
+    "shards": _shards,
+    "merge": _merge,
+    "evaluate": _evaluate,
+    "report": _report,
+}

@@ -1,0 +1,1 @@
+"""Text and tokens, at rest and on the move. Nothing here imports torch."""

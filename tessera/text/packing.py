@@ -1,0 +1,88 @@
+"""`Batch`, the only thing that crosses from text to model: documents end to end, never padded.
+
+Shapes: T tokens of all documents end to end, N documents, M masked positions.
+"""
+
+import bisect
+import heapq
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batch:
+    """Masked documents in a row; document i is tokens[starts[i]:starts[i + 1]]."""
+
+    tokens: NDArray[np.int32]  # [T], what the model reads
+    starts: NDArray[np.int64]  # [N + 1], from 0 to T
+    positions: NDArray[np.int64]  # [M], rising: where something is to be predicted
+    targets: NDArray[np.int32]  # [M], what stood there
+    sources: NDArray[np.int32]  # [N], the bucket each document comes from
+
+
+def select(batch: Batch, documents: NDArray[np.int64]) -> Batch:
+    """The named documents, in the order given, as a batch of their own."""
+    lengths = np.diff(batch.starts)[documents]
+    starts = np.concatenate(([0], np.cumsum(lengths)))
+    bounds = np.searchsorted(
+        batch.positions, batch.starts
+    )  # document i has the masked positions bounds[i] to bounds[i+1]
+    masked = np.diff(bounds)[documents]
+    places = ranges(bounds[documents], masked)
+    return Batch(
+        tokens=batch.tokens[ranges(batch.starts[documents], lengths)],
+        starts=starts,
+        positions=batch.positions[places] + np.repeat(starts[:-1] - batch.starts[documents], masked),
+        targets=batch.targets[places],
+        sources=batch.sources[documents],
+    )
+
+
+def micro_batches(batch: Batch, max_tokens: int) -> list[Batch]:
+    """The batch in parts of at most `max_tokens` tokens; a document is never split, one that is longer stands alone.
+
+    Best fit, longest first. Documents keep their order inside a part.
+    """
+    lengths = np.diff(batch.starts)
+    parts: list[list[int]] = []
+    rooms: list[tuple[int, int]] = []  # free tokens and number of each part, rising
+    for document in np.argsort(-lengths, kind="stable").tolist():
+        length = int(lengths[document])
+        fit = bisect.bisect_left(rooms, (length, -1))
+        if fit == len(rooms):
+            room, part = max_tokens, len(parts)
+            parts.append([])
+        else:
+            room, part = rooms.pop(fit)
+        parts[part].append(document)
+        bisect.insort(rooms, (room - length, part))
+    return [select(batch, np.sort(np.array(part, np.int64))) for part in parts]
+
+
+def share(batch: Batch, rank: int, world: int) -> Batch:
+    """What process `rank` of `world` reads: disjoint, complete, about equal in tokens, the same on every machine.
+
+    Longest first, each to the process with the fewest tokens; the whole batch where `world` is 1.
+    """
+    if not 0 <= rank < world:
+        raise ValueError(f"rank is {rank} of {world} processes; ranks are counted from 0")
+    if world == 1:
+        return batch
+    lengths = np.diff(batch.starts)
+    loads = [(0, number) for number in range(world)]
+    mine = []
+    for document in np.argsort(-lengths, kind="stable").tolist():
+        load, number = loads[0]
+        heapq.heapreplace(loads, (load + int(lengths[document]), number))
+        if number == rank:
+            mine.append(document)
+    return select(batch, np.sort(np.array(mine, np.int64)))
+
+
+def ranges(begins: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """begins[0], begins[0] + 1, ... lengths[0] numbers, then those of begins[1], and so on."""
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.repeat(begins - (ends - lengths), lengths) + np.arange(total, dtype=np.int64)

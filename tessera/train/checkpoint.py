@@ -1,0 +1,195 @@
+"""A checkpoint is a Hugging Face folder with the training state in `training/`, whole or not there at all.
+
+    checkpoint-<step>/
+      config.json model.safetensors tokenizer.json ... README.md    what transformers loads
+      training/
+        optimizer.safetensors optimizer.json                        moments and counts
+        state.json                                                  where the run stands: integers
+      manifest.json                                                 size and SHA-256 of every file above, written last
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from tessera.model import hub
+from tessera.model.heads import MaskedLM
+from tessera.train.optimizer import pack_state, unpack_state
+
+MANIFEST = "manifest.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written or read, with the file and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """Where a phase stands. Everything else follows from the recipe."""
+
+    step: int  # updates made
+    tokens: int  # on the planned clock of the phase
+    tokens_read: int  # really read
+    documents: int
+    total_tokens_before: int  # planned tokens of the phases this one builds on
+    tokens_by_bucket: list[int]
+
+
+def save(
+    folder: Path,
+    model: MaskedLM,
+    optimizer: torch.optim.Optimizer,
+    position: Position,
+    *,
+    tokenizer_files: Path | None,
+    card: str,
+) -> None:
+    """Writes `folder`; an error or a kill leaves nothing of it, or the folder as it was before.
+
+    Raises CheckpointError when the disk is full, with what it needs.
+    """
+    staging = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(staging, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        hub.save(model, staging, tokenizer_files, card)
+        training = staging / "training"
+        training.mkdir()
+        tensors, plain = pack_state(optimizer)
+        save_file(tensors, training / "optimizer.safetensors")
+        (training / "optimizer.json").write_text(plain)
+        (training / "state.json").write_text(json.dumps({f: getattr(position, f) for f in position.__slots__}))
+        seal(staging)
+    except OSError as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CheckpointError(
+                f"{folder}: the disk is full, the checkpoint was not written (the last one is untouched); "
+                "free some space and run the same command again"
+            ) from error
+        raise
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    if folder.exists():
+        remove(folder)
+    os.replace(staging, folder)
+    _sync_folder(folder.parent)
+
+
+def seal(folder: Path) -> None:
+    """Writes the manifest of a folder and forces it to disk."""
+    manifest = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
+        manifest[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        _sync_file(path)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    _sync_file(folder / MANIFEST)
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint folder, or None if it is whole."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except FileNotFoundError:
+        return f"{folder}: no {MANIFEST}, so it was not written to the end"
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return f"{folder / MANIFEST}: is not JSON"
+    for name, expected in manifest.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{path}: is missing"
+        if path.stat().st_size != expected["bytes"]:
+            return f"{path}: has {path.stat().st_size} bytes, {expected['bytes']} were written"
+        if sha256(path) != expected["sha256"]:
+            return f"{path}: its bytes have changed since it was written (SHA-256 differs)"
+    return None
+
+
+def checkpoints(phase_folder: Path) -> list[Path]:
+    """The checkpoint folders of a phase, oldest first, whole or not."""
+    found = [p for p in phase_folder.glob("checkpoint-*") if p.is_dir() and p.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(found, key=step_of)
+
+
+def step_of(folder: Path) -> int:
+    """The step in a checkpoint folder's name."""
+    return int(folder.name.removeprefix("checkpoint-"))
+
+
+def latest(phase_folder: Path) -> tuple[Path | None, list[str]]:
+    """(the last whole checkpoint or None, what is wrong with each later one)."""
+    broken = []
+    for folder in reversed(checkpoints(phase_folder)):
+        problem = damage(folder)
+        if problem is None:
+            return folder, broken
+        broken.append(problem)
+    return None, broken
+
+
+def position(folder: Path) -> Position:
+    """Where the run stood when the checkpoint was written."""
+    return Position(**json.loads((folder / "training" / "state.json").read_text()))
+
+
+def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
+    """Puts the moments and counts of a checkpoint into `optimizer`."""
+    training = folder / "training"
+    unpack_state(optimizer, load_file(training / "optimizer.safetensors"), (training / "optimizer.json").read_text())
+
+
+def remove(folder: Path) -> None:
+    """Deletes a checkpoint; a kill in the middle never leaves half of one under its name."""
+    hidden = folder.with_name(f".{folder.name}.removing")
+    shutil.rmtree(hidden, ignore_errors=True)
+    os.replace(folder, hidden)
+    shutil.rmtree(hidden)
+
+
+def point(link: Path, target: Path) -> None:
+    """Makes `link` point to `target` beside it, at once."""
+    new = link.with_name(f".{link.name}.new")
+    new.unlink(missing_ok=True)
+    new.symlink_to(target.name)
+    os.replace(new, link)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes JSON whole or not at all."""
+    write_text(path, json.dumps(data, indent=1, ensure_ascii=False))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    new = path.with_name(f".{path.name}.new")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new.write_text(text, encoding="utf-8")
+    _sync_file(new)
+    os.replace(new, path)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    _sync_file(folder)

@@ -1,0 +1,69 @@
+"""What a phase writes while it trains: `metrics.jsonl`, one line a step, and TensorBoard events beside it."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch.utils.tensorboard import SummaryWriter
+
+_DRAWN = ("loss", "learning_rate", "mask_ratio", "gradient_norm", "tokens_per_second")
+
+
+class Metrics:
+    """Appends to the metrics of a phase. Lines of steps that are not in the checkpoint are dropped when it resumes.
+
+    folder   of the phase
+    step     updates already made: what the file holds beyond that was computed again
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "metrics.jsonl"
+        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
+        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
+        self._events = SummaryWriter(str(folder), purge_step=step + 1)
+
+    def step(self, **values: float | int) -> None:
+        """One line for one update of the weights."""
+        self._write({"kind": "step", **values})
+        for key in _DRAWN:
+            self._events.add_scalar(key, values[key], int(values["step"]))
+
+    def held_out(self, step: int, tokens: int, total_tokens: int, languages: dict[str, dict[str, float]]) -> None:
+        """The held-out loss of every language after `step` updates."""
+        languages = {
+            code: {key: round(float(value), 5) for key, value in row.items()} for code, row in sorted(languages.items())
+        }
+        self._write(
+            {"kind": "held_out", "step": step, "tokens": tokens, "total_tokens": total_tokens, "languages": languages}
+        )
+        if languages:
+            mean = sum(row["bits_per_byte"] for row in languages.values()) / len(languages)
+            self._events.add_scalar("held_out_bits_per_byte", mean, step)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._file.close()
+        self._events.close()
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of a file that are whole JSON: a killed run may leave half of one."""
+    if not path.exists():
+        return []
+    lines = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            json.loads(line)
+        except json.JSONDecodeError:
+            break
+        lines.append(line)
+    return lines
