@@ -17,9 +17,10 @@ from tessera.model import hub, merging
 from tessera.plan.architecture import EncoderConfig
 from tessera.plan.recipe import Merge, Phase, Recipe, changes, dump, science
 from tessera.report import summarize, write_report
-from tessera.text.prepare import prepare, train_tokenizer
+from tessera.text.prepare import prepare, tokenizer_sample
 from tessera.text.shards import Shards
 from tessera.text.tokenizer import Tokenizer
+from tessera.text.tokenizer import train as train_tokenizer
 from tessera.train import checkpoint, distributed
 from tessera.train.card import card
 from tessera.train.trainer import Text, train
@@ -107,32 +108,40 @@ def _open(recipe: Recipe, folder: Path, accept_changes: bool, watcher: Watcher) 
 
 def _tokenizer(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     target = folder / "tokenizer"
-    if (target / "tokenizer.json").exists():
+    if target.exists():
         return
     progress = watcher.progress("tokenizer")
+    staging = target.with_name(".tokenizer.writing")
+    shutil.rmtree(staging, ignore_errors=True)
     if recipe.tokenizer.path is not None:
-        staging = target.with_name(".tokenizer.writing")
-        shutil.rmtree(staging, ignore_errors=True)
-        Tokenizer.load(recipe.tokenizer.path).save(staging)
-        staging.rename(target)
-        progress(1, 1, f"copied from {recipe.tokenizer.path}")
+        staging.mkdir(parents=True)
+        for file in Tokenizer.load(recipe.tokenizer.path).files():
+            shutil.copy(file, staging)
     else:
-        train_tokenizer(recipe.corpus, recipe.tokenizer, target, progress)
+        texts = tokenizer_sample(recipe.corpus, recipe.tokenizer, progress)
+        longest = max(phase.context for phase in recipe.phases)
+        train_tokenizer(texts, recipe.tokenizer, staging, model_max_length=longest, on_progress=progress)
+    staging.rename(target)
+    tokenizer = Tokenizer.load(target)
+    progress(1, 1, f"{tokenizer.vocab_size:,} tokens")
 
 
 def _shards(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
-    if (folder / "shards" / "report.json").exists():
+    if (folder / "shards").exists():
         return
-    tokenizer = Tokenizer.load(folder / "tokenizer")
-    report = prepare(recipe.corpus, tokenizer, folder / "shards", watcher.progress("shards"))
-    for line in report.lines():
-        watcher.say(line)
+    report = prepare(recipe.corpus, Tokenizer.load(folder / "tokenizer"), folder / "shards", watcher.progress("shards"))
+    for store in ("train", "held_out"):
+        total = report.total(store)
+        watcher.say(f"{store}: {total['documents']:,} documents, {total['tokens']:,} tokens, {total['bytes']:,} bytes")
+    for source, reasons in report.skipped.items():
+        for reason, found in reasons.items():
+            watcher.say(f"[yellow]{source}: {found['count']:,} skipped: {reason} (for example {found['example']})")
 
 
 def _train(recipe: Recipe, folder: Path, world: distributed.World, watcher: Watcher) -> None:
     text = None
     for phase in recipe.phases:
-        if (folder / phase.name / "mixture.json").exists() and (folder / phase.name / "final").exists():
+        if (folder / phase.name / "final").exists():
             continue
         text = text or _text(folder)
         train(recipe, phase, folder, text, world, watcher.progress(phase.name), watcher.say)
@@ -163,7 +172,7 @@ def _merge(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
             if len(models) < 2:
                 raise RunError(
                     f"merge {merge.name}: {merge.checkpoints_of} has {len(models)} checkpoint; "
-                    "set machine.checkpoint_every to fewer tokens than the phase has"
+                    "set checkpoint_every of that phase to fewer tokens than it has"
                 )
         names = [f"{path.parent.name}/{path.name}" for path in models]
         merge_folders(

@@ -39,6 +39,7 @@ def fit(embeddings: Floats, labels: Sequence[str]) -> Probe:
     """
     try:
         from sklearn.linear_model import LogisticRegression
+        from threadpoolctl import threadpool_limits  # comes with scikit-learn
     except ImportError:
         raise ImportError('probe needs scikit-learn; pip install "tessera-encoders[evaluate]"') from None
     if embeddings.ndim != 2 or len(embeddings) != len(labels):
@@ -50,7 +51,8 @@ def fit(embeddings: Floats, labels: Sequence[str]) -> Probe:
     scale = np.where(spread > 1e-7, spread, np.inf).astype(np.float32)
     number = {label: place for place, label in enumerate(known)}
     classes = np.array([number[label] for label in labels])
-    model = LogisticRegression(C=C, max_iter=MAX_ITERATIONS).fit((embeddings - mean) / scale, classes)
+    with threadpool_limits(1):  # products this small take longer on many threads, by far on a busy machine
+        model = LogisticRegression(C=C, max_iter=MAX_ITERATIONS).fit((embeddings - mean) / scale, classes)
     weight, bias = model.coef_, model.intercept_
     if len(known) == 2:  # scikit-learn keeps one row for two classes: the score of the second against the first
         weight, bias = np.concatenate((-weight, weight)) / 2, np.concatenate((-bias, bias)) / 2

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tessera.model.heads import MaskedLM
+from tessera.model.heads import MaskedLM, pool
 from tessera.model.precision import autocast, compute_dtype
 from tessera.text.tokenizer import Tokenizer
 
@@ -58,7 +58,7 @@ def embed(
             for numbers, ids in _batches(tokenizer, texts, longest, max_tokens):
                 tokens = torch.from_numpy(np.concatenate(ids).astype(np.int64)).to(device)
                 starts = torch.from_numpy(np.cumsum([0, *map(len, ids)])).to(device)
-                vectors = model.pool(model.encoder(tokens, starts), starts, pooling).float()
+                vectors = pool(model.encoder(tokens, starts), starts, pooling)
                 if normalize:
                     vectors = torch.nn.functional.normalize(vectors, dim=-1)
                 result[numbers] = vectors.cpu().numpy()

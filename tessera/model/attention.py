@@ -4,8 +4,8 @@ reference   a T x T mask: nothing clever, for tests and doubts
 cpu         documents in groups of similar length, windows in blocks; see model/tiles.py
 varlen      torch.nn.attention.varlen, CUDA only, float16 or bfloat16
 
-Rotary positions (Su et al. 2021, arXiv:2104.09864, in the rotate-half layout of Llama) belong to attention here, because a
-backend may turn queries and keys where it touches them anyway. Only differences of positions matter.
+Rotary positions (Su et al. 2021, arXiv:2104.09864, in the rotate-half layout of Llama) belong to attention here:
+a backend may turn queries and keys where it touches them anyway. Only differences of positions matter.
 """
 
 import inspect
@@ -35,7 +35,7 @@ def choose(name: str, device: torch.device | str) -> str:
         raise ValueError(f"attention: unknown backend {name!r}; give auto, {', '.join(BACKENDS)}")
     if name == "varlen" and kind != "cuda":
         raise ValueError(
-            f"attention: 'varlen' needs a CUDA device, this is {kind!r}; set machine.attention to auto, cpu or reference"
+            f"attention: 'varlen' needs a CUDA device, this is {kind!r}; set machine.attention to auto or reference"
         )
     if name == "cpu" and kind not in ("cpu", "meta"):
         raise ValueError(f"attention: 'cpu' runs on CPUs, this is {kind!r}; set machine.attention to auto or reference")
@@ -60,7 +60,7 @@ class Layout:
         first, last, shortest, longest = edges
         if first != 0 or last != tokens or shortest < 0:
             raise ValueError(
-                f"starts must rise from 0 to the number of tokens ({tokens}), one entry per document and one for the end; "
+                f"starts must rise from 0 to the number of tokens ({tokens}), with one entry more than documents; "
                 f"it has {len(starts)} entries, goes from {first} to {last} and its smallest step is {shortest}"
             )
         return cls(backend, starts, longest)
@@ -115,7 +115,7 @@ def attend(
             ("turns", window, theta, qkv.dtype), lambda: Turns.of(frequencies(theta, width), stacks, qkv.dtype)
         )
         return attend_in_tiles(qkv, stacks, (heads, key_value_heads), turns)
-    turned, v = qkv.view(len(qkv), -1, width).split((heads + key_value_heads, key_value_heads), dim=1)
+    turned, v = qkv.unflatten(1, (-1, width)).split((heads + key_value_heads, key_value_heads), dim=1)
     q, k = rotate(turned, *layout.rotary(theta, width)).split((heads, key_value_heads), dim=1)
     run = _varlen if layout.backend == "varlen" else _reference
     return run(q, k, v, layout, window).flatten(1)
@@ -151,12 +151,13 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, layout: Layout, window: int | None)
             'set machine.dtype to bfloat16 or machine.attention to "reference"'
         )
     starts = layout.once("starts", lambda: layout.starts.to(torch.int32))
-    grouped = {}
+    options: dict[str, Any] = {"window_size": (-1, -1) if window is None else (window, window)}
     if q.shape[1] != k.shape[1]:
         if "enable_gqa" in inspect.signature(varlen_attn).parameters:
-            grouped = {"enable_gqa": True}
+            options["enable_gqa"] = True
         else:  # older versions of torch take as many keys as queries
             k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
-    sides = (-1, -1) if window is None else (window, window)
     longest = layout.longest
-    return varlen_attn(q, k, v.contiguous(), starts, starts, longest, longest, window_size=sides, **grouped)
+    answer = varlen_attn(q, k, v.contiguous(), starts, starts, longest, longest, **options)
+    assert isinstance(answer, Tensor)
+    return answer

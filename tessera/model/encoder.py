@@ -81,7 +81,7 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """Tokens to hidden states.
 
-    attention  auto, reference, cpu or varlen; see model/attention.py. Raises ValueError, at the first batch on a device,
+    attention  auto, reference, cpu or varlen; see model/attention.py. Raises ValueError at the first batch on a device
                for a backend that cannot run there.
     """
 
@@ -103,8 +103,8 @@ class Encoder(nn.Module):
         """
         layout = Layout.of(starts, len(tokens), self.backend)
         x = self.embedding_norm(self.embedding(tokens))
-        for layer in self.layers:
-            local = layer.attention.window is not None
+        for i, layer in enumerate(self.layers):
+            local = self.config.window(i) is not None
             x = layer(x, layout, self.config.local_rope_theta if local else self.config.global_rope_theta)
         return self.norm(x)
 

@@ -1,9 +1,9 @@
 """Attention on CPUs: documents cut into tiles that plain matrix products work through.
 
-A tile is a stretch of one document: a few queries and all the keys that they may see. Tiles of similar size are stacked,
-so that a thousand short documents are a few batched products. Without a window a document is one tile; with a window
-a long document is a row of tiles that overlap by the window, so cost is linear in its length. Scores are never kept:
-the backward pass computes them again, a bounded number at a time.
+A tile is a stretch of one document: a few queries and all the keys that they may see. Tiles of similar size are
+stacked, so that a thousand short documents are a few batched products. Without a window a document is one tile; with a
+window a long document is a row of tiles that overlap by the window, so cost is linear in its length. Scores are never
+kept: the backward pass computes them again, a bounded number at a time.
 
 Within a tile positions count from its first key, because rotary attention depends on differences only.
 
@@ -11,7 +11,9 @@ torch's own kernel (scaled_dot_product_attention) needs two to four times as lon
 forward and backward together.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -43,22 +45,28 @@ class Stack:
 def cut(starts: list[int], window: int | None, heads: int) -> list[Stack]:
     """The stacks that cover a batch. window: tokens visible on either side, or None for the whole document."""
     total = starts[-1]
-    spans = [(start, end) for start, end in zip(starts, starts[1:], strict=False) if end > start]
-    whole = [span for span in spans if window is None or span[1] - span[0] <= 2 * _BLOCK]
-    stacks = []
-    for group in _alike(sorted(whole, key=lambda s: s[0] - s[1]), heads):
-        stacks.append(_stack([(a, b, a, b) for a, b in group], 0, 0, window, total))
-    blocks: dict[int, list[tuple[int, int, int, int]]] = {}
-    for start, end in (span for span in spans if window is not None and span[1] - span[0] > 2 * _BLOCK):
-        count = -(-(end - start) // _BLOCK)
-        size = _round_up(-(-(end - start) // count))
-        blocks.setdefault(size, []).extend((start, end, a, min(a + size, end)) for a in range(start, end, size))
+    spans = [(start, end) for start, end in pairwise(starts) if end > start]
+    stacks: list[Stack] = []
+    blocks: dict[int, list[tuple[int, int, int, int]]] = defaultdict(list)
+    for alike in _alike([span for span in spans if window is None or span[1] - span[0] <= 2 * _BLOCK], heads):
+        size = _round_up(max(end - start for start, end in alike))
+        stacks.append(_stack([(start, end, start, end) for start, end in alike], size, 0, window, total))
+    for start, end in spans:
+        if window is not None and end - start > 2 * _BLOCK:
+            count = -(-(end - start) // _BLOCK)
+            size = _round_up(-(-(end - start) // count))
+            blocks[size] += [(start, end, first, min(first + size, end)) for first in range(start, end, size)]
     for size, tiles in blocks.items():
         assert window is not None
-        at_once = max(1, min(_STACK_TOKENS // size, _STACK_SCORES // (heads * size * (size + 2 * window))))
-        for i in range(0, len(tiles), at_once):
-            stacks.append(_stack(tiles[i : i + at_once], window, size, window, total))
+        at_once = _fitting(size, size + 2 * window, heads)
+        some = (tiles[i : i + at_once] for i in range(0, len(tiles), at_once))
+        stacks += [_stack(group, size, window, window, total) for group in some]
     return stacks
+
+
+def _fitting(queries: int, keys: int, heads: int) -> int:
+    """How many tiles of this size make a stack."""
+    return max(1, min(_STACK_TOKENS // keys, _STACK_SCORES // (heads * queries * keys)))
 
 
 def _round_up(length: int) -> int:
@@ -68,28 +76,29 @@ def _round_up(length: int) -> int:
 
 
 def _alike(spans: list[tuple[int, int]], heads: int) -> list[list[tuple[int, int]]]:
-    """Documents, longest first, in groups that waste little on padding and fit the budgets."""
+    """Documents in groups that waste little on padding and fit the budgets."""
     groups: list[list[tuple[int, int]]] = []
     room = width = 0
-    for start, end in spans:
+    for start, end in sorted(spans, key=lambda span: span[0] - span[1]):
         length = end - start
-        small = bool(groups) and len(groups[-1]) * width < _STACK_TOKENS // 4
-        if room < 1 or (width - length > width // 8 + 4 and not (small and 2 * length > width)):
+        small = bool(groups) and len(groups[-1]) * width < _STACK_TOKENS // 4 and 2 * length > width
+        if room < 1 or (width - length > width // 8 + 4 and not small):
             width = _round_up(length)
-            room = max(1, min(_STACK_TOKENS // width, _STACK_SCORES // (heads * width * width)))
+            room = _fitting(width, width, heads)
             groups.append([])
         groups[-1].append((start, end))
         room -= 1
     return groups
 
 
-def _stack(tiles: list[tuple[int, int, int, int]], reach: int, size: int, window: int | None, total: int) -> Stack:
-    """Tiles given as (start and end of the document, first query, end of the queries); `size` 0: as the longest needs.
+def _stack(tiles: list[tuple[int, int, int, int]], queries: int, reach: int, window: int | None, total: int) -> Stack:
+    """Tiles given as (start and end of the document, first query, end of the queries).
 
+    queries  in each tile, with padding
     reach    how far keys go beyond the queries on either side
+    total    T
     """
     start, end, first, last = torch.tensor(tiles).unsqueeze(-1).unbind(1)  # [n, 1] each
-    queries = size or _round_up(max(t[3] - t[2] for t in tiles))
     key = first - reach + torch.arange(queries + 2 * reach)
     query = first + torch.arange(queries)
     padding = (key < start) | (key >= end)
@@ -204,7 +213,7 @@ def _queries_keys_values(
 
 
 def _turn(x: Tensor, table: tuple[Tensor, Tensor], first: int, out: Tensor, *, back: bool = False) -> None:
-    """Rotate the pairs (i, i + D/2) of x [..., length, D] into `out`, as at the places first, first + 1, ... of a tile."""
+    """Rotate the pairs (i, i + D/2) of x [..., length, D] into `out`, as at places first, first + 1, ... of a tile."""
     cos, sin = (t[first : first + x.shape[-2]] for t in table)
     sign, half = -1 if back else 1, x.shape[-1] // 2
     (a, b), (left, right) = (x[..., :half], x[..., half:]), (out[..., :half], out[..., half:])
@@ -232,20 +241,15 @@ def _backward(
     q: Tensor, k: Tensor, v: Tensor, asked: Tensor, stack: Stack, heads: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the turned q, k and of v, given that of the answer, `asked` [n * K, G, q, D]."""
-    d_q, d_k, d_v = torch.empty_like(q), None, None
     parts = _parts(stack, heads)
+    d_q, exact = torch.empty_like(q), torch.float32 if len(parts) > 1 else k.dtype  # where many terms are added up
+    d_k, d_v = torch.zeros_like(k, dtype=exact), torch.zeros_like(v, dtype=exact)
     for part in parts:
         some, wanted = q[..., part, :], asked[..., part, :].flatten(1, 2)
         weights = _weights(some, k, stack, part)
+        d_v += torch.bmm(weights.transpose(1, 2), wanted)
         d_scores = torch.bmm(wanted, v.transpose(1, 2))
         d_scores = torch._softmax_backward_data(d_scores, weights, -1, weights.dtype)
         d_q[..., part, :] = torch.bmm(d_scores, k).view_as(some)
-        more_k, more_v = (
-            torch.bmm(d_scores.transpose(1, 2), some.flatten(1, 2)),
-            torch.bmm(weights.transpose(1, 2), wanted),
-        )
-        if len(parts) > 1:  # many small terms: add them up in float32
-            more_k, more_v = more_k.float(), more_v.float()
-        d_k, d_v = (more_k, more_v) if d_k is None else (d_k.add_(more_k), d_v.add_(more_v))
-    assert d_k is not None and d_v is not None
+        d_k += torch.bmm(d_scores.transpose(1, 2), some.flatten(1, 2))
     return d_q, d_k.to(k.dtype), d_v.to(v.dtype)

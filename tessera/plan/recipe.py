@@ -213,6 +213,7 @@ class Phase(Strict):
     learning_rate: LearningRate
     optimizer: Optimizer = Optimizer()
     keep_optimizer: bool = True  # start with the moments of the phase it comes `from`, where there are any
+    checkpoint_every: Tokens | None = None  # a checkpoint that stays, besides those of machine.checkpoint_minutes
     rope_theta: RopeTheta | None = None  # from here on; None keeps what the model has
     crop: Crop | None = None
     mixture: Mixture = Mixture()
@@ -232,10 +233,6 @@ class Phase(Strict):
         if self.batch_warmup is not None and self.batch_warmup.start > self.batch_tokens:
             raise ValueError(
                 f"batch_warmup starts at {self.batch_warmup.start}, above batch_tokens {self.batch_tokens}"
-            )
-        if self.batch_warmup is not None and self.batch_warmup.tokens > self.tokens:
-            raise ValueError(
-                f"batch_warmup lasts {self.batch_warmup.tokens} tokens, but the phase has only {self.tokens}"
             )
         if rate.halve_at is not None and rate.halve_at >= self.tokens:
             raise ValueError(f"learning_rate: halve_at is {rate.halve_at}, but the phase has only {self.tokens} tokens")
@@ -313,12 +310,10 @@ class Machine(Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the matrix products; weights stay float32
     attention: Literal["auto", "reference", "cpu", "varlen"] = "auto"
-    compile: bool = False
     threads: int | None = Field(None, ge=1)
     micro_batch_tokens: Tokens = 16_384
     checkpoint_minutes: float = Field(10.0, gt=0)
     keep_checkpoints: int = Field(2, ge=1)
-    checkpoint_every: Tokens | None = None  # besides; such checkpoints are kept (for exponential merges)
 
 
 class Model(Strict):
@@ -394,8 +389,10 @@ class Recipe(Strict):
                     raise ValueError(
                         f"merge {merge.name!r} names {stage!r}, which is no phase; {did_you_mean(stage, known)}"
                     )
-            if merge.checkpoints_of is not None and self.machine.checkpoint_every is None:
-                raise ValueError(f"merge {merge.name!r} joins checkpoints of one phase; set machine.checkpoint_every")
+            if merge.checkpoints_of is not None and self.phase(merge.checkpoints_of).checkpoint_every is None:
+                raise ValueError(
+                    f"merge {merge.name!r} joins checkpoints of {merge.checkpoints_of!r}; set checkpoint_every in that phase"
+                )
         return self
 
     def phase(self, name: str) -> Phase:
@@ -425,7 +422,9 @@ def load(path: str | Path, overrides: dict[str, str] | None = None) -> Recipe:
 def dump(recipe: Recipe) -> str:
     """YAML that `load` reads back as the same recipe, defaults left out."""
     data = recipe.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+    # PyYAML writes the line breaks of Unicode as they are and reads them back as blanks.
+    readable = not set("\x85\u2028\u2029\ufeff") & set(json.dumps(data, ensure_ascii=False))
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=readable, width=120)
 
 
 def science(recipe: Recipe) -> dict[str, Any]:
@@ -470,38 +469,43 @@ def is_folder(source: str) -> bool:
 def _parse(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-        _refuse_repetition(yaml.compose(text, yaml.SafeLoader), path)
-        data = yaml.safe_load(text)
+        _refuse_twin_keys(yaml.compose(text, yaml.SafeLoader), path, set())
+        data = _unshared(yaml.safe_load(text))
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe") from None
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not a YAML file: {error}") from None
+    except RecursionError:
+        raise RecipeError(f"{path}: an alias (*) stands inside its own anchor (&); write the values out") from None
     if not isinstance(data, dict):
         given = "this file is empty" if data is None else f"this is a {type(data).__name__}"
         raise RecipeError(f"{path}: a recipe is keys and values; {given}")
     return data
 
 
-def _refuse_repetition(node: yaml.Node | None, path: Path, seen: set[int] | None = None) -> None:
-    """YAML itself keeps the last of two equal keys without a word, and an alias would be one value in two places."""
-    seen = set() if seen is None else seen
-    if node is None or not isinstance(node, yaml.CollectionNode):
+def _refuse_twin_keys(node: yaml.Node | None, path: Path, seen: set[int]) -> None:
+    """YAML itself keeps the last of two equal keys without a word."""
+    if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
         return
-    if id(node) in seen:
-        raise RecipeError(
-            f"{path}, line {node.start_mark.line + 1}: an anchor (&) is used again (*); write the values out"
-        )
     seen.add(id(node))
     keys: set[str] = set()
     for item in node.value:
         if isinstance(node, yaml.MappingNode):
             key, item = item
-            if key.value in keys:
-                raise RecipeError(f"{path}, line {key.start_mark.line + 1}: {key.value!r} stands here twice; keep one")
-            keys.add(key.value)
-        _refuse_repetition(item, path, seen)
+            name = str(key.value)
+            if name in keys:
+                raise RecipeError(f"{path}, line {key.start_mark.line + 1}: {name!r} stands here twice; keep one")
+            keys.add(name)
+        _refuse_twin_keys(item, path, seen)
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which aliases (*) are values of their own, so that an override of one leaves the others alone."""
+    if isinstance(value, dict):
+        return {key: _unshared(inner) for key, inner in value.items()}
+    return [_unshared(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _override(data: dict[str, Any], key: str, value: str, path: Path) -> None:

@@ -17,16 +17,14 @@ def parse_tokens(value: Any) -> int:
 
 def parse_bytes(value: Any) -> int:
     """`50MB` -> 50,000,000. A whole number, or a number followed by B, kB, MB, GB or TB (powers of 1,000)."""
-    return _parse(
-        value, {"": 1, **_BYTES}, "a size is a whole number of bytes or one with kB, MB, GB or TB, as in 50MB"
-    )
+    return _parse(value, {"": 1, **_BYTES}, "a size is a whole number or one with B, kB, MB, GB or TB, as in 50MB")
 
 
 def show_tokens(count: int) -> str:
     """The shortest exact way to write a token count: 2300000000000 -> `2.3T`."""
     for suffix, unit in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("k", 10**3)):
         if count >= unit and count * 1000 % unit == 0:
-            return f"{count / unit:.3f}".rstrip("0").rstrip(".") + suffix
+            return f"{count // unit}.{count % unit * 1000 // unit:03}".rstrip("0").rstrip(".") + suffix
     return str(count)
 
 

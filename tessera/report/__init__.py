@@ -2,5 +2,6 @@
 
 from tessera.report.charts import save_plots
 from tessera.report.pages import write_report
+from tessera.report.summary import summarize
 
-__all__ = ["save_plots", "write_report"]
+__all__ = ["save_plots", "summarize", "write_report"]

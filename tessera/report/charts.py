@@ -14,9 +14,6 @@ from typing import Any
 from tessera.report.files import EVERYTHING, NOT_LANGUAGES, PhaseLog, Run, group_mean, open_run, parents_of
 from tessera.report.style import INK, LIGHT
 
-POINTS = 300  # of one line: more cannot be told apart on a screen
-SMOOTH = 120  # of a noisy line, where each point is a mean
-
 # d3 writes 10^9 as G (giga); token counts are written with B.
 _TOKENS = "replace(format(datum.value, '~s'), 'G', 'B')"
 _RATE = "datum.value == 0 ? '0' : format(datum.value, '~e')"
@@ -69,12 +66,12 @@ def save_plots(run: Path, folder: Path) -> list[Path]:
         chart = parts[0] if len(parts) == 1 else alt.concat(*parts, columns=2)
         axis = {"labelColor": INK["muted"], "titleColor": INK["muted"], "gridColor": INK["grid"], "titlePadding": 8}
         chart = (
-            chart.configure(background="white", font="Roboto", padding=12)
+            chart.configure(background="white", font="Liberation Sans, sans-serif", padding=12)
             .configure_axis(**axis, domainColor=INK["line"], tickColor=INK["line"], titleFontWeight="normal")
             .configure_view(stroke=None)
             .configure_range(category=list(LIGHT))
             .configure_title(anchor="start", color=INK["text"], fontSize=14)
-            .configure_legend(orient="bottom", title=None, labelColor=INK["text"], symbolType="stroke", columns=6)
+            .configure_legend(orient="bottom", title=None, labelColor=INK["text"], columns=6)
             .configure_rule(color=INK["muted"])
         )
         written.append(Path(folder) / f"{name}.png")
@@ -116,16 +113,21 @@ class Curve:
     unit: str = ""
     label: str | None = None  # Vega expression of the labels of its axis
     zero: bool = True  # whether the axis begins at zero
-    noisy: bool = False  # drawn as means; otherwise its corners are kept
+    points: int = 300  # at most, of one line: more cannot be told apart on a screen
+    noisy: bool = False  # each point is a mean; otherwise corners are kept
     height: int
 
 
 _CURVES = {
-    "loss": Curve(title="Training loss", unit="nats per predicted token", zero=False, noisy=True, height=280),
+    "loss": Curve(
+        title="Training loss", unit="nats per predicted token", zero=False, points=120, noisy=True, height=280
+    ),
     "learning_rate": Curve(title="Learning rate", label=_RATE, height=150),
     "mask_ratio": Curve(title="Mask ratio", label="format(datum.value, '~%')", height=150),
     "batch_tokens": Curve(title="Tokens per step", label=_TOKENS, height=150),
-    "tokens_per_second": Curve(title="Throughput", unit="tokens per second", label=_TOKENS, noisy=True, height=200),
+    "tokens_per_second": Curve(
+        title="Throughput", unit="tokens per second", label=_TOKENS, points=120, noisy=True, height=200
+    ),
 }
 
 
@@ -135,7 +137,9 @@ def _loss(run: Run, legend: bool) -> list[Figure]:
     for parent in dict.fromkeys(p.phase.from_ for p in started):
         branches = [p for p in started if p.phase.from_ == parent and parent in run.models]
         if len(branches) > 1:
-            curve = replace(_CURVES["loss"], title=f"Training loss of the branches of {parent}", height=220)
+            # Branches differ by less than the noise of a step, so their lines are smoother.
+            title = f"Training loss of the branches of {parent}"
+            curve = replace(_CURVES["loss"], title=title, points=40, height=220)
             made += _curve(run, legend, branches, "loss", curve)
     return made
 
@@ -152,11 +156,10 @@ def _throughput(run: Run, legend: bool) -> list[Figure]:
 
 def _curve(run: Run, legend: bool, logs: list[PhaseLog], column: str, curve: Curve) -> list[Figure]:
     """One column of the steps over total tokens, a line for each phase; nothing where no phase has such values."""
-    points = SMOOTH if curve.noisy else POINTS
     rows = [
         {"x": _round(x, 7), "y": _round(y), "stage": log.name}
         for log in logs
-        for x, y in thin(log.steps["total_tokens"], log.steps[column], points, last=not curve.noisy)
+        for x, y in thin(log.steps["total_tokens"], log.steps[column], curve.points, last=not curve.noisy)
     ]
     if not rows:
         return []
@@ -259,7 +262,7 @@ def _languages(run: Run, legend: bool) -> list[Figure]:
     if not rows:
         return []
     alt = altair()
-    ticks = [n * 10**e for e in range(3, 14) for n in (1, 3)]
+    ticks = [n * 10**e for e in range(2, 14) for n in (1, 2, 5)]
     axis = alt.Axis(title="tokens of training text at hand", labelExpr=_TOKENS, values=ticks)
     dots = (
         _base(alt, rows)
@@ -305,7 +308,7 @@ def _merges(run: Run, legend: bool) -> list[Figure]:
         y = alt.Y("group:N", sort=order, axis=alt.Axis(title=None, labelLimit=160, grid=True, ticks=False))
         dots = (
             alt.Chart(alt.Data(values=rows))
-            .mark_point(size=75, opacity=0.9, strokeWidth=2)
+            .mark_point(size=80, opacity=0.85, filled=True)
             .encode(
                 x=alt.X(
                     "x:Q", axis=alt.Axis(title="bits per byte", tickCount=5), scale=alt.Scale(zero=False, padding=12)
@@ -368,7 +371,7 @@ def _shapes(models: list[str], merge: str) -> list[str]:
 
 
 def _ticks(largest: int) -> list[int]:
-    return [n * 10**e for e in range(5) for n in (1, 2, 5) if n * 10**e <= largest]
+    return [n * 10**e for e in range(5) for n in (1, 2, 3, 5) if n * 10**e <= largest]
 
 
 def _round(value: float, digits: int = 5) -> float:

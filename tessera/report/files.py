@@ -26,7 +26,7 @@ STEP_COLUMNS = (
     "tokens_per_second",
 )
 NOT_LANGUAGES = frozenset({"code", "math"})
-EVERYTHING, PSEUDO, UNREAD = "all languages", "code and math", "never read"
+EVERYTHING, PSEUDO, UNREAD, UNSURE = "all languages", "code and math", "never read", "others"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,10 +137,10 @@ class Run:
         return chain[::-1]
 
     def has_read(self, model: str) -> set[str] | None:
-        """The languages that a model was trained on; None for a model from elsewhere."""
-        if model not in self.models:
-            return None
+        """The languages that a model was trained on; None where that is not known: a phase says it when it ends."""
         inside = set(self.ancestors(model))
+        if not inside or any(not p.mixture for p in self.phases if p.name in inside):
+            return None
         return {code for p in self.phases if p.name in inside for code in languages_of(p)}
 
     def final_bits(self) -> tuple[dict[str, dict[str, float]], set[str]]:
@@ -225,7 +225,7 @@ def _groups(run: Run) -> dict[str, tuple[str, ...]]:
     measured = {code for log in run.phases for event in log.held_out for code in event.bits}
     measured |= {language_of(code) for result in run.results for code in result.results}
     if seen and (unread := sorted(measured - seen - NOT_LANGUAGES)):
-        groups[UNREAD] = unread
+        groups[UNREAD if all(log.mixture for log in run.phases) else UNSURE] = unread
     spoken = sorted((seen | measured) - NOT_LANGUAGES)
     pseudo = sorted((seen | measured) & NOT_LANGUAGES)
     everything = {EVERYTHING: spoken, **(groups if len(groups) > 1 else {}), PSEUDO: pseudo}

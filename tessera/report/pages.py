@@ -1,5 +1,6 @@
 """The page: what a run did, in one HTML file that opens anywhere and loads nothing."""
 
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -184,7 +185,9 @@ def _json(data: Any) -> str:
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
+@functools.cache
 def _vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed in one script, about 0.9 MB."""
     import vl_convert
 
     version = ".".join(altair().SCHEMA_VERSION.removeprefix("v").split(".")[:2])

@@ -30,7 +30,7 @@ def summary(run: Run) -> str:
     """One table for held-out text, one for each retrieval task: a row a model, a column a language group."""
     bits, sampled = run.final_bits()
     html, unseen = "", False
-    for title, metric, values in _measures(run):
+    for title, metric, values in measures(run):
         groups = [
             g for g, codes in run.groups.items() if any(group_mean(v, codes) is not None for v in values.values())
         ]
@@ -51,7 +51,7 @@ def summary(run: Run) -> str:
     return html and html + f'<p class="small">{escape(" ".join(notes))}</p>'
 
 
-def _measures(run: Run) -> list[tuple[str, str, dict[str, dict[str, float]]]]:
+def measures(run: Run) -> list[tuple[str, str, dict[str, dict[str, float]]]]:
     """What the summary shows: title, metric, and values by model and language."""
     bits, _ = run.final_bits()
     measures = [("Held-out bits per byte (lower is better)", "bits_per_byte", bits)] if bits else []
@@ -134,9 +134,9 @@ def task_tables(run: Run, task: str, names: dict[str, str]) -> str:
     for key in keys:
         row = [Cell(names.get(language_of(key), key)), Cell(key)]
         tops = {m: best(m, (r.results.get(key, {}).get(m) for r in results)) for m in metrics}
-        row += [_result_cell(m, r.results.get(key, {}).get(m), tops[m]) for r in results for m in metrics]
+        row += [_result_cell(m, r.results.get(key, {}).get(m), tops[m]) for m in metrics for r in results]
         rows.append(row)
-    columns = [Columns(r.model, shown) for r in results]
+    columns = [Columns(title, tuple(r.model for r in results)) for title in shown]
     inside = table(("language", "code"), columns, rows, ident=f"task-{tasks(run).index(task)}")
     return html + fold(f"{task} by language ({len(rows):,})", inside)
 
@@ -210,7 +210,9 @@ def _of(result: Result, metric: str) -> dict[str, float]:
 
 
 def _result_cell(metric: str, value: float | None, top: float | None) -> Cell:
-    return metric_cell(metric, value, "best" if value is not None and value == top else "")
+    """A result, marked where it is as good as the best in the digits that are shown."""
+    cell = metric_cell(metric, value)
+    return replace(cell, css="best") if value is not None and cell.text == metric_cell(metric, top).text else cell
 
 
 def _protocols(results: list[Result]) -> str:

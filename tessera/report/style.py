@@ -41,7 +41,7 @@ nav a{text-decoration:none}nav a:hover{text-decoration:underline}
 .notes p{margin:.2em 0;max-width:none}
 .legend{display:flex;flex-wrap:wrap;gap:.2em 1.2em;font-size:.875rem;margin:.6em 0;padding:0;list-style:none}
 .legend i{display:inline-block;width:1.1em;height:.28em;border-radius:2px;margin-right:.45em;vertical-align:middle}
-figure{margin:1em 0 1.6em;min-width:0}
+figure{margin:.9em 0 1em;min-width:0}
 figure h3{margin:0 0 .1em}
 figcaption{margin-top:.2em}
 .chart{width:100%;min-width:0}
@@ -51,7 +51,8 @@ figcaption{margin-top:.2em}
 border:1px solid var(--line);border-radius:8px;margin:.6em 0}
 .scroll.whole{max-height:none}
 table{border-collapse:separate;border-spacing:0;font-size:.875rem;font-variant-numeric:tabular-nums}
-th,td{padding:5px 12px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--grid);background:var(--ground)}
+th,td{padding:5px 12px;line-height:1.25rem;text-align:right;
+white-space:nowrap;border-bottom:1px solid var(--grid);background:var(--ground)}
 th{font-weight:600}
 thead th{position:sticky;top:0;z-index:2;background:var(--card)}
 thead tr+tr th{top:var(--row,2rem)}
@@ -76,7 +77,7 @@ border-radius:8px;padding:5px 11px;width:min(100%,22rem);margin:.6em 0 0}
 pre{background:var(--card);border-radius:8px;padding:12px 16px;overflow:auto;max-height:36rem;margin:.6em 0}
 #vg-tooltip-element{max-width:90vw}
 @media (max-width:600px){main{padding:14px 16px 60px}h1{font-size:1.5rem}th,td{padding:5px 9px}
-td.first{max-width:42vw;white-space:normal}
+td.first{min-width:6.5rem;max-width:42vw;white-space:normal}
 .tiles{grid-template-columns:1fr 1fr}.tiles dd{font-size:1.0625rem}}
 @media print{.scroll{max-height:none;overflow:visible}nav,input{display:none}}
 """
@@ -125,8 +126,8 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const up = head.getAttribute("aria-sort") === "descending" || (head.matches(".word") && !head.ariaSort);
       titles.forEach(other => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", up ? "ascending" : "descending");
-      const key = row => { const cell = row.cells[column], n = cell.dataset.value;
-                           return cell.matches(".word") ? cell.textContent : n === undefined ? NaN : Number(n); };
+      const key = row => { const cell = row.cells[column], text = cell.textContent;
+                           return cell.matches(".word") ? text : Number(cell.dataset.value ?? text); };
       const body = table.tBodies[0], keyed = [...body.rows].map(row => [key(row), row]);
       keyed.sort(([a], [b]) => typeof a === "string" ? (up ? 1 : -1) * a.localeCompare(b)
         : (Number.isNaN(a) - Number.isNaN(b)) || (up ? a - b : b - a));

@@ -1,10 +1,10 @@
 """HTML tables and numbers as people read them. Everything that comes from a file passes through `escape` here."""
 
 import html
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-PERCENT = frozenset({"accuracy", "f1", "macro_f1", "precision", "recall", "accuracy_margin"})
 LOWER_IS_BETTER = frozenset({"bits_per_byte", "loss"})
 
 
@@ -68,7 +68,7 @@ def _cell(cell: Cell, place: int, words: int, edge: bool) -> str:
     names = ("word" if place < words else "", "first" if place == 0 else "", "edge" if edge else "", cell.css)
     css = " ".join(filter(None, names))
     attributes = f' class="{css}"' if css else ""
-    if cell.value is not None:
+    if cell.value is not None and not re.fullmatch(r"[+-]?[0-9.]+", cell.text):  # else the text says it
         attributes += f' data-value="{cell.value:.6g}"'
     if place == 0:
         attributes += f' title="{escape(cell.text)}"'
@@ -80,29 +80,34 @@ def fold(title: str, inside: str, is_open: bool = False) -> str:
     return f"<details{' open' if is_open else ''}><summary>{escape(title)}</summary>{inside}</details>"
 
 
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share of a whole, which is written as a percentage: accuracy, margin_f1, ..."""
+    return not {"accuracy", "f1"}.isdisjoint(metric.split("_"))
+
+
 def metric_cell(metric: str, value: float | None, css: str = "") -> Cell:
     """A result: shares as percentages with one decimal, bits with three."""
     if value is None:
         return NOTHING
-    if metric in PERCENT:
+    if is_share(metric):
         return Cell(f"{100 * value:.1f}", value, css)
     return Cell(f"{value:.3f}", value, css)
 
 
 def gap_cell(metric: str, gap: float) -> Cell:
     """A difference of two results, in the unit of `metric_cell`, always with its sign."""
-    text = f"{100 * gap:+.1f}" if metric in PERCENT else f"{gap:+.3f}"
+    text = f"{100 * gap:+.1f}" if is_share(metric) else f"{gap:+.3f}"
     return Cell(text.replace("-", "−") if text.strip("+-0.") else text.lstrip("+-"), gap)
 
 
 def metric_title(metric: str) -> str:
-    return f"{metric.replace('_', ' ')}{', %' if metric in PERCENT else ''}"
+    return f"{metric.replace('_', ' ')}{', %' if is_share(metric) else ''}"
 
 
 def best(metric: str, values: Iterable[float | None]) -> float | None:
-    """The best of several values, or None where there are not two to compare."""
+    """The best of several values, or None where no two of them differ."""
     known = [v for v in values if v is not None]
-    if len(known) < 2:
+    if len(set(known)) < 2:
         return None
     return min(known) if metric in LOWER_IS_BETTER else max(known)
 

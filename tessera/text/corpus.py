@@ -204,7 +204,9 @@ def _lines(file: Path, max_line_bytes: int) -> Iterator[tuple[int, bytes | None]
         rest = b"" if start == rest else start  # without a byte order mark
         while True:
             chunk = stream.read(_CHUNK)
-            *lines, rest = (rest + chunk).split(b"\n") if chunk else (rest, b"")
+            *lines, rest = (rest + chunk).split(b"\n")
+            if not chunk:
+                lines.append(rest)
             for line in lines:
                 if dropping or len(line) > max_line_bytes:
                     yield number, None

@@ -142,13 +142,13 @@ class _Reading:
 
     def of(self, source: Source) -> Iterator[Document | Pair]:
         yield from read(source, self.skipped[source.name], on_file=self._next)
-        self._next(Path())
+        self._done += self._sizes.pop(self._file, 0)
 
     def progress(self, documents: int) -> None:
         self._report(self._done, self._total, f"{self._file.name}: {documents:,} documents")
 
     def _next(self, file: Path) -> None:
-        self._done = min(self._total, self._done + self._sizes.get(self._file, 0))
+        self._done += self._sizes.pop(self._file, 0)
         self._file = file
 
 
@@ -225,7 +225,10 @@ def _items(corpus: Corpus, reading: _Reading) -> Iterator[_Item]:
 
 def _pair_items(pair: Pair, source: Source, split: _Split, skipped: Skipped) -> Iterator[_Item]:
     reason = parallel.why_not(pair)
-    if source.split != "held_out" and {_key(pair.source_text), _key(pair.target_text)} & split.held:
+    keys = {_key(pair.source_text), _key(pair.target_text)}
+    if source.split == "held_out":
+        split.held.update(keys)
+    elif keys & split.held:
         reason = "a side is the text of a held-out document"
     if reason:
         skipped.add(reason, source.path, repr((pair.source_text[:80], pair.target_text[:80])))
@@ -298,8 +301,9 @@ def _encode(batch: list[_Item], tokenizer: Tokenizer, writers: dict[Store, Shard
     """Encodes and stores one batch; returns its documents."""
     whole = iter(tokenizer.encode_batch([item.text for item in batch if item.second is None]))
     joined = [item for item in batch if item.second is not None]
-    sides = tokenizer.encode_plain([text for item in joined for text in (item.text, item.second or "")])
-    pairs = iter(parallel.join(a, b, tokenizer) for a, b in zip(sides[::2], sides[1::2], strict=True))
+    sides = list({text: None for item in joined for text in (item.text, item.second or "")})  # a pair comes both ways
+    side = dict(zip(sides, tokenizer.encode_plain(sides), strict=True))
+    pairs = (parallel.join(side[item.text], side[item.second or ""], tokenizer) for item in joined)
     groups: dict[tuple[Store, str, str, int | None], tuple[list[Any], list[int]]] = {}
     for item in batch:
         ids = next(whole) if item.second is None else next(pairs)

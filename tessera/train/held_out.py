@@ -80,9 +80,11 @@ def bits_per_byte(
                 tokenizer.special_ids,
                 tokenizer.vocab_size,
             )
-            arrays = (torch.from_numpy(a.astype(np.int64)).to(device) for a in (inputs, ends, positions, targets))
+            read, begins, at, sought = (
+                torch.from_numpy(array.astype(np.int64)).to(device) for array in (inputs, ends, positions, targets)
+            )
             with torch.inference_mode(), autocast(device, dtype):
-                losses = model.losses(*arrays).double().cpu().numpy()
+                losses = model.losses(read, begins, at, sought).double().cpu().numpy()
             of = language[blocks][np.searchsorted(ends, positions, side="right") - 1]
             nats += np.bincount(of, losses, len(languages))
             tokens += np.bincount(of, minlength=len(languages))

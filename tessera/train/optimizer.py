@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from tessera.plan.recipe import Optimizer
 
 
+_COUNTS = {"step", "setup"}  # of torch-optimi, which adds them to a group with the first step
+
+
 def build(model: nn.Module, settings: Optimizer, peak: float) -> torch.optim.Optimizer:
     """An optimizer over the parameters of `model`; norms and biases are not decayed.
 
@@ -45,10 +48,10 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float | None) -> float:
     """The norm of the whole gradient; scales it down to `limit` where that is given."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
+    moving = [p for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in moving if p.grad is not None])
     if limit is not None:
-        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+        torch.nn.utils.clip_grads_with_norm_(moving, limit, norm)
     return float(norm)
 
 
@@ -81,12 +84,14 @@ def unpack_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], p
 
     groups = [{k: fill(v) for k, v in group.items()} for group in read["groups"]]
     state = {int(i): {k: fill(v) for k, v in s.items()} for i, s in read["state"].items()}
-    own = optimizer.state_dict()
-    if [g["params"] for g in own["param_groups"]] != [g["params"] for g in groups] or set(own["param_groups"][0]) != set(
-        groups[0]
-    ):
+    own = optimizer.state_dict()["param_groups"]
+    if [_shape(group) for group in own] != [_shape(group) for group in groups]:
         raise ValueError("the saved optimizer state is of another optimizer or another model; set keep_optimizer: false")
-    for mine, saved in zip(own["param_groups"], groups, strict=True):
-        for key in mine.keys() - {"params", "step", "setup"}:
+    for mine, saved in zip(own, groups, strict=True):
+        for key in mine.keys() - {"params", *_COUNTS}:
             saved[key] = mine[key]  # settings come from the recipe, moments and counts from the file
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _shape(group: dict[str, Any]) -> tuple[list[int], list[str]]:
+    return group["params"], sorted(group.keys() - _COUNTS)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tessera.model import hub
+from tessera.model.attention import choose
 from tessera.model.heads import MaskedLM, initialize
 from tessera.model.precision import autocast, compute_dtype
 from tessera.plan import mixture, schedule
@@ -71,7 +72,8 @@ def train(
     shares = plan_shares(recipe, phase, text.train)
     stream = _stream(recipe, phase, text, shares)
     if world.leads:
-        _introduce(phase, model, dtype, stream, world, say)
+        checkpoint.write_json(folder / "mixture.json", _mixture(phase, stream, shares, None))
+        _introduce(phase, model, dtype, sum(share > 0 for share in shares), world, say)
     objective = distributed.replicate(_Objective(model), world)
     steps = schedule.total_steps(phase)
     metrics = Metrics(folder, position.step) if world.leads else contextlib.nullcontext()
@@ -110,9 +112,9 @@ def train(
             if _due(recipe.evaluation.every, phase, position.step) and log is not None and text.held_out is not None:
                 log.held_out(position.step, position.tokens, position.total_tokens_before + position.tokens,
                              measure(model, text, recipe, dtype))  # fmt: skip
+            if world.leads and position.step == steps:  # `final`, written next, says that the phase is whole
+                checkpoint.write_json(folder / "mixture.json", _mixture(phase, stream, shares, position))
             keep(position, last=position.step == steps)
-    if world.leads:
-        checkpoint.write_json(folder / "mixture.json", _mixture_read(phase, stream, shares, position))
     return folder / "final"
 
 
@@ -305,7 +307,7 @@ class _Keeper:
     def __call__(self, position: Position, *, last: bool) -> None:
         machine = self.recipe.machine
         late = time.monotonic() - self.saved_at > 60 * machine.checkpoint_minutes
-        wanted = machine.checkpoint_every is not None and self._lasting(position.step)
+        wanted = self._lasting(position.step)
         if distributed.from_lead(not (last or late or wanted), self.world):
             return
         if self.world.leads:
@@ -331,7 +333,7 @@ class _Keeper:
             checkpoint.remove(folder)
 
     def _lasting(self, step: int) -> bool:
-        every = self.recipe.machine.checkpoint_every
+        every = self.phase.checkpoint_every
         if every is None or step == 0:
             return False
         now, before = schedule.boundary(self.phase, step), schedule.boundary(self.phase, step - 1)
@@ -339,27 +341,27 @@ class _Keeper:
 
 
 def _introduce(
-    phase: Phase, model: MaskedLM, dtype: torch.dtype, stream: Stream, world: distributed.World, say: Say
+    phase: Phase, model: MaskedLM, dtype: torch.dtype, buckets: int, world: distributed.World, say: Say
 ) -> None:
     """Says out loud what this phase really uses."""
-    config, counts = model.config, parameters(model.config)
-    window = "whole documents" if config.local_attention is None or config.global_attn_every_n_layers == 1 else (
-        f"{config.local_attention} tokens in {sum(i % config.global_attn_every_n_layers > 0 for i in range(config.num_hidden_layers))}"
-        f" of {config.num_hidden_layers} layers"
-    )  # fmt: skip
-    read = sum(share > 0 for share in stream.shares)
+    config = model.config
+    layers = range(config.num_hidden_layers)
+    local = sum(config.window(layer) is not None for layer in layers)
+    window = f"{config.local_attention} tokens in {local} of {len(layers)} layers" if local else "whole documents"
     say(
-        f"{phase.name}: {counts['total'] / 1e6:.1f}M parameters, attention {model.encoder.attention} (window: {window}), "
-        f"{str(dtype).removeprefix('torch.')} on {world.device.type} x {world.size}, {show_tokens(phase.tokens)} tokens of "
-        f"{read} sources, packed without padding, at most {phase.context} tokens a document, mask {phase.mask_ratio:g}, "
-        f"RoPE theta {config.global_rope_theta:g}/{config.local_rope_theta:g}"
+        f"{phase.name}: {parameters(config)['total'] / 1e6:.1f}M parameters, attention "
+        f"{choose(model.encoder.backend, world.device)} (window: {window}), {str(dtype).removeprefix('torch.')} on "
+        f"{world.device.type} x {world.size}, {show_tokens(phase.tokens)} tokens of {buckets} sources and languages, "
+        f"packed without padding, at most {phase.context} tokens a document, mask {phase.mask_ratio:g}, "
+        f"RoPE theta {config.global_rope_theta:g} global, {config.local_rope_theta:g} local"
     )
 
 
-def _mixture_read(phase: Phase, stream: Stream, shares: list[float], position: Position) -> dict[str, object]:
-    """Planned beside realised shares of every bucket, for the report."""
-    rows = []
-    for bucket, planned, read in zip(stream.shards.buckets, shares, position.tokens_by_bucket, strict=True):
+def _mixture(phase: Phase, stream: Stream, shares: list[float], position: Position | None) -> dict[str, object]:
+    """Planned beside realised shares of every bucket, for the report; `position` is None until the phase has ended."""
+    rows: list[dict[str, object]] = []
+    tokens = [None] * len(shares) if position is None else position.tokens_by_bucket
+    for bucket, planned, read in zip(stream.shards.buckets, shares, tokens, strict=True):
         rows.append(
             {
                 "key": bucket.key,
@@ -367,12 +369,12 @@ def _mixture_read(phase: Phase, stream: Stream, shares: list[float], position: P
                 "language": bucket.language,
                 "tokens_available": bucket.tokens,
                 "share_planned": planned,
-                "share_read": read / max(1, position.tokens_read),
+                "share_read": None if read is None or position is None else read / max(1, position.tokens_read),
                 "tokens_planned": round(planned * phase.tokens),
                 "epochs": planned * phase.tokens / max(1, bucket.tokens),
             }
         )
-    return {"temperature": phase.mixture.temperature, "tokens_read": position.tokens_read, "buckets": rows}
+    return {"temperature": phase.mixture.temperature, "buckets": rows}
 
 
 def _explain_loss(phase: Phase, step: int, loss: float, norm: float, batch: Batch, stream: Stream) -> str:

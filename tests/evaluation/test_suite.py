@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from tessera.model.heads import MaskedLM, initialize
 
 from tessera import __version__
 from tessera.evaluation import suite
 from tessera.evaluation.suite import evaluate, probe_results
 from tessera.evaluation.tasks import Probing
 from tessera.model import hub
+from tessera.model.heads import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.recipe import Evaluation, Machine, TokenizerTraining
 from tessera.text import tokenizer as tokenizers

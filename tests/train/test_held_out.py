@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from tessera.model.heads import MaskedLM, initialize
 
+from tessera.model.heads import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.recipe import TokenizerTraining
 from tessera.text import tokenizer as tokenizers

@@ -164,9 +164,10 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_what_was_read(tmp_path
 
 
 def test_old_checkpoints_are_dropped_and_lasting_ones_kept(tmp_path, text):
-    go(tmp_path, text, checkpoint_every=2_000)
+    plan = recipe()
+    phase = plan.phases[0].model_copy(update={"checkpoint_every": 2_000})
+    train(plan, phase, tmp_path, text, ALONE, lambda *_: None, lambda _: None)
     steps = [checkpoint.step_of(f) for f in checkpoint.checkpoints(tmp_path / "first")]
-    phase = recipe().phases[0]
     assert steps == [schedule.step_at(phase, tokens) for tokens in (2_000, 4_000, 6_000)]
 
 

@@ -1,0 +1,156 @@
+"""The masked-language-model head, its loss, and pooling.
+
+Only the positions that are asked for go through the vocabulary projection, which is most of the work of a small model.
+"""
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from tessera.model.encoder import Encoder, Norm
+from tessera.plan.architecture import EncoderConfig
+
+# Shapes: T tokens of N documents end to end, M scored positions, C hidden size, V vocabulary.
+
+
+class Transform(nn.Module):
+    """What ModernBERT does before its decoder: dense, activation, norm."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.activation = functional.gelu if config.hidden_act == "gelu" else functional.silu
+        self.norm = Norm(config)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[M, C] -> [M, C]"""
+        return self.norm(self.activation(self.dense(hidden)))
+
+
+class MaskedLM(nn.Module):
+    """An encoder and what predicts its masked tokens.
+
+    attention  auto, reference, cpu or varlen; see model/attention.py
+    Weights are drawn by torch's defaults until `initialize` or `hub.load` sets them.
+    """
+
+    def __init__(self, config: EncoderConfig, attention: str = "auto") -> None:
+        super().__init__()
+        self.encoder = Encoder(config, attention)
+        self.transform = Transform(config) if config.mlm_transform else nn.Identity()
+        tied, shape = config.tie_word_embeddings, (config.vocab_size, config.hidden_size)
+        self.decoder_weight = None if tied else nn.Parameter(torch.empty(shape).normal_(std=config.initializer_range))
+        self.decoder_bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.decoder_bias else None
+
+    @property
+    def config(self) -> EncoderConfig:
+        """As it is now: `encoder.set_rope_theta` replaces it."""
+        return self.encoder.config
+
+    def forward(self, tokens: Tensor, starts: Tensor, positions: Tensor | None = None) -> Tensor:
+        """tokens [T], starts [N+1] -> logits [T, V], or [M, V] of `positions` [M] only."""
+        hidden = self.encoder(tokens, starts)
+        return self.logits(hidden if positions is None else hidden.index_select(0, positions))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden [M, C] -> [M, V]"""
+        weight = self.encoder.embedding.weight if self.decoder_weight is None else self.decoder_weight
+        return functional.linear(self.transform(hidden), weight, self.decoder_bias)
+
+    def losses(self, tokens: Tensor, starts: Tensor, positions: Tensor, targets: Tensor, chunk: int = 4096) -> Tensor:
+        """Cross-entropy, in nats, of each masked position.
+
+        positions  [M], places in `tokens`
+        targets    [M], the tokens that stood there
+        chunk      positions whose logits are held at once; if there are more, the way back computes each chunk again
+        returns    [M] float32; with M = 0 it is empty and still leads back to the weights
+        """
+        if chunk < 1:
+            raise ValueError(f"chunk is {chunk}; it is a number of positions, so give at least 1")
+        if positions.shape != targets.shape:
+            raise ValueError(f"{len(positions)} positions but {len(targets)} targets; give one target per position")
+        hidden = self.encoder(tokens, starts).index_select(0, positions)
+        if len(positions) <= chunk:
+            return self._scores(hidden, targets)
+        parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)
+        return torch.cat([checkpoint(self._scores, h, t, use_reentrant=False) for h, t in parts])
+
+    def _scores(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        return _CrossEntropy.apply(self.logits(hidden), targets.long())
+
+
+def pool(hidden: Tensor, starts: Tensor, how: Literal["mean", "cls"]) -> Tensor:
+    """One vector per document: the mean of its hidden states, or its first.
+
+    hidden [T, C], starts [N+1] -> [N, C] float32. Raises ValueError for an empty document or an unknown `how`.
+    """
+    lengths = starts.diff()
+    if len(lengths) and not bool((lengths > 0).all()):
+        raise ValueError(f"document {int((lengths < 1).nonzero()[0])} is empty; there is nothing to pool")
+    if how == "cls":
+        return hidden.index_select(0, starts[:-1]).float()
+    if how != "mean":
+        raise ValueError(f"pooling is {how!r}; give mean or cls")
+    document = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths)
+    sums = torch.zeros(len(lengths), hidden.shape[1], device=hidden.device).index_add(0, document, hidden.float())
+    return sums / lengths[:, None]
+
+
+@torch.no_grad()
+def initialize(model: MaskedLM, generator: torch.Generator | None = None) -> None:
+    """Draw the weights anew as `config.initialization` says; norms become 1, the decoder's bias 0.
+
+    normal    every matrix from N(0, initializer_range)
+    megatron  truncated at two deviations; output projections of attention and MLP have a deviation smaller by
+              sqrt(2 * num_hidden_layers), so that the sum over layers does not grow with depth
+              (Shoeybi et al. 2019, arXiv:1909.08053, section 4; ModernBERT, arXiv:2412.13663, appendix)
+    """
+    config = model.config
+    for name, weight in model.named_parameters():
+        deviation = config.initializer_range
+        if weight.ndim < 2:
+            weight.fill_(0.0 if name == "decoder_bias" else 1.0)
+        elif config.initialization == "normal":
+            weight.normal_(0.0, deviation, generator=generator)
+        else:
+            if name.endswith(("attention.output.weight", "mlp.down.weight")):
+                deviation /= math.sqrt(2 * config.num_hidden_layers)
+            nn.init.trunc_normal_(weight, 0.0, deviation, -2 * deviation, 2 * deviation, generator=generator)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """-log softmax(logits)[target] in float32, a few rows at a time: logits are never copied whole.
+
+    logits [M, V] in any precision, targets [M] int64 -> [M] float32
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        scale = logits.new_empty(len(logits), dtype=torch.float32)
+        for rows in _few_rows(logits):
+            scale[rows] = logits[rows].float().logsumexp(1)
+        ctx.save_for_backward(logits, targets, scale)
+        return scale - logits.gather(1, targets[:, None])[:, 0].float()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        logits, targets, scale = ctx.saved_tensors
+        out = torch.empty_like(logits)
+        for rows in _few_rows(logits):
+            shares = logits[rows].float().sub_(scale[rows, None]).exp_()
+            shares.scatter_add_(1, targets[rows, None], shares.new_full((len(shares), 1), -1.0))
+            torch.mul(shares, gradient[rows, None], out=out[rows])
+        return out, None
+
+
+def _few_rows(logits: Tensor) -> list[slice]:
+    """Slices that fit a processor's cache, or a modest part of a GPU's memory."""
+    numbers = 1 << (28 if logits.is_cuda else 20)
+    step = max(1, numbers // logits.shape[1])
+    return [slice(i, i + step) for i in range(0, len(logits), step)]

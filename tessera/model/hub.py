@@ -1,0 +1,198 @@
+"""Hugging Face folders in and out: weights, configuration, tokenizer and card.
+
+A folder is config.json, model.safetensors (or shards with an index), tokenizer files and a model card. What is called
+how is in model/families.py. Nothing is ever unpickled.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tessera.model.encoder import Encoder
+from tessera.model.families import NAMES, Json, Names, family, our_config, their_config, theirs
+from tessera.model.heads import MaskedLM
+from tessera.plan.architecture import EncoderConfig
+
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    *("tokenizer.model", "vocab.txt", "vocab.json", "merges.txt"),
+)
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def save(
+    model: MaskedLM,
+    folder: Path,
+    tokenizer_files: Path | None = None,
+    card: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a folder that AutoModelForMaskedLM and sentence-transformers load without our code: whole or not at all.
+
+    tokenizer_files  a folder whose tokenizer files are copied
+    card             text of README.md
+    Raises ValueError if `folder` exists and is not empty, or if transformers has no such architecture.
+    """
+    config, folder = model.config, Path(folder)
+    name = family(config)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists; remove it or choose another name")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    try:
+        text = json.dumps(their_config(config, name, dtype), indent=2) + "\n"
+        (draft / "config.json").write_text(text, encoding="utf-8")
+        weights = dict(_weights({k: v.detach() for k, v in model.state_dict().items()}, NAMES[name], dtype))
+        save_file(weights, draft / "model.safetensors", metadata={"format": "pt"})
+        if tokenizer_files is not None:
+            for file in (Path(tokenizer_files) / name for name in _TOKENIZER_FILES):
+                if file.is_file():
+                    shutil.copyfile(file, draft / file.name)
+        if card is not None:
+            (draft / "README.md").write_text(card, encoding="utf-8")
+        draft.chmod(0o755)
+        for path in (*draft.iterdir(), draft):
+            _flush(path)
+        os.replace(draft, folder)
+        _flush(folder.parent)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def _flush(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _weights(state: dict[str, Tensor], names: Names, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """Their weights from ours, with copies of the values."""
+    inner = state["encoder.layers.0.attention.output.weight"].shape[1]
+    for name, tensor in state.items():
+        parts = theirs(name, names)
+        keys = (len(tensor) - inner) // 2
+        sizes = (inner, keys, keys) if len(parts) == 3 else (len(tensor) // len(parts),) * len(parts)  # 3: q, k, v
+        for part, values in zip(parts, tensor.split(sizes), strict=True):
+            yield part, values.to("cpu", dtype, copy=True).contiguous()
+
+
+def load(folder: Path, attention: str = "auto") -> MaskedLM:
+    """A model with its masked-language-model head, in float32, from a folder in either family's format.
+
+    Raises ValueError naming the file and the weight or field that is missing, unknown, broken or not implemented.
+    """
+    config, names = _recognise(folder)
+    with torch.device("meta"):
+        model = MaskedLM(config, attention)
+    _fill(model, "", Path(folder), config, names)
+    return model
+
+
+def load_encoder(folder: Path, attention: str = "auto") -> Encoder:
+    """The encoder alone, from a folder with or without a head. Errors as for `load`."""
+    config, names = _recognise(folder)
+    with torch.device("meta"):
+        encoder = Encoder(config, attention)
+    _fill(encoder, "encoder.", Path(folder), config, names)
+    return encoder
+
+
+def _recognise(folder: Path) -> tuple[EncoderConfig, Names]:
+    given, place = _read_json(Path(folder) / "config.json"), Path(folder) / "config.json"
+    name = given.get("model_type")
+    if name not in NAMES:
+        raise ValueError(f"{place}: model_type is {name!r}; tessera reads {' and '.join(NAMES)}")
+    return our_config(given, name, place), NAMES[name]
+
+
+def read_config(folder: Path) -> EncoderConfig:
+    """What config.json says. Raises ValueError naming a field that is missing, unknown or not implemented."""
+    return _recognise(folder)[0]
+
+
+def _fill(module: torch.nn.Module, prefix: str, folder: Path, config: EncoderConfig, names: dict[str, Any]) -> None:
+    """Give every weight of `module`, whose names lack `prefix`, its values."""
+    with ExitStack() as files:
+        found = _open(folder, files)
+        bare = not any(name.startswith("model.") for name in found)
+        if bare and not prefix:
+            raise ValueError(
+                f"{folder} holds an encoder without a masked-language-model head; read it with load_encoder"
+            )
+        state = {}
+        for name, empty in module.state_dict().items():
+            wanted = [part.removeprefix("model.") if bare else part for part in theirs(prefix + name, names)]
+            parts = [_take(found, part, folder) for part in wanted]
+            state[name] = (torch.cat(parts) if len(parts) > 1 else parts[0]).to(torch.float32, copy=True)
+            if state[name].shape != empty.shape:
+                raise ValueError(
+                    f"{folder}: {' and '.join(wanted)} give the shape {list(state[name].shape)}, "
+                    f"but config.json asks for {list(empty.shape)}"
+                )
+        twin = names["decoder_weight"][0]
+        if config.tie_word_embeddings and not prefix and twin in found:
+            same = torch.equal(_take(found, twin, folder).float(), state["encoder.embedding.weight"])
+            if not same:
+                raise ValueError(f"{folder}: {twin} differs from the embedding, but config.json ties them")
+        unused = sorted(name for name in found if not prefix or bare or name.startswith("model."))
+        if unused:
+            raise ValueError(f"{folder}: weight {unused[0]!r} ({len(unused)} in all) has no place in this architecture")
+    module.load_state_dict(state, assign=True)
+
+
+def _take(found: dict[str, Any], name: str, folder: Path) -> Tensor:
+    if name not in found:
+        raise ValueError(f"{folder}: weight {name!r} is missing")
+    return found.pop(name).get_tensor(name)
+
+
+def _open(folder: Path, files: ExitStack) -> dict[str, Any]:
+    """The open file that holds each weight."""
+    index = folder / "model.safetensors.index.json"
+    shards = ["model.safetensors"]
+    if index.is_file():
+        shards = sorted(set(_read_json(index).get("weight_map", {}).values()))
+    found: dict[str, Any] = {}
+    for shard in shards:
+        path = folder / Path(shard).name
+        if not path.is_file():
+            pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
+            if pickles:
+                raise ValueError(
+                    f"{folder} holds its weights in {pickles[0]}, a format that can run code when it is read; "
+                    "if you trust it, convert it to model.safetensors elsewhere"
+                )
+            raise ValueError(f"{path} is missing")
+        try:
+            file = files.enter_context(safe_open(path, framework="pt"))
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} is broken ({error}); it may have been cut off: copy or download it again"
+            ) from error
+        found |= dict.fromkeys(file.keys(), file)
+    return found
+
+
+def _read_json(path: Path) -> Json:
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; give a folder in the Hugging Face format")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return data
