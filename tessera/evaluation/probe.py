@@ -39,7 +39,7 @@ def fit(embeddings: Floats, labels: Sequence[str]) -> Probe:
     """
     try:
         from sklearn.linear_model import LogisticRegression
-        from threadpoolctl import threadpool_limits  # comes with scikit-learn
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
     except ImportError:
         raise ImportError('probe needs scikit-learn; pip install "tessera-encoders[evaluate]"') from None
     if embeddings.ndim != 2 or len(embeddings) != len(labels):

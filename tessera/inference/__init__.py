@@ -1,1 +1,1 @@
-"""A model standing still: embeddings, and how well it predicts held-out text."""
+"""A model standing still: texts to embeddings."""

@@ -177,3 +177,11 @@ def test_text_of_another_tokenizer_is_refused(tmp_path, tokenizer, drawn):
         writer.add("web", "aaa_Latn", None, [np.array([5, 6], np.int32)], 2)
     with pytest.raises(ValueError, match="was written with another tokenizer"):
         bits_per_byte(drawn, Shards.open(tmp_path / "s"), tokenizer, mask_ratio=0.3)
+
+
+def test_more_hidden_tokens_than_are_scored_at_once_change_nothing(tmp_path, tokenizer, drawn):
+    shards = store(tmp_path / "s", tokenizer, aaa_Latn=[[7 + i % 200 for i in range(512)]] * 12)
+    many = bits_per_byte(drawn, shards, tokenizer, mask_ratio=0.8)
+    assert many["aaa_Latn"]["tokens"] > 4096
+    few = bits_per_byte(drawn, shards, tokenizer, mask_ratio=0.8, batch_tokens=512)
+    assert few["aaa_Latn"] == pytest.approx(many["aaa_Latn"], rel=1e-5)
