@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -31,6 +31,7 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", "-s", help="change one value: --set phases.mid.mask_ratio=0.2 (repeatable)")
 ]
 Out = Annotated[Path | None, typer.Option(help="the run folder (default: runs/<name of the recipe>)")]
+Method = Literal["ties", "linear", "exponential"]
 Accept = Annotated[bool, typer.Option("--accept-changes", help="go on although the recipe changed since the run began")]
 
 
@@ -55,7 +56,7 @@ def train(recipe: RecipePath, set_: Set = None, out: Out = None, accept_changes:
 
 @app.command()
 def plan(recipe: RecipePath, set_: Set = None, out: Out = None) -> None:
-    """What a recipe will do, before anything is spent: the graph, sizes, steps, rates; with shards also the languages."""
+    """What a recipe will do, before anything is spent: graph, sizes, steps, rates; with shards also the languages."""
     from tessera.plan.overview import overview
 
     read = _recipe(recipe, set_)
@@ -68,7 +69,7 @@ def plan(recipe: RecipePath, set_: Set = None, out: Out = None) -> None:
 def merge(
     models: Annotated[list[Path], typer.Argument(help="two or more model folders", show_default=False)],
     out: Annotated[Path, typer.Option(help="the folder to write", show_default=False)],
-    method: Annotated[str, typer.Option(help="ties, linear or exponential (oldest first)")] = "ties",
+    method: Annotated[Method, typer.Option(help="exponential: models oldest first")] = "ties",
     base: Annotated[Path | None, typer.Option(help="ties: the model that the others branched from")] = None,
     density: Annotated[float, typer.Option(help="ties: share of each task vector that is kept")] = 0.2,
     weight: Annotated[list[float] | None, typer.Option(help="one for each model (default: equal)")] = None,
@@ -131,7 +132,7 @@ def demo_text(folder: Annotated[Path, typer.Argument(help="where to write", show
     """Real text in many languages from Django's translations and Python's library, for recipes/demo.yaml."""
     from tessera.text.demo import write_demo_text
 
-    if (folder / "done.json").exists():
+    if folder.exists():
         console.print(f"{folder}: there already")
         return
     watcher = Watcher(console)
@@ -153,10 +154,13 @@ def tokenizer_report(
     sample_bytes: Annotated[int, typer.Option(help="text of each language to measure, in bytes")] = 50_000,
 ) -> None:
     """Fertility by language: tokens per word, bytes per token, cost relative to the best-served language."""
-    from tessera.text.prepare import fertility_report
+    from tessera.text.fertility import fertility, sample_of_each
+    from tessera.text.tokenizer import Tokenizer
 
-    columns, rows = fertility_report(_recipe(recipe, set_).corpus, tokenizer, sample_bytes)
-    _print_table(str(tokenizer), columns, rows)
+    measured = fertility(Tokenizer.load(tokenizer), sample_of_each(_recipe(recipe, set_).corpus, sample_bytes))
+    columns = ["language", "texts", "tokens_per_word", "bytes_per_token", "characters_per_token"]
+    rows = [[row[column] for column in columns] for row in measured]
+    _print_table(str(tokenizer), [column.replace("_", " ") for column in columns], rows)
 
 
 class Watcher:
@@ -255,7 +259,9 @@ def _print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*("" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row))
+        table.add_row(
+            *("" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row)
+        )
     console.print(table)
 
 

@@ -7,6 +7,7 @@ Every stage leaves files in the run folder and reads only files, so each can be 
 
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -97,12 +98,15 @@ def _open(recipe: Recipe, folder: Path, accept_changes: bool, watcher: Watcher) 
             raise RunError(
                 f"{folder} holds a run of another recipe; these differ (before -> now):\n  "
                 + "\n  ".join(differing)
-                + "\nGive another folder (--out), or --accept-changes to go on with the new values; finished stages stay as they are"
+                + "\nGive another folder (--out), or --accept-changes to go on with the new values; "
+                "finished stages stay as they are"
             )
         for line in differing:
             watcher.say(f"accepted change: {line}")
     elif folder.exists() and any(folder.iterdir()):
-        raise RunError(f"{folder} is not empty and holds no recipe.yaml, so it is not a run; give another folder (--out)")
+        raise RunError(
+            f"{folder} is not empty and holds no recipe.yaml, so it is not a run; give another folder (--out)"
+        )
     checkpoint.write_text(path, dump(recipe))
 
 
@@ -155,7 +159,8 @@ def _text(folder: Path) -> Text:
     for shards in (train_shards, held_out):
         if shards.tokenizer_fingerprint != tokenizer.fingerprint:
             raise RunError(
-                f"{folder / 'shards'} was written with another tokenizer than {folder / 'tokenizer'}; remove one of them"
+                f"{folder / 'shards'} was written with another tokenizer than {folder / 'tokenizer'}; "
+                "remove one of them"
             )
     return Text(train=train_shards, held_out=held_out, tokenizer=tokenizer, tokenizer_folder=folder / "tokenizer")
 
@@ -185,10 +190,14 @@ def _merge(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
             scale=merge.scale,
             decay=merge.decay,
             tokenizer=folder / "tokenizer",
-            describe=lambda config, how, name=merge.name: card(recipe, name, config, None, how),
+            describe=partial(_card, recipe, merge.name),
         )
         checkpoint.write_json(target / "merge.json", {**merge.model_dump(mode="json"), "read": names})
         progress(1, 1, f"{merge.method} of {', '.join(names)}")
+
+
+def _card(recipe: Recipe, stage: str, config: EncoderConfig, how: str) -> str:
+    return card(recipe, stage, config, None, how)
 
 
 def merge_folders(
@@ -217,7 +226,9 @@ def merge_folders(
     match method:
         case "ties":
             if base is None:
-                raise ValueError("ties adds task vectors to a base; give the model that the others branched from as base")
+                raise ValueError(
+                    "ties adds task vectors to a base; give the model that the others branched from as base"
+                )
             state = merging.ties(hub.load(base).state_dict(), states, weights=weights, density=density, scale=scale)
         case "linear":
             state = merging.linear(states, weights=weights)

@@ -27,7 +27,9 @@ def overview(recipe: Recipe, shards: Path) -> list[tuple[str, list[str], Rows]]:
         tables.append((f"{recipe.name}: parameters ({recipe.model.preset})", ["part", "parameters"], rows))
     tables.append(("phases", _PHASE_COLUMNS, [_phase_row(recipe, phase) for phase in recipe.phases]))
     if recipe.merges:
-        rows = [[m.name, m.method, ", ".join(m.models) or f"last {m.last} of {m.checkpoints_of}"] for m in recipe.merges]
+        rows = [
+            [m.name, m.method, ", ".join(m.models) or f"last {m.last} of {m.checkpoints_of}"] for m in recipe.merges
+        ]
         tables.append(("merges", ["merge", "method", "of"], rows))
     if (shards / "index.json").exists():
         buckets = read_buckets(shards)
@@ -42,7 +44,19 @@ def read_buckets(shards: Path) -> list[Bucket]:
     return [Bucket(**{field: row[field] for field in fields}) for row in index["buckets"]]
 
 
-_PHASE_COLUMNS = ["phase", "from", "tokens", "steps", "batch", "context", "mask", "peak rate", "last rate", "temp.", "PFLOP"]
+_PHASE_COLUMNS = [
+    "phase",
+    "from",
+    "tokens",
+    "steps",
+    "batch",
+    "context",
+    "mask",
+    "peak rate",
+    "last rate",
+    "temp.",
+    "PFLOP",
+]
 
 
 def _phase_row(recipe: Recipe, phase: Phase) -> list[Any]:
@@ -77,6 +91,12 @@ def _mixture_table(phase: Phase, buckets: list[Bucket]) -> tuple[str, list[str],
         if share > 0:
             drawn = share * phase.tokens
             rows.append(
-                [bucket.key, f"{bucket.tokens:,}", f"{share:.3%}", f"{drawn:,.0f}", f"{drawn / max(1, bucket.tokens):.2f}"]
+                [
+                    bucket.key,
+                    f"{bucket.tokens:,}",
+                    f"{share:.3%}",
+                    f"{drawn:,.0f}",
+                    f"{drawn / max(1, bucket.tokens):.2f}",
+                ]
             )
     return f"{phase.name}: what is read", ["source/language", "available", "share", "tokens", "epochs"], rows

@@ -391,7 +391,8 @@ class Recipe(Strict):
                     )
             if merge.checkpoints_of is not None and self.phase(merge.checkpoints_of).checkpoint_every is None:
                 raise ValueError(
-                    f"merge {merge.name!r} joins checkpoints of {merge.checkpoints_of!r}; set checkpoint_every in that phase"
+                    f"merge {merge.name!r} joins checkpoints of {merge.checkpoints_of!r}; "
+                    "set checkpoint_every in that phase"
                 )
         return self
 

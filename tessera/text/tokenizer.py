@@ -214,37 +214,6 @@ def train(
     return Tokenizer.load(folder)
 
 
-def fertility(tokenizer: Tokenizer, texts_by_language: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
-    """What each language pays: one row a language, the best served first.
-
-    tokens_per_word       a word is what stands between white space: no measure for Chinese, Japanese, Thai ...
-    bytes_per_token, characters_per_token
-    relative              tokens relative to the language that needs fewest; None unless all languages have the same
-                          number of texts, and only meaningful where these are translations of each other
-    """
-    texts_by_language = {language: texts for language, texts in texts_by_language.items() if any(texts)}
-    rows: list[dict[str, Any]] = []
-    for language, texts in texts_by_language.items():
-        tokens = sum(map(len, tokenizer.encode_plain(texts)))
-        n_bytes, characters = sum(len(t.encode()) for t in texts), sum(map(len, texts))
-        rows.append(
-            {
-                "language": language,
-                "texts": len(texts),
-                "bytes": n_bytes,
-                "tokens": tokens,
-                "tokens_per_word": tokens / max(1, sum(len(t.split()) for t in texts)),
-                "bytes_per_token": n_bytes / tokens,
-                "characters_per_token": characters / tokens,
-            }
-        )
-    parallel = len({row["texts"] for row in rows}) == 1
-    fewest = min((row["tokens"] for row in rows), default=0)
-    for row in rows:
-        row["relative"] = row["tokens"] / fewest if parallel else None
-    return sorted(rows, key=lambda row: (row["relative"] or 0, row["tokens_per_word"]))
-
-
 def _thin(kept: dict[str, list[tuple[float, int, str]]], sizes: Mapping[str, int], training: TokenizerTraining) -> int:
     """Drops what no longer belongs to the sample; returns the bytes that remain."""
     scale = _scale(sizes, training)

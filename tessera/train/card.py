@@ -27,7 +27,8 @@ def card(recipe: Recipe, stage: str, config: EncoderConfig, total_tokens: int | 
         f"# {recipe.name}, {stage}",
         "",
         f"A bidirectional text encoder of {counts['total'] / 1e6:.1f}M parameters ({config.num_hidden_layers} layers, "
-        f"hidden size {config.hidden_size}, vocabulary {config.vocab_size}), trained by masked language modelling with tessera.",
+        f"hidden size {config.hidden_size}, vocabulary {config.vocab_size}), "
+        "trained by masked language modelling with tessera.",
         "",
     ]
     if recipe.notes:
@@ -36,7 +37,10 @@ def card(recipe: Recipe, stage: str, config: EncoderConfig, total_tokens: int | 
         lines += [merge, ""]
     if total_tokens is not None:
         lines += [f"Tokens read from the first phase to this checkpoint: {show_tokens(total_tokens)}.", ""]
-    lines += ["| phase | from | tokens | context | mask | learning rate | temperature |", "|---|---|---|---|---|---|---|"]
+    lines += [
+        "| phase | from | tokens | context | mask | learning rate | temperature |",
+        "|---|---|---|---|---|---|---|",
+    ]
     lines += [_row(phase) for phase in recipe.phases]
     lines += [
         "",

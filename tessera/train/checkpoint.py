@@ -1,11 +1,11 @@
 """A checkpoint is a Hugging Face folder with the training state in `training/`, whole or not there at all.
 
-    checkpoint-<step>/
-      config.json model.safetensors tokenizer.json ... README.md    what transformers loads
-      training/
-        optimizer.safetensors optimizer.json                        moments and counts
-        state.json                                                  where the run stands: integers
-      manifest.json                                                 size and SHA-256 of every file above, written last
+checkpoint-<step>/
+  config.json model.safetensors tokenizer.json ... README.md    what transformers loads
+  training/
+    optimizer.safetensors optimizer.json                        moments and counts
+    state.json                                                  where the run stands: integers
+  manifest.json                                                 size and SHA-256 of every file above, written last
 """
 
 import errno
@@ -116,7 +116,9 @@ def damage(folder: Path) -> str | None:
 
 def checkpoints(phase_folder: Path) -> list[Path]:
     """The checkpoint folders of a phase, oldest first, whole or not."""
-    found = [p for p in phase_folder.glob("checkpoint-*") if p.is_dir() and p.name.removeprefix("checkpoint-").isdigit()]
+    found = [
+        p for p in phase_folder.glob("checkpoint-*") if p.is_dir() and p.name.removeprefix("checkpoint-").isdigit()
+    ]
     return sorted(found, key=step_of)
 
 
@@ -127,7 +129,7 @@ def step_of(folder: Path) -> int:
 
 def latest(phase_folder: Path) -> tuple[Path | None, list[str]]:
     """(the last whole checkpoint or None, what is wrong with each later one)."""
-    broken = []
+    broken: list[str] = []
     for folder in reversed(checkpoints(phase_folder)):
         problem = damage(folder)
         if problem is None:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from tessera.plan.recipe import Optimizer
 
-
 _COUNTS = {"step", "setup"}  # of torch-optimi, which adds them to a group with the first step
 
 
@@ -86,7 +85,9 @@ def unpack_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], p
     state = {int(i): {k: fill(v) for k, v in s.items()} for i, s in read["state"].items()}
     own = optimizer.state_dict()["param_groups"]
     if [_shape(group) for group in own] != [_shape(group) for group in groups]:
-        raise ValueError("the saved optimizer state is of another optimizer or another model; set keep_optimizer: false")
+        raise ValueError(
+            "the saved optimizer state is of another optimizer or another model; set keep_optimizer: false"
+        )
     for mine, saved in zip(own, groups, strict=True):
         for key in mine.keys() - {"params", *_COUNTS}:
             saved[key] = mine[key]  # settings come from the recipe, moments and counts from the file

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from tessera.model import hub
 from tessera.model.attention import choose
@@ -165,7 +166,9 @@ def _backward(
     summed = 0.0
     for number, piece in enumerate(pieces):
         last = number == len(pieces) - 1
-        together = objective.no_sync() if world.size > 1 and not last else contextlib.nullcontext()
+        together: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if isinstance(objective, DistributedDataParallel) and not last:
+            together = objective.no_sync()
         with together:
             with autocast(world.device, dtype):
                 loss = objective(*_tensors(piece, world.device))
@@ -196,9 +199,7 @@ def _batches(stream: Stream, phase: Phase, first: int, steps: int) -> Iterator[t
             yield step, batch, waited
 
 
-def _start(
-    recipe: Recipe, phase: Phase, run: Path, text: Text, say: Say
-) -> tuple[MaskedLM, Position, Path | None]:
+def _start(recipe: Recipe, phase: Phase, run: Path, text: Text, say: Say) -> tuple[MaskedLM, Position, Path | None]:
     """(model, position, checkpoint whose optimizer state goes on or None)."""
     backend = recipe.machine.attention
     own, broken = checkpoint.latest(run / phase.name)
@@ -221,7 +222,11 @@ def _start(
         model = hub.load(parent, attention=backend)
         before = checkpoint.position(parent)
         fresh = replace(fresh, total_tokens_before=before.total_tokens_before + before.tokens)
-        carried = parent if phase.keep_optimizer and recipe.phase(phase.from_).optimizer.name == phase.optimizer.name else None
+        carried = (
+            parent
+            if phase.keep_optimizer and recipe.phase(phase.from_).optimizer.name == phase.optimizer.name
+            else None
+        )
     if phase.rope_theta is not None:
         model.encoder.set_rope_theta(phase.rope_theta.global_, phase.rope_theta.local)
     return model, fresh, carried
@@ -318,7 +323,9 @@ class _Keeper:
                 self.optimizer,
                 position,
                 tokenizer_files=self.text.tokenizer_folder,
-                card=card(self.recipe, self.phase.name, self.model.config, position.total_tokens_before + position.tokens),
+                card=card(
+                    self.recipe, self.phase.name, self.model.config, position.total_tokens_before + position.tokens
+                ),
             )
             self._drop_old(target, last)
             if last:
@@ -327,7 +334,9 @@ class _Keeper:
         distributed.wait(self.world)
 
     def _drop_old(self, newest: Path, last: bool) -> None:
-        passing = [f for f in checkpoint.checkpoints(self.folder) if f != newest and not self._lasting(checkpoint.step_of(f))]
+        passing = [
+            f for f in checkpoint.checkpoints(self.folder) if f != newest and not self._lasting(checkpoint.step_of(f))
+        ]
         kept = 0 if last else self.recipe.machine.keep_checkpoints - 1
         for folder in passing[: len(passing) - kept]:
             checkpoint.remove(folder)
@@ -379,9 +388,10 @@ def _mixture(phase: Phase, stream: Stream, shares: list[float], position: Positi
 
 def _explain_loss(phase: Phase, step: int, loss: float, norm: float, batch: Batch, stream: Stream) -> str:
     keys = sorted({stream.shards.buckets[int(s)].key for s in np.unique(batch.sources)})
+    shown = ", ".join(keys[:8]) + (" ..." if len(keys) > 8 else "")
     return (
-        f"{phase.name}, step {step}: the loss is {loss} and the gradient norm {norm}. The batch had {len(batch.starts) - 1} "
-        f"documents of {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}. The weights of this step were not changed and "
+        f"{phase.name}, step {step}: the loss is {loss} and the gradient norm {norm}. "
+        f"The batch had {len(batch.starts) - 1} documents of {shown}. The weights of this step were not changed and "
         "the last checkpoint is whole; lower learning_rate.peak, or set optimizer.clip_norm"
     )
 

@@ -9,7 +9,8 @@ from tessera.plan.schedule import boundary, learning_rate, learning_rate_at, ste
 def phase(tokens: int = 1000, batch: int = 100, growth: BatchWarmup | None = None, **rate: object) -> Phase:
     return Phase.model_validate(
         {
-            "name": "p", "from": "scratch", "tokens": tokens, "context": 8, "batch_tokens": batch, "batch_warmup": growth,
+            "name": "p", "from": "scratch", "tokens": tokens, "context": 8, "batch_tokens": batch,
+            "batch_warmup": growth,
             "mask_ratio": 0.3, "learning_rate": {"peak": 1.0, **rate},
         }
     )  # fmt: skip
@@ -53,7 +54,9 @@ def test_batches_grow_linearly_in_steps():
     assert [boundary(grown, s) for s in (0, 5, 10, 11)] == [0, 200, 600, 700]
 
 
-@given(tokens=st.integers(200, 10**13), batch=st.integers(8, 10**7), share=st.floats(0.01, 1), length=st.floats(0.01, 3))
+@given(
+    tokens=st.integers(200, 10**13), batch=st.integers(8, 10**7), share=st.floats(0.01, 1), length=st.floats(0.01, 3)
+)
 def test_windows_cover_the_phase_without_gap_and_end_with_it(tokens, batch, share, length):
     warmup = BatchWarmup(start=max(1, int(batch * share)), tokens=max(1, int(tokens * length)))
     for p in (phase(tokens, batch), phase(tokens, batch, warmup)):

@@ -14,9 +14,60 @@ from tessera.plan.recipe import load
 from tessera.run import RunError, Silent, merge_folders, run
 
 WORDS = {
-    "eng_Latn": "the a of and house river sees under blue old quick small green holds near far".split(),
-    "fao_Latn": "og í at hon hann hús á áin sær undir blátt gamalt skjótt lítið grønt heldur".split(),
-    "ell_Grek": "το και σπίτι ποτάμι βλέπει κάτω μπλε παλιό γρήγορο μικρό πράσινο κρατά κοντά με σε ναι".split(),
+    "eng_Latn": [
+        "the",
+        "a",
+        "of",
+        "and",
+        "house",
+        "river",
+        "sees",
+        "under",
+        "blue",
+        "old",
+        "quick",
+        "small",
+        "green",
+        "holds",
+        "near",
+        "far",
+    ],
+    "fao_Latn": [
+        "og",
+        "í",
+        "at",
+        "hon",
+        "hann",
+        "hús",
+        "á",
+        "áin",
+        "sær",
+        "undir",
+        "blátt",
+        "gamalt",
+        "skjótt",
+        "lítið",
+        "grønt",
+        "heldur",
+    ],
+    "ell_Grek": [
+        "το",
+        "και",
+        "σπίτι",
+        "ποτάμι",
+        "βλέπει",
+        "κάτω",
+        "μπλε",
+        "παλιό",
+        "γρήγορο",
+        "μικρό",
+        "πράσινο",
+        "κρατά",
+        "κοντά",
+        "με",
+        "σε",
+        "ναι",
+    ],
 }
 
 
@@ -42,7 +93,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows = [{"text": say(language, sentence(rng, rng.randint(5, 40)))} for _ in range(150 // (i + 1))]
         write(folder / "web" / f"{language}.jsonl", rows)
     pairs = [(language, sentence(rng, 8)) for language in ("fao_Latn", "ell_Grek") for _ in range(40)]
-    rows = [{"src": say(lang, m), "tgt": say("eng_Latn", m), "src_lang": lang, "tgt_lang": "eng_Latn"} for lang, m in pairs]
+    rows = [
+        {"src": say(lang, m), "tgt": say("eng_Latn", m), "src_lang": lang, "tgt_lang": "eng_Latn"} for lang, m in pairs
+    ]
     write(folder / "pairs.jsonl", rows[:20] + rows[40:60])
     write(folder / "bitext" / "fao.jsonl", rows[20:40])
     write(folder / "bitext" / "ell.jsonl", rows[60:])
@@ -131,7 +184,7 @@ def test_other_science_is_refused_by_name_and_another_machine_is_not(finished, r
 
 def test_a_folder_that_is_no_run_is_not_written_into(recipe_file, tmp_path):
     (tmp_path / "thesis.tex").write_text("do not lose me")
-    with pytest.raises(RunError, match="holds no recipe.yaml"):
+    with pytest.raises(RunError, match=r"holds no recipe\.yaml"):
         run(load(recipe_file), tmp_path)
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from tessera.plan.recipe import TokenizerTraining
-from tessera.text.tokenizer import FILES, SPECIAL_TOKENS, Tokenizer, fertility, sample, train
+from tessera.text.fertility import fertility
+from tessera.text.tokenizer import FILES, SPECIAL_TOKENS, Tokenizer, sample, train
 
 TEXTS = {
     "eng_Latn": ["the cat sat on the mat and the dog sat on the cat"] * 20 + ["12345 numbers, and: marks!"] * 5,

@@ -17,7 +17,9 @@ from tessera.train.trainer import Text, TrainingError, train
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
 
-def go(folder: Path, text: Text, stop: int | None = None, phases: tuple[str, ...] = ("first",), **machine: object) -> list[str]:
+def go(
+    folder: Path, text: Text, stop: int | None = None, phases: tuple[str, ...] = ("first",), **machine: object
+) -> list[str]:
     """Trains the named phases; with `stop`, dies at the progress call of that step. Returns what was said."""
     said: list[str] = []
     plan = recipe(**machine)
@@ -63,7 +65,9 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bytes(tmp_path, text, whol
     go(tmp_path, text)
     assert weights(tmp_path) == weights(whole)
     steady = ("step", "loss", "tokens", "tokens_read", "learning_rate", "gradient_norm", "batch_tokens")
-    assert [[line[k] for k in steady] for line in lines(tmp_path)] == [[line[k] for k in steady] for line in lines(whole)]
+    assert [[line[k] for k in steady] for line in lines(tmp_path)] == [
+        [line[k] for k in steady] for line in lines(whole)
+    ]
     assert lines(tmp_path, "held_out") == lines(whole, "held_out")
 
 
@@ -158,7 +162,9 @@ def test_planned_and_read_shares_are_written_and_agree(whole):
 def test_a_loss_that_is_no_number_stops_the_run_and_names_what_was_read(tmp_path, text):
     plan = recipe()
     phase = plan.phases[0]
-    wild = phase.model_copy(update={"learning_rate": phase.learning_rate.model_copy(update={"peak": 1e30, "warmup": 0})})
+    wild = phase.model_copy(
+        update={"learning_rate": phase.learning_rate.model_copy(update={"peak": 1e30, "warmup": 0})}
+    )
     with pytest.raises(TrainingError, match=r"first, step \d+: the loss is .* documents of web/ell_Grek, web/eng_Latn"):
         train(plan, wild, tmp_path, text, ALONE, lambda *_: None, lambda _: None)
 
@@ -193,7 +199,14 @@ leave(world)
 """
     (tmp_path / "go.py").write_text(script)
     for size in (1, 2):
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(size), str(tmp_path / "go.py")]
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            str(size),
+            str(tmp_path / "go.py"),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr[-2000:]
     one, two = ([line["loss"] for line in lines(tmp_path / str(size))] for size in (1, 2))

@@ -5,9 +5,58 @@ import random
 from tessera.plan.recipe import Recipe
 
 WORDS = {
-    "eng_Latn": "the a of and house river sees under blue old quick small green holds near far".split(),
-    "fao_Latn": "og í at hon hann hús á áin sær undir blátt gamalt skjótt lítið grønt heldur nær".split(),
-    "ell_Grek": "το και σπίτι ποτάμι βλέπει κάτω μπλε παλιό γρήγορο μικρό πράσινο κρατά κοντά".split(),
+    "eng_Latn": [
+        "the",
+        "a",
+        "of",
+        "and",
+        "house",
+        "river",
+        "sees",
+        "under",
+        "blue",
+        "old",
+        "quick",
+        "small",
+        "green",
+        "holds",
+        "near",
+        "far",
+    ],
+    "fao_Latn": [
+        "og",
+        "í",
+        "at",
+        "hon",
+        "hann",
+        "hús",
+        "á",
+        "áin",
+        "sær",
+        "undir",
+        "blátt",
+        "gamalt",
+        "skjótt",
+        "lítið",
+        "grønt",
+        "heldur",
+        "nær",
+    ],
+    "ell_Grek": [
+        "το",
+        "και",
+        "σπίτι",
+        "ποτάμι",
+        "βλέπει",
+        "κάτω",
+        "μπλε",
+        "παλιό",
+        "γρήγορο",
+        "μικρό",
+        "πράσινο",
+        "κρατά",
+        "κοντά",
+    ],
 }
 
 
@@ -36,6 +85,7 @@ def recipe(**machine: object) -> Recipe:
                 {"name": "second", "from": "first", **phase, "rope_theta": {"global": 160_000, "local": 160_000}},
             ],
             "evaluation": {"every": 3_000, "max_tokens": 200},
-            "machine": {"dtype": "float32", "micro_batch_tokens": 300, "checkpoint_minutes": 1e-9, "threads": 1, **machine},
+            "machine": {
+                "dtype": "float32", "micro_batch_tokens": 300, "checkpoint_minutes": 1e-9, "threads": 1, **machine},
         }
     )  # fmt: skip
