@@ -17,6 +17,7 @@ from tessera.evaluation.suite import evaluate
 from tessera.model import hub, merging
 from tessera.plan.architecture import EncoderConfig
 from tessera.plan.recipe import Merge, Phase, Recipe, changes, dump, science
+from tessera.plan.whole import new_folder, write_json, write_text
 from tessera.report import summarize, write_report
 from tessera.text.prepare import prepare, tokenizer_sample
 from tessera.text.shards import Shards
@@ -107,7 +108,7 @@ def _open(recipe: Recipe, folder: Path, accept_changes: bool, watcher: Watcher) 
         raise RunError(
             f"{folder} is not empty and holds no recipe.yaml, so it is not a run; give another folder (--out)"
         )
-    checkpoint.write_text(path, dump(recipe))
+    write_text(path, dump(recipe))
 
 
 def _tokenizer(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
@@ -115,17 +116,14 @@ def _tokenizer(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     if target.exists():
         return
     progress = watcher.progress("tokenizer")
-    staging = target.with_name(".tokenizer.writing")
-    shutil.rmtree(staging, ignore_errors=True)
-    if recipe.tokenizer.path is not None:
-        staging.mkdir(parents=True)
-        for file in Tokenizer.load(recipe.tokenizer.path).files():
-            shutil.copy(file, staging)
-    else:
-        texts = tokenizer_sample(recipe.corpus, recipe.tokenizer, progress)
-        longest = max(phase.context for phase in recipe.phases)
-        train_tokenizer(texts, recipe.tokenizer, staging, model_max_length=longest, on_progress=progress)
-    staging.rename(target)
+    with new_folder(target) as staging:
+        if recipe.tokenizer.path is not None:
+            for file in Tokenizer.load(recipe.tokenizer.path).files():
+                shutil.copy(file, staging)
+        else:
+            texts = tokenizer_sample(recipe.corpus, recipe.tokenizer, progress)
+            longest = max(phase.context for phase in recipe.phases)
+            train_tokenizer(texts, recipe.tokenizer, staging, model_max_length=longest, on_progress=progress)
     tokenizer = Tokenizer.load(target)
     progress(1, 1, f"{tokenizer.vocab_size:,} tokens")
 
@@ -192,7 +190,7 @@ def _merge(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
             tokenizer=folder / "tokenizer",
             describe=partial(_card, recipe, merge.name),
         )
-        checkpoint.write_json(target / "merge.json", {**merge.model_dump(mode="json"), "read": names})
+        write_json(target / "merge.json", {**merge.model_dump(mode="json"), "read": names})
         progress(1, 1, f"{merge.method} of {', '.join(names)}")
 
 
@@ -238,13 +236,9 @@ def merge_folders(
             raise ValueError(f"unknown merge method {method!r}; known are ties, linear and exponential")
     loaded.load_state_dict(state)
     how = f"Merged by {method} from {', '.join(f'{path.parent.name}/{path.name}' for path in models)}."
-    staging = target.with_name(f".{target.name}.writing")
-    shutil.rmtree(staging, ignore_errors=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    hub.save(loaded, staging, tokenizer or models[0], describe(loaded.config, how))
-    checkpoint.seal(staging)
-    shutil.rmtree(target, ignore_errors=True)
-    staging.rename(target)
+    with new_folder(target) as staging:
+        hub.save(loaded, staging, tokenizer or models[0], describe(loaded.config, how))
+        checkpoint.seal(staging)
     return target
 
 
@@ -270,7 +264,7 @@ def _evaluate(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
 
 def _report(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     progress = watcher.progress("report")
-    checkpoint.write_json(folder / "summary.json", summarize(folder))
+    write_json(folder / "summary.json", summarize(folder))
     path = write_report(folder)
     progress(1, 1, str(path))
 

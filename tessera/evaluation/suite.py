@@ -10,7 +10,6 @@ A task whose file says the same protocol and the same weights is finished and is
 import hashlib
 import json
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -30,6 +29,7 @@ from tessera.model import hub
 from tessera.model.heads import MaskedLM
 from tessera.model.precision import compute_dtype
 from tessera.plan.recipe import Evaluation, Machine
+from tessera.plan.whole import write_json
 from tessera.text.shards import INDEX, Shards
 from tessera.text.tokenizer import Tokenizer
 from tessera.train import held_out as held_out_text
@@ -213,10 +213,4 @@ def _write(path: Path, head: dict[str, Any], results: Results, examples: dict[st
         "seconds": round(time.perf_counter() - began, 2),
         "tessera": __version__,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".writing")
-    with part.open("w", encoding="utf-8") as file:
-        json.dump(whole, file, ensure_ascii=False, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    write_json(path, whole)

@@ -5,9 +5,7 @@ how is in model/families.py. Nothing is ever unpickled.
 """
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +20,7 @@ from tessera.model.encoder import Encoder
 from tessera.model.families import NAMES, Json, Names, family, our_config, their_config, theirs
 from tessera.model.heads import MaskedLM
 from tessera.plan.architecture import EncoderConfig
+from tessera.plan.whole import new_folder
 
 _TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
@@ -41,15 +40,11 @@ def save(
 
     tokenizer_files  a folder whose tokenizer files are copied
     card             text of README.md
-    Raises ValueError if `folder` exists and is not empty, or if transformers has no such architecture.
+    Raises FileExistsError if `folder` exists and is not empty, ValueError if transformers has no such architecture.
     """
-    config, folder = model.config, Path(folder)
+    config = model.config
     name = family(config)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists; remove it or choose another name")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
-    try:
+    with new_folder(Path(folder)) as draft:
         text = json.dumps(their_config(config, name, dtype), indent=2) + "\n"
         (draft / "config.json").write_text(text, encoding="utf-8")
         weights = dict(_weights({k: v.detach() for k, v in model.state_dict().items()}, NAMES[name], dtype))
@@ -60,22 +55,6 @@ def save(
                     shutil.copyfile(file, draft / file.name)
         if card is not None:
             (draft / "README.md").write_text(card, encoding="utf-8")
-        draft.chmod(0o755)
-        for path in (*draft.iterdir(), draft):
-            _flush(path)
-        os.replace(draft, folder)
-        _flush(folder.parent)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-
-
-def _flush(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def _weights(state: dict[str, Tensor], names: Names, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:

@@ -4,11 +4,11 @@ import functools
 import importlib.metadata
 import importlib.util
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tessera.plan.whole import write_text
 from tessera.report import results, style
 from tessera.report.charts import Figure, altair, figures
 from tessera.report.files import (
@@ -36,9 +36,7 @@ def write_report(run: Path) -> Path:
     altair()
     read = open_run(Path(run))
     path = read.folder / "report.html"
-    draft = path.with_suffix(".html.tmp")
-    draft.write_text(_page(read), encoding="utf-8")
-    os.replace(draft, path)
+    write_text(path, _page(read))
     return path
 
 

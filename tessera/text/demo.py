@@ -13,9 +13,7 @@ import ast
 import hashlib
 import inspect
 import json
-import os
 import re
-import shutil
 import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import Any, NamedTuple
 
 import zstandard
 
+from tessera.plan.whole import new_folder
 from tessera.text.tokenizer import Progress
 
 ENGLISH = "eng_Latn"
@@ -75,14 +74,8 @@ def write_demo_text(folder: str | Path, on_progress: Progress | None = None) -> 
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder}: there already; remove it, or write the demo text to another folder")
-    tmp = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(tmp, ignore_errors=True)
-    try:
-        sizes = _write_all(tmp, Path(django.__file__).parent, on_progress or (lambda done, total, what: None))
-    except BaseException:
-        shutil.rmtree(tmp, ignore_errors=True)
-        raise
-    os.rename(tmp, folder)
+    with new_folder(folder) as draft:
+        sizes = _write_all(draft, Path(django.__file__).parent, on_progress or (lambda done, total, what: None))
     return sizes
 
 

@@ -7,9 +7,6 @@
 """
 
 import hashlib
-import json
-import os
-import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -19,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tessera.plan.recipe import Corpus, HeldOut, Source, TokenizerTraining
+from tessera.plan.whole import new_folder, write_json
 from tessera.text import parallel, quality
 from tessera.text.corpus import Document, Pair, Skipped, files, read
 from tessera.text.shards import Shards, ShardWriter
@@ -78,12 +76,9 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, out: str | Path, on_progress: 
     if out.exists():
         raise FileExistsError(f"{out}: there already; remove it, or prepare into another folder")
     reading = _Reading(corpus, on_progress or (lambda done, total, what: None))
-    tmp = out.with_name(out.name + ".tmp")
-    shutil.rmtree(tmp, ignore_errors=True)
-    tmp.mkdir(parents=True)
-    try:
+    with new_folder(out) as draft:
         stores: tuple[Store, Store] = ("train", "held_out")
-        writers = {name: ShardWriter(tmp / name, tokenizer.fingerprint, tokenizer.vocab_size) for name in stores}
+        writers = {name: ShardWriter(draft / name, tokenizer.fingerprint, tokenizer.vocab_size) for name in stores}
         try:
             _encode_all(_items(corpus, reading), tokenizer, writers, reading)
             for writer in writers.values():
@@ -92,15 +87,8 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, out: str | Path, on_progress: 
             for writer in writers.values():
                 writer.abort()
             raise
-        report = _report(tmp, tokenizer, reading, time.monotonic() - started)
-        with (tmp / "report.json").open("w", encoding="utf-8") as file:
-            json.dump(asdict(report), file, ensure_ascii=False, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        shutil.rmtree(tmp, ignore_errors=True)
-        raise
-    os.rename(tmp, out)
+        report = _report(draft, tokenizer, reading, time.monotonic() - started)
+        write_json(draft / "report.json", asdict(report))
     return report
 
 

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.plan.mixture import Bucket
+from tessera.plan.whole import sync
 
 FORMAT, VERSION = "tessera-shards", 1
 INDEX = "index.json"
@@ -127,7 +128,7 @@ class ShardWriter:
             self.abort()
             raise
         os.rename(self._tmp, self.folder)
-        _sync_folder(self.folder.parent)
+        sync(self.folder.parent)
         return self.folder
 
     def abort(self) -> None:
@@ -206,7 +207,7 @@ class ShardWriter:
         last = self._file(INDEX)
         last.write(json.dumps({**index, "sha256": _index_hash(index)}, indent=1).encode())
         last.close()
-        _sync_folder(self._tmp)
+        sync(self._tmp)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -405,11 +406,3 @@ def _check_size(path: Path, size: int) -> None:
 
 def _map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.memmap(path, dtype=dtype, mode="r").view(np.ndarray)  # plain arrays index faster than memmaps
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

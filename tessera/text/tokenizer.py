@@ -5,7 +5,6 @@ A tokenizer we train is a lossless byte-level BPE: every text of every script co
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from tessera.plan.recipe import TokenizerTraining
+from tessera.plan.whole import write_text
 
 PAD, BEGIN, END = "<|pad|>", "<|begin_of_text|>", "<|end_of_text|>"
 MASK, SEPARATOR = "<|mask|>", "<|parallel_sep|>"
@@ -251,16 +251,13 @@ def _write(inner: tokenizers.Tokenizer, folder: Path, model_max_length: int) -> 
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
     }
-    folder.mkdir(parents=True, exist_ok=True)
     contents = (
         inner.to_str(pretty=False),
         json.dumps(config, indent=2),
         json.dumps({**roles, "additional_special_tokens": [SEPARATOR]}, indent=2),
     )
     for name, text in reversed(list(zip(FILES, contents, strict=True))):  # tokenizer.json last: then all is there
-        part = folder / (name + ".tmp")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, folder / name)
+        write_text(folder / name, text)
 
 
 def _roles(file: Path, vocabulary: Mapping[str, int]) -> dict[str, int | None]:

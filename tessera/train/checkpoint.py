@@ -12,16 +12,15 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from tessera.model import hub
 from tessera.model.heads import MaskedLM
+from tessera.plan.whole import new_folder
 from tessera.train.optimizer import pack_state, unpack_state
 
 MANIFEST = "manifest.json"
@@ -56,43 +55,31 @@ def save(
 
     Raises CheckpointError when the disk is full, with what it needs.
     """
-    staging = folder.with_name(f".{folder.name}.writing")
-    shutil.rmtree(staging, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        hub.save(model, staging, tokenizer_files, card)
-        training = staging / "training"
-        training.mkdir()
-        tensors, plain = pack_state(optimizer)
-        save_file(tensors, training / "optimizer.safetensors")
-        (training / "optimizer.json").write_text(plain)
-        (training / "state.json").write_text(json.dumps({f: getattr(position, f) for f in position.__slots__}))
-        seal(staging)
+        with new_folder(folder, replace=True) as staging:
+            hub.save(model, staging, tokenizer_files, card)
+            training = staging / "training"
+            training.mkdir()
+            tensors, plain = pack_state(optimizer)
+            save_file(tensors, training / "optimizer.safetensors")
+            (training / "optimizer.json").write_text(plain)
+            (training / "state.json").write_text(json.dumps({f: getattr(position, f) for f in position.__slots__}))
+            seal(staging)
     except OSError as error:
-        shutil.rmtree(staging, ignore_errors=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise CheckpointError(
-                f"{folder}: the disk is full, the checkpoint was not written (the last one is untouched); "
-                "free some space and run the same command again"
-            ) from error
-        raise
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    if folder.exists():
-        remove(folder)
-    os.replace(staging, folder)
-    _sync_folder(folder.parent)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise CheckpointError(
+            f"{folder}: the disk is full, the checkpoint was not written (the last one is untouched); "
+            "free some space and run the same command again"
+        ) from error
 
 
 def seal(folder: Path) -> None:
-    """Writes the manifest of a folder and forces it to disk."""
+    """Writes the manifest of a folder: the size and SHA-256 of every other file in it."""
     manifest = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
         manifest[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        _sync_file(path)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    _sync_file(folder / MANIFEST)
 
 
 def damage(folder: Path) -> str | None:
@@ -149,14 +136,6 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
     unpack_state(optimizer, load_file(training / "optimizer.safetensors"), (training / "optimizer.json").read_text())
 
 
-def remove(folder: Path) -> None:
-    """Deletes a checkpoint; a kill in the middle never leaves half of one under its name."""
-    hidden = folder.with_name(f".{folder.name}.removing")
-    shutil.rmtree(hidden, ignore_errors=True)
-    os.replace(folder, hidden)
-    shutil.rmtree(hidden)
-
-
 def point(link: Path, target: Path) -> None:
     """Makes `link` point to `target` beside it, at once."""
     new = link.with_name(f".{link.name}.new")
@@ -165,33 +144,7 @@ def point(link: Path, target: Path) -> None:
     os.replace(new, link)
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Writes JSON whole or not at all."""
-    write_text(path, json.dumps(data, indent=1, ensure_ascii=False))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    new = path.with_name(f".{path.name}.new")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new.write_text(text, encoding="utf-8")
-    _sync_file(new)
-    os.replace(new, path)
-
-
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    _sync_file(folder)

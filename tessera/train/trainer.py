@@ -26,6 +26,7 @@ from tessera.plan import mixture, schedule
 from tessera.plan.architecture import EncoderConfig, parameters
 from tessera.plan.recipe import Phase, Recipe, is_folder
 from tessera.plan.units import show_tokens
+from tessera.plan.whole import remove_folder, write_json
 from tessera.text.packing import Batch, micro_batches, share
 from tessera.text.shards import Shards
 from tessera.text.stream import Stream
@@ -73,7 +74,7 @@ def train(
     shares = plan_shares(recipe, phase, text.train)
     stream = _stream(recipe, phase, text, shares)
     if world.leads:
-        checkpoint.write_json(folder / "mixture.json", _mixture(phase, stream, shares, None))
+        write_json(folder / "mixture.json", _mixture(phase, stream, shares, None))
         _introduce(phase, model, dtype, sum(share > 0 for share in shares), world, say)
     objective = distributed.replicate(_Objective(model), world)
     steps = schedule.total_steps(phase)
@@ -114,7 +115,7 @@ def train(
                 log.held_out(position.step, position.tokens, position.total_tokens_before + position.tokens,
                              measure(model, text, recipe, dtype))  # fmt: skip
             if world.leads and position.step == steps:  # `final`, written next, says that the phase is whole
-                checkpoint.write_json(folder / "mixture.json", _mixture(phase, stream, shares, position))
+                write_json(folder / "mixture.json", _mixture(phase, stream, shares, position))
             keep(position, last=position.step == steps)
     return folder / "final"
 
@@ -339,7 +340,7 @@ class _Keeper:
         ]
         kept = 0 if last else self.recipe.machine.keep_checkpoints - 1
         for folder in passing[: len(passing) - kept]:
-            checkpoint.remove(folder)
+            remove_folder(folder)
 
     def _lasting(self, step: int) -> bool:
         every = self.phase.checkpoint_every

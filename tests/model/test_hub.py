@@ -270,5 +270,5 @@ def test_a_folder_is_written_whole_or_not_at_all(tiny: Any, tmp_path: Path, monk
     (tmp_path / "a").mkdir()
     hub.save(model, tmp_path / "a")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "deep"]
-    with pytest.raises(ValueError, match="exists; remove it or choose another name"):
+    with pytest.raises(FileExistsError, match="there already; remove it, or choose another name"):
         hub.save(model, tmp_path / "a")

@@ -1,0 +1,67 @@
+"""What is written is whole: a file or folder stands under its name when it is finished, or not at all."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Gives an empty folder beside `target` to write into, which takes its name when the block ends well.
+
+    An exception or a kill leaves `target` as it was. Everything is forced to disk before the name changes.
+    Raises FileExistsError where `target` holds something, unless `replace`.
+    """
+    if not replace and target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target}: there already; remove it, or choose another name")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = target.with_name(f".{target.name}.writing")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    try:
+        yield staging
+        for path in (*staging.rglob("*"), staging):
+            sync(path)
+        if replace:
+            remove_folder(target)
+        os.replace(staging, target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    sync(target.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Deletes a folder if it is there; a kill in the middle never leaves half of it under its name."""
+    hidden = folder.with_name(f".{folder.name}.removing")
+    shutil.rmtree(hidden, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, hidden)
+        shutil.rmtree(hidden)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, UTF-8; what stood there before is replaced at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.writing")
+    draft.write_text(text, encoding="utf-8")
+    sync(draft)
+    os.replace(draft, path)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes JSON as `write_text` writes text. Raises ValueError for numbers that JSON does not know (nan, inf)."""
+    write_text(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def sync(path: Path) -> None:
+    """Forces a file or a folder's list of names to disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
