@@ -353,7 +353,7 @@ class Recipe(Strict):
     notes: str = ""
     corpus: Corpus
     tokenizer: TokenizerTraining = TokenizerTraining()
-    model: Model
+    model: Model = Model()  # no preset: every first phase starts from a folder
     phases: tuple[Phase, ...] = Field(min_length=1)
     merges: tuple[Merge, ...] = ()
     evaluation: Evaluation = Evaluation()
