@@ -6,6 +6,7 @@ Documents of 3 to 700 tokens, packed for us and one at a time for transformers, 
 against our float32. The last line is one JSON object.
 """
 
+import itertools
 import json
 import sys
 import tempfile
@@ -55,7 +56,7 @@ def measure(preset: str) -> dict[str, float]:
         hub.save(model, Path(folder) / "model")
         theirs = AutoModelForMaskedLM.from_pretrained(Path(folder) / "model", attn_implementation="sdpa").eval()
     far = {"hidden_states": 0.0, "logits": 0.0}
-    for begin, end in zip(starts[:-1], starts[1:], strict=True):
+    for begin, end in itertools.pairwise(starts.tolist()):
         answer = theirs(tokens[begin:end][None], output_hidden_states=True)
         inside = (positions >= begin) & (positions < end)
         far["hidden_states"] = max(far["hidden_states"], _gap(answer.hidden_states[-1][0], hidden[begin:end]))

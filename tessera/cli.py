@@ -249,19 +249,17 @@ def _show_summary(folder: Path) -> None:
 
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     for table in summary["tables"]:
-        _print_table(table["title"], table["columns"], table["rows"])
+        _print_table(table["title"], table["columns"], table["rows"], table["digits"])
     for name, path in summary["paths"].items():
         console.print(f"{name + ':':<8} {path}", soft_wrap=True)
 
 
-def _print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+def _print_table(title: str, columns: list[str], rows: list[list[Any]], digits: int = 3) -> None:
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(
-            *("" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row)
-        )
+        table.add_row(*(f"{cell:.{digits}f}" if isinstance(cell, float) else str(cell or "") for cell in row))
     console.print(table)
 
 

@@ -20,7 +20,7 @@ from tessera.plan.recipe import Merge, Phase, Recipe, changes, dump, science
 from tessera.plan.whole import new_folder, write_json, write_text
 from tessera.report import summarize, write_report
 from tessera.text.prepare import prepare, tokenizer_sample
-from tessera.text.shards import Shards
+from tessera.text.shards import Shards, verify
 from tessera.text.tokenizer import Tokenizer
 from tessera.text.tokenizer import train as train_tokenizer
 from tessera.train import checkpoint, distributed
@@ -28,6 +28,7 @@ from tessera.train.card import card
 from tessera.train.trainer import Text, train
 
 Stage = Literal["tokenizer", "shards", "train", "merge", "evaluate", "report"]
+_CHECKED_TOKENS = 10**10  # a few seconds of reading
 STAGES: tuple[Stage, ...] = ("tokenizer", "shards", "train", "merge", "evaluate", "report")
 
 
@@ -145,16 +146,21 @@ def _train(recipe: Recipe, folder: Path, world: distributed.World, watcher: Watc
     for phase in recipe.phases:
         if (folder / phase.name / "final").exists():
             continue
-        text = text or _text(folder)
+        text = text or _text(folder, watcher)
         train(recipe, phase, folder, text, world, watcher.progress(phase.name), watcher.say)
         distributed.wait(world)
 
 
-def _text(folder: Path) -> Text:
+def _text(folder: Path, watcher: Watcher) -> Text:
+    """What the phases read; every byte of it is checked, unless that would take minutes."""
     tokenizer = Tokenizer.load(folder / "tokenizer")
     train_shards = Shards.open(folder / "shards" / "train")
     held_out = Shards.open(folder / "shards" / "held_out")
     for shards in (train_shards, held_out):
+        if shards.tokens > _CHECKED_TOKENS:
+            watcher.say(f"[yellow]{shards.folder}: too large to check at every start; see tessera verify")
+        else:
+            verify(shards.folder)
         if shards.tokenizer_fingerprint != tokenizer.fingerprint:
             raise RunError(
                 f"{folder / 'shards'} was written with another tokenizer than {folder / 'tokenizer'}; "

@@ -55,7 +55,7 @@ _PHASE_COLUMNS = [
     "peak rate",
     "last rate",
     "temp.",
-    "PFLOP",
+    "FLOPs",
 ]
 
 
@@ -65,19 +65,19 @@ def _phase_row(recipe: Recipe, phase: Phase) -> list[Any]:
     if recipe.model.preset is not None:
         config = recipe.model.config()
         forward = flops_per_token(config, phase.context) + phase.mask_ratio * head_flops(config)
-        cost = 3 * forward * phase.tokens / 1e15  # the backward pass costs twice the forward pass
+        cost = 3 * forward * phase.tokens  # the backward pass costs twice the forward pass
     return [
         phase.name,
         phase.from_,
         show_tokens(phase.tokens),
         f"{steps:,}",
-        show_tokens(phase.batch_tokens),
-        show_tokens(phase.context),
+        f"{phase.batch_tokens:,}",
+        f"{phase.context:,}",
         f"{phase.mask_ratio:g}",
         f"{phase.learning_rate.peak:g}",
         f"{schedule.learning_rate_at(phase, steps - 1):.3g}",
         f"{phase.mixture.temperature:g}",
-        f"{cost:,.3g}",
+        f"{cost:.2e}",
     ]
 
 

@@ -16,9 +16,14 @@ def test_a_failure_leaves_what_was_there(tmp_path, replace):
     (tmp_path / "model").mkdir()
     if replace:
         (tmp_path / "model" / "old").write_text("keep me")
-    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "model", replace=replace) as draft:
-        (draft / "new").write_text("half")
-        raise KeyboardInterrupt
+
+    def write_half() -> None:
+        with new_folder(tmp_path / "model", replace=replace) as draft:
+            (draft / "new").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
     assert [p.name for p in (tmp_path / "model").iterdir()] == (["old"] if replace else [])
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -242,3 +243,16 @@ def test_help_names_every_verb():
     shown = CliRunner().invoke(app, ["--help"])
     for verb in ("run", "plan", "prepare", "tokenizer", "train", "merge", "evaluate", "report", "verify", "demo-text"):
         assert verb in shown.output
+
+
+def test_a_flipped_byte_in_the_shards_is_found_before_training(finished, recipe_file, tmp_path):
+    for name in ("recipe.yaml", "tokenizer", "shards"):
+        copy = shutil.copytree if (finished / name).is_dir() else shutil.copy
+        copy(finished / name, tmp_path / name)
+    file = tmp_path / "shards" / "train" / "tokens-00000.bin"
+    data = bytearray(file.read_bytes())
+    data[100] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=r"tokens-00000\.bin"):
+        run(load(recipe_file), tmp_path)
+    assert not (tmp_path / "pretrain").exists()

@@ -214,7 +214,9 @@ def test_a_full_disk_says_so_and_leaves_nothing_behind(tmp_path, tokenizer, monk
     opened = Path.open
 
     def full(self, mode="r", *rest, **more):
-        return opened(Path("/dev/full") if self.name in (name, f".{name}.writing") and "w" in mode else self, mode, *rest, **more)
+        return opened(
+            Path("/dev/full") if self.name in (name, f".{name}.writing") and "w" in mode else self, mode, *rest, **more
+        )
 
     monkeypatch.setattr(Path, "open", full)
     with pytest.raises(OSError, match=r"No space left|the disk is full") as caught:
