@@ -1,5 +1,7 @@
 """The command line: parse, call one function, print. Every verb is one Python function of the same meaning."""
 
+import dataclasses
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -7,7 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -55,14 +59,52 @@ def train(recipe: RecipePath, set_: Set = None, out: Out = None, accept_changes:
 
 
 @app.command()
-def plan(recipe: RecipePath, set_: Set = None, out: Out = None) -> None:
-    """What a recipe will do, before anything is spent: graph, sizes, steps, rates; with shards also the languages."""
-    from tessera.plan.overview import overview
+def plan(
+    recipe: RecipePath,
+    set_: Set = None,
+    out: Out = None,
+    counts: Annotated[
+        str | None, typer.Option(help="CSV of language,tokens[,source] where there are no shards; FILE:COLUMN chooses")
+    ] = None,
+    counts_exponent: Annotated[float, typer.Option(help="1.4286 turns counts drawn as n^0.7 into n")] = 1.0,
+    warn_epochs: Annotated[float, typer.Option(help="warn where a language is read more often in one phase")] = 5.0,
+    gpu: Annotated[str, typer.Option(help="what hours and memory are stated for: h100, a100, mi300x, ...")] = "h100",
+    gpus: Annotated[int, typer.Option(help="how many of them")] = 1,
+    mfu: Annotated[float, typer.Option(help="share of their peak that is reached")] = 0.4,
+    all_: Annotated[bool, typer.Option("--all", help="every language, not the first 15 and the last 5")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="print JSON and nothing else")] = False,
+    csv: Annotated[Path | None, typer.Option(help="write a row for each phase and language")] = None,
+    plot: Annotated[Path | None, typer.Option(help="draw shares and epochs, as PNG")] = None,
+) -> None:
+    """What a recipe will do, before anything is spent: languages, steps, rates, FLOPs, memory, hours."""
+    from tessera.plan import inventory, tables
+    from tessera.plan.overview import Machine, overview
 
     read = _recipe(recipe, set_)
-    folder = out or Path("runs") / read.name
-    for title, columns, rows in overview(read, folder / "shards" / "train"):
-        _print_table(title, columns, rows)
+    shards = (out or Path("runs") / read.name) / "shards" / "train"
+    text = inventory.from_counts(counts, read, counts_exponent) if counts is not None else None
+    if text is None and (shards / "index.json").exists():
+        text = inventory.from_shards(shards)
+    planned = overview(read, text, Machine(gpu=gpu, gpus=gpus, mfu=mfu), warn_epochs)
+    if csv is not None:
+        tables.write_csv(planned, csv)
+    if plot is not None:
+        from tessera.report.planned import draw_plan
+
+        draw_plan(planned, plot)
+    if json_:
+        print(json.dumps(dataclasses.asdict(planned), ensure_ascii=False))
+        return
+    wide = Console(highlight=False, width=max(100, console.width))
+    for title, columns, rows in tables.tables(planned, all_):
+        table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+        for number, column in enumerate(columns):
+            table.add_column(column, justify="left" if number == 0 else "right")
+        for row in rows:
+            table.add_row(*map(escape, row))
+        wide.print(table)
+    for line in tables.said(planned):
+        wide.print(escape(line), style="yellow" if line.startswith("warning") else None)
 
 
 @app.command()
@@ -101,7 +143,7 @@ def evaluate(
             model,
             read.evaluation,
             out,
-            name=name or model.resolve().name,
+            name=name or (model.parent.name if model.name == "final" else model.name),
             held_out=held_out,
             seed=read.seed,
             machine=read.machine,
@@ -125,6 +167,40 @@ def verify(shards: Annotated[Path, typer.Argument(help="a folder of token shards
 
     check(shards)
     console.print(f"{shards}: whole")
+
+
+@app.command()
+def parity(model: Annotated[Path, typer.Argument(help="a model folder", show_default=False)]) -> None:
+    """Whether a model gives here what it should: beside transformers, in every backend. Exit status 1 if not."""
+    from tessera.inference.parity import parity as compare
+
+    watcher = Watcher(console)
+    with watcher:
+        rows = compare(model, on_progress=watcher.progress("parity"), say=lambda text: watcher.say(escape(text)))
+    columns = ["compared", "where", "dtype", "of", "largest difference", "bound", ""]
+    shown = [
+        [row.check, row.where, row.dtype, row.of, f"{row.difference:.1e}", f"{row.bound:.1e}", _verdict(row.ok)]
+        for row in rows
+    ]
+    _print_table(
+        f"{escape(str(model))}: differences in parts of the number and of the usual size of its kind",
+        columns,
+        shown,
+        left=4,
+    )
+    broken = sum(not row.ok for row in rows)
+    console.print(f"[red]{broken} of {len(rows)} NOT OK" if broken else f"all {len(rows)} ok")
+    if broken:
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine has, what tessera would use of it, and what is missing."""
+    from tessera.doctor import examine
+
+    rows = [[escape(text) for text in (finding.what, finding.found, finding.advice)] for finding in examine()]
+    _print_table("this machine", ["", "found", "what to do"], rows, left=3)
 
 
 @app.command("demo-text")
@@ -245,8 +321,6 @@ def _recipe(path: Path, set_: list[str] | None) -> Any:
 
 
 def _show_summary(folder: Path) -> None:
-    import json
-
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     for table in summary["tables"]:
         _print_table(table["title"], table["columns"], table["rows"], table["digits"])
@@ -254,10 +328,14 @@ def _show_summary(folder: Path) -> None:
         console.print(f"{name + ':':<8} {path}", soft_wrap=True)
 
 
-def _print_table(title: str, columns: list[str], rows: list[list[Any]], digits: int = 3) -> None:
+def _verdict(ok: bool) -> str:
+    return "ok" if ok else "[red]NOT OK[/]"
+
+
+def _print_table(title: str, columns: list[str], rows: list[list[Any]], digits: int = 3, left: int = 1) -> None:
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+        table.add_column(column, justify="left" if number < left else "right", overflow="fold")
     for row in rows:
         table.add_row(*(f"{cell:.{digits}f}" if isinstance(cell, float) else str(cell or "") for cell in row))
     console.print(table)
@@ -280,6 +358,4 @@ def main() -> None:
 
 
 def _plain(error: Exception) -> str:
-    from rich.markup import escape
-
     return escape(str(error) or type(error).__name__)

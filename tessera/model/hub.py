@@ -89,6 +89,12 @@ def load_encoder(folder: Path, attention: str = "auto") -> Encoder:
     return encoder
 
 
+def has_head(folder: Path) -> bool:
+    """Whether the folder holds a masked-language-model head beside its encoder: whether `load` will do."""
+    with ExitStack() as files:
+        return any(name.startswith("model.") for name in _open(Path(folder), files))
+
+
 def _recognise(folder: Path) -> tuple[EncoderConfig, Names]:
     given, place = _read_json(Path(folder) / "config.json"), Path(folder) / "config.json"
     name = given.get("model_type")

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tessera.plan.recipe import Largest, Mixture
+from tessera.plan.recipe import Largest, Mixture, at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,46 +41,95 @@ def shares(mixture: Mixture, buckets: Sequence[Bucket]) -> list[float]:
        `largest: n` selects the n languages with most such tokens, or all where there are fewer.
 
     Fixed shares may miss 1 by 0.001 where no bucket is left to take the rest; they are then scaled.
+    Where the mixture moves (see plan/course.py) these are the shares as the phase begins.
     Raises ValueError where a key or a language matches nothing, or where nothing can take what is left.
     Source: exponent on sizes, Conneau et al. 2020, arXiv:1911.02116, 3.1; mmBERT, arXiv:2509.06888, 3.
     """
-    readable = _of_tiers(mixture, buckets)
-    owner = _owners(mixture, buckets)
-    result = [0.0] * len(buckets)
-    fixed: dict[str, list[int]] = {key: [] for key in mixture.shares}
-    free: dict[str, list[int]] = {}
-    for i in readable:
-        if (key := owner[i]) is not None:
-            fixed[key].append(i)
-        else:
-            free.setdefault(buckets[i].language, []).append(i)
-    languages = _selected(mixture, buckets, free)
-    for key, found in fixed.items():
-        named = mixture.languages if isinstance(mixture.languages, tuple) else languages
-        members = found if mixture.languages == "all" else _of_languages(named, key, found, buckets)
-        if not members and mixture.shares[key] > 0:
-            why = f"tiers {list(mixture.tiers or ())} leave it nothing, or more specific keys take all of it"
-            raise ValueError(f"shares: {key!r} has a share of {mixture.shares[key]} but no tokens to read; {why}")
-        _divide(mixture.shares[key], members, buckets, result)
-
-    rest = 1.0 - sum(mixture.shares.values())
-    if languages and rest > 1e-9:
-        sizes = [sum(buckets[i].tokens for i in free[language]) for language in languages]
-        largest = max(sizes)
-        weights = [(size / largest) ** mixture.temperature for size in sizes]
-        whole = math.fsum(weights)
-        for language, weight in zip(languages, weights, strict=True):
-            _divide(rest * weight / whole, free[language], buckets, result)
-    elif rest > 1e-3:
-        raise ValueError(
-            f"shares add up to {1 - rest:.4f} and no selected language is left to take the other {rest:.4f}; "
-            "raise the shares to 1 or select languages that they do not name"
-        )
-    total = math.fsum(result)
-    return [share / total for share in result]
+    return Diet(mixture, buckets).shares(0.0, 0)
 
 
-def cap(shares: Sequence[float], available: Sequence[int], total_tokens: int, max_epochs: float) -> list[float]:
+class Diet:
+    """A mixture on the text at hand: who divides what, settled once; the shares at any moment of a phase.
+
+    Raises ValueError where a key or a language matches nothing.
+    """
+
+    def __init__(self, mixture: Mixture, buckets: Sequence[Bucket]) -> None:
+        readable = _of_tiers(mixture, buckets)
+        owner = _owners(mixture, buckets)
+        self.mixture, self.buckets = mixture, buckets
+        self.fixed: dict[str, list[int]] = {key: [] for key in mixture.shares}  # buckets of each fixed share
+        free: dict[str, list[int]] = {}
+        for i in readable:
+            if (key := owner[i]) is not None:
+                self.fixed[key].append(i)
+            else:
+                free.setdefault(buckets[i].language, []).append(i)
+        languages = _selected(mixture, buckets, free)
+        for key, found in self.fixed.items():
+            named = mixture.languages if isinstance(mixture.languages, tuple) else languages
+            members = found if mixture.languages == "all" else _of_languages(named, key, found, buckets)
+            if not members and max(at(mixture.shares[key], 0), at(mixture.shares[key], 1)) > 0:
+                why = f"tiers {list(mixture.tiers or ())} leave it nothing, or more specific keys take all of it"
+                raise ValueError(f"shares: {key!r} has a share of {mixture.shares[key]:g} but no tokens to read; {why}")
+            self.fixed[key] = members
+        self.free = {language: free[language] for language in languages}  # buckets of each selected language
+        _check_entries(mixture, buckets)
+        self._present: tuple[frozenset[str], dict[str, _Members], dict[str, _Members]] | None = None
+
+    def shares(self, progress: float, tokens: float) -> list[float]:
+        """The shares once a part `progress` of the phase, `tokens` planned tokens, is read.
+
+        A language that enters later is as if it were not there; a fixed share that has only such languages is left to
+        the others until then.
+        """
+        values = {key: at(share, progress) for key, share in self.mixture.shares.items()}
+        fixed, free = self._there(tokens)
+        result = [0.0] * len(self.buckets)
+        for key, members in fixed.items():
+            members.divide(values[key], result)
+        rest = 1.0 - sum(value for key, value in values.items() if key in fixed or not self.fixed[key])
+        if free and rest > 1e-9:
+            temperature = at(self.mixture.temperature, progress)
+            largest = max(members.tokens for members in free.values())
+            weights = [(members.tokens / largest) ** temperature for members in free.values()]
+            whole = math.fsum(weights)
+            for members, weight in zip(free.values(), weights, strict=True):
+                members.divide(rest * weight / whole, result)
+        elif rest > 1e-3:
+            raise ValueError(
+                f"shares add up to {1 - rest:.4f} and no selected language is left to take the other {rest:.4f}; "
+                "raise the shares to 1 or select languages that they do not name"
+            )
+        total = math.fsum(result)
+        return [share / total for share in result]
+
+    def _there(self, tokens: float) -> tuple[dict[str, "_Members"], dict[str, "_Members"]]:
+        """The members of each fixed share and of each free language that have entered by then, where there are any."""
+        absent = frozenset(language for language, entry in self.mixture.entries.items() if entry > tokens)
+        if self._present is None or self._present[0] != absent:
+            fixed, free = (
+                {name: _Members(there, self.buckets) for name, members in group.items()
+                 if (there := [i for i in members if self.buckets[i].language not in absent])}
+                for group in (self.fixed, self.free)
+            )  # fmt: skip
+            self._present = absent, fixed, free
+        return self._present[1:]
+
+
+class _Members:
+    """Buckets that divide one share by their tokens."""
+
+    def __init__(self, members: Sequence[int], buckets: Sequence[Bucket]) -> None:
+        self.parts = [(i, buckets[i].tokens) for i in members]
+        self.tokens = sum(tokens for _, tokens in self.parts)
+
+    def divide(self, share: float, result: list[float]) -> None:
+        for i, tokens in self.parts:
+            result[i] = share * tokens / self.tokens
+
+
+def cap(shares: Sequence[float], available: Sequence[float], total_tokens: int, max_epochs: float) -> list[float]:
     """Shares with which no bucket is read more than `max_epochs` times in a phase of `total_tokens` tokens.
 
     shares      of the buckets, sum 1
@@ -161,10 +210,11 @@ def _of_languages(selected: Sequence[str], key: str, members: list[int], buckets
     return within or members
 
 
-def _divide(share: float, members: Sequence[int], buckets: Sequence[Bucket], result: list[float]) -> None:
-    tokens = sum(buckets[i].tokens for i in members)
-    for i in members:
-        result[i] = share * buckets[i].tokens / tokens
+def _check_entries(mixture: Mixture, buckets: Sequence[Bucket]) -> None:
+    known = {bucket.language for bucket in buckets}
+    for language in mixture.entries:
+        if language not in known:
+            raise ValueError(f"entries: there is no text in {language!r}; {_did_you_mean(language, known)}")
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -1,102 +1,251 @@
-"""What a recipe will do, as tables, before anything is spent."""
+"""What a recipe will do, before anything is spent: by phase and language, in tokens, steps, rates, hours and bytes."""
 
-import json
-import math
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from tessera.plan import mixture, schedule
-from tessera.plan.architecture import flops_per_token, head_flops, parameters
+from tessera.plan import cost, schedule
+from tessera.plan.architecture import EncoderConfig, parameters
+from tessera.plan.course import Course, mean_shares, shares_of
+from tessera.plan.inventory import Inventory, PhaseText, text_of
 from tessera.plan.mixture import Bucket
-from tessera.plan.recipe import Phase, Recipe
-from tessera.plan.units import show_tokens
-
-Rows = list[list[Any]]
+from tessera.plan.recipe import Merge, Phase, Recipe, at
 
 
-def overview(recipe: Recipe, shards: Path) -> list[tuple[str, list[str], Rows]]:
-    """(title, columns, rows) of the model, the phases, the merges, and where `shards` exist, of the languages.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What the hours are stated for."""
 
-    shards   the folder of the training shards of the run; its index says how much text there is
+    gpu: str = "h100"
+    gpus: int = 1
+    mfu: float = 0.4  # share of the GPU's peak that is reached
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguagePlan:
+    """What one phase reads of one language, all its sources and tiers together."""
+
+    language: str
+    available: int | None  # tokens; None: not known
+    share: float  # of the phase's tokens
+    share_start: float  # as the phase begins and ends, where its mixture moves
+    share_end: float
+    tokens: int
+    epochs: float | None
+    most_epochs: float | None  # of its most repeated bucket
+    capped: bool  # max_epochs takes something from it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joint:
+    """The settings at one end of a phase."""
+
+    learning_rate: float
+    mask_ratio: float
+    temperature: float
+    batch_tokens: int
+    rope_theta: tuple[float, float] | None  # global, local; None: as the model has it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhasePlan:
+    name: str
+    from_: str
+    tokens: int
+    steps: int
+    batch_tokens: int
+    context: int
+    mean_length: float | None  # tokens of a piece of a document; None: not known
+    start: Joint
+    end: Joint
+    flops: float | None  # None: the model is a folder's
+    gpu_hours: float | None
+    memory: dict[str, float] | None  # bytes of one GPU, by part
+    moves: bool  # whether shares change within the phase
+    languages: tuple[LanguagePlan, ...]  # the largest share first; empty where the text is not known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """The whole plan; `dataclasses.asdict` of it is what `--json` prints."""
+
+    recipe: str
+    preset: str | None
+    parameters: dict[str, int] | None
+    machine: Machine
+    gpu_memory: float  # bytes that one GPU has
+    inventory: str | None  # where the sizes are from
+    phases: tuple[PhasePlan, ...]
+    merges: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def overview(
+    recipe: Recipe, inventory: Inventory | None = None, machine: Machine | None = None, warn_epochs: float = 5.0
+) -> Overview:
+    """The plan of a recipe.
+
+    inventory    how much text there is (plan/inventory.py); without it languages stay unknown
+    machine      the GPUs that hours and memory are stated for
+    warn_epochs  a language that is read more often in one phase is warned of
+
+    Raises ValueError where a mixture does not fit the text, naming the phase, or the machine is not known.
     """
-    tables = []
-    if recipe.model.preset is not None:
-        config = recipe.model.config()
-        counts = parameters(config)
-        rows = [[part, f"{count:,}"] for part, count in counts.items()]
-        tables.append((f"{recipe.name}: parameters ({recipe.model.preset})", ["part", "parameters"], rows))
-    tables.append(("phases", _PHASE_COLUMNS, [_phase_row(recipe, phase) for phase in recipe.phases]))
-    if recipe.merges:
-        rows = [
-            [m.name, m.method, ", ".join(m.models) or f"last {m.last} of {m.checkpoints_of}"] for m in recipe.merges
-        ]
-        tables.append(("merges", ["merge", "method", "of"], rows))
-    if (shards / "index.json").exists():
-        buckets = read_buckets(shards)
-        tables += [_mixture_table(phase, buckets) for phase in recipe.phases]
-    return tables
-
-
-def read_buckets(shards: Path) -> list[Bucket]:
-    """The buckets of a token store, from its index alone."""
-    index = json.loads((shards / "index.json").read_text(encoding="utf-8"))
-    fields = ("source", "language", "tier", "tokens", "documents", "bytes")
-    return [Bucket(**{field: row[field] for field in fields}) for row in index["buckets"]]
-
-
-_PHASE_COLUMNS = [
-    "phase",
-    "from",
-    "tokens",
-    "steps",
-    "batch",
-    "context",
-    "mask",
-    "peak rate",
-    "last rate",
-    "temp.",
-    "FLOPs",
-]
-
-
-def _phase_row(recipe: Recipe, phase: Phase) -> list[Any]:
-    steps = schedule.total_steps(phase)
-    cost = math.nan
-    if recipe.model.preset is not None:
-        config = recipe.model.config()
-        forward = flops_per_token(config, phase.context) + phase.mask_ratio * head_flops(config)
-        cost = 3 * forward * phase.tokens  # the backward pass costs twice the forward pass
-    return [
-        phase.name,
-        phase.from_,
-        show_tokens(phase.tokens),
-        f"{steps:,}",
-        f"{phase.batch_tokens:,}",
-        f"{phase.context:,}",
-        f"{phase.mask_ratio:g}",
-        f"{phase.learning_rate.peak:g}",
-        f"{schedule.learning_rate_at(phase, steps - 1):.3g}",
-        f"{phase.mixture.temperature:g}",
-        f"{cost:.2e}",
-    ]
-
-
-def _mixture_table(phase: Phase, buckets: list[Bucket]) -> tuple[str, list[str], Rows]:
-    """Available tokens, share, tokens drawn and epochs of every bucket that the phase reads, the largest first."""
-    shares = mixture.shares(phase.mixture, buckets)
-    if phase.mixture.max_epochs is not None:
-        shares = mixture.cap(shares, [b.tokens for b in buckets], phase.tokens, phase.mixture.max_epochs)
-    rows = []
-    for bucket, share in sorted(zip(buckets, shares, strict=True), key=lambda pair: -pair[1]):
-        if share > 0:
-            drawn = share * phase.tokens
-            rows.append(
-                [
-                    bucket.key,
-                    f"{bucket.tokens:,}",
-                    f"{share:.3%}",
-                    f"{drawn:,.0f}",
-                    f"{drawn / max(1, bucket.tokens):.2f}",
-                ]
+    machine = machine or Machine()
+    if machine.gpus < 1:
+        raise ValueError(f"--gpus: {machine.gpus} GPUs; give at least 1")
+    config = _architecture(recipe, inventory)
+    warnings = list(inventory.warnings) if inventory is not None else []
+    phases = []
+    for phase in recipe.phases:
+        text = text_of(recipe, phase, inventory) if inventory is not None else None
+        planned, said = _phase(recipe, phase, text, config, machine, warn_epochs)
+        phases.append(planned)
+        warnings += said
+    has = cost.gpu(machine.gpu).memory
+    for planned in phases:
+        if planned.memory is not None and sum(planned.memory.values()) > 0.95 * has:
+            needs = sum(planned.memory.values())
+            warnings.append(
+                f"{planned.name}: needs about {needs / 1e9:.0f} GB of a {machine.gpu}'s {has / 1e9:.0f} GB; "
+                "lower machine.micro_batch_tokens"
             )
-    return f"{phase.name}: what is read", ["source/language", "available", "share", "tokens", "epochs"], rows
+    return Overview(
+        recipe=recipe.name,
+        preset=recipe.model.preset,
+        parameters=parameters(config) if config is not None else None,
+        machine=machine,
+        gpu_memory=has,
+        inventory=inventory.origin if inventory is not None else None,
+        phases=tuple(phases),
+        merges=tuple(_merge(merge) for merge in recipe.merges),
+        warnings=tuple(warnings),
+    )
+
+
+def _architecture(recipe: Recipe, inventory: Inventory | None) -> EncoderConfig | None:
+    """The model as it will be made: a tokenizer that the recipe trains sets the vocabulary."""
+    if recipe.model.preset is None:
+        return None
+    if recipe.tokenizer.path is not None:
+        return recipe.model.config()
+    known = inventory.vocab_size if inventory is not None else None
+    ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "mask_token_id"))
+    return recipe.model.config(vocab_size=known or recipe.tokenizer.vocab_size, **ids)
+
+
+def _phase(
+    recipe: Recipe,
+    phase: Phase,
+    text: PhaseText | None,
+    config: EncoderConfig | None,
+    machine: Machine,
+    warn_epochs: float,
+) -> tuple[PhasePlan, list[str]]:
+    languages: tuple[LanguagePlan, ...] = ()
+    length, warnings = None, []
+    if text is not None:
+        shares = _shares(text)
+        languages = _languages(text, shares)
+        length = _mean_length(phase, text.buckets, mean_shares(shares))
+        warnings = [*text.warnings, *_warnings(phase, languages, warn_epochs)]
+    flops = cost.phase_flops(config, phase, length or phase.context) if config is not None else None
+    last = schedule.total_steps(phase) - 1
+    planned = PhasePlan(
+        name=phase.name,
+        from_=phase.from_,
+        tokens=phase.tokens,
+        steps=last + 1,
+        batch_tokens=phase.batch_tokens,
+        context=phase.context,
+        mean_length=length,
+        start=_joint(phase, 0, 0, 0.0),
+        end=_joint(phase, last, max(0, last - 1), 1.0),  # the last batch is what remains
+        flops=flops,
+        gpu_hours=cost.gpu_hours(flops, machine.gpu, machine.mfu) if flops is not None else None,
+        memory=cost.memory(config, phase, recipe.machine.micro_batch_tokens, machine.gpus) if config else None,
+        moves=phase.mixture.moves,
+        languages=languages,
+    )
+    return planned, warnings
+
+
+def _shares(text: PhaseText) -> list[float] | Course:
+    try:
+        return shares_of(text.phase, text.buckets, text.available)
+    except ValueError as error:
+        raise ValueError(f"phases.{text.phase.name}.mixture: {error}") from None
+
+
+def _joint(phase: Phase, step: int, whole: int, progress: float) -> Joint:
+    """The settings of a step; `whole` is one whose batch is not cut short."""
+    theta = phase.rope_theta
+    return Joint(
+        learning_rate=schedule.learning_rate_at(phase, step),
+        mask_ratio=at(phase.mask_ratio, progress),
+        temperature=at(phase.mixture.temperature, progress),
+        batch_tokens=schedule.boundary(phase, whole + 1) - schedule.boundary(phase, whole),
+        rope_theta=(theta.global_, theta.local) if theta is not None else None,
+    )
+
+
+def _mean_length(phase: Phase, buckets: Sequence[Bucket], shares: Sequence[float]) -> float | None:
+    """Tokens of the piece that a token stands in, in the mean over what is read; documents of one bucket count as
+    equally long."""
+    known = [(s, b) for s, b in zip(shares, buckets, strict=True) if b.documents]
+    whole = sum(share for share, _ in known)
+    if whole < 0.5:
+        return None
+    return sum(share * min(phase.context, b.tokens / b.documents) for share, b in known) / whole
+
+
+def _languages(text: PhaseText, shares: list[float] | Course) -> tuple[LanguagePlan, ...]:
+    """Buckets added up by language, the largest share first."""
+    phase, mean = text.phase, mean_shares(shares)
+    first, last = (shares.shares[0], shares.shares[-1]) if isinstance(shares, Course) else (mean, mean)
+    limit = phase.mixture.max_epochs or float("inf")
+    members: dict[str, list[int]] = {}
+    for i, bucket in enumerate(text.buckets):
+        if mean[i] > 0:
+            members.setdefault(bucket.language, []).append(i)
+    plans = []
+    for language, parts in members.items():
+        available = sum(text.available[i] for i in parts)
+        known = available != float("inf")
+        share = sum(mean[i] for i in parts)
+        repeated = [mean[i] * phase.tokens / text.available[i] for i in parts]
+        plans.append(
+            LanguagePlan(
+                language=language,
+                available=int(available) if known else None,
+                share=share,
+                share_start=sum(first[i] for i in parts),
+                share_end=sum(last[i] for i in parts),
+                tokens=round(share * phase.tokens),
+                epochs=share * phase.tokens / available if known else None,
+                most_epochs=max(repeated) if any(repeated) else None,
+                capped=any(epochs >= limit * (1 - 1e-6) for epochs in repeated),
+            )
+        )
+    return tuple(sorted(plans, key=lambda plan: (-plan.share, plan.language)))
+
+
+def _warnings(phase: Phase, languages: Sequence[LanguagePlan], warn_epochs: float) -> list[str]:
+    said = []
+    limit = warn_epochs * (1 + 1e-6)
+    often = sorted((p for p in languages if (p.most_epochs or 0) > limit), key=lambda p: -(p.most_epochs or 0))
+    if often:
+        named = ", ".join(f"{p.language} ({p.most_epochs:.1f})" for p in often[:5])
+        more = f" and {len(often) - 5} more" if len(often) > 5 else ""
+        said.append(f"{phase.name}: {len(often)} languages are read more than {warn_epochs:g} times: {named}{more}")
+    capped = [p for p in languages if p.capped]
+    if capped:
+        named = ", ".join(p.language for p in sorted(capped, key=lambda p: -p.tokens)[:5])
+        more = f" and {len(capped) - 5} more" if len(capped) > 5 else ""
+        said.append(f"{phase.name}: max_epochs {phase.mixture.max_epochs:g} bites for {len(capped)}: {named}{more}")
+    return said
+
+
+def _merge(merge: Merge) -> str:
+    return (
+        f"{merge.name}: {merge.method} of {', '.join(merge.models) or f'last {merge.last} of {merge.checkpoints_of}'}"
+    )

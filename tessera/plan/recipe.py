@@ -7,6 +7,7 @@ the merges that join phases, and what is evaluated. Only `machine:` may change b
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -142,18 +143,72 @@ Languages = Annotated[
 ]
 
 
+class Curve(Strict):
+    """A share that moves with the planned tokens of its phase, from the first to the last."""
+
+    from_: Share = Field(alias="from")
+    to: Share
+    shape: Literal["linear", "cosine"] = "linear"
+
+    def __format__(self, spec: str) -> str:
+        """Both ends, each written as a plain number would be: `0.3 -> 0.15`."""
+        return f"{self.from_:{spec}} -> {self.to:{spec}}"
+
+    def at(self, progress: float) -> float:
+        """Its value once this part of the phase, 0 to 1, is read; a cosine starts and ends gently."""
+        if self.shape == "cosine":
+            progress = (1.0 - math.cos(math.pi * progress)) / 2.0
+        return self.from_ + (self.to - self.from_) * progress
+
+
+class RatioCurve(Curve):
+    """A curve that never reaches 0 or 1."""
+
+    from_: Ratio = Field(alias="from")
+    to: Ratio
+
+
+def _how_it_moves(given: Any) -> str:
+    return "<curve>" if isinstance(given, (dict, Curve)) else "<number>"
+
+
+MovingShare = Annotated[
+    Annotated[Share, Tag("<number>")] | Annotated[Curve, Tag("<curve>")], Discriminator(_how_it_moves)
+]
+"""A plain number, or a curve over the phase."""
+
+MovingRatio = Annotated[
+    Annotated[Ratio, Tag("<number>")] | Annotated[RatioCurve, Tag("<curve>")], Discriminator(_how_it_moves)
+]
+"""The same in (0, 1)."""
+
+
+def at(given: float | Curve, progress: float) -> float:
+    """The value of a number, which is itself, or of a curve, at a part of the phase between 0 and 1."""
+    return given.at(progress) if isinstance(given, Curve) else given
+
+
 class Mixture(Strict):
     """What a phase reads. Shares are of tokens. See plan/mixture.py for the arithmetic."""
 
     languages: Languages = "all"  # that share what `shares` leaves
-    temperature: Share = 1.0  # p_i proportional to n_i ** temperature, n_i the tokens of language i
-    shares: dict[str, Share] = {}  # fixed: of a source (`code`), a language (`eng_Latn`) or one of one (`web/eng_Latn`)
+    temperature: MovingShare = 1.0  # p_i proportional to n_i ** temperature, n_i the tokens of language i
+    # Fixed: of a source (`code`), a language (`eng_Latn`) or one of one (`web/eng_Latn`).
+    shares: dict[str, MovingShare] = {}
+    entries: dict[str, Tokens] = {}  # languages that are read only from this many planned tokens of the phase on
     max_epochs: float | None = Field(None, gt=0)  # no bucket is read more often than this within the phase
     tiers: tuple[int, ...] | None = None  # quality tiers that are read; None reads all
 
+    @property
+    def moves(self) -> bool:
+        """Whether anything here changes within the phase."""
+        return bool(self.entries) or any(isinstance(v, Curve) for v in (self.temperature, *self.shares.values()))
+
     @model_validator(mode="after")
     def _shares_fit(self) -> Self:
-        total = sum(self.shares.values())
+        moving = any(isinstance(share, Curve) for share in self.shares.values())
+        moments = [n / 64 for n in range(65)] if moving else [0.0]
+        total = max(sum(at(share, moment) for share in self.shares.values()) for moment in moments)
         if total > 1 + 1e-6:
             raise ValueError(f"shares add up to {total:.4f}; they are parts of one whole, so at most 1")
         if self.tiers is not None and not set(self.tiers) <= {1, 2, 3, 4}:
@@ -208,7 +263,7 @@ class Phase(Strict):
     context: int = Field(ge=8)  # longest piece of a document, in tokens
     batch_tokens: Tokens  # read between two updates of the weights
     batch_warmup: BatchWarmup | None = None
-    mask_ratio: Ratio  # share of tokens to predict; special tokens are never chosen
+    mask_ratio: MovingRatio  # share of tokens to predict; special tokens are never chosen
     mask_replacement: Literal["mask", "80-10-10"] = "mask"  # all <mask>, or 80% <mask>, 10% random, 10% unchanged
     learning_rate: LearningRate
     optimizer: Optimizer = Optimizer()
@@ -236,6 +291,9 @@ class Phase(Strict):
             )
         if rate.halve_at is not None and rate.halve_at >= self.tokens:
             raise ValueError(f"learning_rate: halve_at is {rate.halve_at}, but the phase has only {self.tokens} tokens")
+        for language, entry in self.mixture.entries.items():
+            if entry >= self.tokens:
+                raise ValueError(f"mixture.entries: {language} enters at {entry}, but the phase ends at {self.tokens}")
         return self
 
 

@@ -6,7 +6,7 @@ that grows its batch, or is resumed on another number of processes, keeps its cu
 
 import math
 
-from tessera.plan.recipe import LearningRate, Phase
+from tessera.plan.recipe import LearningRate, Phase, at
 
 
 def boundary(phase: Phase, step: int) -> int:
@@ -87,3 +87,9 @@ def learning_rate_at(phase: Phase, step: int) -> float:
     warm-up nor the last of a decay to zero is spent at a rate of 0."""
     middle = (boundary(phase, step) + boundary(phase, step + 1)) / 2
     return learning_rate(phase.learning_rate, middle, phase.tokens)
+
+
+def mask_ratio_at(phase: Phase, step: int) -> float:
+    """The share of tokens to predict in a step: the curve at the middle of its window, or the plain number."""
+    middle = (boundary(phase, step) + boundary(phase, step + 1)) / 2
+    return at(phase.mask_ratio, middle / phase.tokens)

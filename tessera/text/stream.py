@@ -7,10 +7,11 @@ The clock counts planned tokens t of the phase. Bucket b with share s and mean b
 blocks by then, so the window [t0, t1) holds its draws D(t0) to D(t1) - 1, and windows concatenate wherever they are
 cut. With n blocks in the bucket, draw d is block permute(d mod n) of epoch d // n: every epoch reads each block
 exactly once, in an order of its own. The state of a run is one integer, and nothing depends on the number of processes.
+Where shares move, t * s becomes the integral of s: a polygon over the stretches of plan/course.py.
 
 A block is a document, or a piece of at most `context` tokens of a longer one.
 
-Shapes: B buckets, D documents of the store, n draws of a window, N documents of the batch, T tokens.
+Shapes: B buckets, K stretches, D documents of the store, n draws of a window, N documents of the batch, T tokens.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tessera.plan.course import Course
 from tessera.plan.recipe import Crop
 from tessera.text.masking import mask, mix
 from tessera.text.packing import Batch, ranges
@@ -37,7 +39,7 @@ class Stream:
     def __init__(
         self,
         shards: Shards,
-        shares: Sequence[float],
+        shares: Sequence[float] | Course,
         *,
         context: int,
         seed: int,
@@ -50,18 +52,15 @@ class Stream:
     ) -> None:
         """Counts blocks: one pass over the document offsets.
 
-        shares        [B] of tokens, sum 1; see plan/mixture.py
+        shares        [B] of tokens, sum 1, or a course of them; see plan/mixture.py and plan/course.py
         context       longest piece of a document, in tokens
         seed, phase_name   where chance comes from; another phase reads in another order
 
         Raises ValueError where the shares do not fit the store.
         """
-        if len(shares) != len(shards.buckets):
-            raise ValueError(f"{len(shares)} shares for {len(shards.buckets)} buckets; give one share for each")
-        if abs(sum(shares) - 1.0) > 1e-6 or min(shares) < 0:
-            raise ValueError(
-                f"shares add up to {sum(shares):.6f}, the smallest is {min(shares)}; they must be parts of 1"
-            )
+        course = shares if isinstance(shares, Course) else Course((0, 1), (shares,))
+        for row in course.shares:
+            _check_shares(row, shards)
         self.shards = shards
         self.context = context
         self.replacement: Literal["mask", "80-10-10"] = replacement
@@ -76,10 +75,14 @@ class Stream:
         self._first_block = self._blocks_before[first]
         self.blocks: NDArray[np.int64] = self._blocks_before[last] - self._first_block  # [B]
         tokens = np.asarray(shards.offsets[last]) - np.asarray(shards.offsets[first])
-        share = np.asarray(shares, np.float64)
-        for bucket in np.flatnonzero((share > 0) & (self.blocks == 0)):
-            raise ValueError(f"bucket {shards.buckets[bucket].key} has a share of {share[bucket]:.3g} but no tokens")
-        self._rate = share * self.blocks / np.maximum(tokens, 1)  # [B] draws for each planned token
+        share = np.asarray(course.shares, np.float64)
+        for bucket in np.flatnonzero(share.any(0) & (self.blocks == 0)):
+            most = share[:, bucket].max()
+            raise ValueError(f"bucket {shards.buckets[bucket].key} has a share of {most:.3g} but no tokens")
+        self._rate = share * self.blocks / np.maximum(tokens, 1)  # [K, B] draws for each planned token
+        self._knots = np.asarray(course.knots, np.int64)
+        drawn = np.cumsum(self._rate * np.diff(self._knots)[:, None], axis=0)
+        self._before = np.concatenate((np.zeros((1, len(self.blocks))), drawn[:-1]))  # [K, B] draws before each stretch
         names = [(seed, phase_name, bucket.key) for bucket in shards.buckets]
         self._order_key = _hashes(names, "order")
         self._draw_key = _hashes(names, "draw")
@@ -87,7 +90,11 @@ class Stream:
 
     def draws(self, t: int) -> NDArray[np.int64]:
         """Blocks that each bucket has given by planned token t: int64 [B]. Divided by `blocks`: epochs."""
-        return np.floor(self._rate * t + self._phase).astype(np.int64)
+        k = int(np.searchsorted(self._knots[1:-1], t, side="right"))
+        drawn = self._before[k] + self._rate[k] * (t - self._knots[k])
+        if k + 1 < len(self._before):  # rounding may not carry it past where the next stretch begins
+            drawn = np.minimum(drawn, self._before[k + 1])
+        return np.floor(drawn + self._phase).astype(np.int64)
 
     def read(self, t0: int, t1: int, mask_ratio: float) -> Batch:
         """The batch of the window [t0, t1) of planned tokens: t1 - t0 tokens, give or take a few blocks.
@@ -134,6 +141,13 @@ class Stream:
         starts = self.shards.offsets[document] + inside
         lengths = np.minimum(self.shards.offsets[document + 1] - starts, self.context)
         return bucket, starts, lengths, mix(self._draw_key[bucket] + mix(draw.astype(np.uint64)))
+
+
+def _check_shares(shares: Sequence[float], shards: Shards) -> None:
+    if len(shares) != len(shards.buckets):
+        raise ValueError(f"{len(shares)} shares for {len(shards.buckets)} buckets; give one share for each")
+    if abs(sum(shares) - 1.0) > 1e-6 or min(shares) < 0:
+        raise ValueError(f"shares add up to {sum(shares):.6f}, the smallest is {min(shares)}; they must be parts of 1")
 
 
 def permute(index: NDArray[np.int64], n: NDArray[np.int64], key: NDArray[np.uint64]) -> NDArray[np.int64]:

@@ -22,9 +22,10 @@ from tessera.model import hub
 from tessera.model.attention import choose
 from tessera.model.heads import MaskedLM, initialize
 from tessera.model.precision import autocast, compute_dtype
-from tessera.plan import mixture, schedule
+from tessera.plan import schedule
 from tessera.plan.architecture import EncoderConfig, parameters
-from tessera.plan.recipe import Phase, Recipe, is_folder
+from tessera.plan.course import Course, mean_shares, shares_of
+from tessera.plan.recipe import Curve, Phase, Recipe, is_folder
 from tessera.plan.units import show_tokens
 from tessera.plan.whole import remove_folder, write_json
 from tessera.text.packing import Batch, micro_batches, share
@@ -71,11 +72,11 @@ def train(
     optimizer = build(model, phase.optimizer, phase.learning_rate.peak)
     if resumed is not None:
         checkpoint.load_optimizer(resumed, optimizer)
-    shares = plan_shares(recipe, phase, text.train)
+    shares = shares_of(phase, text.train.buckets)
     stream = _stream(recipe, phase, text, shares)
     if world.leads:
         write_json(folder / "mixture.json", _mixture(phase, stream, shares, None))
-        _introduce(phase, model, dtype, sum(share > 0 for share in shares), world, say)
+        _introduce(phase, model, dtype, sum(share > 0 for share in mean_shares(shares)), world, say)
     objective = distributed.replicate(_Objective(model), world)
     steps = schedule.total_steps(phase)
     metrics = Metrics(folder, position.step) if world.leads else contextlib.nullcontext()
@@ -102,7 +103,7 @@ def train(
                     total_tokens=position.total_tokens_before + position.tokens,
                     loss=loss,
                     learning_rate=rate,
-                    mask_ratio=phase.mask_ratio,
+                    mask_ratio=schedule.mask_ratio_at(phase, step),
                     batch_tokens=len(batch.tokens),
                     gradient_norm=norm,
                     tokens_per_second=len(batch.tokens) / (spent + waited),
@@ -118,15 +119,6 @@ def train(
                 write_json(folder / "mixture.json", _mixture(phase, stream, shares, position))
             keep(position, last=position.step == steps)
     return folder / "final"
-
-
-def plan_shares(recipe: Recipe, phase: Phase, shards: Shards) -> list[float]:
-    """The share of tokens of each bucket in a phase, with the cap on repetition applied."""
-    shares = mixture.shares(phase.mixture, shards.buckets)
-    if phase.mixture.max_epochs is not None:
-        available = [bucket.tokens for bucket in shards.buckets]
-        shares = mixture.cap(shares, available, phase.tokens, phase.mixture.max_epochs)
-    return shares
 
 
 def measure(model: MaskedLM, text: Text, recipe: Recipe, dtype: torch.dtype) -> dict[str, dict[str, float]]:
@@ -187,7 +179,8 @@ def _batches(stream: Stream, phase: Phase, first: int, steps: int) -> Iterator[t
     """(step, batch, seconds waited for it) from `first` on; the next batch is made while one is trained on."""
 
     def read(step: int) -> Batch:
-        return stream.read(schedule.boundary(phase, step), schedule.boundary(phase, step + 1), phase.mask_ratio)
+        begin, end = schedule.boundary(phase, step), schedule.boundary(phase, step + 1)
+        return stream.read(begin, end, schedule.mask_ratio_at(phase, step))
 
     with ThreadPoolExecutor(1) as reader:
         ahead = reader.submit(read, first) if first < steps else None
@@ -259,7 +252,7 @@ def _check_vocabulary(config: EncoderConfig, tokenizer: Tokenizer, where: str) -
         )
 
 
-def _stream(recipe: Recipe, phase: Phase, text: Text, shares: list[float]) -> Stream:
+def _stream(recipe: Recipe, phase: Phase, text: Text, shares: list[float] | Course) -> Stream:
     return Stream(
         text.train,
         shares,
@@ -367,11 +360,14 @@ def _introduce(
     )
 
 
-def _mixture(phase: Phase, stream: Stream, shares: list[float], position: Position | None) -> dict[str, object]:
-    """Planned beside realised shares of every bucket, for the report; `position` is None until the phase has ended."""
+def _mixture(
+    phase: Phase, stream: Stream, shares: list[float] | Course, position: Position | None
+) -> dict[str, object]:
+    """Planned beside realised shares of every bucket over the phase; `position` is None until it has ended."""
     rows: list[dict[str, object]] = []
-    tokens = [None] * len(shares) if position is None else position.tokens_by_bucket
-    for bucket, planned, read in zip(stream.shards.buckets, shares, tokens, strict=True):
+    buckets, temperature = stream.shards.buckets, phase.mixture.temperature
+    tokens = [None] * len(buckets) if position is None else position.tokens_by_bucket
+    for bucket, planned, read in zip(buckets, mean_shares(shares), tokens, strict=True):
         rows.append(
             {
                 "key": bucket.key,
@@ -384,7 +380,8 @@ def _mixture(phase: Phase, stream: Stream, shares: list[float], position: Positi
                 "epochs": planned * phase.tokens / max(1, bucket.tokens),
             }
         )
-    return {"temperature": phase.mixture.temperature, "buckets": rows}
+    moves = temperature.model_dump(by_alias=True) if isinstance(temperature, Curve) else temperature
+    return {"temperature": moves, "buckets": rows}
 
 
 def _explain_loss(phase: Phase, step: int, loss: float, norm: float, batch: Batch, stream: Stream) -> str:

@@ -22,6 +22,7 @@ FLOORS = {
     "evaluation": 3,
     "report": 3,
     "run": 4,
+    "doctor": 4,
     "cli": 5,
     "__main__": 6,
 }

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tessera.plan.course import Course, shares_of
 from tessera.plan.mixture import shares as mixture_shares
-from tessera.plan.recipe import Crop, Mixture
+from tessera.plan.recipe import Crop, Mixture, Phase
 from tessera.text.masking import keys
 from tessera.text.packing import micro_batches, share
 from tessera.text.shards import Shards, ShardWriter
@@ -164,6 +165,80 @@ def test_shares_read_are_the_shares_planned(tmp_path):
     assert enough.sum() > 80
     assert np.abs(tokens / wanted - 1)[enough].max() < 0.01
     assert np.all(np.abs(tokens - wanted) < 4 * luck + 150)
+
+
+def moving(store, tokens=20_000, **mixture):
+    phase = Phase.model_validate(
+        {
+            "name": "pretrain", "from": "scratch", "tokens": tokens, "context": 32, "batch_tokens": 1000,
+            "mask_ratio": 0.3, "learning_rate": {"peak": 1.0},
+            "mixture": {"temperature": {"from": 0.7, "to": 0.1, "shape": "cosine"}, **mixture},
+        }
+    )  # fmt: skip
+    return shares_of(phase, store.buckets)
+
+
+def test_a_course_of_one_stretch_is_the_plain_shares(store):
+    """Shares that stand still read what they always read, to the last bit."""
+    plain = mixture_shares(Mixture(temperature=0.3), store.buckets)
+    once, still = stream(store, shares=Course((0, 10**15), (plain,))), stream(store, shares=plain)
+    for t in (0, 1, 777, 12_345, 10**9 + 7, 10**15 - 1):
+        assert once.draws(t).tolist() == still.draws(t).tolist()
+        assert still.draws(t).tolist() == np.floor(still._rate[0] * t + still._phase).astype(np.int64).tolist()
+    assert documents(once.read(5_000, 6_000, 0.3)) == documents(still.read(5_000, 6_000, 0.3))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 20_000), st.integers(0, 3000), st.integers(0, 3000), st.integers(0, 5), st.integers(1, 19_999),
+    st.sampled_from(CROPS),
+)  # fmt: skip
+def test_windows_of_a_moving_mixture_concatenate_wherever_they_are_cut(store, start, first, second, seed, entry, crop):
+    reader = stream(store, moving(store, entries={"l003": entry}), seed=seed, crop=crop)
+    a, b, c = start, min(start + first, 20_000), min(start + first + second, 20_000)
+    parts = documents(reader.read(a, max(a, b), 0.3)) + documents(reader.read(max(a, b), max(a, c), 0.3))
+    assert Counter(parts) == Counter(documents(reader.read(a, max(a, c), 0.3)))
+
+
+def test_draws_of_a_moving_mixture_never_go_back(store):
+    reader = stream(store, moving(store, tokens=3_000, entries={"l002": 1_001}))
+    drawn = np.array([reader.draws(t) for t in range(3_001)])
+    assert (np.diff(drawn, axis=0) >= 0).all()
+    assert (drawn[1_001, 2], drawn[3_000, 2]) == (reader.draws(0)[2], reader.draws(3_000)[2])
+    assert drawn[3_000, 2] > drawn[1_001, 2]
+
+
+def test_moving_shares_read_are_the_shares_planned(tmp_path):
+    """100 languages over 10 million tokens: temperature and English move, two languages enter, repetition is capped."""
+    rng = np.random.default_rng(2)
+    lengths = [rng.integers(50, 150, int(20_000 / (rank + 1) ** 1.6)).tolist() for rank in range(100)]
+    store = write(tmp_path / "store", lengths)
+    course = moving(
+        store,
+        tokens=10_000_000,
+        shares={"l005": {"from": 0.3, "to": 0.05}, "l007": 0.1},
+        entries={"l003": 2_000_000, "l040": 4_567_891},
+        max_epochs=25,
+    )
+    assert isinstance(course, Course)
+    reader = stream(store, shares=course, context=150, replacement="mask")
+    tokens, before = np.zeros(100), np.zeros(100)
+    for t in range(0, 10_000_000, 100_000):
+        batch = reader.read(t, t + 100_000, 0.3)
+        tokens += np.bincount(batch.sources, weights=np.diff(batch.starts), minlength=100)
+        if t + 100_000 == 2_000_000:
+            before = tokens.copy()
+    assert before[3] == before[40] == 0
+    assert tokens.sum() == pytest.approx(10_000_000, rel=0.002)
+    last = reader.draws(10_000_000) % reader.blocks
+    luck = np.array([np.std(n) for n in lengths]) * np.sqrt(last * (1 - last / reader.blocks))
+    wanted = 10_000_000 * np.array(course.mean())
+    enough = 3 * luck + 150 < 0.01 * wanted
+    assert enough.sum() > 80
+    assert np.abs(tokens / wanted - 1)[enough].max() < 0.01
+    assert np.all(np.abs(tokens - wanted) < 4 * luck + 150)
+    epochs = tokens / np.array([sum(n) for n in lengths])
+    assert 24 < epochs.max() < 26
 
 
 def test_permutations_are_bijections_for_every_size():

@@ -10,6 +10,8 @@ from tiny_run import recipe
 
 from tessera.model.heads import MaskedLM
 from tessera.plan import schedule
+from tessera.plan.course import shares_of
+from tessera.plan.recipe import Recipe
 from tessera.train import checkpoint, trainer
 from tessera.train.distributed import World
 from tessera.train.trainer import Text, TrainingError, train
@@ -130,7 +132,7 @@ def test_the_gradient_is_the_mean_over_the_masked_positions_of_the_whole_batch(t
     plan = recipe()
     config = trainer.architecture(plan, text.tokenizer).model_copy(update={"attention_output_dropout": 0.0})
     torch.manual_seed(0)
-    stream = trainer._stream(plan, plan.phases[0], text, trainer.plan_shares(plan, plan.phases[0], text.train))
+    stream = trainer._stream(plan, plan.phases[0], text, shares_of(plan.phases[0], text.train.buckets))
     batch = stream.read(0, 2_000, 0.3)
     gradients = []
     model = MaskedLM(config)
@@ -157,6 +159,30 @@ def test_planned_and_read_shares_are_written_and_agree(whole):
     rows = json.loads((whole / "first" / "mixture.json").read_text())["buckets"]
     assert sum(row["share_planned"] for row in rows) == pytest.approx(1)
     assert [row["share_read"] for row in rows] == pytest.approx([row["share_planned"] for row in rows], abs=0.05)
+
+
+def test_mask_temperature_and_shares_may_move_within_a_phase(tmp_path, text):
+    data = recipe().model_dump(mode="json", by_alias=True)
+    data["phases"][0] |= {
+        "mask_ratio": {"from": 0.3, "to": 0.1},
+        "mixture": {
+            "temperature": {"from": 1.0, "to": 0.0},
+            "shares": {"eng_Latn": {"from": 0.6, "to": 0.2, "shape": "cosine"}},
+            "entries": {"fao_Latn": 3_000},
+        },
+    }
+    plan = Recipe.model_validate(data)
+    train(plan, plan.phase("first"), tmp_path, text, ALONE, lambda *_: None, lambda _: None)
+    masks = [0.3 - 0.2 * (step + 0.5) / 6 for step in range(6)]
+    assert [line["mask_ratio"] for line in lines(tmp_path)] == pytest.approx(masks)
+    rows = json.loads((tmp_path / "first" / "mixture.json").read_text())
+    assert rows["temperature"] == {"from": 1.0, "to": 0.0, "shape": "linear"}
+    planned = {row["language"]: row["share_planned"] for row in rows["buckets"]}
+    read = {row["language"]: row["share_read"] for row in rows["buckets"]}
+    assert planned["eng_Latn"] == pytest.approx(0.4)
+    assert 0.05 < planned["fao_Latn"] < 0.2
+    assert read == pytest.approx(planned, abs=0.05)
+    assert "0.3 -> 0.1" in (tmp_path / "first" / "final" / "README.md").read_text()
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_what_was_read(tmp_path, text):

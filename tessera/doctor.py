@@ -1,0 +1,261 @@
+"""What this machine has, what tessera would use of it, and what is missing."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tessera.model.attention import BACKENDS, choose
+from tessera.model.precision import compute_dtype
+
+DISTRIBUTION = "tessera-encoders"
+_SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices that are multiplied
+_INSTRUCTIONS = {  # of torch.cpu.get_capabilities, in rising order of use for bfloat16
+    "avx2": "AVX2",
+    "avx512_f": "AVX512",
+    "avx512_bf16": "AVX512_BF16",
+    "amx_bf16": "AMX",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the table."""
+
+    what: str
+    found: str
+    advice: str = ""  # what to do; empty where nothing is wrong
+
+
+def examine(seconds: float = 0.25) -> list[Finding]:
+    """Everything there is to say about this machine.
+
+    seconds   for which each matrix product is timed
+    """
+    devices = [torch.device("cpu")]
+    if torch.cuda.is_available():
+        devices += [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+    findings = [*_software(), *_processor(), _memory(), *_gpus(), *_features()]
+    for device in devices[:2]:  # GPUs of one machine are of one kind
+        findings += _rates(device, seconds)
+        findings += _choices(device)
+    return [*findings, *_extras(), _torchvision()]
+
+
+def _software() -> Iterator[Finding]:
+    yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    yield Finding("tessera", _version(DISTRIBUTION) or "not installed as a distribution")
+    built = (
+        f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}" if torch.version.hip else ""
+    )
+    missed = (
+        ""
+        if torch.cuda.is_available() or not built
+        else f"torch is built for {built} but sees no GPU: check the driver"
+    )
+    yield Finding("torch", f"{torch.__version__}, built for {built or 'CPUs'}", missed)
+    yield Finding("transformers", _version("transformers") or "not installed")
+
+
+def _processor() -> Iterator[Finding]:
+    able = torch.cpu.get_capabilities()
+    name = able.get("cpu_name") or platform.processor() or "unknown"
+    yield Finding("processor", _name_in_proc() or str(name))
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = torch.get_num_threads()
+    advice = f"more threads than cores: set machine.threads={allowed}" if allowed and threads > allowed else ""
+    yield Finding("cores", f"{os.cpu_count()}, usable {allowed}; threads of torch {threads}", advice)
+    has = [shown for key, shown in _INSTRUCTIONS.items() if able.get(key)]
+    lacks = [shown for key, shown in _INSTRUCTIONS.items() if not able.get(key)]
+    text = f"{', '.join(has) or 'none of these'}" + (f"; not {', '.join(lacks)}" if lacks else "")
+    yield Finding(
+        "instructions", text if able.get("architecture") in ("x86_64", "AMD64") else f"those of {platform.machine()}"
+    )
+
+
+def _name_in_proc() -> str | None:
+    """The model's name where Linux gives it; torch knows the vendor only."""
+    path = Path("/proc/cpuinfo")
+    match = re.search(r"^model name\s*:\s*(.+)$", path.read_text(), re.MULTILINE) if path.exists() else None
+    return match[1] if match else None
+
+
+def _memory() -> Finding:
+    """What the machine has, or what the container lets it use."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return Finding("memory", "unknown")
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    given = limit.read_text().strip() if limit.exists() else "max"
+    free = (
+        re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        if Path("/proc/meminfo").exists()
+        else None
+    )
+    text = _gib(total)
+    if given.isdigit() and int(given) < total:
+        text += f", limited to {_gib(int(given))}"
+    return Finding("memory", text + (f", {_gib(1024 * int(free[1]))} available" if free else ""))
+
+
+def _gpus() -> Iterator[Finding]:
+    if not torch.cuda.is_available():
+        yield Finding("GPUs", "none that torch sees")
+        return
+    for number in range(torch.cuda.device_count()):
+        found = torch.cuda.get_device_properties(number)
+        capability = f"capability {found.major}.{found.minor}"
+        yield Finding(f"GPU {number}", f"{found.name}, {_gib(found.total_memory)}, {capability}")
+
+
+def _features() -> Iterator[Finding]:
+    for what, module, used in (
+        ("variable-length attention", "torch.nn.attention.varlen", "on CUDA"),
+        ("flex attention", "torch.nn.attention.flex_attention", "forward only on CPUs"),
+    ):
+        there = importlib.util.find_spec(module) is not None
+        yield Finding(
+            what, f"in this torch; {used}" if there else "not in this torch", "" if there else "upgrade torch"
+        )
+    compiler = next((path for path in map(shutil.which, ("g++", "clang++", "c++", "cl")) if path), None)
+    yield Finding("C++ compiler, for torch.compile", compiler or "none")
+
+
+def _rates(device: torch.device, seconds: float) -> Iterator[Finding]:
+    """Matrix products per second, and whether auto chooses the faster kind."""
+    rates = {dtype: product_rate(device, dtype, seconds) for dtype in (torch.float32, torch.bfloat16)}
+    chosen = compute_dtype("auto", device)
+    for dtype, rate in rates.items():
+        slower = dtype is chosen and rate < 0.8 * max(rates.values())
+        other = next(name for name in ("float32", "bfloat16") if name != _name(dtype))
+        advice = f"auto chooses {_name(dtype)} though it is slower here: set machine.dtype={other}" if slower else ""
+        yield Finding(f"products in {_name(dtype)} on {device.type}", f"{rate / 1e9:,.0f} GFLOP/s", advice)
+
+
+def product_rate(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
+    """FLOP/s of square matrix products, a multiply-add counted as two."""
+    side = _SIDE[device.type]
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    out = a @ b  # the first prepares the kernel
+    _finish(device)
+    began, done = time.perf_counter(), 0
+    while done == 0 or time.perf_counter() - began < seconds:
+        torch.mm(a, b, out=out)
+        _finish(device)
+        done += 1
+    return done * 2 * side**3 / (time.perf_counter() - began)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _choices(device: torch.device) -> Iterator[Finding]:
+    """What machine.attention and machine.dtype mean on this device."""
+    backend, dtype = choose("auto", device), compute_dtype("auto", device)
+    advice = ""
+    if backend == "varlen" and dtype is not torch.bfloat16:
+        advice = "varlen needs bfloat16, which this GPU lacks: set machine.attention=reference"
+    yield Finding(f"auto on {device.type}", f"attention {backend} in {_name(dtype)}", advice)
+    runs = []
+    for name in BACKENDS:
+        try:
+            runs.append(choose(name, device))
+        except ValueError:
+            continue
+    yield Finding(f"attention that runs on {device.type}", ", ".join(runs))
+
+
+# ------------------------------------------------------------------------------------------------------------ extras
+
+
+def _extras() -> Iterator[Finding]:
+    """Each extra: its packages, those missing or outside their bounds, the line that brings them."""
+    extras: dict[str, list[str]] = {}
+    for line in importlib.metadata.requires(DISTRIBUTION) or []:
+        if match := re.search(r"extra == ['\"]([\w-]+)['\"]", line):
+            extras.setdefault(match[1], []).append(line.partition(";")[0].strip())
+    for extra, requirements in extras.items():
+        there, wanting = [], []
+        for requirement in requirements:
+            name, bounds = _parsed(requirement)
+            version = _version(name)
+            if version is None:
+                wanting.append(f"{name} is missing")
+            elif not within(version, bounds):
+                wanting.append(f"{name} {version} is not {bounds}")
+            else:
+                there.append(f"{name} {version}")
+        line = f'pip install "{DISTRIBUTION}[{extra}]"'
+        yield Finding(
+            f"extra [{extra}]", "; ".join([", ".join(there), *wanting] if there else wanting), line if wanting else ""
+        )
+
+
+def _parsed(requirement: str) -> tuple[str, str]:
+    """Name and bounds of `name<2,>=1`."""
+    match = re.match(r"([A-Za-z0-9._-]+)\s*(.*)", requirement)
+    assert match is not None
+    return match[1], match[2]
+
+
+def within(version: str, bounds: str) -> bool:
+    """Whether `1.2.3+cpu` keeps bounds of the kinds >= and <, the only ones that this project writes."""
+    have = _numbers(version)
+    for bound in filter(None, bounds.replace(" ", "").split(",")):
+        sign = bound.rstrip("0123456789.")
+        limit = _numbers(bound.removeprefix(sign))
+        assert sign in (">=", "<"), bound
+        if (have < limit) is (sign == ">="):
+            return False
+    return True
+
+
+def _numbers(version: str) -> list[int]:
+    found = re.match(r"\d+(\.\d+)*", version)
+    numbers = [int(part) for part in found[0].split(".")] if found else []
+    while numbers and numbers[-1] == 0:  # 2.0 is 2
+        numbers.pop()
+    return numbers
+
+
+def _torchvision() -> Finding:
+    """Nobody here needs it, and where it is of another torch, transformers cannot be imported."""
+    version = _version("torchvision")
+    if version is None:
+        return Finding("torchvision", "not installed, and not needed")
+    tried = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, text=True, check=False)
+    if tried.returncode == 0:
+        return Finding("torchvision", f"{version}, fits torch {torch.__version__}; not needed")
+    problem = tried.stderr.strip().splitlines()[-1:] or ["it cannot be imported"]
+    return Finding(
+        "torchvision",
+        f"{version} does not fit torch {torch.__version__}: {problem[0]}",
+        "it breaks transformers: pip uninstall torchvision",
+    )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"

@@ -1,0 +1,350 @@
+"""Whether a checkpoint gives on this machine what it should: packed, one at a time, padded in transformers.
+
+Two kinds of questions. Numbers are compared with those of transformers reading one document at a time in float32 (where
+it is not installed, with those of our reference backend). Laws are checked on the model's own layers without any
+peer: how far a token sees, that documents do not touch, and attention worked out by hand.
+"""
+
+# Shapes: T tokens of N documents end to end, C hidden size, H query heads, K key/value heads, D head width.
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tessera.model import hub
+from tessera.model.attention import BACKENDS, Layout, attend, choose
+from tessera.model.encoder import Attention, Encoder
+from tessera.model.heads import MaskedLM
+from tessera.model.precision import autocast, compute_dtype
+from tessera.plan.architecture import EncoderConfig
+
+_LENGTHS = (3, 300, 41, 1, 129, 17, 64, 128)  # below, at and above the sizes at which backends change their ways
+_CHANGED = 1  # the document whose change must not be noticed by the others
+_EXACT = 1e-3  # float32, through all layers of a trained model; random weights give a hundredth of it
+_ROUNDED = 0.05  # bfloat16, through all layers; or three times what transformers loses by it
+_LAYER = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # one attention; or four times what rounded scores lose
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One comparison."""
+
+    check: str
+    where: str  # backend and device
+    dtype: str
+    of: str  # hidden states, logits, attention, or tokens (a distance)
+    difference: float  # the largest |a - b| / (|b| + root mean square of b); of tokens, a count
+    bound: float
+
+    @property
+    def ok(self) -> bool:
+        """False also where something is not a number."""
+        return self.difference <= self.bound
+
+
+class Answer(NamedTuple):
+    """What a model says about the documents, on the CPU."""
+
+    hidden: Tensor  # [T, C]
+    logits: Tensor | None  # [M, V] of a few places; None without a head
+
+
+class Setting(NamedTuple):
+    """How our model is run."""
+
+    device: torch.device
+    backend: str
+    dtype: torch.dtype
+
+
+def parity(
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    on_progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Row]:
+    """Every comparison for the model in `folder`, in every backend and number format that runs here.
+
+    seed   of the documents, which are random tokens
+    say    is told what is compared, and what is not and why
+
+    Formats are float32 and the one that machine.dtype=auto chooses. Raises ValueError for a folder that is no model of
+    either family.
+    """
+    folder = Path(folder)
+    head = hub.has_head(folder)
+    model = hub.load(folder).eval() if head else hub.load_encoder(folder).eval()
+    encoder = model.encoder if isinstance(model, MaskedLM) else model
+    if not head:
+        say("the folder holds no masked-language-model head: hidden states only")
+    tokens, starts = _documents(encoder.config, seed)
+    settings = list(_settings(say))
+    rows: list[Row] = []
+    with torch.inference_mode():
+        on_progress(0, len(settings) + 1, "transformers")
+        formats = dict.fromkeys((torch.float32, *(setting.dtype for setting in settings)))
+        known = _theirs(folder, head, list(formats), tokens, starts, rows, say)
+        if known is None:
+            plain = [Setting(torch.device("cpu"), "reference", dtype) for dtype in formats]
+            known = {setting.dtype: _alone(model, encoder, setting, tokens, starts) for setting in plain}
+        truth = known[torch.float32]
+        bounds = {dtype: max(_ROUNDED, 3 * _worst(answer, truth)) for dtype, answer in known.items()}
+        bounds[torch.float32] = _EXACT
+        for number, setting in enumerate(settings):
+            on_progress(number + 1, len(settings) + 1, _where(setting))
+            model.to(setting.device)
+            rows += _numbers(model, encoder, setting, tokens, starts, truth, bounds[setting.dtype])
+            rows += _laws(encoder, setting, seed)
+        on_progress(len(settings) + 1, len(settings) + 1, "done")
+    return rows
+
+
+def _documents(config: EncoderConfig, seed: int) -> tuple[Tensor, Tensor]:
+    """tokens [T] of any kind but padding, starts [N + 1]."""
+    starts = torch.tensor([0, *(min(length, config.max_position_embeddings) for length in _LENGTHS)]).cumsum(0)
+    tokens = torch.randint(config.vocab_size, (int(starts[-1]),), generator=torch.Generator().manual_seed(seed))
+    padding = -1 if config.pad_token_id is None else config.pad_token_id
+    return tokens.where(tokens != padding, (tokens + 1) % config.vocab_size), starts
+
+
+def _settings(say: Callable[[str], None]) -> Iterator[Setting]:
+    """What runs here."""
+    for kind in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        device = torch.device(kind)
+        chosen = compute_dtype("auto", device)
+        say(f"{kind}: auto chooses {choose('auto', device)} in {_name(chosen)}")
+        for backend in BACKENDS:
+            try:
+                choose(backend, device)
+            except ValueError:
+                continue
+            for dtype in dict.fromkeys((torch.float32, chosen)):
+                if backend != "varlen" or dtype is torch.bfloat16:
+                    yield Setting(device, backend, dtype)
+    if not torch.cuda.is_available():
+        say("varlen is not compared: torch sees no CUDA device")
+
+
+# ------------------------------------------------------------------------------------------------------ transformers
+
+
+def _theirs(
+    folder: Path,
+    head: bool,
+    formats: list[torch.dtype],
+    tokens: Tensor,
+    starts: Tensor,
+    rows: list[Row],
+    say: Callable[[str], None],
+) -> dict[torch.dtype, Answer] | None:
+    """One document at a time, in each format; adds what transformers differs from itself. None where it is absent."""
+    try:
+        import transformers
+        from transformers import AutoModel, AutoModelForMaskedLM
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
+        say(
+            f"transformers is not compared ({error}); our reference backend, one document at a time, stands in for "
+            'it. To compare: pip install "tessera-encoders[evaluate]"'
+        )
+        return None
+    transformers.logging.disable_progress_bar()
+    kind = AutoModelForMaskedLM if head else AutoModel
+    theirs = kind.from_pretrained(
+        folder, attn_implementation="eager", dtype=torch.float32, local_files_only=True, trust_remote_code=False
+    ).eval()
+    say(f"transformers {transformers.__version__}: {type(theirs).__name__}, eager one at a time, sdpa padded, on cpu")
+    cpu, answers = torch.device("cpu"), {}
+    documents = list(pairwise(starts.tolist()))
+    for dtype in formats:
+        with autocast(cpu, dtype):
+            parts = [_padded(theirs, tokens, [document]) for document in documents]
+        answers[dtype] = _joined(parts)
+    theirs.set_attn_implementation("sdpa")
+    padded = _padded(theirs, tokens, documents)
+    rows += _differences(
+        "padded, beside one at a time", "transformers on cpu", "float32", padded, answers[torch.float32], _EXACT
+    )
+    return answers
+
+
+def _padded(theirs: Any, tokens: Tensor, documents: list[tuple[int, int]]) -> Answer:
+    """The documents as rows of one padded batch of transformers; what it says about padding is dropped."""
+    lengths = torch.tensor([end - start for start, end in documents])
+    real = torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
+    batch = torch.zeros(real.shape, dtype=torch.long)
+    batch[real] = torch.cat([tokens[start:end] for start, end in documents])
+    places = torch.cat([_places(int(length)) + row * real.shape[1] for row, length in enumerate(lengths)])
+    decoder = theirs.get_output_embeddings()
+    # The vocabulary of every token of a padded batch would fill the memory.
+    few = decoder and decoder.register_forward_pre_hook(lambda _, given: given[0].flatten(0, 1)[places])
+    try:
+        found = theirs(input_ids=batch, attention_mask=real.long(), output_hidden_states=True)
+    finally:
+        if few:
+            few.remove()
+    return Answer(found.hidden_states[-1][real], found.logits if decoder else None)
+
+
+# -------------------------------------------------------------------------------------------------------------- ours
+
+
+def _numbers(
+    model: MaskedLM | Encoder,
+    encoder: Encoder,
+    setting: Setting,
+    tokens: Tensor,
+    starts: Tensor,
+    truth: Answer,
+    bound: float,
+) -> list[Row]:
+    """Our model in one setting: beside the truth, and beside itself where documents move and change."""
+    where, dtype = _where(setting), _name(setting.dtype)
+    alone = _alone(model, encoder, setting, tokens, starts)
+    packed = _packed(model, encoder, setting, tokens, starts)
+    rows = _differences("one at a time", where, dtype, alone, truth, bound)
+    rows += _differences("packed", where, dtype, packed, truth, bound)
+
+    spans = list(pairwise(starts.tolist()))
+    turned = torch.cat([torch.arange(start, end) for start, end in reversed(spans)])
+    edges = torch.cat((starts.new_zeros(1), starts.diff().flip(0).cumsum(0)))
+    moved = torch.empty_like(packed.hidden)
+    moved[turned] = _packed(model, encoder, setting, tokens[turned], edges).hidden
+    rows.append(Row("packed in another order", where, dtype, "hidden states", _apart(moved, packed.hidden), bound))
+
+    first, last = spans[_CHANGED]
+    others = torch.ones(len(tokens), dtype=torch.bool)
+    others[first:last] = False
+    changed = tokens.where(others, tokens.roll(1))
+    hidden = _packed(model, encoder, setting, changed, starts).hidden
+    rows.append(
+        Row("another document changed", where, dtype, "hidden states", _apart(hidden[others], packed.hidden[others]), 0)
+    )
+    return rows
+
+
+def _packed(model: MaskedLM | Encoder, encoder: Encoder, setting: Setting, tokens: Tensor, starts: Tensor) -> Answer:
+    """tokens [T], starts [N + 1] in one forward pass."""
+    with autocast(setting.device, setting.dtype):
+        encoder.backend = setting.backend
+        hidden = encoder(tokens.to(setting.device), starts.to(setting.device))
+        places = torch.cat([_places(end - start) + start for start, end in pairwise(starts.tolist())])
+        logits = model.logits(hidden[places.to(setting.device)]).cpu() if isinstance(model, MaskedLM) else None
+    return Answer(hidden.cpu(), logits)
+
+
+def _alone(model: MaskedLM | Encoder, encoder: Encoder, setting: Setting, tokens: Tensor, starts: Tensor) -> Answer:
+    """The same, each document in a forward pass of its own."""
+    documents = [tokens[start:end] for start, end in pairwise(starts.tolist())]
+    return _joined([_packed(model, encoder, setting, one, torch.tensor([0, len(one)])) for one in documents])
+
+
+def _joined(parts: list[Answer]) -> Answer:
+    logits = [part.logits for part in parts if part.logits is not None]
+    return Answer(torch.cat([part.hidden for part in parts]), torch.cat(logits) if logits else None)
+
+
+def _places(length: int) -> Tensor:
+    """Where in a document logits are compared."""
+    return torch.arange(0, length, 7)
+
+
+# -------------------------------------------------------------------------------------------------------------- laws
+
+
+def _laws(encoder: Encoder, setting: Setting, seed: int) -> Iterator[Row]:
+    """How far the first layer of each kind sees, and its attention beside arithmetic by hand."""
+    config, where, dtype = encoder.config, _where(setting), _name(setting.dtype)
+    # Worked out here once more, so that a mistake where the model does it is seen.
+    half = None if config.local_attention is None else config.local_attention // 2
+    kinds: dict[str, tuple[int, int | None, float]] = {"global": (0, None, config.global_rope_theta)}
+    if half is not None and config.num_hidden_layers > 1:
+        kinds["local"] = (1, half, config.local_rope_theta)
+    length = min(config.max_position_embeddings, max(300, (half or 0) + 140))
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(17 + length + 5, config.hidden_size, generator=generator).to(setting.device)
+    starts = torch.tensor([0, 17, 17 + length, 17 + length + 5], device=setting.device)
+    for kind, (number, window, theta) in kinds.items():
+        attention = encoder.layers[number].attention
+        assert isinstance(attention, Attention)
+        layout = Layout.of(starts, len(drawn), setting.backend)
+        with autocast(setting.device, setting.dtype):
+            qkv = attention.qkv(drawn)
+            reach = max(_reach(attention, drawn, layout, theta, 17 + i) for i in (0, length // 2, length - 1))
+        wanted = length - 1 if window is None else min(window, length - 1)
+        name = f"layer {number}, {kind}: "
+        sees = "its document" if window is None else f"{window} tokens either side"
+        yield Row(f"{name}a token sees {sees}", where, dtype, "tokens", abs(reach - wanted), 0)
+        shape = {"heads": attention.heads, "key_value_heads": attention.key_value_heads}
+        found = attend(qkv, layout, **shape, window=attention.window, theta=theta).float().cpu()
+        exact, rounded = (
+            _by_hand(qkv.double().cpu(), starts.tolist(), attention, window, theta, scores)
+            for scores in (torch.float64, setting.dtype)
+        )
+        bound = max(_LAYER[setting.dtype], 4 * _apart(rounded, exact))  # sharp attention loses more
+        yield Row(f"{name}by hand", where, dtype, "attention", _apart(found, exact), bound)
+
+
+def _reach(attention: Attention, x: Tensor, layout: Layout, theta: float, place: int) -> int:
+    """How far from token `place` of x [T, C] the answer is another one when that token is."""
+    other = x.clone()
+    other[place] = -x[place]
+    differs = (attention(x, layout, theta) != attention(other, layout, theta)).any(1).nonzero()
+    return int((differs - place).abs().max()) if len(differs) else 0
+
+
+def _by_hand(
+    qkv: Tensor, starts: list[int], attention: Attention, window: int | None, theta: float, rounded: torch.dtype
+) -> Tensor:
+    """qkv [T, (H + 2 K) * D] float64 -> [T, H * D]: pairs of dimensions as complex numbers, one document at a time.
+
+    rounded  the format that scores and weights pass through
+    """
+    heads, groups = attention.heads, attention.key_value_heads
+    q, k, v = qkv.unflatten(1, (heads + 2 * groups, -1)).split((heads, groups, groups), dim=1)
+    k, v = (x.repeat_interleave(heads // groups, dim=1) for x in (k, v))
+    width = q.shape[2]
+    speed = theta ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    out = []
+    for start, end in pairwise(starts):
+        place = torch.arange(end - start, dtype=torch.float64)
+        turn = torch.polar(torch.ones_like(speed), speed * place[:, None])[:, None]  # [L, 1, D/2]
+        a, b = (torch.complex(x[start:end, :, : width // 2], x[start:end, :, width // 2 :]) * turn for x in (q, k))
+        scores = torch.einsum("ihd,jhd->hij", a, b.conj()).real.to(rounded).double() / width**0.5
+        if window is not None:
+            scores[:, (place[:, None] - place).abs() > window] = -torch.inf
+        out.append(torch.einsum("hij,jhd->ihd", scores.softmax(-1).to(rounded).double(), v[start:end]).flatten(1))
+    return torch.cat(out)
+
+
+# ----------------------------------------------------------------------------------------------------------- numbers
+
+
+def _differences(check: str, where: str, dtype: str, found: Answer, truth: Answer, bound: float) -> list[Row]:
+    rows = [Row(check, where, dtype, "hidden states", _apart(found.hidden, truth.hidden), bound)]
+    if found.logits is not None and truth.logits is not None:
+        rows.append(Row(check, where, dtype, "logits", _apart(found.logits, truth.logits), bound))
+    return rows
+
+
+def _worst(found: Answer, truth: Answer) -> float:
+    return max(row.difference for row in _differences("", "", "", found, truth, 0))
+
+
+def _apart(found: Tensor, truth: Tensor) -> float:
+    """The largest difference, in parts of the number itself and of the usual size of its kind."""
+    found, truth = found.double(), truth.double()
+    return float(((found - truth).abs() / (truth.abs() + truth.square().mean().sqrt())).max())
+
+
+def _where(setting: Setting) -> str:
+    return f"{setting.backend} on {setting.device.type}"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

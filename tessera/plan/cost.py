@@ -1,0 +1,97 @@
+"""What a phase costs: FLOPs, memory of one GPU, hours; from a recipe and a machine, by arithmetic."""
+
+from dataclasses import dataclass
+
+from tessera.plan.architecture import EncoderConfig, flops_per_token, head_flops, parameters
+from tessera.plan.mistakes import did_you_mean
+from tessera.plan.recipe import Phase, at
+
+LOGITS_AT_ONCE = 4096  # scored positions whose logits are held together; model/heads.py
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """One accelerator, as its vendor's data sheet has it: dense bfloat16 with float32 sums, without sparsity."""
+
+    flops: float  # each second
+    memory: float  # bytes
+
+
+GPUS = {
+    "a10": Gpu(flops=125e12, memory=24e9),
+    "a100": Gpu(flops=312e12, memory=80e9),
+    "a100-40gb": Gpu(flops=312e12, memory=40e9),
+    "b200": Gpu(flops=2250e12, memory=180e9),
+    "h100": Gpu(flops=989e12, memory=80e9),
+    "h200": Gpu(flops=989e12, memory=141e9),
+    "l4": Gpu(flops=121e12, memory=24e9),
+    "l40s": Gpu(flops=362e12, memory=48e9),
+    "mi250x": Gpu(flops=383e12, memory=128e9),
+    "mi300a": Gpu(flops=981e12, memory=128e9),
+    "mi300x": Gpu(flops=1307e12, memory=192e9),
+    "rtx4090": Gpu(flops=165e12, memory=24e9),
+}
+"""Source: the data sheets of NVIDIA (A10, A100, H100 SXM, H200, L4, L40S, HGX B200; for the RTX 4090 the white paper of
+its architecture, Ada) and AMD (MI250X, both dies; MI300A, MI300X). Where a sheet states the figure with sparsity, half
+of it stands here."""
+
+
+def gpu(name: str) -> Gpu:
+    """The GPU of that name. Raises ValueError for one that is not in the table."""
+    if name not in GPUS:
+        raise ValueError(f"--gpu: {name!r} is not in the table; {did_you_mean(name, GPUS)}")
+    return GPUS[name]
+
+
+def phase_flops(config: EncoderConfig, phase: Phase, length: float) -> float:
+    """FLOPs of the matrix products of a phase whose documents have `length` tokens in the mean.
+
+    Forward of every token and of the head at every masked position, times 3: the way back costs twice the way there.
+    Attention is counted for documents of just this length; where lengths vary it is somewhat more.
+    """
+    ends = at(phase.mask_ratio, 0.0), at(phase.mask_ratio, 1.0)
+    masked = sum(ends) / 2  # the mean of either curve
+    forward = flops_per_token(config, max(1, round(length))) + masked * head_flops(config)
+    return 3 * forward * phase.tokens
+
+
+def gpu_hours(flops: float, name: str, mfu: float) -> float:
+    """Hours on one GPU that runs at the share `mfu` of its peak. Raises ValueError for a share outside (0, 1]."""
+    if not 0 < mfu <= 1:
+        raise ValueError(f"--mfu: {mfu} is no share of a GPU's peak; give a value above 0 and at most 1, as 0.4")
+    return flops / (gpu(name).flops * mfu) / 3600
+
+
+def memory(config: EncoderConfig, phase: Phase, micro_batch_tokens: int, gpus: int) -> dict[str, float]:
+    r"""Bytes of one GPU while it trains, by part, under bfloat16 products and the varlen attention.
+
+        weights       4 P                   float32
+        gradients     4 P, or 8 P           with more than one GPU, DDP's buckets hold a second copy
+        moments       8 P                   both optimizers keep two in float32
+        casts         2 M                   bfloat16 copies of the matrices, kept until the way back
+        activations   T * (L * (12 C + 6 A + 6 K + 6 I + 4 H [+ C]) + 12 C)
+        logits        4 V * min(4096, r T)  of the positions scored at once, and their gradient
+
+    P parameters, M those in matrices, T tokens of a micro-batch, L layers, C hidden size, A and K widths of all query
+    and all key heads, I intermediate size, H heads, V vocabulary, r the mask ratio. In a layer 12 C are the float32
+    inputs and bfloat16 outputs of two norms, 4 A + 6 K queries, keys and values before and after rotation, 2 A + 4 H
+    the attention's output, 6 I the two gates and their product, C the dropout's mask where there is one. The last 12 C
+    are the embedding and the norms around the layers. Counted in tests/plan/test_cost.py against what torch saves.
+    """
+    counts = parameters(config)
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    each = 12 * hidden + 6 * queries + 6 * keys + 6 * config.intermediate_size + 4 * config.num_attention_heads
+    if config.attention_output_dropout:
+        each += hidden
+    tokens = max(phase.context, min(micro_batch_tokens, phase.batch_tokens // gpus))
+    matrices = counts["layers"] - 2 * layers * hidden + counts["head"] + config.vocab_size * hidden
+    masked = max(at(phase.mask_ratio, 0.0), at(phase.mask_ratio, 1.0)) * tokens
+    return {
+        "weights": 4.0 * counts["total"],
+        "gradients": (8.0 if gpus > 1 else 4.0) * counts["total"],
+        "moments": 8.0 * counts["total"],
+        "casts": 2.0 * matrices,
+        "activations": tokens * (layers * each + 12.0 * hidden),
+        "logits": 4.0 * config.vocab_size * min(LOGITS_AT_ONCE, masked),
+    }

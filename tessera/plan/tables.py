@@ -1,0 +1,161 @@
+"""An overview as people read it: tables of at most 100 columns, and a CSV file."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from tessera.plan.overview import LanguagePlan, Overview, PhasePlan
+
+Table = tuple[str, list[str], list[list[Any]]]
+"""Title, columns, rows."""
+
+FIRST, LAST = 15, 5  # of a long list of languages
+
+
+def tables(plan: Overview, everything: bool = False) -> list[Table]:
+    """The tables of a plan. A list of more than 20 languages is cut to 15 and 5 unless `everything`."""
+    made: list[Table] = []
+    if plan.parameters is not None:
+        row = [f"{count:,}" for count in plan.parameters.values()]
+        made.append((f"{plan.recipe}: parameters ({plan.preset})", list(plan.parameters), [row]))
+    made.append(("phases", _PHASE_COLUMNS, [_phase_row(phase) for phase in plan.phases]))
+    made.append(("joints: at the start and at the end of each phase", _JOINT_COLUMNS, _joint_rows(plan)))
+    made += _cost_tables(plan)
+    if plan.merges:
+        made.append(("merges", ["merge", "of"], [list(merge.split(": ", 1)) for merge in plan.merges]))
+    for phase in plan.phases:
+        if phase.languages:
+            made.append(_languages_table(phase, everything))
+    return made
+
+
+def write_csv(plan: Overview, path: Path) -> None:
+    """One row for each phase and language. Unknown numbers stay empty."""
+    columns = [field.name for field in fields(LanguagePlan)]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["phase", *columns])
+        for phase in plan.phases:
+            writer.writerows([phase.name, *(getattr(row, c) for c in columns)] for row in phase.languages)
+
+
+def brief(count: float | None, missing: str = "?") -> str:
+    """Three digits and a unit: 2,300,000,000,000 -> 2.30T."""
+    if count is None:
+        return missing
+    for suffix, unit in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= unit * 0.9995:
+            value = count / unit
+            digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
+            return f"{value:.{digits}f}{suffix}"
+    return f"{count:.0f}"
+
+
+_PHASE_COLUMNS = ["phase", "from", "tokens", "steps", "batch", "context", "length", "lang.", "FLOPs", "GPU h"]
+
+
+def _phase_row(phase: PhasePlan) -> list[Any]:
+    return [
+        phase.name,
+        phase.from_,
+        brief(phase.tokens),
+        f"{phase.steps:,}",
+        brief(phase.batch_tokens),
+        f"{phase.context:,}",
+        "?" if phase.mean_length is None else f"{phase.mean_length:,.0f}",
+        str(len(phase.languages) or "?"),
+        "?" if phase.flops is None else f"{phase.flops:.2e}",
+        "?" if phase.gpu_hours is None else _hours(phase.gpu_hours),
+    ]
+
+
+_JOINT_COLUMNS = ["phase", "at", "learning rate", "mask", "temperature", "batch", "RoPE theta"]
+
+
+def _joint_rows(plan: Overview) -> list[list[Any]]:
+    rows = []
+    for phase in plan.phases:
+        for name, joint in (("start", phase.start), ("end", phase.end)):
+            theta = "as it is" if joint.rope_theta is None else "{:g}, {:g}".format(*joint.rope_theta)
+            rates = [f"{joint.learning_rate:.3g}", f"{joint.mask_ratio:g}", f"{joint.temperature:g}"]
+            first = phase.name if name == "start" else ""
+            rows.append([first, name, *rates, brief(joint.batch_tokens), theta if name == "start" else ""])
+    return rows
+
+
+def _cost_tables(plan: Overview) -> list[Table]:
+    known = [phase for phase in plan.phases if phase.memory is not None and phase.gpu_hours is not None]
+    if not known:
+        return []
+    machine = plan.machine
+    hours = sum(phase.gpu_hours or 0 for phase in known)
+    title = (
+        f"{_hours(hours)} GPU-hours at an MFU of {machine.mfu:g}: {_time(hours / machine.gpus)} on {machine.gpus} x "
+        f"{machine.gpu}; memory of one, of {plan.gpu_memory / 1e9:.0f} GB"
+    )
+    parts = list(known[0].memory or {})
+    rows = []
+    for phase in known:
+        memory = phase.memory or {}
+        sizes = [_gigabytes(memory[part]) for part in parts]
+        rows.append(
+            [phase.name, *sizes, _gigabytes(sum(memory.values())), _time((phase.gpu_hours or 0) / machine.gpus)]
+        )
+    return [(title, ["phase", *parts, "GB", "time"], rows)]
+
+
+def _languages_table(phase: PhasePlan, everything: bool) -> Table:
+    columns = ["language", "available", "share", "tokens", "epochs"]
+    if phase.moves:
+        columns[3:3] = ["at start", "at end"]
+    rows = [_language_row(row, phase.moves) for row in phase.languages]
+    hidden = rows[FIRST:-LAST]
+    if not everything and hidden:
+        between = phase.languages[FIRST:-LAST]
+        middle = [f"... {len(hidden)} between", "", _share(sum(row.share for row in between)), "", ""]
+        if phase.moves:
+            middle[3:3] = ["", ""]
+        middle[-2] = brief(sum(row.tokens for row in between))
+        rows[FIRST:-LAST] = [middle]
+    return f"{phase.name}: {len(phase.languages)} languages", columns, rows
+
+
+def _language_row(row: LanguagePlan, moves: bool) -> list[Any]:
+    epochs = "?" if row.epochs is None else f"{row.epochs:.2f}" if row.epochs >= 0.1 else f"{row.epochs:.2g}"
+    cells = [row.language, brief(row.available), _share(row.share), brief(row.tokens), epochs]
+    if row.capped:
+        cells[-1] = "capped " + cells[-1]
+    if moves:
+        cells[3:3] = [_share(row.share_start), _share(row.share_end)]
+    return cells
+
+
+def _share(share: float) -> str:
+    return f"{share:.3%}" if share >= 1e-5 or share == 0 else f"{100 * share:.0e}%"
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.1f}" if size >= 1e8 else f"{size / 1e9:.3f}"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
+
+
+def _time(hours: float) -> str:
+    if hours < 1 / 60:
+        return "under a minute"
+    return f"{hours / 24:.1f} days" if hours >= 48 else f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min"
+
+
+def said(plan: Overview) -> Sequence[str]:
+    """What stands below the tables: where the sizes are from, and the warnings."""
+    if plan.inventory is None:
+        first = "No text yet: `tessera prepare` makes the shards, or give counts with --counts FILE."
+    else:
+        first = f"Text: {plan.inventory}."
+    if any(phase.flops is not None and phase.mean_length is None for phase in plan.phases):
+        first += " The length of documents is not known: FLOPs are for pieces as long as the context, an upper bound."
+    return [first, *(f"warning: {line}" for line in plan.warnings)]
