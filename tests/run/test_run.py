@@ -235,7 +235,7 @@ def test_the_command_line_runs_it_all_and_prints_the_table(finished, recipe_file
 def test_plan_shows_the_graph_and_after_prepare_the_languages(finished, recipe_file):
     shown = CliRunner().invoke(app, ["plan", str(recipe_file), "--out", str(finished)])
     assert shown.exit_code == 0, shown.output
-    assert "web/fao_Latn" in shown.output
+    assert "fao_Latn" in shown.output
     assert "decay-b" in shown.output
 
 
