@@ -309,7 +309,7 @@ def _walk(recipe: Path, set_: list[str] | None, out: Path | None, accept_changes
 
 
 def _recipe(path: Path, set_: list[str] | None) -> Any:
-    from tessera.plan.recipe import RecipeError, load
+    from tessera.plan.reading import RecipeError, load
 
     overrides = {}
     for item in set_ or []:

@@ -16,7 +16,8 @@ import yaml
 from tessera.evaluation.suite import evaluate
 from tessera.model import hub, merging
 from tessera.plan.architecture import EncoderConfig
-from tessera.plan.recipe import Merge, Phase, Recipe, changes, dump, science
+from tessera.plan.reading import changes, dump, science
+from tessera.plan.recipe import Merge, Phase, Recipe
 from tessera.plan.whole import new_folder, write_json, write_text
 from tessera.report import summarize, write_report
 from tessera.text.prepare import prepare, tokenizer_sample

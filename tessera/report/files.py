@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tessera.plan import recipe as recipes
+from tessera.plan import reading
 from tessera.plan.recipe import Merge, Phase, Recipe
 
 STEP_COLUMNS = (
@@ -192,7 +192,7 @@ def open_run(folder: Path) -> Run:
     if not (folder / "recipe.yaml").is_file():
         lack = "has no recipe.yaml" if folder.is_dir() else "does not exist"
         raise ValueError(f"{folder} {lack}, so it is no run folder; give the folder that `tessera run` wrote")
-    recipe = recipes.load(folder / "recipe.yaml")
+    recipe = reading.load(folder / "recipe.yaml")
     notes: list[str] = []
     phases = tuple(_phase(folder, phase, recipe, notes) for phase in recipe.phases)
     merged = tuple(m.name for m in recipe.merges if (folder / m.name / "final").exists())

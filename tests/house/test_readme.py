@@ -17,7 +17,7 @@ from invented_text import documents, write_rows
 from typer.testing import CliRunner
 
 from tessera.cli import app
-from tessera.plan.recipe import load
+from tessera.plan.reading import load
 
 HOUSE = Path(__file__).parents[2]
 README = HOUSE / "README.md"

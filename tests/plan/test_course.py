@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from tessera.plan.course import STRETCHES, Course, cap_over_time, mean_shares, shares_of
 from tessera.plan.mixture import Bucket, cap, shares
-from tessera.plan.recipe import Curve, Phase, RecipeError, at, dump, load, science
+from tessera.plan.reading import RecipeError, dump, load, science
+from tessera.plan.recipe import Curve, Phase, at
 from tessera.plan.schedule import mask_ratio_at
 
 SIZES = {"eng": 1_000_000, "deu": 100_000, "fao": 1_000}

@@ -15,7 +15,8 @@ from tessera.cli import app
 from tessera.plan.inventory import Inventory, from_counts
 from tessera.plan.mixture import Bucket
 from tessera.plan.overview import Machine, Overview, overview
-from tessera.plan.recipe import Recipe, load
+from tessera.plan.reading import load
+from tessera.plan.recipe import Recipe
 from tessera.plan.tables import brief, said, tables, write_csv
 
 HOUSE = Path(__file__).parents[2]

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tessera.plan.mixture import Bucket, shares
-from tessera.plan.recipe import Recipe, RecipeError, changes, dump, fingerprint, is_folder, load, science
+from tessera.plan.reading import RecipeError, changes, dump, fingerprint, load, science
+from tessera.plan.recipe import Recipe, is_folder
 
 HOUSE = Path(__file__).parents[2]
 SHIPPED = sorted((HOUSE / "recipes").glob("*.yaml"))

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_run import COUNTS, LANGUAGES, TOKENS, origin, write_run
 
-from tessera.plan.recipe import RecipeError
+from tessera.plan.reading import RecipeError
 from tessera.report import save_plots, write_report
 from tessera.report.charts import figures, thin
 from tessera.report.files import Run, group_mean, language_of, open_run

@@ -11,7 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from tessera.cli import app
-from tessera.plan.recipe import load
+from tessera.plan.reading import load
 from tessera.run import RunError, Silent, merge_folders, run
 
 WORDS = {
