@@ -338,7 +338,8 @@ def _print_table(title: str, columns: list[str], rows: list[list[Any]], digits: 
         table.add_column(column, justify="left" if number < left else "right", overflow="fold")
     for row in rows:
         table.add_row(*(f"{cell:.{digits}f}" if isinstance(cell, float) else str(cell or "") for cell in row))
-    console.print(table)
+    # Where there is no terminal nothing has to fit: a line of a file or a pipe may be long.
+    console.print(table, width=None if console.is_terminal else 250, crop=False)
 
 
 @app.callback(invoke_without_command=True)
