@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from tessera.model.heads import MaskedLM, initialize
 
 from tessera.inference import encode
 from tessera.inference.encode import embed
+from tessera.model.heads import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.recipe import TokenizerTraining
 from tessera.text import tokenizer as tokenizers
