@@ -339,7 +339,7 @@ def _print_table(title: str, columns: list[str], rows: list[list[Any]], digits: 
     for row in rows:
         table.add_row(*(f"{cell:.{digits}f}" if isinstance(cell, float) else str(cell or "") for cell in row))
     # Where there is no terminal nothing has to fit: a line of a file or a pipe may be long.
-    console.print(table, width=None if console.is_terminal else 250, crop=False)
+    (console if console.is_terminal else Console(highlight=False, width=250)).print(table)
 
 
 @app.callback(invoke_without_command=True)
