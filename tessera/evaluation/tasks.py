@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tessera.evaluation import probe, retrieval
-from tessera.plan.recipe import BitextTask, Columns, ProbeTask, Source
+from tessera.plan.corpus import Columns, Source
+from tessera.plan.recipe import BitextTask, ProbeTask
 from tessera.text.corpus import Document, Pair, Skipped, read
 
 _LANGUAGE = "{language}"

@@ -9,8 +9,6 @@ import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -19,92 +17,10 @@ from pydantic import (
 )
 
 from tessera.plan.architecture import PRESETS, EncoderConfig
-from tessera.plan.mistakes import TRUTH, did_you_mean, one_line
-from tessera.plan.units import Bytes, Ratio, Share, Tokens, TokensOrNone
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-
-
-class Strict(BaseModel):
-    """Unknown keys are errors, values do not change after they are read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, data: Any) -> Any:
-        for key, value in data.items() if isinstance(data, dict) else ():
-            field = cls.model_fields.get(key)
-            if isinstance(value, bool) and field is not None and field.annotation is not bool:
-                raise ValueError(f"{key} is {value}; {TRUTH}")
-        return data
-
-
-# ----------------------------------------------------------------------------------------------------------- the text
-
-
-class Columns(Strict):
-    """Which column of a file holds what. A column that is not named here is not read."""
-
-    text: str = "text"
-    id: str = "id"
-    language: str = "lang"
-    quality: str | None = None  # a number: the higher, the better
-    source_text: str = "src"  # pairs only
-    target_text: str = "tgt"
-    source_language: str = "src_lang"
-    target_language: str = "tgt_lang"
-
-
-class Source(Strict):
-    """Files that are read in one way. Its buckets are called `name/language`, e.g. `web/fao_Latn`."""
-
-    name: Name
-    path: str  # a file, a folder or a glob; jsonl, jsonl.zst, jsonl.gz, parquet or txt
-    exclude: tuple[str, ...] = ()  # file names (globs) that `path` finds but that are not wanted
-    kind: Literal["documents", "pairs"] = "documents"
-    columns: Columns = Columns()
-    language: str | None = None  # of every document, where neither a column nor the file name says it
-    tiers: tuple[float, float, float] | None = None  # thresholds on `columns.quality`: four tiers, 1 (worst) to 4
-    split: Literal["train", "held_out"] | None = None  # None: by the hash of each document
-
-    @model_validator(mode="after")
-    def _tiers_need_a_score(self) -> Self:
-        if self.tiers is not None:
-            if self.columns.quality is None:
-                raise ValueError("tiers are thresholds on a score; name its column as columns.quality")
-            if list(self.tiers) != sorted(self.tiers):
-                raise ValueError(f"tiers must rise, {list(self.tiers)} does not")
-        return self
-
-
-class HeldOut(Strict):
-    """Documents kept from training, chosen by a hash of their text, so that duplicates never stand on both sides."""
-
-    share: Share = 0.01
-    max_bytes: Bytes = 100_000  # for each language; more is trained on
-    min_documents: int = Field(3, ge=1)  # a language with fewer documents than this gives none
-
-
-class Corpus(Strict):
-    sources: tuple[Source, ...] = Field(min_length=1)
-    held_out: HeldOut = HeldOut()
-
-    @model_validator(mode="after")
-    def _names_differ(self) -> Self:
-        _refuse_twins([(s.name, s.split) for s in self.sources], "source")
-        return self
-
-
-class TokenizerTraining(Strict):
-    """A byte-level BPE trained on a temperature-balanced sample, or the `tokenizer.json` found under `path`."""
-
-    path: str | None = None  # a tokenizer.json, or a folder that holds one; the fields below then have no use
-    vocab_size: int = Field(32_768, ge=300)
-    temperature: Share = 0.3  # of the sample: p_i proportional to n_i ** temperature
-    sample_bytes: Bytes = 100_000_000
-    min_frequency: int = Field(2, ge=1)
-
+from tessera.plan.corpus import Columns, Corpus, TokenizerTraining
+from tessera.plan.mistakes import did_you_mean, one_line
+from tessera.plan.strict import Name, Strict, is_folder, refuse_twins
+from tessera.plan.units import Ratio, Share, Tokens, TokensOrNone
 
 # ------------------------------------------------------------------------------------------------------------ the run
 
@@ -186,8 +102,9 @@ class Mixture(Strict):
     languages: Languages = "all"  # that share what `shares` leaves
     temperature: MovingShare = 1.0  # p_i proportional to n_i ** temperature, n_i the tokens of language i
     # Fixed: of a source (`code`), a language (`eng_Latn`) or one of one (`web/eng_Latn`).
-    shares: dict[str, MovingShare] = {}
-    entries: dict[str, Tokens] = {}  # languages that are read only from this many planned tokens of the phase on
+    shares: dict[str, MovingShare] = Field(default_factory=dict)
+    # Languages that are read only from this many planned tokens of the phase on.
+    entries: dict[str, Tokens] = Field(default_factory=dict)
     max_epochs: float | None = Field(None, gt=0)  # no bucket is read more often than this within the phase
     tiers: tuple[int, ...] | None = None  # quality tiers that are read; None reads all
 
@@ -361,6 +278,8 @@ class Machine(Strict):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the matrix products; weights stay float32
     attention: Literal["auto", "reference", "cpu", "varlen"] = "auto"
     threads: int | None = Field(None, ge=1)
+    engine: Literal["native", "ray"] = "native"  # Daft's runner for the corpus: this machine, or a Ray cluster
+    tokenize: Literal["tokenizers", "gigatoken"] = "tokenizers"  # gigatoken only where its ids are the same
     micro_batch_tokens: Tokens = 16_384
     checkpoint_minutes: float = Field(10.0, gt=0)
     keep_checkpoints: int = Field(2, ge=1)
@@ -370,7 +289,7 @@ class Model(Strict):
     """A preset of plan/architecture.py, or a Hugging Face folder of phases[0].from, with single fields changed."""
 
     preset: str | None = None
-    override: dict[str, Any] = {}
+    override: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _is_a_model(self) -> Self:
@@ -412,7 +331,7 @@ class Recipe(Strict):
     @model_validator(mode="after")
     def _is_a_graph(self) -> Self:
         stages = [p.name for p in self.phases] + [m.name for m in self.merges]
-        _refuse_twins(stages, "stage")
+        refuse_twins(stages, "stage")
         for name in stages:
             if name in TAKEN:
                 raise ValueError(
@@ -449,14 +368,3 @@ class Recipe(Strict):
     def phase(self, name: str) -> Phase:
         """The phase of that name."""
         return next(p for p in self.phases if p.name == name)
-
-
-def is_folder(source: str) -> bool:
-    """Whether a phase's `from` means a folder rather than another phase."""
-    return "/" in source or "\\" in source
-
-
-def _refuse_twins(names: list[Any], what: str) -> None:
-    twins = sorted({str(n) for n in names if names.count(n) > 1})
-    if twins:
-        raise ValueError(f"two {what}s are called {twins[0]!r}; names must differ")

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet
 
-from tessera.plan.recipe import Source
+from tessera.plan.corpus import Source
 from tessera.text.languages import language_code, language_of_path
 
 MAX_LINE_BYTES = 16_000_000

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tessera.plan.recipe import Corpus
+from tessera.plan.corpus import Corpus
 from tessera.text.corpus import Pair, Skipped, read
 from tessera.text.tokenizer import Tokenizer
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tessera.plan.recipe import Corpus, HeldOut, Source, TokenizerTraining
+from tessera.plan.corpus import Corpus, HeldOut, Source, TokenizerTraining
 from tessera.plan.whole import new_folder, write_json
 from tessera.text import parallel, quality
 from tessera.text.corpus import Document, Pair, Skipped, files, read

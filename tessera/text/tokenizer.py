@@ -16,7 +16,7 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from tessera.plan.recipe import TokenizerTraining
+from tessera.plan.corpus import TokenizerTraining
 from tessera.plan.whole import write_text
 
 PAD, BEGIN, END = "<|pad|>", "<|begin_of_text|>", "<|end_of_text|>"

@@ -1,5 +1,6 @@
 """One process or many: what `torchrun` started, joined to one world."""
 
+import gc
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,7 @@ def join(machine: Machine) -> World:
 def leave(world: World) -> None:
     """Ends what `join` began."""
     if world.size > 1 and dist.is_initialized():
+        gc.collect()  # a replicated module that is still held keeps threads of the group alive into the exit: SIGABRT
         dist.destroy_process_group()
 
 

@@ -25,7 +25,8 @@ from tessera.model.precision import autocast, compute_dtype
 from tessera.plan import schedule
 from tessera.plan.architecture import EncoderConfig, parameters
 from tessera.plan.course import Course, mean_shares, shares_of
-from tessera.plan.recipe import Curve, Phase, Recipe, is_folder
+from tessera.plan.recipe import Curve, Phase, Recipe
+from tessera.plan.strict import is_folder
 from tessera.plan.units import show_tokens
 from tessera.plan.whole import remove_folder, write_json
 from tessera.text.packing import Batch, micro_batches, share

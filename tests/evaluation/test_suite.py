@@ -13,7 +13,8 @@ from tessera.evaluation.tasks import Probing
 from tessera.model import hub
 from tessera.model.heads import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
-from tessera.plan.recipe import Evaluation, Machine, TokenizerTraining
+from tessera.plan.corpus import TokenizerTraining
+from tessera.plan.recipe import Evaluation, Machine
 from tessera.text import tokenizer as tokenizers
 from tessera.text.shards import ShardWriter
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from tessera.plan import recipe
-from tessera.plan.recipe import Recipe, Strict
+from tessera.plan import corpus, recipe
+from tessera.plan.recipe import Recipe
+from tessera.plan.strict import Strict
 
 PAGE = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
 SECTIONS = {re.findall(r"\w+", part)[0]: part for part in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]}
@@ -47,7 +48,8 @@ def words(text: str) -> set[str]:
 
 def test_no_model_of_the_recipe_is_overlooked():
     list(keys(Recipe, (), reached := set()))
-    models = {thing for thing in vars(recipe).values() if inspect.isclass(thing) and issubclass(thing, Strict)}
+    things = [*vars(recipe).values(), *vars(corpus).values()]
+    models = {thing for thing in things if inspect.isclass(thing) and issubclass(thing, Strict)}
     assert reached == models - {Strict}
 
 

@@ -9,9 +9,11 @@ from invented_text import documents, write_rows
 
 from tessera.plan import schedule
 from tessera.plan.architecture import PRESETS
+from tessera.plan.corpus import Source
 from tessera.plan.overview import overview
 from tessera.plan.reading import load
-from tessera.plan.recipe import Model, Phase, Recipe, Source, is_folder
+from tessera.plan.recipe import Model, Phase, Recipe
+from tessera.plan.strict import is_folder
 from tessera.plan.tables import tables
 from tessera.run import run
 from tessera.text.languages import language_of_path

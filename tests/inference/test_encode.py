@@ -8,7 +8,7 @@ from tessera.inference import encode
 from tessera.inference.encode import embed
 from tessera.model.heads import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
-from tessera.plan.recipe import TokenizerTraining
+from tessera.plan.corpus import TokenizerTraining
 from tessera.text import tokenizer as tokenizers
 
 TEXTS = ["one two three", "", "tveir", "a much longer text " * 30, "þrír fjórir fimm", "x"]

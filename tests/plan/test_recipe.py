@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tessera.plan.mixture import Bucket, shares
 from tessera.plan.reading import RecipeError, changes, dump, fingerprint, load, science
-from tessera.plan.recipe import Recipe, is_folder
+from tessera.plan.recipe import Recipe
+from tessera.plan.strict import is_folder
 
 HOUSE = Path(__file__).parents[2]
 SHIPPED = sorted((HOUSE / "recipes").glob("*.yaml"))

@@ -13,7 +13,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tessera.plan.recipe import Columns, Source
+from tessera.plan.corpus import Columns, Source
 from tessera.text import corpus
 from tessera.text.corpus import Document, Pair, Skipped, files, read
 from tessera.text.languages import language_code, language_of_path

@@ -6,7 +6,7 @@ import json
 import pytest
 import zstandard
 
-from tessera.plan.recipe import Corpus, HeldOut, Source, TokenizerTraining
+from tessera.plan.corpus import Corpus, HeldOut, Source, TokenizerTraining
 from tessera.text import demo
 from tessera.text.corpus import Pair, Skipped, read
 from tessera.text.languages import language_code

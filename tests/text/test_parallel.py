@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tessera.plan.recipe import TokenizerTraining
+from tessera.plan.corpus import TokenizerTraining
 from tessera.text.corpus import Pair
 from tessera.text.parallel import Joined, directions, join, why_not
 from tessera.text.quality import tier

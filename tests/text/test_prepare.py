@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tessera.plan.recipe import Columns, Corpus, HeldOut, Source, TokenizerTraining
+from tessera.plan.corpus import Columns, Corpus, HeldOut, Source, TokenizerTraining
 from tessera.text import prepare as prepare_module
 from tessera.text.prepare import prepare, tokenizer_sample
 from tessera.text.shards import Shards, ShardWriter, verify

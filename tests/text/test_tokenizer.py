@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from tessera.plan.recipe import TokenizerTraining
+from tessera.plan.corpus import TokenizerTraining
 from tessera.text.fertility import fertility
 from tessera.text.tokenizer import FILES, SPECIAL_TOKENS, Tokenizer, sample, train
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from tiny_run import WORDS, documents
 
-from tessera.plan.recipe import TokenizerTraining
+from tessera.plan.corpus import TokenizerTraining
 from tessera.text.shards import Shards, ShardWriter
 from tessera.text.tokenizer import train
 from tessera.train.trainer import Text

@@ -9,7 +9,7 @@ import torch
 
 from tessera.model.heads import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
-from tessera.plan.recipe import TokenizerTraining
+from tessera.plan.corpus import TokenizerTraining
 from tessera.text import tokenizer as tokenizers
 from tessera.text.shards import Shards, ShardWriter
 from tessera.train import held_out
