@@ -47,8 +47,23 @@ def run(recipe: RecipePath, set_: Set = None, out: Out = None, accept_changes: A
 
 
 @app.command()
-def prepare(recipe: RecipePath, set_: Set = None, out: Out = None, accept_changes: Accept = False) -> None:
-    """Raw text -> tokenizer -> token shards, and stop there."""
+def prepare(
+    recipe: RecipePath,
+    set_: Set = None,
+    out: Out = None,
+    accept_changes: Accept = False,
+    engine: Annotated[
+        Literal["native", "ray"] | None, typer.Option(help="this machine, or a Ray cluster (default: the recipe's)")
+    ] = None,
+    show_dropped: Annotated[
+        int | None, typer.Option(help="read and look only: show so many documents of each reason to drop one")
+    ] = None,
+) -> None:
+    """Raw text -> documents -> tokenizer -> token shards, and stop there."""
+    set_ = [*(set_ or []), *([f"machine.engine={engine}"] if engine else [])]
+    if show_dropped is not None:
+        _show_dropped(_walk(recipe, set_, out, accept_changes, "documents"), show_dropped)
+        return
     console.print(f"shards: {_walk(recipe, set_, out, accept_changes, 'shards') / 'shards'}")
 
 
@@ -228,15 +243,39 @@ def tokenizer_report(
     recipe: Annotated[Path, typer.Option(help="the recipe whose text is measured", show_default=False)],
     set_: Set = None,
     sample_bytes: Annotated[int, typer.Option(help="text of each language to measure, in bytes")] = 50_000,
+    parallel: Annotated[bool, typer.Option("--parallel", help="the text of all languages says the same")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="print JSON and nothing else")] = False,
+    csv: Annotated[Path | None, typer.Option(help="write a row for each language")] = None,
+    plot: Annotated[Path | None, typer.Option(help="draw what each language pays, as PNG, SVG or HTML")] = None,
 ) -> None:
-    """Fertility by language: tokens per word, bytes per token, cost relative to the best-served language."""
-    from tessera.text.fertility import fertility, sample_of_each
+    """What each language pays for a tokenizer: fertility, unknown pieces, word boundaries, cost."""
+    from tessera.plan.whole import write_text
+    from tessera.text.fertility import as_csv, as_json, fertility, sample_of_each
     from tessera.text.tokenizer import Tokenizer
 
-    measured = fertility(Tokenizer.load(tokenizer), sample_of_each(_recipe(recipe, set_).corpus, sample_bytes))
-    columns = ["language", "texts", "tokens_per_word", "bytes_per_token", "characters_per_token"]
-    rows = [[row[column] for column in columns] for row in measured]
-    _print_table(str(tokenizer), [column.replace("_", " ") for column in columns], rows)
+    texts = sample_of_each(_recipe(recipe, set_).corpus, sample_bytes)
+    measured = fertility(Tokenizer.load(tokenizer), texts, parallel=parallel)
+    if csv is not None:
+        write_text(csv, as_csv(measured))
+    if plot is not None:
+        from tessera.report.fertility import draw_fertility
+
+        draw_fertility(measured, plot)
+    if json_:
+        print(as_json(measured))
+        return
+    columns = {
+        "language": "language",
+        "texts": "texts",
+        "tokens_per_word": "tokens / word",
+        "bytes_per_token": "bytes / token",
+        "unknown_share": "unknown",
+        "byte_fallback_share": "byte pieces",
+        "fresh_word_share": "fresh words",
+        "context_share": "change in context",
+        "relative": "cost" if parallel else "cost (estimate)",
+    }
+    _print_table(str(tokenizer), list(columns.values()), [[row[name] for name in columns] for row in measured])
 
 
 class Watcher:
@@ -326,6 +365,34 @@ def _show_summary(folder: Path) -> None:
         _print_table(table["title"], table["columns"], table["rows"], table["digits"])
     for name, path in summary["paths"].items():
         console.print(f"{name + ':':<8} {path}", soft_wrap=True)
+
+
+def _show_dropped(folder: Path, examples: int) -> None:
+    from tessera.run import documents_of
+    from tessera.text.dropped import dropped
+
+    found = dropped(documents_of(folder), examples)
+    rows = [
+        [
+            entry.source,
+            escape(entry.reason),
+            f"{entry.count:,}",
+            ", ".join(language for language, _ in entry.languages.most_common(5)),
+        ]
+        for entry in found
+    ]
+    _print_table("dropped documents", ["source", "reason", "documents", "most of them in"], rows, left=2)
+    for entry in found:
+        for example in entry.examples:
+            console.print(f"\n[bold]{escape(entry.reason)}[/]  [dim]{example.language}, {escape(example.origin)}")
+            console.print(escape(_shortened(example.text)), soft_wrap=True)
+            if example.copy_of is not None:
+                console.print("[dim]kept:[/] " + escape(_shortened(example.copy_of)), soft_wrap=True)
+
+
+def _shortened(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 400 else text[:400] + " ..."
 
 
 def _verdict(ok: bool) -> str:

@@ -1,6 +1,6 @@
 """A run is a graph of stages, walked in order: what is finished is skipped, what was interrupted goes on.
 
-    tokenizer -> shards -> phases (a graph of `from`) -> merges -> evaluation -> report.html
+    documents -> tokenizer -> shards -> phases (a graph of `from`) -> merges -> evaluation -> report.html
 
 Every stage leaves files in the run folder and reads only files, so each can be run alone, later, elsewhere.
 """
@@ -14,23 +14,25 @@ from typing import Any, Literal, Protocol
 import yaml
 
 from tessera.evaluation.suite import evaluate
+from tessera.inference.score import Scorer
 from tessera.model import hub, merging
 from tessera.plan.architecture import EncoderConfig
 from tessera.plan.reading import changes, dump, science
 from tessera.plan.recipe import Merge, Phase, Recipe
+from tessera.plan.strict import is_folder
 from tessera.plan.whole import new_folder, write_json, write_text
 from tessera.report import summarize, write_report
-from tessera.text.prepare import prepare, tokenizer_sample
+from tessera.text import prepare
 from tessera.text.shards import Shards, verify
-from tessera.text.tokenizer import Tokenizer
+from tessera.text.tokenizer import Tokenizer, sample
 from tessera.text.tokenizer import train as train_tokenizer
 from tessera.train import checkpoint, distributed
 from tessera.train.card import card
 from tessera.train.trainer import Text, train
 
-Stage = Literal["tokenizer", "shards", "train", "merge", "evaluate", "report"]
+Stage = Literal["documents", "tokenizer", "shards", "train", "merge", "evaluate", "report"]
 _CHECKED_TOKENS = 10**10  # a few seconds of reading
-STAGES: tuple[Stage, ...] = ("tokenizer", "shards", "train", "merge", "evaluate", "report")
+STAGES: tuple[Stage, ...] = ("documents", "tokenizer", "shards", "train", "merge", "evaluate", "report")
 
 
 class RunError(ValueError):
@@ -113,6 +115,31 @@ def _open(recipe: Recipe, folder: Path, accept_changes: bool, watcher: Watcher) 
     write_text(path, dump(recipe))
 
 
+def documents_of(folder: str | Path) -> prepare.Documents:
+    """The documents of a run that were read before, and which of them go where."""
+    recipe = Recipe.model_validate(yaml.safe_load((Path(folder) / "recipe.yaml").read_text(encoding="utf-8")))
+    return _read(recipe, Path(folder), Silent())
+
+
+def _documents(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
+    if not (folder / "shards").exists():
+        _read(recipe, folder, watcher)
+
+
+def _read(recipe: Recipe, folder: Path, watcher: Watcher) -> prepare.Documents:
+    """The corpus, read and looked at once; what is done already is only opened."""
+    machine = recipe.machine
+    models = {source.score for source in recipe.corpus.sources if source.score and is_folder(source.score)}
+    return prepare.read(
+        recipe.corpus,
+        folder / "documents",
+        on=machine.engine,
+        workers=machine.threads,
+        scorers={name: Scorer(name, dtype="float32") for name in models},  # the same tiers on every machine
+        on_progress=watcher.progress("documents"),
+    )
+
+
 def _tokenizer(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     target = folder / "tokenizer"
     if target.exists():
@@ -123,7 +150,7 @@ def _tokenizer(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
             for file in Tokenizer.load(recipe.tokenizer.path).files():
                 shutil.copy(file, staging)
         else:
-            texts = tokenizer_sample(recipe.corpus, recipe.tokenizer, progress)
+            texts = sample(_read(recipe, folder, Silent()).texts(), recipe.tokenizer)
             longest = max(phase.context for phase in recipe.phases)
             train_tokenizer(texts, recipe.tokenizer, staging, model_max_length=longest, on_progress=progress)
     tokenizer = Tokenizer.load(target)
@@ -133,7 +160,14 @@ def _tokenizer(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
 def _shards(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     if (folder / "shards").exists():
         return
-    report = prepare(recipe.corpus, Tokenizer.load(folder / "tokenizer"), folder / "shards", watcher.progress("shards"))
+    report = prepare.encode(
+        _read(recipe, folder, Silent()),
+        Tokenizer.load(folder / "tokenizer"),
+        folder / "shards",
+        with_=recipe.machine.tokenize,
+        workers=recipe.machine.threads,
+        on_progress=watcher.progress("shards"),
+    )
     for store in ("train", "held_out"):
         total = report.total(store)
         watcher.say(f"{store}: {total['documents']:,} documents, {total['tokens']:,} tokens, {total['bytes']:,} bytes")
@@ -277,6 +311,7 @@ def _report(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
 
 
 _ALONE: dict[str, Callable[[Recipe, Path, Any], None]] = {
+    "documents": _documents,
     "tokenizer": _tokenizer,
     "shards": _shards,
     "merge": _merge,

@@ -8,8 +8,9 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from tessera.model.heads import MaskedLM, pool
+from tessera.model.heads import MaskedLM, Regressor, pool
 from tessera.model.precision import autocast, compute_dtype
 from tessera.text.tokenizer import Tokenizer
 
@@ -39,6 +40,43 @@ def embed(
     An empty text has a vector too: that of its special tokens. Raises ValueError for a max_length that leaves no room
     for text, and where the tokenizer knows tokens that the model does not.
     """
+
+    def vectors(tokens: Tensor, starts: Tensor) -> Tensor:
+        pooled = pool(model.encoder(tokens, starts), starts, pooling)
+        return torch.nn.functional.normalize(pooled, dim=-1) if normalize else pooled
+
+    return each(
+        model,
+        tokenizer,
+        texts,
+        vectors,
+        model.config.hidden_size,
+        max_length=max_length,
+        max_tokens=max_tokens,
+        dtype=dtype,
+        on_progress=on_progress,
+        what="embedding",
+    )
+
+
+def each(
+    model: MaskedLM | Regressor,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    compute: Callable[[Tensor, Tensor], Tensor],
+    width: int,
+    *,
+    max_length: int | None = None,
+    max_tokens: int = 16_384,
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    on_progress: Callable[[int, int, str], None] | None = None,
+    what: str,
+) -> NDArray[np.float32]:
+    """What `compute` makes of each text, float32 [n, width]; the rest is as for `embed`.
+
+    compute  (tokens [T], starts [N+1]) -> [N, width], with the model as it is for use, without gradients
+    what     one word for what is done, for `on_progress`
+    """
     config, device = model.config, next(model.parameters()).device
     if tokenizer.vocab_size > config.vocab_size:
         raise ValueError(
@@ -48,23 +86,20 @@ def embed(
     longest = config.max_position_embeddings if max_length is None else max_length
     if longest <= sum(map(len, tokenizer.template)):
         raise ValueError(f"max_length is {longest}; special tokens alone take {sum(map(len, tokenizer.template))}")
-    result = np.empty((len(texts), config.hidden_size), np.float32)
-    compute = compute_dtype(dtype, device)
+    result = np.empty((len(texts), width), np.float32)
+    precision = compute_dtype(dtype, device)
     training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), autocast(device, compute):
+        with torch.inference_mode(), autocast(device, precision):
             done = 0
             for numbers, ids in _batches(tokenizer, texts, longest, max_tokens):
                 tokens = torch.from_numpy(np.concatenate(ids).astype(np.int64)).to(device)
                 starts = torch.from_numpy(np.cumsum([0, *map(len, ids)])).to(device)
-                vectors = pool(model.encoder(tokens, starts), starts, pooling)
-                if normalize:
-                    vectors = torch.nn.functional.normalize(vectors, dim=-1)
-                result[numbers] = vectors.cpu().numpy()
+                result[numbers] = compute(tokens, starts).cpu().numpy()
                 done += len(numbers)
                 if on_progress is not None:
-                    on_progress(done, len(texts), "embedding")
+                    on_progress(done, len(texts), what)
     finally:
         model.train(training)
     return result

@@ -1,7 +1,7 @@
 """What Hugging Face calls things, by family: one table of weights, one of configuration fields, both ways."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -9,6 +9,7 @@ from tessera.plan.architecture import EncoderConfig
 
 Json = dict[str, Any]
 Names = dict[str, tuple[str, ...]]
+Pooling = Literal["mean", "cls", "late"]
 
 # Ours -> theirs. Several of theirs are stacked, in this order, along the first dimension of ours.
 _MODERNBERT: Names = {
@@ -25,6 +26,8 @@ _MODERNBERT: Names = {
     "transform.norm.weight": ("head.norm.weight",),
     "decoder_weight": ("decoder.weight",),
     "decoder_bias": ("decoder.bias",),
+    "classifier.weight": ("classifier.weight",),
+    "classifier.bias": ("classifier.bias",),
 }
 _EUROBERT: Names = {
     "encoder.embedding.weight": ("model.embed_tokens.weight",),
@@ -39,9 +42,19 @@ _EUROBERT: Names = {
     "encoder.layers.{}.mlp.down.weight": ("model.layers.{}.mlp.down_proj.weight",),
     "encoder.norm.weight": ("model.norm.weight",),
     "decoder_weight": ("lm_head.weight",),
+    "transform.dense.weight": ("dense.weight",),
+    "transform.dense.bias": ("dense.bias",),
+    "classifier.weight": ("classifier.weight",),
+    "classifier.bias": ("classifier.bias",),
 }
 NAMES: dict[str, Names] = {"modernbert": _MODERNBERT, "eurobert": _EUROBERT}
-_CLASSES = {"modernbert": "ModernBertForMaskedLM", "eurobert": "EuroBertForMaskedLM"}
+_CLASSES = {"modernbert": "ModernBert", "eurobert": "EuroBert"}  # ...ForMaskedLM, ForSequenceClassification
+
+# Their name of a pooling -> ours; the first is theirs where a configuration does not say.
+_POOLING: dict[str, dict[str, Pooling]] = {
+    "modernbert": {"cls": "cls", "mean": "mean"},
+    "eurobert": {"late": "late", "bos": "cls", "mean": "mean"},
+}
 
 # What the architecture of a family fixes.
 _FIXED: dict[str, Json] = {
@@ -128,7 +141,11 @@ def their_config(config: EncoderConfig, name: str, dtype: torch.dtype) -> Json:
     fields["tie_word_embeddings"] = config.tie_word_embeddings
     if config.mask_token_id is None:
         del fields["mask_token_id"]  # there it is a number or absent
-    kind = {"architectures": [_CLASSES[name]], "model_type": name, "dtype": str(dtype).removeprefix("torch.")}
+    kind = {
+        "architectures": [f"{_CLASSES[name]}MaskedLM"],
+        "model_type": name,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
     if name == "eurobert":
         return {
             **kind,
@@ -163,6 +180,32 @@ def their_config(config: EncoderConfig, name: str, dtype: torch.dtype) -> Json:
             "sliding_attention": {"rope_type": "default", "rope_theta": config.local_rope_theta},
         },
     }
+
+
+def their_regression(name: str, pooling: Pooling) -> Json:
+    """What config.json of a regression head says beside, or instead of, `their_config`.
+
+    Raises ValueError for a pooling that the family has not.
+    """
+    theirs = [their for their, ours in _POOLING[name].items() if ours == pooling]
+    if not theirs:
+        raise ValueError(f"pooling is {pooling!r}; {name} has {' and '.join(_POOLING[name].values())}")
+    return {
+        "architectures": [f"{_CLASSES[name]}ForSequenceClassification"],
+        "classifier_pooling": theirs[0],
+        "id2label": {"0": "score"},
+        "label2id": {"score": 0},
+        "problem_type": "regression",
+    }
+
+
+def our_pooling(given: Json, name: str, place: Path) -> Pooling:
+    """How a classifier pools; `clf_pooling` is EuroBERT's own older word for it."""
+    known = _POOLING[name]
+    found = given.get("classifier_pooling") or given.get("clf_pooling") or next(iter(known))
+    if found not in known:
+        raise ValueError(f"{place}: classifier_pooling is {found!r}; {name} has {', '.join(known)}")
+    return known[found]
 
 
 def our_config(given: Json, name: str, place: Path) -> EncoderConfig:

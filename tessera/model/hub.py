@@ -17,8 +17,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tessera.model.encoder import Encoder
-from tessera.model.families import NAMES, Json, Names, family, our_config, their_config, theirs
-from tessera.model.heads import MaskedLM
+from tessera.model.families import (
+    NAMES,
+    Json,
+    Names,
+    family,
+    our_config,
+    our_pooling,
+    their_config,
+    their_regression,
+    theirs,
+)
+from tessera.model.heads import MaskedLM, Regressor
 from tessera.plan.architecture import EncoderConfig
 from tessera.plan.whole import new_folder
 
@@ -30,7 +40,7 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def save(
-    model: MaskedLM,
+    model: MaskedLM | Regressor,
     folder: Path,
     tokenizer_files: Path | None = None,
     card: str | None = None,
@@ -38,14 +48,18 @@ def save(
 ) -> None:
     """Write a folder that AutoModelForMaskedLM and sentence-transformers load without our code: whole or not at all.
 
+    model            with a regression head, AutoModelForSequenceClassification loads it
     tokenizer_files  a folder whose tokenizer files are copied
     card             text of README.md
     Raises FileExistsError if `folder` exists and is not empty, ValueError if transformers has no such architecture.
     """
     config = model.config
     name = family(config)
+    fields = their_config(config, name, dtype)
+    if isinstance(model, Regressor):
+        fields |= their_regression(name, model.pooling)
     with new_folder(Path(folder)) as draft:
-        text = json.dumps(their_config(config, name, dtype), indent=2) + "\n"
+        text = json.dumps(fields, indent=2) + "\n"
         (draft / "config.json").write_text(text, encoding="utf-8")
         weights = dict(_weights({k: v.detach() for k, v in model.state_dict().items()}, NAMES[name], dtype))
         save_file(weights, draft / "model.safetensors", metadata={"format": "pt"})
@@ -87,6 +101,34 @@ def load_encoder(folder: Path, attention: str = "auto") -> Encoder:
         encoder = Encoder(config, attention)
     _fill(encoder, "encoder.", Path(folder), config, names)
     return encoder
+
+
+def load_regressor(folder: Path, attention: str = "auto") -> Regressor:
+    """A model that gives each document one number, from a sequence classifier with a single label, in float32.
+
+    Raises ValueError as `load` does, and for a folder without such a head.
+    """
+    folder = Path(folder)
+    config, names = _recognise(folder)
+    with ExitStack() as files:
+        found = _open(folder, files)
+        head = names["classifier.weight"][0]
+        if head not in found:
+            raise ValueError(
+                f"{folder} has no weight {head!r}, so it holds no regression head; give the folder of a sequence "
+                "classifier with num_labels = 1"
+            )
+        labels = found[head].get_slice(head).get_shape()[0]
+    if labels != 1:
+        raise ValueError(
+            f"{folder} tells {labels} classes apart; a score is one number, so give a model with num_labels = 1"
+        )
+    place = folder / "config.json"
+    given = _read_json(place)
+    with torch.device("meta"):
+        model = Regressor(config, our_pooling(given, given["model_type"], place), attention)
+    _fill(model, "", folder, config, names)
+    return model
 
 
 def has_head(folder: Path) -> bool:

@@ -151,3 +151,4 @@ class TokenizerTraining(Strict):
     temperature: Share = 0.3  # of the sample: p_i proportional to n_i ** temperature
     sample_bytes: Bytes = 100_000_000
     min_frequency: int = Field(2, ge=1)
+    split: Literal["qwen3.5", "tessera"] = "qwen3.5"  # what merges stay within; gigatoken knows only the first

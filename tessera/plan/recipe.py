@@ -137,9 +137,10 @@ class LearningRate(Strict):
 
 
 class Optimizer(Strict):
-    name: Literal["adamw", "stableadamw"] = "adamw"
+    name: Literal["adamw", "stableadamw", "muon"] = "adamw"  # muon: AdamW for all but the matrices inside layers
     betas: tuple[Ratio, Ratio] = (0.9, 0.95)
     eps: float = Field(1e-8, gt=0)
+    momentum: Ratio = 0.95  # of Muon
     weight_decay: float = Field(0.0, ge=0)
     fully_decoupled: bool = False  # weight_decay is taken off at each step scaled by lr/peak, not multiplied by lr
     clip_norm: float | None = Field(None, gt=0)  # of the whole gradient; StableAdamW clips each update itself
@@ -153,6 +154,16 @@ class BatchWarmup(Strict):
 class RopeTheta(Strict):
     global_: float = Field(alias="global", gt=0)
     local: float = Field(gt=0)
+
+
+class BlowUp(Strict):
+    """A step that goes wrong: its loss or gradient is no number, or above a bound. See train/faults.py."""
+
+    policy: Literal["stop", "skip", "rollback"] = "stop"  # rollback: to the last checkpoint of checkpoint_every
+    loss_above_uniform: float | None = Field(None, gt=0)  # nats above ln(vocabulary), which is what guessing costs
+    gradient_norm: float | None = Field(None, gt=0)  # of the whole gradient, before it is clipped
+    in_a_row: int = Field(3, ge=1)  # so many in a row are forgiven, the next stops the run
+    in_all: int = Field(20, ge=1)  # the same for the whole phase
 
 
 class Crop(Strict):
@@ -180,6 +191,7 @@ class Phase(Strict):
     checkpoint_every: Tokens | None = None  # a checkpoint that stays, besides those of machine.checkpoint_minutes
     rope_theta: RopeTheta | None = None  # from here on; None keeps what the model has
     crop: Crop | None = None
+    blow_up: BlowUp = BlowUp()
     mixture: Mixture = Mixture()
 
     @model_validator(mode="after")
@@ -200,6 +212,11 @@ class Phase(Strict):
             )
         if rate.halve_at is not None and rate.halve_at >= self.tokens:
             raise ValueError(f"learning_rate: halve_at is {rate.halve_at}, but the phase has only {self.tokens} tokens")
+        if self.blow_up.policy == "rollback" and self.checkpoint_every is None:
+            raise ValueError(
+                "blow_up: rollback goes back to a checkpoint of checkpoint_every, and there is none; set it (those of "
+                "machine.checkpoint_minutes will not do: the result would depend on the clock on the wall)"
+            )
         for language, entry in self.mixture.entries.items():
             if entry >= self.tokens:
                 raise ValueError(f"mixture.entries: {language} enters at {entry}, but the phase ends at {self.tokens}")
@@ -280,6 +297,7 @@ class Machine(Strict):
     threads: int | None = Field(None, ge=1)
     engine: Literal["native", "ray"] = "native"  # Daft's runner for the corpus: this machine, or a Ray cluster
     tokenize: Literal["tokenizers", "gigatoken"] = "tokenizers"  # gigatoken only where its ids are the same
+    parallel: Literal["ddp", "fsdp2"] = "ddp"  # several processes hold the model each, or a part of it each
     micro_batch_tokens: Tokens = 16_384
     checkpoint_minutes: float = Field(10.0, gt=0)
     keep_checkpoints: int = Field(2, ge=1)
@@ -312,7 +330,7 @@ class Model(Strict):
         return EncoderConfig.model_validate({**PRESETS[self.preset].model_dump(), **self.override, **more})
 
 
-TAKEN = frozenset({"scratch", "tokenizer", "shards", "evaluation"})
+TAKEN = frozenset({"scratch", "documents", "tokenizer", "shards", "evaluation"})
 """Names that a stage cannot have: `from: scratch`, and the folders of a run beside those of its stages."""
 
 

@@ -35,6 +35,22 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     sync(target.parent)
 
 
+@contextlib.contextmanager
+def new_file(target: Path) -> Iterator[Path]:
+    """Gives a path beside `target` to write a file to, which takes its name when the block ends well.
+
+    What stood there before is replaced at once; an exception or a kill leaves it as it was.
+    """
+    draft = target.with_name(f".{target.name}.writing")
+    try:
+        yield draft
+        sync(draft)
+        os.replace(draft, target)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
 def remove_folder(folder: Path) -> None:
     """Deletes a folder if it is there; a kill in the middle never leaves half of it under its name."""
     hidden = folder.with_name(f".{folder.name}.removing")
@@ -47,10 +63,8 @@ def remove_folder(folder: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes a text file, UTF-8; what stood there before is replaced at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.writing")
-    draft.write_text(text, encoding="utf-8")
-    sync(draft)
-    os.replace(draft, path)
+    with new_file(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, data: Any) -> None:

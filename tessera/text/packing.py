@@ -5,7 +5,9 @@ Shapes: T tokens of all documents end to end, N documents, M masked positions.
 
 import bisect
 import heapq
+import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,18 +26,16 @@ class Batch:
 
 def select(batch: Batch, documents: NDArray[np.int64]) -> Batch:
     """The named documents, in the order given, as a batch of their own."""
-    lengths = np.diff(batch.starts)[documents]
-    starts = np.concatenate(([0], np.cumsum(lengths)))
-    bounds = np.searchsorted(
-        batch.positions, batch.starts
-    )  # document i has the masked positions bounds[i] to bounds[i+1]
-    masked = np.diff(bounds)[documents]
-    places = ranges(bounds[documents], masked)
+    begins, ends = batch.starts[documents], batch.starts[documents + 1]
+    starts = np.concatenate(([0], np.cumsum(ends - begins)))
+    first, last = np.searchsorted(batch.positions, begins), np.searchsorted(batch.positions, ends)
+    positions = _slices(batch.positions, first, last)
+    positions += np.repeat(starts[:-1] - begins, last - first)
     return Batch(
-        tokens=batch.tokens[ranges(batch.starts[documents], lengths)],
+        tokens=_slices(batch.tokens, begins, ends),
         starts=starts,
-        positions=batch.positions[places] + np.repeat(starts[:-1] - batch.starts[documents], masked),
-        targets=batch.targets[places],
+        positions=positions,
+        targets=_slices(batch.targets, first, last),
         sources=batch.sources[documents],
     )
 
@@ -58,7 +58,22 @@ def micro_batches(batch: Batch, max_tokens: int) -> list[Batch]:
             room, part = rooms.pop(fit)
         parts[part].append(document)
         bisect.insort(rooms, (room - length, part))
-    return [select(batch, np.sort(np.array(part, np.int64))) for part in parts]
+    ordered = select(batch, np.array([document for part in parts for document in sorted(part)], np.int64))
+    edges = np.concatenate(([0], np.cumsum([len(part) for part in parts], dtype=np.int64)))
+    return [_cut(ordered, first, last) for first, last in itertools.pairwise(edges.tolist())]
+
+
+def _cut(batch: Batch, first: int, last: int) -> Batch:
+    """Documents first to last - 1; a view wherever it can be."""
+    begin, end = batch.starts[first], batch.starts[last]
+    masked = slice(*np.searchsorted(batch.positions, (begin, end)))
+    return Batch(
+        tokens=batch.tokens[begin:end],
+        starts=batch.starts[first : last + 1] - begin,
+        positions=batch.positions[masked] - begin,
+        targets=batch.targets[masked],
+        sources=batch.sources[first:last],
+    )
 
 
 def share(batch: Batch, rank: int, world: int) -> Batch:
@@ -79,6 +94,13 @@ def share(batch: Batch, rank: int, world: int) -> Batch:
         if number == rank:
             mine.append(document)
     return select(batch, np.sort(np.array(mine, np.int64)))
+
+
+def _slices(values: NDArray[Any], begins: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[Any]:
+    """values[begins[0]:ends[0]], values[begins[1]:ends[1]], ... end to end, without an index for every value."""
+    if len(begins) == 0:
+        return values[:0].copy()
+    return np.concatenate([values[a:b] for a, b in zip(begins.tolist(), ends.tolist(), strict=True)])
 
 
 def ranges(begins: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:

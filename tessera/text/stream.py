@@ -30,7 +30,6 @@ from tessera.text.shards import Shards
 
 _ROUNDS = 10  # with fewer, or on fewer bits, shuffles of less than ten blocks are visibly unfair
 _FEWEST_BITS = 4
-_SLICE = 1 << 22  # documents whose lengths are held at a time while blocks are counted
 
 
 class Stream:
@@ -50,7 +49,7 @@ class Stream:
         special_ids: Sequence[int],
         vocab_size: int,
     ) -> None:
-        """Counts blocks: one pass over the document offsets.
+        """Starts at once where the store's blocks are counted already, see blocks.py; nothing else is read.
 
         shares        [B] of tokens, sum 1, or a course of them; see plan/mixture.py and plan/course.py
         context       longest piece of a document, in tokens
@@ -69,11 +68,11 @@ class Stream:
         self.special_ids = tuple(special_ids)
         self.vocab_size = vocab_size
 
-        self._blocks_before = _blocks_before(shards.offsets, context)
+        self._index = shards.blocks(context)
         first = np.asarray(shards.first_document, np.int64)
         last = first + np.array([bucket.documents for bucket in shards.buckets], np.int64)
-        self._first_block = self._blocks_before[first]
-        self.blocks: NDArray[np.int64] = self._blocks_before[last] - self._first_block  # [B]
+        self._first_block = self._index.before(first)
+        self.blocks: NDArray[np.int64] = self._index.before(last) - self._first_block  # [B]
         tokens = np.asarray(shards.offsets[last]) - np.asarray(shards.offsets[first])
         share = np.asarray(course.shares, np.float64)
         for bucket in np.flatnonzero(share.any(0) & (self.blocks == 0)):
@@ -136,9 +135,8 @@ class Stream:
         epoch, index = np.divmod(draw, self.blocks[bucket])
         order_key = mix(self._order_key[bucket] + mix(epoch.astype(np.uint64)))
         block = self._first_block[bucket] + permute(index, self.blocks[bucket], order_key)
-        document = np.searchsorted(self._blocks_before, block, side="right") - 1
-        inside = (block - self._blocks_before[document]) * self.context
-        starts = self.shards.offsets[document] + inside
+        document, inside = self._index.find(block)
+        starts = self.shards.offsets[document] + inside * self.context
         lengths = np.minimum(self.shards.offsets[document + 1] - starts, self.context)
         return bucket, starts, lengths, mix(self._draw_key[bucket] + mix(draw.astype(np.uint64)))
 
@@ -221,18 +219,6 @@ def _feistel(value: NDArray[np.uint64], bits: NDArray[np.uint64], key: NDArray[n
         high ^= mix(key + (low + turns[turn])) & high_mask
         low ^= mix(key + (high + turns[turn + 1])) & low_mask
     return (high << low_bits) | low
-
-
-def _blocks_before(offsets: NDArray[np.int64], context: int) -> NDArray[np.int64]:
-    """Blocks in all documents before each: int64 [D + 1]."""
-    documents = len(offsets) - 1
-    result = np.zeros(documents + 1, np.int64)
-    for begin in range(0, documents, _SLICE):
-        end = min(begin + _SLICE, documents)
-        lengths = np.diff(offsets[begin : end + 1])
-        np.cumsum(-(-lengths // context), out=result[begin + 1 : end + 1])
-        result[begin + 1 : end + 1] += result[begin]
-    return result
 
 
 def _hashes(names: Sequence[tuple[int, str, str]], what: str) -> NDArray[np.uint64]:

@@ -4,12 +4,12 @@ A tokenizer we train is a lossless byte-level BPE: every text of every script co
 """
 
 import hashlib
+import itertools
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import tokenizers
@@ -18,28 +18,40 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from tessera.plan.corpus import TokenizerTraining
 from tessera.plan.whole import write_text
-
-PAD, BEGIN, END = "<|pad|>", "<|begin_of_text|>", "<|end_of_text|>"
-MASK, SEPARATOR = "<|mask|>", "<|parallel_sep|>"
-SPECIAL_TOKENS = (PAD, BEGIN, END, MASK, SEPARATOR)  # ids 0 to 4 of a tokenizer we train
+from tessera.text.gigatoken import Gigatoken, difference, framed, hard_texts, rows
+from tessera.text.vocabulary import (
+    BEGIN,
+    END,
+    MASK,
+    PAD,
+    SEPARATOR,
+    SPECIAL_TOKENS,
+    measure,
+    partial,
+    required,
+    roles,
+    template,
+    unknown,
+)
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
-# What a tokenizer calls a role in its config, and what tokenizers without a config usually call it.
-_ROLES = {
-    "mask": (("mask_token",), (MASK, "<mask>", "[MASK]", "<|MASK|>")),
-    "bos": (("bos_token", "cls_token"), (BEGIN, "<bos>", "<s>", "[CLS]", "<|startoftext|>")),
-    "eos": (("eos_token", "sep_token"), (END, "<eos>", "</s>", "[SEP]", "<|endoftext|>")),
-    "pad": (("pad_token",), (PAD, "<pad>", "[PAD]")),
-    "separator": ((), (SEPARATOR,)),
-}
+# tokenizers counts pairs in signed 32 bits: one pair more often than this, and it silently learns something else.
+_MOST_PAIRS = 2**31 - 1
+_ENTRY = 200  # bytes that Python needs for a sampled text beside the text itself
 
-# One space belongs to the word it precedes; marks belong to their letters, or Indic and Thai vowels would stand alone;
-# digits in threes.
-_WORDS = r" ?[\p{L}\p{M}]+| ?\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
+# What merges stay within. In both one space belongs to the word it precedes, and marks belong to their letters, or
+# Indic and Thai vowels would stand alone. tessera: a word is letters alone, digits in threes. qwen3.5, the pattern of
+# that family to the letter, which gigatoken knows: a character before a word may belong to it, each digit stands alone.
+_SPLIT: dict[str, str] = {
+    "tessera": r" ?[\p{L}\p{M}]+| ?\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+",
+    "qwen3.5": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+}
 _LONGEST_TOKEN = 48  # bytes; scripts without spaces would otherwise turn whole boilerplate sentences into tokens
 
 Progress = Callable[[int, int, str], None]
+Engine = Literal["tokenizers", "gigatoken"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +59,7 @@ class Tokenizer:
     """A tokenizer and the ids of its roles: `Tokenizer.load(path)`.
 
     vocab_size   highest id + 1: the rows an embedding needs
+    unknown_id   stands for what the vocabulary cannot write; None where it can write everything
     special_ids  sorted; never masked, never drawn as a random token
     template     ids before and after the text of every document
     fingerprint  sha256 of tokenizer.json
@@ -60,17 +73,23 @@ class Tokenizer:
     eos_id: int
     pad_id: int
     separator_id: int | None
+    unknown_id: int | None
     special_ids: tuple[int, ...]
     template: tuple[tuple[int, ...], tuple[int, ...]]
+    definition: dict[str, Any]  # tokenizer.json as it was read
     _inner: tokenizers.Tokenizer
-    _definition: dict[str, Any]
+    _fast: Gigatoken | None
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path, engine: Engine = "tokenizers") -> Self:
         """Reads a `tokenizer.json`, or the one in a folder, with the roles its config files name.
 
         Truncation and padding are switched off, and the names of special tokens inside a text are ordinary text.
-        Raises ValueError where there is no tokenizer or it has no token to mask with.
+        `engine` changes the speed of `encode_batch` and `encode_plain`, never the ids; gigatoken is held against
+        `tokenizers` on texts made to tell them apart, and `prove` does so on your own.
+
+        Raises ValueError where there is no tokenizer, it has no token to mask with, or the engine cannot read it or
+        gives other ids; ImportError where the engine is not installed.
         """
         path = Path(path)
         file = path / "tokenizer.json" if path.is_dir() else path
@@ -86,29 +105,55 @@ class Tokenizer:
         inner.no_padding()
         inner.encode_special_tokens = True
         vocabulary = inner.get_vocab(with_added_tokens=True)
-        roles = _roles(file, vocabulary)
+        role = roles(file, vocabulary)
         special = {i for i, token in inner.get_added_tokens_decoder().items() if token.special}
-        return cls(
+        loaded = cls(
             folder=file.parent,
             fingerprint=hashlib.sha256(data).hexdigest(),
             vocab_size=max(vocabulary.values()) + 1,
-            mask_id=_required(roles["mask"], file, "mask_token", "a masked language model needs one"),
-            bos_id=_required(roles["bos"], file, "bos_token", "every document begins with it"),
-            eos_id=_required(roles["eos"], file, "eos_token", "every document ends with it"),
-            pad_id=_required(roles["eos"] if roles["pad"] is None else roles["pad"], file, "pad_token", ""),
-            separator_id=roles["separator"],
-            special_ids=tuple(sorted(special | {i for i in roles.values() if i is not None})),
-            template=_template(inner),
+            mask_id=required(role["mask"], file, "mask_token", "a masked language model needs one"),
+            bos_id=required(role["bos"], file, "bos_token", "every document begins with it"),
+            eos_id=required(role["eos"], file, "eos_token", "every document ends with it"),
+            pad_id=required(role["eos"] if role["pad"] is None else role["pad"], file, "pad_token", ""),
+            separator_id=role["separator"],
+            unknown_id=unknown(definition, vocabulary),
+            special_ids=tuple(sorted(special | {i for i in role.values() if i is not None})),
+            template=template(inner),
+            definition=definition,
             _inner=inner,
-            _definition=definition,
+            _fast=None if engine == "tokenizers" else Gigatoken(definition),
         )
+        if engine != "tokenizers":
+            loaded.prove(list(hard_texts(definition)))
+        return loaded
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         """Token ids of each text, with the special tokens of the template. On all cores; releases the GIL."""
+        if self._fast:
+            return rows(*framed(*self._fast.encode(texts), *self.template))
         return [np.array(e.ids, dtype=np.int32) for e in self._inner.encode_batch_fast(list(texts))]
 
     def encode_plain(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         """Token ids of each text and nothing else."""
+        return rows(*self._fast.encode(texts)) if self._fast else self._reference(texts)
+
+    def encode_offsets(self, texts: Sequence[str]) -> list[tuple[NDArray[np.int32], NDArray[np.int64]]]:
+        """Token ids of each text and nothing else, and the characters they come from: int64 [tokens, 2], from and to.
+
+        Always by `tokenizers`. Whether the space before a word is among the characters is up to the tokenizer.
+        """
+        encoded = self._inner.encode_batch(list(texts), add_special_tokens=False)
+        return [(np.array(e.ids, dtype=np.int32), np.array(e.offsets, dtype=np.int64).reshape(-1, 2)) for e in encoded]
+
+    def prove(self, texts: Sequence[str]) -> None:
+        """Raises ValueError at the first text whose ids depend on the engine."""
+        if self._fast is None:
+            return
+        for text, found, due in zip(texts, self.encode_plain(texts), self._reference(texts), strict=True):
+            if parting := difference(text, found, due, self.decode):
+                raise ValueError(parting)
+
+    def _reference(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         encoded = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(e.ids, dtype=np.int32) for e in encoded]
 
@@ -127,12 +172,24 @@ class Tokenizer:
         (WordPiece), and then the sum over a text differs from its size by these.
         """
         lengths = np.zeros(self.vocab_size, dtype=np.int32)
-        measure = _measure(self._definition)
+        stands_for = measure(self.definition)
         added = self._inner.get_added_tokens_decoder()
         for token, i in self._inner.get_vocab(with_added_tokens=True).items():
-            lengths[i] = len(added[i].content.encode()) if i in added else measure(token)
+            lengths[i] = len(added[i].content.encode()) if i in added else stands_for(token)
         lengths[list(self.special_ids)] = 0
         return lengths
+
+    def partial_characters(self) -> NDArray[np.bool_]:
+        """Tokens that stand for bytes in place of a character, bool [vocab_size].
+
+        In a byte-level vocabulary those that hold a piece of a character, elsewhere the byte fallback `<0x..>`.
+        """
+        found = np.zeros(self.vocab_size, dtype=bool)
+        is_partial = partial(self.definition)
+        for token, i in self._inner.get_vocab(with_added_tokens=False).items():
+            found[i] = is_partial(token)
+        found[list(self.special_ids)] = False
+        return found
 
     def files(self) -> tuple[Path, ...]:
         """What a model's folder needs a copy of."""
@@ -140,25 +197,26 @@ class Tokenizer:
 
 
 def sample(texts: Iterable[tuple[str, str]], training: TokenizerTraining) -> dict[str, list[str]]:
-    """A temperature-balanced sample of (language, text), in one reading and at most 2 x `sample_bytes` of memory.
+    """A temperature-balanced sample of (language, text), in one reading and twice the memory that the sample takes.
 
     Language i gives bytes in proportion to n_i ** temperature, or all it has where that is less. Texts are chosen by a
     hash, so neither their order nor that of the languages matters. A language's chance to be kept only falls as more
     text is read, hence one reading is enough.
     """
     sizes: dict[str, int] = {}
-    kept: dict[str, list[tuple[float, int, str]]] = {}
-    held = 0
+    kept: dict[str, list[tuple[float, bytes]]] = {}  # as UTF-8: one emoji makes a str four times as large
+    held, room = 0, 2 * training.sample_bytes
     for language, text in texts:
         data = text.encode()
         sizes[language] = sizes.get(language, 0) + len(data)
         key = int.from_bytes(hashlib.blake2b(data, digest_size=8, person=b"tokenizer").digest(), "big") / 2**64
-        kept.setdefault(language, []).append((key, len(data), text))
-        held += len(data)
-        if held > 2 * training.sample_bytes:
+        kept.setdefault(language, []).append((key, data))
+        held += len(data) + _ENTRY
+        if held > room:
             held = _thin(kept, sizes, training)
+            room = 2 * max(training.sample_bytes, held)
     _thin(kept, sizes, training)
-    return {language: [text for _, _, text in sorted(kept[language])] for language in sorted(kept)}
+    return {language: [data.decode() for _, data in sorted(kept.pop(language))] for language in sorted(kept)}
 
 
 def train(
@@ -172,17 +230,20 @@ def train(
     """Trains a byte-level BPE on a sample (see `sample`) and writes its three files into `folder`.
 
     Equal text gives an equal file. The vocabulary is smaller than `vocab_size` where the text does not hold that many
-    pairs; see `Tokenizer.vocab_size`. Raises ValueError where there is no text.
+    pairs; see `Tokenizer.vocab_size`. `training.split` is what merges stay within.
+
+    Raises ValueError where there is no text, or so much that the trainer, which counts in 32 bits, would go wrong.
     Source: byte-level BPE, Radford et al. 2019; the begin/end template, EuroBERT, arXiv:2503.05500, A1.
     """
     total = sum(1 for texts in texts_by_language.values() for _ in texts)
     if not total:
         raise ValueError("no text to train a tokenizer on; see what the sources skipped and why")
+    _check_counts(texts_by_language, training)
     report = on_progress or (lambda done, total, what: None)
     inner = tokenizers.Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(tokenizers.Regex(_WORDS), behavior="isolated"),
+            pre_tokenizers.Split(tokenizers.Regex(_SPLIT[training.split]), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -214,14 +275,39 @@ def train(
     return Tokenizer.load(folder)
 
 
-def _thin(kept: dict[str, list[tuple[float, int, str]]], sizes: Mapping[str, int], training: TokenizerTraining) -> int:
-    """Drops what no longer belongs to the sample; returns the bytes that remain."""
+def _check_counts(texts_by_language: Mapping[str, Iterable[str]], training: TokenizerTraining) -> None:
+    """Raises ValueError where some pair stands in the text more often than the trainer can count.
+
+    A pair of tokens is at most as frequent as the pair of bytes where they meet, so the most frequent pair of bytes
+    bounds all counts of the training.
+    """
+    size = sum(len(text.encode()) for texts in texts_by_language.values() for text in texts)
+    if size <= _MOST_PAIRS:
+        return
+    counts = np.zeros((256, 256), np.int64)
+    for texts in texts_by_language.values():
+        remaining = iter(texts)
+        while batch := b"\xff".join(t.encode() for t in itertools.islice(remaining, 100)):
+            data = np.frombuffer(batch, np.uint8).astype(np.uint16)
+            counts += np.bincount(data[:-1] << 8 | data[1:], minlength=2**16).reshape(256, 256)
+    counts[0xFF], counts[:, 0xFF] = 0, 0  # never in UTF-8: where one text ends
+    if (most := int(counts.max())) > _MOST_PAIRS:
+        pair = bytes(divmod(int(counts.argmax()), 256))
+        raise ValueError(
+            f"the bytes {pair!r} stand side by side {most:,} times in {size:,} bytes of text, and the trainer counts "
+            f"no further than {_MOST_PAIRS:,}; set tokenizer.sample_bytes (now {training.sample_bytes:,}) to "
+            f"{int(size * _MOST_PAIRS / most * 0.95):,} or less"
+        )
+
+
+def _thin(kept: dict[str, list[tuple[float, bytes]]], sizes: Mapping[str, int], training: TokenizerTraining) -> int:
+    """Drops what no longer belongs to the sample; returns the bytes of memory that remain."""
     scale = _scale(sizes, training)
     held = 0
     for language, texts in kept.items():
         chance = scale * sizes[language] ** (training.temperature - 1) if sizes[language] else 1.0
         texts[:] = [entry for entry in texts if entry[0] < chance]
-        held += sum(entry[1] for entry in texts)
+        held += sum(len(data) + _ENTRY for _, data in texts)
     return held
 
 
@@ -258,56 +344,3 @@ def _write(inner: tokenizers.Tokenizer, folder: Path, model_max_length: int) -> 
     )
     for name, text in reversed(list(zip(FILES, contents, strict=True))):  # tokenizer.json last: then all is there
         write_text(folder / name, text)
-
-
-def _roles(file: Path, vocabulary: Mapping[str, int]) -> dict[str, int | None]:
-    """The id of each role: as the config files beside the tokenizer say, else by the usual names."""
-    named: dict[str, str] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):  # the second has the last word
-        beside = file.with_name(name)
-        if beside.is_file():
-            try:
-                found = json.loads(beside.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise ValueError(f"{beside}: not JSON: {error}") from None
-            for key, value in found.items():
-                content = value.get("content") if isinstance(value, dict) else value
-                if key.endswith("_token") and isinstance(content, str):
-                    named[key] = content
-    roles: dict[str, int | None] = {}
-    for role, (keys, usual) in _ROLES.items():
-        names = [named[key] for key in keys if key in named] or usual
-        roles[role] = next((vocabulary[n] for n in names if n in vocabulary), None)
-    return roles
-
-
-def _required(role: int | None, file: Path, key: str, why: str) -> int:
-    if role is None:
-        raise ValueError(
-            f"{file}: has no {key}; {why}. Add the token to the tokenizer and name it as {key!r} in "
-            f"{file.with_name('tokenizer_config.json').name} beside it"
-        )
-    return role
-
-
-def _template(inner: tokenizers.Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    whole, plain = inner.encode("a").ids, inner.encode("a", add_special_tokens=False).ids
-    for start in range(len(whole) - len(plain) + 1):
-        if plain and whole[start : start + len(plain)] == plain:
-            return tuple(whole[:start]), tuple(whole[start + len(plain) :])
-    return tuple(whole), ()
-
-
-def _measure(definition: dict[str, Any]) -> Callable[[str], int]:
-    """How many bytes of text a vocabulary entry stands for, by the kind of tokenizer."""
-    kinds = re.findall(r'"type": ?"(\w+)"', json.dumps([definition.get("pre_tokenizer"), definition.get("decoder")]))
-    if "ByteLevel" in kinds:
-        return len  # one character of the byte alphabet is one byte
-    prefix = (definition.get("model") or {}).get("continuing_subword_prefix") or ""
-    if "WordPiece" in kinds and prefix:
-        return lambda token: len(token.removeprefix(prefix).encode())
-
-    def pieces(token: str) -> int:
-        return 1 if re.fullmatch(r"<0x[0-9A-F]{2}>", token) else len(token.replace("▁", " ").encode())
-
-    return pieces

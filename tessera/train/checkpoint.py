@@ -12,18 +12,24 @@ import errno
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from tessera.model import hub
 from tessera.model.heads import MaskedLM
 from tessera.plan.whole import new_folder
-from tessera.train.optimizer import pack_state, unpack_state
+from tessera.train.optimizer import unpack_state
 
 MANIFEST = "manifest.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NEEDED = ("config.json", "model.safetensors", "training/optimizer.safetensors", "training/optimizer.json",
+           "training/state.json")  # fmt: skip
 
 
 class CheckpointError(ValueError):
@@ -40,12 +46,13 @@ class Position:
     documents: int
     total_tokens_before: int  # planned tokens of the phases this one builds on
     tokens_by_bucket: list[int]
+    left_out: list[list[int]] = field(default_factory=list)  # first and last step of what was not learnt from
 
 
 def save(
     folder: Path,
     model: MaskedLM,
-    optimizer: torch.optim.Optimizer,
+    optimizer: tuple[dict[str, Tensor], str],
     position: Position,
     *,
     tokenizer_files: Path | None,
@@ -53,25 +60,35 @@ def save(
 ) -> None:
     """Writes `folder`; an error or a kill leaves nothing of it, or the folder as it was before.
 
-    Raises CheckpointError when the disk is full, with what it needs.
+    optimizer   as `pack_state` gives it
+    Raises CheckpointError when the disk is full.
     """
     try:
         with new_folder(folder, replace=True) as staging:
             hub.save(model, staging, tokenizer_files, card)
             training = staging / "training"
             training.mkdir()
-            tensors, plain = pack_state(optimizer)
+            tensors, plain = optimizer
             save_file(tensors, training / "optimizer.safetensors")
             (training / "optimizer.json").write_text(plain)
-            (training / "state.json").write_text(json.dumps({f: getattr(position, f) for f in position.__slots__}))
+            (training / "state.json").write_text(json.dumps(asdict(position)))
             seal(staging)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, SafetensorError) as error:
+        why = full(error)
+        if why is None:
             raise
         raise CheckpointError(
-            f"{folder}: the disk is full, the checkpoint was not written (the last one is untouched); "
+            f"{folder}: the disk is full ({why}), the checkpoint was not written (the last one is untouched); "
             "free some space and run the same command again"
         ) from error
+
+
+def full(error: Exception) -> str | None:
+    """The system's words where an error says that there is no room to write; safetensors has the number in its text."""
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, SafetensorError) and (told := re.search(r"os error (\d+)", str(error))):
+        number = int(told[1])
+    return os.strerror(number) if number in _FULL else None
 
 
 def seal(folder: Path) -> None:
@@ -90,6 +107,8 @@ def damage(folder: Path) -> str | None:
         return f"{folder}: no {MANIFEST}, so it was not written to the end"
     except (json.JSONDecodeError, UnicodeDecodeError):
         return f"{folder / MANIFEST}: is not JSON"
+    if not isinstance(manifest, dict) or not all(name in manifest for name in _NEEDED):
+        return f"{folder / MANIFEST}: does not name all files of a checkpoint"
     for name, expected in manifest.items():
         path = folder / name
         if not path.is_file():

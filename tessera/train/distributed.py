@@ -1,16 +1,36 @@
-"""One process or many: what `torchrun` started, joined to one world."""
+"""One process or many: what `torchrun` started, joined to one world; the model whole in each, or a part of it."""
 
+import contextlib
+import functools
 import gc
 import os
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import nn
+
+# Both have functions whose default argument is the group of all processes as it is when they are imported. DDP imports
+# the first when it is first used: then that group, with its threads, lives into the exit of the process (SIGABRT).
+import torch.distributed.fsdp
+import torch.distributed.nn.functional
+import torch.distributed.tensor.debug
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from tessera.model.encoder import Block
 from tessera.plan.recipe import Machine
+
+Parallel = Literal["ddp", "fsdp2"]
+
+
+class LostProcess(ValueError):
+    """Another process of the run has ended, so this one cannot go on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,24 +64,117 @@ def join(machine: Machine) -> World:
     elif machine.threads is not None:
         torch.set_num_threads(machine.threads)
     if size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if on_gpu else "gloo")
+        dist.init_process_group("nccl" if on_gpu else "gloo", store=_meeting_place(), rank=rank, world_size=size)
     return World(rank=rank, size=size, device=device)
 
 
+def _meeting_place() -> dist.Store:
+    """Where processes leave their addresses, with a room of its own for each attempt of torchrun --max-restarts.
+
+    The store outlives the processes, and without rooms a new one may read the address of a dead one (pytorch/pytorch
+    issue 135712). On several nodes the count of restarts is not the same everywhere; there torchrun must be started
+    with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
+    """
+    store, _, _ = next(dist.rendezvous("env://"))
+    alone = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if alone else "0"
+    return dist.PrefixStore(f"attempt-{attempt}", store)
+
+
 def leave(world: World) -> None:
-    """Ends what `join` began."""
-    if world.size > 1 and dist.is_initialized():
-        gc.collect()  # a replicated module that is still held keeps threads of the group alive into the exit: SIGABRT
-        dist.destroy_process_group()
+    """Ends what `join` began: all together, or at once where this process leaves because of an error."""
+    if world.size == 1 or not dist.is_initialized():
+        return
+    if sys.exception() is None:
+        dist.barrier()  # nobody closes a connection that another still waits on
+    _forget_layouts()
+    gc.collect()  # a replicated module in a cycle of references would keep the group and its threads
+    dist.destroy_process_group()
 
 
-def replicate(module: nn.Module, world: World) -> nn.Module:
-    """The module with its gradients averaged over all processes; itself where there is one."""
-    return DistributedDataParallel(module) if world.size > 1 else module
+def _forget_layouts() -> None:
+    """Empties PyTorch's caches of how tensors were spread, which would keep the group and its threads into the exit."""
+    for thing in gc.get_objects():
+        if type(thing) is functools._lru_cache_wrapper and str(thing.__module__).startswith("torch.distributed."):
+            thing.cache_clear()
+    planner, propagation = torch.distributed.tensor._redistribute, torch.distributed.tensor.debug
+    for module, name in ((planner, "clear_redistribute_planner_cache"), (propagation, "_clear_sharding_prop_cache")):
+        getattr(module, name, lambda: None)()  # one more that a later PyTorch no longer has is no reason to fail
+
+
+@contextlib.contextmanager
+def watched(world: World) -> Iterator[None]:
+    """Turns the error of a collective whose partner is gone into a LostProcess that says so."""
+    try:
+        yield
+    except RuntimeError as error:
+        first = str(error).splitlines()[0] if str(error) else ""
+        if world.size == 1 or not (isinstance(error, dist.DistError) or "gloo" in first):
+            raise
+        raise LostProcess(
+            f"process {world.rank} of {world.size}: another process has ended or does not answer ({first}). What it "
+            "died of stands in its own output. The last checkpoint is whole: start the same command again, or let "
+            "torchrun do it with --max-restarts"
+        ) from error
+
+
+def spread(module: nn.Module, world: World, parallel: Parallel) -> nn.Module:
+    """The module with its gradients averaged over all processes; itself where there is one.
+
+    ddp     every process has all weights
+    fsdp2   every process has a part of each weight, gathered for one layer at a time while that is computed
+    """
+    if world.size == 1:
+        return module
+    if parallel == "ddp":
+        return DistributedDataParallel(module)
+    mesh = init_device_mesh(world.device.type, (world.size,))
+    for part in list(module.modules()):
+        if isinstance(part, Block):
+            fully_shard(part, mesh=mesh)
+    fully_shard(module, mesh=mesh)
+    return module
+
+
+def rounds(own: int, module: nn.Module, world: World) -> int:
+    """How many forward passes each process makes for a batch of which it has `own` pieces.
+
+    At least one, or its gradients would be missed; where weights are gathered in each pass, as many as the others.
+    """
+    if world.size == 1 or not isinstance(module, FSDPModule):
+        return max(1, own)
+    most = torch.tensor([own], device=world.device)
+    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    return max(1, int(most))
+
+
+@contextlib.contextmanager
+def averaging(module: nn.Module, now: bool) -> Iterator[None]:
+    """Whether the way back inside averages the gradients over the processes, or only adds them up here."""
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(now)
+        yield
+    elif isinstance(module, DistributedDataParallel) and not now:
+        with module.no_sync():
+            yield
+    else:
+        yield
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor with all its parts; every process calls this for a tensor that is spread. Others are returned as is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like(tensor: Tensor, model: Tensor) -> Tensor:
+    """A whole tensor, the same in every process, spread as `model` is."""
+    if not isinstance(model, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(model.device), model.device_mesh, model.placements, src_data_rank=None)
 
 
 def total(values: list[float], world: World) -> list[float]:
-    """Sums each value over all processes."""
+    """Sums each value over all processes: the same numbers in each of them."""
     if world.size == 1:
         return values
     tensor = torch.tensor(values, dtype=torch.float64, device=world.device)

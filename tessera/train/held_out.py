@@ -2,9 +2,11 @@
 
 # Shapes: n blocks, L languages, T tokens of all blocks of a batch end to end, M masked positions.
 
+import contextlib
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,11 +51,7 @@ def bits_per_byte(
     A language so short that none of its tokens is hidden has no entry. Raises ValueError where the shards were written
     with another tokenizer.
     """
-    if shards.tokenizer_fingerprint != tokenizer.fingerprint:
-        raise ValueError(
-            f"{shards.folder} was written with another tokenizer ({shards.tokenizer_fingerprint[:12]}, this one is "
-            f"{tokenizer.fingerprint[:12]}); prepare the held-out text with this one"
-        )
+    _check_tokenizer(shards, tokenizer)
     languages = sorted({bucket.language for bucket in shards.buckets})
     starts, lengths, chance, language = _blocks(
         shards, languages, min(CONTEXT, model.config.max_position_embeddings), seed
@@ -61,30 +59,17 @@ def bits_per_byte(
     chosen = _choose(lengths, chance, language, max_tokens)
     chosen = chosen[np.argsort(-lengths[chosen], kind="stable")]  # similar lengths together are computed faster
     token_bytes = tokenizer.token_bytes().astype(np.int64)
-    device = next(model.parameters()).device
     nats, tokens, n_bytes = np.zeros(len(languages)), *np.zeros((2, len(languages)), np.int64)
-    training = model.training
-    model.eval()
-    try:
-        done = 0
+    done = 0
+    with _reading(model):
         for blocks in _batches(chosen, lengths, batch_tokens):
             ends = np.concatenate(([0], np.cumsum(lengths[blocks])))
             ids = shards.gather(starts[blocks], lengths[blocks])
             inputs, positions, targets = mask(
-                ids,
-                chance[blocks],
-                ends,
-                mask_ratio,
-                "mask",
-                tokenizer.mask_id,
-                tokenizer.special_ids,
+                ids, chance[blocks], ends, mask_ratio, "mask", tokenizer.mask_id, tokenizer.special_ids,
                 tokenizer.vocab_size,
-            )
-            read, begins, at, sought = (
-                torch.from_numpy(array.astype(np.int64)).to(device) for array in (inputs, ends, positions, targets)
-            )
-            with torch.inference_mode(), autocast(device, dtype):
-                losses = model.losses(read, begins, at, sought).double().cpu().numpy()
+            )  # fmt: skip
+            losses = _losses(model, dtype, inputs, ends, positions, targets)
             of = language[blocks][np.searchsorted(ends, positions, side="right") - 1]
             nats += np.bincount(of, losses, len(languages))
             tokens += np.bincount(of, minlength=len(languages))
@@ -92,8 +77,42 @@ def bits_per_byte(
             done += len(blocks)
             if on_progress is not None:
                 on_progress(done, len(chosen), "held-out text")
+    return _results(languages, nats, tokens, n_bytes)
+
+
+def _check_tokenizer(shards: Shards, tokenizer: Tokenizer) -> None:
+    if shards.tokenizer_fingerprint != tokenizer.fingerprint:
+        raise ValueError(
+            f"{shards.folder} was written with another tokenizer ({shards.tokenizer_fingerprint[:12]}, this one is "
+            f"{tokenizer.fingerprint[:12]}); prepare the held-out text with this one"
+        )
+
+
+@contextlib.contextmanager
+def _reading(model: MaskedLM) -> Iterator[None]:
+    """The model without dropout and gradients; afterwards it is as it was."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
     finally:
         model.train(training)
+
+
+def _losses(model: MaskedLM, dtype: torch.dtype, *arrays: NDArray[Any]) -> NDArray[np.float64]:
+    """Nats of each masked position [M]; `arrays` are tokens [T], starts [n + 1], positions [M] and targets [M]."""
+    device = next(model.parameters()).device
+    tokens, starts, positions, targets = (torch.from_numpy(array.astype(np.int64)).to(device) for array in arrays)
+    with autocast(device, dtype):
+        losses = model.losses(tokens, starts, positions, targets)
+    return losses.double().cpu().numpy()
+
+
+def _results(
+    languages: list[str], nats: NDArray[np.float64], tokens: Integers, n_bytes: Integers
+) -> dict[str, dict[str, float]]:
+    """Sums [L] as plain numbers by language, without the languages in which nothing was hidden."""
     return {
         code: {
             "bits_per_byte": float(nats[i] / math.log(2) / n_bytes[i]),

@@ -7,6 +7,8 @@ from typing import Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
 
+from tessera.train.checkpoint import Position
+
 _DRAWN = ("loss", "learning_rate", "mask_ratio", "gradient_norm", "tokens_per_second")
 
 
@@ -42,6 +44,12 @@ class Metrics:
         if languages:
             mean = sum(row["bits_per_byte"] for row in languages.values()) / len(languages)
             self._events.add_scalar("held_out_bits_per_byte", mean, step)
+
+    def left_out(self, policy: str, position: Position, first: int, last: int) -> None:
+        """Steps `first` to `last`, counted from 0, were read and not learnt from; `position` is where it goes on."""
+        total = position.total_tokens_before + position.tokens
+        self._write({"kind": policy, "step": position.step, "tokens": position.tokens, "total_tokens": total,
+                     "first": first, "last": last})  # fmt: skip
 
     def _write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""The optimizers of the two recipes, and their state as plain tensors."""
+"""The optimizers of the recipes, and their state as plain tensors."""
 
 import json
 from collections.abc import Iterable
@@ -8,7 +8,9 @@ import torch
 from optimi import StableAdamW
 from torch import Tensor, nn
 
+from tessera.model.encoder import Block
 from tessera.plan.recipe import Optimizer
+from tessera.train.distributed import DTensor, like, whole
 
 _COUNTS = {"step", "setup"}  # of torch-optimi, which adds them to a group with the first step
 
@@ -17,26 +19,66 @@ def build(model: nn.Module, settings: Optimizer, peak: float) -> torch.optim.Opt
     """An optimizer over the parameters of `model`; norms and biases are not decayed.
 
     peak   the highest learning rate; fully decoupled weight decay is scaled by lr / peak
+    Raises ValueError for Muon where matrices are spread over processes: its update needs each whole.
     Source: ModernBERT (arXiv:2412.13663) for StableAdamW with fully decoupled weight decay, arXiv:2304.13013 for its
     clipping of each update; EuroBERT (arXiv:2503.05500, table 4) for AdamW.
     """
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    spread = any(isinstance(p, DTensor) for p in model.parameters())
+    matrices = _matrices(model) if settings.name == "muon" else []
+    inside = {id(p) for p in matrices}
+    decayed = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in inside]
     plain = [p for p in model.parameters() if p.ndim < 2]
     decay = settings.weight_decay
-    if settings.name == "adamw" and settings.fully_decoupled:
+    if settings.name != "stableadamw" and settings.fully_decoupled:
         decay /= peak  # torch multiplies by the learning rate
     groups = [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
+    if settings.name == "stableadamw":
+        return StableAdamW(
+            groups,
+            lr=peak,
+            betas=settings.betas,
+            eps=settings.eps,
+            decouple_lr=settings.fully_decoupled,
+            max_lr=peak if settings.fully_decoupled else None,
+            foreach=not spread,  # its foreach path does not know how tensors are spread
+        )
+    adamw = torch.optim.AdamW(groups, lr=peak, betas=settings.betas, eps=settings.eps, fused=True)
     if settings.name == "adamw":
-        return torch.optim.AdamW(groups, lr=peak, betas=settings.betas, eps=settings.eps, fused=True)
-    return StableAdamW(
-        groups,
-        lr=peak,
-        betas=settings.betas,
-        eps=settings.eps,
-        decouple_lr=settings.fully_decoupled,
-        max_lr=peak if settings.fully_decoupled else None,
-        foreach=True,
+        return adamw
+    if spread:
+        raise ValueError(
+            "optimizer.name is muon, which turns each matrix as a whole, but machine.parallel: fsdp2 spreads it over "
+            "processes; set machine.parallel: ddp"
+        )
+    muon = torch.optim.Muon(
+        matrices, lr=peak, weight_decay=decay, momentum=settings.momentum, adjust_lr_fn="match_rms_adamw"
     )
+    return MuonAndAdamW(muon, adamw)
+
+
+def _matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The matrices inside the layers."""
+    return [p for part in model.modules() if isinstance(part, Block) for p in part.parameters() if p.ndim == 2]
+
+
+class MuonAndAdamW(torch.optim.Optimizer):
+    """Muon for the matrices inside the layers, AdamW for what looks tokens up, scores them or scales.
+
+    One learning rate serves both: Muon's update is scaled to the size that AdamW's has.
+    Source: Jordan et al. 2024 (Muon); Liu et al. 2025, arXiv:2502.16982, section 2.2 (the scale).
+    """
+
+    def __init__(self, muon: torch.optim.Muon, adamw: torch.optim.AdamW) -> None:
+        self._muon, self._adamw = muon, adamw
+        super().__init__([*muon.param_groups, *adamw.param_groups], {})
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of all parameters."""
+        turned = len(self._muon.param_groups)
+        self._muon.param_groups, self._adamw.param_groups = self.param_groups[:turned], self.param_groups[turned:]
+        self._muon.state = self._adamw.state = self.state  # `load_state_dict` makes new ones
+        self._muon.step()
+        self._adamw.step()
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -48,20 +90,30 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float | None) -> float:
     """The norm of the whole gradient; scales it down to `limit` where that is given."""
     moving = [p for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in moving if p.grad is not None])
-    if limit is not None:
+    norm = whole(torch.nn.utils.get_total_norm([p.grad for p in moving if p.grad is not None]))
+    if limit is not None and any(isinstance(p, DTensor) for p in moving):
+        scale = min(1.0, limit / (float(norm) + 1e-6))
+        for p in moving:
+            assert p.grad is not None
+            p.grad.mul_(scale)
+    elif limit is not None:
         torch.nn.utils.clip_grads_with_norm_(moving, limit, norm)
     return float(norm)
 
 
-def pack_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], str]:
-    """The state as (tensors by name, JSON): what safetensors and a text file can hold."""
+def pack_state(optimizer: torch.optim.Optimizer, *, keep: bool = True) -> tuple[dict[str, Tensor], str]:
+    """The state as (tensors by name, JSON): what safetensors and a text file can hold, the same however it is spread.
+
+    keep   False: tensors are only handed to the process that keeps them. Every process calls this where they are spread
+    """
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
 
     def strip(place: str, value: Any) -> Any:
         if isinstance(value, Tensor):
-            tensors[place] = value.detach().clone().contiguous()
+            full = whole(value.detach())
+            if keep:
+                tensors[place] = full.to("cpu", copy=True).contiguous()
             return {"tensor": place}
         return value
 
@@ -77,17 +129,21 @@ def pack_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], str
 def unpack_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], plain: str) -> None:
     """Puts back what `pack_state` took. Raises ValueError if the optimizer is of another kind or shape."""
     read = json.loads(plain)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
-    def fill(value: Any) -> Any:
-        return tensors[value["tensor"]] if isinstance(value, dict) and "tensor" in value else value
+    def fill(value: Any, of: Tensor | None = None) -> Any:
+        if not (isinstance(value, dict) and "tensor" in value):
+            return value
+        tensor = tensors[value["tensor"]]
+        return like(tensor, of) if of is not None and tensor.shape == of.shape else tensor
 
     groups = [{k: fill(v) for k, v in group.items()} for group in read["groups"]]
-    state = {int(i): {k: fill(v) for k, v in s.items()} for i, s in read["state"].items()}
     own = optimizer.state_dict()["param_groups"]
     if [_shape(group) for group in own] != [_shape(group) for group in groups]:
         raise ValueError(
             "the saved optimizer state is of another optimizer or another model; set keep_optimizer: false"
         )
+    state = {int(i): {k: fill(v, parameters[int(i)]) for k, v in s.items()} for i, s in read["state"].items()}
     for mine, saved in zip(own, groups, strict=True):
         for key in mine.keys() - {"params", *_COUNTS}:
             saved[key] = mine[key]  # settings come from the recipe, moments and counts from the file

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from tessera.model import hub
 from tessera.model.families import family
-from tessera.model.heads import MaskedLM, initialize
+from tessera.model.heads import MaskedLM, Regressor, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
 
 transformers = pytest.importorskip("transformers")
@@ -78,6 +78,21 @@ def test_transformers_in_and_out_is_the_identity(model: MaskedLM, documents: Any
     tokens, starts = documents([30])
     torch.testing.assert_close(again(tokens, starts), theirs(tokens[None]).logits[0], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(again(tokens, starts), model(tokens, starts), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("name", "pooling"), [("mmbert", "cls"), ("mmbert", "mean"), ("eurobert", "late")])
+def test_a_regression_head_out_and_in_again_is_the_identity(name: str, pooling: Any, tiny: Any, tmp_path: Path) -> None:
+    model = Regressor(tiny(name), pooling)
+    hub.save(model, tmp_path / "a")
+    again = hub.load_regressor(tmp_path / "a")
+    assert (again.config, again.pooling) == (model.config, pooling)
+    assert again.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(again.state_dict()[key], value) for key, value in model.state_dict().items())
+    with pytest.raises(ValueError, match=r"weight '(head|lm_head|decoder).*is missing"):
+        hub.load(tmp_path / "a")
+    hub.save(build(tiny(name)), tmp_path / "b")
+    with pytest.raises(ValueError, match=r"no weight 'classifier\.weight', so it holds no regression head"):
+        hub.load_regressor(tmp_path / "b")
 
 
 @pytest.mark.parametrize("name", ["mmbert", "eurobert"])

@@ -208,7 +208,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_weights(finished, recip
     kills = 0
     for _ in range(100):
         try:
-            run(load(recipe_file, {"machine.checkpoint_minutes": "1e-9"}), tmp_path / "run", watcher=Dies(at=6))
+            run(load(recipe_file, {"machine.checkpoint_minutes": "1e-9"}), tmp_path / "run", watcher=Dies(at=12))
             break
         except KeyboardInterrupt:
             kills += 1

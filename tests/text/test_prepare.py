@@ -3,15 +3,19 @@
 import errno
 import json
 from collections import Counter
+from itertools import count
 from pathlib import Path
 
 import pytest
 
-from tessera.plan.corpus import Columns, Corpus, HeldOut, Source, TokenizerTraining
+from tessera.plan import whole
+from tessera.plan.corpus import Columns, Corpus, Duplicates, HeldOut, NearDuplicates, Source, TokenizerTraining
+from tessera.text import documents as documents_module
+from tessera.text import encoding
 from tessera.text import prepare as prepare_module
-from tessera.text.prepare import prepare, tokenizer_sample
-from tessera.text.shards import Shards, ShardWriter, verify
-from tessera.text.tokenizer import train
+from tessera.text.prepare import prepare
+from tessera.text.shards import Shards, verify
+from tessera.text.tokenizer import sample, train
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +66,7 @@ def test_every_document_stands_in_one_of_the_two_stores(tmp_path, tokenizer):
     assert report.total("train")["documents"] + report.total("held_out")["documents"] == 500
     assert json.loads((tmp_path / "out/report.json").read_text())["languages"] == report.languages
     assert report.languages["fao_Latn"]["train"]["bytes"] == sum(len(t.encode()) for t in trained["web/fao_Latn"])
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["documents", "in", "out"]
     for name in ("train", "held_out"):
         verify(tmp_path / "out" / name)
 
@@ -76,17 +80,23 @@ def test_the_order_of_reading_does_not_change_what_is_held_out(tmp_path, tokeniz
     assert both(tmp_path / "out_a", tokenizer) == both(tmp_path / "out_b", tokenizer)
 
 
-def test_a_text_that_comes_twice_never_stands_on_both_sides(tmp_path, tokenizer):
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_text_that_comes_twice_never_stands_on_both_sides(tmp_path, tokenizer, exact):
     rows = documents("fao_Latn", 300)
     write(tmp_path / "in", "fao_Latn.jsonl", rows + rows)
     write(tmp_path / "in", "isl_Latn.jsonl", [{**row, "lang": "isl_Latn", "text": row["text"] + " "} for row in rows])
-    report = prepare(corpus(tmp_path / "in", HeldOut(share=0.2, max_bytes=500)), tokenizer, tmp_path / "out")
+    asked = corpus(tmp_path / "in", HeldOut(share=0.2, max_bytes=500))
+    asked = asked.model_copy(update={"duplicates": Duplicates(exact=exact)})
+    report = prepare(asked, tokenizer, tmp_path / "out")
     trained, held = both(tmp_path / "out", tokenizer)
     assert held["web/fao_Latn"]
     every_held = {text.strip() for texts in held.values() for text in texts}
     every_trained = {text.strip() for texts in trained.values() for text in texts}
     assert not every_held & every_trained
-    assert report.skipped["web"]["same text as a held-out document"]["count"] > 0
+    assert every_held | every_trained == {row["text"] for row in rows}
+    reason = "same text as another document" if exact else "same text as a held-out document"
+    copies_of_held = 3 * len(every_held) - sum(texts.total() for texts in held.values())
+    assert report.skipped["web"][reason]["count"] == (600 if exact else copies_of_held)
 
 
 def test_what_is_held_out_of_a_language_has_a_size_limit_and_the_rest_is_trained_on(tmp_path, tokenizer):
@@ -117,7 +127,8 @@ def test_a_source_may_be_held_out_or_trained_on_as_a_whole(tmp_path, tokenizer):
     report = prepare(Corpus(sources=sources), tokenizer, tmp_path / "out")
     assert report.languages["fao_Latn"]["train"]["documents"] == 45
     assert report.languages["fao_Latn"]["held_out"]["documents"] == 10
-    assert report.skipped["web"]["same text as a held-out document"]["count"] == 5
+    assert report.skipped["web"]["same text as another document"]["count"] == 5
+    assert report.skipped["web"]["same text as another document"]["languages"] == {"fao_Latn": 5}
 
 
 def test_pairs_are_joined_both_ways_and_filtered_with_a_reason(tmp_path, tokenizer):
@@ -153,24 +164,101 @@ def test_scores_make_buckets_of_tiers(tmp_path, tokenizer):
     assert {key: texts.total() for key, texts in trained.items()} == {f"web/fao_Latn@{t}": 10 for t in (1, 2, 3, 4)}
 
 
-def test_batches_of_any_size_give_the_same_stores(tmp_path, tokenizer, monkeypatch):
-    write(tmp_path / "in", "fao_Latn.jsonl", documents("fao_Latn", 100))
-    prepare(corpus(tmp_path / "in"), tokenizer, tmp_path / "one")
-    monkeypatch.setattr(prepare_module, "_BATCH_DOCUMENTS", 7)
-    prepare(corpus(tmp_path / "in"), tokenizer, tmp_path / "two")
-    for name in ("train/tokens-00000.bin", "train/index.json", "held_out/index.json"):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+@pytest.fixture
+def small_tasks(monkeypatch):
+    """Many batches, many tasks, and processes for them, of a corpus that would be one."""
+    monkeypatch.setattr(documents_module, "_BATCH_ROWS", 37)
+    monkeypatch.setattr(documents_module, "_TASK_BYTES", 1_000)
+    monkeypatch.setattr(encoding, "_LEAST_TASK", 500)
 
 
-def test_progress_ends_at_all_bytes_and_names_the_files(tmp_path, tokenizer):
+def everything(folder):
+    """The bytes of all files below a folder, but for the time that it took."""
+    files = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    report = json.loads(files["report.json"])
+    return {**files, "report.json": {**report, "seconds": 0}}
+
+
+def some_corpus(folder):
+    """Two languages, code, pairs, a held-out source, copies, near-copies and lines that cannot be used."""
+    for language in ("fao_Latn", "deu_Latn"):
+        rows = documents(language, 150) + documents(language, 5)
+        long = " ".join(f"{language} word{i}" for i in range(60))
+        write(folder / "web", f"{language}.jsonl", [*rows, {"text": long}, {"text": long + " more"}, {"no": "text"}])
+    pair = {"src_lang": "fao_Latn", "tgt_lang": "eng_Latn"}
+    write(folder, "pairs.jsonl", [{"src": f"orð {i}", "tgt": f"word {i}", **pair} for i in [*range(100), 3, 4]])
+    write(folder / "test", "fao_Latn.jsonl", documents("fao_Latn", 8, start=148))
+    return Corpus(
+        sources=(
+            Source(name="web", path=str(folder / "web")),
+            Source(name="pairs", path=str(folder / "pairs.jsonl"), kind="pairs"),
+            Source(name="test", path=str(folder / "test"), split="held_out"),
+        ),
+        duplicates=Duplicates(near=NearDuplicates()),
+        held_out=HeldOut(share=0.1),
+    )
+
+
+def test_tasks_of_any_size_give_the_same_bytes(tmp_path, tokenizer, request):
+    asked = some_corpus(tmp_path / "in")
+    prepare(asked, tokenizer, tmp_path / "one" / "shards")
+    request.getfixturevalue("small_tasks")
+    prepare(asked, tokenizer, tmp_path / "two" / "shards")
+    assert everything(tmp_path / "one/shards") == everything(tmp_path / "two/shards")
+    report = json.loads((tmp_path / "one/shards/report.json").read_text())
+    assert {
+        source: {r: found["count"] for r, found in reasons.items()} for source, reasons in report["skipped"].items()
+    } == {
+        "web": {"same text as another document": 12, "near-duplicate of another document": 2, "no column 'text'": 2},
+        "pairs": {"same text as another document": 2},
+    }
+
+
+@pytest.mark.parametrize("step", range(12))
+def test_a_run_that_is_killed_goes_on_with_the_first_file_that_is_missing(tmp_path, tokenizer, small_tasks, step):
+    asked = some_corpus(tmp_path / "in")
+    prepare(asked, tokenizer, tmp_path / "one" / "shards")
+    done = count()
+    original = whole.sync
+
+    def kill(path):  # every file that is finished is synced, so every file may be the last
+        if next(done) == step * 9:
+            raise RuntimeError("killed")
+        original(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(whole, "sync", kill)
+        with pytest.raises(RuntimeError, match="killed"):
+            prepare(asked, tokenizer, tmp_path / "two" / "shards")
+    assert not (tmp_path / "two/shards").exists()
+    prepare(asked, tokenizer, tmp_path / "two" / "shards")
+    assert everything(tmp_path / "one/shards") == everything(tmp_path / "two/shards")
+
+
+def test_what_is_finished_is_not_done_again(tmp_path, tokenizer, small_tasks):
+    asked = some_corpus(tmp_path / "in")
+    prepare(asked, tokenizer, tmp_path / "one")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "documents").rglob("*") if path.is_file()}
+    write(tmp_path / "in" / "test", "fao_Latn.jsonl", documents("fao_Latn", 3, start=200))
+    prepare(asked, tokenizer, tmp_path / "two")
+    again = {path.name for path, time in before.items() if path.exists() and path.stat().st_mtime_ns != time}
+    assert "00000.parquet" in again  # the held-out source comes first
+    assert not again & {"00001.parquet", "00002.parquet", "00003.parquet"}
+
+
+def test_progress_rises_to_the_end(tmp_path, tokenizer, small_tasks):
     for language in ("deu_Latn", "fao_Latn"):
-        write(tmp_path / "in", f"{language}.jsonl", documents(language, 5000))
+        write(tmp_path / "in", f"{language}.jsonl", documents(language, 500))
     heard = []
-    prepare(corpus(tmp_path / "in"), tokenizer, tmp_path / "out", lambda *message: heard.append(message))
-    total = sum(p.stat().st_size for p in (tmp_path / "in").iterdir())
+    found = prepare_module.read(corpus(tmp_path / "in"), tmp_path / "documents", on_progress=lambda *m: heard.append(m))
+    done = [done for done, _, _ in heard]
+    assert done == sorted(done)
+    assert heard[-1][0] == heard[-1][1] > sum(p.stat().st_size for p in (tmp_path / "in").iterdir())
+    assert "2 of 2 files" in [what for _, _, what in heard]
+    heard.clear()
+    prepare_module.encode(found, tokenizer, tmp_path / "out", on_progress=lambda *m: heard.append(m))
+    assert heard[-1][0] == heard[-1][1]
     assert [done for done, _, _ in heard] == sorted(done for done, _, _ in heard)
-    assert heard[-1][:2] == (total, total)
-    assert any("fao_Latn.jsonl" in what for _, _, what in heard)
 
 
 def test_the_tokenizer_sees_no_held_out_text(tmp_path, tokenizer):
@@ -178,7 +266,8 @@ def test_the_tokenizer_sees_no_held_out_text(tmp_path, tokenizer):
     recipe = corpus(tmp_path / "in", HeldOut(share=0.2))
     prepare(recipe, tokenizer, tmp_path / "out")
     _, held = both(tmp_path / "out", tokenizer)
-    seen = set(tokenizer_sample(recipe, TokenizerTraining(sample_bytes=10**6))["fao_Latn"])
+    texts = prepare_module.read(recipe, tmp_path / "documents").texts()
+    seen = set(sample(texts, TokenizerTraining(sample_bytes=10**6))["fao_Latn"])
     assert len(seen) > 300
     assert not seen & set(held["web/fao_Latn"])
 
@@ -197,19 +286,20 @@ def test_a_corpus_without_documents_is_an_error(tmp_path, tokenizer):
     write(tmp_path / "in", "fao_Latn.jsonl", [])
     with pytest.raises(ValueError, match="no document to train on"):
         prepare(corpus(tmp_path / "in"), tokenizer, tmp_path / "out")
-    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+    assert not (tmp_path / "out").exists()
 
 
-def test_a_broken_file_leaves_nothing_behind(tmp_path, tokenizer):
+def test_a_broken_file_keeps_what_is_finished_and_nothing_of_itself(tmp_path, tokenizer, small_tasks):
     write(tmp_path / "in", "deu_Latn.jsonl", documents("deu_Latn", 3000))
     (tmp_path / "in" / "fao_Latn.jsonl.zst").write_bytes(b"broken")
     with pytest.raises(ValueError, match=r"fao_Latn\.jsonl\.zst: broken"):
         prepare(corpus(tmp_path / "in"), tokenizer, tmp_path / "out")
-    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+    assert not (tmp_path / "out").exists()
+    assert [p.name for p in (tmp_path / "documents").iterdir()] in ([], ["00000.parquet"])
 
 
 @pytest.mark.parametrize("name", ["tokens.spool", "tokens-00000.bin", "index.json", "report.json"])
-def test_a_full_disk_says_so_and_leaves_nothing_behind(tmp_path, tokenizer, monkeypatch, name):
+def test_a_full_disk_says_so_and_the_next_call_goes_on(tmp_path, tokenizer, monkeypatch, name):
     write(tmp_path / "in", "fao_Latn.jsonl", documents("fao_Latn", 3000))
     opened = Path.open
 
@@ -218,21 +308,19 @@ def test_a_full_disk_says_so_and_leaves_nothing_behind(tmp_path, tokenizer, monk
             Path("/dev/full") if self.name in (name, f".{name}.writing") and "w" in mode else self, mode, *rest, **more
         )
 
-    monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(OSError, match=r"No space left|the disk is full") as caught:
-        prepare(corpus(tmp_path / "in"), tokenizer, tmp_path / "out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(OSError, match=r"No space left|the disk is full") as caught:
+            prepare(corpus(tmp_path / "in"), tokenizer, tmp_path / "out")
     assert caught.value.errno == errno.ENOSPC
-    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+    assert not (tmp_path / "out").exists()
+    assert prepare(corpus(tmp_path / "in"), tokenizer, tmp_path / "out").total("train")["documents"] > 2900
 
 
-def test_an_error_while_writing_stops_the_reading(tmp_path, tokenizer, monkeypatch):
-    write(tmp_path / "in", "fao_Latn.jsonl", documents("fao_Latn", 3000))
-    monkeypatch.setattr(prepare_module, "_BATCH_DOCUMENTS", 10)
-
-    def broken(self, *given):
-        raise RuntimeError("the writer broke")
-
-    monkeypatch.setattr(ShardWriter, "add", broken)
-    with pytest.raises(RuntimeError, match="the writer broke"):
-        prepare(corpus(tmp_path / "in"), tokenizer, tmp_path / "out")
-    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+def test_documents_of_a_source_that_is_not_asked_for_any_more_are_removed(tmp_path, tokenizer):
+    for language in ("deu_Latn", "fao_Latn"):
+        write(tmp_path / "in", f"{language}.jsonl", documents(language, 50))
+    prepare(corpus(tmp_path / "in"), tokenizer, tmp_path / "one")
+    report = prepare(corpus(tmp_path / "in", exclude=("deu*",)), tokenizer, tmp_path / "two")
+    assert list(report.languages) == ["fao_Latn"]
+    assert [p.name for p in (tmp_path / "documents").glob("0*.parquet")] == ["00000.parquet"]

@@ -1,6 +1,7 @@
 """The token store gives back what went in, and says so when it cannot."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tessera.text import shards
+from tessera.text import store_writer
 from tessera.text.shards import Shards, ShardWriter, verify
 
 
@@ -98,8 +99,26 @@ def test_pieces_are_gathered_in_any_order_across_files(tmp_path):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("file_bytes", [2**30, 2**12])
+def test_gathering_takes_little_more_memory_than_what_it_gives(tmp_path, file_bytes):
+    store = write(tmp_path / "s", [("web", "eng_Latn", None, np.arange(200_000) % 1000)], file_bytes=file_bytes)
+    starts, lengths = np.arange(0, 199_000, 500)[::-1], np.full(398, 499)
+    store.gather(starts, lengths)
+    tracemalloc.start()
+    found = store.gather(starts, lengths)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.25 * found.nbytes
+
+
+def test_an_empty_piece_may_lie_anywhere(tmp_path):
+    store = write(tmp_path / "s", [("web", "eng_Latn", None, range(10))], file_bytes=4)
+    assert store.gather(np.array([10, 3, 0, 5]), np.array([0, 4, 0, 1])).tolist() == [3, 4, 5, 6, 5]
+    assert store.gather(np.array([10]), np.array([0])).tolist() == []
+
+
 def test_a_store_that_would_need_too_many_files_has_larger_ones(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "_MOST_FILES", 5)
+    monkeypatch.setattr(store_writer, "_MOST_FILES", 5)
     store = write(tmp_path / "s", [("web", "eng_Latn", None, range(999))], file_bytes=4)
     assert len(list((tmp_path / "s").glob("tokens-*.bin"))) <= 5
     assert read(store)["web/eng_Latn"] == [list(range(999))]

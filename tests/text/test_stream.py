@@ -145,6 +145,36 @@ def test_a_batch_does_not_depend_on_the_number_of_processes(store):
             assert Counter(d for part in parts for m in micro_batches(part, 64) for d in documents(m)) == whole
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 2**63),
+    st.integers(0, 10**13),
+    st.lists(st.tuples(st.integers(0, 1500), st.sampled_from([1, 2, 4, 8]), st.integers(1, 300)), max_size=6),
+    st.sampled_from(CROPS),
+)
+def test_any_number_of_processes_sees_the_same_global_batches_wherever_it_stops(store, seed, start, runs, crop):
+    """Each run goes on where the last one stopped: a new stream, other processes, other micro-batches."""
+    whole, together, t = stream(store, seed=seed, crop=crop), Counter(), start
+    for tokens, world, room in runs:
+        resumed = stream(store, seed=seed, crop=crop)
+        parts = [share(resumed.read(t, t + tokens, 0.3), rank, world) for rank in range(world)]
+        seen = Counter(d for part in parts for piece in micro_batches(part, room) for d in documents(piece))
+        assert seen == Counter(documents(whole.read(t, t + tokens, 0.3)))
+        loads = [len(part.tokens) for part in parts]
+        assert max(loads) - min(loads) <= 32, "shares differ by more than one block"
+        together, t = together + seen, t + tokens
+    assert together == Counter(documents(whole.read(start, t, 0.3)))
+
+
+@pytest.mark.parametrize("crop", CROPS)
+def test_a_run_may_stop_at_every_token(store, crop):
+    reader = stream(store, seed=7, crop=crop)
+    whole = Counter(documents(reader.read(10_000, 10_400, 0.3)))
+    for stop in range(10_000, 10_401):
+        resumed = reader.read(stop, 10_400, 0.3)
+        assert Counter(documents(reader.read(10_000, stop, 0.3)) + documents(resumed)) == whole
+
+
 def test_shares_read_are_the_shares_planned(tmp_path):
     """100 languages, the largest over 1,000 times the smallest; 10 million tokens in batches of 100,000."""
     rng = np.random.default_rng(1)

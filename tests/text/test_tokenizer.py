@@ -1,18 +1,27 @@
 """A tokenizer loses nothing, knows its roles, and is told what is wrong with its files."""
 
+import dataclasses
+import itertools
 import json
+import pickle
 import random
+import tracemalloc
+from collections import Counter
+from unittest import mock
 
 import numpy as np
 import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from tessera.plan.corpus import TokenizerTraining
-from tessera.text.fertility import fertility
+from tessera.text import gigatoken as gigatoken_module
+from tessera.text import tokenizer as tokenizer_module
+from tessera.text.gigatoken import framed, rows
 from tessera.text.tokenizer import FILES, SPECIAL_TOKENS, Tokenizer, sample, train
+from tessera.text.words import encode_words
 
 TEXTS = {
     "eng_Latn": ["the cat sat on the mat and the dog sat on the cat"] * 20 + ["12345 numbers, and: marks!"] * 5,
@@ -80,8 +89,13 @@ def test_training_leaves_three_files_that_load_alike(trained):
 def test_marks_stay_with_their_letters(trained):
     words = [trained.decode(w) for w in trained.encode_plain(["बिल्ली"])]
     assert words == ["बिल्ली"]
-    split = trained._inner.pre_tokenizer.pre_tokenize_str("बिल्ली चटाई 12345")
-    assert [end - start for _, (start, end) in split] == [6, 5, 4, 2]
+
+
+@pytest.mark.parametrize(("split", "lengths"), [("qwen3.5", [6, 5, 1, 1, 1, 1]), ("tessera", [6, 5, 4])])
+def test_digits_stand_alone_or_in_threes(tmp_path, split, lengths):
+    made = train(TEXTS, SMALL.model_copy(update={"split": split}), tmp_path)
+    found = made._inner.pre_tokenizer.pre_tokenize_str("बिल्ली चटाई 123")
+    assert [end - start for _, (start, end) in found] == lengths
 
 
 def test_transformers_reads_what_we_wrote(trained):
@@ -218,22 +232,270 @@ def test_all_is_taken_where_there_is_less_text_than_asked_for():
     assert bytes_of(sample(texts, TokenizerTraining(sample_bytes=10**6))) == {"big": 3_000, "low": 200}
 
 
-# --------------------------------------------------------------------------------------------------------- fertility
+def test_a_sample_holds_little_more_than_it_was_given_room_for():
+    held = []
+
+    def texts():
+        for i in range(4_000):
+            if i % 50 == 0:
+                held.append(tracemalloc.get_traced_memory()[0])
+            yield "eng_Latn", f"{i} " + "x" * 3_000
+
+    training = TokenizerTraining(sample_bytes=500_000)
+    tracemalloc.start()
+    try:
+        sample(texts(), training)
+    finally:
+        tracemalloc.stop()
+    assert max(held) < 2.3 * training.sample_bytes  # of 12 MB that were read
 
 
-def test_fertility_counts_tokens_against_words_and_bytes(trained):
-    rows = {
-        row["language"]: row for row in fertility(trained, {"eng_Latn": ["the cat", "the dog"], "ell_Grek": ["η", "ο"]})
+# ------------------------------------------------------------------------------------ what the trainer cannot count
+
+
+def test_text_that_would_overflow_the_trainers_counts_is_refused_and_the_way_out_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizer_module, "_MOST_PAIRS", 30)
+    message = r"bytes b'ab' stand side by side 40 times in 120 bytes .* no further than 30; .* to 85 or less"
+    with pytest.raises(ValueError, match=message):
+        train({"eng_Latn": ["abc"] * 25, "deu_Latn": ["abd"] * 15}, SMALL, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_much_text_in_which_no_pair_is_too_frequent_is_not_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizer_module, "_MOST_PAIRS", 30)
+    texts = [
+        f"{a}{b}" for a in "abcdefgh" for b in "abcdefgh"
+    ] * 5  # 640 bytes, each pair five times; none across texts
+    assert train({"eng_Latn": texts}, SMALL, tmp_path).vocab_size > 261
+
+
+@given(texts=st.lists(st.text(max_size=12), min_size=1, max_size=8), most=st.integers(1, 5))
+def test_the_guard_knows_how_often_two_bytes_stand_together(texts, most):
+    pairs = Counter(pair for text in texts for pair in itertools.pairwise(text.encode()))
+    size = sum(len(text.encode()) for text in texts)
+    refused = False
+    with mock.patch.object(tokenizer_module, "_MOST_PAIRS", most):
+        try:
+            tokenizer_module._check_counts({"eng_Latn": texts}, SMALL)
+        except ValueError:
+            refused = True
+    assert refused == (size > most and max(pairs.values(), default=0) > most)
+
+
+# ---------------------------------------------------------------------------------------------------- words, in order
+
+SENTENCE = ["the", "cats", "sat", ",", "12345", "η", "γάτα", "κάθισε"]
+
+
+def byte_level(folder, *, add_prefix_space):
+    inner = tokenizers.Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+    inner.decoder = decoders.ByteLevel()
+    learn(inner, trainers.BpeTrainer, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    return Tokenizer.load(save(folder, inner))
+
+
+def metaspace(folder, *, split=True):
+    inner = tokenizers.Tokenizer(models.Unigram())
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(split=split)
+    inner.decoder = decoders.Metaspace()
+    learn(inner, trainers.UnigramTrainer, unk_token="<unk>", initial_alphabet=list(ALPHABET))
+    return Tokenizer.load(save(folder, inner))
+
+
+def llama(folder):
+    """As SentencePiece BPE is written: the normalizer makes the spaces, nothing splits at them."""
+    inner = tokenizers.Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    inner.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    learn(inner, trainers.BpeTrainer, initial_alphabet=list(ALPHABET))
+    return Tokenizer.load(save(folder, inner))
+
+
+def word_piece(folder):
+    inner = tokenizers.Tokenizer(models.WordPiece(unk_token="<unk>"))
+    inner.normalizer = normalizers.BertNormalizer()
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inner.decoder = decoders.WordPiece()
+    learn(inner, trainers.WordPieceTrainer, initial_alphabet=list(ALPHABET))
+    return Tokenizer.load(save(folder, inner))
+
+
+ALPHABET = "abcdefghijklmnopqrstuvwxyzηγάτκθισεχλ猫狗坐,.0123456789▁"
+
+
+def learn(inner, trainer, **settings):
+    special = ["<unk>", "<s>", "</s>", "<mask>"]
+    lines = [" ".join(SENTENCE), *itertools.chain(*TEXTS.values())]
+    inner.train_from_iterator(lines, trainer(vocab_size=450, special_tokens=special, show_progress=False, **settings))
+
+
+@pytest.fixture(scope="module")
+def families(trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp
+    return {
+        "ours": trained,
+        "byte level": byte_level(folder("bytes"), add_prefix_space=False),
+        "byte level, space first": byte_level(folder("prefix"), add_prefix_space=True),
+        "metaspace": metaspace(folder("metaspace")),
+        "word piece": word_piece(folder("wordpiece")),
+        "llama": llama(folder("llama")),
+        "metaspace, not split": metaspace(folder("whole"), split=False),
     }
-    english = rows["eng_Latn"]
-    tokens = sum(len(i) for i in trained.encode_plain(["the cat", "the dog"]))
-    assert english["tokens"] == tokens
-    assert english["tokens_per_word"] == tokens / 4
-    assert english["bytes_per_token"] == 14 / tokens
-    assert min(row["relative"] for row in rows.values()) == 1.0
 
 
-def test_fertility_compares_languages_only_where_texts_may_be_translations(trained):
-    rows = fertility(trained, {"eng_Latn": ["the cat", "the dog"], "ell_Grek": ["η"], "fao_Latn": [], "isl_Latn": [""]})
-    assert {row["relative"] for row in rows} == {None}
-    assert {row["language"] for row in rows} == {"eng_Latn", "ell_Grek"}
+SPLITTING = ("ours", "byte level", "byte level, space first", "metaspace", "word piece")  # at spaces, always
+
+
+@pytest.mark.parametrize("family", [*SPLITTING, "llama", "metaspace, not split"])
+def test_every_word_begins_as_it_does_in_running_text(families, family):
+    found = families[family]
+    ids, owner = encode_words(found, SENTENCE)
+    assert owner.tolist() == sorted(owner.tolist())
+    assert set(owner.tolist()) == set(range(len(SENTENCE)))
+    marks = {"word piece": ""}.get(family, "Ġ" if "byte" in family or family == "ours" else "▁")
+    firsts = [found.token(int(ids[np.flatnonzero(owner == i)[0]])) for i in range(1, len(SENTENCE))]
+    assert all(token.startswith(marks) and not token.startswith("##") for token in firsts)
+    if family != "word piece":  # forgets accents
+        assert found.decode(ids).strip() == " ".join(SENTENCE)
+    if family in SPLITTING:
+        assert ids.tolist() == found.encode_plain([" ".join(SENTENCE)])[0].tolist()
+
+
+LETTERS = st.text(st.characters(codec="utf-8", exclude_categories=["Z", "C"]), min_size=1, max_size=6)
+
+
+@settings(max_examples=150, deadline=None)
+@given(words=st.lists(st.one_of(st.sampled_from(SENTENCE), LETTERS), min_size=1, max_size=6))
+def test_ids_of_words_are_those_of_the_sentence_and_no_word_goes_without(families, words):
+    words = [word for word in words if not word.isspace()]
+    for family in ("ours", "byte level", "byte level, space first"):
+        ids, owner = encode_words(families[family], words)
+        assert ids.tolist() == families[family].encode_plain([" ".join(words)])[0].tolist()
+    for found in families.values():
+        ids, owner = encode_words(found, words)
+        assert len(ids) == len(owner)
+        assert sorted(set(owner.tolist())) == list(range(len(words)))
+
+
+def test_a_word_never_shares_a_token_where_the_tokenizer_merges_across_spaces(tmp_path):
+    vocabulary = {t: i for i, t in enumerate(["<unk>", "<s>", "</s>", "<mask>", "a", "b", "Ġ", "Ġb", "aĠb"])}
+    inner = tokenizers.Tokenizer(models.BPE(vocabulary, [("Ġ", "b"), ("a", "Ġb")]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens(["<s>", "</s>", "<mask>"])
+    found = Tokenizer.load(save(tmp_path, inner))
+    assert found.encode_plain(["a b"])[0].tolist() == [8]
+    ids, owner = encode_words(found, ["a", "b"])
+    assert (ids.tolist(), owner.tolist()) == ([4, 7], [0, 1])
+
+
+@pytest.mark.parametrize("family", ["ours", "byte level, space first", "metaspace", "llama"])
+def test_words_of_a_script_without_spaces_are_joined_without_one(families, family):
+    words = ["猫", "坐在", "垫子", "上"]
+    ids, owner = encode_words(families[family], words, spaced=False)
+    assert families[family].decode(ids).replace("<unk>", "").strip() in ("".join(words), "猫坐")
+    assert sorted(set(owner.tolist())) == [0, 1, 2, 3]
+    assert not any(families[family].token(int(i)).startswith(("Ġ", "▁")) for i in ids[owner > 0])
+
+
+def test_a_space_may_be_left_out_before_single_words(trained):
+    ids, owner = encode_words(trained, ["the", "cat", ",", "the", "dog"], [True, True, False, True, True])
+    assert trained.decode(ids) == "the cat, the dog"
+    assert owner.max() == 4
+    with pytest.raises(ValueError, match="2 values of `spaced` for 3 words"):
+        encode_words(trained, ["a", "b", "c"], [True, True])
+
+
+def test_a_word_that_the_tokenizer_drops_is_an_unknown_one(families):
+    found = families["word piece"]
+    assert found.encode_plain(["\u200b"])[0].tolist() == []
+    ids, owner = encode_words(found, ["cat", "\u200b", "dog"])
+    assert ids[owner == 1].tolist() == [found.unknown_id]
+
+
+def test_an_empty_word_is_refused_and_an_empty_sentence_is_empty(trained):
+    with pytest.raises(ValueError, match="word 1 of 'a  b' is empty; leave it out with its label"):
+        encode_words(trained, ["a", "", "b"])
+    ids, owner = encode_words(trained, [])
+    assert (ids.tolist(), owner.tolist()) == ([], [])
+
+
+# ---------------------------------------------------------------------------------------------------------- gigatoken
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    pytest.importorskip("gigatoken")
+    return train(TEXTS, SMALL, tmp_path_factory.mktemp("known"))
+
+
+@pytest.fixture(scope="module")
+def fast(known):
+    return Tokenizer.load(known.folder, engine="gigatoken")
+
+
+@settings(max_examples=300, deadline=None)
+@given(texts=st.lists(st.one_of(st.text(max_size=60), st.sampled_from(TEXTS["hin_Deva"] + ["a <|mask|>b", ""]))))
+def test_gigatoken_gives_the_ids_of_tokenizers(known, fast, texts):
+    for name in ("encode_batch", "encode_plain"):
+        due, found = getattr(known, name)(texts), getattr(fast, name)(texts)
+        assert [ids.tolist() for ids in found] == [ids.tolist() for ids in due]
+        assert all(ids.dtype == np.int32 for ids in found)
+    fast.prove(texts)
+
+
+def test_gigatoken_reads_names_of_special_tokens_as_text_and_adds_the_template(fast):
+    text = "a <|mask|> b<|end_of_text|>"
+    (whole,) = fast.encode_batch([text])
+    assert (whole[0], whole[-1]) == (fast.bos_id, fast.eos_id)
+    assert not set(whole[1:-1].tolist()) & set(fast.special_ids)
+    assert fast.decode(whole) == text
+
+
+def test_gigatoken_leaves_the_fingerprint_and_the_words_as_they_are(known, fast):
+    assert fast.fingerprint == known.fingerprint
+    assert encode_words(fast, SENTENCE)[0].tolist() == encode_words(known, SENTENCE)[0].tolist()
+
+
+def test_gigatoken_forgets_from_time_to_time_and_travels_to_other_processes(known, fast, monkeypatch):
+    monkeypatch.setattr(gigatoken_module, "_RENEWED", 100)
+    texts = TEXTS["eng_Latn"] + TEXTS["cmn_Hani"]
+    due = [ids.tolist() for ids in known.encode_plain(texts)]
+    engines = set()
+    for other in (fast, pickle.loads(pickle.dumps(fast))):
+        for _ in range(3):
+            assert [ids.tolist() for ids in other.encode_plain(texts)] == due
+            engines.add(other._fast._inner)
+    assert len(engines) == 6
+
+
+def test_gigatoken_is_refused_where_it_cannot_read_the_tokenizer(tmp_path):
+    pytest.importorskip("gigatoken")
+    trained = train(TEXTS, SMALL.model_copy(update={"split": "tessera"}), tmp_path)
+    with pytest.raises(ValueError, match=r"gigatoken cannot read this tokenizer: .*; use the engine tokenizers"):
+        Tokenizer.load(trained.folder, engine="gigatoken")
+
+
+def test_gigatoken_is_refused_where_its_ids_differ(fast, known):
+    class Wrong:
+        def encode(self, texts):
+            flat, starts = fast._fast.encode(texts)
+            return np.where(flat == 70, 71, flat).astype(np.int32), starts
+
+    wrong = dataclasses.replace(known, _fast=Wrong())
+    letter = known.token(70)
+    wrong.prove(["no such letter here: 7"])
+    message = rf"from token 2 on, after 'xx': \[71\] for \[70\] in 'xx{letter}'; use the engine tokenizers"
+    with pytest.raises(ValueError, match=message):
+        wrong.prove(["fine", f"xx{letter}"])
+
+
+def test_the_template_stands_around_each_text_of_a_flat_array():
+    flat, starts = np.array([7, 8, 9], np.int32), np.array([0, 2, 2, 3])
+    found, edges = framed(flat, starts, (1, 5), (2,))
+    assert found.tolist() == [1, 5, 7, 8, 2, 1, 5, 2, 1, 5, 9, 2]
+    assert [ids.tolist() for ids in rows(found, edges)] == [[1, 5, 7, 8, 2], [1, 5, 2], [1, 5, 9, 2]]
+    assert framed(flat, starts, (), ())[0].tolist() == [7, 8, 9]

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from going import go
 from tiny_run import WORDS, documents
 
 from tessera.plan.corpus import TokenizerTraining
@@ -27,3 +28,11 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Text:
         tokenizer=tokenizer,
         tokenizer_folder=folder / "tokenizer",
     )
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory, text: Text) -> Path:
+    """The first phase, trained without an interruption."""
+    folder = tmp_path_factory.mktemp("whole")
+    go(folder, text)
+    return folder

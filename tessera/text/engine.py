@@ -1,0 +1,121 @@
+"""Work over many files, spread by Daft: its native runner uses the cores of this machine, its Ray runner a cluster.
+
+    choose("native")
+    for result in spread(task, jobs, workers=2): ...
+
+The same call gives the same results on both. A cluster is Ray's business: `ray start` on each of its machines, which
+must all see the same paths; docs/corpus.md has a script for Slurm.
+"""
+
+import builtins
+import contextlib
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+if TYPE_CHECKING:
+    import daft
+
+Engine = Literal["native", "ray"]
+Job = TypeVar("Job")
+
+_SETTINGS = {
+    "DO_NOT_TRACK": "1",
+    "DAFT_PROGRESS_BAR": "0",
+    "DAFT_SHOW_QUERY_ID": "0",
+}  # no reports of its use, no noise
+
+
+def choose(engine: Engine) -> None:
+    """Makes Daft run on this engine from here on; one process can use only one.
+
+    Raises ImportError naming the extra that is missing, ValueError where the process already uses the other.
+    """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)  # Daft reads them when it is imported
+    try:
+        import daft
+        from daft.exceptions import DaftCoreException
+    except ImportError:
+        raise ImportError('preparing text needs Daft; pip install "tessera-encoders[prepare]"') from None
+    if engine == "ray":
+        try:
+            import ray
+        except ImportError:
+            raise ImportError('machine.engine is ray; pip install "tessera-encoders[cluster]"') from None
+        if not ray.is_initialized():  # joins the cluster that it finds, or starts one here
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": _SETTINGS})
+    with contextlib.suppress(DaftCoreException):  # a runner can be set only once
+        daft.set_runner_ray() if engine == "ray" else daft.set_runner_native()
+    if daft.get_or_infer_runner_type() != engine:
+        raise ValueError(
+            f"machine.engine is {engine!r}, but this process runs Daft on {daft.get_or_infer_runner_type()!r} already; "
+            "use a new process"
+        )
+
+
+def spread(task: Callable[[Job], Any], jobs: Sequence[Job], *, workers: int, processes: bool = True) -> Iterator[Any]:
+    """`task(job)` for each job, results as they come; the engine that was chosen does the work.
+
+    task       can be sent to another process, and gives what JSON can say; what it keeps lives as long as its worker
+    workers    how many at a time; on Ray, at most: it has as many as the cluster has cores
+    processes  False where there is too little to do for a process to be worth its start: then here, one by one
+
+    The first task that raises ends it: jobs that have not begun are not begun, and its exception is raised here.
+    """
+    import daft
+
+    on_ray = daft.get_or_infer_runner_type() == "ray"
+    if not jobs or not (processes or on_ray):
+        yield from map(task, jobs)
+        return
+    # Daft starts processes only where neither the column nor the result is a Python object: numbers in, text out.
+    wrapped = daft.cls(use_process=True, max_concurrency=min(workers, len(jobs)))(_worker())
+    frame = daft.from_pydict({"job": list(range(len(jobs)))})
+    frame = frame.into_partitions(len(jobs)) if on_ray else frame.into_batches(1)
+    for row in frame.select(wrapped(task, list(jobs))(daft.col("job")).alias("done")).iter_rows():
+        done = json.loads(row["done"])
+        if "error" in done:
+            raise _error(**done)
+        yield done["result"]
+
+
+def _error(error: str, given: list[Any]) -> Exception:
+    """What a task raised: the same, or the nearest that can be told here."""
+    kind = getattr(builtins, error, None)
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        return kind(*given)
+    return RuntimeError(f"{error}: {', '.join(map(str, given))}")
+
+
+def read_parquet(paths: Sequence[Path]) -> "daft.DataFrame":
+    """The rows of some files."""
+    import daft
+
+    # Daft takes paths for patterns, and relative ones with brackets for addresses.
+    return daft.read_parquet([re.sub(r"([][*?{}\\])", r"\\\1", str(path.absolute())) for path in paths])
+
+
+def _worker() -> type:
+    """The class that Daft runs; made late, because Daft is imported late."""
+    import daft
+
+    class Worker:
+        def __init__(self, task: Callable[[Any], Any], jobs: Sequence[Any]) -> None:
+            self.task, self.jobs = task, jobs
+
+        @daft.method(return_dtype=daft.DataType.string())
+        def __call__(self, number: int) -> str:
+            try:
+                return json.dumps({"result": self.task(self.jobs[number])})
+            except Exception as error:  # Daft would wrap it in its own, and Ray would try again
+                given = [value if isinstance(value, int | str) else str(value) for value in error.args]
+                if isinstance(error, OSError) and error.filename is not None:
+                    given.append(str(error.filename))
+                return json.dumps({"error": type(error).__name__, "given": given})
+
+    return Worker

@@ -1,0 +1,155 @@
+"""Where a phase starts: from its own last whole checkpoint, from another phase, from a folder, or from nothing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tessera.model import hub
+from tessera.model.heads import MaskedLM, initialize
+from tessera.plan import schedule
+from tessera.plan.architecture import EncoderConfig
+from tessera.plan.recipe import Phase, Recipe
+from tessera.plan.strict import is_folder
+from tessera.text.shards import Shards
+from tessera.text.tokenizer import Tokenizer
+from tessera.train import checkpoint, distributed
+from tessera.train.checkpoint import Position
+from tessera.train.faults import Stretch
+from tessera.train.gradient import Objective
+from tessera.train.noise import Noise
+from tessera.train.optimizer import build
+
+Say = Callable[[str], None]
+
+
+class TrainingError(ValueError):
+    """Training that cannot go on, with the step and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """What a phase reads and how it is written down."""
+
+    train: Shards
+    held_out: Shards | None
+    tokenizer: Tokenizer
+    tokenizer_folder: Path
+
+
+@dataclass(slots=True, kw_only=True)
+class Trainee:
+    """All that changes while a phase is trained."""
+
+    model: MaskedLM
+    objective: nn.Module  # the model as it is spread over the processes
+    noise: Noise | None  # of the dropout; None is PyTorch's own
+    optimizer: torch.optim.Optimizer
+    position: Position
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Back:
+    """Where a phase goes back to, and what it leaves out from there."""
+
+    folder: Path | None  # a checkpoint, or None for the phase's own start
+    left_out: list[Stretch]  # in all; the last one ends at the step that went wrong
+
+
+def start(
+    recipe: Recipe, phase: Phase, run: Path, text: Text, world: distributed.World, say: Say, back: Back | None
+) -> Trainee:
+    """Model, optimizer and position, ready for the next step.
+
+    back   instead of the last checkpoint
+    Raises TrainingError where the phase that this one comes from is damaged or its vocabulary does not fit.
+    """
+    own = _last(run / phase.name, world, say) if back is None else back.folder
+    if own is not None:
+        model, position = hub.load(own, attention=recipe.machine.attention), checkpoint.position(own)
+        carried: Path | None = own
+    else:
+        model, position, carried = _begin(recipe, phase, run, text, world)
+    if back is None and own is not None:
+        say(f"{phase.name}: resuming at {own.name}")
+    elif back is not None:
+        step = back.left_out[-1][1] + 1
+        position = replace(
+            position, step=step, tokens=schedule.boundary(phase, step), left_out=[list(s) for s in back.left_out]
+        )
+        say(f"[yellow]{phase.name}: going back to {own.name if own else 'its start'}, on with step {step}")
+    model.to(world.device)
+    noise = Noise(model) if world.device.type == "cpu" else None
+    objective = distributed.spread(Objective(model), world, recipe.machine.parallel)
+    optimizer = build(model, phase.optimizer, phase.learning_rate.peak)
+    if carried is not None:
+        checkpoint.load_optimizer(carried, optimizer)
+    return Trainee(model=model, objective=objective, noise=noise, optimizer=optimizer, position=position)
+
+
+def _last(folder: Path, world: distributed.World, say: Say) -> Path | None:
+    """The phase's own last whole checkpoint. One process looks, since every byte is read."""
+    found, broken = distributed.from_lead(checkpoint.latest(folder) if world.leads else (None, []), world)
+    for problem in broken:
+        say(f"[yellow]{problem}; going back to the last whole checkpoint")
+    return found
+
+
+def _begin(
+    recipe: Recipe, phase: Phase, run: Path, text: Text, world: distributed.World
+) -> tuple[MaskedLM, Position, Path | None]:
+    """(model, position, checkpoint whose optimizer state goes on or None) at the start of a phase."""
+    backend = recipe.machine.attention
+    buckets = [0] * len(text.train.buckets)
+    fresh = Position(step=0, tokens=0, tokens_read=0, documents=0, total_tokens_before=0, tokens_by_bucket=buckets)
+    carried = None
+    if phase.from_ == "scratch":
+        model = MaskedLM(architecture(recipe, text.tokenizer), attention=backend)
+        initialize(model, torch.Generator().manual_seed(recipe.seed))
+    elif is_folder(phase.from_):
+        model = hub.load(Path(phase.from_), attention=backend)
+        _check_vocabulary(model.config, text.tokenizer, phase.from_)
+    else:
+        parent = (run / phase.from_ / "final").resolve()
+        problem = distributed.from_lead(checkpoint.damage(parent) if world.leads else None, world)
+        if problem is not None:
+            raise TrainingError(
+                f"{phase.name} comes from {phase.from_}, but {problem}; remove {parent} and {run / phase.from_}/final "
+                f"and start the run again: {phase.from_} goes on from its last whole checkpoint"
+            )
+        model = hub.load(parent, attention=backend)
+        before = checkpoint.position(parent)
+        fresh = replace(fresh, total_tokens_before=before.total_tokens_before + before.tokens)
+        if phase.keep_optimizer and recipe.phase(phase.from_).optimizer.name == phase.optimizer.name:
+            carried = parent
+    if phase.rope_theta is not None:
+        model.encoder.set_rope_theta(phase.rope_theta.global_, phase.rope_theta.local)
+    return model, fresh, carried
+
+
+def architecture(recipe: Recipe, tokenizer: Tokenizer) -> EncoderConfig:
+    """The recipe's architecture with the tokenizer's vocabulary and special tokens.
+
+    A tokenizer that the recipe trains sets the vocabulary size; one that it loads must fit into the preset's.
+    """
+    ids = {
+        "pad_token_id": tokenizer.pad_id,
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": tokenizer.eos_id,
+        "mask_token_id": tokenizer.mask_id,
+    }
+    if recipe.tokenizer.path is None:
+        return recipe.model.config(vocab_size=tokenizer.vocab_size, **ids)
+    config = recipe.model.config(**ids)
+    _check_vocabulary(config, tokenizer, f"model.preset {recipe.model.preset}")
+    return config
+
+
+def _check_vocabulary(config: EncoderConfig, tokenizer: Tokenizer, where: str) -> None:
+    if config.vocab_size < tokenizer.vocab_size:
+        raise TrainingError(
+            f"{where} has {config.vocab_size} embeddings, but the tokenizer has {tokenizer.vocab_size} tokens; "
+            "set model.override.vocab_size, or use the tokenizer of that model"
+        )
