@@ -16,6 +16,7 @@ Peak memory is that of the whole tree without the page cache (RssAnon), sampled.
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -30,7 +31,8 @@ CONTESTANTS = ("encode_batch", "tessera", "gigatoken", "datasets")
 def main(given: argparse.Namespace) -> None:
     """Runs every contestant, prints the table and the JSON line."""
     found: dict[str, dict[str, Any]] = {}
-    print(f"{'':<14} {'seconds':>8} {'MB/s':>7} {'of encode_batch':>16} {'peak memory':>12} {'documents':>11}")
+    columns = ("", "seconds", "MB/s", "of encode_batch", "CPU s", "peak memory", "documents")
+    print("{:<14} {:>8} {:>7} {:>16} {:>7} {:>12} {:>11}".format(*columns))
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = given.tokenizer or _train(given.files, Path(folder) / "tokenizer")
         for name in given.only:
@@ -41,15 +43,16 @@ def main(given: argparse.Namespace) -> None:
             child = subprocess.Popen(
                 command + ["--filters"] * given.filters, stdout=subprocess.PIPE, text=True, env=env
             )
-            peak = _watched(child)
+            before, peak = _cpu_seconds(), _watched(child)
             text, _ = child.communicate()
             if child.returncode:
                 raise SystemExit(f"{name} failed")
             row = found[name] = {**json.loads(text.splitlines()[-1]), "peak_bytes": peak[0]}
+            row["cpu_seconds"] = _cpu_seconds() - before
             row["speed_of_encode_batch"] = found["encode_batch"]["seconds"] / row["seconds"]
             row["mb_per_second"] = row["bytes"] / row["seconds"] / 1e6
             print(f"{name:<14} {row['seconds']:>8.1f} {row['mb_per_second']:>7.2f} "
-                  f"{row['speed_of_encode_batch']:>16.2f} {peak[0] / 2**30:>8.2f} GiB "
+                  f"{row['speed_of_encode_batch']:>16.2f} {row['cpu_seconds']:>7.1f} {peak[0] / 2**30:>8.2f} GiB "
                   f"{row['documents']:>11,}", flush=True)  # fmt: skip
     ours, peers = ("tessera", "gigatoken"), ("encode_batch", "datasets")
     ratios = {
@@ -162,6 +165,12 @@ def _watched(child: "subprocess.Popen[str]") -> list[int]:
 
     threading.Thread(target=watch, daemon=True).start()
     return peak
+
+
+def _cpu_seconds() -> float:
+    """Of all children so far, with theirs: start, imports and reading of the files into memory too."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _tree(root: int) -> set[int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import yaml
+from rich.markup import escape
 
 from tessera.evaluation.suite import evaluate
 from tessera.inference.score import Scorer
@@ -31,6 +32,7 @@ from tessera.train.card import card
 from tessera.train.trainer import Text, train
 
 Stage = Literal["documents", "tokenizer", "shards", "train", "merge", "evaluate", "report"]
+_SHOWN_REASONS = 5  # of each source; the rest is in the report
 _CHECKED_TOKENS = 10**10  # a few seconds of reading
 STAGES: tuple[Stage, ...] = ("documents", "tokenizer", "shards", "train", "merge", "evaluate", "report")
 
@@ -172,8 +174,18 @@ def _shards(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
         total = report.total(store)
         watcher.say(f"{store}: {total['documents']:,} documents, {total['tokens']:,} tokens, {total['bytes']:,} bytes")
     for source, reasons in report.skipped.items():
-        for reason, found in reasons.items():
-            watcher.say(f"[yellow]{source}: {found['count']:,} skipped: {reason} (for example {found['example']})")
+        shown = list(reasons.items())[:_SHOWN_REASONS]
+        for reason, found in shown:
+            example = found["example"]
+            watcher.say(
+                f"[yellow]{source}: {found['count']:,} dropped: {escape(reason)} (for example {escape(example)})"
+            )
+        rest = [found["count"] for found in reasons.values()][_SHOWN_REASONS:]
+        if rest:
+            watcher.say(
+                f"[yellow]{source}: {sum(rest):,} more for {len(rest)} other reasons; see "
+                f"{folder / 'shards' / 'report.json'}, or tessera prepare --show-dropped 3"
+            )
 
 
 def _train(recipe: Recipe, folder: Path, world: distributed.World, watcher: Watcher) -> None:

@@ -5,7 +5,7 @@ letters and digits, whatever their case and what stands between them. In scripts
 An evaluation text that is shorter counts as a whole, where it has at least 8 words (32 characters). Passages with few
 different words ("0 0 0 0 ...", tags) are no one's.
 
-Passages are kept as 64-bit hashes: 10 bytes each, and 4 to 8 more to look them up fast.
+Passages are kept as 64-bit hashes: 10 bytes each, and 8 to 16 more to look them up fast.
 """
 
 import functools
@@ -30,7 +30,7 @@ _DIFFERENT = 4  # at least one in so many words of a passage is another one
 _PIECE, _OVERLAP = 2**17, 2**11  # characters of a long document looked at together
 _MAX_BYTES = 2**26  # of a row of an evaluation set
 _MULTIPLIER = 0x9E3779B97F4A7C15
-_BITS_A_PASSAGE = 32  # of the table asked first: one in so many foreign passages gets past it
+_BITS_A_PASSAGE = 64  # of the table asked first: one in so many foreign passages gets past it
 
 Hashes = NDArray[np.uint64]
 _NONE = np.empty(0, dtype=np.uint64)

@@ -23,7 +23,7 @@ from tessera.text.split import Split
 from tessera.text.tokenizer import Engine, Tokenizer
 
 _SHARD_TASK = 2**28  # bytes of token ids that a task takes over
-_LEAST_TASK, _MOST_TASKS = 2**25, 512  # bytes of documents that a task encodes; more where there are many
+_LEAST_TASK, _MOST_TASKS = 2**23, 512  # bytes of documents that a task encodes; more where there are many
 
 
 class Batches(NamedTuple):

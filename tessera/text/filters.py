@@ -85,7 +85,9 @@ class Filter:
         assert check is not None
         judge = identify.identifier(check.model)
         other = judge.other_language(text.lstrip(), language, check.min_probability)
-        return None if other is None else f"{judge.name}: surely {other}, not {language}"
+        if other is None:
+            return None
+        return f"{judge.name}: surely {other}, not {language if '_' in other else language[:3]}"
 
 
 def repeats(text: str, words: Sequence[str] | None, limits: Repetition) -> str | None:

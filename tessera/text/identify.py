@@ -16,6 +16,7 @@ import importlib.util
 import io
 import math
 import re
+import struct
 import unicodedata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,9 @@ PY3LANGID = "py3langid"
 _FIRST, _SECOND = 300, 1_000  # characters: who is at home in the first is asked no further
 _NO_LANGUAGE = ("zxx", "und", "mul", "mis")
 _FASTTEXT_MAGIC = (793_712_314).to_bytes(4, "little")
+# Magic number, version, 12 settings (first the dimension, ninth the buckets), one more, then how many entries
+# the vocabulary has, of them words, of them labels. fastText reads on for ever in a file that is cut short in there.
+_FASTTEXT_HEAD = struct.Struct("<14id3i")
 
 # ISO 639-3: macrolanguage = members. The first is what its name, and its code of two letters, usually stand for.
 # (Tagalog is none, but Filipino is its standard form.)
@@ -184,10 +188,20 @@ def check(model: str) -> None:
             f"GlotLID's model.bin), or {PY3LANGID!r}"
         )
     with path.open("rb") as file:
-        if file.read(4) != _FASTTEXT_MAGIC:
-            raise ValueError(f"{path}: not a fastText model; give a .bin or .ftz file as fastText saves it")
+        head = file.read(_FASTTEXT_HEAD.size)
+    if head[:4] != _FASTTEXT_MAGIC:
+        raise ValueError(f"{path}: not a fastText model; give a .bin or .ftz file as fastText saves it")
     if importlib.util.find_spec("fasttext") is None:
         raise ImportError(f"{path} is a fastText model; pip install fasttext-numpy2-wheel")
+    least = _FASTTEXT_HEAD.size
+    if len(head) == least and path.suffix != ".ftz":  # .ftz is quantised: smaller, by how much it does not say here
+        dim, buckets, words, labels = (_FASTTEXT_HEAD.unpack(head)[place] for place in (2, 10, 16, 17))
+        least += 4 * dim * (words + buckets + labels)
+    if path.stat().st_size < least:
+        raise ValueError(
+            f"{path}: cut short, it has {path.stat().st_size:,} bytes and needs {least:,} or more; copy it again. "
+            "(Where it is quantised, call it .ftz.)"
+        )
 
 
 class _Py3langid:
@@ -215,12 +229,12 @@ class _Py3langid:
         text = unicodedata.normalize("NFC", text.lower() if text.isupper() else text)
         data = np.frombuffer(text.encode("utf-8", "surrogatepass"), dtype=np.uint8).astype(np.intp)
         state = np.zeros(len(data), dtype=np.int32)  # at each byte, that of the bytes that lead up to it
-        for back in range(self._depth - 1, -1, -1):
+        for back in range(min(self._depth, len(data)) - 1, -1, -1):
             state[back:] = self._next[self._row[state[back:]] + data[: len(data) - back]]
         features = self._feature[state]
         found, counts = np.unique(features[features >= 0], return_counts=True)
         if not len(found):
-            return np.full(len(self.labels), 1 / len(self.labels))
+            return np.bincount(self._columns) / len(self._columns)
         scores = np.log1p(counts.astype(np.float32)) @ self._weights[found] + self._prior
         scores = np.exp((scores - scores.max()) / math.sqrt(len(data)))  # as it cools them
         return np.bincount(self._columns, weights=scores / scores.sum()).astype(np.float64)

@@ -7,24 +7,19 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import torch
 import torch.distributed as dist
-
-# Both have functions whose default argument is the group of all processes as it is when they are imported. DDP imports
-# the first when it is first used: then that group, with its threads, lives into the exit of the process (SIGABRT).
-import torch.distributed.fsdp
-import torch.distributed.nn.functional
-import torch.distributed.tensor.debug
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tessera.model.encoder import Block
 from tessera.plan.recipe import Machine
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
 
 Parallel = Literal["ddp", "fsdp2"]
 
@@ -64,6 +59,10 @@ def join(machine: Machine) -> World:
     elif machine.threads is not None:
         torch.set_num_threads(machine.threads)
     if size > 1 and not dist.is_initialized():
+        # Both have functions whose default argument is the group of all processes as it is when they are imported. DDP
+        # imports the second when it is first used: then that group, with its threads, would live into the exit of the
+        # process, which now and then ends it with SIGABRT.
+
         dist.init_process_group("nccl" if on_gpu else "gloo", store=_meeting_place(), rank=rank, world_size=size)
     return World(rank=rank, size=size, device=device)
 
@@ -97,7 +96,9 @@ def _forget_layouts() -> None:
     for thing in gc.get_objects():
         if type(thing) is functools._lru_cache_wrapper and str(thing.__module__).startswith("torch.distributed."):
             thing.cache_clear()
-    planner, propagation = torch.distributed.tensor._redistribute, torch.distributed.tensor.debug
+    from torch.distributed.tensor import _redistribute as planner
+    from torch.distributed.tensor import debug as propagation
+
     for module, name in ((planner, "clear_redistribute_planner_cache"), (propagation, "_clear_sharding_prop_cache")):
         getattr(module, name, lambda: None)()  # one more that a later PyTorch no longer has is no reason to fail
 
@@ -128,6 +129,9 @@ def spread(module: nn.Module, world: World, parallel: Parallel) -> nn.Module:
         return module
     if parallel == "ddp":
         return DistributedDataParallel(module)
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     mesh = init_device_mesh(world.device.type, (world.size,))
     for part in list(module.modules()):
         if isinstance(part, Block):
@@ -141,7 +145,7 @@ def rounds(own: int, module: nn.Module, world: World) -> int:
 
     At least one, or its gradients would be missed; where weights are gathered in each pass, as many as the others.
     """
-    if world.size == 1 or not isinstance(module, FSDPModule):
+    if world.size == 1 or not _gathers(module):
         return max(1, own)
     most = torch.tensor([own], device=world.device)
     dist.all_reduce(most, op=dist.ReduceOp.MAX)
@@ -151,7 +155,7 @@ def rounds(own: int, module: nn.Module, world: World) -> int:
 @contextlib.contextmanager
 def averaging(module: nn.Module, now: bool) -> Iterator[None]:
     """Whether the way back inside averages the gradients over the processes, or only adds them up here."""
-    if isinstance(module, FSDPModule):
+    if _gathers(module):
         module.set_requires_gradient_sync(now)
         yield
     elif isinstance(module, DistributedDataParallel) and not now:
@@ -159,6 +163,12 @@ def averaging(module: nn.Module, now: bool) -> Iterator[None]:
             yield
     else:
         yield
+
+
+def _gathers(module: nn.Module) -> TypeGuard["FSDPModule"]:
+    """Whether the weights of a module are in parts that each pass gathers."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # a second to import, for a class that one process never makes
+    return fsdp is not None and isinstance(module, fsdp.FSDPModule)
 
 
 def whole(tensor: Tensor) -> Tensor:

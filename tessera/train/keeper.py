@@ -4,7 +4,6 @@ import time
 from pathlib import Path
 
 import torch
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from tessera.model.heads import MaskedLM
 from tessera.plan import schedule
@@ -88,6 +87,8 @@ def whole_model(model: MaskedLM, world: distributed.World) -> MaskedLM | None:
     """
     if not any(isinstance(p, distributed.DTensor) for p in model.parameters()):
         return model if world.leads else None
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
     state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     if not world.leads:
         return None

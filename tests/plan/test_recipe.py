@@ -286,7 +286,8 @@ def test_mmbert_flattens_the_languages_of_mid_training_as_the_authors_counted():
         (("name: merged", "name: pretrain"), "two stages are called 'pretrain'; names must differ"),
         (
             ("name: merged", "name: shards"),
-            "a stage may not be called 'shards'; the run needs the names documents, evaluation, scratch, shards, tokenizer",
+            "a stage may not be called 'shards'; the run needs the names documents, evaluation, scratch, shards, "
+            "tokenizer",
         ),
         (("name: pairs", "name: web"), "two sources are called"),
         (("{preset: mmbert-small}", "{}"), "phase 'pretrain' starts from scratch, so model.preset must"),

@@ -1,8 +1,13 @@
+import math
+
 import pytest
 import torch
+from going import ALONE, changed, go, weights
 from torch import nn
 
+from tessera.model.heads import MaskedLM, initialize
 from tessera.plan.recipe import Optimizer
+from tessera.train import distributed
 from tessera.train.optimizer import build, clip_gradients, pack_state, set_learning_rate, unpack_state
 
 
@@ -87,3 +92,83 @@ def test_a_state_of_another_optimizer_is_refused():
     step(net, optimizer, 0.1)
     with pytest.raises(ValueError, match="of another optimizer or another model; set keep_optimizer: false"):
         unpack_state(build(net, Optimizer(name="stableadamw"), peak=1e-3), *pack_state(optimizer))
+
+
+def tiny() -> MaskedLM:
+    net = MaskedLM(changed().model.config(vocab_size=50))
+    initialize(net, torch.Generator().manual_seed(0))
+    return net
+
+
+MUON = Optimizer(name="muon", weight_decay=0.0008, fully_decoupled=True, momentum=0.9)
+
+
+def test_muon_turns_the_matrices_inside_the_layers_and_adamw_moves_the_rest():
+    net = tiny()
+    optimizer = build(net, MUON, peak=1e-3)
+    names = {id(p): name for name, p in net.named_parameters()}
+    turned, decayed, plain = ([names[id(p)] for p in group["params"]] for group in optimizer.param_groups)
+    kinds = ("attention.qkv", "attention.output", "mlp.gate_up", "mlp.down")
+    assert turned == [f"encoder.layers.{layer}.{kind}.weight" for layer in range(3) for kind in kinds]
+    assert decayed == ["encoder.embedding.weight", "transform.dense.weight"]
+    assert len(plain) == len(names) - len(turned) - len(decayed)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [pytest.approx(0.8), pytest.approx(0.8), 0.0]
+
+
+def newton_schulz(singular: float, norm: float) -> float:
+    """What five turns make of a singular value of a matrix of that Frobenius norm, in plain numbers."""
+    s = singular / norm
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    return s
+
+
+def test_a_step_of_muon_by_hand():
+    # The gradient is diag(3, 1, 0, ...): its singular values are 3 and 1, its Frobenius norm sqrt(10).
+    net = tiny()
+    weight = net.encoder.layers[0].attention.output.weight  # 32 x 32
+    optimizer = build(net, MUON, peak=1e-3)
+    set_learning_rate(optimizer, 5e-4)
+    before = weight.detach().clone()
+    weight.grad = torch.zeros_like(weight)
+    weight.grad[0, 0], weight.grad[1, 1] = 3.0, 1.0
+    optimizer.step()
+    # decay 0.0008 x 5e-4 / 1e-3; an update of the size that AdamW's has: 0.2 sqrt(32)
+    moved = (before * (1 - 0.0004) - weight) / (5e-4 * 0.2 * math.sqrt(32))
+    assert moved[0, 0].item() == pytest.approx(newton_schulz(3, math.sqrt(10)), abs=0.02)  # bfloat16
+    assert moved[1, 1].item() == pytest.approx(newton_schulz(1, math.sqrt(10)), abs=0.02)
+    assert moved[2:].abs().max() < 1e-4
+    # the second gradient is nothing: momentum alone moves it, as far as before, since only its direction counts
+    before = weight.detach().clone()
+    weight.grad.zero_()
+    optimizer.step()
+    again = (before * (1 - 0.0004) - weight) / (5e-4 * 0.2 * math.sqrt(32))
+    torch.testing.assert_close(again[:2, :2], moved[:2, :2], rtol=0, atol=0.02)
+
+
+def test_the_first_update_of_muon_has_singular_values_near_one():
+    net = tiny()
+    weight = net.encoder.layers[1].mlp.gate_up.weight
+    optimizer = build(net, Optimizer(name="muon"), peak=1e-3)
+    before = weight.detach().clone()
+    weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    optimizer.step()
+    singular = torch.linalg.svdvals((before - weight) / (1e-3 * 0.2 * math.sqrt(max(weight.shape))))
+    assert 0.5 < singular.min() <= singular.max() < 1.5
+
+
+def test_a_run_with_muon_resumes_to_the_same_bytes(tmp_path, text):
+    plan = changed(optimizer={"name": "muon", "weight_decay": 1e-4, "fully_decoupled": True})
+    go(tmp_path / "whole", text, plan=plan)
+    for stop in (2, 5):
+        with pytest.raises(KeyboardInterrupt):
+            go(tmp_path / str(stop), text, plan=plan, stop=stop)
+        go(tmp_path / str(stop), text, plan=plan)
+        assert weights(tmp_path / str(stop)) == weights(tmp_path / "whole")
+
+
+def test_muon_and_matrices_in_parts_are_refused_together(monkeypatch):
+    monkeypatch.setattr("tessera.train.optimizer.DTensor", nn.Parameter)  # as if every weight were spread
+    with pytest.raises(ValueError, match=r"turns each matrix as a whole, .* set machine\.parallel: ddp"):
+        build(tiny(), MUON, peak=1e-3)
+    assert distributed.spread(nn.Linear(2, 2), ALONE, "fsdp2").weight.shape == (2, 2)  # one process has no parts
