@@ -303,11 +303,19 @@ class Machine(Strict):
     keep_checkpoints: int = Field(2, ge=1)
 
 
+class Resize(Strict):
+    """First weights out of a trained model of another size. See model/resize.py."""
+
+    from_: str = Field(alias="from")  # a folder with a Hugging Face checkpoint
+    how: Literal["strided", "tile"]  # strided: smaller than it; tile: larger
+
+
 class Model(Strict):
     """A preset of plan/architecture.py, or a Hugging Face folder of phases[0].from, with single fields changed."""
 
     preset: str | None = None
     override: dict[str, Any] = Field(default_factory=dict)
+    resize: Resize | None = None  # what phases from scratch begin with, in place of random weights
 
     @model_validator(mode="after")
     def _is_a_model(self) -> Self:

@@ -249,7 +249,7 @@ def _phase(folder: Path, phase: Phase, recipe: Recipe, notes: list[str]) -> Phas
             }
             finite = {code: value for code, value in bits.items() if math.isfinite(value)}
             held_out.append(HeldOut(total_tokens=_number(line.get("total_tokens")), bits=finite))
-        elif "step" in line:
+        elif "step" in line and line.get("kind", "step") == "step":  # not what was skipped or rolled back
             while steps["step"] and steps["step"][-1] >= _number(line["step"]):
                 for column in steps.values():
                     column.pop()

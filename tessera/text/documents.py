@@ -54,7 +54,7 @@ Scorer = Callable[[Sequence[str]], Sequence[float]]
 _META = b"tessera"
 _BATCH_BYTES, _BATCH_ROWS = 2**22, 8_192
 _TASK_BYTES = 2**24  # of input: small files share a task
-_PROCESS_BYTES = 2**26  # processes of their own cost a second, which less than this is not worth
+_PROCESS_BYTES = 2**23  # processes of their own cost a second, which less than this is not worth
 
 
 @dataclass(slots=True)

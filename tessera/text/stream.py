@@ -103,7 +103,7 @@ class Stream:
         """
         if not 0 <= t0 <= t1:
             raise ValueError(f"the window [{t0}, {t1}) is none; give 0 <= t0 <= t1")
-        bucket, starts, lengths, keys = self._pieces(t0, t1)
+        bucket, starts, lengths, keys = self.pieces(t0, t1)
         if self.crop is not None:
             piece, starts, lengths, keys = cut(starts, lengths, keys, self.crop, self.context)
             bucket = bucket[piece]
@@ -123,7 +123,7 @@ class Stream:
         sources = bucket[order].astype(np.int32)
         return Batch(tokens=inputs, starts=ends, positions=positions, targets=targets, sources=sources)
 
-    def _pieces(
+    def pieces(
         self, t0: int, t1: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:
         """Bucket, first token, length and key of each block drawn in the window, all [n]."""

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import gc
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -59,10 +60,11 @@ def join(machine: Machine) -> World:
     elif machine.threads is not None:
         torch.set_num_threads(machine.threads)
     if size > 1 and not dist.is_initialized():
-        # Both have functions whose default argument is the group of all processes as it is when they are imported. DDP
-        # imports the second when it is first used: then that group, with its threads, would live into the exit of the
-        # process, which now and then ends it with SIGABRT.
-
+        # Functions in these have the group of all processes as a default argument, as it is when they are imported. DDP
+        # imports the second at its first use, which is too late: the group with its threads would live into the exit of
+        # the process, and now and then end it with SIGABRT.
+        for name in ("torch.distributed.fsdp", "torch.distributed.nn.functional"):
+            importlib.import_module(name)
         dist.init_process_group("nccl" if on_gpu else "gloo", store=_meeting_place(), rank=rank, world_size=size)
     return World(rank=rank, size=size, device=device)
 

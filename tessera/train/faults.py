@@ -82,7 +82,7 @@ class Documents:
 
 def documents(stream: Stream, t0: int, t1: int) -> Documents:
     """Where each document of the batch of the window [t0, t1) stands in the store."""
-    bucket, starts, lengths, keys = stream._pieces(t0, t1)
+    bucket, starts, lengths, keys = stream.pieces(t0, t1)
     if stream.crop is not None:
         piece, starts, lengths, keys = cut(starts, lengths, keys, stream.crop, stream.context)
         bucket = bucket[piece]

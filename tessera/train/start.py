@@ -9,6 +9,7 @@ from torch import nn
 
 from tessera.model import hub
 from tessera.model.heads import MaskedLM, initialize
+from tessera.model.resize import resize
 from tessera.plan import schedule
 from tessera.plan.architecture import EncoderConfig
 from tessera.plan.recipe import Phase, Recipe
@@ -106,8 +107,12 @@ def _begin(
     fresh = Position(step=0, tokens=0, tokens_read=0, documents=0, total_tokens_before=0, tokens_by_bucket=buckets)
     carried = None
     if phase.from_ == "scratch":
-        model = MaskedLM(architecture(recipe, text.tokenizer), attention=backend)
-        initialize(model, torch.Generator().manual_seed(recipe.seed))
+        config, other = architecture(recipe, text.tokenizer), recipe.model.resize
+        if other is None:
+            model = MaskedLM(config, attention=backend)
+            initialize(model, torch.Generator().manual_seed(recipe.seed))
+        else:
+            model = resize(hub.load(Path(other.from_), attention=backend), config, other.how)
     elif is_folder(phase.from_):
         model = hub.load(Path(phase.from_), attention=backend)
         _check_vocabulary(model.config, text.tokenizer, phase.from_)

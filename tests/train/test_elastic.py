@@ -181,7 +181,7 @@ SCRIPT = """
 import os, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from many import opened
+from many import THREADS_LEFT, opened, threads
 from test_elastic import plan
 from tessera.train import trainer
 from tessera.train.distributed import join, leave
@@ -201,7 +201,26 @@ try:
     trainer.train(recipe, recipe.phases[0], out, opened(Path({text!r})), world, lambda *_: None, print)
 finally:
     leave(world)
+sys.exit(THREADS_LEFT if any("gloo" in name for name in threads()) else 0)
 """
+
+
+def test_nothing_that_keeps_a_group_alive_is_imported_after_it_is_made():
+    """Its threads would live into the exit of the process, and now and then end it with SIGABRT."""
+    code = """
+import os, sys
+os.environ.update(RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
+import torch.distributed as dist
+from tessera.plan.recipe import Machine
+from tessera.train import distributed
+late = "torch.distributed.nn.functional"
+assert late not in sys.modules  # else this test proves nothing
+distributed._meeting_place = lambda: None
+dist.init_process_group = lambda *_, **__: print(late in sys.modules)
+distributed.join(Machine())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.split() == ["True"], done.stderr
 
 
 def torchrun(tmp_path: Path, text: Path, *options: str, parallel: str = "ddp") -> subprocess.CompletedProcess[str]:

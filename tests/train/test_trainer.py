@@ -10,7 +10,7 @@ from tiny_run import recipe
 from tessera.model.heads import MaskedLM
 from tessera.plan import schedule
 from tessera.plan.course import shares_of
-from tessera.plan.recipe import Recipe
+from tessera.plan.recipe import Model, Recipe
 from tessera.text.packing import select
 from tessera.train import checkpoint, trainer
 from tessera.train.distributed import World
@@ -126,3 +126,17 @@ def test_old_checkpoints_are_dropped_and_lasting_ones_kept(tmp_path, text):
     train(plan, phase, tmp_path, text, ALONE, lambda *_: None, lambda _: None)
     steps = [checkpoint.step_of(f) for f in checkpoint.checkpoints(tmp_path / "first")]
     assert steps == [schedule.step_at(phase, tokens) for tokens in (2_000, 4_000, 6_000)]
+
+
+@pytest.mark.parametrize(("how", "factor"), [("strided", 0.5), ("tile", 2)])
+def test_a_run_may_begin_with_the_weights_of_a_model_of_another_size(tmp_path, text, whole, how, factor):
+    plan = recipe()
+    sizes = {"hidden_size": int(32 * factor), "intermediate_size": int(48 * factor)}
+    heads = {"num_attention_heads": int(2 * factor), "num_key_value_heads": int(2 * factor)}
+    other = {"override": {**plan.model.override, **sizes, **heads}}
+    first = {}
+    for name, more in (("random", {}), ("resized", {"resize": {"from": str(whole / "first" / "final"), "how": how}})):
+        model = Model.model_validate({"preset": "mmbert-small", **other, **more})
+        go(tmp_path / name, text, plan=plan.model_copy(update={"model": model}))
+        first[name] = lines(tmp_path / name)[0]["loss"]
+    assert first["resized"] < first["random"] - (0.5 if how == "tile" else 0.0)
