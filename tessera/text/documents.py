@@ -52,6 +52,19 @@ Item = TypeVar("Item")
 Scorer = Callable[[Sequence[str]], Sequence[float]]
 
 _META = b"tessera"
+_VARYING = (
+    "position",
+    "language",
+    "tier",
+    "text",
+    "second",
+    "second_language",
+    "id",
+    "score",
+    "key",
+    "bytes",
+    "reason",
+)
 _BATCH_BYTES, _BATCH_ROWS = 2**22, 8_192
 _TASK_BYTES = 2**24  # of input: small files share a task
 _PROCESS_BYTES = 2**23  # processes of their own cost a second, which less than this is not worth
@@ -189,9 +202,12 @@ def grouped(items: Sequence[Item], sizes: Sequence[int], least: int = _TASK_BYTE
 
 
 def key(text: str) -> int:
-    """64 bits of a text, whatever white space is around it."""
-    digest = hashlib.blake2b(text.strip().encode(), digest_size=8, person=b"held_out").digest()
-    return int.from_bytes(digest, "big")
+    """64 bits of a text, whatever spaces and line ends are around it."""
+    return _hash(text.encode())
+
+
+def _hash(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data.strip(), digest_size=8, person=b"held_out").digest(), "big")
 
 
 def pair_key(first: str, second: str) -> int:
@@ -224,7 +240,7 @@ class _Task:
         counts = Counts()
         with (
             new_file(job.target) as draft,
-            pa.parquet.ParquetWriter(draft, SCHEMA, compression="zstd", compression_level=1) as out,
+            pa.parquet.ParquetWriter(draft, SCHEMA, compression="lz4") as out,
         ):
             for rows in _batches(read_file(job.file, job.source)):
                 out.write_batch(self._judge(rows, job, counts))
@@ -233,33 +249,35 @@ class _Task:
 
     def _judge(self, rows: Sequence[Row], job: _Job, counts: Counts) -> pa.RecordBatch:
         """Rows with all that is known of them."""
-        source = job.source
-        columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
-        scores = self._scores(rows, source)
-        for row, score in zip(rows, scores, strict=True):
-            item, reason = row.item, row.reason
-            values: dict[str, Any] = {"text": row.shown, "language": "", "bytes": 0, "key": 0}
+        source, first = job.source, job.number << 32
+        made: list[tuple[Any, ...]] = []  # in the order of _VARYING
+        for row, score in zip(rows, self._scores(rows, source), strict=True):
+            item, position = row.item, first | row.number
             if isinstance(item, Document):
-                reason = self._filter.why_not(item.text, item.language) if source.filtered else None
+                text, language = item.text, item.language
+                reason = self._filter.why_not(text, language) if source.filtered else None
                 tier = None if source.tiers is None or score is None else quality.tier(score, source.tiers)
-                values = {"text": item.text, "language": item.language, "id": item.id, "score": score, "tier": tier}
-                values |= {"key": key(item.text), "bytes": len(item.text.encode())}
+                data = text.encode()
+                size, hashed = len(data), _hash(data)
+                made.append((position, language, tier, text, None, None, item.id, score, hashed, size, reason))
             elif isinstance(item, Pair):
+                text, second = item.source_text, item.target_text
+                language, other = item.source_language, item.target_language
                 reason = self._why_not(item, source)
-                values = {"text": item.source_text, "language": item.source_language, "second": item.target_text}
-                values |= {"second_language": item.target_language, "key": pair_key(item.source_text, item.target_text)}
-                values["bytes"] = len(item.source_text.encode()) + len(item.target_text.encode())
-            counts.readable += item is not None
-            counts.unreadable += item is None
-            if reason is None:
-                counts.want(values["language"], values["bytes"])
+                size, hashed = len(text.encode()) + len(second.encode()), pair_key(text, second)
+                made.append((position, language, None, text, second, other, None, None, hashed, size, reason))
             else:
-                counts.drop(reason, values["language"], f"{job.file}, {row.place}: {values['text'][:80]!r}")
-            values |= {"position": job.number << 32 | row.number, "source": source.name, "store": source.split}
-            values["reason"] = reason
-            for name, column in columns.items():
-                column.append(values.get(name))
-        return pa.RecordBatch.from_arrays([pa.array(columns[f.name], f.type) for f in SCHEMA], schema=SCHEMA)
+                text, language, reason, size = row.shown, "", row.reason, 0
+                made.append((position, language, None, text, None, None, None, None, 0, 0, reason))
+                counts.unreadable += 1
+            if reason is None:
+                counts.want(language, size)
+            else:
+                counts.drop(reason, language, f"{job.file}, {row.place}: {text[:80]!r}")
+        counts.readable += sum(row.item is not None for row in rows)
+        columns: dict[str, Sequence[Any]] = dict(zip(_VARYING, zip(*made, strict=True), strict=True))
+        columns |= {"source": [source.name] * len(made), "store": [source.split] * len(made)}
+        return pa.RecordBatch.from_arrays([_array(columns[f.name], f.type) for f in SCHEMA], schema=SCHEMA)
 
     def _why_not(self, pair: Pair, source: Source) -> str | None:
         reason = parallel.why_not(pair)
@@ -280,6 +298,15 @@ class _Task:
                 raise ValueError(f"source {source.name!r}: {source.score} gave {score} for {rows[place].shown!r}")
             scores[place] = float(score)
         return scores
+
+
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """A column; most of them have few different values, and Arrow looks at each as if it were the first."""
+    if not pa.types.is_dictionary(kind):
+        return pa.nulls(len(values), kind) if values.count(None) == len(values) else pa.array(values, kind)
+    place = {name: number for number, name in enumerate(name for name in dict.fromkeys(values) if name is not None)}
+    numbers = pa.array(list(map(place.get, values)), kind.index_type)
+    return pa.DictionaryArray.from_arrays(numbers, pa.array(list(place), kind.value_type))
 
 
 def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
