@@ -273,7 +273,7 @@ def tokenizer_report(
         "byte_fallback_share": "byte pieces",
         "fresh_word_share": "fresh words",
         "context_share": "change in context",
-        "relative": "cost" if parallel else "cost (estimate)",
+        "cost": "cost" if parallel else "cost (estimate)",
     }
     _print_table(str(tokenizer), list(columns.values()), [[row[name] for name in columns] for row in measured])
 
@@ -384,7 +384,9 @@ def _show_dropped(folder: Path, examples: int) -> None:
     _print_table("dropped documents", ["source", "reason", "documents", "most of them in"], rows, left=2)
     for entry in found:
         for example in entry.examples:
-            console.print(f"\n[bold]{escape(entry.reason)}[/]  [dim]{example.language}, {escape(example.origin)}")
+            console.print(
+                f"\n[bold]{escape(entry.reason)}[/]  [dim]{example.language}, {escape(example.origin)}", soft_wrap=True
+            )
             console.print(escape(_shortened(example.text)), soft_wrap=True)
             if example.copy_of is not None:
                 console.print("[dim]kept:[/] " + escape(_shortened(example.copy_of)), soft_wrap=True)
