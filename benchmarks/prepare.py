@@ -46,10 +46,12 @@ def main(given: argparse.Namespace) -> None:
             before, peak = _cpu_seconds(), _watched(child)
             text, _ = child.communicate()
             if child.returncode:
-                raise SystemExit(f"{name} failed")
+                print(f"{name:<14} failed; its own message is above", flush=True)
+                continue
             row = found[name] = {**json.loads(text.splitlines()[-1]), "peak_bytes": peak[0]}
             row["cpu_seconds"] = _cpu_seconds() - before
-            row["speed_of_encode_batch"] = found["encode_batch"]["seconds"] / row["seconds"]
+            yardstick = found.get("encode_batch", row)["seconds"]
+            row["speed_of_encode_batch"] = yardstick / row["seconds"]
             row["mb_per_second"] = row["bytes"] / row["seconds"] / 1e6
             print(f"{name:<14} {row['seconds']:>8.1f} {row['mb_per_second']:>7.2f} "
                   f"{row['speed_of_encode_batch']:>16.2f} {row['cpu_seconds']:>7.1f} {peak[0] / 2**30:>8.2f} GiB "
