@@ -179,7 +179,7 @@ def check(model: str) -> None:
     """Raises what `identifier` would raise where that can be seen without loading it."""
     if model == PY3LANGID:
         if importlib.util.find_spec("py3langid") is None:
-            raise ImportError("corpus.filters.language needs py3langid; pip install py3langid")
+            raise ImportError('corpus.filters.language needs py3langid; pip install "tessera-encoders[prepare]"')
         return
     path = Path(model).expanduser()
     if not path.is_file():
