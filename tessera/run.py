@@ -173,6 +173,9 @@ def _shards(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     for store in ("train", "held_out"):
         total = report.total(store)
         watcher.say(f"{store}: {total['documents']:,} documents, {total['tokens']:,} tokens, {total['bytes']:,} bytes")
+    for source, notes in report.notes.items():
+        for what, n in notes.items():
+            watcher.say(f"{source}: {n:,} {what}")
     for source, reasons in report.skipped.items():
         shown = list(reasons.items())[:_SHOWN_REASONS]
         for reason, found in shown:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,12 +37,14 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def new_file(target: Path) -> Iterator[Path]:
+def new_file(target: Path, *, many: bool = False) -> Iterator[Path]:
     """Gives a path beside `target` to write a file to, which takes its name when the block ends well.
+
+    many  whether other processes may be writing the same file: then each has a draft of its own
 
     What stood there before is replaced at once; an exception or a kill leaves it as it was.
     """
-    draft = target.with_name(f".{target.name}.writing")
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}.writing" if many else f".{target.name}.writing")
     try:
         yield draft
         sync(draft)

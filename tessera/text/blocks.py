@@ -15,8 +15,6 @@ Shapes: D documents, S = ceil(D / 128) strides, n queries.
 
 import hashlib
 import json
-import os
-import secrets
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +23,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.plan.whole import sync
+from tessera.plan.whole import new_file
 from tessera.text.mapped import Mapped
 
 FORMAT, VERSION = "tessera-blocks", 1
@@ -159,16 +157,9 @@ def _read(path: Path) -> tuple[dict[str, Any], Integers | None]:
 def _write(path: Path, about: dict[str, Any], strides: Integers) -> None:
     """Under a name of its own first, since many may write at once; then it takes its name, whole."""
     header = {"format": FORMAT, "version": VERSION, **about, "sha256": _hash(strides.astype("<i8", copy=False))}
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.writing")
-    try:
-        with draft.open("xb") as file:
-            file.write(json.dumps(header).encode().ljust(_PAGE))
-            file.write(strides.astype("<i8", copy=False).data)
-        sync(draft)
-        os.replace(draft, path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+    with new_file(path, many=True) as draft, draft.open("xb") as file:
+        file.write(json.dumps(header).encode().ljust(_PAGE))
+        file.write(strides.astype("<i8", copy=False).data)
 
 
 def _hash(strides: Integers) -> str:

@@ -1,7 +1,7 @@
 """A corpus as documents that were looked at once: read, scored, filtered, written down with what speaks against them.
 
     documents/00000.parquet ...  one for each file of the sources, rows in its order; see SCHEMA
-    documents/copies-<hash>/     which of them are copies of others; see duplicates.py
+    documents/copies/            which of them are copies of others; see duplicates.py
     documents/held_out.parquet   which of them are held out; see split.py
 
 Nothing is thrown away here: a document that is not wanted keeps its row and gets a reason. A file of documents is
@@ -10,7 +10,6 @@ written whole or not at all and knows what it was made from, so a run that was k
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -77,6 +76,7 @@ class Counts:
     wanted: dict[str, list[int]] = field(default_factory=dict)  # {language: [documents, bytes]}
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)  # {reason: {language: documents}}
     examples: dict[str, str] = field(default_factory=dict)  # {reason: the first of its kind}
+    notes: dict[str, int] = field(default_factory=dict)  # {what was found: how often}, of documents that are kept
     readable: int = 0
     unreadable: int = 0
 
@@ -90,6 +90,10 @@ class Counts:
         by_language[language] = by_language.get(language, 0) + 1
         self.examples.setdefault(reason, example)
 
+    def note(self, what: str, n: int) -> None:
+        if n:
+            self.notes[what] = self.notes.get(what, 0) + n
+
     def add(self, other: "Counts") -> None:
         for language, (n_documents, n_bytes) in other.wanted.items():
             entry = self.wanted.setdefault(language, [0, 0])
@@ -100,6 +104,8 @@ class Counts:
             for language, n in by_language.items():
                 mine[language] = mine.get(language, 0) + n
             self.examples.setdefault(reason, other.examples[reason])
+        for note, n in other.notes.items():
+            self.note(note, n)
         self.readable += other.readable
         self.unreadable += other.unreadable
 
@@ -291,12 +297,11 @@ class _Task:
         if source.score is None:
             return [row.item.quality if isinstance(row.item, Document) else None for row in rows]
         places = [n for n, row in enumerate(rows) if isinstance(row.item, Document)]
-        given = self._scorers[source.score]([rows[n].item.text for n in places])  # type: ignore[union-attr]
+        texts = [row.item.text for row in rows if isinstance(row.item, Document)]
+        given = quality.checked(self._scorers[source.score](texts), texts, source.score)
         scores: list[float | None] = [None] * len(rows)
         for place, score in zip(places, given, strict=True):
-            if not math.isfinite(score):
-                raise ValueError(f"source {source.name!r}: {source.score} gave {score} for {rows[place].shown!r}")
-            scores[place] = float(score)
+            scores[place] = score
         return scores
 
 

@@ -165,6 +165,8 @@ class _Stores:
             writer.add(source.name, found.language, found.tier, found.ids, found.counts.bytes)
             for _ in range(found.counts.empty):
                 counts.drop("sample without text", found.language, str(shard.path))
+            counts.note("samples that lacked a begin or end token, or were padded", found.counts.completed)
+            counts.note("samples of several documents", found.counts.split)
         return counts
 
     def _writer(self, store: str) -> ShardWriter:

@@ -23,11 +23,8 @@ if TYPE_CHECKING:
 Engine = Literal["native", "ray"]
 Job = TypeVar("Job")
 
-_SETTINGS = {
-    "DO_NOT_TRACK": "1",
-    "DAFT_PROGRESS_BAR": "0",
-    "DAFT_SHOW_QUERY_ID": "0",
-}  # no reports of its use, no noise
+# No reports of its use, and no noise.
+_SETTINGS = {"DO_NOT_TRACK": "1", "DAFT_PROGRESS_BAR": "0", "DAFT_SHOW_QUERY_ID": "0"}
 
 
 def choose(engine: Engine) -> None:

@@ -24,8 +24,7 @@ from tessera.plan.corpus import Source
 from tessera.text import mds, quality
 from tessera.text.languages import language_code, language_of_path
 from tessera.text.mds import Shard
-from tessera.text.shards import ShardWriter
-from tessera.text.tokenizer import Progress, Tokenizer
+from tessera.text.tokenizer import Tokenizer
 
 _LANGUAGE = re.compile(r"(?<![A-Za-z0-9])[a-z]{3}_[A-Z][a-z]{3}(?![A-Za-z0-9])")
 
@@ -56,31 +55,6 @@ class Documents:
     tier: int | None
     ids: list[NDArray[np.int32]]
     counts: Counts
-
-
-def import_tokens(
-    source: Source, tokenizer: Tokenizer, writer: ShardWriter, on_progress: Progress | None = None
-) -> dict[str, Counts]:
-    """Puts all documents of a source of kind tokens into a store; returns what came of them, by language.
-
-    on_progress  hears bytes of the shards read so far, and of all
-
-    Nothing is filtered, held out or compared with other sources: the text is not here. Memory is bounded by a block of
-    one shard and by the writer. Raises ValueError where a shard is broken or was made with another tokenizer.
-    """
-    shards, importer = shards_of(source), Importer(source, tokenizer)
-    report = on_progress or (lambda done, total, what: None)
-    done, total = 0, sum(shard.bytes for shard in shards)
-    counts: dict[str, Counts] = {}
-    for number, shard in enumerate(shards):
-        report(done, total, f"{shard.path.parent.name}/{shard.path.name}: {number} of {len(shards)} shards")
-        for found in importer(shard):
-            writer.add(source.name, found.language, found.tier, found.ids, found.counts.bytes)
-            entry = counts.setdefault(found.language, Counts())
-            entry += found.counts
-        done += shard.bytes
-    report(done, total, f"{len(shards)} shards")
-    return counts
 
 
 def shards_of(source: Source) -> list[Shard]:

@@ -41,6 +41,7 @@ class Report:
     languages  {language: {"train" | "held_out": {"documents", "bytes", "tokens"}}}
     sources    {source: {"documents", "bytes", "tokens"}} of both stores
     skipped    {source: {reason: {"count", "example", "languages": {language: count}}}}
+    notes      {source: {what was found in documents that are kept: how often}}
     """
 
     tokenizer: str  # fingerprint
@@ -49,6 +50,7 @@ class Report:
     languages: dict[str, dict[str, dict[str, int]]]
     sources: dict[str, dict[str, int]]
     skipped: dict[str, dict[str, dict[str, Any]]]
+    notes: dict[str, dict[str, int]]
     seconds: float
 
     def total(self, store: Store) -> dict[str, int]:
@@ -177,7 +179,8 @@ def encode(
 
 def _prove(read: Documents, tokenizer: Tokenizer) -> None:
     for part in read.parts:
-        table = next(pa.parquet.ParquetFile(part.path).iter_batches(_PROOF, columns=["text", "second"]), None)
+        with pa.parquet.ParquetFile(part.path) as file:
+            table = next(file.iter_batches(_PROOF, columns=["text", "second"]), None)
         if table is not None:
             tokenizer.prove([text for name in ("text", "second") for text in table[name].to_pylist() if text])
 
@@ -212,6 +215,7 @@ def _report(
         languages=dict(sorted(languages.items())),
         sources=sources,
         skipped={source: skipped for source, counts in dropped.items() if (skipped := _skipped(counts))},
+        notes={source: counts.notes for source, counts in dropped.items() if counts.notes},
         seconds=round(seconds, 1),
     )
 

@@ -48,9 +48,15 @@ def test_nothing_to_do_is_done(double):
     assert list(engine.spread(double, [], workers=2)) == []
 
 
-def test_a_process_has_one_engine():
+def test_a_process_has_one_engine(monkeypatch):
+    import daft
+
     engine.choose("native")
     engine.choose("native")
+    assert daft.get_or_infer_runner_type() == "native"
+    monkeypatch.setattr(daft, "get_or_infer_runner_type", lambda: "ray")
+    with pytest.raises(ValueError, match="runs Daft on 'ray' already; use a new process"):
+        engine.choose("native")
 
 
 SCRIPT = """
