@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,11 +10,10 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
-from tessera import __version__
+from tessera import __version__, terminal
+from tessera.terminal import Watcher, console, print_table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,8 +24,6 @@ app = typer.Typer(
 )
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Train a tokenizer, or look at one.")
 app.add_typer(tokenizer_app, name="tokenizer")
-
-console = Console(highlight=False)
 
 RecipePath = Annotated[Path, typer.Argument(help="a recipe, e.g. recipes/demo.yaml", show_default=False)]
 Set = Annotated[
@@ -43,7 +38,7 @@ Accept = Annotated[bool, typer.Option("--accept-changes", help="go on although t
 def run(recipe: RecipePath, set_: Set = None, out: Out = None, accept_changes: Accept = False) -> None:
     """The whole journey: tokenizer, shards, phases, merges, evaluation, report. Run it again to go on."""
     folder = _walk(recipe, set_, out, accept_changes, "report")
-    _show_summary(folder)
+    terminal.show_summary(folder)
 
 
 @app.command()
@@ -62,7 +57,11 @@ def prepare(
     """Raw text -> documents -> tokenizer -> token shards, and stop there."""
     set_ = [*(set_ or []), *([f"machine.engine={engine}"] if engine else [])]
     if show_dropped is not None:
-        _show_dropped(_walk(recipe, set_, out, accept_changes, "documents"), show_dropped)
+        from tessera.run import documents_of
+        from tessera.text.dropped import dropped
+
+        folder = _walk(recipe, set_, out, accept_changes, "documents")
+        terminal.show_dropped(dropped(documents_of(folder), show_dropped))
         return
     console.print(f"shards: {_walk(recipe, set_, out, accept_changes, 'shards') / 'shards'}")
 
@@ -197,7 +196,7 @@ def parity(model: Annotated[Path, typer.Argument(help="a model folder", show_def
         [row.check, row.where, row.dtype, row.of, f"{row.difference:.1e}", f"{row.bound:.1e}", _verdict(row.ok)]
         for row in rows
     ]
-    _print_table(
+    print_table(
         f"{escape(str(model))}: differences in parts of the number and of the usual size of its kind",
         columns,
         shown,
@@ -215,7 +214,7 @@ def doctor() -> None:
     from tessera.doctor import examine
 
     rows = [[escape(text) for text in (finding.what, finding.found, finding.advice)] for finding in examine()]
-    _print_table("this machine", ["", "found", "what to do"], rows, left=3)
+    print_table("this machine", ["", "found", "what to do"], rows, left=3)
 
 
 @app.command("demo-text")
@@ -275,68 +274,7 @@ def tokenizer_report(
         "context_share": "change in context",
         "cost": "cost" if parallel else "cost (estimate)",
     }
-    _print_table(str(tokenizer), list(columns.values()), [[row[name] for name in columns] for row in measured])
-
-
-class Watcher:
-    """Progress bars on a terminal, plain lines elsewhere; what is said stands above the bars."""
-
-    def __init__(self, target: Console) -> None:
-        self.console = target
-        self.bars = Progress(
-            TextColumn("{task.fields[stage]:<18}"),
-            BarColumn(bar_width=28),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
-            _Remaining(),
-            TextColumn("[dim]{task.fields[what]}"),
-            console=target,
-            disable=not target.is_terminal,
-        )
-        self.lines: dict[str, tuple[float, float]] = {}
-
-    def say(self, text: str) -> None:
-        """One line for people."""
-        self.console.print(f"[dim]{text}" if not text.startswith("[") else text, soft_wrap=True)
-
-    def progress(self, stage: str) -> Callable[[int, int, str], None]:
-        """A bar for a stage; the last call, with done = total, ends it."""
-        if not self.console.is_terminal:
-            return lambda done, total, what: self._line(stage, done, total, what)
-        task = self.bars.add_task("", stage=stage, what="", total=None)
-
-        def update(done: int, total: int, what: str) -> None:
-            self.bars.update(task, completed=done, total=max(1, total), what=what)
-
-        return update
-
-    def _line(self, stage: str, done: int, total: int, what: str) -> None:
-        """A line when a stage begins, every 20 seconds, and when it ends."""
-        now = time.monotonic()
-        began, last = self.lines.get(stage, (now, -1e9))
-        if done >= total or now - last > 20:
-            share = 100 * done / max(1, total)
-            self.console.print(f"{stage:<18} {share:3.0f}%  {now - began:6.1f} s  {what}", soft_wrap=True)
-            last = now
-        self.lines[stage] = (began, last)
-
-    def __enter__(self) -> "Watcher":
-        self.bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bars.stop()
-
-
-class _Remaining(ProgressColumn):
-    """Time left, and nothing once a bar is full."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = TimeRemainingColumn(compact=True)
-
-    def render(self, task: Task) -> Text:
-        return Text("") if task.finished or task.total is None else self.inner.render(task)
+    print_table(str(tokenizer), list(columns.values()), [[row[name] for name in columns] for row in measured])
 
 
 def _walk(recipe: Path, set_: list[str] | None, out: Path | None, accept_changes: bool, until: Any) -> Path:
@@ -359,56 +297,8 @@ def _recipe(path: Path, set_: list[str] | None) -> Any:
     return load(path, overrides)
 
 
-def _show_summary(folder: Path) -> None:
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    for table in summary["tables"]:
-        _print_table(table["title"], table["columns"], table["rows"], table["digits"])
-    for name, path in summary["paths"].items():
-        console.print(f"{name + ':':<8} {path}", soft_wrap=True)
-
-
-def _show_dropped(folder: Path, examples: int) -> None:
-    from tessera.run import documents_of
-    from tessera.text.dropped import dropped
-
-    found = dropped(documents_of(folder), examples)
-    rows = [
-        [
-            entry.source,
-            escape(entry.reason),
-            f"{entry.count:,}",
-            ", ".join(language for language, _ in entry.languages.most_common(5)),
-        ]
-        for entry in found
-    ]
-    _print_table("dropped documents", ["source", "reason", "documents", "most of them in"], rows, left=2)
-    for entry in found:
-        for example in entry.examples:
-            console.print(
-                f"\n[bold]{escape(entry.reason)}[/]  [dim]{example.language}, {escape(example.origin)}", soft_wrap=True
-            )
-            console.print(escape(_shortened(example.text)), soft_wrap=True)
-            if example.copy_of is not None:
-                console.print("[dim]kept:[/] " + escape(_shortened(example.copy_of)), soft_wrap=True)
-
-
-def _shortened(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= 400 else text[:400] + " ..."
-
-
 def _verdict(ok: bool) -> str:
     return "ok" if ok else "[red]NOT OK[/]"
-
-
-def _print_table(title: str, columns: list[str], rows: list[list[Any]], digits: int = 3, left: int = 1) -> None:
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < left else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(f"{cell:.{digits}f}" if isinstance(cell, float) else str(cell or "") for cell in row))
-    # Where there is no terminal nothing has to fit: a line of a file or a pipe may be long.
-    (console if console.is_terminal else Console(highlight=False, width=250)).print(table)
 
 
 @app.callback(invoke_without_command=True)

@@ -23,10 +23,12 @@ FLOORS = {
     "report": 3,
     "run": 4,
     "doctor": 4,
+    "terminal": 4,
     "cli": 5,
     "__main__": 6,
 }
 EXTRAS = {"transformers", "sentence_transformers", "sklearn", "altair", "vl_convert", "langcodes", "django", "polib"}
+EXTRAS |= {"daft", "ray", "py3langid", "warcio", "gigatoken", "fasttext"}
 PICKLES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 UNSAFE = {"torch.load", "yaml.load", "yaml.unsafe_load", "yaml.full_load"}
 

@@ -1,0 +1,126 @@
+"""What people see: progress, tables, dropped documents; on a terminal and where there is none."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:  # it brings Arrow, and `tessera plan` should start at once
+    from tessera.text.dropped import Dropped
+
+console = Console(highlight=False)
+
+
+class Watcher:
+    """Progress bars on a terminal, plain lines elsewhere; what is said stands above the bars."""
+
+    def __init__(self, target: Console) -> None:
+        self.console = target
+        self.bars = Progress(
+            TextColumn("{task.fields[stage]:<18}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            _Remaining(),
+            TextColumn("[dim]{task.fields[what]}"),
+            console=target,
+            disable=not target.is_terminal,
+        )
+        self.lines: dict[str, tuple[float, float]] = {}
+
+    def say(self, text: str) -> None:
+        """One line for people."""
+        self.console.print(f"[dim]{text}" if not text.startswith("[") else text, soft_wrap=True)
+
+    def progress(self, stage: str) -> Callable[[int, int, str], None]:
+        """A bar for a stage; the last call, with done = total, ends it."""
+        if not self.console.is_terminal:
+            return lambda done, total, what: self._line(stage, done, total, what)
+        task = self.bars.add_task("", stage=stage, what="", total=None)
+
+        def update(done: int, total: int, what: str) -> None:
+            self.bars.update(task, completed=done, total=max(1, total), what=what)
+
+        return update
+
+    def _line(self, stage: str, done: int, total: int, what: str) -> None:
+        """A line when a stage begins, every 20 seconds, and when it ends."""
+        now = time.monotonic()
+        began, last = self.lines.get(stage, (now, -1e9))
+        if done >= total or now - last > 20:
+            share = 100 * done / max(1, total)
+            self.console.print(f"{stage:<18} {share:3.0f}%  {now - began:6.1f} s  {what}", soft_wrap=True)
+            last = now
+        self.lines[stage] = (began, last)
+
+    def __enter__(self) -> "Watcher":
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+
+class _Remaining(ProgressColumn):
+    """Time left, and nothing once a bar is full."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = TimeRemainingColumn(compact=True)
+
+    def render(self, task: Task) -> Text:
+        return Text("") if task.finished or task.total is None else self.inner.render(task)
+
+
+def show_summary(folder: Path) -> None:
+    """The short table that a run ends with."""
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    for table in summary["tables"]:
+        print_table(table["title"], table["columns"], table["rows"], table["digits"])
+    for name, path in summary["paths"].items():
+        console.print(f"{name + ':':<8} {path}", soft_wrap=True)
+
+
+def show_dropped(found: "list[Dropped]") -> None:
+    """A table of reasons, and the documents that were drawn for each."""
+    rows = [
+        [
+            entry.source,
+            escape(entry.reason),
+            f"{entry.count:,}",
+            ", ".join(language for language, _ in entry.languages.most_common(5)),
+        ]
+        for entry in found
+    ]
+    print_table("dropped documents", ["source", "reason", "documents", "most of them in"], rows, left=2)
+    for entry in found:
+        for example in entry.examples:
+            console.print(
+                f"\n[bold]{escape(entry.reason)}[/]  [dim]{example.language}, {escape(example.origin)}", soft_wrap=True
+            )
+            console.print(escape(_shortened(example.text)), soft_wrap=True)
+            if example.copy_of is not None:
+                console.print("[dim]kept:[/] " + escape(_shortened(example.copy_of)), soft_wrap=True)
+
+
+def _shortened(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 400 else text[:400] + " ..."
+
+
+def print_table(title: str, columns: list[str], rows: list[list[Any]], digits: int = 3, left: int = 1) -> None:
+    """A table whose first `left` columns are words, the others numbers."""
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{cell:.{digits}f}" if isinstance(cell, float) else str(cell or "") for cell in row))
+    # Where there is no terminal nothing has to fit: a line of a file or a pipe may be long.
+    (console if console.is_terminal else Console(highlight=False, width=250)).print(table)
