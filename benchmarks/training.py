@@ -198,11 +198,13 @@ def _tessera(what: str, folder: Path) -> tuple[Callable[[Any], float], Any, Any]
     import torch
 
     from tessera.model import hub
+    from tessera.model.allocator import keep_memory
     from tessera.model.precision import autocast
     from tessera.plan.recipe import Machine, Optimizer
     from tessera.text.packing import micro_batches
     from tessera.train.optimizer import build
 
+    keep_memory()
     model = hub.load(folder).train()
     settings = Optimizer(name="adamw", betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY)
     device, dtype = torch.device("cpu"), torch.bfloat16 if "bfloat16" in what else torch.float32
@@ -212,7 +214,7 @@ def _tessera(what: str, folder: Path) -> tuple[Callable[[Any], float], Any, Any]
         for piece in micro_batches(batch, Machine().micro_batch_tokens):
             arrays = (piece.tokens, piece.starts, piece.positions, piece.targets)
             with autocast(device, dtype):
-                loss = model.losses(*(torch.from_numpy(a.astype(np.int64)) for a in arrays)).sum()
+                loss = model.loss(*(torch.from_numpy(a.astype(np.int64)) for a in arrays))
             (loss / len(batch.positions)).backward()
             total += float(loss.detach())
         return total / len(batch.positions)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tessera.model.tiles import Turns, attend_in_tiles, cut
+from tessera.model.tiles import Plan, attend_in_tiles, cut
 
 # Shapes: T tokens of N documents end to end, H query heads, K key/value heads, D head width.
 
@@ -111,10 +111,9 @@ def attend(
     window = layout.window(window)
     if layout.backend == "cpu":
         stacks = layout.once(("stacks", window), lambda: cut(layout.starts.tolist(), window, heads))
-        turns = layout.once(
-            ("turns", window, theta, qkv.dtype), lambda: Turns.of(frequencies(theta, width), stacks, qkv.dtype)
-        )
-        return attend_in_tiles(qkv, stacks, (heads, key_value_heads), turns)
+        rotary, shape = layout.rotary(theta, width), (heads, key_value_heads)
+        plan = layout.once(("plan", window, theta, qkv.dtype), lambda: Plan.of(stacks, shape, rotary, qkv.dtype))
+        return attend_in_tiles(qkv, plan)
     turned, v = qkv.unflatten(1, (-1, width)).split((heads + key_value_heads, key_value_heads), dim=1)
     q, k = rotate(turned, *layout.rotary(theta, width)).split((heads, key_value_heads), dim=1)
     run = _varlen if layout.backend == "varlen" else _reference

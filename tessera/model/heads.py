@@ -4,14 +4,13 @@ Only the positions that are asked for go through the vocabulary projection, whic
 """
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
+from tessera.model.cross_entropy import cross_entropies, summed_cross_entropy
 from tessera.model.encoder import Encoder, Norm
 from tessera.plan.architecture import EncoderConfig
 
@@ -59,29 +58,32 @@ class MaskedLM(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [M, C] -> [M, V]"""
-        weight = self.encoder.embedding.weight if self.decoder_weight is None else self.decoder_weight
-        return functional.linear(self.transform(hidden), weight, self.decoder_bias)
+        return functional.linear(self.transform(hidden), self._decoder(), self.decoder_bias)
 
-    def losses(self, tokens: Tensor, starts: Tensor, positions: Tensor, targets: Tensor, chunk: int = 4096) -> Tensor:
-        """Cross-entropy, in nats, of each masked position.
+    def losses(self, tokens: Tensor, starts: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy, in nats, of each masked position, without a gradient.
 
         positions  [M], places in `tokens`
         targets    [M], the tokens that stood there
-        chunk      positions whose logits are held at once; if there are more, the way back computes each chunk again
-        returns    [M] float32; with M = 0 it is empty and still leads back to the weights
+        returns    [M] float32
         """
-        if chunk < 1:
-            raise ValueError(f"chunk is {chunk}; it is a number of positions, so give at least 1")
+        with torch.no_grad():
+            return cross_entropies(*self._scored(tokens, starts, positions, targets))
+
+    def loss(self, tokens: Tensor, starts: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
+        """The sum of `losses`, with a gradient; with M = 0 it is 0 and still leads back to the weights."""
+        return summed_cross_entropy(*self._scored(tokens, starts, positions, targets))
+
+    def _scored(
+        self, tokens: Tensor, starts: Tensor, positions: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         if positions.shape != targets.shape:
             raise ValueError(f"{len(positions)} positions but {len(targets)} targets; give one target per position")
-        hidden = self.encoder(tokens, starts).index_select(0, positions)
-        if len(positions) <= chunk:
-            return self._scores(hidden, targets)
-        parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)
-        return torch.cat([checkpoint(self._scores, h, t, use_reentrant=False) for h, t in parts])
+        hidden = self.transform(self.encoder(tokens, starts).index_select(0, positions))
+        return hidden, self._decoder(), self.decoder_bias, targets.long()
 
-    def _scores(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        return _CrossEntropy.apply(self.logits(hidden), targets.long())
+    def _decoder(self) -> Tensor:
+        return self.encoder.embedding.weight if self.decoder_weight is None else self.decoder_weight
 
 
 class Regressor(nn.Module):
@@ -169,36 +171,3 @@ def initialize(model: MaskedLM, generator: torch.Generator | None = None) -> Non
             if name.endswith(("attention.output.weight", "mlp.down.weight")):
                 deviation /= math.sqrt(2 * config.num_hidden_layers)
             nn.init.trunc_normal_(weight, 0.0, deviation, -2 * deviation, 2 * deviation, generator=generator)
-
-
-class _CrossEntropy(torch.autograd.Function):
-    """-log softmax(logits)[target] in float32, a few rows at a time: logits are never copied whole.
-
-    logits [M, V] in any precision, targets [M] int64 -> [M] float32
-    """
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        scale = logits.new_empty(len(logits), dtype=torch.float32)
-        for rows in _few_rows(logits):
-            scale[rows] = logits[rows].float().logsumexp(1)
-        ctx.save_for_backward(logits, targets, scale)
-        return scale - logits.gather(1, targets[:, None])[:, 0].float()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        logits, targets, scale = ctx.saved_tensors
-        out = torch.empty_like(logits)
-        for rows in _few_rows(logits):
-            shares = logits[rows].float().sub_(scale[rows, None]).exp_()
-            shares.scatter_add_(1, targets[rows, None], shares.new_full((len(shares), 1), -1.0))
-            torch.mul(shares, gradient[rows, None], out=out[rows])
-        return out, None
-
-
-def _few_rows(logits: Tensor) -> list[slice]:
-    """Slices that fit a processor's cache, or a modest part of a GPU's memory."""
-    numbers = 1 << (28 if logits.is_cuda else 20)
-    step = max(1, numbers // logits.shape[1])
-    return [slice(i, i + step) for i in range(0, len(logits), step)]

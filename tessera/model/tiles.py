@@ -2,10 +2,8 @@
 
 A tile is a stretch of one document: a few queries and all the keys that they may see. Tiles of similar size are
 stacked, so that a thousand short documents are a few batched products. Without a window a document is one tile; with a
-window a long document is a row of tiles that overlap by the window, so cost is linear in its length. Scores are never
-kept: the backward pass computes them again, a bounded number at a time.
-
-Within a tile positions count from its first key, because rotary attention depends on differences only.
+window a long document is a row of tiles that overlap by the window, so cost is linear in its length. The softmax of the
+scores is kept for the way back where it takes little memory, and computed again, a bounded number at a time, elsewhere.
 
 torch's own kernel (scaled_dot_product_attention) needs two to four times as long for documents of 20 to 500 tokens,
 forward and backward together.
@@ -35,10 +33,11 @@ class Stack:
     shape: tuple[int, int]  # n, k
     first: int  # the queries are keys first .. first + queries - 1 of each tile
     queries: int
-    keys: Tensor  # [n * k], place of each key
-    read: Tensor  # [n * k], the same, where padding reads any token
-    asked: Tensor  # [n * q], place of each query
-    hidden: Tensor | None  # [n, 1, 1 or q, k], bool: keys that must not be seen; None where all may be
+    keys: Tensor  # [n, k], place of each key
+    asked: Tensor  # [n, q], place of each query
+    bias: (
+        Tensor | None
+    )  # [n, 1, 1 or q, k] float32, what is added to scores: 0, or very little where nothing may be seen
     overlaps: bool  # whether keys are also in other tiles
 
 
@@ -106,116 +105,148 @@ def _stack(tiles: list[tuple[int, int, int, int]], queries: int, reach: int, win
     if window is not None and key.shape[1] > window + 1:
         far = (torch.arange(queries)[:, None] + reach - torch.arange(key.shape[1])).abs() > window
         hidden = far[None] if hidden is None else hidden | far
+    # Finite, because a padded query may see nothing at all and nobody reads its answer.
+    bias = (
+        None if hidden is None else torch.zeros(hidden.shape).masked_fill_(hidden, torch.finfo(torch.float32).min / 4)
+    )
     return Stack(
         shape=(key.shape[0], key.shape[1]),
         first=reach,
         queries=queries,
-        keys=key.masked_fill(padding, total).flatten(),
-        read=key.masked_fill(padding, 0).flatten(),
-        asked=query.masked_fill(query >= last, total).flatten(),
-        hidden=None if hidden is None else hidden[:, None],
+        keys=key.masked_fill(padding, total),
+        asked=query.masked_fill(query >= last, total),
+        bias=None if bias is None else bias[:, None],
         overlaps=reach > 0,
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Turns:
-    """Cosines and sines [k, D/2] of the places in a tile; those for queries also divide by the root of D."""
+class Tile:
+    """A stack in terms of the buffers below: row numbers instead of places, scores' bias in their own precision."""
 
+    stack: Stack
+    q: Tensor  # [n * H * q] rows of the buffer [(T + 1) * (H + 2 K), D], as all but the next
+    out: Tensor  # [n * H * q] rows of the answer [(T + 1) * H, D]
+    k: Tensor  # [n * K * k]
+    v: Tensor  # [n * K * k]
+    bias: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that the layers of one batch share: tiles, and cosines and sines [T, 1, D/2] for queries and for keys.
+
+    Those for queries also divide by the root of D.
+    """
+
+    heads: tuple[int, int]  # H, K
+    tiles: list[Tile]
     of_queries: tuple[Tensor, Tensor]
     of_keys: tuple[Tensor, Tensor]
 
     @classmethod
-    def of(cls, frequencies: Tensor, stacks: list[Stack], dtype: torch.dtype) -> "Turns":
-        """frequencies [D/2], the angle that each pair of dimensions turns from one place to the next."""
-        longest = max((stack.shape[1] for stack in stacks), default=0)
-        angles = torch.arange(longest)[:, None] * frequencies
-        pair, scale = (angles.cos(), angles.sin()), (2 * len(frequencies)) ** -0.5
-        cos, sin = (x.to(dtype) for x in pair)
-        return cls(of_queries=((pair[0] * scale).to(dtype), (pair[1] * scale).to(dtype)), of_keys=(cos, sin))
+    def of(
+        cls, stacks: list[Stack], heads: tuple[int, int], rotary: tuple[Tensor, Tensor], dtype: torch.dtype
+    ) -> "Plan":
+        """rotary  cosines and sines [T, 1, D/2] float32"""
+        (h, kv), (cos, sin) = heads, rotary
+        every, scale = h + 2 * kv, (2 * cos.shape[2]) ** -0.5
+        tiles = []
+        for stack in stacks:
+            asked, keys = stack.asked[:, None, :], stack.keys[:, None, :]
+            head, of_keys = torch.arange(h)[:, None], torch.arange(kv)[:, None]
+            rows = (asked * every + head, asked * h + head, keys * every + h + of_keys, keys * every + h + kv + of_keys)
+            bias = None if stack.bias is None else stack.bias.to(dtype)
+            tiles.append(Tile(stack, *(r.flatten() for r in rows), bias))
+        pair = ((cos * scale).to(dtype), (sin * scale).to(dtype))
+        return cls(heads=heads, tiles=tiles, of_queries=pair, of_keys=(cos.to(dtype), sin.to(dtype)))
 
 
-def attend_in_tiles(qkv: Tensor, stacks: list[Stack], heads: tuple[int, int], turns: Turns) -> Tensor:
-    """What model/attention.py: attend says, over the stacks of one batch.
-
-    qkv    [T, (H + 2 K) * D]
-    heads  H and K
-    """
+def attend_in_tiles(qkv: Tensor, plan: Plan) -> Tensor:
+    """What model/attention.py: attend says. qkv [T, (H + 2 K) * D]"""
     with torch.autocast("cpu", enabled=False):
-        return _Tiled.apply(qkv, stacks, heads, turns)
+        return _Tiled.apply(qkv, plan)
 
 
 class _Tiled(torch.autograd.Function):
-    """Keeps nothing but its input for the way back."""
+    """Keeps its input turned, and the softmax of the scores where that is no more than twice as much."""
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, stacks: list[Stack], heads: tuple[int, int], turns: Turns) -> Tensor:
-        ctx.save_for_backward(qkv)
-        ctx.stacks, ctx.heads, ctx.turns = stacks, heads, turns
-        width = qkv.shape[1] // (heads[0] + 2 * heads[1])
-        out = qkv.new_empty(len(qkv) + 1, heads[0] * width)  # the last row takes what padding gives
-        for stack in stacks:
-            q, k, v = _queries_keys_values(qkv, stack, heads, turns)
-            mixed = torch.empty_like(q)
-            for part in _parts(stack, heads[0]):
-                weights = _weights(q[..., part, :], k, stack, part)
-                mixed[..., part, :] = torch.bmm(weights, v).view_as(q[..., part, :])
-            rows = mixed.view(stack.shape[0], heads[0], stack.queries, width).transpose(1, 2)
-            out.index_copy_(0, stack.asked, rows.reshape(len(stack.asked), -1))
-        return out[:-1]
+    def forward(ctx: Any, qkv: Tensor, plan: Plan) -> Tensor:
+        h, total = plan.heads[0], len(qkv)
+        rows = _turned(qkv, plan)
+        width = rows.shape[1]
+        out = qkv.new_empty((total + 1) * h, width)  # the last token takes what padding gives
+        wanted = sum(tile.stack.shape[1] * len(tile.q) for tile in plan.tiles)
+        keeps = ctx.needs_input_grad[0] and wanted <= 2 * qkv.numel()
+        kept: list[Tensor] = []
+        for tile in plan.tiles:
+            q, k, v = _gather(rows, tile, plan.heads)
+            parts = _parts(tile.stack, h)
+            for part in parts:
+                weights = _weights(q[..., part, :], k, tile, part)
+                mixed = torch.bmm(weights, v)
+                if keeps:
+                    kept.append(weights)
+                if len(parts) > 1:
+                    q[..., part, :] = mixed.view_as(q[..., part, :])  # these queries have been asked
+            answer = mixed if len(parts) == 1 else q
+            out.index_copy_(0, tile.out, answer.view(len(tile.out), width))
+        ctx.save_for_backward(rows, *kept)
+        ctx.plan = plan
+        return out.view(total + 1, h * width)[:-1]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        (qkv,), stacks, (h, kv), turns = ctx.saved_tensors, ctx.stacks, ctx.heads, ctx.turns
-        width = qkv.shape[1] // (h + 2 * kv)
-        overlap = any(stack.overlaps for stack in stacks)
-        total = qkv.new_zeros if overlap else qkv.new_empty
-        out = total((len(qkv) + 1, qkv.shape[1]), dtype=torch.float32 if overlap else qkv.dtype)
-        given = torch.cat((gradient, gradient.new_zeros(1, gradient.shape[1])))  # padding gives no gradient
-        for stack in stacks:
-            n, keys = stack.shape
-            q, k, v = _queries_keys_values(qkv, stack, (h, kv), turns)
-            asked = given.index_select(0, stack.asked).view(n, stack.queries, h, width)
-            asked = asked.transpose(1, 2).contiguous().view_as(q)
-            d_q, d_k, d_v = _backward(q, k, v, asked, stack, h)
-            rows = out.new_empty(n, keys, h + 2 * kv, width)
-            inner = slice(stack.first, stack.first + stack.queries)
-            if stack.overlaps:
-                rows[:, : stack.first, :h] = 0
-                rows[:, inner.stop :, :h] = 0
-            d_q = d_q.view(n, h, stack.queries, width)
-            _turn(d_q, turns.of_queries, stack.first, rows[:, inner, :h].transpose(1, 2), back=True)
-            d_k = d_k.view(n, kv, keys, width)
-            _turn(d_k, turns.of_keys, 0, rows[:, :, h : h + kv].transpose(1, 2), back=True)
-            rows[:, :, h + kv :] = d_v.view(n, kv, keys, width).transpose(1, 2)
-            rows = rows.view(n * keys, -1)
-            if overlap:
-                out.index_add_(0, stack.keys, rows)
-            else:
-                out.index_copy_(0, stack.keys, rows)
-        return out[:-1].to(qkv.dtype), None, None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (rows, *kept), plan = ctx.saved_tensors, ctx.plan
+        (h, kv), total, width = plan.heads, len(gradient), rows.shape[1]
+        given = torch.cat((gradient, gradient.new_zeros(1, gradient.shape[1]))).view(-1, width)  # padding gives none
+        d_rows = torch.empty_like(rows)
+        # Where tiles overlap a key has several gradients, which are added up exactly.
+        sums = rows.new_zeros(rows.shape, dtype=torch.float32) if any(t.stack.overlaps for t in plan.tiles) else None
+        for tile in plan.tiles:
+            q, k, v = _gather(rows, tile, plan.heads)
+            weights = [kept.pop(0) for _ in _parts(tile.stack, h)] if kept else None
+            d_q, d_k, d_v = _backward(q, k, v, given.index_select(0, tile.out).view_as(q), tile, weights, h)
+            d_rows.index_copy_(0, tile.q, d_q.view(-1, width))
+            for places, part in ((tile.k, d_k), (tile.v, d_v)):
+                if sums is None:
+                    d_rows.index_copy_(0, places, part.to(rows.dtype).view(-1, width))
+                else:
+                    sums.index_add_(0, places, part.float().view(-1, width))
+        if sums is not None:
+            d_rows.view(total + 1, -1, width)[:, h:].copy_(sums.view(total + 1, -1, width)[:, h:])
+        d_rows = d_rows.view(total + 1, -1, width)[:-1]
+        out = d_rows.new_empty(d_rows.shape)
+        _turn(d_rows[:, :h], plan.of_queries, out[:, :h], back=True)
+        _turn(d_rows[:, h : h + kv], plan.of_keys, out[:, h : h + kv], back=True)
+        out[:, h + kv :] = d_rows[:, h + kv :]
+        return out.flatten(1), None
 
 
-def _queries_keys_values(
-    qkv: Tensor, stack: Stack, heads: tuple[int, int], turns: Turns
-) -> tuple[Tensor, Tensor, Tensor]:
-    """q [n * K, G, q, D] turned and divided by the root of D; k [n * K, k, D] turned; v [n * K, k, D]."""
-    (n, keys), (h, kv) = stack.shape, heads
-    rows = qkv.index_select(0, stack.read).view(n, keys, h + 2 * kv, -1)
-    width = rows.shape[3]
-    inner = slice(stack.first, stack.first + stack.queries)
-    q, k = rows.new_empty(n, h, stack.queries, width), rows.new_empty(n, kv, keys, width)
-    _turn(rows[:, inner, :h].transpose(1, 2), turns.of_queries, stack.first, q)
-    _turn(rows[:, :, h : h + kv].transpose(1, 2), turns.of_keys, 0, k)
-    v = rows[:, :, h + kv :].transpose(1, 2).reshape(n * kv, keys, width)
-    return q.view(n * kv, h // kv, stack.queries, width), k.view(n * kv, keys, width), v
+def _turned(qkv: Tensor, plan: Plan) -> Tensor:
+    """[(T + 1) * (H + 2 K), D]: queries turned and divided by the root of D, keys turned, values; zeros for padding."""
+    h, kv = plan.heads
+    given = qkv.view(len(qkv), h + 2 * kv, qkv.shape[1] // (h + 2 * kv))
+    rows = qkv.new_empty(len(qkv) + 1, *given.shape[1:])
+    _turn(given[:, :h], plan.of_queries, rows[:-1, :h])
+    _turn(given[:, h : h + kv], plan.of_keys, rows[:-1, h : h + kv])
+    rows[:-1, h + kv :] = given[:, h + kv :]
+    rows[-1] = 0
+    return rows.flatten(0, 1)
 
 
-def _turn(x: Tensor, table: tuple[Tensor, Tensor], first: int, out: Tensor, *, back: bool = False) -> None:
-    """Rotate the pairs (i, i + D/2) of x [..., length, D] into `out`, as at places first, first + 1, ... of a tile."""
-    cos, sin = (t[first : first + x.shape[-2]] for t in table)
-    sign, half = -1 if back else 1, x.shape[-1] // 2
+def _gather(rows: Tensor, tile: Tile, heads: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """q [n * K, G, q, D], k and v [n * K, k, D]"""
+    (n, keys), (h, kv) = tile.stack.shape, heads
+    q, k, v = (rows.index_select(0, places) for places in (tile.q, tile.k, tile.v))
+    return q.view(n * kv, h // kv, tile.stack.queries, -1), k.view(n * kv, keys, -1), v.view(n * kv, keys, -1)
+
+
+def _turn(x: Tensor, table: tuple[Tensor, Tensor], out: Tensor, *, back: bool = False) -> None:
+    """Rotate the pairs (i, i + D/2) of x [T, heads, D] into `out` by the angles of the table."""
+    (cos, sin), sign, half = table, -1 if back else 1, x.shape[-1] // 2
     (a, b), (left, right) = (x[..., :half], x[..., half:]), (out[..., :half], out[..., half:])
     torch.mul(a, cos, out=left).addcmul_(b, sin, value=-sign)
     torch.mul(b, cos, out=right).addcmul_(a, sin, value=sign)
@@ -227,29 +258,32 @@ def _parts(stack: Stack, heads: int) -> list[slice]:
     return [slice(i, min(i + step, stack.queries)) for i in range(0, stack.queries, step)]
 
 
-def _weights(q: Tensor, k: Tensor, stack: Stack, part: slice) -> Tensor:
+def _weights(q: Tensor, k: Tensor, tile: Tile, part: slice) -> Tensor:
     """q [n * K, G, q, D], k [n * K, k, D] -> softmax of the scores [n * K, G * q, k]."""
     scores = torch.bmm(q.flatten(1, 2), k.transpose(1, 2))
-    if stack.hidden is not None:
-        hidden = stack.hidden if stack.hidden.shape[2] == 1 else stack.hidden[:, :, part]
-        # Finite, because a padded query may see nothing at all and nobody reads its answer.
-        scores.view(stack.shape[0], -1, q.shape[2], k.shape[1]).masked_fill_(hidden, torch.finfo(q.dtype).min / 2)
+    if tile.bias is not None:  # added: torch fills by a mask many times slower
+        bias = tile.bias if tile.bias.shape[2] == 1 else tile.bias[:, :, part]
+        scores.view(tile.stack.shape[0], -1, q.shape[2], k.shape[1]).add_(bias)
     return torch.softmax(scores, -1)
 
 
 def _backward(
-    q: Tensor, k: Tensor, v: Tensor, asked: Tensor, stack: Stack, heads: int
+    q: Tensor, k: Tensor, v: Tensor, asked: Tensor, tile: Tile, kept: list[Tensor] | None, heads: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the turned q, k and of v, given that of the answer, `asked` [n * K, G, q, D]."""
-    parts = _parts(stack, heads)
-    d_q, exact = torch.empty_like(q), torch.float32 if len(parts) > 1 else k.dtype  # where many terms are added up
-    d_k, d_v = torch.zeros_like(k, dtype=exact), torch.zeros_like(v, dtype=exact)
-    for part in parts:
-        some, wanted = q[..., part, :], asked[..., part, :].flatten(1, 2)
-        weights = _weights(some, k, stack, part)
-        d_v += torch.bmm(weights.transpose(1, 2), wanted)
+    parts = _parts(tile.stack, heads)
+    d_q, d_k, d_v = torch.empty_like(q), None, None
+    for number, part in enumerate(parts):
+        some, wanted = q[..., part, :].flatten(1, 2), asked[..., part, :].flatten(1, 2)
+        weights = _weights(q[..., part, :], k, tile, part) if kept is None else kept[number]
+        to_v = torch.bmm(weights.transpose(1, 2), wanted)
         d_scores = torch.bmm(wanted, v.transpose(1, 2))
         d_scores = torch._softmax_backward_data(d_scores, weights, -1, weights.dtype)
-        d_q[..., part, :] = torch.bmm(d_scores, k).view_as(some)
-        d_k += torch.bmm(d_scores.transpose(1, 2), some.flatten(1, 2))
-    return d_q, d_k.to(k.dtype), d_v.to(v.dtype)
+        d_q[..., part, :] = torch.bmm(d_scores, k).view_as(d_q[..., part, :])
+        to_k = torch.bmm(d_scores.transpose(1, 2), some)
+        if len(parts) > 1:  # where many terms are added up
+            to_k, to_v = to_k.float(), to_v.float()
+        d_k, d_v = (to_k, to_v) if d_k is None or d_v is None else (d_k.add_(to_k), d_v.add_(to_v))
+    assert d_k is not None
+    assert d_v is not None
+    return d_q, d_k, d_v

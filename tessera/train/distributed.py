@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from tessera.model.allocator import keep_memory
 from tessera.model.encoder import Block
 from tessera.plan.recipe import Machine
 
@@ -57,8 +58,10 @@ def join(machine: Machine) -> World:
     device = torch.device("cuda", local) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
-    elif machine.threads is not None:
-        torch.set_num_threads(machine.threads)
+    else:
+        keep_memory()
+        if machine.threads is not None:
+            torch.set_num_threads(machine.threads)
     if size > 1 and not dist.is_initialized():
         # Functions in these have the group of all processes as a default argument, as it is when they are imported. DDP
         # imports the second at its first use, which is too late: the group with its threads would live into the exit of
@@ -192,6 +195,16 @@ def total(values: list[float], world: World) -> list[float]:
     tensor = torch.tensor(values, dtype=torch.float64, device=world.device)
     dist.all_reduce(tensor)
     return tensor.tolist()
+
+
+def gathered(values: list[float], world: World) -> list[list[float]]:
+    """The values of every process, by rank: the same table in each of them."""
+    if world.size == 1:
+        return [values]
+    table = torch.zeros(world.size, len(values), dtype=torch.float64, device=world.device)
+    table[world.rank] = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(table)
+    return table.tolist()
 
 
 def from_lead(value: Any, world: World) -> Any:

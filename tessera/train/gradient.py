@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tessera.model.heads import MaskedLM
+from tessera.model.hub import AnyMaskedLM
 from tessera.model.precision import autocast
 from tessera.text.packing import Batch, micro_batches, select, share
 from tessera.train import distributed
@@ -16,12 +16,12 @@ from tessera.train.noise import Noise
 class Objective(nn.Module):
     """The sum of the losses over masked positions, as the one forward pass that is spread over processes."""
 
-    def __init__(self, model: MaskedLM) -> None:
+    def __init__(self, model: AnyMaskedLM) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, tokens: Tensor, starts: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
-        return self.model.losses(tokens, starts, positions, targets).sum()
+        return self.model.loss(tokens, starts, positions, targets)
 
 
 def backward(

@@ -1,11 +1,13 @@
 """Scores of masked positions, pooling and the first weights."""
 
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional
 
+from tessera.model import cross_entropy
 from tessera.model.heads import MaskedLM, Regressor, initialize, pool
 
 
@@ -18,39 +20,65 @@ def scored(tiny: Any, documents: Any) -> tuple[MaskedLM, tuple[torch.Tensor, ...
     return model, (tokens, starts, positions, tokens[positions].int())
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 4096])
-def test_losses_are_cross_entropies_whatever_the_chunk(scored: Any, chunk: int) -> None:
+def test_losses_are_cross_entropies(scored: Any) -> None:
     model, (tokens, starts, positions, targets) = scored
-    losses = model.losses(tokens, starts, positions, targets, chunk)
+    losses = model.losses(tokens, starts, positions, targets)
+    wanted = functional.cross_entropy(model(tokens, starts)[positions], targets.long(), reduction="none")
     assert losses.dtype == torch.float32
-    weight = torch.arange(1.0, 8.0)
-    (losses * weight).sum().backward()
+    torch.testing.assert_close(losses, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 4096])
+def test_the_loss_and_its_gradient_are_the_same_whatever_is_held_at_once(
+    scored: Any, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, (tokens, starts, positions, targets) = scored
+    monkeypatch.setitem(cross_entropy._HELD, "cpu", rows * model.config.vocab_size)
+    monkeypatch.setitem(cross_entropy._WORKED_ON, "cpu", (rows + 1) // 2 * model.config.vocab_size)
+    loss = model.loss(tokens, starts, positions, targets)
+    (0.7 * loss).backward()
     gradients = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
-    wanted = functional.cross_entropy(model(tokens, starts)[positions], targets.long(), reduction="none")
-    (wanted * weight).sum().backward()
-    torch.testing.assert_close(losses, wanted, rtol=1e-5, atol=1e-5)
+    wanted = functional.cross_entropy(model(tokens, starts)[positions], targets.long(), reduction="sum")
+    (0.7 * wanted).backward()
+    torch.testing.assert_close(loss, wanted, rtol=1e-5, atol=1e-5)
     for mine, p in zip(gradients, model.parameters(), strict=True):
         torch.testing.assert_close(mine, p.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_a_target_without_any_share_has_its_true_loss() -> None:
+    hidden, weight = torch.tensor([[1.0]]), torch.tensor([[0.0], [-200.0], [3.0]])
+    losses = cross_entropy.cross_entropies(hidden, weight, None, torch.tensor([1]))
+    assert losses.item() == pytest.approx(203.0 + math.log1p(math.exp(-3)), rel=1e-6)
+
+
+def test_frozen_weights_get_no_gradient(scored: Any) -> None:
+    model, batch = scored
+    model.encoder.embedding.weight.requires_grad_(False)
+    model.loss(*batch).backward()
+    assert model.encoder.embedding.weight.grad is None
+    assert model.decoder_bias.grad is not None
 
 
 def test_losses_stay_float32_under_bfloat16(scored: Any) -> None:
     model, batch = scored
     exact = model.losses(*batch)
-    for chunk in (2, 4096):
-        with torch.autocast("cpu", torch.bfloat16):
-            rough = model.losses(*batch, chunk=chunk)
-        assert rough.dtype == torch.float32
-        torch.testing.assert_close(rough, exact, rtol=0.05, atol=0.3)
-        rough.sum().backward()
+    with torch.autocast("cpu", torch.bfloat16):
+        rough, loss = model.losses(*batch), model.loss(*batch)
+    assert rough.dtype == loss.dtype == torch.float32
+    torch.testing.assert_close(rough, exact, rtol=0.05, atol=0.3)
+    assert loss.item() == pytest.approx(rough.sum().item(), rel=1e-6)
+    loss.backward()
+    assert model.encoder.embedding.weight.grad.dtype == torch.float32
 
 
 def test_nothing_to_score_still_leads_back_to_the_weights(scored: Any) -> None:
     model, (tokens, starts, _, _) = scored
     nothing = torch.zeros(0, dtype=torch.int64)
-    losses = model.losses(tokens, starts, nothing, nothing)
-    assert losses.shape == (0,)
-    losses.sum().backward()
+    assert model.losses(tokens, starts, nothing, nothing).shape == (0,)
+    loss = model.loss(tokens, starts, nothing, nothing)
+    assert loss.item() == 0
+    loss.backward()
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 
@@ -63,8 +91,6 @@ def test_losses_refuse_what_does_not_fit(scored: Any) -> None:
     model, (tokens, starts, positions, targets) = scored
     with pytest.raises(ValueError, match="7 positions but 6 targets"):
         model.losses(tokens, starts, positions, targets[1:])
-    with pytest.raises(ValueError, match="chunk is 0"):
-        model.losses(tokens, starts, positions, targets, chunk=0)
 
 
 def test_pooling_takes_the_mean_or_the_first_of_each_document() -> None:
