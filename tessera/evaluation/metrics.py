@@ -1,0 +1,328 @@
+"""Scores of answers against what is right, all in [0, 1] but for correlations; their mean and spread over seeds.
+
+Pure functions of numbers and texts. `score` gives a task's metric for the answers of a model.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tessera.evaluation.answers import exact_match, mlqa_exact_match, mlqa_f1, squad_f1
+from tessera.plan.task import Metric
+
+Grades = Mapping[str, Mapping[str, int]]  # query -> document -> grade
+Ranking = Mapping[str, Sequence[str]]  # query -> documents, best first
+
+# ------------------------------------------------------------------------------------------------------- classification
+
+
+def accuracy(predicted: ArrayLike, right: ArrayLike) -> float:
+    """Share of equal answers."""
+    given, true = _both(predicted, right)
+    return float((given == true).mean())
+
+
+def f1(predicted: ArrayLike, right: ArrayLike, label: int = 1) -> float:
+    """F1 of one class; 0 where it is neither there nor predicted."""
+    given, true = _both(predicted, right)
+    hit = int(((given == label) & (true == label)).sum())
+    all_ = int((given == label).sum()) + int((true == label).sum())
+    return 2 * hit / all_ if all_ else 0.0
+
+
+def macro_f1(predicted: ArrayLike, right: ArrayLike) -> float:
+    """Mean F1 of all classes that are there or predicted."""
+    given, true = _both(predicted, right)
+    return float(np.mean([f1(given, true, label) for label in np.unique(np.concatenate((given, true)))]))
+
+
+def micro_f1(predicted: ArrayLike, right: ArrayLike) -> float:
+    """F1 over all answers; with one answer each it is the accuracy."""
+    return accuracy(predicted, right)
+
+
+def mcc(predicted: ArrayLike, right: ArrayLike) -> float:
+    """Matthews' correlation for any number of classes (Gorodkin 2004); 0 where one side has but one class."""
+    given, true = _both(predicted, right)
+    labels = np.unique(np.concatenate((given, true)))
+    times_given = np.array([(given == label).sum() for label in labels], float)
+    times_true = np.array([(true == label).sum() for label in labels], float)
+    n, hits = float(len(true)), float((given == true).sum())
+    spread = math.sqrt((n**2 - (times_given**2).sum()) * (n**2 - (times_true**2).sum()))
+    return (hits * n - float(times_given @ times_true)) / spread if spread else 0.0
+
+
+# ----------------------------------------------------------------------------------------------------------- regression
+
+
+def pearson(predicted: ArrayLike, right: ArrayLike) -> float:
+    """Linear correlation; 0 where one side is constant."""
+    given, true = (np.asarray(side, float) for side in _both(predicted, right))
+    given, true = given - given.mean(), true - true.mean()
+    spread = math.sqrt(float(given @ given) * float(true @ true))
+    return float(given @ true) / spread if spread else 0.0
+
+
+def spearman(predicted: ArrayLike, right: ArrayLike) -> float:
+    """Correlation of ranks, equal values sharing their mean rank; 0 where one side is constant."""
+    given, true = _both(predicted, right)
+    return pearson(_ranks(given), _ranks(true))
+
+
+# ------------------------------------------------------------------------------------------------------------- entities
+
+
+def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
+    """(kind, first word, word after the last) of each entity in BIO tags, read as leniently as conlleval does.
+
+    I- after another kind or after O begins an entity, so IOB1 is read too.
+    """
+    found = set()
+    kind, begin = "", 0
+    for place, tag in enumerate([*tags, "O"]):
+        sign, _, name = tag.partition("-")
+        goes_on = sign == "I" and name == kind and kind != ""
+        if kind and not goes_on:
+            found.add((kind, begin, place))
+            kind = ""
+        if sign in ("B", "I") and not goes_on:
+            if not name:
+                raise ValueError(f"tag {tag!r} is not of BIO; entities need tags like B-PER, I-PER and O")
+            kind, begin = name, place
+        elif sign not in ("B", "I", "O"):
+            raise ValueError(f"tag {tag!r} is not of BIO; entities need tags like B-PER, I-PER and O")
+    return found
+
+
+def entity_f1(predicted: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> float:
+    """F1 of whole entities over all sentences; kind and both ends must be right. Source: CoNLL-2003."""
+    return _spans_f1(predicted, right, entities)
+
+
+def run_f1(predicted: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> float:
+    """F1 of runs of one tag, for tags that are no BIO: what seqeval, and so nlu-evals and mmBERT, call F1 of UD POS.
+
+    It takes a tag that begins with S (SCONJ, SYM) for a single one, so these never join.
+    """
+    return _spans_f1(predicted, right, _runs)
+
+
+def _runs(tags: Sequence[str]) -> set[tuple[str, int, int]]:
+    starts = [n for n, tag in enumerate(tags) if n == 0 or tag != tags[n - 1] or tag.startswith("S")]
+    return {(tags[begin], begin, end) for begin, end in zip(starts, [*starts[1:], len(tags)], strict=True)}
+
+
+def _spans_f1(
+    predicted: Sequence[Sequence[str]],
+    right: Sequence[Sequence[str]],
+    read: Callable[[Sequence[str]], set[tuple[str, int, int]]],
+) -> float:
+    hits = given = true = 0
+    for guess, truth in zip(predicted, right, strict=True):
+        ours, theirs = read(guess), read(truth)
+        hits, given, true = hits + len(ours & theirs), given + len(ours), true + len(theirs)
+    return 2 * hits / (given + true) if given + true else 0.0
+
+
+# ------------------------------------------------------------------------------------------------------------ retrieval
+
+
+def ndcg(ranking: Ranking, relevant: Grades, k: int = 10) -> float:
+    """Mean normalised discounted cumulative gain of the first k documents: gain is the grade, discount log2(rank + 1).
+
+    As trec_eval's ndcg_cut and mteb have it. A query that is not ranked counts 0.
+    """
+    return _mean_over(relevant, lambda query, grades: _ndcg(ranking.get(query, ()), grades, k))
+
+
+def recall(ranking: Ranking, relevant: Grades, k: int = 100) -> float:
+    """Mean share of the relevant documents that are among the first k."""
+
+    def one(query: str, grades: Mapping[str, int]) -> float:
+        wanted = {document for document, grade in grades.items() if grade > 0}
+        return len(wanted & set(ranking.get(query, ())[:k])) / len(wanted)
+
+    return _mean_over(relevant, one)
+
+
+def mrr(ranking: Ranking, relevant: Grades, k: int = 10) -> float:
+    """Mean of 1 / rank of the first relevant document among the first k; 0 where there is none."""
+
+    def one(query: str, grades: Mapping[str, int]) -> float:
+        ranks = (n for n, document in enumerate(ranking.get(query, ())[:k], 1) if grades.get(document, 0) > 0)
+        return 1 / next(ranks, math.inf)
+
+    return _mean_over(relevant, one)
+
+
+def average_precision(ranking: Ranking, relevant: Grades, k: int | None = None) -> float:
+    """Mean average precision, of the first k documents or of all that are ranked."""
+
+    def one(query: str, grades: Mapping[str, int]) -> float:
+        hits = [grades.get(document, 0) > 0 for document in ranking.get(query, ())[:k]]
+        precisions = [sum(hits[:n]) / n for n, hit in enumerate(hits, 1) if hit]
+        return sum(precisions) / sum(grade > 0 for grade in grades.values())
+
+    return _mean_over(relevant, one)
+
+
+def ranked(metric: Metric, ranking: Ranking, relevant: Grades) -> float:
+    """One retrieval metric of a task, as `ndcg@10`. Raises ValueError for others."""
+    name, _, k = metric.partition("@")
+    if name not in _RANKED:
+        raise ValueError(f"metric {metric!r} is not of retrieval; these are {', '.join(_RANKED)}, as in ndcg@10")
+    return _RANKED[name](ranking, relevant, int(k)) if k else _RANKED[name](ranking, relevant)
+
+
+_RANKED: dict[str, Callable[..., float]] = {
+    "ndcg": ndcg,
+    "recall": recall,
+    "mrr": mrr,
+    "average_precision": average_precision,
+}
+
+
+def _ndcg(documents: Sequence[str], grades: Mapping[str, int], k: int) -> float:
+    gains = [max(0, grades.get(document, 0)) for document in documents[:k]]
+    best = sorted((grade for grade in grades.values() if grade > 0), reverse=True)[:k]
+    return _discounted(gains) / _discounted(best)
+
+
+def _discounted(gains: Sequence[int]) -> float:
+    return sum(gain / math.log2(rank + 1) for rank, gain in enumerate(gains, 1))
+
+
+def _mean_over(relevant: Grades, one: Callable[[str, Mapping[str, int]], float]) -> float:
+    judged = {query: grades for query, grades in relevant.items() if any(grade > 0 for grade in grades.values())}
+    if not judged:
+        raise ValueError("no query has a relevant document, so there is nothing to score")
+    return sum(one(query, grades) for query, grades in judged.items()) / len(judged)
+
+
+# --------------------------------------------------------------------------------------------------------------- spread
+
+
+def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """(mean, half the width of its confidence interval) of scores with several seeds; Student's t. One: (it, nan)."""
+    found = np.asarray(values, float)
+    if not len(found):
+        raise ValueError("there are no values to average")
+    if len(found) == 1:
+        return float(found[0]), math.nan
+    error = float(found.std(ddof=1)) / math.sqrt(len(found))
+    return float(found.mean()), student(level, len(found) - 1) * error
+
+
+def bootstrap(ours: ArrayLike, theirs: ArrayLike, *, draws: int = 10_000, seed: int = 0) -> tuple[float, float, float]:
+    """Paired bootstrap of the scores of the same examples by two models.
+
+    Returns (mean difference ours - theirs, p of there being none, two-sided, half width of its 95% interval).
+    Source: Efron and Tibshirani 1993; for this field Berg-Kirkpatrick et al. 2012: a difference is surprising where
+    few draws, shifted to a mean of 0, are as large.
+    """
+    difference = np.subtract(*(np.asarray(side, float) for side in _both(ours, theirs)))
+    mean, n = float(difference.mean()), len(difference)
+    random = np.random.default_rng(seed)
+    means = np.empty(draws)
+    step = max(1, 2**22 // n)  # draws at once, for memory
+    for first in range(0, draws, step):
+        some = min(step, draws - first)
+        means[first : first + some] = difference[random.integers(0, n, (some, n))].mean(1)
+    as_large = int((np.abs(means - mean) >= abs(mean) - 1e-12).sum())
+    low, high = np.quantile(means, (0.025, 0.975))
+    return mean, (as_large + 1) / (draws + 1), float(high - low) / 2
+
+
+def student(level: float, freedom: int) -> float:
+    """The value that |t| stays below with probability `level`: bisection on the exact distribution."""
+    low, high = 0.0, 1e4
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _inside(middle, freedom) < level else (low, middle)
+    return (low + high) / 2
+
+
+def _inside(t: float, freedom: int) -> float:
+    """P(|T| < t) for whole degrees of freedom, by the finite sums of Abramowitz and Stegun, 26.7.3 and 26.7.4."""
+    angle = math.atan(t / math.sqrt(freedom))
+    cos, sin = math.cos(angle), math.sin(angle)
+    term, total = 1.0, 0.0
+    if freedom % 2:
+        for k in range(1, (freedom - 1) // 2 + 1):
+            total += term * cos ** (2 * k - 1)
+            term *= 2 * k / (2 * k + 1)
+        return 2 / math.pi * (angle + sin * total)
+    for k in range(freedom // 2):
+        total += term * cos ** (2 * k)
+        term *= (2 * k + 1) / (2 * k + 2)
+    return sin * total
+
+
+# ------------------------------------------------------------------------------------------------------------ a task's
+
+
+def score(
+    metric: Metric,
+    predicted: Sequence[Any],
+    right: Sequence[Any],
+    *,
+    names: Sequence[str] = (),
+    language: str = "en",
+) -> float:
+    """One metric of a task that is not of retrieval.
+
+    predicted  numbers of classes or options, numbers, a tag for each word, or texts
+    right      the same of the examples: labels, tags, or the texts of all answers to each question
+    names      of the tags, for entities
+    language   for the normalisation of MLQA
+
+    Raises ValueError for retrieval metrics, and where sides differ in length.
+    """
+    match metric:
+        case "entity_f1" | "run_f1":
+            spans = {"entity_f1": entity_f1, "run_f1": run_f1}[metric]
+            return spans(*([[names[tag] for tag in tags] for tags in side] for side in (predicted, right)))
+        case "squad_f1" | "exact_match":
+            return {"squad_f1": squad_f1, "exact_match": exact_match}[metric](predicted, right)
+        case "mlqa_f1" | "mlqa_exact_match":
+            return {"mlqa_f1": mlqa_f1, "mlqa_exact_match": mlqa_exact_match}[metric](predicted, right, language)
+        case _ if metric in _NUMBERS:
+            return _NUMBERS[metric](*(_flat(side) for side in (predicted, right)))
+    wanted = "is of retrieval" if metric in get_args(Metric) else "is not known"
+    raise ValueError(
+        f"metric {metric!r} {wanted}; here are accuracy, f1, macro_f1, micro_f1, mcc, pearson, spearman ..."
+    )
+
+
+_NUMBERS: dict[str, Callable[[ArrayLike, ArrayLike], float]] = {
+    "accuracy": accuracy,
+    "f1": f1,
+    "macro_f1": macro_f1,
+    "micro_f1": micro_f1,
+    "mcc": mcc,
+    "pearson": pearson,
+    "spearman": spearman,
+}
+
+
+def _flat(side: Sequence[Any]) -> list[Any]:
+    """Tags of all words of all sentences in one row; other answers as they are."""
+    return [tag for tags in side for tag in tags] if len(side) and isinstance(side[0], (tuple, list)) else list(side)
+
+
+def _both(predicted: ArrayLike, right: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+    given, true = np.asarray(predicted), np.asarray(right)
+    if given.shape != true.shape or given.ndim != 1:
+        raise ValueError(f"{given.size} answers for {true.size} examples; each example has one")
+    if not given.size:
+        raise ValueError("there are no answers to score")
+    return given, true
+
+
+def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
+    _, place, times = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(times)
+    return (last - (times - 1) / 2)[place]

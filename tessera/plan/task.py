@@ -1,0 +1,303 @@
+"""What is asked of a model and how it is trained for it, as strict models: tasks, where their rows lie, protocols.
+
+A task is a few lines of YAML; tessera/evaluation/catalogue.py has those that come with tessera and reads more from
+a file, tessera/evaluation/data.py reads the rows.
+"""
+
+import math
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from tessera.plan.mistakes import did_you_mean
+from tessera.plan.strict import Name, Strict, refuse_twins
+from tessera.plan.units import Ratio, Share
+
+Kind = Literal["classify", "pair", "regress", "choose", "tag", "span", "retrieve", "bitext", "reward", "probe"]
+"""classify: one text, one class. pair: two texts, one class. regress: one or two texts, a number. choose: a text and
+options, which one. tag: words, a class of each. span: a question and a text, where the answer stands. retrieve: a
+query, which documents. bitext: a sentence, which is its translation. reward: a problem and the steps of a solution,
+whether each is right. probe: classify, by logistic regression on frozen embeddings."""
+
+Metric = Literal[
+    "accuracy",
+    "macro_f1",
+    "micro_f1",
+    "f1",
+    "mcc",
+    "pearson",
+    "spearman",
+    "entity_f1",
+    "run_f1",
+    "squad_f1",
+    "exact_match",
+    "mlqa_f1",
+    "mlqa_exact_match",
+    "ndcg@10",
+    "recall@10",
+    "recall@100",
+    "mrr@10",
+    "average_precision",
+    "margin_f1",
+]
+SplitName = Literal["train", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+LANGUAGE, SPLIT, TASK = "{language}", "{split}", "{task}"
+
+ROLES: dict[str, tuple[set[str], set[str]]] = {
+    "classify": ({"text", "label"}, set()),
+    "pair": ({"text", "label"}, {"second"}),
+    "regress": ({"text", "label"}, {"second"}),
+    "choose": ({"text", "options", "label"}, set()),
+    "tag": ({"words", "tags"}, set()),
+    "span": ({"question", "context", "answers", "starts"}, set()),
+    "retrieve": ({"query"}, {"positive", "negatives", "relevant", "document_id", "document", "grade"}),
+    "bitext": ({"text", "second"}, set()),
+    "reward": ({"text", "steps", "label"}, set()),
+    "probe": ({"text", "label"}, set()),
+}
+"""For each kind the roles that a column must be named for, and those it may be. `id` and `group` always may:
+rows of one group stay on one side of a split."""
+
+
+class Part(Strict):
+    """A part of another split, by a hash of the row's group, else of its id, else of what it says.
+
+    So the same rows are in it in every language. Parts of one split follow on one another and do not overlap; a split
+    that is named whole gets what they leave.
+    """
+
+    from_: str = Field(alias="from")  # a split, by the name that the data gives it
+    share: Share
+
+
+def _how_split(given: Any) -> str:
+    return "<part>" if isinstance(given, (dict, Part)) else "<name>"
+
+
+Split = Annotated[Annotated[str, Tag("<name>")] | Annotated[Part, Tag("<part>")], Discriminator(_how_split)]
+
+
+class Splits(Strict):
+    """What the data calls its splits. None: it has none."""
+
+    train: Split | None = None
+    validation: Split | None = None
+    test: Split | None = None
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        shares: dict[str, float] = {}
+        for split in (self.train, self.validation, self.test):
+            if isinstance(split, Part):
+                shares[split.from_] = shares.get(split.from_, 0.0) + split.share
+        for name, total in shares.items():
+            if total > 1 + 1e-9:
+                raise ValueError(f"parts of {name!r} add up to {total:g}; they are parts of one whole, so at most 1")
+        whole = [split for split in (self.train, self.validation, self.test) if isinstance(split, str)]
+        refuse_twins(whole, "split")
+        return self
+
+    def place(self, split: SplitName) -> tuple[str, float, float] | None:
+        """(name in the data, from, to): the rows whose hash, in [0, 1), lies between; None where there is no split."""
+        wanted: str | Part | None = getattr(self, split)
+        if wanted is None:
+            return None
+        name = wanted.from_ if isinstance(wanted, Part) else wanted
+        begin = 0.0
+        for other in SPLITS:
+            part = getattr(self, other)
+            if isinstance(part, Part) and part.from_ == name:
+                if other == split:
+                    return name, begin, begin + part.share
+                begin += part.share
+        return name, begin, math.inf
+
+
+Column = str | tuple[str, ...]
+"""A column; `a.b` is what stands inside it, also inside each item of a list. A text may be put together, as in
+"Premise: {premise} Hypothesis: {hypothesis}". Several columns are the options, the negatives, or numbers to average."""
+
+
+class Data(Strict):
+    """Where rows lie: on the Hub, and below a folder that the user gives.
+
+    {language}, {split} and {task} in a pattern stand for what is read. Without `path`, local rows are looked for at
+    {task}/{language}/{split}, as .jsonl.zst, .jsonl, .parquet and the like.
+    """
+
+    hub: str | None = None  # a dataset of the Hugging Face Hub
+    config: str | None = None  # its configuration
+    files: str | None = None  # files of the repository, where it has no configuration for them
+    revision: str | None = None
+    path: str | None = None  # files below the data folder
+    splits: Splits = Splits(train="train", validation="validation", test="test")
+    codes: dict[str, str] = Field(default_factory=dict)  # a language -> what {language} is on the Hub and in `where`
+    columns: dict[str, Column] = Field(default_factory=dict)  # role -> column; instead of those of the task
+    where: dict[str, str] = Field(default_factory=dict)  # column -> glob: only such rows; may hold {language}
+
+    @property
+    def by_language(self) -> bool:
+        """Whether each language has rows of its own."""
+        if self.hub is None and self.path is None:
+            return True  # a folder for each
+        return LANGUAGE in "".join((self.config or "", self.files or "", self.path or "", *self.where.values()))
+
+
+class Task(Strict):
+    """One thing to ask of a model."""
+
+    name: Name
+    group: str = ""  # the file it is written in
+    kind: Kind
+    data: Data
+    train_data: Data | None = None  # where train, and validation if it has one, come from other data than test
+    corpus: Data | None = None  # retrieve: documents {document_id, document}; None: the positives of all queries
+    relevant: Data | None = None  # retrieve: rows of {query, document_id, grade}; None: columns of the queries
+    columns: dict[str, Column]  # role -> column
+    labels: tuple[str, ...] | None = None  # their names in order; None: those found in train
+    range: tuple[float, float] | None = None  # regress: what a label may be
+    metric: Metric  # by which a model is chosen and compared
+    also: tuple[Metric, ...] = ()
+    languages: Literal["all"] | tuple[str, ...] = "all"  # tested on, as the data calls them; all: those with files
+    # own: each language by itself. all: all together. none: nothing is trained. Else the language or languages.
+    train: Literal["own", "all", "none"] | str | tuple[str, ...] = "own"
+    only_relevant: bool = False  # retrieve: only documents that answer some query are searched, the others are left out
+    steps: int | None = Field(None, ge=1)  # reward: only solutions of so many steps
+    whole: bool = False  # reward: one question for each solution, whether all steps are right; else one for each step
+    no_answer: bool = False  # span: whether a question may have none
+    cite: str = ""
+    notes: str = ""
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        needed, may = ROLES[self.kind]
+        for place, columns, wanted in (
+            ("columns", self.columns, set[str]()),
+            ("data.columns", self.columns_of(self.data), needed),
+            ("train_data.columns", self.columns_of(self.train_data or self.data), needed),
+            ("corpus.columns", self.columns_of(self.corpus), {"document_id", "document"} if self.corpus else set()),
+            ("relevant.columns", self.columns_of(self.relevant), {"id", "document_id"} if self.relevant else set()),
+        ):
+            for role in columns:
+                if role not in needed | may | {"id", "group"}:
+                    hint = did_you_mean(role, needed | may | {"id", "group"})
+                    raise ValueError(f"{place}: {role!r} is no role of kind {self.kind}; {hint}")
+            for role in sorted(wanted - set(columns)):
+                raise ValueError(f"{place}: kind {self.kind} needs a column for {role!r}")
+        if self.kind != "retrieve" and (self.corpus or self.relevant or self.only_relevant):
+            raise ValueError(f"corpus, relevant and only_relevant are of kind retrieve, this is of kind {self.kind}")
+        several = self.languages == "all" or len(self.languages) > 1
+        if several and not self.data.by_language:
+            raise ValueError(
+                f"its data is the same for all languages; write {LANGUAGE} in config, files, path or where"
+            )
+        if self.range is not None and (self.kind != "regress" or not self.range[0] < self.range[1]):
+            raise ValueError(f"range is {list(self.range)}; it is of kind regress, the least value first")
+        if self.kind != "reward" and (self.steps is not None or self.whole):
+            raise ValueError(f"steps and whole are of kind reward, this is of kind {self.kind}")
+        if self.labels is not None and len(set(self.labels)) < max(2, len(self.labels)):
+            raise ValueError(f"labels are {list(self.labels)}; at least two are needed, no two the same")
+        return self
+
+    @property
+    def trained(self) -> bool:
+        """Whether anything is trained for it."""
+        return self.train != "none"
+
+    def source(self, split: SplitName) -> Data:
+        """Where the rows of a split lie: train and validation in `train_data` where it has them."""
+        other = self.train_data
+        return self.data if other is None or split == "test" or getattr(other.splits, split) is None else other
+
+    def columns_of(self, data: Data | None) -> dict[str, Column]:
+        """The columns of one of its sources: its own, else those of the task."""
+        return data.columns or self.columns if data is not None else {}
+
+    def trained_on(self, language: str) -> tuple[str, ...]:
+        """The languages of the training data of the model that is tested on `language`; () where it is all of them."""
+        if self.train == "own":
+            return (language,)
+        if self.train in ("all", "none"):
+            return ()
+        return (self.train,) if isinstance(self.train, str) else self.train
+
+
+class Spaced(Strict):
+    """Values at equal ratios, both ends in."""
+
+    from_: float = Field(alias="from", gt=0)
+    to: float = Field(gt=0)
+    count: int = Field(ge=2)
+
+    def values(self) -> tuple[float, ...]:
+        ratio = self.to / self.from_
+        inner = (self.from_ * ratio ** (n / (self.count - 1)) for n in range(1, self.count - 1))
+        return (self.from_, *(float(f"{value:.6g}") for value in inner), self.to)
+
+
+def _how_rates(given: Any) -> str:
+    return "<spaced>" if isinstance(given, (dict, Spaced)) else "<list>"
+
+
+Rates = Annotated[
+    Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1), Tag("<list>")]
+    | Annotated[Spaced, Tag("<spaced>")],
+    Discriminator(_how_rates),
+]
+
+
+class Sweep(Strict):
+    """Settings that are tried in all combinations, besides the learning rate."""
+
+    weight_decay: tuple[float, ...] = ()
+    epochs: tuple[float, ...] = ()
+
+
+class Protocol(Strict):
+    """How a model is fine-tuned and chosen. `steps` or `epochs` says for how long."""
+
+    name: Name
+    steps: int | None = Field(None, ge=1)
+    epochs: float | None = Field(None, gt=0)
+    batch_size: int = Field(ge=1)  # examples
+    learning_rates: Rates  # the highest of a training; each is tried
+    warmup_ratio: Share = 0.0  # of the steps, up in a line
+    schedule: Literal["linear", "cosine", "constant"] = "linear"  # after the warm-up; linear and cosine end at 0
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[Ratio, Ratio] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    sweep: Sweep = Sweep()
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    max_length: int = Field(512, ge=8)  # tokens of a document
+    stride: int = Field(128, ge=0)  # span: tokens that two windows have in common
+    labelling: Literal["first", "majority"] = "first"  # tag: which tokens of a word bear its tag
+    temperature: float = Field(0.05, gt=0)  # retrieve: of InfoNCE, cosines are divided by it; 1 / scale
+    negatives: int = Field(1, ge=0)  # retrieve: mined ones of each query, besides those of the batch
+    from_task: Name | None = None  # start from a model trained on this task, not from the pre-trained one
+    patience: int | None = Field(None, ge=1)  # epochs without a better validation score before it ends; None: no end
+    select: Literal["validation", "oracle"] = "validation"  # oracle: on test, which marks the result
+    train_examples: int | None = Field(None, ge=1)  # at most so many are trained on, by a hash
+    test_examples: int | None = Field(None, ge=1)  # and tested on, of each language
+    cite: str = ""
+    notes: str = ""
+
+    @model_validator(mode="after")
+    def _has_a_length(self) -> Self:
+        if (self.steps is None) == (self.epochs is None) and not (self.steps is None and self.sweep.epochs):
+            raise ValueError("give either `steps` or `epochs`")
+        return self
+
+    def rates(self) -> tuple[float, ...]:
+        """The learning rates, each once, in order."""
+        return self.learning_rates.values() if isinstance(self.learning_rates, Spaced) else self.learning_rates
+
+    def variants(self) -> list["Protocol"]:
+        """This protocol with every combination of `sweep` as its own weight decay and epochs; itself without one."""
+        decays = self.sweep.weight_decay or (self.weight_decay,)
+        epochs = self.sweep.epochs or (self.epochs,)
+        return [
+            self.model_copy(update={"weight_decay": decay, "epochs": length, "sweep": Sweep()})
+            for length in epochs
+            for decay in decays
+        ]

@@ -1,0 +1,184 @@
+import math
+import warnings
+
+import numpy as np
+import pytest
+import scipy.stats
+import sklearn.metrics
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tessera.evaluation import answers, metrics
+
+CLASSES = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=40)
+NUMBERS = st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=3, max_size=40)
+
+
+@given(CLASSES)
+def test_classes_are_scored_as_scikit_learn_does(pairs):
+    guess, truth = (np.array(side) for side in zip(*pairs, strict=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert metrics.accuracy(guess, truth) == pytest.approx(sklearn.metrics.accuracy_score(truth, guess))
+        assert metrics.macro_f1(guess, truth) == pytest.approx(sklearn.metrics.f1_score(truth, guess, average="macro"))
+        assert metrics.micro_f1(guess, truth) == pytest.approx(sklearn.metrics.f1_score(truth, guess, average="micro"))
+        assert metrics.mcc(guess, truth) == pytest.approx(sklearn.metrics.matthews_corrcoef(truth, guess), abs=1e-12)
+        ours = metrics.f1(guess == 1, truth == 1)
+        assert ours == pytest.approx(sklearn.metrics.f1_score(truth == 1, guess == 1, zero_division=0))
+
+
+@given(NUMBERS)
+def test_correlations_are_those_of_scipy_and_nothing_where_a_side_is_constant(pairs):
+    guess, truth = zip(*pairs, strict=True)
+    if len(set(guess)) == 1 or len(set(truth)) == 1:
+        assert metrics.pearson(guess, truth) == metrics.spearman(guess, truth) == 0
+        return
+    assert metrics.pearson(guess, truth) == pytest.approx(scipy.stats.pearsonr(guess, truth)[0], abs=1e-12)
+    assert metrics.spearman(guess, truth) == pytest.approx(scipy.stats.spearmanr(guess, truth)[0], abs=1e-12)
+
+
+def test_sides_of_different_length_are_refused():
+    with pytest.raises(ValueError, match="2 answers for 3 examples; each example has one"):
+        metrics.accuracy([1, 0], [1, 0, 1])
+    with pytest.raises(ValueError, match="no answers to score"):
+        metrics.accuracy([], [])
+
+
+def test_entities_are_whole_and_iob1_is_read_too():
+    assert metrics.entities(["B-PER", "I-PER", "O", "B-LOC", "B-LOC"]) == {("PER", 0, 2), ("LOC", 3, 4), ("LOC", 4, 5)}
+    assert metrics.entities(["I-PER", "I-PER", "I-LOC", "O", "I-PER"]) == {("PER", 0, 2), ("LOC", 2, 3), ("PER", 4, 5)}
+    with pytest.raises(ValueError, match="tag 'NOUN' is not of BIO"):
+        metrics.entities(["NOUN"])
+
+
+def test_an_entity_with_a_wrong_end_is_wrong():
+    right = [["B-PER", "I-PER", "O", "B-LOC"]]
+    guess = [["B-PER", "O", "O", "B-LOC"]]
+    assert metrics.entity_f1(guess, right) == 0.5  # 1 of 2 found is right, 1 of 2 there is found
+    assert metrics.entity_f1(right, right) == 1
+    assert metrics.entity_f1([["O", "O", "O", "O"]], right) == 0
+
+
+def test_runs_of_tags_join_equal_ones_but_not_those_that_begin_with_s():
+    right = [["NOUN", "NOUN", "VERB", "SYM", "SYM"]]  # runs: NOUN NOUN | VERB | SYM | SYM
+    guess = [["NOUN", "ADJ", "VERB", "SYM", "SYM"]]  # runs: NOUN | ADJ | VERB | SYM | SYM; 3 are right
+    assert metrics.run_f1(guess, right) == pytest.approx(2 * 3 / (5 + 4))
+
+
+def test_answers_are_compared_without_case_articles_and_punctuation():
+    assert answers.normalized("The  Cat's-Paw, a toy!") == "catspaw toy"
+    assert answers.exact_match(["the cat"], [["Cat.", "dog"]]) == 1
+    # "big cat" of "cat": precision 1/2, recall 1, so F1 is 2/3; the better of two answers counts
+    assert answers.squad_f1(["big cat"], [["dog", "a cat"]]) == pytest.approx(2 / 3)
+
+
+def test_where_there_is_no_answer_only_silence_is_right():
+    assert answers.squad_f1(["", "something"], [[], []]) == 0.5
+    assert answers.exact_match(["", "something"], [[], []]) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "words"),
+    [
+        ("en", "The tower—of «London»", ["towerof", "london"]),
+        ("de", "Der Turm und das Tor.", ["turm", "und", "tor"]),
+        ("deu_Latn", "Der Turm", ["turm"]),
+        ("es", "¿La torre?", ["torre"]),
+        ("vi", "những cái tháp", ["tháp"]),
+        ("ar", "البرج", ["برج"]),
+        ("hi", "यह, घर।", ["यह", "घर"]),
+        ("zh", "公元2008年。", ["公", "元", "2008", "年"]),
+        ("fo", "Hin nýggi", ["hin", "nýggi"]),
+    ],
+)
+def test_mlqa_knows_the_articles_of_its_languages(language, text, words):
+    assert answers.words(text, language) == words
+
+
+def test_mlqa_gives_part_of_a_chinese_answer_its_due_where_squad_gives_none():
+    assert answers.squad_f1(["北京"], [["北京市"]]) == 0
+    assert answers.mlqa_f1(["北京"], [["北京市"]], "zh") == pytest.approx(2 * 2 / (2 + 3))
+    assert answers.mlqa_exact_match(["der Turm"], [["Turm"]], "de") == 1
+
+
+RANKING = {"q": ["a", "b", "c", "d"], "r": ["x", "y"]}
+RELEVANT = {"q": {"b": 1, "d": 1, "z": 1}, "r": {"x": 2}}
+
+
+def test_retrieval_by_hand():
+    # q: gains 0 1 0 1 at discounts log2 of 2 3 4 5; best is 1 1 1; r is perfect
+    got = 1 / math.log2(3) + 1 / math.log2(5)
+    best = 1 + 1 / math.log2(3) + 1 / math.log2(4)
+    assert metrics.ndcg(RANKING, RELEVANT) == pytest.approx((got / best + 1) / 2)
+    assert metrics.recall(RANKING, RELEVANT, 10) == pytest.approx((2 / 3 + 1) / 2)
+    assert metrics.recall(RANKING, RELEVANT, 2) == pytest.approx((1 / 3 + 1) / 2)
+    assert metrics.mrr(RANKING, RELEVANT) == pytest.approx((1 / 2 + 1) / 2)
+    assert metrics.average_precision(RANKING, RELEVANT) == pytest.approx(((1 / 2 + 2 / 4) / 3 + 1) / 2)
+
+
+def test_retrieval_metrics_by_name():
+    assert metrics.ranked("recall@10", RANKING, RELEVANT) == metrics.recall(RANKING, RELEVANT, 10)
+    assert metrics.ranked("average_precision", RANKING, RELEVANT) == metrics.average_precision(RANKING, RELEVANT)
+    with pytest.raises(ValueError, match="'accuracy' is not of retrieval"):
+        metrics.ranked("accuracy", RANKING, RELEVANT)
+
+
+def test_queries_without_a_ranking_count_nothing_and_those_without_relevant_documents_are_not_asked():
+    assert metrics.ndcg({}, {"q": {"a": 1}, "r": {"b": 0}}) == 0
+    with pytest.raises(ValueError, match="no query has a relevant document"):
+        metrics.ndcg({}, {"r": {"b": 0}})
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=12).filter(any), st.randoms(use_true_random=False))
+def test_ndcg_is_that_of_scikit_learn_where_all_documents_are_ranked(grades, random):
+    documents = [str(n) for n in range(len(grades))]
+    order = random.sample(documents, len(documents))
+    scores = [[-order.index(document) for document in documents]]
+    theirs = sklearn.metrics.ndcg_score([grades], scores, k=10)
+    assert metrics.ndcg({"q": order}, {"q": dict(zip(documents, grades, strict=True))}) == pytest.approx(theirs)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 8, 20])
+def test_the_interval_over_seeds_is_students(n):
+    values = np.random.default_rng(n).normal(0.7, 0.02, n)
+    mean, half = metrics.interval(list(values))
+    low, high = scipy.stats.t.interval(0.95, n - 1, loc=values.mean(), scale=scipy.stats.sem(values))
+    assert (mean - half, mean + half) == pytest.approx((low, high))
+
+
+def test_one_seed_has_no_interval():
+    mean, half = metrics.interval([0.7])
+    assert mean == 0.7
+    assert math.isnan(half)
+
+
+def test_the_bootstrap_finds_a_clear_difference_and_none_where_there_is_none():
+    random = np.random.default_rng(0)
+    worse = random.random(400) < 0.6
+    better = worse | (random.random(400) < 0.3)
+    mean, p, half = metrics.bootstrap(better, worse, draws=2000)
+    assert mean == pytest.approx(np.mean(better) - np.mean(worse))
+    assert p < 0.01
+    error = np.subtract(better, worse, dtype=float).std() / 20
+    assert half == pytest.approx(1.96 * error, rel=0.1)
+    assert metrics.bootstrap(worse, worse, draws=200)[1] == 1.0
+
+
+def test_under_no_difference_p_is_below_five_per_cent_about_five_times_in_a_hundred():
+    random = np.random.default_rng(1)
+    low = 0
+    for seed in range(200):
+        left, right = random.random((2, 60))
+        low += metrics.bootstrap(left, right, draws=300, seed=seed)[1] < 0.05
+    assert 2 <= low <= 22
+
+
+def test_score_takes_the_metric_of_a_task():
+    assert metrics.score("accuracy", [1, 0], [1, 1]) == 0.5
+    assert metrics.score("accuracy", [(1, 0), (2,)], [(1, 1), (2,)]) == pytest.approx(2 / 3)  # of words
+    names = ("O", "B-PER", "I-PER")
+    assert metrics.score("entity_f1", [(1, 2, 0)], [(1, 2, 0)], names=names) == 1
+    assert metrics.score("squad_f1", ["cat"], [["a cat"]]) == 1
+    assert metrics.score("mlqa_f1", ["Turm"], [["der Turm"]], language="de") == 1
+    with pytest.raises(ValueError, match=r"'ndcg@10' is of retrieval"):
+        metrics.score("ndcg@10", [], [])
