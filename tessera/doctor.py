@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,9 @@ import torch
 
 from tessera.model.attention import BACKENDS, choose
 from tessera.model.precision import compute_dtype
+from tessera.train.meter import product_rate
 
 DISTRIBUTION = "tessera-encoders"
-_SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices that are multiplied
 _INSTRUCTIONS = {  # of torch.cpu.get_capabilities, in rising order of use for bfloat16
     "avx2": "AVX2",
     "avx512_f": "AVX512",
@@ -140,25 +139,6 @@ def _rates(device: torch.device, seconds: float) -> Iterator[Finding]:
         other = next(name for name in ("float32", "bfloat16") if name != _name(dtype))
         advice = f"auto chooses {_name(dtype)} though it is slower here: set machine.dtype={other}" if slower else ""
         yield Finding(f"products in {_name(dtype)} on {device.type}", f"{rate / 1e9:,.0f} GFLOP/s", advice)
-
-
-def product_rate(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
-    """FLOP/s of square matrix products, a multiply-add counted as two."""
-    side = _SIDE[device.type]
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    out = a @ b  # the first prepares the kernel
-    _finish(device)
-    began, done = time.perf_counter(), 0
-    while done == 0 or time.perf_counter() - began < seconds:
-        torch.mm(a, b, out=out)
-        _finish(device)
-        done += 1
-    return done * 2 * side**3 / (time.perf_counter() - began)
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _choices(device: torch.device) -> Iterator[Finding]:

@@ -1,21 +1,24 @@
 """What people see: progress, tables, dropped documents; on a terminal and where there is none."""
 
 import json
+import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 if TYPE_CHECKING:  # it brings Arrow, and `tessera plan` should start at once
     from tessera.text.dropped import Dropped
 
 console = Console(highlight=False)
+_WIDE = 145  # columns, for a long bar beside all that is said
 
 
 class Watcher:
@@ -25,15 +28,16 @@ class Watcher:
         self.console = target
         self.bars = Progress(
             TextColumn("{task.fields[stage]:<18}"),
-            BarColumn(bar_width=28),
+            BarColumn(bar_width=28 if target.width >= _WIDE else 10),
             TextColumn("{task.percentage:>3.0f}%"),
             TimeElapsedColumn(),
             _Remaining(),
-            TextColumn("[dim]{task.fields[what]}"),
+            TextColumn("[dim]{task.fields[what]}", table_column=Column(ratio=1, no_wrap=True)),
             console=target,
+            expand=True,  # `what` takes the rest of the line, and is cut where that is not enough
             disable=not target.is_terminal,
         )
-        self.lines: dict[str, tuple[float, float]] = {}
+        self.lines: dict[str, _Lines] = {}
 
     def say(self, text: str) -> None:
         """One line for people."""
@@ -51,14 +55,19 @@ class Watcher:
         return update
 
     def _line(self, stage: str, done: int, total: int, what: str) -> None:
-        """A line when a stage begins, every 20 seconds, and when it ends."""
+        """A line when a stage begins, when it ends, and in between: every 20 seconds at first, every 5 minutes later.
+
+        A run of days then leaves a few thousand lines.
+        """
         now = time.monotonic()
-        began, last = self.lines.get(stage, (now, -1e9))
-        if done >= total or now - last > 20:
-            share = 100 * done / max(1, total)
-            self.console.print(f"{stage:<18} {share:3.0f}%  {now - began:6.1f} s  {what}", soft_wrap=True)
-            last = now
-        self.lines[stage] = (began, last)
+        lines = self.lines.setdefault(stage, _Lines(began=now, first=done))
+        spent = now - lines.began
+        if done >= total or now - lines.last > min(300.0, max(20.0, spent / 100)):
+            share, left = 100 * done / max(1, total), ""
+            if lines.first < done < total:  # a resumed stage began with `first` done
+                left = f", {_duration(spent * (total - done) / (done - lines.first))} left"
+            self.console.print(f"{stage:<18} {share:3.0f}%  {_duration(spent)}{left}  {what}", soft_wrap=True)
+            lines.last = now
 
     def __enter__(self) -> "Watcher":
         self.bars.start()
@@ -66,6 +75,25 @@ class Watcher:
 
     def __exit__(self, *_: object) -> None:
         self.bars.stop()
+
+
+@dataclass(slots=True, kw_only=True)
+class _Lines:
+    """The plain lines of one stage."""
+
+    began: float
+    first: int  # what was done already when it began
+    last: float = -math.inf  # when one was written
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours < 48 else f"{hours / 24:.1f} days"
 
 
 class _Remaining(ProgressColumn):

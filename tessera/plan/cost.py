@@ -1,5 +1,7 @@
 """What a phase costs: FLOPs, memory of one GPU, hours; from a recipe and a machine, by arithmetic."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tessera.plan.architecture import EncoderConfig, flops_per_token, head_flops, parameters
@@ -41,6 +43,38 @@ def gpu(name: str) -> Gpu:
     if name not in GPUS:
         raise ValueError(f"--gpu: {name!r} is not in the table; {did_you_mean(name, GPUS)}")
     return GPUS[name]
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"\w+", name.lower().replace("rtx4090", "rtx 4090")))
+
+
+_DEVICES = {"mi250x": 2}  # that torch sees of one card
+_KIN = ({"mig"}, {"nvl"}, {"laptop"}, {"h100", "pcie"}, {"4090", "d"}, {"mi250"})
+"""Words in names of kin with other figures: a part of a card, a cooler one. `MI250X / MI250` may be either."""
+
+
+def data_sheet(device: str) -> tuple[str, float] | None:
+    """The row of the table and the FLOP/s of one device, by the name its driver gives it; None where it has no row.
+
+    `NVIDIA A100-SXM4-40GB` is a100-40gb; of an MI250X torch sees each die by itself.
+    """
+    words = _words(device)
+    rows = [name for name in GPUS if _words(name) <= words]
+    if not rows or any(kin <= words for kin in _KIN):
+        return None
+    row = max(rows, key=lambda name: len(_words(name)))
+    return row, GPUS[row].flops / _DEVICES.get(row, 1)
+
+
+def step_flops(config: EncoderConfig, lengths: Mapping[int, int], masked: int) -> float:
+    """FLOPs of the matrix products of a step: forward of all documents, the head where something is masked, times 3.
+
+    lengths   how many documents have each length; pairs of tokens are counted as the windows let them see each other
+    masked    scored positions
+    """
+    forward = sum(times * length * flops_per_token(config, length) for length, times in lengths.items())
+    return 3 * (forward + masked * head_flops(config))
 
 
 def phase_flops(config: EncoderConfig, phase: Phase, length: float) -> float:

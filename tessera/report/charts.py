@@ -128,6 +128,7 @@ _CURVES = {
     "tokens_per_second": Curve(
         title="Throughput", unit="tokens per second", label=_TOKENS, points=120, noisy=True, height=200
     ),
+    "mfu": Curve(title="MFU", label="format(datum.value, '~%')", points=120, noisy=True, height=200),
 }
 
 
@@ -150,8 +151,8 @@ def _schedules(run: Run, legend: bool) -> list[Figure]:
 
 
 def _throughput(run: Run, legend: bool) -> list[Figure]:
-    column = "tokens_per_second"
-    return _curve(run, legend, list(run.phases), column, _CURVES[column])
+    columns = ("tokens_per_second", "mfu")
+    return [figure for c in columns for figure in _curve(run, legend, list(run.phases), c, _CURVES[c])]
 
 
 def _curve(run: Run, legend: bool, logs: list[PhaseLog], column: str, curve: Curve) -> list[Figure]:

@@ -24,6 +24,7 @@ STEP_COLUMNS = (
     "mask_ratio",
     "batch_tokens",
     "tokens_per_second",
+    "mfu",
 )
 NOT_LANGUAGES = frozenset({"code", "math"})
 EVERYTHING, PSEUDO, UNREAD, UNSURE = "all languages", "code and math", "never read", "others"

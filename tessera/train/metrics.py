@@ -1,15 +1,20 @@
-"""What a phase writes while it trains: `metrics.jsonl`, one line a step, and TensorBoard events beside it."""
+"""What a phase writes: `metrics.jsonl`, one line a step, TensorBoard events beside it, the shares of its mixture."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
 
+from tessera.plan.course import Course, mean_shares
+from tessera.plan.mixture import Bucket
+from tessera.plan.recipe import Curve, Phase
 from tessera.train.checkpoint import Position
 
-_DRAWN = ("loss", "learning_rate", "mask_ratio", "gradient_norm", "tokens_per_second")
+_DRAWN = ("loss", "learning_rate", "mask_ratio", "gradient_norm", "tokens_per_second", "mfu", "data_wait_seconds",
+          "packing", "peak_memory_bytes")  # fmt: skip
 
 
 class Metrics:
@@ -28,9 +33,9 @@ class Metrics:
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
 
     def step(self, **values: float | int) -> None:
-        """One line for one update of the weights."""
+        """One line for one update of the weights: the science of it, then what it took (see train/meter.py)."""
         self._write({"kind": "step", **values})
-        for key in _DRAWN:
+        for key in filter(values.__contains__, _DRAWN):
             self._events.add_scalar(key, values[key], int(values["step"]))
 
     def held_out(self, step: int, tokens: int, total_tokens: int, languages: dict[str, dict[str, float]]) -> None:
@@ -61,6 +66,30 @@ class Metrics:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._file.close()
         self._events.close()
+
+
+def mixture(
+    phase: Phase, buckets: Sequence[Bucket], shares: list[float] | Course, position: Position | None
+) -> dict[str, object]:
+    """Planned beside realised shares of every bucket over the phase; `position` is None until it has ended."""
+    rows: list[dict[str, object]] = []
+    temperature = phase.mixture.temperature
+    tokens = [None] * len(buckets) if position is None else position.tokens_by_bucket
+    for bucket, planned, read in zip(buckets, mean_shares(shares), tokens, strict=True):
+        rows.append(
+            {
+                "key": bucket.key,
+                "source": bucket.source,
+                "language": bucket.language,
+                "tokens_available": bucket.tokens,
+                "share_planned": planned,
+                "share_read": None if read is None or position is None else read / max(1, position.tokens_read),
+                "tokens_planned": round(planned * phase.tokens),
+                "epochs": planned * phase.tokens / max(1, bucket.tokens),
+            }
+        )
+    moves = temperature.model_dump(by_alias=True) if isinstance(temperature, Curve) else temperature
+    return {"temperature": moves, "buckets": rows}
 
 
 def _whole_lines(path: Path) -> list[str]:

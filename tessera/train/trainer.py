@@ -16,12 +16,13 @@ import numpy as np
 import torch
 
 from tessera.model.attention import choose
-from tessera.model.heads import MaskedLM
+from tessera.model.foreign import ForeignMaskedLM
+from tessera.model.hub import AnyMaskedLM
 from tessera.model.precision import compute_dtype
 from tessera.plan import schedule
 from tessera.plan.architecture import parameters
 from tessera.plan.course import Course, mean_shares, shares_of
-from tessera.plan.recipe import Curve, Phase, Recipe
+from tessera.plan.recipe import Phase, Recipe
 from tessera.plan.units import show_tokens
 from tessera.plan.whole import write_json
 from tessera.text.packing import Batch
@@ -32,7 +33,8 @@ from tessera.train.faults import Fault
 from tessera.train.gradient import backward
 from tessera.train.held_out import bits_per_byte
 from tessera.train.keeper import Keeper, whole_model
-from tessera.train.metrics import Metrics
+from tessera.train.meter import Meter, find_peak, passes
+from tessera.train.metrics import Metrics, mixture
 from tessera.train.optimizer import clip_gradients, set_learning_rate
 from tessera.train.start import Back, Say, Text, Trainee, TrainingError, start
 
@@ -102,15 +104,16 @@ def _stretch(job: Job, back: Back | None) -> Back | None:
     recipe, phase, world = job.recipe, job.phase, job.world
     trainee = start(recipe, phase, job.run, job.text, world, job.say, back)
     keep = Keeper(recipe, phase, job.folder, job.text.tokenizer_folder, world)
+    meter = Meter(trainee.model.config, find_peak(world, job.dtype), world)
     if world.leads:
-        write_json(job.folder / "mixture.json", _mixture(job, None))
-        _introduce(job, trainee)
+        write_json(job.folder / "mixture.json", mixture(phase, job.stream.shards.buckets, job.shares, None))
+        _introduce(job, trainee, meter)
     with Metrics(job.folder, trainee.position.step) if world.leads else contextlib.nullcontext() as log:
         if back is not None:  # written before anything is built on it
             keep.write(trainee)
             if log is not None:
                 log.left_out("rollback", trainee.position, *back.left_out[-1])
-        for step, batch, waited in _batches(job, trainee.position.step):
+        for step, batch, sizes, waited in _batches(job, trainee.position.step):
             began = time.perf_counter()
             loss, norm, fault = _step(job, trainee, step, batch)
             if fault is not None:
@@ -122,8 +125,11 @@ def _stretch(job: Job, back: Back | None) -> Back | None:
                     log.left_out("skip", trainee.position, step, step)
             else:
                 trainee.position = _advance(trainee.position, phase, batch)
+                planned = schedule.boundary(phase, step + 1) - schedule.boundary(phase, step)
+                took = meter.step(batch, planned, sizes, time.perf_counter() - began, waited)
                 if log is not None:
-                    _log_step(job, log, trainee, step, batch, loss, norm, time.perf_counter() - began, waited)
+                    _log_step(job, log, trainee.position, step, batch, loss, norm, took)
+                    job.on_progress(trainee.position.tokens, phase.tokens, f"loss {loss:.3f}, {meter.recent()}")
             if _due(recipe.evaluation.every, phase, trainee.position.step) and job.text.held_out is not None:
                 _measure(job, trainee, log)
             if keep.due(trainee.position):
@@ -134,7 +140,8 @@ def _stretch(job: Job, back: Back | None) -> Back | None:
                     )
                 keep.write(trainee)
     if world.leads:  # `final`, written next, says that the phase is whole
-        write_json(job.folder / "mixture.json", _mixture(job, trainee.position))
+        write_json(job.folder / "mixture.json", mixture(phase, job.stream.shards.buckets, job.shares, trainee.position))
+        job.say(f"{phase.name}: {meter.summary()}")
     keep.finish(trainee.position)
     distributed.wait(world)
     return None
@@ -174,7 +181,7 @@ def _answer(job: Job, keep: Keeper, position: Position, fault: Fault) -> Back | 
     return None if policy == "skip" else Back(folder=folder, left_out=[*left_out, (first, fault.step)])
 
 
-def _finite(model: MaskedLM, world: distributed.World) -> bool:
+def _finite(model: AnyMaskedLM, world: distributed.World) -> bool:
     """Whether all weights are numbers, in every process."""
     own = [p.to_local() if isinstance(p, distributed.DTensor) else p for p in model.parameters()]
     bad = sum(not bool(part.isfinite().all()) for part in own)
@@ -182,10 +189,10 @@ def _finite(model: MaskedLM, world: distributed.World) -> bool:
 
 
 def _log_step(
-    job: Job, log: Metrics, trainee: Trainee, step: int, batch: Batch, loss: float, norm: float, spent: float,
-    waited: float
+    job: Job, log: Metrics, position: Position, step: int, batch: Batch, loss: float, norm: float,
+    took: dict[str, float]
 ) -> None:  # fmt: skip
-    position, phase = trainee.position, job.phase
+    phase = job.phase
     log.step(
         step=position.step,
         tokens=position.tokens,
@@ -196,12 +203,9 @@ def _log_step(
         mask_ratio=schedule.mask_ratio_at(phase, step),
         batch_tokens=len(batch.tokens),
         gradient_norm=norm,
-        tokens_per_second=len(batch.tokens) / (spent + waited),
-        step_seconds=spent,
-        data_wait_seconds=waited,
         documents=len(batch.starts) - 1,
+        **took,
     )
-    job.on_progress(position.tokens, phase.tokens, f"loss {loss:.3f}")
 
 
 def _measure(job: Job, trainee: Trainee, log: Metrics | None) -> None:
@@ -212,7 +216,7 @@ def _measure(job: Job, trainee: Trainee, log: Metrics | None) -> None:
         log.held_out(position.step, position.tokens, position.total_tokens_before + position.tokens, bits)
 
 
-def measure(model: MaskedLM, text: Text, recipe: Recipe, dtype: torch.dtype) -> dict[str, dict[str, float]]:
+def measure(model: AnyMaskedLM, text: Text, recipe: Recipe, dtype: torch.dtype) -> dict[str, dict[str, float]]:
     """Held-out bits per byte of every language, on at most `evaluation.max_tokens` tokens of each."""
     assert text.held_out is not None
     return bits_per_byte(
@@ -226,23 +230,24 @@ def measure(model: MaskedLM, text: Text, recipe: Recipe, dtype: torch.dtype) -> 
     )
 
 
-def _batches(job: Job, first: int) -> Iterator[tuple[int, Batch, float]]:
-    """(step, batch, seconds waited for it) from `first` on; the next batch is made while one is trained on."""
+def _batches(job: Job, first: int) -> Iterator[tuple[int, Batch, list[int], float]]:
+    """(step, batch, tokens of each pass, seconds waited) from `first` on; the next is made while one is trained on."""
     stream, phase, steps = job.stream, job.phase, schedule.total_steps(job.phase)
 
-    def read(step: int) -> Batch:
+    def read(step: int) -> tuple[Batch, list[int]]:
         begin, end = schedule.boundary(phase, step), schedule.boundary(phase, step + 1)
-        return stream.read(begin, end, schedule.mask_ratio_at(phase, step))
+        batch = stream.read(begin, end, schedule.mask_ratio_at(phase, step))
+        return batch, passes(batch, job.world, job.recipe.machine.micro_batch_tokens)
 
     with ThreadPoolExecutor(1) as reader:
         ahead = reader.submit(read, first) if first < steps else None
         for step in range(first, steps):
             assert ahead is not None
             began = time.perf_counter()
-            batch = ahead.result()
+            batch, sizes = ahead.result()
             waited = time.perf_counter() - began
             ahead = reader.submit(read, step + 1) if step + 1 < steps else None
-            yield step, batch, waited
+            yield step, batch, sizes, waited
 
 
 def _stream(recipe: Recipe, phase: Phase, text: Text, shares: list[float] | Course) -> Stream:
@@ -288,43 +293,39 @@ def _due(every: int | None, phase: Phase, step: int) -> bool:
     return now == phase.tokens or (every is not None and now // every > before // every)
 
 
-def _introduce(job: Job, trainee: Trainee) -> None:
+def _introduce(job: Job, trainee: Trainee, meter: Meter) -> None:
     """Says out loud what this phase really uses."""
     phase, world, model = job.phase, job.world, trainee.model
-    config, sources = model.config, sum(share > 0 for share in mean_shares(job.shares))
+    sources = sum(share > 0 for share in mean_shares(job.shares))
     kind = f" ({job.recipe.machine.parallel})" if world.size > 1 else ""
+    network, packing, positions = _network(model, world)
+    job.say(
+        f"{phase.name}: {network}, {str(job.dtype).removeprefix('torch.')} on "
+        f"{world.device.type} x {world.size}{kind}, {show_tokens(phase.tokens)} tokens of {sources} sources and "
+        f"languages, {packing}, at most {phase.context} tokens a document, mask {phase.mask_ratio:g}, {positions}"
+    )
+    job.say(f"{phase.name}: MFU counts as a share of {meter.peak.source}")
+
+
+def _network(model: AnyMaskedLM, world: distributed.World) -> tuple[str, str, str]:
+    """Size and attention, how documents go through, and positions, in words."""
+    if isinstance(model, ForeignMaskedLM):
+        return (
+            f"{model.config.parameters / 1e6:.1f}M parameters, {type(model.model).__name__} run by transformers "
+            f"(attention: {model.model.config._attn_implementation}, whole documents)",
+            "padded in groups of similar length",
+            f"positions for {model.config.max_position_embeddings} tokens",
+        )
+    config = model.config
     layers = range(config.num_hidden_layers)
     local = sum(config.window(layer) is not None for layer in layers)
     window = f"{config.local_attention} tokens in {local} of {len(layers)} layers" if local else "whole documents"
-    job.say(
-        f"{phase.name}: {parameters(config)['total'] / 1e6:.1f}M parameters, attention "
-        f"{choose(model.encoder.backend, world.device)} (window: {window}), {str(job.dtype).removeprefix('torch.')} on "
-        f"{world.device.type} x {world.size}{kind}, {show_tokens(phase.tokens)} tokens of {sources} sources and "
-        f"languages, packed without padding, at most {phase.context} tokens a document, mask {phase.mask_ratio:g}, "
-        f"RoPE theta {config.global_rope_theta:g} global, {config.local_rope_theta:g} local"
+    return (
+        f"{parameters(config)['total'] / 1e6:.1f}M parameters, attention "
+        f"{choose(model.encoder.backend, world.device)} (window: {window})",
+        "packed without padding",
+        f"RoPE theta {config.global_rope_theta:g} global, {config.local_rope_theta:g} local",
     )
-
-
-def _mixture(job: Job, position: Position | None) -> dict[str, object]:
-    """Planned beside realised shares of every bucket over the phase; `position` is None until it has ended."""
-    rows: list[dict[str, object]] = []
-    phase, buckets, temperature = job.phase, job.stream.shards.buckets, job.phase.mixture.temperature
-    tokens = [None] * len(buckets) if position is None else position.tokens_by_bucket
-    for bucket, planned, read in zip(buckets, mean_shares(job.shares), tokens, strict=True):
-        rows.append(
-            {
-                "key": bucket.key,
-                "source": bucket.source,
-                "language": bucket.language,
-                "tokens_available": bucket.tokens,
-                "share_planned": planned,
-                "share_read": None if read is None or position is None else read / max(1, position.tokens_read),
-                "tokens_planned": round(planned * phase.tokens),
-                "epochs": planned * phase.tokens / max(1, bucket.tokens),
-            }
-        )
-    moves = temperature.model_dump(by_alias=True) if isinstance(temperature, Curve) else temperature
-    return {"temperature": moves, "buckets": rows}
 
 
 def _seed(*parts: object) -> int:

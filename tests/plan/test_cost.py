@@ -110,3 +110,39 @@ def test_activations_are_what_torch_keeps(preset, monkeypatch):
     kept = kept_by_torch(config, 512, monkeypatch)
     print(f"{preset}: activations by formula {said:,.0f} bytes, kept by torch {kept:,}")
     assert said == pytest.approx(kept, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("driver", "row", "flops"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100", 989e12),
+        ("NVIDIA H200", "h200", 989e12),
+        ("NVIDIA A100-SXM4-40GB", "a100-40gb", 312e12),
+        ("NVIDIA A100-SXM4-80GB", "a100", 312e12),
+        ("NVIDIA A100-PCIE-40GB", "a100-40gb", 312e12),
+        ("NVIDIA A10", "a10", 125e12),
+        ("NVIDIA L40S", "l40s", 362e12),
+        ("NVIDIA GeForce RTX 4090", "rtx4090", 165e12),
+        ("AMD Instinct MI300X", "mi300x", 1307e12),
+        ("AMD Instinct MI250X", "mi250x", 383e12 / 2),  # torch sees each die
+    ],
+)
+def test_a_gpu_is_found_by_the_name_that_its_driver_gives_it(driver, row, flops):
+    assert cost.data_sheet(driver) == (row, flops)
+
+
+@pytest.mark.parametrize(
+    "driver",
+    ["NVIDIA A10G", "NVIDIA H100 PCIe", "NVIDIA H100 NVL", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA T4",
+     "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GeForce RTX 4090 D", "AMD Instinct MI250X / MI250", ""],
+)  # fmt: skip
+def test_kin_with_other_figures_are_not_taken_for_it(driver):
+    assert cost.data_sheet(driver) is None
+
+
+def test_a_step_costs_its_documents_and_its_masks_three_times():
+    config = PRESETS["mmbert-base"]
+    said = cost.step_flops(config, {700: 2, 13: 1}, 420)
+    by_hand = 2 * 700 * flops_per_token(config, 700) + 13 * flops_per_token(config, 13) + 420 * head_flops(config)
+    assert said == 3 * by_hand
+    assert cost.step_flops(config, {}, 0) == 0
