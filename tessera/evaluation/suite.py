@@ -2,7 +2,8 @@
 
     <out>/<model>.<task>.json     model, task, kind, protocol, seed, fingerprint (of the weights),
                                   results {language: {metric: value}}, average and spread over languages,
-                                  examples {language: how many were scored}, seconds, tessera (version)
+                                  examples {language: how many were scored}, seconds, tessera (version);
+                                  of a probe also chosen {language: C, and its accuracy on the rows it was chosen on}
 
 A task whose file says the same protocol and the same weights is finished and is not run again.
 """
@@ -87,10 +88,11 @@ def evaluate(
         model = model or _Model.load(model_folder, evaluation.pooling, machine)
         began = time.perf_counter()
         model.remember(data.texts(), report)
-        results = (
-            bitext_results(data, model.look_up) if isinstance(data, Bitext) else probe_results(data, model.look_up)
-        )
         head = {"model": name, "task": task.name, "kind": task.task, "protocol": protocol, **identity}
+        if isinstance(data, Bitext):
+            results = bitext_results(data, model.look_up)
+        else:
+            results, head["chosen"] = probe_results(data, model.look_up, report)
         _write(files[-1], head, results, data.examples(), began)
     return files
 
@@ -103,17 +105,25 @@ def bitext_results(data: Bitext, look_up: Callable[[Sequence[str]], NDArray[np.f
     }
 
 
-def probe_results(data: Probing, look_up: Callable[[Sequence[str]], NDArray[np.float32]]) -> Results:
-    """One probe for each training file, tested on every language that it is for."""
-    probes: dict[str, probe.Probe] = {}
-    results = {}
-    for language, (source, rows) in data.test.items():
+def probe_results(
+    data: Probing, look_up: Callable[[Sequence[str]], NDArray[np.float32]], report: Progress | None = None
+) -> tuple[Results, Results]:
+    """One probe for each training file, tested on every language that it is for; and what was chosen for each."""
+    probes: dict[str, tuple[probe.Probe, probe.Chosen]] = {}
+    results, chosen = {}, {}
+    for number, (language, (source, (texts, labels))) in enumerate(data.test.items()):
+        if report is not None:
+            report(number, len(data.test), f"probes {language}")
         if source not in probes:
-            texts, labels = data.train[source]
-            probes[source] = probe.fit(look_up(texts), labels)
-        texts, labels = rows
-        results[language] = probe.scores(probes[source].predict(look_up(texts)), labels)
-    return results
+            rows = {
+                name: part[source] for name, part in (("train", data.train), ("validation", data.validation)) if part
+            }
+            vectors = {name: (look_up(given), answers) for name, (given, answers) in rows.items()}
+            probes[source] = probe.choose(vectors["train"], vectors.get("validation"))
+        trained, how = probes[source]
+        results[language] = probe.scores(trained.predict(look_up(texts)), labels)
+        chosen[language] = {"C": how.c, "accuracy": how.accuracy[how.c], "rows": how.rows}
+    return results, chosen
 
 
 def fingerprint(model_folder: Path) -> str:

@@ -37,14 +37,22 @@ Labelled = tuple[list[str], list[str]]  # texts and their labels
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probing:
-    """Labelled texts: `test` gives for each language the key of what is trained on for it, and the rows to test."""
+    """Labelled texts: `test` gives for each language the key of what is trained on for it, and the rows to test.
+
+    `validation` has the keys of `train`, or nothing.
+    """
 
     train: dict[str, Labelled]
+    validation: dict[str, Labelled]
     test: dict[str, tuple[str, Labelled]]
     protocol: dict[str, Any]
 
+    def rows(self, key: str) -> list[Labelled]:
+        """What a probe is trained on and, if anything is given for that, what its penalty is chosen on."""
+        return [part[key] for part in (self.train, self.validation) if part]
+
     def texts(self) -> Iterator[str]:
-        for texts, _ in self.train.values():
+        for texts, _ in (*self.train.values(), *self.validation.values()):
             yield from texts
         for _, (texts, _) in self.test.values():
             yield from texts
@@ -93,23 +101,39 @@ def _probing(task: ProbeTask) -> Probing:
             f"task {task.name!r}: transfer_from is {task.transfer_from!r}, but train is {task.train!r} for all; "
             f"write {_LANGUAGE} where the language stands, or leave transfer_from out"
         )
+    if task.validation is not None and _LANGUAGE in task.validation and _LANGUAGE not in task.train:
+        raise ValueError(
+            f"task {task.name!r}: validation is {task.validation!r}, but train is {task.train!r} for all; one probe is "
+            "trained and one penalty is chosen for it, so name one file to choose it on"
+        )
     skipped = Skipped()
     train: dict[str, Labelled] = {}
+    validation: dict[str, Labelled] = {}
     test: dict[str, tuple[str, Labelled]] = {}
     for language in _languages(task):
-        path = task.train.replace(_LANGUAGE, task.transfer_from or language)
+        trained = task.transfer_from or language  # and chosen: no row of another language may have a say in transfer
+        path = task.train.replace(_LANGUAGE, trained)
         if path not in train:
             train[path] = _labelled(task, path, skipped)
+            if task.validation is not None:
+                validation[path] = _labelled(task, task.validation.replace(_LANGUAGE, trained), skipped)
         test[language] = (path, _labelled(task, task.test.replace(_LANGUAGE, language), skipped))
     protocol = {
         "probe": "logistic regression, standardised features",
-        "C": probe.C,
+        "C": list(probe.GRID),
+        "chosen_on": f"{probe.FOLDS} folds of train" if task.validation is None else "validation",
         "transfer_from": task.transfer_from,
         "languages": len(test),
         "skipped": skipped.counts.total(),
-        "data": _hash([list(train.values()), [[language, rows] for language, (_, rows) in test.items()]]),
+        "data": _hash(
+            [
+                list(train.values()),
+                list(validation.values()),
+                [[language, rows] for language, (_, rows) in test.items()],
+            ]
+        ),
     }
-    return Probing(train=train, test=test, protocol=protocol)
+    return Probing(train=train, validation=validation, test=test, protocol=protocol)
 
 
 def _languages(task: ProbeTask) -> list[str]:

@@ -268,6 +268,7 @@ class ProbeTask(Strict):
     task: Literal["probe"]
     name: Name
     train: str  # e.g. sib200/{language}/train.jsonl.zst
+    validation: str | None = None  # what the penalty is chosen on; None: cross-validation within `train`
     test: str
     text: str = "text"
     label: str = "label"

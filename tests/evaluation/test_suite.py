@@ -102,6 +102,8 @@ def test_every_task_is_written_with_its_protocol_and_averages(folder, evaluation
     assert found["mining"]["results"]["aaa_Latn"]["accuracy"] > 0.5  # even a random model sees equal words
     assert found["mining"]["examples"] == {"aaa_Latn": 24}
     assert found["topics"]["average"]["accuracy"] > 0.9
+    assert found["topics"]["chosen"]["bbb_Latn"]["rows"] == 4 * 8  # all of train, by cross-validation
+    assert found["transfer"]["chosen"]["bbb_Latn"] == found["topics"]["chosen"]["aaa_Latn"]
     # what was trained on the labels of one language knows none of another
     assert found["transfer"]["results"]["bbb_Latn"]["accuracy"] == 0.0
     assert found["transfer"]["results"]["aaa_Latn"] == found["topics"]["results"]["aaa_Latn"]
@@ -167,11 +169,13 @@ def test_a_probe_is_trained_once_for_all_languages_that_share_it():
         return np.array([[float(text[0] == "a"), float(len(text))] for text in texts], np.float32)
 
     rows = (["a", "b", "aa", "bb"], ["first", "second", "first", "second"])
-    data = Probing(train={"one": rows}, test={"x": ("one", rows), "y": ("one", (["a"], ["second"]))}, protocol={})
-    results = probe_results(data, look_up)
+    test = {"x": ("one", rows), "y": ("one", (["a"], ["second"]))}
+    data = Probing(train={"one": rows}, validation={"one": (["a", "bbb"], rows[1][:2])}, test=test, protocol={})
+    results, chosen = probe_results(data, look_up)
     assert results["x"]["accuracy"] == 1.0
     assert results["y"]["accuracy"] == 0.0
-    assert len(looked_up) == 3
+    assert chosen["x"] == chosen["y"] == {"C": chosen["x"]["C"], "accuracy": 1.0, "rows": 2}
+    assert len(looked_up) == 4
 
 
 def test_a_folder_without_weights_or_tokenizer_is_named(folder, evaluation, tmp_path):

@@ -85,6 +85,26 @@ def test_transfer_trains_on_one_language_and_tests_on_every(topics):
     assert data.protocol != read_task(ProbeTask(**topics)).protocol
 
 
+def test_what_the_penalty_is_chosen_on_goes_with_what_is_trained_on(tmp_path, topics):
+    for language in ("eng_Latn", "fao_Latn"):
+        write(tmp_path / "sib" / language / "dev.jsonl", rows("a", word="dev " + language))
+    with_dev = {**topics, "validation": topics["train"].replace("train", "dev")}
+    data = read_task(ProbeTask(**with_dev))
+    assert {Path(path).parent.name: texts for path, (texts, _) in data.validation.items()} == {
+        "eng_Latn": ["dev eng_Latn 0"],
+        "fao_Latn": ["dev fao_Latn 0"],
+    }
+    assert "dev fao_Latn 0" in data.texts()
+    # transfer looks at the language it trains on only
+    transfer = read_task(ProbeTask(**with_dev, transfer_from="eng_Latn"))
+    assert [texts for texts, _ in transfer.validation.values()] == [["dev eng_Latn 0"]]
+    without = read_task(ProbeTask(**topics))
+    assert without.validation == {}
+    assert (data.protocol["chosen_on"], without.protocol["chosen_on"]) == ("validation", "5 folds of train")
+    write(tmp_path / "sib" / "eng_Latn" / "dev.jsonl", rows("b", word="dev eng_Latn"))
+    assert read_task(ProbeTask(**with_dev)).protocol["data"] != data.protocol["data"]
+
+
 def test_languages_may_be_named_and_stand_in_the_path_twice(tmp_path, topics):
     assert list(read_task(ProbeTask(**topics, languages=("fao_Latn",))).test) == ["fao_Latn"]
     for language in ("eng_Latn", "fao_Latn"):
@@ -100,6 +120,11 @@ def test_languages_may_be_named_and_stand_in_the_path_twice(tmp_path, topics):
     [
         ({"test": "sib/test.jsonl"}, "task 'sib': test is 'sib/test.jsonl'; write {language} where"),
         ({"train": "x.jsonl", "transfer_from": "eng_Latn"}, "transfer_from is 'eng_Latn', but train is 'x.jsonl'"),
+        (
+            {"train": "x.jsonl", "validation": "{language}.jsonl"},
+            "train is 'x.jsonl' for all; one probe",
+        ),
+        ({"validation": "no/{language}/dev.jsonl"}, "no file at .*no/eng_Latn/dev.jsonl"),
         ({"test": "nowhere/{language}.jsonl"}, "no language has files at"),
         ({"languages": ("deu_Latn",)}, "no file at .*deu_Latn"),
         ({"label": "lable"}, "a row has no 'lable'; name the column of labels as `label`"),

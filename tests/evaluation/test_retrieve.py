@@ -1,0 +1,227 @@
+"""A retrieval task from its files to its result: what is chosen on what, what is run again, what is kept."""
+
+import json
+import random
+
+import pytest
+import torch
+
+from tessera.evaluation import retrieve as retrieving
+from tessera.evaluation.finetune import Diverged
+from tessera.evaluation.retrieve import retrieve
+from tessera.evaluation.retriever import Contrast
+from tessera.model import hub
+from tessera.model.heads import MaskedLM, initialize
+from tessera.plan.architecture import PRESETS, EncoderConfig
+from tessera.plan.corpus import TokenizerTraining
+from tessera.plan.recipe import Machine
+from tessera.plan.task import Protocol, Task
+from tessera.text import tokenizer as tokenizers
+
+ASKED = ["tree", "fish", "stone", "cloud", "bread", "night", "river", "king"]
+ANSWERED = {
+    "aaa": ["ka", "lo", "mi", "ne", "su", "ta", "bo", "du"],
+    "bbb": ["fe", "gi", "ha", "ju", "pi", "ro", "ve", "wu"],
+}
+NOISE = ["gul", "hem", "jor", "wat", "zek", "yib"]
+CALM = Machine(device="cpu", dtype="float32", micro_batch_tokens=512)
+MEASURES = {"ndcg@10", "mrr@10", "recall@10", "recall@100", "average_precision"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model, and questions in two languages."""
+    place = tmp_path_factory.mktemp("retrieve")
+    words = [*ASKED, *ANSWERED["aaa"], *ANSWERED["bbb"], *NOISE]
+    tokenizer = tokenizers.train({"a": [" ".join(words)] * 9}, TokenizerTraining(vocab_size=440), place / "tokenizer")
+    fields = {
+        "vocab_size": tokenizer.vocab_size,
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "mask_token_id": 3,
+    }
+    model = MaskedLM(EncoderConfig.model_validate({**PRESETS["mmbert-small"].model_dump(), **fields}))
+    initialize(model, torch.Generator().manual_seed(0))
+    hub.save(model, place / "model", place / "tokenizer", None)
+    for language, answers in ANSWERED.items():
+        rng = random.Random(language)
+        for split, count in (("train", 160), ("dev", 24), ("test", 24)):
+            rows = [
+                {
+                    "id": f"{split}-{n}",
+                    "query": f"{ASKED[n % 8]} {rng.choice(NOISE)} {rng.choice(NOISE)}",
+                    "answer": " ".join([answers[n % 8], *rng.sample(NOISE, 1 + n % 3 * 2)]),
+                }
+                for n in range(count)
+            ]
+            path = place / "data" / "riddles" / language / f"{split}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return place
+
+
+def task(**changes):
+    given = {
+        "name": "riddles",
+        "kind": "retrieve",
+        "data": {
+            "path": "riddles/{language}/{split}.jsonl",
+            "splits": {"train": "train", "validation": "dev", "test": "test"},
+        },
+        "columns": {"id": "id", "query": "query", "positive": "answer"},
+        "metric": "mrr@10",
+        "languages": ["aaa", "bbb"],
+        **changes,
+    }
+    return Task.model_validate(given)
+
+
+def protocol(**changes):
+    given = {
+        "name": "short",
+        "steps": 40,
+        "batch_size": 16,
+        "learning_rates": [1e-2],
+        "temperature": 0.1,
+        "warmup_ratio": 0.1,
+        "max_length": 16,
+        **changes,
+    }
+    return Protocol.model_validate(given)
+
+
+def run(folder, out, given=None, how=None, **more):
+    path = retrieve(folder / "model", given or task(), how or protocol(), folder / "data", out, CALM, **more)
+    return path, json.loads(path.read_text())
+
+
+def test_a_model_is_trained_for_each_language_and_all_are_in_one_result(folder, tmp_path):
+    before = run(folder, tmp_path / "before", task(train="none"))[1]
+    path, after = run(folder, tmp_path, how=protocol(seeds=[0, 1]), name="m")
+    assert path == tmp_path / "m.riddles.short.json"
+    assert (after["model"], after["task"], after["kind"], after["metric"]) == ("m", "riddles", "retrieve", "mrr@10")
+    assert set(after["results"]) == {"aaa", "bbb"}
+    for language in ("aaa", "bbb"):
+        assert set(after["results"][language]) == MEASURES
+        assert after["results"][language]["mrr@10"] > before["results"][language]["mrr@10"] + 0.2
+        values = [t["test"][language]["mrr@10"] for t in after["trials"] if t["trained_on"] == language]
+        assert len(values) == 2
+        assert after["results"][language]["mrr@10"] == pytest.approx(sum(values) / 2)
+    assert after["average"]["mrr@10"] == pytest.approx(sum(row["mrr@10"] for row in after["results"].values()) / 2)
+    assert after["interval"]["mrr@10"] >= 0
+    assert after["examples"] == {"aaa": 24, "bbb": 24}
+    assert after["lengths"]["aaa"]["0-1000"]["queries"] == 24
+    assert (after["oracle"], after["seeds"]) == (False, [0, 1])
+    assert [len(list(tmp_path.glob(f"trials/m.riddles/{language}/*.json"))) for language in ("aaa", "bbb")] == [2, 2]
+
+
+def test_a_task_without_training_is_searched_with_the_model_as_it_is(folder, tmp_path):
+    path, found = run(folder, tmp_path, task(train="none"), protocol(learning_rates=[1e-3, 1e-2]))
+    assert path.name == "model.riddles.short.json"
+    assert [(t["trained_on"], set(t["test"])) for t in found["trials"]] == [("untrained", {"aaa", "bbb"})]
+    assert (found["seeds"], found["oracle"]) == ([], False)
+    assert found["interval"]["mrr@10"] is None
+
+
+def test_one_language_is_trained_on_and_all_are_tested(folder, tmp_path):
+    _, found = run(folder, tmp_path, task(train="aaa"))
+    assert [t["trained_on"] for t in found["trials"]] == ["aaa"]
+    assert found["results"]["aaa"]["mrr@10"] > found["results"]["bbb"]["mrr@10"] + 0.2  # their answers share no word
+
+
+def test_the_rate_is_chosen_on_validation_and_by_an_oracle_only_if_asked_for(folder, tmp_path, monkeypatch):
+    """A stand-in for searching: the low rate is better on validation, the high rate better on the test set."""
+    good = {("dev", 1e-3): 0.9, ("dev", 1e-2): 0.2, ("test", 1e-3): 0.3, ("test", 1e-2): 0.8}
+    rates = []
+
+    def train(retriever, triples, protocol, *, rate, seed, on_progress):
+        rates.append(rate)
+        return retrieving_course()
+
+    def measured(retriever, one):
+        split = next(iter(one.queries)).split("-")[0]
+        return dict.fromkeys(MEASURES, good[split, rates[-1]]), {}
+
+    monkeypatch.setattr(retrieving, "train", train)
+    monkeypatch.setattr(retrieving, "_measured", measured)
+    both = {"learning_rates": [1e-3, 1e-2]}
+    honest = run(folder, tmp_path, task(train="all"), protocol(**both))[1]
+    assert honest["chosen"] == {"2-languages": {"rate": 1e-3, "weight_decay": 0.0, "epochs": None}}
+    assert honest["average"]["mrr@10"] == pytest.approx(0.3)
+    other, oracle = run(folder, tmp_path, task(train="all"), protocol(**both, select="oracle"))
+    assert oracle["average"]["mrr@10"] == pytest.approx(0.8)
+    assert (oracle["oracle"], other.name) == (True, "model.riddles.short.oracle.json")
+    assert rates == [1e-3, 1e-2]  # nothing was trained again for it
+
+
+def retrieving_course():
+    from tessera.evaluation.finetune import Course
+
+    return Course(steps=1, tokens=1, losses=(1.0,))
+
+
+def test_finished_trials_are_not_run_again_and_changed_ones_are(folder, tmp_path, monkeypatch):
+    ran = []
+    fit = retrieving._fit
+
+    def remember(group, trial, *rest):
+        ran.append((group.name, trial.rate))
+        return fit(group, trial, *rest)
+
+    monkeypatch.setattr(retrieving, "_fit", remember)
+    short = protocol(steps=2)
+    first = run(folder, tmp_path, how=short)[1]
+    assert ran == [("aaa", 1e-2), ("bbb", 1e-2)]
+    ran.clear()
+    again = run(folder, tmp_path, how=short)[1]
+    assert ran == []
+    assert again["results"] == first["results"]
+    run(folder, tmp_path, how=protocol(steps=2, learning_rates=[1e-3, 1e-2]))
+    assert ran == [("aaa", 1e-3), ("bbb", 1e-3)]
+    ran.clear()
+    run(folder, tmp_path, how=short, contrast=Contrast(symmetric=True))
+    assert ran == [("aaa", 1e-2), ("bbb", 1e-2)]
+    ran.clear()
+    (file,) = (f for f in tmp_path.glob("trials/*/aaa/*.json") if json.loads(f.read_text())["identity"]["rate"] == 1e-2)
+    file.write_text(file.read_text()[:99])
+    run(folder, tmp_path, how=short, contrast=Contrast(symmetric=True))
+    assert ran == [("aaa", 1e-2)]
+
+
+def test_the_chosen_model_is_kept_as_it_was_tested(folder, tmp_path):
+    _, found = run(folder, tmp_path, task(train="aaa"), keep=tmp_path / "kept")
+    again = retrieve(tmp_path / "kept", task(train="none"), protocol(), folder / "data", tmp_path / "again", CALM)
+    assert json.loads(again.read_text())["average"] == pytest.approx(found["average"], abs=1e-6)
+    with pytest.raises(ValueError, match="task riddles trains 2 models; `keep` keeps one"):
+        run(folder, tmp_path, keep=tmp_path / "other")
+
+
+def test_what_cannot_be_run_is_said(folder, tmp_path, monkeypatch):
+    without = {"path": "riddles/{language}/{split}.jsonl", "splits": {"train": "train", "test": "test"}}
+    with pytest.raises(ValueError, match=r"2 settings are tried, but there is no validation set to choose on; give"):
+        run(folder, tmp_path, task(data=without), protocol(steps=1, learning_rates=[1e-3, 1e-2]))
+    classify = Task.model_validate(
+        {
+            "name": "t",
+            "kind": "classify",
+            "data": {"path": "{language}.jsonl"},
+            "columns": {"text": "text", "label": "label"},
+            "metric": "accuracy",
+        }
+    )
+    with pytest.raises(ValueError, match="task t: kind classify is not of retrieval"):
+        run(folder, tmp_path, classify)
+
+    def fail(*_, **__):
+        raise Diverged("the loss is nan after 3 steps")
+
+    monkeypatch.setattr(retrieving, "train", fail)
+    with pytest.raises(ValueError, match=r"of no settings did all seeds go well \(the loss is nan after 3 steps\)"):
+        run(folder, tmp_path / "new")

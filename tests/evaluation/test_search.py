@@ -1,0 +1,164 @@
+"""Exact search against the plainest way to do it, measures worked out by hand, groups that are there to be found."""
+
+import math
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import ndcg_score
+
+from tessera.evaluation import search as searching
+from tessera.evaluation.data import Search
+from tessera.evaluation.search import averages, by_length, cluster, measure, nearest, rank
+
+
+def brute_force(queries, documents, k):
+    """Python's own sort of all products: it keeps equals in order."""
+    places = []
+    for query in queries.tolist():
+        products = [sum(a * b for a, b in zip(query, document, strict=True)) for document in documents.tolist()]
+        places.append(sorted(range(len(products)), key=lambda n, products=products: -products[n])[:k])
+    return places
+
+
+small = st.lists(st.lists(st.integers(-2, 2), min_size=2, max_size=2), min_size=1, max_size=12)  # full of ties
+
+
+@given(queries=small, documents=small, k=st.integers(1, 14), rows=st.integers(1, 5), columns=st.integers(1, 5))
+def test_search_is_brute_force_ties_included_however_it_is_cut(queries, documents, k, rows, columns):
+    queries, documents = np.array(queries, np.float32), np.array(documents, np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(searching, "_ROWS", rows)
+        patch.setattr(searching, "_COLUMNS", columns)
+        places, products = nearest(queries, documents, k)
+    assert places.tolist() == brute_force(queries, documents, k)
+    assert (products == np.take_along_axis(queries @ documents.T, places, 1)).all()
+
+
+def test_a_corpus_may_come_in_parts():
+    rng = np.random.default_rng(0)
+    queries, documents = rng.standard_normal((7, 5)).astype(np.float32), rng.standard_normal((50, 5)).astype(np.float32)
+    whole = nearest(queries, documents, 9)
+    parts = nearest(queries, iter([documents[:3], documents[3:4], documents[4:]]), 9)
+    assert (whole[0] == parts[0]).all()
+    assert whole[1] == pytest.approx(parts[1])
+
+
+def test_memory_is_bounded_by_what_is_compared_at_once(monkeypatch):
+    largest = []
+    top = searching._top
+
+    def remember(products, k):
+        largest.append(products.size)
+        return top(products, k)
+
+    monkeypatch.setattr(searching, "_ROWS", 10)
+    monkeypatch.setattr(searching, "_COLUMNS", 20)
+    monkeypatch.setattr(searching, "_top", remember)
+    nearest(np.ones((95, 3), np.float32), np.ones((201, 3), np.float32), 4)
+    assert max(largest) == 10 * (20 + 4)
+
+
+def test_what_cannot_be_searched_is_said():
+    with pytest.raises(ValueError, match="k is 0; it is a number of documents, so give at least 1"):
+        nearest(np.ones((1, 2), np.float32), np.ones((1, 2), np.float32), 0)
+    with pytest.raises(ValueError, match=r"\[1, 2\] queries, \[1, 3\] documents; give \[n, h\] of one h"):
+        nearest(np.ones((1, 2), np.float32), np.ones((1, 3), np.float32), 1)
+    with pytest.raises(ValueError, match="none of 1 queries has a document that answers it"):
+        rank(Search(queries={"q": "a"}, corpus={"d": "b"}, relevant={"q": {"d": 0}}), vectors, vectors)
+
+
+def vectors(texts):
+    """A text is a point: '3 4' is the vector [3, 4]."""
+    return np.array([[float(number) for number in text.split()] for text in texts], np.float32)
+
+
+POINTS = Search(
+    queries={"east": "1 0", "north": "0 1", "nobody asks": "1 1", "unknown": "1 1"},
+    corpus={"a": "9 1", "b": "5 5", "c": "1 9", "d": "-5 0"},
+    relevant={"east": {"b": 1, "a": 3}, "north": {"d": 1, "c": 0}, "nobody asks": {"a": 0}},
+)
+
+
+def test_only_queries_with_an_answer_are_asked_and_documents_come_in_order_of_their_products():
+    assert rank(POINTS, vectors, vectors) == {"east": ["a", "b", "c", "d"], "north": ["c", "b", "a", "d"]}
+    assert rank(POINTS, vectors, vectors, depth=2) == {"east": ["a", "b"], "north": ["c", "b"]}
+
+
+def test_queries_and_documents_are_embedded_each_in_their_own_way():
+    turned = rank(POINTS, lambda texts: -vectors(texts), vectors)
+    assert turned["east"] == ["d", "c", "b", "a"]
+
+
+def test_measures_worked_out_by_hand():
+    ranked = {"east": ["b", "c", "a"], "north": ["c", "d"]}
+    rows = measure(POINTS, ranked)
+    # east: gains 1, 0, 3 at ranks 1, 2, 3; the best order is 3, 1
+    assert rows["east"] == pytest.approx(
+        {
+            "ndcg@10": (1 / 1 + 3 / math.log2(4)) / (3 / 1 + 1 / math.log2(3)),
+            "mrr@10": 1.0,
+            "recall@10": 1.0,
+            "recall@100": 1.0,
+            "average_precision": (1 + 2 / 3) / 2,
+        }
+    )
+    # north: its only answer is second; grade 0 is no answer
+    assert rows["north"] == pytest.approx(
+        {"ndcg@10": 1 / math.log2(3), "mrr@10": 1 / 2, "recall@10": 1.0, "recall@100": 1.0, "average_precision": 1 / 2}
+    )
+    assert averages(rows)["mrr@10"] == pytest.approx(3 / 4)
+
+
+def test_ranks_beyond_ten_count_for_recall_at_100_only():
+    many = Search(
+        queries={"q": ""}, corpus={str(n): "" for n in range(200)}, relevant={"q": {"10": 1, "99": 1, "100": 1}}
+    )
+    row = measure(many, {"q": [str(n) for n in range(200)]})["q"]
+    assert row.pop("average_precision") == pytest.approx((1 / 11 + 2 / 100 + 3 / 101) / 3)
+    assert row == pytest.approx({"ndcg@10": 0, "mrr@10": 0, "recall@10": 0, "recall@100": 2 / 3})
+
+
+@given(st.permutations(list("abcdefghijkl")), st.dictionaries(st.sampled_from("abcdefghijklxy"), st.integers(0, 3)))
+def test_ndcg_agrees_with_scikit_learn(ranked, grades):
+    if not any(grades.values()):
+        return
+    found = measure(Search(queries={}, corpus={}, relevant={"q": grades}), {"q": ranked})["q"]["ndcg@10"]
+    names = [*ranked, *(name for name in grades if name not in ranked)]
+    theirs = ndcg_score([[grades.get(name, 0) for name in names]], [[-n for n in range(len(names))]], k=10)
+    assert found == pytest.approx(theirs)
+
+
+def test_scores_are_told_apart_by_the_length_of_what_answers():
+    corpus = {"none": "", "short": "x" * 10, "edge": "x" * 100, "long": "x" * 101, "endless": "x" * 2000}
+    relevant = {"a": {"short": 1}, "b": {"edge": 1, "long": 0}, "c": {"short": 1, "long": 2}, "d": {"endless": 1}}
+    search = Search(queries=dict.fromkeys(relevant, ""), corpus=corpus, relevant=relevant)
+    rows = {"a": {"mrr@10": 1.0}, "b": {"mrr@10": 0.5}, "c": {"mrr@10": 0.25}, "d": {"mrr@10": 0.0}}
+    assert by_length(search, rows, lengths=(100, 1000)) == {
+        "0-100": {"mrr@10": 0.75, "queries": 2},
+        "100-1000": {"mrr@10": 0.25, "queries": 1},
+        ">1000": {"mrr@10": 0.0, "queries": 1},
+    }
+
+
+def test_clusters_that_are_there_are_found_and_those_that_are_not_are_not():
+    rng = np.random.default_rng(0)
+    labels = ["a", "b", "c"] * 30
+    centres = {"a": [9, 0], "b": [0, 9], "c": [-9, -9]}
+    rows = (np.array([centres[label] for label in labels]) + rng.standard_normal((90, 2))).astype(np.float32)
+    assert cluster(rows, labels, seeds=range(3)) == pytest.approx([1, 1, 1], abs=0.5)
+    assert max(cluster(rows, labels)) == 1.0
+    assert max(cluster(rows, rng.permutation(labels).tolist())) < 0.2
+    assert cluster(rows, labels, seeds=[4, 5]) == cluster(rows, labels, seeds=[4, 5])
+
+
+def test_what_cannot_be_clustered_is_said(monkeypatch):
+    with pytest.raises(ValueError, match=r"\[3, 2\] embeddings for 2 labels, 2 of them different"):
+        cluster(np.ones((3, 2), np.float32), ["a", "b"])
+    with pytest.raises(ValueError, match="1 of them different; give a row for each, and at least 2"):
+        cluster(np.ones((2, 2), np.float32), ["a", "a"])
+    monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
+    with pytest.raises(ImportError, match=r'pip install "tessera-encoders\[evaluate\]"'):
+        cluster(np.ones((2, 2), np.float32), ["a", "b"])
