@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml
 	  echo "Name a newer one: make $(or $(MAKECMDGOALS),.venv) PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install $(TORCH_PIP_ARGS) "$(TORCH)"
-	$(BIN)/python -m pip install -e ".[prepare,cluster,gigatoken,evaluate,report,demo,dev]"
+	$(BIN)/python -m pip install -e ".[prepare,cluster,gigatoken,evaluate,export,report,demo,dev]"
 	@touch $@
 
 demo: $(STAMP) ## make the text of the demo, then a small multilingual encoder from it

@@ -22,6 +22,7 @@ FLOORS = {
     "evaluation": 3,
     "report": 3,
     "run": 4,
+    "ablate": 4,
     "doctor": 4,
     "terminal": 4,
     "cli": 5,
@@ -29,6 +30,7 @@ FLOORS = {
 }
 EXTRAS = {"transformers", "sentence_transformers", "sklearn", "altair", "vl_convert", "langcodes", "django", "polib"}
 EXTRAS |= {"daft", "ray", "py3langid", "warcio", "gigatoken", "fasttext"}
+EXTRAS |= {"datasets", "mteb", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf"}
 PICKLES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 UNSAFE = {"torch.load", "yaml.load", "yaml.unsafe_load", "yaml.full_load"}
 

@@ -1,8 +1,7 @@
-"""The command line: parse, call one function, print. Every verb is one Python function of the same meaning."""
+"""Verbs that make models: from a recipe, phase by phase, or out of other models."""
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,26 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tessera import __version__, terminal
+from tessera import terminal
+from tessera.cli.app import app, tokenizer_app
+from tessera.cli.options import Accept, Out, RecipePath, Set, read_recipe
 from tessera.terminal import Watcher, console, print_table
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    help="Make, adapt, merge, measure and run modern multilingual text encoders.",
-)
-tokenizer_app = typer.Typer(no_args_is_help=True, help="Train a tokenizer, or look at one.")
-app.add_typer(tokenizer_app, name="tokenizer")
-
-RecipePath = Annotated[Path, typer.Argument(help="a recipe, e.g. recipes/demo.yaml", show_default=False)]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", "-s", help="change one value: --set phases.mid.mask_ratio=0.2 (repeatable)")
-]
-Out = Annotated[Path | None, typer.Option(help="the run folder (default: runs/<name of the recipe>)")]
 Method = Literal["ties", "linear", "exponential"]
-Accept = Annotated[bool, typer.Option("--accept-changes", help="go on although the recipe changed since the run began")]
 
 
 @app.command()
@@ -94,7 +79,7 @@ def plan(
     from tessera.plan import inventory, tables
     from tessera.plan.overview import Machine, overview
 
-    read = _recipe(recipe, set_)
+    read = read_recipe(recipe, set_)
     shards = (out or Path("runs") / read.name) / "shards" / "train"
     text = inventory.from_counts(counts, read, counts_exponent) if counts is not None else None
     if text is None and (shards / "index.json").exists():
@@ -140,81 +125,12 @@ def merge(
 
 
 @app.command()
-def evaluate(
-    model: Annotated[Path, typer.Argument(help="a model folder", show_default=False)],
-    recipe: Annotated[Path, typer.Option(help="the recipe whose `evaluation` is measured", show_default=False)],
-    out: Annotated[Path, typer.Option(help="the folder for the results")] = Path("evaluation"),
-    name: Annotated[str | None, typer.Option(help="the model's name in the results (default: its folder's)")] = None,
-    held_out: Annotated[Path | None, typer.Option(help="held-out shards, for bits per byte")] = None,
-    set_: Set = None,
-) -> None:
-    """Measures a model on the tasks of a recipe; finished measurements are not repeated."""
-    from tessera.evaluation.suite import evaluate as measure
-
-    read, watcher = _recipe(recipe, set_), Watcher(console)
-    with watcher:
-        for path in measure(
-            model,
-            read.evaluation,
-            out,
-            name=name or (model.parent.name if model.name == "final" else model.name),
-            held_out=held_out,
-            seed=read.seed,
-            machine=read.machine,
-            on_progress=watcher.progress("evaluate"),
-        ):
-            watcher.say(str(path))
-
-
-@app.command()
-def report(folder: Annotated[Path, typer.Argument(help="a run folder", show_default=False)]) -> None:
-    """One HTML page about a run, from its files; opens offline."""
-    from tessera.report import write_report
-
-    console.print(f"report: {write_report(folder)}")
-
-
-@app.command()
 def verify(shards: Annotated[Path, typer.Argument(help="a folder of token shards", show_default=False)]) -> None:
     """Checks every byte of token shards against the checksums written with them."""
     from tessera.text.shards import verify as check
 
     check(shards)
     console.print(f"{shards}: whole")
-
-
-@app.command()
-def parity(model: Annotated[Path, typer.Argument(help="a model folder", show_default=False)]) -> None:
-    """Whether a model gives here what it should: beside transformers, in every backend. Exit status 1 if not."""
-    from tessera.inference.parity import parity as compare
-
-    watcher = Watcher(console)
-    with watcher:
-        rows = compare(model, on_progress=watcher.progress("parity"), say=lambda text: watcher.say(escape(text)))
-    columns = ["compared", "where", "dtype", "of", "largest difference", "bound", ""]
-    shown = [
-        [row.check, row.where, row.dtype, row.of, f"{row.difference:.1e}", f"{row.bound:.1e}", _verdict(row.ok)]
-        for row in rows
-    ]
-    print_table(
-        f"{escape(str(model))}: differences in parts of the number and of the usual size of its kind",
-        columns,
-        shown,
-        left=4,
-    )
-    broken = sum(not row.ok for row in rows)
-    console.print(f"[red]{broken} of {len(rows)} NOT OK" if broken else f"all {len(rows)} ok")
-    if broken:
-        raise typer.Exit(1)
-
-
-@app.command()
-def doctor() -> None:
-    """What this machine has, what tessera would use of it, and what is missing."""
-    from tessera.doctor import examine
-
-    rows = [[escape(text) for text in (finding.what, finding.found, finding.advice)] for finding in examine()]
-    print_table("this machine", ["", "found", "what to do"], rows, left=3)
 
 
 @app.command("demo-text")
@@ -252,7 +168,7 @@ def tokenizer_report(
     from tessera.text.fertility import as_csv, as_json, fertility, sample_of_each
     from tessera.text.tokenizer import Tokenizer
 
-    texts = sample_of_each(_recipe(recipe, set_).corpus, sample_bytes)
+    texts = sample_of_each(read_recipe(recipe, set_).corpus, sample_bytes)
     measured = fertility(Tokenizer.load(tokenizer), texts, parallel=parallel)
     if csv is not None:
         write_text(csv, as_csv(measured))
@@ -280,42 +196,6 @@ def tokenizer_report(
 def _walk(recipe: Path, set_: list[str] | None, out: Path | None, accept_changes: bool, until: Any) -> Path:
     from tessera.run import run as walk
 
-    read = _recipe(recipe, set_)
+    read = read_recipe(recipe, set_)
     with Watcher(console) as watcher:
         return walk(read, out or Path("runs") / read.name, until=until, accept_changes=accept_changes, watcher=watcher)
-
-
-def _recipe(path: Path, set_: list[str] | None) -> Any:
-    from tessera.plan.reading import RecipeError, load
-
-    overrides = {}
-    for item in set_ or []:
-        key, sign, value = item.partition("=")
-        if not sign:
-            raise RecipeError(f"--set {item}: write it as key=value, e.g. --set phases.mid.mask_ratio=0.2")
-        overrides[key] = value
-    return load(path, overrides)
-
-
-def _verdict(ok: bool) -> str:
-    return "ok" if ok else "[red]NOT OK[/]"
-
-
-@app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False) -> None:
-    if version:
-        console.print(f"tessera {__version__}")
-        raise typer.Exit
-
-
-def main() -> None:
-    """Entry point: mistakes of people end in one message, not in a traceback."""
-    try:
-        app()
-    except (ValueError, FileExistsError, FileNotFoundError, ImportError, OSError) as error:
-        Console(stderr=True, highlight=False).print(f"[red]error:[/] {_plain(error)}", soft_wrap=True)
-        sys.exit(2)
-
-
-def _plain(error: Exception) -> str:
-    return escape(str(error) or type(error).__name__)

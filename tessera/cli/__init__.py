@@ -1,0 +1,24 @@
+"""The command line: parse, call one function, print. Every verb is one Python function of the same meaning."""
+
+import sys
+
+from rich.console import Console
+from rich.markup import escape
+
+from tessera.cli import judging, making, using
+from tessera.cli.app import app
+
+__all__ = ["app", "judging", "main", "making", "using"]
+
+
+def main() -> None:
+    """Entry point: mistakes of people end in one message, not in a traceback."""
+    try:
+        app()
+    except (ValueError, FileExistsError, FileNotFoundError, ImportError, OSError) as error:
+        Console(stderr=True, highlight=False).print(f"[red]error:[/] {_plain(error)}", soft_wrap=True)
+        sys.exit(2)
+
+
+def _plain(error: Exception) -> str:
+    return escape(str(error) or type(error).__name__)

@@ -1,0 +1,182 @@
+"""Verbs that say how good, how right and how equipped."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from tessera.cli.app import app
+from tessera.cli.options import Set, name_of, read_recipe
+from tessera.terminal import Watcher, console, print_table
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path | None, typer.Argument(help="a model folder (none with --list)", show_default=False)] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="a task, a group of tasks, or your file; --list shows them (repeatable)")
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="how encoders are fine-tuned: eurobert, nlu-evals, modernbert, quick")
+    ] = "quick",
+    data: Annotated[Path | None, typer.Option(help="the folder with the data of tasks (default: the Hub)")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="measure the `evaluation` of a recipe instead")] = None,
+    mteb: Annotated[list[str] | None, typer.Option(help="a task of mteb, by mteb's own protocol (repeatable)")] = None,
+    benchmark: Annotated[str | None, typer.Option(help='a benchmark of mteb, as "MTEB(Multilingual, v2)"')] = None,
+    language: Annotated[list[str] | None, typer.Option(help="of mteb's tasks (default: all)")] = None,
+    available: Annotated[bool, typer.Option("--available", help="mteb: what has data; the rest is named")] = False,
+    out: Annotated[Path, typer.Option(help="the folder for the results")] = Path("evaluation"),
+    name: Annotated[str | None, typer.Option(help="the model's name in the results (default: its folder's)")] = None,
+    held_out: Annotated[Path | None, typer.Option(help="held-out shards, for bits per byte (with --recipe)")] = None,
+    oracle: Annotated[bool, typer.Option("--oracle", help="choose on the test set; results are marked")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="show the tasks there are, and stop")] = False,
+    set_: Set = None,
+) -> None:
+    """Measures a model on tasks, by name or of a recipe; finished trials and measurements are not repeated."""
+    if list_:
+        from tessera.evaluation import catalogue
+
+        shown = catalogue.table(catalogue.choose(task) if task else catalogue.known(), data)
+        Console(highlight=False, width=max(120, console.width)).print(shown)
+        return
+    asked = [recipe, task, mteb or benchmark]
+    if model is None or sum(one is not None for one in asked) != 1:
+        raise ValueError(
+            "evaluate: give a model folder and one of --task, --recipe and --mteb/--benchmark, e.g. "
+            "tessera evaluate runs/demo/merged/final --task sib200-probe --data FOLDER; --list shows the tasks"
+        )
+    with Watcher(console) as watcher:
+        for path in _measure(model, task, protocol, data, recipe, mteb, benchmark, language, available, out,
+                             name or name_of(model), held_out, oracle, set_, watcher):  # fmt: skip
+            watcher.say(escape(str(path)))
+    from tessera.report.compare import compare as beside
+    from tessera.report.compare import tables
+
+    if recipe is None:
+        _show(*tables(beside([path]), languages=False))
+
+
+def _measure(
+    model: Path,
+    task: list[str] | None,
+    protocol: str,
+    data: Path | None,
+    recipe: Path | None,
+    mteb: list[str] | None,
+    benchmark: str | None,
+    language: list[str] | None,
+    available: bool,
+    out: Path,
+    name: str,
+    held_out: Path | None,
+    oracle: bool,
+    set_: list[str] | None,
+    watcher: Watcher,
+) -> Iterable[Path]:
+    """The files of the results, as they come."""
+    tell = watcher.progress("evaluate")
+    if recipe is not None:
+        from tessera.evaluation.suite import evaluate as measure
+
+        read = read_recipe(recipe, set_)
+        yield from measure(
+            model, read.evaluation, out, name=name, held_out=held_out, seed=read.seed, machine=read.machine,
+            on_progress=tell,
+        )  # fmt: skip
+    elif task is not None:
+        from tessera.evaluation.judge import judge
+
+        yield from judge(model, task, protocol, data, out, oracle=oracle, name=name, on_progress=tell)
+    else:
+        from tessera.evaluation.mteb import run
+
+        yield from run(model, out, tasks=mteb or (), benchmark=benchmark, languages=language, data=data,
+                       available=available, name=name, on_progress=tell)  # fmt: skip
+
+
+@app.command()
+def compare(
+    results: Annotated[list[Path] | None, typer.Argument(help="result files, or folders of them")] = None,
+    published: Annotated[bool, typer.Option("--published", help="also what papers report on these tasks")] = False,
+    task: Annotated[list[str] | None, typer.Option(help="only this task (repeatable)")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="only this published model (repeatable)")] = None,
+    reference: Annotated[str | None, typer.Option(help="what others are measured against (default: the first)")] = None,
+    languages: Annotated[bool, typer.Option("--languages", help="a row for each language")] = False,
+    common: Annotated[bool, typer.Option("--common", help="average over languages that all have")] = False,
+    plot: Annotated[Path | None, typer.Option(help="draw it, as PNG, SVG or HTML")] = None,
+    kind: Annotated[
+        Literal["auto", "languages", "groups", "length", "tasks"], typer.Option(help="of picture")
+    ] = "auto",
+    csv: Annotated[Path | None, typer.Option(help="write a row for each value")] = None,
+) -> None:
+    """Results beside one another and beside published ones, with what differs for certain."""
+    from tessera.report.compare import compare as beside
+    from tessera.report.compare import tables, write_csv
+
+    found = beside(
+        results or [], published=published, tasks=task or (), models=model or (), reference=reference, common=common
+    )
+    _show(*tables(found, languages))
+    if csv is not None:
+        write_csv(found, csv)
+        console.print(f"table: {escape(str(csv))}")
+    if plot is not None:
+        from tessera.report.compare_charts import draw
+
+        console.print(f"picture: {escape(str(draw(found, plot, kind)))}")
+
+
+def _show(shown: list[Any], notes: list[str]) -> None:
+    for table in shown:
+        print_table(escape(table.title), table.columns, [[escape(cell) for cell in row] for row in table.rows], left=2)
+    for note in notes:
+        console.print(escape(note))
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="a run folder", show_default=False)]) -> None:
+    """One HTML page about a run, from its files; opens offline."""
+    from tessera.report import write_report
+
+    console.print(f"report: {write_report(folder)}")
+
+
+@app.command()
+def parity(model: Annotated[Path, typer.Argument(help="a model folder", show_default=False)]) -> None:
+    """Whether a model gives here what it should: beside transformers, in every backend. Exit status 1 if not."""
+    from tessera.inference.parity import parity as compare
+
+    watcher = Watcher(console)
+    with watcher:
+        rows = compare(model, on_progress=watcher.progress("parity"), say=lambda text: watcher.say(escape(text)))
+    columns = ["compared", "where", "dtype", "of", "largest difference", "bound", ""]
+    shown = [
+        [row.check, row.where, row.dtype, row.of, f"{row.difference:.1e}", f"{row.bound:.1e}", _verdict(row.ok)]
+        for row in rows
+    ]
+    print_table(
+        f"{escape(str(model))}: differences in parts of the number and of the usual size of its kind",
+        columns,
+        shown,
+        left=4,
+    )
+    broken = sum(not row.ok for row in rows)
+    console.print(f"[red]{broken} of {len(rows)} NOT OK" if broken else f"all {len(rows)} ok")
+    if broken:
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine has, what tessera would use of it, and what is missing."""
+    from tessera.doctor import examine
+
+    rows = [[escape(text) for text in (finding.what, finding.found, finding.advice)] for finding in examine()]
+    print_table("this machine", ["", "found", "what to do"], rows, left=3)
+
+
+def _verdict(ok: bool) -> str:
+    return "ok" if ok else "[red]NOT OK[/]"

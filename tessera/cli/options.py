@@ -1,0 +1,32 @@
+"""What several verbs share: options, and a recipe out of them."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+RecipePath = Annotated[Path, typer.Argument(help="a recipe, e.g. recipes/demo.yaml", show_default=False)]
+ModelPath = Annotated[Path, typer.Argument(help="a model folder", show_default=False)]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", "-s", help="change one value: --set phases.mid.mask_ratio=0.2 (repeatable)")
+]
+Out = Annotated[Path | None, typer.Option(help="the run folder (default: runs/<name of the recipe>)")]
+Accept = Annotated[bool, typer.Option("--accept-changes", help="go on although the recipe changed since the run began")]
+
+
+def read_recipe(path: Path, set_: list[str] | None) -> Any:
+    """The recipe with what --set changes. Raises RecipeError in words for the person who wrote it."""
+    from tessera.plan.reading import RecipeError, load
+
+    overrides = {}
+    for item in set_ or []:
+        key, sign, value = item.partition("=")
+        if not sign:
+            raise RecipeError(f"--set {item}: write it as key=value, e.g. --set phases.mid.mask_ratio=0.2")
+        overrides[key] = value
+    return load(path, overrides)
+
+
+def name_of(model: Path) -> str:
+    """What results call a model: its folder, or the phase that it is the end of."""
+    return model.parent.name if model.name == "final" else model.name

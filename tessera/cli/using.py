@@ -1,0 +1,112 @@
+"""Verbs that put a model to use: vectors of texts, other runtimes, int8."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.markup import escape
+
+from tessera.cli.app import app
+from tessera.cli.options import ModelPath
+from tessera.terminal import Watcher, console, print_table
+
+Engine = Literal["onnx", "openvino"]
+
+
+@app.command()
+def embed(
+    model: Annotated[str, typer.Argument(help="a model folder, or its name on the Hub", show_default=False)],
+    texts: Annotated[str, typer.Argument(help="jsonl, txt (also compressed) or parquet; file, folder, glob or URL")],
+    out: Annotated[Path, typer.Argument(help="NAME.parquet or NAME.npy", show_default=False)],
+    text: Annotated[str, typer.Option(help="the column that holds the text")] = "text",
+    id_: Annotated[str | None, typer.Option("--id", help="the column that is kept (default: id, else row)")] = None,
+    pooling: Annotated[str | None, typer.Option(help="mean, cls, ... (default: as the folder says)")] = None,
+    prompt: Annotated[str | None, typer.Option(help="put before every text")] = None,
+    prompt_name: Annotated[str | None, typer.Option(help="a prompt of the folder: query, document, ...")] = None,
+    dimensions: Annotated[int | None, typer.Option(help="the first ones only, for Matryoshka models")] = None,
+    max_length: Annotated[int | None, typer.Option(help="tokens that are read of a text")] = None,
+    long: Annotated[Literal["truncate", "chunk"], typer.Option(help="what is done with longer texts")] = "truncate",
+    raw: Annotated[bool, typer.Option("--raw", help="vectors as they are, not of length 1")] = False,
+    output: Annotated[Literal["float32", "float16"], typer.Option(help="number format of the file")] = "float32",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave out rows without text")] = False,
+    threads: Annotated[int | None, typer.Option(help="of the processor (default: all)")] = None,
+    dtype: Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="of the matrix products")] = "auto",
+) -> None:
+    """A vector for every text of a file. Run it again to go on where it was stopped."""
+    from tessera.inference.stream import embed_file
+
+    with Watcher(console) as watcher:
+        written = embed_file(
+            model,
+            texts,
+            out,
+            text=text,
+            id=id_,
+            skip_bad=skip_bad,
+            output=output,
+            dtype=dtype,
+            threads=threads,
+            on_progress=watcher.progress("embed"),
+            say=lambda line: watcher.say(escape(line)),
+            pooling=pooling,
+            normalize=False if raw else None,
+            prompt=prompt,
+            prompt_name=prompt_name,
+            dimensions=dimensions,
+            max_length=max_length,
+            long=long,
+        )
+    console.print(f"vectors: {escape(str(written))}")
+
+
+@app.command()
+def export(
+    model: ModelPath,
+    out: Annotated[Path, typer.Argument(help="the folder to write", show_default=False)],
+    to: Annotated[Engine, typer.Option(help="ONNX Runtime or OpenVINO")] = "onnx",
+    output: Annotated[Literal["embeddings", "logits"], typer.Option(help="what the graph gives")] = "embeddings",
+    pooling: Annotated[str | None, typer.Option(help="of the embedding (default: as the folder says)")] = None,
+) -> None:
+    """A model as one graph for another runtime, held against our own before it is written."""
+    from tessera.inference.export import export as write
+
+    with Watcher(console) as watcher:
+        checks = write(model, out, to, output=output, pooling=pooling, say=lambda line: watcher.say(escape(line)))
+    rows = [
+        [escape(repr(check.text)), str(check.tokens), check.output, check.dtype,
+         f"{check.cosine:.6f}", f"{check.difference:.1e}"]
+        for check in checks
+    ]  # fmt: skip
+    columns = ["text", "tokens", "output", "dtype", "cosine", "largest difference"]
+    print_table(f"{escape(str(out))} beside our own model", columns, rows, left=4)
+
+
+@app.command()
+def quantize(
+    model: ModelPath,
+    out: Annotated[Path, typer.Argument(help="the folder to write", show_default=False)],
+    texts: Annotated[str, typer.Option(help="real text of the kind that will be encoded", show_default=False)],
+    to: Annotated[Engine, typer.Option(help="OpenVINO, or ONNX Runtime")] = "openvino",
+    text: Annotated[str, typer.Option(help="the column that holds the text")] = "text",
+    pairs: Annotated[str | None, typer.Option(help="pairs of translations, for retrieval before and after")] = None,
+    min_cosine: Annotated[float, typer.Option(help="of every text with its vector in float32")] = 0.99,
+    max_drop: Annotated[float, typer.Option(help="points of retrieval that may be lost")] = 0.5,
+    weights_only: Annotated[bool, typer.Option("--weights-only", help="smaller, hardly faster, nearer")] = False,
+) -> None:
+    """A model in int8, measured before and after; nothing is written that falls under a bound."""
+    from tessera.inference.quantize import quantize as write
+    from tessera.inference.quantize import read_pairs, read_texts
+
+    with Watcher(console) as watcher:
+        measured = write(
+            model,
+            out,
+            to,
+            texts=read_texts(texts, column=text),
+            pairs=read_pairs(pairs) if pairs is not None else (),
+            min_cosine=min_cosine,
+            max_drop=max_drop,
+            weights_only=weights_only,
+            say=lambda line: watcher.say(escape(line)),
+        )
+    console.print(f"{escape(str(out))}: {escape(str(measured))}")

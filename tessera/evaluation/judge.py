@@ -1,0 +1,50 @@
+"""One model on tasks of the catalogue: each by what its kind needs."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tessera.evaluation import catalogue, embedded, retrieve, sweep
+from tessera.evaluation.trials import Progress
+from tessera.model.files import read_json
+from tessera.plan.recipe import Machine
+
+_MMBERT_VOCABULARY = 200_000  # tokens, at least: its model_type is ModernBERT's
+
+
+def judge(
+    model_folder: str | Path,
+    tasks: Iterable[str],
+    protocol: str,
+    data_folder: str | Path | None,
+    out: str | Path,
+    *,
+    oracle: bool = False,
+    machine: Machine | None = None,
+    name: str | None = None,
+    on_progress: Progress | None = None,
+) -> Iterator[Path]:
+    """The file of each task's result, as soon as it is there; finished trials are not run again.
+
+    tasks        names, groups of tasks, or files of your own; see catalogue.choose
+    protocol     by name, or of a file; see catalogue.protocol
+    data_folder  local data; None: the Hub
+    oracle       choose the rate on the test set: results are marked, and are no results
+
+    Raises TaskError for names that nobody knows, before anything is run; else as sweep.run and retrieve.retrieve.
+    """
+    family = family_of(Path(model_folder))
+    chosen = [(task, catalogue.protocol(protocol, task, family)) for task in catalogue.choose(tasks)]
+    for task, how in chosen:
+        if task.kind in embedded.KINDS:
+            yield embedded.run(model_folder, task, data_folder, out, machine, on_progress, name=name)
+            continue
+        how = how.model_copy(update={"select": "oracle"}) if oracle else how
+        run = retrieve.retrieve if task.kind == "retrieve" else sweep.run
+        yield run(model_folder, task, how, data_folder, out, machine, on_progress, name=name)
+
+
+def family_of(folder: Path) -> str | None:
+    """What protocols call the family of a model folder: its model_type, or mmbert."""
+    config = read_json(folder / "config.json")
+    kind = config.get("model_type")
+    return "mmbert" if kind == "modernbert" and config.get("vocab_size", 0) >= _MMBERT_VOCABULARY else kind
