@@ -1,0 +1,321 @@
+"""mteb's tasks on local data, without the Hub: files that a few lines of YAML describe, or copies of its sets.
+
+    <data>/mteb.yaml                   more descriptions, or other ones (see evaluation/mteb.yaml)
+    <data>/<owner>/<name>/             a copy of the Hub's data set of that name
+
+What the Hub's set would hold is put together row by row, and the task does the rest itself, as it always does. How
+many rows and characters there are is compared with the statistics that come with mteb.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from tessera.plan.mistakes import mistakes
+from tessera.plan.strict import Strict
+
+_TEXT = ("text", "sentence1", "sentence2", "sentences")  # columns that mteb's statistics count the characters of
+Row = dict[str, Any]
+
+
+class Rows(Strict):
+    """Rows of files; the keys are explained in evaluation/mteb.yaml."""
+
+    files: str
+    columns: dict[str, str]
+    where: dict[str, str | int | bool] = Field(default_factory=dict)
+    quoted: bool = False
+    ending: str = ""
+
+
+class Queries(Rows):
+    """Queries of a retrieval task, each with the document it asks for."""
+
+    relevant: str
+
+
+class Local(Strict):
+    """Where one task's data is."""
+
+    rows: Rows | None = None
+    splits: dict[str, str] = Field(default_factory=dict)
+    corpus: Rows | None = None
+    queries: Queries | None = None
+    name: str | None = None
+    differs: str | None = None
+
+    @model_validator(mode="after")
+    def _is_rows_or_retrieval(self) -> Self:
+        if (self.rows is None) == (self.corpus is None) or (self.corpus is None) != (self.queries is None):
+            raise ValueError("give `rows`, or for retrieval both `corpus` and `queries`")
+        if self.rows is not None and not self.splits:
+            raise ValueError("name the splits: {mteb's name: the files' name}")
+        if (self.name is None) != (self.differs is None):
+            raise ValueError("`name` and `differs` go together: what is not mteb's own set has another name")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """A task, or some of its subsets, for which there is no data."""
+
+    task: str
+    hub: str
+    revision: str
+    subsets: tuple[str, ...]  # () = all
+    looked: tuple[str, ...]  # where data would have been found
+
+
+class MissingData(ValueError):
+    """Names every task without data, what to download and where to put it."""
+
+    def __init__(self, absent: Sequence[Absent], data: Path, of: int) -> None:
+        lines = [f"{data}: no data for {len(absent)} of {of} tasks. What would bring it, where the Hub can be reached:"]
+        for one in absent:
+            some = f"  # {len(one.subsets)} subsets: {', '.join(one.subsets[:4])} ..." if one.subsets else ""
+            target = data / one.hub
+            revision = f" --revision {one.revision}" if one.revision else ""
+            lines.append(f"  hf download {one.hub} --repo-type dataset{revision} --local-dir {target}{some}")
+        lines.append(
+            f"Or describe files that you have in {data / 'mteb.yaml'}, as evaluation/mteb.yaml does; or leave out what "
+            "has no data (--available)."
+        )
+        super().__init__("\n".join(lines))
+        self.absent = tuple(absent)
+
+
+def described(data: Path) -> dict[str, Local]:
+    """Descriptions that come with tessera, and those of the data folder. Raises ValueError naming file and task."""
+    found: dict[str, Local] = {}
+    for path in (Path(__file__).with_name("mteb.yaml"), data / "mteb.yaml"):
+        if not path.is_file():
+            continue
+        try:
+            given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path}: is not YAML: {error}") from error
+        for task, fields in given.items():
+            try:
+                found[task] = Local.model_validate(fields)
+            except ValidationError as error:
+                found_ = "; ".join(": ".join(filter(None, pair)) for pair in mistakes(error, fields, Local))
+                raise ValueError(f"{path}: {task}: {found_}") from error
+    return found
+
+
+def localize(tasks: Sequence[Any], data: Path, *, available: bool = False) -> tuple[list[Any], list[Absent]]:
+    """Makes mteb tasks read local data only, when they are evaluated; nothing is read yet but for hashes of files.
+
+    available   go on with the tasks and subsets that have data
+
+    Returns the tasks that have data, and what is absent. Raises MissingData naming all that is absent (unless
+    `available` and some task has data).
+    """
+    if not data.is_dir():
+        raise ValueError(f"{data}: is no folder; give one that holds the data of the tasks")
+    locals_, ready, absent = described(data), [], []
+    for task in tasks:
+        parts = getattr(task, "tasks", None)  # an aggregate of tasks
+        missing = [a for part in parts or [task] if (a := _localize(part, data, locals_)) is not None]
+        absent += missing
+        if not missing or (parts is None and missing[0].subsets):
+            ready.append(task)
+    if (absent and not available) or not ready:
+        raise MissingData(absent, data, len(tasks))
+    return ready, absent
+
+
+def _localize(task: Any, data: Path, described_: dict[str, Local]) -> Absent | None:
+    """Sets up one task; what it lacks, if anything."""
+    meta = task.metadata
+    hub, revision = str(meta.dataset["path"]), str(meta.dataset.get("revision") or "")
+    copy = data / hub
+    if copy.is_dir() and any(copy.iterdir()):
+        task.metadata = meta.model_copy(update={"dataset": {**meta.dataset, "path": str(copy)}})
+        return None
+    local, looked = described_.get(meta.name), [str(copy)]
+    wanted = list(task.hf_subsets)
+    if local is not None:
+        have = [subset for subset in wanted if all(path.is_file() for path in _files(task, local, data, subset))]
+        looked.append(str(data / (local.rows or local.corpus or local.queries).files))  # type: ignore[union-attr]
+        if have:
+            missing = tuple(subset for subset in wanted if subset not in have)
+            task.hf_subsets = have
+            _attach(task, local, data)
+            return Absent(meta.name, hub, revision, missing, tuple(looked)) if missing else None
+    return Absent(meta.name, hub, revision, (), tuple(looked))
+
+
+def _files(task: Any, local: Local, data: Path, subset: str) -> list[Path]:
+    """What is read for one subset."""
+    parts = [part for part in (local.rows, local.corpus, local.queries) if part is not None]
+    splits = local.splits or {split: split for split in task.eval_splits}
+    return list(dict.fromkeys(_path(part, data, subset, theirs) for part in parts for theirs in splits.values()))
+
+
+def _path(part: Rows, data: Path, subset: str, split: str) -> Path:
+    return data / part.files.replace("{subset}", subset).replace("{split}", split)
+
+
+def _attach(task: Any, local: Local, data: Path) -> None:
+    """The task reads these files when mteb asks it to load its data; its results say which files they were."""
+    digest = hashlib.sha256()
+    for subset in task.hf_subsets:
+        for path in _files(task, local, data, subset):
+            digest.update(path.read_bytes())
+    dataset = {**task.metadata.dataset, "revision": f"local-{digest.hexdigest()[:16]}"}
+    update = {"dataset": dataset} | ({"name": local.name} if local.name else {})
+    task.metadata = task.metadata.model_copy(update=update)
+
+    def load_data(**_: Any) -> None:
+        if not task.data_loaded:
+            (_fill_retrieval if local.rows is None else _fill_rows)(task, local, data)
+            task.data_loaded = True
+
+    task.load_data = load_data
+    task.differs = local.differs
+
+
+def _fill_rows(task: Any, local: Local, data: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
+    assert local.rows is not None
+    sets = {}
+    for subset in task.hf_subsets:
+        splits = {}
+        for split, theirs in local.splits.items():
+            path = _path(local.rows, data, subset, theirs)
+            rows = list(_select(path, local.rows))
+            if not rows:
+                raise ValueError(f"{path}: has no rows")
+            splits[split] = Dataset.from_dict({name: [row[name] for row in rows] for name in local.rows.columns})
+        sets[subset] = DatasetDict(splits)
+    task.dataset = sets if task.metadata.is_multilingual else sets["default"]
+    task.dataset_transform()
+
+
+def _fill_retrieval(task: Any, local: Local, data: Path) -> None:
+    from datasets import Dataset
+
+    assert local.corpus is not None
+    assert local.queries is not None
+    task.dataset = {}
+    for subset in task.hf_subsets:
+        task.dataset[subset] = {}
+        for split in task.eval_splits:
+            corpus, twins = _unique(_select(_path(local.corpus, data, subset, split), local.corpus))
+            wanted = local.queries.model_copy(
+                update={"columns": {**local.queries.columns, "relevant": local.queries.relevant}}
+            )
+            place = _path(local.queries, data, subset, split)
+            queries, _ = _unique(_select(place, wanted))
+            relevant = {}
+            for row in queries:
+                document = str(row.pop("relevant"))
+                if document not in twins:
+                    raise ValueError(f"{place}: query {row['id']!r} asks for document {document!r}, which is not there")
+                relevant[row["id"]] = {twins[document]: 1}
+            task.dataset[subset][split] = {
+                "corpus": Dataset.from_list(corpus),
+                "queries": Dataset.from_list(queries),
+                "relevant_docs": relevant,
+                "top_ranked": None,
+            }
+    task.dataset_transform()
+
+
+def _unique(rows: Iterator[Row]) -> tuple[list[Row], dict[str, str]]:
+    """Rows with stripped texts, the first of each text; and for every id, that of the row that stands for it."""
+    first: dict[str, Row] = {}
+    twins = {}
+    for row in rows:
+        row = {**row, "id": str(row["id"]), "text": str(row["text"]).strip()}
+        twins[row["id"]] = first.setdefault(row["text"], row)["id"]
+    return list(first.values()), twins
+
+
+def _select(path: Path, part: Rows) -> Iterator[Row]:
+    """Rows under mteb's names. Raises ValueError naming file and row where a column is missing or empty."""
+    for number, row in enumerate(_read(path), 1):
+        if any(row.get(column) != value for column, value in part.where.items()):
+            continue
+        for ours in part.columns.values():
+            if row.get(ours) is None:
+                raise ValueError(f"{path}: row {number} has no {ours!r}; it has {', '.join(map(str, row))}")
+        values = {name: row[ours] for name, ours in part.columns.items()}
+        yield {name: _as_theirs(value, part) for name, value in values.items()}
+
+
+def _as_theirs(value: Any, part: Rows) -> Any:
+    """A text as mteb's set has it: without the quotes of the table it was copied from, with its ending there."""
+    if not isinstance(value, str):
+        return value
+    if part.quoted and len(value) > 1 and value[0] == value[-1] == '"':
+        value = value[1:-1].replace('""', '"')
+    return value + part.ending
+
+
+def _read(path: Path) -> Iterator[Row]:
+    if path.suffix == ".parquet":
+        yield from pyarrow.parquet.read_table(path).to_pylist()
+        return
+    with pa.input_stream(str(path), compression="detect") as stream:
+        lines = stream.read().decode("utf-8").split("\n")  # splitlines would cut at U+2028, which may stand in text
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}: line {number} is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}: line {number} is no JSON object")
+        yield row
+
+
+# ----------------------------------------------------------------------------------------------- is it mteb's own data?
+
+
+def compare_counts(task: Any) -> dict[str, Any] | None:
+    """Rows and characters of the loaded data beside the statistics that come with mteb; None where it brings none.
+
+    {"equal": how many subset and split pairs, "of": how many, "differ": {"subset/split": [ours, mteb's]}}, where each
+    side is [rows, characters]. Equal counts do not prove equal text; unequal ones prove that it is another.
+    """
+    published = task.metadata.descriptive_stats
+    if not published or task.dataset is None:
+        return None
+    equal, differ = 0, {}
+    for split in task.eval_splits:
+        for subset in task.hf_subsets:
+            stats = published.get(split)
+            if stats is not None and task.metadata.is_multilingual:
+                stats = stats.get("hf_subset_descriptive_stats", {}).get(subset)
+            if stats is None:
+                continue
+            theirs = [stats["num_samples"], stats.get("number_of_characters") or _characters(stats)]
+            ours = _count(task.dataset, subset, split)
+            if ours == theirs:
+                equal += 1
+            else:
+                differ[f"{subset}/{split}"] = [ours, theirs]
+    return {"equal": equal, "of": equal + len(differ), "differ": differ} if equal or differ else None
+
+
+def _characters(stats: Row) -> int | None:
+    return (stats.get("text_statistics") or {}).get("total_text_length")
+
+
+def _count(dataset: Any, subset: str, split: str) -> list[int]:
+    found = dataset[subset][split] if subset in dataset else dataset[split]
+    tables = [found["corpus"], found["queries"]] if "corpus" in found else [found]
+    texts = [table[name] for table in tables for name in table.column_names if name in _TEXT]
+    return [sum(map(len, tables)), sum(len(text) for column in texts for text in column)]

@@ -1,0 +1,184 @@
+"""What an ablation says, as tables and as a picture of differences to the reference, from its deltas.json only.
+
+The picture is what figures 4 to 6 of EuroBERT (arXiv:2503.05500) show, lying: a row for each variant, a column for each
+measure, and the intervals that those figures lack.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tessera.report.charts import altair
+from tessera.report.style import INK, LIGHT
+
+Study = Mapping[str, Any]
+Row = Mapping[str, Any]
+_FORMATS = (".png", ".svg", ".html")
+_COLUMNS = ["axis", "value", "mean", "spread", "delta", "± own", "± pooled", "seeds", ""]
+_LONG = 46  # letters of a row's name in the picture
+BETTER, WORSE, UNSURE = "better", "worse", "within chance"
+
+
+def tables(study: Study) -> list[tuple[str, list[str], list[list[str]]]]:
+    """(title, columns, rows) for each measure. The last column says better or worse where `verdict` does."""
+    made = []
+    for measure in study["measures"]:
+        rows = [row for row in study["rows"] if row["measure"] == measure["name"]]
+        digits = 2 if measure["unit"] == "%" else 4
+        cells = []
+        for number, row in enumerate(rows):
+            first = number == 0 or rows[number - 1]["axis"] != row["axis"]
+            said = "reference" if row["variant"] == "reference" else verdict(row, measure)
+            numbers = [_number(row[key], digits, key) for key in ("mean", "spread", "delta", "own", "pooled")]
+            words = [row["axis"] if first else "", row["label"]]
+            cells.append([*words, *numbers, str(len(row["seeds"])), "" if said == UNSURE else said])
+        towards = "lower" if measure["lower_is_better"] else "higher"
+        made.append((f"{measure['name']}, {measure['unit']} ({towards} is better)", list(_COLUMNS), cells))
+    return made
+
+
+def verdict(row: Row, measure: Mapping[str, Any]) -> str:
+    """better, worse, or within chance: whether the pooled interval of a difference leaves out 0."""
+    half, delta = row["pooled"], row["delta"]
+    if half is None or abs(delta) <= half:
+        return UNSURE
+    return BETTER if (delta < 0) == measure["lower_is_better"] else WORSE
+
+
+def said(study: Study) -> list[str]:
+    """What a reader should know before believing the tables."""
+    by_name = {measure["name"]: measure for measure in study["measures"]}
+    judged = [row for row in study["rows"] if row["pooled"] is not None]
+    seeds = len({seed for row in study["rows"] for seed in row["seeds"]})
+    if not judged:
+        return [f"{seeds} seed{'s' if seeds > 1 else ''}: no interval can be given; use --seeds 3 or more"]
+    beyond = sum(verdict(row, by_name[row["measure"]]) != UNSURE for row in judged)
+    own = sum(row["own"] is not None and abs(row["delta"]) > row["own"] for row in judged)
+    return [
+        f"{beyond} of {len(judged)} pooled intervals leave out 0, and {own} of the own ones; by chance alone it would "
+        f"be about {0.05 * len(judged):.0f}",
+        "own: from the seeds of the variant; pooled: as if chance moved all variants equally",
+    ]
+
+
+def markdown(study: Study) -> str:
+    """A table for documents: a row for each variant, a column for each measure, delta ± the pooled half width.
+
+    Differences beyond it are bold; the reference has its mean and spread.
+    """
+    measures = study["measures"]
+    lines = [
+        "| | " + " | ".join(measure["name"] for measure in measures) + " |",
+        "|---" * (len(measures) + 1) + "|",
+        "| *reference* | " + " | ".join(_base(study["reference"][m["name"]], m) for m in measures) + " |",
+    ]
+    for name, row in _rows(study).items():
+        cells = []
+        for measure in measures:
+            found = row.get(measure["name"])
+            if found is None:
+                cells.append("")
+                continue
+            digits = 2 if measure["unit"] == "%" else 3
+            text = _number(found["delta"], digits, "delta")
+            text += f" ± {found['pooled']:.{digits}f}" if found["pooled"] is not None else ""
+            cells.append(text if verdict(found, measure) == UNSURE else f"**{text}**")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def draw(study: Study, path: Path) -> Path:
+    """Writes the picture (.png, .svg or .html) and returns the file.
+
+    A thin line is the variant's own interval, cut where the column ends, a thick one the pooled interval. Raises
+    ValueError for another ending, ImportError without the extra `report`.
+    """
+    if path.suffix.lower() not in _FORMATS:
+        raise ValueError(f"--plot: {path} cannot be written; give a name that ends in one of {', '.join(_FORMATS)}")
+    alt = altair()
+    order = list(_rows(study))
+    columns = [_column(alt, study, measure, order, first=n == 0) for n, measure in enumerate(study["measures"])]
+    half = -(-len(columns) // 2) if len(columns) > 4 else len(columns)
+    rows = [alt.hconcat(*columns[:half], spacing=14)]
+    if columns[half:]:
+        columns[half] = _column(alt, study, study["measures"][half], order, first=True)
+        rows.append(alt.hconcat(*columns[half:], spacing=14))
+    seeds = max(len(row["seeds"]) for row in study["rows"])
+    title = alt.TitleParams(
+        f"{study['recipe']}, {study['phase']} from {study['from']}: difference to the reference",
+        subtitle=f"{study['tokens']:,} tokens, {seeds} seed{'s' if seeds > 1 else ''}. Thick: 95% interval, chance "
+        "pooled over variants; thin: the variant's own seeds. Right of the line is better.",
+    )  # fmt: skip
+    whole = _styled(alt.vconcat(*rows, spacing=22).properties(title=title))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix.lower() == ".html":
+        whole.save(str(path), format="html", inline=True)
+    else:
+        whole.save(str(path), scale_factor=1.6)
+    return path
+
+
+def _column(alt: Any, study: Study, measure: Mapping[str, Any], order: Sequence[str], first: bool) -> Any:
+    """One measure: a point and two lines for each variant."""
+    rows = []
+    for name, by_measure in _rows(study).items():
+        row = by_measure.get(measure["name"])
+        if row is not None:
+            rows.append({"name": name, "delta": row["delta"], "verdict": verdict(row, measure)}
+                        | _ends("pooled", row) | _ends("own", row))  # fmt: skip
+    widest = max([abs(r[key]) for r in rows for key in ("delta", "pooled_low", "pooled_high")] + [1e-9]) * 1.15
+    for r in rows:
+        r |= {key: max(-widest, min(widest, r[key])) for key in ("own_low", "own_high")}
+    names = alt.Axis(title=None, ticks=False, domain=False, labels=first, labelLimit=330, labelColor=INK["text"])
+    scale = alt.Scale(domain=[-widest, widest], nice=False, reverse=measure["lower_is_better"])
+    x = alt.X("delta:Q", scale=scale, axis=alt.Axis(title=measure["unit"], tickCount=4, format="+~g"))
+    colours = alt.Scale(domain=[BETTER, WORSE, UNSURE], range=[LIGHT[2], LIGHT[1], INK["muted"]])
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        y=alt.Y("name:N", sort=list(order), axis=names, scale=alt.Scale(domain=list(order))),
+        color=alt.Color("verdict:N", scale=colours, legend=None),
+        tooltip=["name:N", alt.Tooltip("delta:Q", format="+.4~g"), "verdict:N"],
+    )
+    zero = alt.Chart(alt.Data(values=[{"x": 0}])).mark_rule(color=INK["muted"], strokeDash=[3, 3]).encode(x="x:Q")
+    thin = base.mark_rule(strokeWidth=1).encode(x=alt.X("own_low:Q", scale=scale), x2="own_high:Q")
+    thick = base.mark_rule(strokeWidth=3.5).encode(x=alt.X("pooled_low:Q", scale=scale), x2="pooled_high:Q")
+    points = base.mark_point(filled=True, size=52, opacity=1).encode(x=x)
+    chart = zero + thin + thick + points
+    return chart.properties(width=190, height=alt.Step(19), title=measure["name"])
+
+
+def _ends(key: str, row: Row) -> dict[str, float]:
+    half = row[key] or 0.0
+    return {f"{key}_low": row["delta"] - half, f"{key}_high": row["delta"] + half}
+
+
+def _rows(study: Study) -> dict[str, dict[str, Row]]:
+    """{name of a variant: {measure: row}} in the order asked, without the values that are the reference's own."""
+    found: dict[str, dict[str, Row]] = {}
+    for row in study["rows"]:
+        if row["variant"] == "reference":
+            continue
+        name = f"{row['axis'].removeprefix('mixture.')} = {row['label']}"
+        if ":" in row["label"]:  # of a whole mixture only what differs is told
+            name = f"{row['axis']}: {row['label']}"
+        found.setdefault(name if len(name) <= _LONG else f"{name[: _LONG - 1]}…", {})[row["measure"]] = row
+    return found
+
+
+def _base(reference: Row, measure: Mapping[str, Any]) -> str:
+    digits = 2 if measure["unit"] == "%" else 3
+    spread = f" (spread {reference['spread']:.{digits}f})" if reference["spread"] is not None else ""
+    return f"{reference['mean']:.{digits}f}{spread}"
+
+
+def _number(value: float | None, digits: int, key: str) -> str:
+    return "" if value is None else f"{value:+.{digits}f}" if key == "delta" else f"{value:.{digits}f}"
+
+
+def _styled(chart: Any) -> Any:
+    return (
+        chart.configure(background="white", font="Liberation Sans, sans-serif", padding=12)
+        .configure_axis(labelColor=INK["muted"], titleColor=INK["muted"], gridColor=INK["grid"], labelFlush=False,
+                        domainColor=INK["line"], tickColor=INK["line"], titleFontWeight="normal")
+        .configure_view(stroke=None)
+        .configure_title(anchor="start", color=INK["text"], fontSize=13, subtitleColor=INK["muted"], offset=8)
+    )  # fmt: skip

@@ -1,0 +1,245 @@
+"""Results beside one another and beside published ones: tables, what differs for certain, and CSV."""
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tessera.plan.mistakes import did_you_mean
+from tessera.plan.whole import new_file
+from tessera.report.scores import AVERAGE, EUROPEAN, Result, read, read_published
+from tessera.report.significance import Verdict, differ
+
+SUITES = {  # whose average papers print, every task counting once
+    "glue": ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte"),
+    "xtreme": ("xnli", "paws-x", "xcopa", "xquad", "mlqa", "tydiqa", "wikiann", "udpos"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """What is printed: the first column holds words."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Results by task, our own first, and what is known of their differences from the reference."""
+
+    tasks: dict[str, list[Result]]
+    verdicts: dict[tuple[str, str], Verdict]  # (task, model) -> against the reference, where it could be judged
+    reference: str | None  # the model that others are measured against
+
+    @property
+    def models(self) -> list[str]:
+        """What tables and pictures call them: our own first."""
+        results = [result for several in self.tasks.values() for result in several]
+        return list(dict.fromkeys(result.label for result in sorted(results, key=lambda result: bool(result.source))))
+
+
+def compare(
+    paths: Sequence[str | Path],
+    *,
+    published: bool = False,
+    tasks: Iterable[str] = (),
+    models: Iterable[str] = (),
+    metric: str | None = None,
+    reference: str | None = None,
+    common: bool = False,
+) -> Comparison:
+    """Reads results and puts them side by side, task by task.
+
+    paths      result files, or folders that hold some
+    published  also what papers and leaderboards report, on the tasks that the results have; all tasks without any paths
+    tasks      only these
+    models     only these of the published ones
+    metric     instead of each task's own
+    reference  the model that others are compared with; None: the first
+    common     averages over the languages that all results of a task have, those without languages left out
+
+    Raises ValueError naming a file that is no result, or a task or model that nobody has.
+    """
+    ours = _told_apart([result for path in paths for result in read(Path(path), metric)])
+    ours += _suites(ours)
+    theirs = read_published() if published or not paths else []
+    theirs += _suites(theirs)
+    known = {result.task.lower(): result.task for result in [*theirs, *ours]}
+    wanted = [task.lower() for task in tasks]
+    for task in wanted:
+        if task not in known:
+            raise ValueError(f"no result is of task {task!r}; {did_you_mean(task, known.values())}")
+    if not wanted:
+        wanted = list(dict.fromkeys(result.task.lower() for result in (ours if paths else theirs)))
+    chosen = list(models)
+    names = sorted({result.name for result in theirs} | {result.model for result in theirs})
+    for name in chosen:
+        if name not in names:
+            raise ValueError(f"nobody published results of {name!r} here; {did_you_mean(name, names)}")
+    together: dict[str, list[Result]] = {}
+    for task in wanted:
+        own = [result for result in ours if result.task.lower() == task]
+        metrics = {result.metric for result in own}
+        other = [r for r in theirs if r.task.lower() == task and (not chosen or {r.name, r.model} & set(chosen))]
+        several = own + [r for r in other if not metrics or r.metric in metrics]
+        together[known[task]] = _shared(several) if common else several
+    first = reference or next((result.name for result in ours), None)
+    if reference is not None and reference not in {result.name for result in ours}:
+        raise ValueError(
+            f"reference is {reference!r}; {did_you_mean(reference, {r.name for r in ours})} (published results come "
+            "without the spread that a comparison needs)"
+        )
+    return Comparison(tasks=together, verdicts=_verdicts(together, first), reference=first)
+
+
+def tables(comparison: Comparison, languages: bool = False) -> tuple[list[Table], list[str]]:
+    """(tables, notes): averages of all tasks first; then each task by language, where asked for or where it is one."""
+    models = comparison.models
+    made = [Table(title="Averages", columns=["task", "metric", *models], rows=_averages(comparison, models))]
+    for task, results in comparison.tasks.items():
+        codes = sorted({code for result in results for code in result.values})
+        if codes and (languages or len(comparison.tasks) == 1):
+            rows = [[code, *(_number(r.values.get(code)) for r in results)] for code in codes]
+            made.append(Table(title=f"{task}, {results[0].metric}", columns=["language", *_names(results)], rows=rows))
+    return made, _notes(comparison)
+
+
+def write_csv(comparison: Comparison, path: Path) -> None:
+    """One row for each value, with what is known of its certainty."""
+    head = ["model", "size", "task", "metric", "language", "length", "value", "half_width", "interval_over"]
+    with new_file(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*head, "differs_from", "difference", "p", "test", "source"])
+        for task, results in comparison.tasks.items():
+            for one in results:
+                start = [one.model, one.size, task, one.metric]
+                verdict = comparison.verdicts.get((task, one.name)) if not one.source else None
+                judged = [comparison.reference, verdict.difference, verdict.p, verdict.test] if verdict else [""] * 4
+                if one.average is not None:
+                    writer.writerow([*start, AVERAGE, "", one.average, _or(one.half), one.over, *judged, one.source])
+                empty = ["", "", "", "", "", "", one.source]
+                writer.writerows([*start, code, "", value, *empty] for code, value in one.values.items())
+                writer.writerows([*start, AVERAGE, name, value, *empty] for name, value in one.by_length.items())
+
+
+def _averages(comparison: Comparison, models: list[str]) -> list[list[str]]:
+    rows = []
+    for task, results in comparison.tasks.items():
+        by_model: dict[str, Result] = {}
+        for result in results:
+            by_model.setdefault(result.label, result)
+        metric = results[0].metric if results else ""
+        cells = [_cell(by_model.get(name), comparison) for name in models]
+        if any(cells):
+            rows.append([task, metric, *cells])
+        european = [_number(by_model[name].european) if name in by_model else "" for name in models]
+        if any(r.source and EUROPEAN in r.values for r in results) and any(european):
+            rows.append([f"{task}, European languages", metric, *european])
+    return rows
+
+
+def _cell(result: Result | None, comparison: Comparison) -> str:
+    if result is None or result.average is None:
+        return ""
+    verdict = comparison.verdicts.get((result.task, result.name)) if not result.source else None
+    mark = "" if verdict is None else {1: " +", -1: " -", 0: " ="}[verdict.sign]
+    spread = "" if result.half is None else f" ±{_number(result.half)}"
+    return f"{_number(result.average)}{spread}{' °' if result.oracle else ''}{mark}"
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    results = [result for several in comparison.tasks.values() for result in several]
+    notes = []
+    if overs := sorted({result.over for result in results if result.over}):
+        notes.append(f"± half of the 95% interval of the average, over {', '.join(overs)}")
+    if comparison.verdicts:
+        notes.append(f"+ - = : better, worse than, or not told apart from {comparison.reference} (p < 0.05)")
+    tests: dict[str, list[str]] = {}
+    for (task, model), verdict in comparison.verdicts.items():
+        tests.setdefault(verdict.test, []).append(f"{task} {model} p={verdict.p:.2g}")
+    notes += [f"  {test}: {'; '.join(where)}" for test, where in tests.items()]
+    if any(result.oracle for result in results):
+        notes.append("° settings chosen on the test set: an upper bound, not a result")
+    for task, several in comparison.tasks.items():
+        spoken = {result.label: set(result.values) - {EUROPEAN} for result in several}
+        spoken = {label: codes for label, codes in spoken.items() if codes}
+        shared = set.intersection(*spoken.values()) if spoken else set()
+        if any(len(codes) > 1.1 * len(shared) for codes in spoken.values()):
+            sizes = ", ".join(f"{label} has {len(codes)}" for label, codes in spoken.items())
+            notes.append(f"{task}: averages are over different languages ({sizes}; {len(shared)} shared): see --common")
+    sources = sorted({result.source for result in results if result.source})
+    if sources:
+        notes.append(f"† published, without spread, so nothing is said of differences: {'; '.join(sources)}")
+    return notes
+
+
+def _verdicts(tasks: dict[str, list[Result]], reference: str | None) -> dict[tuple[str, str], Verdict]:
+    """Of our own results alone: published ones have no spread."""
+    found = {}
+    for task, results in tasks.items():
+        base = next((r for r in results if r.name == reference and not r.source), None)
+        for one in results:
+            if base is None or one is base or one.source or one.metric != base.metric:
+                continue
+            verdict = differ(one, base, lower_is_better=one.metric in ("bits_per_byte", "loss"))
+            if verdict is not None:
+                found[task, one.name] = verdict
+    return found
+
+
+def _told_apart(results: list[Result]) -> list[Result]:
+    """Several results of one model on one task are called by their protocols too."""
+    times = Counter((result.model, result.task) for result in results)
+    return [replace(r, model=f"{r.model} ({r.protocol})") if times[r.model, r.task] > 1 else r for r in results]
+
+
+def _shared(results: list[Result]) -> list[Result]:
+    """Results on the languages that all of them have."""
+    spoken = [result for result in results if result.values]
+    codes = set.intersection(*(set(result.values) for result in spoken)) if spoken else set()
+    codes -= {EUROPEAN}
+    if not codes:
+        return []
+    made = []
+    for one in spoken:
+        values = {code: value for code, value in one.values.items() if code in codes}
+        outcomes = {code: row for code, row in one.outcomes.items() if code in codes}
+        same = values.keys() == one.values.keys()
+        average = one.average if same and one.average is not None else sum(values.values()) / len(values)
+        half = one.half if same else None
+        made.append(replace(one, values=values, outcomes=outcomes, average=average, half=half))
+    return made
+
+
+def _suites(results: Sequence[Result]) -> list[Result]:
+    """Averages over the tasks of GLUE and XTREME for models that have them all, each task counting once."""
+    made = []
+    for suite, members in SUITES.items():
+        for model in dict.fromkeys((result.name, result.source) for result in results):
+            found = {r.task: r for r in results if (r.name, r.source) == model and r.task in members}
+            values = [r.average for r in found.values() if r.average is not None]
+            if len(values) == len(members):
+                some = next(iter(found.values()))
+                oracle = any(r.oracle for r in found.values())
+                average = sum(values) / len(values)
+                made.append(replace(some, task=suite, metric=AVERAGE, values={}, average=average, half=None, over="",
+                                    outcomes={}, by_length={}, data=None, oracle=oracle))  # fmt: skip
+    return made
+
+
+def _names(results: Sequence[Result]) -> list[str]:
+    return [result.label for result in results]
+
+
+def _number(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return ""
+    return f"{value:.3f}" if abs(value) < 0.1 else f"{value:,.0f}" if value >= 1000 else f"{value:.2f}"
+
+
+def _or(value: float | None) -> float | str:
+    return "" if value is None else value
