@@ -293,11 +293,17 @@ def _result(
             scores.update(outcome["test"])
     names = list(search.MEASURES)
     averages = {m: [statistics.fmean(row[m] for row in seed.values()) for seed in seeds] for m in names}
+    lengths = {x: rows for g in found for x, rows in kept[g.name][0]["lengths"].items()}  # of the first seed
+    bins = list(dict.fromkeys(name for rows in lengths.values() for name in rows))
     return {
         "results": {x: {m: statistics.fmean(seed[x][m] for seed in seeds) for m in names} for x in seeds[0]},
         "average": {m: statistics.fmean(values) for m, values in averages.items()},
         "interval": {m: metrics.interval(v)[1] if len(v) > 1 else None for m, v in averages.items()},
-        "lengths": {x: rows for g in found for x, rows in kept[g.name][0]["lengths"].items()},  # of the first seed
+        "lengths": lengths,
+        "by_length": {
+            name: {m: statistics.fmean(rows[name][m] for rows in lengths.values() if name in rows) for m in names}
+            for name in bins
+        },
         "examples": {x: len(one.queries) for g in found for x, one in g.test.items()},
     }
 

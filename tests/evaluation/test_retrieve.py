@@ -118,6 +118,8 @@ def test_a_model_is_trained_for_each_language_and_all_are_in_one_result(folder, 
     assert after["interval"]["mrr@10"] >= 0
     assert after["examples"] == {"aaa": 24, "bbb": 24}
     assert after["lengths"]["aaa"]["0-1000"]["queries"] == 24
+    rows = [row["0-1000"]["ndcg@10"] for row in after["lengths"].values()]
+    assert after["by_length"]["0-1000"]["ndcg@10"] == pytest.approx(sum(rows) / len(rows))
     assert (after["oracle"], after["seeds"]) == (False, [0, 1])
     assert [len(list(tmp_path.glob(f"trials/m.riddles/{language}/*.json"))) for language in ("aaa", "bbb")] == [2, 2]
 
