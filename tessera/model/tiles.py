@@ -157,7 +157,8 @@ class Plan:
             head, of_keys = torch.arange(h)[:, None], torch.arange(kv)[:, None]
             rows = (asked * every + head, asked * h + head, keys * every + h + of_keys, keys * every + h + kv + of_keys)
             bias = None if stack.bias is None else stack.bias.to(dtype)
-            tiles.append(Tile(stack, *(r.flatten() for r in rows), bias))
+            q, out, k, v = (r.flatten() for r in rows)
+            tiles.append(Tile(stack, q, out, k, v, bias))
         pair = ((cos * scale).to(dtype), (sin * scale).to(dtype))
         return cls(heads=heads, tiles=tiles, of_queries=pair, of_keys=(cos.to(dtype), sin.to(dtype)))
 
