@@ -26,9 +26,14 @@ def embed(
     dimensions: Annotated[int | None, typer.Option(help="the first ones only, for Matryoshka models")] = None,
     max_length: Annotated[int | None, typer.Option(help="tokens that are read of a text")] = None,
     long: Annotated[Literal["truncate", "chunk"], typer.Option(help="what is done with longer texts")] = "truncate",
+    overlap: Annotated[int, typer.Option(help="tokens that a chunk shares with the one before")] = 0,
+    batch_invariant: Annotated[
+        bool, typer.Option("--batch-invariant", help="the same bytes for a text in any file; slower")
+    ] = False,
     raw: Annotated[bool, typer.Option("--raw", help="vectors as they are, not of length 1")] = False,
     output: Annotated[Literal["float32", "float16"], typer.Option(help="number format of the file")] = "float32",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave out rows without text")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")] = "auto",
     threads: Annotated[int | None, typer.Option(help="of the processor (default: all)")] = None,
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="of the matrix products")] = "auto",
 ) -> None:
@@ -44,6 +49,7 @@ def embed(
             id=id_,
             skip_bad=skip_bad,
             output=output,
+            device=device,
             dtype=dtype,
             threads=threads,
             on_progress=watcher.progress("embed"),
@@ -55,6 +61,8 @@ def embed(
             dimensions=dimensions,
             max_length=max_length,
             long=long,
+            overlap=overlap,
+            batch_invariant=batch_invariant,
         )
     console.print(f"vectors: {escape(str(written))}")
 

@@ -110,20 +110,26 @@ def _batches(
 ) -> Iterator[tuple[list[int], list[NDArray[np.int32]]]]:
     """(numbers of the texts, their token ids), texts of similar length together, at most max_tokens unless alone."""
     for first in range(0, len(texts), _TEXTS):
-        ids = [_fit(one, tokenizer, max_length) for one in tokenizer.encode_batch(texts[first : first + _TEXTS])]
-        batch: list[int] = []
-        size = 0
-        for place in sorted(range(len(ids)), key=lambda i: -len(ids[i])):
-            if batch and size + len(ids[place]) > max_tokens:
-                yield [first + i for i in batch], [ids[i] for i in batch]
-                batch, size = [], 0
-            batch.append(place)
-            size += len(ids[place])
-        if batch:
+        ids = [fit(one, tokenizer, max_length) for one in tokenizer.encode_batch(texts[first : first + _TEXTS])]
+        for batch in by_length(ids, max_tokens):
             yield [first + i for i in batch], [ids[i] for i in batch]
 
 
-def _fit(ids: NDArray[np.int32], tokenizer: Tokenizer, max_length: int) -> NDArray[np.int32]:
+def by_length(ids: Sequence[NDArray[np.int32]], max_tokens: int) -> Iterator[list[int]]:
+    """Places in `ids`, the longest first, in batches of at most max_tokens unless alone."""
+    batch: list[int] = []
+    size = 0
+    for place in sorted(range(len(ids)), key=lambda i: -len(ids[i])):
+        if batch and size + len(ids[place]) > max_tokens:
+            yield batch
+            batch, size = [], 0
+        batch.append(place)
+        size += len(ids[place])
+    if batch:
+        yield batch
+
+
+def fit(ids: NDArray[np.int32], tokenizer: Tokenizer, max_length: int) -> NDArray[np.int32]:
     """At most max_length tokens, closed by the template's last ones as any text is; never none."""
     if not len(ids):
         return np.array([tokenizer.bos_id], np.int32)

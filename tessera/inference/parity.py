@@ -79,7 +79,7 @@ def parity(
     """
     folder = Path(folder)
     head = hub.has_head(folder)
-    model = hub.load(folder).eval() if head else hub.load_encoder(folder).eval()
+    model = hub.load(folder).eval() if head else hub.load_own_encoder(folder).eval()
     encoder = model.encoder if isinstance(model, MaskedLM) else model
     if not head:
         say("the folder holds no masked-language-model head: hidden states only")

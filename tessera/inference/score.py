@@ -243,7 +243,7 @@ def _without_classifier(folder: Path, pooling: Literal["mean", "cls"]) -> Regres
         assert isinstance(base.transform, Transform)
         model.encoder, model.transform = base.encoder, base.transform
     else:
-        model.encoder, model.transform = hub.load_encoder(folder), Dense(config)
+        model.encoder, model.transform = hub.load_own_encoder(folder), Dense(config)
     model.classifier = nn.Linear(config.hidden_size, 1)
     return model
 

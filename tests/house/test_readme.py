@@ -33,9 +33,9 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.rel
 
 
 def code(page: Path) -> list[str]:
-    """The lines of a page's code blocks that are no YAML, and its `spans`."""
+    """The lines of a page's code blocks that are no YAML and no Python, and its `spans`."""
     text = page.read_text(encoding="utf-8")
-    blocks = [block for language, block in FENCE.findall(text) if language != "yaml"]
+    blocks = [block for language, block in FENCE.findall(text) if language not in ("yaml", "python")]
     spans = re.findall(r"`([^`]+)`", FENCE.sub("", text))
     return [*"\n".join(blocks).splitlines(), *(" ".join(span.split()) for span in spans)]
 

@@ -80,7 +80,7 @@ def test_neither_batches_nor_order_change_a_vector(model, tokenizer, max_tokens,
 
 def test_a_long_text_is_cut_and_still_closed(model, tokenizer):
     whole = tokenizer.encode_batch(TEXTS[3:4])[0]
-    cut = encode._fit(whole, tokenizer, 10)
+    cut = encode.fit(whole, tokenizer, 10)
     assert cut.tolist() == [*whole[:9].tolist(), tokenizer.eos_id]
     vector = embed(model, tokenizer, TEXTS[3:4], max_length=10, normalize=False, dtype="float32")[0]
     assert vector == pytest.approx(by_hand(model, tokenizer, TEXTS[3], 10).mean(0), abs=1e-5)
@@ -94,7 +94,7 @@ def test_batches_hold_every_text_once_and_at_most_max_tokens(tokenizer):
 
 
 def test_a_text_without_a_single_token_stands_as_the_beginning_of_a_text(tokenizer):
-    assert encode._fit(np.empty(0, np.int32), tokenizer, 10).tolist() == [tokenizer.bos_id]
+    assert encode.fit(np.empty(0, np.int32), tokenizer, 10).tolist() == [tokenizer.bos_id]
 
 
 def test_bfloat16_stays_close_and_the_model_is_left_as_it_was(model, tokenizer):

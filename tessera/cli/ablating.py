@@ -1,0 +1,63 @@
+"""The verb that trains one phase many times, with one value changed at a time."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from tessera.cli.app import app
+from tessera.cli.options import RecipePath, Set, read_recipe
+from tessera.terminal import Watcher, console, print_table
+
+
+@app.command()
+def ablate(
+    recipe: RecipePath,
+    from_: Annotated[
+        str, typer.Option("--from", help="a finished phase of the run, or a checkpoint folder", show_default=False)
+    ],
+    vary: Annotated[
+        list[str],
+        typer.Option(
+            help="an axis: 'phases.decay.mask_ratio=0.05,0.1', values in YAML (repeatable)", show_default=False
+        ),
+    ],
+    set_: Set = None,
+    seeds: Annotated[int, typer.Option(help="how many, from the recipe's own on")] = 3,
+    evaluate: Annotated[
+        str | None, typer.Option(help="tasks of the recipe, with commas (default: all); held_out is always measured")
+    ] = None,
+    merge: Annotated[
+        list[str] | None, typer.Option(help="an axis, by its key, whose models are merged, too (TIES; repeatable)")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="variants at the same time")] = 1,
+    run: Annotated[
+        Path | None, typer.Option(help="whose tokenizer and shards are read (default: that of the checkpoint)")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="where to write (default: runs/<name>-ablations)")] = None,
+) -> None:
+    """One phase from one checkpoint, one value changed at a time, over seeds: what it does. Run it again to go on."""
+    from tessera.report.charts import altair
+
+    altair()  # rather now than after hours of training
+    from tessera.ablate import ablate as walk
+    from tessera.ablate import find_start
+    from tessera.plan.ablation import read
+    from tessera.report import ablation as report
+
+    name = read_recipe(recipe, set_).name
+    asked = read(recipe, vary, dict(item.split("=", 1) for item in set_ or []), merge or ())
+    tasks = None if evaluate is None else [task.strip() for task in evaluate.split(",")]
+    out = out or Path("runs") / f"{name}-ablations"
+    start = find_start(from_, run or Path("runs") / name)
+    with Watcher(console) as watcher:
+        written = walk(asked, start, out, seeds=seeds, tasks=tasks, jobs=jobs, watcher=watcher)
+    found = json.loads(written.read_text(encoding="utf-8"))
+    for title, columns, rows in report.tables(found):
+        print_table(escape(title), columns, [[escape(cell) for cell in row] for row in rows], left=2)
+    for line in report.said(found):
+        console.print(escape(line), soft_wrap=True)
+    for file in ("deltas.png", "deltas.html"):
+        console.print(f"plot: {report.draw(found, out / file)}", soft_wrap=True)

@@ -1,0 +1,84 @@
+"""An Encoder called as others call their models: the keywords and scores of sentence-transformers."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+# What changes nothing here: batches are made by tokens, progress is told to on_progress.
+_SILENT = {"batch_size", "show_progress_bar", "chunk_size", "convert_to_numpy"}
+_KNOWN = {*_SILENT, "output_value", "precision", "convert_to_tensor", "device", "normalize_embeddings", "truncate_dim"}
+_OURS = ("pooling", "normalize", "prompt", "prompt_name", "dimensions", "max_length", "long", "overlap", "max_tokens")
+
+
+def as_sentence_transformers(
+    encode: Callable[[], Any], encode_tokens: Callable[[], Any], given: Mapping[str, Any], device: torch.device
+) -> Any:
+    """What SentenceTransformer.encode gives for its own keywords, with ours around `encode` settled already.
+
+    normalize_embeddings  to length 1; False leaves what the folder says
+    truncate_dim          the first so many dimensions; they are normalized again with normalize_embeddings only
+    convert_to_tensor     a tensor; convert_to_numpy=False without it: a list of tensors
+    output_value          sentence_embedding, or token_embeddings: a list of tensors
+
+    Raises TypeError for a keyword that nobody knows, ValueError for what is not done here.
+    """
+    for name in given:
+        if name not in _KNOWN:
+            close = difflib.get_close_matches(name, [*_KNOWN, *_OURS], 1)
+            raise TypeError(f"encode has no keyword {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+    if given.get("precision") not in (None, "float32"):
+        raise ValueError(f"precision is {given['precision']!r}; vectors are float32 here: quantize what comes back")
+    if given.get("device") is not None and torch.device(given["device"]).type != device.type:
+        raise ValueError(f"device is {given['device']!r}, but this Encoder is on {device}; load another one there")
+    value = given.get("output_value") or "sentence_embedding"
+    if value == "token_embeddings":
+        return [torch.from_numpy(tokens.vectors) for tokens in encode_tokens()]
+    if value != "sentence_embedding":
+        raise ValueError(f"output_value is {value!r}; give sentence_embedding or token_embeddings")
+    rows = torch.from_numpy(encode())
+    if given.get("truncate_dim") is not None:
+        rows = rows[..., : given["truncate_dim"]]
+    if given.get("normalize_embeddings"):
+        rows = functional.normalize(rows, dim=-1)
+    if given.get("convert_to_tensor"):
+        return rows.to(device)
+    return rows.numpy() if given.get("convert_to_numpy", True) else list(rows)
+
+
+def scores(a: Any, b: Any, how: str) -> Any:
+    """The similarity of every row of a [n, h] (or of one [h]) to every row of b: [n, m]. The higher, the more alike."""
+    return _as_given(a, b, lambda x, y: _all(x, y, how))
+
+
+def paired_scores(a: Any, b: Any, how: str) -> Any:
+    """The similarity of each row of a [n, h] to the same row of b: [n]."""
+    return _as_given(a, b, lambda x, y: _each(x, y, how))
+
+
+def _as_given(a: Any, b: Any, compute: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Any:
+    """Tensors where one of both is, else arrays."""
+    x, y = (t if isinstance(t, torch.Tensor) else torch.from_numpy(np.asarray(t, np.float32)) for t in (a, b))
+    found = compute(torch.atleast_2d(x), torch.atleast_2d(y.to(x.device)))
+    return found if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor) else found.numpy()
+
+
+def _all(x: torch.Tensor, y: torch.Tensor, how: str) -> torch.Tensor:
+    if how == "cosine":
+        return functional.normalize(x, dim=-1) @ functional.normalize(y, dim=-1).T
+    return x @ y.T if how == "dot" else -torch.cdist(x, y, p=1.0 if how == "manhattan" else 2.0)
+
+
+def _each(x: torch.Tensor, y: torch.Tensor, how: str) -> torch.Tensor:
+    match how:
+        case "cosine":
+            return functional.cosine_similarity(x, y, dim=-1)
+        case "dot":
+            return (x * y).sum(-1)
+        case "euclidean":
+            return -(x - y).norm(dim=-1)
+        case _:
+            return -(x - y).abs().sum(-1)

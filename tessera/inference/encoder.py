@@ -1,0 +1,349 @@
+"""Texts to vectors, tokens to vectors, masks to words: one class for every model folder.
+
+    encoder = Encoder.from_pretrained("runs/mine/final")
+    vectors = encoder.encode(["one text", "another"])
+
+It also stands where a SentenceTransformer or LangChain's Embeddings is expected; see docs/encode.md.
+"""
+
+# Shapes: n texts, t tokens of a text, h width of a vector.
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tessera.inference import folder as folders
+from tessera.inference.drop_in import as_sentence_transformers, paired_scores, scores
+from tessera.inference.engine import Engine, How, Tokens
+from tessera.inference.fill import MaskFiller
+from tessera.inference.folder import Pipeline
+from tessera.inference.pieces import Reading, checked, windows
+from tessera.model import hub
+from tessera.model.attention import choose
+from tessera.model.precision import autocast, compute_dtype
+from tessera.text.tokenizer import Tokenizer
+
+Vectors = NDArray[np.float32]
+Progress = Callable[[int, int, str], None]
+Pooling = str | Sequence[str]
+
+_QUERY, _DOCUMENT = ("query",), ("document", "passage", "corpus")  # names of prompts
+
+
+class Encoder:
+    """A model, its tokenizer and what its folder says of pooling; see `from_pretrained`.
+
+    model      what maps (tokens [T], starts [N+1]) to hidden states [T, C], with a `config`
+    pipeline   pooling and what comes after
+    device     auto is CUDA where there is one
+    dtype      of the matrix products; auto is bfloat16 where the hardware multiplies in it
+    source     the folder it came from; without it nothing can be saved and no mask be filled
+    threads    of torch, for the whole process; None leaves them
+
+    Calls do not change it, so any number of threads may share it.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: Tokenizer,
+        pipeline: Pipeline | None = None,
+        *,
+        device: str = "auto",
+        dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        source: Path | None = None,
+        threads: int | None = None,
+    ) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        config: Any = model.config
+        if tokenizer.vocab_size > config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}; give the "
+                "tokenizer that the model was trained with"
+            )
+        self.config = config
+        self.pipeline = Pipeline() if pipeline is None else pipeline
+        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        self.dtype = compute_dtype(dtype, self.device)
+        backend: Any = getattr(model, "backend", None)  # models of other families bring their own
+        self.attention = choose(backend, self.device) if backend else "transformers'"
+        self.tokenizer, self.source = tokenizer, source
+        self._engine = Engine(model, self.pipeline.steps, self.device, self.dtype)
+        self.dimensions = self.pipeline.width(config.hidden_size)
+        most = int(config.max_position_embeddings)
+        self.max_seq_length = min(self.pipeline.max_length or most, most)
+        self._fill: MaskFiller | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        device: str = "auto",
+        dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        attention: str = "auto",
+        threads: int | None = None,
+    ) -> Self:
+        """A folder in the format of Hugging Face or of sentence-transformers, or its name on the Hub.
+
+        attention  auto, reference, cpu or varlen; see model/attention.py
+
+        Raises ValueError naming the file and what in it is missing, broken or not known here.
+        """
+        place = folders.local(name)
+        pipeline, inside = folders.read(place)
+        model = hub.load_encoder(inside, attention)
+        tokenizer = Tokenizer.load(inside)
+        return cls(model, tokenizer, pipeline, device=device, dtype=dtype, source=inside, threads=threads)
+
+    def __repr__(self) -> str:
+        how = "+".join(self.pipeline.pooling) + (", normalized" if self.pipeline.normalize else "")
+        where = f"{self.attention} attention on {self.device}"
+        number = str(self.dtype).removeprefix("torch.")
+        if self.dtype is torch.float32 and compute_dtype("auto", self.device) is torch.float32:
+            number += ", which has no bfloat16"
+        return (
+            f"Encoder({self.source}: {self.dimensions} dimensions, {how}, at most {self.max_seq_length} tokens; "
+            f"{where} in {number}, {torch.get_num_threads()} threads)"
+        )
+
+    # ---------------------------------------------------------------------------------------------------- texts
+
+    def encode(
+        self,
+        texts: str | Iterable[str],
+        *,
+        pooling: Pooling | None = None,
+        normalize: bool | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        dimensions: int | None = None,
+        max_length: int | None = None,
+        long: Literal["truncate", "chunk"] = "truncate",
+        overlap: int = 0,
+        max_tokens: int = 16_384,
+        batch_invariant: bool = False,
+        on_progress: Progress | None = None,
+        **theirs: Any,
+    ) -> Vectors:
+        """One vector for each text, float32 [n, h], in the order of the texts; of a single str one vector [h].
+
+        texts            a list, or anything that yields texts: it is read once, some thousand at a time
+        pooling          of POOLINGS in inference/pooling.py, or several; None: as the folder says, mean where it does
+                         not
+        normalize        to length 1; None: as the folder says, yes where it does not
+        prompt           stands before every text; prompt_name: the one of that name in the folder. With neither, the
+                         folder's default prompt if it has one
+        dimensions       the first so many of each vector, before it is normalized (Matryoshka, arXiv:2205.13147)
+        max_length       tokens of a text, special ones included; None: what the model was made for
+        long             truncate: a longer text ends there. chunk: it becomes several pieces of at most max_length,
+                         whose vectors are averaged, each weighing as many tokens as it has
+        overlap          tokens that a chunk shares with the one before
+        max_tokens       of a batch; a longer piece makes a batch of its own. Changes speed and memory only
+        batch_invariant  the same bytes for a text whatever it is encoded with: each goes through the model alone
+        on_progress      called with (done, of how many; 0 where that is not known, "embedding")
+        theirs           keywords of SentenceTransformer.encode mean what they mean there
+
+        Raises TypeError naming the place of what is no str, ValueError for a text that is no Unicode, options that do
+        not fit, and a model whose weights are not numbers.
+        """
+        if theirs:
+            ours = {name: value for name, value in locals().items() if name not in ("self", "texts", "theirs")}
+            cut = ours["max_length"]
+            return as_sentence_transformers(
+                lambda: self.encode(texts, **ours),
+                lambda: self.encode_tokens(texts, max_length=cut),
+                theirs,
+                self.device,
+            )
+        how = self.how(
+            pooling, normalize, prompt, prompt_name, dimensions, max_length, long, overlap, max_tokens, batch_invariant
+        )
+        if isinstance(texts, str):
+            return next(self._stream([texts], how, on_progress))[0]
+        rows = list(self._stream(texts, how, on_progress))
+        return np.concatenate(rows) if len(rows) > 1 else rows[0] if rows else np.empty((0, how.dimensions), np.float32)
+
+    def stream(self, texts: Iterable[str], **options: Any) -> Iterator[Vectors]:
+        """The rows of `encode`, some thousand at a time, for texts without end; the same keywords."""
+        report = options.pop("on_progress", None)
+        return self._stream(texts, self.how(**options), report)
+
+    def _stream(self, texts: Iterable[str], how: How, on_progress: Progress | None) -> Iterator[Vectors]:
+        total, done = len(texts) if isinstance(texts, Sequence) else 0, 0
+        for window in windows(texts, how.reading.longest()):
+
+            def report(share: float, done: int = done, texts: int = len(window)) -> None:
+                if on_progress is not None:
+                    on_progress(done + int(share * texts), total, "embedding")
+
+            rows = self._engine.vectors(how.reading.pieces(window), how, report)
+            self._engine.check(rows, done)
+            done += len(window)
+            yield rows
+
+    def how(
+        self,
+        pooling: Pooling | None = None,
+        normalize: bool | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        dimensions: int | None = None,
+        max_length: int | None = None,
+        long: Literal["truncate", "chunk"] = "truncate",
+        overlap: int = 0,
+        max_tokens: int = 16_384,
+        batch_invariant: bool = False,
+    ) -> How:
+        """The options of `encode`, settled. Raises ValueError for what does not fit the model or itself."""
+        line, most = self.pipeline, self.config.max_position_embeddings
+        names = line.pooling if pooling is None else (pooling,) if isinstance(pooling, str) else tuple(pooling)
+        width = replace(line, pooling=names).width(self.config.hidden_size)
+        if dimensions is not None and not 1 <= dimensions <= width:
+            raise ValueError(f"dimensions is {dimensions}; a vector of this model has {width}")
+        if max_length is not None and max_length > most:
+            raise ValueError(f'max_length is {max_length}, but this model reads {most} tokens; long="chunk" reads more')
+        reading = Reading(
+            tokenizer=self.tokenizer,
+            prompt=checked(line.prompt(prompt, prompt_name), 0),
+            max_length=self.max_seq_length if max_length is None else max_length,
+            long=long,
+            overlap=overlap,
+            lower_case=line.lower_case,
+        )
+        return How(
+            reading=reading,
+            pooling=names,
+            skip=0 if line.include_prompt else reading.skipped(),
+            normalize=line.normalize if normalize is None else normalize,
+            dimensions=width if dimensions is None else dimensions,
+            max_tokens=max_tokens,
+            alone=batch_invariant,
+        )
+
+    # --------------------------------------------------------------------------------------------------- tokens
+
+    def encode_tokens(
+        self, texts: Iterable[str], *, max_length: int | None = None, max_tokens: int = 16_384
+    ) -> list[Tokens]:
+        """Every token's hidden state, with the characters it comes from; longer texts are cut off at max_length."""
+        reading = self.how(prompt="", max_length=max_length).reading
+        found: list[Tokens] = []
+        for window in windows([texts] if isinstance(texts, str) else texts, reading.longest()):
+            read = reading.with_offsets(window)
+            rows = self._engine.states([ids for ids, _, _ in read], max_tokens)
+            found += [Tokens(*one, row) for one, row in zip(read, rows, strict=True)]
+        return found
+
+    def fill_mask(self, texts: str | Iterable[str], top_k: int = 5) -> Any:
+        """What may stand for each mask: for each text and each of its masks the top_k guesses; of one str its masks.
+
+        A mask is written as the tokenizer writes it (`encoder.tokenizer.token(encoder.tokenizer.mask_id)`).
+
+        Raises ValueError for a text without a mask or too long, and a folder without a masked-language-model head.
+        """
+        with self._lock:
+            if self._fill is None:
+                self._fill = MaskFiller.of(self._engine.model, self.tokenizer, self.source, self.max_seq_length)
+        some = [texts] if isinstance(texts, str) else [checked(text, n) for n, text in enumerate(texts)]
+        with torch.inference_mode(), autocast(self.device, self.dtype):
+            found = [self._fill.guess(text, n, top_k) for n, text in enumerate(some)]
+        return found[0] if isinstance(texts, str) else found
+
+    # ----------------------------------------------------------------- what others call it by, and what it writes
+
+    def similarity(self, a: Any, b: Any) -> Any:
+        """Scores [n, m] of all vectors of a [n, h] with all of b [m, h], by the folder's similarity: cosine, if none.
+
+        Arrays give an array, torch's tensors a tensor. The higher, the more alike: distances are negative.
+        """
+        return scores(a, b, self.pipeline.similarity)
+
+    def similarity_pairwise(self, a: Any, b: Any) -> Any:
+        """Scores [n] of each vector of a [n, h] with the same row of b."""
+        return paired_scores(a, b, self.pipeline.similarity)
+
+    def encode_query(self, texts: str | Iterable[str], **options: Any) -> Any:
+        """`encode` with the folder's prompt for queries, if it has one."""
+        return self.encode(texts, **self._named(options, _QUERY))
+
+    def encode_document(self, texts: str | Iterable[str], **options: Any) -> Any:
+        """`encode` with the folder's prompt for documents, if it has one."""
+        return self.encode(texts, **self._named(options, _DOCUMENT))
+
+    def _named(self, options: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+        if options.get("prompt") is not None or options.get("prompt_name") is not None:
+            return dict(options)
+        prompts = self.pipeline.prompts
+        return {**options, "prompt": next((prompts[name] for name in names if name in prompts), "")}
+
+    def embed_documents(self, texts: Iterable[str]) -> list[list[float]]:
+        """As LangChain asks for documents."""
+        rows: list[list[float]] = self.encode_document(list(texts)).tolist()
+        return rows
+
+    def embed_query(self, text: str) -> list[float]:
+        """As LangChain asks for a query."""
+        row: list[float] = self.encode_query(text).tolist()
+        return row
+
+    async def aembed_documents(self, texts: Iterable[str]) -> list[list[float]]:
+        """The same, beside other work."""
+        return await asyncio.to_thread(self.embed_documents, texts)
+
+    async def aembed_query(self, text: str) -> list[float]:
+        """The same, beside other work."""
+        return await asyncio.to_thread(self.embed_query, text)
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """By name, as the folder has them."""
+        return dict(self.pipeline.prompts)
+
+    @property
+    def similarity_fn_name(self) -> str:
+        """cosine, dot, euclidean or manhattan."""
+        return self.pipeline.similarity
+
+    def get_embedding_dimension(self) -> int:
+        """As sentence-transformers asks; `dimensions` is the same."""
+        return self.dimensions
+
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        pooling: Pooling | None = None,
+        normalize: bool | None = None,
+        prompts: Mapping[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        """A folder that `from_pretrained`, SentenceTransformer and AutoModel load, with equal vectors.
+
+        Weights, tokenizer and card are copied from the folder this came from; what is given here changes what it says
+        of pooling, length and prompts. Written whole or not at all.
+
+        Raises FileExistsError where `folder` holds something, ValueError for what the model cannot do.
+        """
+        if self.source is None:
+            raise ValueError("this Encoder was not read from a folder; write its model with model.hub.save first")
+        line, how = self.pipeline, self.how(pooling, normalize, prompt="", max_length=max_length)
+        known = line.prompts if prompts is None else prompts
+        pipeline = replace(
+            line,
+            pooling=how.pooling,
+            normalize=how.normalize,
+            prompts=known,
+            default_prompt_name=default_prompt_name or (line.default_prompt_name if prompts is None else None),
+        )
+        folders.write(self.source, Path(folder), pipeline, self.config.hidden_size, how.reading.max_length)

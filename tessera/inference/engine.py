@@ -1,0 +1,116 @@
+"""Pieces of texts through the model, in batches of similar length or each alone, and what comes after pooling."""
+
+# Shapes: n texts, T tokens of all pieces of a batch end to end, C hidden size, h width of a vector.
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tessera.inference.encode import by_length
+from tessera.inference.pieces import Ids, Reading, flat
+from tessera.inference.pooling import Dense, Unit, average, pool
+from tessera.model.encoder import Encoder as Moving
+from tessera.model.frozen import Frozen, can_freeze
+from tessera.model.precision import autocast
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """One call's way from texts to vectors, settled."""
+
+    reading: Reading
+    pooling: tuple[str, ...]
+    skip: int  # tokens at the beginning of a piece that are not pooled
+    normalize: bool
+    dimensions: int  # that are kept
+    max_tokens: int  # of a batch
+    alone: bool  # each piece is its own batch, each text its own vector
+
+
+class Tokens(NamedTuple):
+    """The tokens of one text, special ones included."""
+
+    ids: NDArray[np.int32]  # [t]
+    offsets: NDArray[np.int64]  # [t, 2], the characters of the text that each comes from; 0, 0 of special ones
+    special: NDArray[np.bool_]  # [t]
+    vectors: Vectors  # [t, hidden size]
+
+
+class Engine:
+    """A model for use: on its device, in its number format. Calls do not change it.
+
+    Raises ValueError for weights that are not numbers.
+    """
+
+    def __init__(
+        self, model: nn.Module, steps: Sequence[Dense | Unit], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        for name, weight in (pair for module in (model, *steps) for pair in module.named_parameters()):
+            if not bool(weight.detach().sum().isfinite()):
+                raise ValueError(f"{name} holds NaN or infinity; its training went wrong, or its file is broken")
+        self.model = model.to(device).eval()
+        if isinstance(self.model, Moving) and device.type == "cpu" and can_freeze():
+            self.model = Frozen(self.model, dtype)
+        config: Any = model.config
+        self.hidden_size = int(config.hidden_size)
+        self.steps = [step.to(device).eval() for step in steps]
+        self.device, self.dtype = device, dtype
+
+    def vectors(self, pieces: list[list[Ids]], how: How, report: Callable[[float], None]) -> Vectors:
+        """One row for each text, [n, h], given its pieces; `report` hears the share that is done."""
+        if how.alone:  # nothing that is computed has a shape that another text could change
+            one, rows = replace(how, alone=False, max_tokens=1), np.empty((len(pieces), how.dimensions), np.float32)
+            with autocast(self.device, self.dtype):  # around all of them: it keeps weights that it has rounded
+                for n, own in enumerate(pieces):
+                    rows[n] = self.vectors([own], one, lambda share: None)[0]
+                    report((n + 1) / len(pieces))
+            return rows
+        ids, first = flat(pieces)
+        with torch.inference_mode():
+            pooled, done = torch.empty(len(ids), self.hidden_size * len(how.pooling), device=self.device), 0
+            with autocast(self.device, self.dtype):
+                for batch in by_length(ids, how.max_tokens):
+                    tokens, starts = self._batch([ids[n] for n in batch])
+                    found = pool(self.model(tokens, starts), starts, how.pooling, how.skip)
+                    pooled[torch.tensor(batch, device=self.device)] = found
+                    done += len(batch)
+                    report(done / len(ids))
+            if len(ids) > len(pieces):
+                pooled = average(pooled, [len(one) for one in ids], first.tolist())
+            for step in self.steps:
+                pooled = step(pooled)
+            pooled = pooled[:, : how.dimensions]
+            if how.normalize:
+                pooled = nn.functional.normalize(pooled, dim=-1)
+            return pooled.cpu().numpy()
+
+    def states(self, ids: Sequence[Ids], max_tokens: int) -> list[Vectors]:
+        """The hidden states of each piece, [t, C]."""
+        rows = [np.empty(0, np.float32)] * len(ids)
+        with torch.inference_mode(), autocast(self.device, self.dtype):
+            for batch in by_length(ids, max_tokens):
+                tokens, starts = self._batch([ids[n] for n in batch])
+                hidden = self.model(tokens, starts).float().cpu().numpy()
+                for n, part in zip(batch, np.split(hidden, starts[1:-1].cpu().numpy()), strict=True):
+                    rows[n] = part.copy()  # a view would keep the whole batch
+        return rows
+
+    def check(self, rows: Vectors, first: int) -> None:
+        """Raises ValueError where a row is no vector; `first` is the place of the first row among the texts."""
+        whole = np.isfinite(rows).all(axis=1)
+        if whole.all():
+            return
+        raise ValueError(
+            f"the vector of texts[{first + int(whole.argmin())}] is not finite: numbers grew too large for {self.dtype}"
+        )
+
+    def _batch(self, ids: Sequence[Ids]) -> tuple[Tensor, Tensor]:
+        tokens = torch.from_numpy(np.concatenate(ids).astype(np.int64)).to(self.device)
+        return tokens, torch.from_numpy(np.cumsum([0, *map(len, ids)])).to(self.device)
