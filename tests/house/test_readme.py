@@ -37,6 +37,7 @@ def code(page: Path) -> list[str]:
     text = page.read_text(encoding="utf-8")
     blocks = [block for language, block in FENCE.findall(text) if language not in ("yaml", "python")]
     spans = re.findall(r"`([^`]+)`", FENCE.sub("", text))
+    blocks = [re.sub(r"\\\n\s*", " ", block) for block in blocks]  # a command that goes on in the next line
     return [*"\n".join(blocks).splitlines(), *(" ".join(span.split()) for span in spans)]
 
 
