@@ -27,7 +27,6 @@ from tessera.evaluation import probe, retrieval
 from tessera.evaluation.tasks import Bitext, Probing, read_task
 from tessera.inference.encode import embed
 from tessera.model import hub
-from tessera.model.heads import MaskedLM
 from tessera.model.precision import compute_dtype
 from tessera.plan.recipe import Evaluation, Machine
 from tessera.plan.whole import write_json
@@ -142,7 +141,7 @@ def fingerprint(model_folder: Path) -> str:
 class _Model:
     """A loaded model and the vectors of all texts it has read."""
 
-    model: MaskedLM
+    model: hub.AnyMaskedLM
     tokenizer: Tokenizer
     pooling: Literal["mean", "cls"]
     machine: Machine
@@ -152,7 +151,7 @@ class _Model:
     @classmethod
     def load(cls, folder: Path, pooling: Literal["mean", "cls"], machine: Machine) -> "_Model":
         device = "cuda" if machine.device == "auto" and torch.cuda.is_available() else machine.device
-        model = hub.load(folder, attention=machine.attention).to("cpu" if device == "auto" else device)
+        model = hub.load_any(folder, attention=machine.attention).to("cpu" if device == "auto" else device)
         nothing = np.empty((0, model.config.hidden_size), np.float32)
         return cls(model, Tokenizer.load(folder), pooling, machine, {}, nothing)
 

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tessera.model.heads import MaskedLM, Regressor, pool
+from tessera.model.heads import Regressor, pool
+from tessera.model.hub import AnyMaskedLM
 from tessera.model.precision import autocast, compute_dtype
 from tessera.text.tokenizer import Tokenizer
 
@@ -18,7 +19,7 @@ _TEXTS = 16_384  # tokenized and sorted by length together: bounds the memory, n
 
 
 def embed(
-    model: MaskedLM,
+    model: AnyMaskedLM,
     tokenizer: Tokenizer,
     texts: Sequence[str],
     *,
@@ -60,7 +61,7 @@ def embed(
 
 
 def each(
-    model: MaskedLM | Regressor,
+    model: AnyMaskedLM | Regressor,
     tokenizer: Tokenizer,
     texts: Sequence[str],
     compute: Callable[[Tensor, Tensor], Tensor],

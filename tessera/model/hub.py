@@ -5,21 +5,19 @@ how is in model/families.py. Nothing is ever unpickled.
 """
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tessera.model import foreign, foreign_folder
 from tessera.model.encoder import Encoder
 from tessera.model.families import (
     NAMES,
-    Json,
     Names,
     family,
     our_config,
@@ -28,19 +26,17 @@ from tessera.model.families import (
     their_regression,
     theirs,
 )
+from tessera.model.files import copy_tokenizer, open_weights, read_json
+from tessera.model.foreign import Foreign, ForeignMaskedLM
 from tessera.model.heads import MaskedLM, Regressor
 from tessera.plan.architecture import EncoderConfig
 from tessera.plan.whole import new_folder
 
-_TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
-    *("tokenizer.model", "vocab.txt", "vocab.json", "merges.txt"),
-)
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+AnyMaskedLM = MaskedLM | ForeignMaskedLM
 
 
 def save(
-    model: MaskedLM | Regressor,
+    model: MaskedLM | Regressor | Foreign | ForeignMaskedLM,
     folder: Path,
     tokenizer_files: Path | None = None,
     card: str | None = None,
@@ -48,27 +44,31 @@ def save(
 ) -> None:
     """Write a folder that AutoModelForMaskedLM and sentence-transformers load without our code: whole or not at all.
 
-    model            with a regression head, AutoModelForSequenceClassification loads it
+    model            with a regression head, AutoModelForSequenceClassification loads it; one of another family is
+                     written as transformers writes it
     tokenizer_files  a folder whose tokenizer files are copied
     card             text of README.md
     Raises FileExistsError if `folder` exists and is not empty, ValueError if transformers has no such architecture.
     """
-    config = model.config
-    name = family(config)
-    fields = their_config(config, name, dtype)
-    if isinstance(model, Regressor):
-        fields |= their_regression(name, model.pooling)
     with new_folder(Path(folder)) as draft:
-        text = json.dumps(fields, indent=2) + "\n"
-        (draft / "config.json").write_text(text, encoding="utf-8")
-        weights = dict(_weights({k: v.detach() for k, v in model.state_dict().items()}, NAMES[name], dtype))
-        save_file(weights, draft / "model.safetensors", metadata={"format": "pt"})
+        if isinstance(model, (Foreign, ForeignMaskedLM)):
+            foreign.write(model, draft, dtype)
+        else:
+            _write(model, draft, dtype)
         if tokenizer_files is not None:
-            for file in (Path(tokenizer_files) / name for name in _TOKENIZER_FILES):
-                if file.is_file():
-                    shutil.copyfile(file, draft / file.name)
+            copy_tokenizer(Path(tokenizer_files), draft)
         if card is not None:
             (draft / "README.md").write_text(card, encoding="utf-8")
+
+
+def _write(model: MaskedLM | Regressor, folder: Path, dtype: torch.dtype) -> None:
+    name = family(model.config)
+    fields = their_config(model.config, name, dtype)
+    if isinstance(model, Regressor):
+        fields |= their_regression(name, model.pooling)
+    (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    weights = dict(_weights({k: v.detach() for k, v in model.state_dict().items()}, NAMES[name], dtype))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _weights(state: dict[str, Tensor], names: Names, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
@@ -94,8 +94,38 @@ def load(folder: Path, attention: str = "auto") -> MaskedLM:
     return model
 
 
-def load_encoder(folder: Path, attention: str = "auto") -> Encoder:
-    """The encoder alone, from a folder with or without a head. Errors as for `load`."""
+def load_any(folder: Path, attention: str = "auto") -> AnyMaskedLM:
+    """As `load` for a folder of our two families; any other that transformers knows is run by it, behind our interface.
+
+    Raises ValueError as `load` does, and where the other model is no masked-language model that can be run packed;
+    ImportError where it needs transformers and that is not installed.
+    """
+    if is_ours(folder):
+        return load(folder, attention)
+    model = foreign_folder.load(Path(folder), attention, "masked_lm")
+    assert isinstance(model, ForeignMaskedLM)
+    return model
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a folder holds a model of our two families."""
+    return read_json(Path(folder) / "config.json").get("model_type") in NAMES
+
+
+def load_encoder(folder: Path, attention: str = "auto") -> Encoder | Foreign:
+    """The encoder alone, from a folder with or without a head: natively for our families, else through transformers.
+
+    Errors as for `load_any`.
+    """
+    if not is_ours(folder):
+        encoder = foreign_folder.load(Path(folder), attention, "encoder")
+        assert isinstance(encoder, Foreign)
+        return encoder
+    return load_own_encoder(folder, attention)
+
+
+def load_own_encoder(folder: Path, attention: str = "auto") -> Encoder:
+    """The encoder of a folder of our two families, with or without a head. Errors as for `load`."""
     config, names = _recognise(folder)
     with torch.device("meta"):
         encoder = Encoder(config, attention)
@@ -111,7 +141,7 @@ def load_regressor(folder: Path, attention: str = "auto") -> Regressor:
     folder = Path(folder)
     config, names = _recognise(folder)
     with ExitStack() as files:
-        found = _open(folder, files)
+        found = open_weights(folder, files)
         head = names["classifier.weight"][0]
         if head not in found:
             raise ValueError(
@@ -124,7 +154,7 @@ def load_regressor(folder: Path, attention: str = "auto") -> Regressor:
             f"{folder} tells {labels} classes apart; a score is one number, so give a model with num_labels = 1"
         )
     place = folder / "config.json"
-    given = _read_json(place)
+    given = read_json(place)
     with torch.device("meta"):
         model = Regressor(config, our_pooling(given, given["model_type"], place), attention)
     _fill(model, "", folder, config, names)
@@ -134,11 +164,11 @@ def load_regressor(folder: Path, attention: str = "auto") -> Regressor:
 def has_head(folder: Path) -> bool:
     """Whether the folder holds a masked-language-model head beside its encoder: whether `load` will do."""
     with ExitStack() as files:
-        return any(name.startswith("model.") for name in _open(Path(folder), files))
+        return any(name.startswith("model.") for name in open_weights(Path(folder), files))
 
 
 def _recognise(folder: Path) -> tuple[EncoderConfig, Names]:
-    given, place = _read_json(Path(folder) / "config.json"), Path(folder) / "config.json"
+    given, place = read_json(Path(folder) / "config.json"), Path(folder) / "config.json"
     name = given.get("model_type")
     if name not in NAMES:
         raise ValueError(f"{place}: model_type is {name!r}; tessera reads {' and '.join(NAMES)}")
@@ -153,7 +183,7 @@ def read_config(folder: Path) -> EncoderConfig:
 def _fill(module: torch.nn.Module, prefix: str, folder: Path, config: EncoderConfig, names: dict[str, Any]) -> None:
     """Give every weight of `module`, whose names lack `prefix`, its values."""
     with ExitStack() as files:
-        found = _open(folder, files)
+        found = open_weights(folder, files)
         bare = not any(name.startswith("model.") for name in found)
         if bare and not prefix:
             raise ValueError(
@@ -184,42 +214,3 @@ def _take(found: dict[str, Any], name: str, folder: Path) -> Tensor:
     if name not in found:
         raise ValueError(f"{folder}: weight {name!r} is missing")
     return found.pop(name).get_tensor(name)
-
-
-def _open(folder: Path, files: ExitStack) -> dict[str, Any]:
-    """The open file that holds each weight."""
-    index = folder / "model.safetensors.index.json"
-    shards = ["model.safetensors"]
-    if index.is_file():
-        shards = sorted(set(_read_json(index).get("weight_map", {}).values()))
-    found: dict[str, Any] = {}
-    for shard in shards:
-        path = folder / Path(shard).name
-        if not path.is_file():
-            pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
-            if pickles:
-                raise ValueError(
-                    f"{folder} holds its weights in {pickles[0]}, a format that can run code when it is read; "
-                    "if you trust it, convert it to model.safetensors elsewhere"
-                )
-            raise ValueError(f"{path} is missing")
-        try:
-            file = files.enter_context(safe_open(path, framework="pt"))
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path} is broken ({error}); it may have been cut off: copy or download it again"
-            ) from error
-        found |= dict.fromkeys(file.keys(), file)
-    return found
-
-
-def _read_json(path: Path) -> Json:
-    if not path.is_file():
-        raise ValueError(f"{path} is missing; give a folder in the Hugging Face format")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} holds no JSON object")
-    return data

@@ -19,6 +19,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from tessera.plan.corpus import TokenizerTraining
 from tessera.plan.whole import write_text
 from tessera.text.gigatoken import Gigatoken, difference, framed, hard_texts, rows
+from tessera.text.unigram import Nameless, holds_names
 from tessera.text.vocabulary import (
     BEGIN,
     END,
@@ -80,6 +81,7 @@ class Tokenizer:
     definition: dict[str, Any]  # tokenizer.json as it was read
     _inner: tokenizers.Tokenizer
     _fast: Gigatoken | None
+    _nameless: Nameless | None
 
     @classmethod
     def load(cls, path: str | Path, engine: Engine = "tokenizers") -> Self:
@@ -108,6 +110,7 @@ class Tokenizer:
         vocabulary = inner.get_vocab(with_added_tokens=True)
         role = roles(file, vocabulary)
         special = {i for i, token in inner.get_added_tokens_decoder().items() if token.special}
+        special_ids = tuple(sorted(special | {i for i in role.values() if i is not None}))
         loaded = cls(
             folder=file.parent,
             fingerprint=hashlib.sha256(data).hexdigest(),
@@ -118,11 +121,12 @@ class Tokenizer:
             pad_id=required(role["eos"] if role["pad"] is None else role["pad"], file, "pad_token", ""),
             separator_id=role["separator"],
             unknown_id=unknown(definition, vocabulary),
-            special_ids=tuple(sorted(special | {i for i in role.values() if i is not None})),
+            special_ids=special_ids,
             template=template(inner),
             definition=definition,
             _inner=inner,
             _fast=None if engine == "tokenizers" else Gigatoken(definition),
+            _nameless=Nameless(definition, special_ids) if holds_names(definition) else None,
         )
         if engine != "tokenizers":
             loaded.prove(list(hard_texts(definition)))
@@ -160,6 +164,13 @@ class Tokenizer:
             some = list(texts[start : start + _AT_ONCE])
             encoded = self._inner.encode_batch_fast(some, add_special_tokens=special)
             ids += [np.array(e.ids, dtype=np.int32) for e in encoded]
+        if self._nameless is not None:
+            before, after = self.template if special else ((), ())
+            names = [i for i in self.special_ids if i != self.unknown_id]
+            for place, row in enumerate(ids):
+                if np.isin(row[len(before) : len(row) - len(after)], names).any():
+                    own = self._nameless.encode(texts[place])
+                    ids[place] = np.array([*before, *own, *after], dtype=np.int32)
         return ids
 
     def decode(self, ids: Sequence[int] | NDArray[Any], *, special: bool = False) -> str:

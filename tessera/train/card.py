@@ -2,12 +2,15 @@
 
 import yaml
 
+from tessera.model.foreign import ForeignConfig
 from tessera.plan.architecture import EncoderConfig, parameters
 from tessera.plan.recipe import Phase, Recipe
 from tessera.plan.units import show_tokens
 
 
-def card(recipe: Recipe, stage: str, config: EncoderConfig, total_tokens: int | None, merge: str = "") -> str:
+def card(
+    recipe: Recipe, stage: str, config: EncoderConfig | ForeignConfig, total_tokens: int | None, merge: str = ""
+) -> str:
     """A model card with the front matter that the Hub reads.
 
     stage         the phase or merge the model is of
@@ -19,14 +22,14 @@ def card(recipe: Recipe, stage: str, config: EncoderConfig, total_tokens: int | 
         "pipeline_tag": "fill-mask",
         "tags": ["tessera", "multilingual", "encoder", recipe.name],
     }
-    counts = parameters(config)
+    weights = config.parameters if isinstance(config, ForeignConfig) else parameters(config)["total"]
     lines = [
         "---",
         yaml.safe_dump(front, sort_keys=False).strip(),
         "---",
         f"# {recipe.name}, {stage}",
         "",
-        f"A bidirectional text encoder of {counts['total'] / 1e6:.1f}M parameters ({config.num_hidden_layers} layers, "
+        f"A bidirectional text encoder of {weights / 1e6:.1f}M parameters ({config.num_hidden_layers} layers, "
         f"hidden size {config.hidden_size}, vocabulary {config.vocab_size}), "
         "trained by masked language modelling with tessera.",
         "",

@@ -22,7 +22,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tessera.model import hub
-from tessera.model.heads import MaskedLM
 from tessera.plan.whole import new_folder
 from tessera.train.optimizer import unpack_state
 
@@ -51,7 +50,7 @@ class Position:
 
 def save(
     folder: Path,
-    model: MaskedLM,
+    model: hub.AnyMaskedLM,
     optimizer: tuple[dict[str, Tensor], str],
     position: Position,
     *,

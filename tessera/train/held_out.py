@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tessera.model.heads import MaskedLM
+from tessera.model.hub import AnyMaskedLM
 from tessera.model.precision import autocast
 from tessera.text.masking import keys, mask
 from tessera.text.shards import Shards
@@ -24,7 +24,7 @@ Integers = NDArray[np.int64]
 
 
 def bits_per_byte(
-    model: MaskedLM,
+    model: AnyMaskedLM,
     shards: Shards,
     tokenizer: Tokenizer,
     *,
@@ -89,7 +89,7 @@ def _check_tokenizer(shards: Shards, tokenizer: Tokenizer) -> None:
 
 
 @contextlib.contextmanager
-def _reading(model: MaskedLM) -> Iterator[None]:
+def _reading(model: AnyMaskedLM) -> Iterator[None]:
     """The model without dropout and gradients; afterwards it is as it was."""
     training = model.training
     model.eval()
@@ -100,7 +100,7 @@ def _reading(model: MaskedLM) -> Iterator[None]:
         model.train(training)
 
 
-def _losses(model: MaskedLM, dtype: torch.dtype, *arrays: NDArray[Any]) -> NDArray[np.float64]:
+def _losses(model: AnyMaskedLM, dtype: torch.dtype, *arrays: NDArray[Any]) -> NDArray[np.float64]:
     """Nats of each masked position [M]; `arrays` are tokens [T], starts [n + 1], positions [M] and targets [M]."""
     device = next(model.parameters()).device
     tokens, starts, positions, targets = (torch.from_numpy(array.astype(np.int64)).to(device) for array in arrays)

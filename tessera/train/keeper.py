@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from tessera.model import hub
 from tessera.model.heads import MaskedLM
 from tessera.plan import schedule
 from tessera.plan.recipe import Phase, Recipe
@@ -80,13 +81,14 @@ class Keeper:
         return now // every > before // every
 
 
-def whole_model(model: MaskedLM, world: distributed.World) -> MaskedLM | None:
+def whole_model(model: hub.AnyMaskedLM, world: distributed.World) -> hub.AnyMaskedLM | None:
     """The model with all its weights in the leading process, None in the others; every process calls this.
 
     A model that is not spread is returned as it is.
     """
     if not any(isinstance(p, distributed.DTensor) for p in model.parameters()):
         return model if world.leads else None
+    assert isinstance(model, MaskedLM)  # start.py spreads no other
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))

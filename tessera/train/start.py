@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from tessera.model import hub
+from tessera.model.foreign import ForeignConfig, ForeignMaskedLM
 from tessera.model.heads import MaskedLM, initialize
 from tessera.model.resize import resize
 from tessera.plan import schedule
@@ -44,7 +45,7 @@ class Text:
 class Trainee:
     """All that changes while a phase is trained."""
 
-    model: MaskedLM
+    model: hub.AnyMaskedLM
     objective: nn.Module  # the model as it is spread over the processes
     noise: Noise | None  # of the dropout; None is PyTorch's own
     optimizer: torch.optim.Optimizer
@@ -69,7 +70,7 @@ def start(
     """
     own = _last(run / phase.name, world, say) if back is None else back.folder
     if own is not None:
-        model, position = hub.load(own, attention=recipe.machine.attention), checkpoint.position(own)
+        model, position = hub.load_any(own, attention=recipe.machine.attention), checkpoint.position(own)
         carried: Path | None = own
     else:
         model, position, carried = _begin(recipe, phase, run, text, world)
@@ -81,8 +82,10 @@ def start(
             position, step=step, tokens=schedule.boundary(phase, step), left_out=[list(s) for s in back.left_out]
         )
         say(f"[yellow]{phase.name}: going back to {own.name if own else 'its start'}, on with step {step}")
-    model.to(world.device)
-    noise = Noise(model) if world.device.type == "cpu" else None
+    if isinstance(model, ForeignMaskedLM):
+        _check_foreign(model, phase, recipe, world)
+    model.to(world.device).train()
+    noise = Noise(model) if world.device.type == "cpu" and isinstance(model, MaskedLM) else None
     objective = distributed.spread(Objective(model), world, recipe.machine.parallel)
     optimizer = build(model, phase.optimizer, phase.learning_rate.peak)
     if carried is not None:
@@ -100,21 +103,22 @@ def _last(folder: Path, world: distributed.World, say: Say) -> Path | None:
 
 def _begin(
     recipe: Recipe, phase: Phase, run: Path, text: Text, world: distributed.World
-) -> tuple[MaskedLM, Position, Path | None]:
+) -> tuple[hub.AnyMaskedLM, Position, Path | None]:
     """(model, position, checkpoint whose optimizer state goes on or None) at the start of a phase."""
     backend = recipe.machine.attention
     buckets = [0] * len(text.train.buckets)
     fresh = Position(step=0, tokens=0, tokens_read=0, documents=0, total_tokens_before=0, tokens_by_bucket=buckets)
     carried = None
+    model: hub.AnyMaskedLM
     if phase.from_ == "scratch":
         config, other = architecture(recipe, text.tokenizer), recipe.model.resize
         if other is None:
-            model = MaskedLM(config, attention=backend)
-            initialize(model, torch.Generator().manual_seed(recipe.seed))
+            model = drawn = MaskedLM(config, attention=backend)
+            initialize(drawn, torch.Generator().manual_seed(recipe.seed))
         else:
             model = resize(hub.load(Path(other.from_), attention=backend), config, other.how)
     elif is_folder(phase.from_):
-        model = hub.load(Path(phase.from_), attention=backend)
+        model = hub.load_any(Path(phase.from_), attention=backend)
         _check_vocabulary(model.config, text.tokenizer, phase.from_)
     else:
         parent = (run / phase.from_ / "final").resolve()
@@ -124,14 +128,32 @@ def _begin(
                 f"{phase.name} comes from {phase.from_}, but {problem}; remove {parent} and {run / phase.from_}/final "
                 f"and start the run again: {phase.from_} goes on from its last whole checkpoint"
             )
-        model = hub.load(parent, attention=backend)
+        model = hub.load_any(parent, attention=backend)
         before = checkpoint.position(parent)
         fresh = replace(fresh, total_tokens_before=before.total_tokens_before + before.tokens)
         if phase.keep_optimizer and recipe.phase(phase.from_).optimizer.name == phase.optimizer.name:
             carried = parent
-    if phase.rope_theta is not None:
+    if phase.rope_theta is not None and isinstance(model, MaskedLM):
         model.encoder.set_rope_theta(phase.rope_theta.global_, phase.rope_theta.local)
     return model, fresh, carried
+
+
+def _check_foreign(model: ForeignMaskedLM, phase: Phase, recipe: Recipe, world: distributed.World) -> None:
+    """Raises TrainingError for what only our own families can do."""
+    kind, room = model.config.model_type, model.config.positions
+    problem = None
+    if room is not None and phase.context > room:
+        problem = f"context is {phase.context}, but a {kind} has positions for {room}; set context to {room} or less"
+    elif phase.rope_theta is not None:
+        problem = f"rope_theta moves the rotary positions of tessera's own families, and a {kind} is none; leave it out"
+    elif phase.optimizer.name == "muon":
+        problem = f"optimizer.name is muon, which knows the layers of tessera's own families, not those of a {kind}; "
+        problem += "take adamw or stableadamw"
+    elif world.size > 1 and recipe.machine.parallel == "fsdp2":
+        problem = "machine.parallel is fsdp2, which spreads the layers of tessera's own families, not those of a "
+        problem += f"{kind}; set machine.parallel: ddp"
+    if problem is not None:
+        raise TrainingError(f"{phase.name}: {problem}")
 
 
 def architecture(recipe: Recipe, tokenizer: Tokenizer) -> EncoderConfig:
@@ -152,7 +174,7 @@ def architecture(recipe: Recipe, tokenizer: Tokenizer) -> EncoderConfig:
     return config
 
 
-def _check_vocabulary(config: EncoderConfig, tokenizer: Tokenizer, where: str) -> None:
+def _check_vocabulary(config: EncoderConfig | ForeignConfig, tokenizer: Tokenizer, where: str) -> None:
     if config.vocab_size < tokenizer.vocab_size:
         raise TrainingError(
             f"{where} has {config.vocab_size} embeddings, but the tokenizer has {tokenizer.vocab_size} tokens; "

@@ -5,11 +5,14 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
+import torch
 from invented_text import documents, write_rows
 
+from tessera.model import hub
+from tessera.model.heads import MaskedLM, initialize
 from tessera.plan import schedule
 from tessera.plan.architecture import PRESETS
-from tessera.plan.corpus import Source
+from tessera.plan.corpus import Source, TokenizerTraining
 from tessera.plan.overview import overview
 from tessera.plan.reading import load
 from tessera.plan.recipe import Model, Phase, Recipe
@@ -17,6 +20,7 @@ from tessera.plan.strict import is_folder
 from tessera.plan.tables import tables
 from tessera.run import run
 from tessera.text.languages import language_of_path
+from tessera.text.tokenizer import train
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 FAMILIES = {"eurobert": "EuroBertForMaskedLM", "mmbert": "ModernBertForMaskedLM"}
@@ -84,15 +88,27 @@ def small_model(given: Model) -> dict[str, Any]:
     return {"preset": preset, "override": {**kept, **sizes}}
 
 
-def two_steps(phase: Phase, longest: int) -> dict[str, Any]:
-    """The phase with every length in tokens brought down, and all else as it was."""
+def small_folder(given: Model, folder: Path) -> Path:
+    """A random model with its tokenizer, in place of one that a recipe goes on training."""
+    texts = {language: documents(language, 40, "before") for language in sorted(OTHERS)}
+    tokenizer = train(texts, TokenizerTraining(vocab_size=400), folder / "tokenizer")
+    ids = {f"{role}_token_id": getattr(tokenizer, f"{role}_id") for role in ("pad", "bos", "eos", "mask")}
+    small = Model.model_validate(small_model(given)).config(vocab_size=tokenizer.vocab_size, **ids)
+    model = MaskedLM(small)
+    initialize(model, torch.Generator().manual_seed(0))
+    hub.save(model, folder / "model", folder / "tokenizer")
+    return folder / "model"
+
+
+def two_steps(phase: Phase, longest: int, start: Path) -> dict[str, Any]:
+    """The phase with every length in tokens brought down and `start` for a folder it comes from; else as it was."""
     data, rate = phase.model_dump(mode="json", by_alias=True), phase.learning_rate
 
     def scaled(tokens: int) -> int:
         return tokens * TOKENS // phase.tokens
 
     data |= {
-        "from": "scratch" if is_folder(phase.from_) else phase.from_,
+        "from": str(start) if is_folder(phase.from_) else phase.from_,
         "tokens": TOKENS, "batch_tokens": BATCH, "context": max(16, CONTEXT * phase.context // longest),
         "batch_warmup": phase.batch_warmup and {"start": BATCH // 2, "tokens": 3 * BATCH // 4},
         "checkpoint_every": phase.checkpoint_every and 192,
@@ -111,13 +127,17 @@ def shrunken(recipe: Recipe, text: Path) -> Recipe:
         write_source(source, languages_of(recipe, source), folder)
         data["corpus"]["sources"][number] |= {"path": str(folder), "exclude": []}
     longest = max(phase.context for phase in recipe.phases)
+    start = text / "start"
+    trained = {"vocab_size": 400, "temperature": recipe.tokenizer.temperature, "sample_bytes": 50_000}
+    if going_on := any(is_folder(phase.from_) for phase in recipe.phases):
+        start = small_folder(recipe.model, start)
     return Recipe.model_validate(
         data
         | {
             "corpus": data["corpus"] | {"held_out": {"share": 0.1}},
-            "tokenizer": {"vocab_size": 400, "temperature": recipe.tokenizer.temperature, "sample_bytes": 50_000},
-            "model": small_model(recipe.model),
-            "phases": [two_steps(phase, longest) for phase in recipe.phases],
+            "tokenizer": {"path": str(start)} if going_on else trained,
+            "model": {} if recipe.model.preset is None else small_model(recipe.model),
+            "phases": [two_steps(phase, longest, start) for phase in recipe.phases],
             "evaluation": {"every": 192, "max_tokens": 20},
             "machine": {"device": "cpu", "dtype": recipe.machine.dtype, "threads": 1, "micro_batch_tokens": 128},
         }
@@ -154,7 +174,7 @@ def test_a_shipped_recipe_runs_two_steps_of_every_phase_and_merges(path, tmp_pat
     for stage in (*recipe.phases, *recipe.merges):
         final = folder / stage.name / "final"
         model, tokenizer = AutoModelForMaskedLM.from_pretrained(final), AutoTokenizer.from_pretrained(final)
-        assert type(model).__name__ == FAMILIES[str(recipe.model.preset).partition("-")[0]]
+        assert type(model).__name__ == FAMILIES[(recipe.model.preset or "mmbert").partition("-")[0]]
         logits = model(**tokenizer("lumi sera", return_tensors="pt")).logits
         assert logits.isfinite().all()
         assert logits.shape[-1] == len(tokenizer)
