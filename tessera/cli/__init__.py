@@ -5,10 +5,10 @@ import sys
 from rich.console import Console
 from rich.markup import escape
 
-from tessera.cli import judging, making, using
+from tessera.cli import ablating, judging, making, using
 from tessera.cli.app import app
 
-__all__ = ["app", "judging", "main", "making", "using"]
+__all__ = ["ablating", "app", "judging", "main", "making", "using"]
 
 
 def main() -> None:

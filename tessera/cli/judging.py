@@ -107,6 +107,10 @@ def compare(
     languages: Annotated[bool, typer.Option("--languages", help="a row for each language")] = False,
     common: Annotated[bool, typer.Option("--common", help="average over languages that all have")] = False,
     plot: Annotated[Path | None, typer.Option(help="draw it, as PNG, SVG or HTML")] = None,
+    metric: Annotated[str | None, typer.Option(help="instead of each task's own")] = None,
+    groups: Annotated[
+        Literal["family", "script", "european"], typer.Option(help="of languages, in a picture")
+    ] = "family",
     kind: Annotated[
         Literal["auto", "languages", "groups", "length", "tasks"], typer.Option(help="of picture")
     ] = "auto",
@@ -117,7 +121,13 @@ def compare(
     from tessera.report.compare import tables, write_csv
 
     found = beside(
-        results or [], published=published, tasks=task or (), models=model or (), reference=reference, common=common
+        results or [],
+        published=published,
+        tasks=task or (),
+        models=model or (),
+        metric=metric,
+        reference=reference,
+        common=common,
     )
     _show(*tables(found, languages))
     if csv is not None:
@@ -126,7 +136,7 @@ def compare(
     if plot is not None:
         from tessera.report.compare_charts import draw
 
-        console.print(f"picture: {escape(str(draw(found, plot, kind)))}")
+        console.print(f"picture: {escape(str(draw(found, plot, kind, groups=groups)))}")
 
 
 def _show(shown: list[Any], notes: list[str]) -> None:

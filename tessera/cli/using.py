@@ -74,19 +74,28 @@ def export(
     to: Annotated[Engine, typer.Option(help="ONNX Runtime or OpenVINO")] = "onnx",
     output: Annotated[Literal["embeddings", "logits"], typer.Option(help="what the graph gives")] = "embeddings",
     pooling: Annotated[str | None, typer.Option(help="of the embedding (default: as the folder says)")] = None,
+    normalize: Annotated[bool | None, typer.Option(help="to length 1 (default: as the folder says)")] = None,
+    texts: Annotated[str | None, typer.Option(help="yours, compared beside those built in")] = None,
 ) -> None:
     """A model as one graph for another runtime, held against our own before it is written."""
     from tessera.inference.export import export as write
+    from tessera.inference.exported import by_text
+    from tessera.inference.quantize import read_texts
 
     with Watcher(console) as watcher:
-        checks = write(model, out, to, output=output, pooling=pooling, say=lambda line: watcher.say(escape(line)))
-    rows = [
-        [escape(repr(check.text)), str(check.tokens), check.output, check.dtype,
-         f"{check.cosine:.6f}", f"{check.difference:.1e}"]
-        for check in checks
-    ]  # fmt: skip
-    columns = ["text", "tokens", "output", "dtype", "cosine", "largest difference"]
-    print_table(f"{escape(str(out))} beside our own model", columns, rows, left=4)
+        checks = write(
+            model,
+            out,
+            to,
+            output=output,
+            pooling=pooling,
+            normalize=normalize,
+            texts=read_texts(texts, limit=100) if texts is not None else (),
+            say=lambda line: watcher.say(escape(line)),
+        )
+    columns, rows = by_text(checks)
+    print_table(f"{escape(str(out))} beside our own model", columns, [[escape(cell) for cell in row] for row in rows],
+                left=1)  # fmt: skip
 
 
 @app.command()
@@ -100,6 +109,7 @@ def quantize(
     min_cosine: Annotated[float, typer.Option(help="of every text with its vector in float32")] = 0.99,
     max_drop: Annotated[float, typer.Option(help="points of retrieval that may be lost")] = 0.5,
     weights_only: Annotated[bool, typer.Option("--weights-only", help="smaller, hardly faster, nearer")] = False,
+    max_length: Annotated[int, typer.Option(help="tokens that are read of a text")] = 512,
 ) -> None:
     """A model in int8, measured before and after; nothing is written that falls under a bound."""
     from tessera.inference.quantize import quantize as write
@@ -115,6 +125,7 @@ def quantize(
             min_cosine=min_cosine,
             max_drop=max_drop,
             weights_only=weights_only,
+            max_length=max_length,
             say=lambda line: watcher.say(escape(line)),
         )
     console.print(f"{escape(str(out))}: {escape(str(measured))}")

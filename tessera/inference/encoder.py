@@ -25,6 +25,7 @@ from tessera.inference.engine import Engine, How, Tokens
 from tessera.inference.fill import MaskFiller
 from tessera.inference.folder import Pipeline
 from tessera.inference.pieces import Reading, checked, windows
+from tessera.inference.runtime import Runtime, kind
 from tessera.model import hub
 from tessera.model.attention import choose
 from tessera.model.precision import autocast, compute_dtype
@@ -101,8 +102,11 @@ class Encoder:
         """
         place = folders.local(name)
         pipeline, inside = folders.read(place)
-        model = hub.load_encoder(inside, attention)
         tokenizer = Tokenizer.load(inside)
+        if kind(inside) is not None:  # exported: it computes in its own precision, on a CPU
+            exported = Runtime.open(inside, dtype=dtype, threads=threads)
+            return cls(exported, tokenizer, pipeline, device="cpu", dtype="float32", source=inside, threads=threads)
+        model = hub.load_encoder(inside, attention)
         return cls(model, tokenizer, pipeline, device=device, dtype=dtype, source=inside, threads=threads)
 
     def __repr__(self) -> str:
