@@ -111,7 +111,11 @@ def _child(what: str, folder: str, settings: list[Any]) -> Numbers:
     command = [sys.executable, __file__, "--measure", what, "--folder", folder, *map(str, settings)]
     threads = str(settings[settings.index("--threads") + 1])
     done = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": threads}
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": threads, "PYTHONWARNINGS": "ignore"},
     )
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -262,8 +266,9 @@ def _padded(texts: list[Any], batch: list[int], pad: int) -> tuple[Any, Any]:
 def _pooled(hidden: Any, mask: Any) -> Any:
     import torch
 
-    kept = mask[..., None].to(hidden.dtype)
-    return torch.nn.functional.normalize(((hidden * kept).sum(1) / kept.sum(1)).float(), dim=1)
+    there = mask[..., None] != 0
+    total = hidden.masked_fill(~there, 0).sum(1)  # OpenVINO gives NaN where there is padding
+    return torch.nn.functional.normalize((total / there.sum(1)).float(), dim=1)
 
 
 def _over(model: Callable[[Any, Any], Any], size: int, pad: int, *, by_length: bool) -> Callable[[list[Any]], Any]:

@@ -59,7 +59,7 @@ _PHASE_COLUMNS = ["phase", "from", "tokens", "steps", "batch", "context", "lengt
 def _phase_row(phase: PhasePlan) -> list[Any]:
     return [
         phase.name,
-        phase.from_,
+        _short(phase.from_),
         brief(phase.tokens),
         f"{phase.steps:,}",
         brief(phase.batch_tokens),
@@ -72,6 +72,11 @@ def _phase_row(phase: PhasePlan) -> list[Any]:
 
 
 _JOINT_COLUMNS = ["phase", "at", "learning rate", "mask", "temperature", "batch", "RoPE theta"]
+
+
+def _short(start: str) -> str:
+    """Where a phase starts: the last two names of a folder, which the recipe has in full."""
+    return "/".join(start.split("/")[-2:])
 
 
 def _joint_rows(plan: Overview) -> list[list[Any]]:
