@@ -271,6 +271,8 @@ def test_an_encoder_runs_on_an_exported_folder_as_on_the_model(folder, exported,
     for pooling in ("mean", "cls"):
         found, wanted = (one.encode(TEXTS, pooling=pooling) for one in (encoder, ours))
         np.testing.assert_allclose(found, wanted, atol=1e-5)
+    opened = Encoder.from_pretrained(out, dtype="float32")
+    np.testing.assert_allclose(opened.encode(TEXTS), encoder.encode(TEXTS), atol=1e-6)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
