@@ -20,6 +20,7 @@ from tessera.plan.reading import RecipeError, fingerprint, load
 from tessera.plan.recipe import Phase, Recipe
 
 REFERENCE = "reference"
+_LONG = 40  # letters of a value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +144,8 @@ def _variant(
         raise RecipeError(f"--vary {key}={label(value)}: {error}") from None
     phase = recipe.phase(reference.phase.name)
     if phase == reference.phase:
-        return Variant(name=REFERENCE, label=label(value), phase=phase)
+        told = label(value) if len(label(value)) <= _LONG else "as in the recipe"
+        return Variant(name=REFERENCE, label=told, phase=phase)
     name = f"{_slug(short)}-{_slug(label(value))}"
     return Variant(name=name, label=_told(value, value_at(reference.phase, short), value_at(phase, short)), phase=phase)
 
@@ -207,5 +209,5 @@ def label(value: Any) -> str:
 
 def _slug(text: str) -> str:
     """The text as a part of a folder name, with a hash where more than a slash had to be replaced."""
-    plain = re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")[:40]
+    plain = re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")[:_LONG]
     return plain if plain == text.replace("/", "-") else f"{plain}-{fingerprint(text)[:6]}".strip("-")

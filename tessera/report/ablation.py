@@ -16,11 +16,12 @@ Row = Mapping[str, Any]
 _FORMATS = (".png", ".svg", ".html")
 _COLUMNS = ["axis", "value", "mean", "spread", "delta", "± own", "± pooled", "seeds", ""]
 _LONG = 46  # letters of a row's name in the picture
+KINDS = ("own", "pooled")  # of intervals
 BETTER, WORSE, UNSURE = "better", "worse", "within chance"
 
 
 def tables(study: Study) -> list[tuple[str, list[str], list[list[str]]]]:
-    """(title, columns, rows) for each measure. The last column says better or worse where `verdict` does."""
+    """(title, columns, rows) for each measure; the last column is the verdict."""
     made = []
     for measure in study["measures"]:
         rows = [row for row in study["rows"] if row["measure"] == measure["name"]]
@@ -38,9 +39,13 @@ def tables(study: Study) -> list[tuple[str, list[str], list[list[str]]]]:
 
 
 def verdict(row: Row, measure: Mapping[str, Any]) -> str:
-    """better, worse, or within chance: whether the pooled interval of a difference leaves out 0."""
-    half, delta = row["pooled"], row["delta"]
-    if half is None or abs(delta) <= half:
+    """better or worse where both intervals of a difference leave out 0, else within chance.
+
+    The pooled one alone would say too much for variants that chance moves more than others, such as those with other
+    masks or other text in every batch; the own one alone is a spread out of a few numbers, which may be small by luck.
+    """
+    delta = row["delta"]
+    if row["own"] is None or row["pooled"] is None or abs(delta) <= max(row["own"], row["pooled"]):
         return UNSURE
     return BETTER if (delta < 0) == measure["lower_is_better"] else WORSE
 
@@ -53,10 +58,10 @@ def said(study: Study) -> list[str]:
     if not judged:
         return [f"{seeds} seed{'s' if seeds > 1 else ''}: no interval can be given; use --seeds 3 or more"]
     beyond = sum(verdict(row, by_name[row["measure"]]) != UNSURE for row in judged)
-    own = sum(row["own"] is not None and abs(row["delta"]) > row["own"] for row in judged)
+    own, pooled = (sum(row[key] is not None and abs(row["delta"]) > row[key] for row in judged) for key in KINDS)
     return [
-        f"{beyond} of {len(judged)} pooled intervals leave out 0, and {own} of the own ones; by chance alone it would "
-        f"be about {0.05 * len(judged):.0f}",
+        f"{beyond} of {len(judged)} differences are beyond both intervals ({own} beyond their own, {pooled} beyond the "
+        f"pooled one); chance alone would take about {0.05 * len(judged):.0f} beyond each",
         "own: from the seeds of the variant; pooled: as if chance moved all variants equally",
     ]
 
@@ -64,7 +69,7 @@ def said(study: Study) -> list[str]:
 def markdown(study: Study) -> str:
     """A table for documents: a row for each variant, a column for each measure, delta ± the pooled half width.
 
-    Differences beyond it are bold; the reference has its mean and spread.
+    Differences beyond both intervals are bold; the reference has its mean and spread.
     """
     measures = study["measures"]
     lines = [
@@ -107,7 +112,7 @@ def draw(study: Study, path: Path) -> Path:
     title = alt.TitleParams(
         f"{study['recipe']}, {study['phase']} from {study['from']}: difference to the reference",
         subtitle=f"{study['tokens']:,} tokens, {seeds} seed{'s' if seeds > 1 else ''}. Thick: 95% interval, chance "
-        "pooled over variants; thin: the variant's own seeds. Right of the line is better.",
+        "pooled over variants; thin: the variant's own seeds. Right of the line is better; coloured: beyond both.",
     )  # fmt: skip
     whole = _styled(alt.vconcat(*rows, spacing=22).properties(title=title))
     path.parent.mkdir(parents=True, exist_ok=True)

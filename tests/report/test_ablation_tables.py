@@ -17,7 +17,7 @@ def row(
     measure: str, label: str, delta: float, pooled: float | None, variant: str = "v", axis: str = "mask_ratio"
 ) -> Any:
     return {"axis": axis, "label": label, "variant": f"{variant}-{label}" if variant == "v" else variant,
-            "measure": measure, "mean": 3 + delta, "spread": 0.01, "delta": delta, "own": pooled and 5 * pooled,
+            "measure": measure, "mean": 3 + delta, "spread": 0.01, "delta": delta, "own": pooled and 2 * pooled,
             "pooled": pooled, "seeds": [1, 2, 3], "scores": {}}  # fmt: skip
 
 
@@ -47,7 +47,10 @@ def test_fewer_bits_are_better_and_fewer_percent_are_worse(study):
 
 def test_the_reader_is_told_how_many_differences_chance_would_make(study):
     first, _ = said(study)
-    assert first == "3 of 4 pooled intervals leave out 0, and 0 of the own ones; by chance alone it would be about 0"
+    assert first == (
+        "3 of 4 differences are beyond both intervals (3 beyond their own, 3 beyond the pooled one); "
+        "chance alone would take about 0 beyond each"
+    )
 
 
 def test_one_seed_is_said_to_prove_nothing(study):
@@ -81,3 +84,9 @@ def test_a_picture_of_another_kind_is_refused(study, tmp_path):
 
 def test_what_is_drawn_survives_a_trip_through_a_file(study, tmp_path: Path):
     assert markdown(json.loads(json.dumps(study))) == markdown(study)
+
+
+def test_a_difference_must_be_beyond_both_intervals_to_count(study):
+    for wide in ("own", "pooled"):
+        rows = [{**r, wide: 100.0} if r["pooled"] else r for r in study["rows"]]
+        assert {cells[-1] for _, _, of in tables({**study, "rows": rows}) for cells in of} == {"reference", ""}
