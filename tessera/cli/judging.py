@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from tessera.cli.app import app
-from tessera.cli.options import Set, name_of, read_recipe
+from tessera.cli.options import Set, read_recipe
+from tessera.plan.strict import name_of
 from tessera.terminal import Watcher, console, print_table
 
 

@@ -25,8 +25,3 @@ def read_recipe(path: Path, set_: list[str] | None) -> Any:
             raise RecipeError(f"--set {item}: write it as key=value, e.g. --set phases.mid.mask_ratio=0.2")
         overrides[key] = value
     return load(path, overrides)
-
-
-def name_of(model: Path) -> str:
-    """What results call a model: its folder, or the phase that it is the end of."""
-    return model.parent.name if model.name == "final" else model.name

@@ -17,6 +17,7 @@ from tessera.evaluation.trials import Json, Progress
 from tessera.inference.encoder import Encoder
 from tessera.inference.folder import fingerprint
 from tessera.plan.recipe import Machine
+from tessera.plan.strict import name_of
 from tessera.plan.task import Task
 from tessera.plan.whole import write_json
 
@@ -43,7 +44,7 @@ def run(
     if task.kind not in KINDS:
         raise ValueError(f"task {task.name} is of kind {task.kind}, which trains the encoder")
     began, model_folder, machine = time.perf_counter(), Path(model_folder), machine or Machine()
-    model = name or (model_folder.parent.name if model_folder.name == "final" else model_folder.name)
+    model = name or name_of(model_folder)
     report = on_progress or (lambda done, total, what: None)
     rows = _read(task, None if data_folder is None else Path(data_folder))
     path = Path(out) / f"{model}.{task.name}.json"

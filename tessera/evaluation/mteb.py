@@ -30,6 +30,7 @@ from tessera.evaluation.mteb_model import Model, Progress, library
 from tessera.evaluation.mteb_results import by_language, catch_predictions, half_widths, outcomes
 from tessera.inference.folder import fingerprint
 from tessera.plan.mistakes import did_you_mean
+from tessera.plan.strict import name_of
 from tessera.plan.whole import write_json
 
 _WRITE = "mteb"  # folder of mteb's own files
@@ -66,7 +67,7 @@ def run(
         mteb, out, folder = library(), Path(out), Path(model_folder)
         chosen = choose(tasks, benchmark, languages, splits)
         ready, absent = localize(chosen, Path(data), available=available) if data is not None else (chosen, [])
-        name = name or (folder.parent.name if folder.name == "final" else folder.resolve().name)
+        name = name or name_of(folder)
         model: Model | None = None
         files = []
         for number, task in enumerate(ready):

@@ -24,6 +24,7 @@ from tessera.evaluation.learner import Pretrained, pretrained
 from tessera.evaluation.retriever import Contrast, Retriever
 from tessera.evaluation.trials import Json, Trial
 from tessera.plan.recipe import Machine
+from tessera.plan.strict import name_of
 from tessera.plan.task import Protocol, SplitName, Task
 from tessera.plan.whole import write_json
 
@@ -68,7 +69,7 @@ def retrieve(
     """
     began = time.perf_counter()
     model_folder, out, contrast = Path(model_folder), Path(out), contrast or Contrast()
-    model = name or (model_folder.parent.name if model_folder.name == "final" else model_folder.name)
+    model = name or name_of(model_folder)
     report = on_progress or (lambda done, total, what: None)
     start = _Start(model_folder, machine or Machine())
     found = groups(task, protocol, None if data_folder is None else Path(data_folder))

@@ -22,6 +22,7 @@ from tessera.evaluation.features import Example
 from tessera.evaluation.learner import Pretrained, pretrained
 from tessera.evaluation.trials import Group, Json, Trial
 from tessera.plan.recipe import Machine
+from tessera.plan.strict import name_of
 from tessera.plan.task import Protocol, Task
 from tessera.plan.whole import write_json
 
@@ -80,7 +81,7 @@ def run(
     """
     began = time.perf_counter()
     model_folder = Path(model_folder)
-    model = name or (model_folder.parent.name if model_folder.name == "final" else model_folder.name)
+    model = name or name_of(model_folder)
     place = _Place(out=Path(out), model=model, data=None if data_folder is None else Path(data_folder))
     report = on_progress or (lambda done, total, what: None)
     start = _start(model_folder, task, protocol, place, machine or Machine(), report)

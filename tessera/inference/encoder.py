@@ -115,6 +115,8 @@ class Encoder:
         number = str(self.dtype).removeprefix("torch.")
         if self.dtype is torch.float32 and compute_dtype("auto", self.device) is torch.float32:
             number += ", which has no bfloat16"
+        if self._engine.packed:
+            number += ", weights packed"
         return (
             f"Encoder({self.source}: {self.dimensions} dimensions, {how}, at most {self.max_seq_length} tokens; "
             f"{where} in {number}, {torch.get_num_threads()} threads)"

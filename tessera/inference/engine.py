@@ -56,7 +56,8 @@ class Engine:
             if not bool(weight.detach().sum().isfinite()):
                 raise ValueError(f"{name} holds NaN or infinity; its training went wrong, or its file is broken")
         self.model = model.to(device).eval()
-        if isinstance(self.model, Moving) and device.type == "cpu" and can_freeze():
+        self.packed = isinstance(self.model, Moving) and device.type == "cpu" and can_freeze()
+        if isinstance(self.model, Moving) and self.packed:
             self.model = Frozen(self.model, dtype)
         config: Any = model.config
         self.hidden_size = int(config.hidden_size)

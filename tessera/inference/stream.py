@@ -138,9 +138,29 @@ def embed_file(
         + (f"; half characters are replaced in {found.mended:,}" if found.mended else "")
     )
     write_json(parts / _SETTINGS, asdict(settings))
+    _embed(encoder, reader, found, parts, settings, on_progress, say, options)
+    _join(parts, out, settings, reader.id_name, found, how.dimensions)
+    remove_folder(parts)
+    return out
+
+
+# -------------------------------------------------------------------------------------------------------------- input
+
+
+def _embed(
+    encoder: Encoder,
+    reader: "_Reader",
+    found: _Found,
+    parts: Path,
+    settings: Settings,
+    on_progress: Progress,
+    say: Callable[[str], None],
+    options: dict[str, Any],
+) -> None:
+    """Writes the parts that are not there."""
+    done = 0
     try:
-        done = 0
-        for number, (ids, texts) in enumerate(reader.parts(found, part_rows)):
+        for number, (ids, texts) in enumerate(reader.parts(found, settings.part_rows)):
             path = parts / f"{number:06}.parquet"
             if not path.is_file():
 
@@ -148,18 +168,12 @@ def embed_file(
                     on_progress(begun + some, found.rows, what)
 
                 vectors = encoder.encode(texts, on_progress=report, **options)
-                _write_part(path, reader.id_name, pa.array(ids, found.id_type), vectors.astype(output))
+                _write_part(path, reader.id_name, pa.array(ids, found.id_type), vectors.astype(settings.output))
             done += len(texts)
             on_progress(done, found.rows, "embedding")
     except KeyboardInterrupt:
         say(f"stopped after {done:,} of {found.rows:,} texts, which are kept in {parts}; the same command goes on")
         raise
-    _join(parts, out, settings, reader.id_name, found, how.dimensions)
-    remove_folder(parts)
-    return out
-
-
-# -------------------------------------------------------------------------------------------------------------- input
 
 
 class _Reader:

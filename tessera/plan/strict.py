@@ -1,5 +1,6 @@
 """What all models of a recipe have in common."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -27,6 +28,11 @@ class Strict(BaseModel):
 def is_folder(source: str) -> bool:
     """Whether a phase's `from` means a folder rather than another phase."""
     return "/" in source or "\\" in source
+
+
+def name_of(model: Path) -> str:
+    """What results call a model: its folder, or the phase that it is the end of."""
+    return model.parent.name if model.name == "final" else model.resolve().name
 
 
 def refuse_twins(names: list[Any], what: str) -> None:

@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from learnable import COMMON
 
 from tessera.evaluation.contrast import backward, draw, info_nce, known, mine, nested, train
 from tessera.evaluation.data import Search, Triple
@@ -35,20 +36,7 @@ def folder(tmp_path_factory):
     tokenizer = tokenizers.train(
         {"a": [" ".join([*WORDS, *ANSWERS, *NOISE])] * 9}, TokenizerTraining(vocab_size=440), place / "tokenizer"
     )
-    fields = {
-        "vocab_size": tokenizer.vocab_size,
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "mask_token_id": 3,
-        "attention_output_dropout": 0.0,
-    }
+    fields = {**COMMON, "vocab_size": tokenizer.vocab_size, "num_hidden_layers": 1, "attention_output_dropout": 0.0}
     model = MaskedLM(EncoderConfig.model_validate({**PRESETS["mmbert-small"].model_dump(), **fields}))
     initialize(model, torch.Generator().manual_seed(0))
     hub.save(model, place / "model", place / "tokenizer", None)

@@ -207,7 +207,9 @@ def test_training_ends_where_validation_gets_no_better_and_the_best_weights_are_
 
 def test_without_patience_nothing_is_validated_on_the_way(start):
     learner = start.learner("classify", 4, protocol(), seed=0)
-    train(learner, examples("classify", 16, seed=1), protocol(steps=2), rate=1e-3, seed=0, validate=pytest.fail)
+    how = protocol(steps=2)
+    course = train(learner, examples("classify", 16, seed=1), how, rate=1e-3, seed=0, validate=pytest.fail)
+    assert (course.validation, course.steps) == ((), 2)
 
 
 def test_a_loss_that_is_no_number_is_said_with_the_rate(start):

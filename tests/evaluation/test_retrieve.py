@@ -5,6 +5,7 @@ import random
 
 import pytest
 import torch
+from learnable import COMMON
 
 from tessera.evaluation import retrieve as retrieving
 from tessera.evaluation.finetune import Diverged
@@ -34,19 +35,7 @@ def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("retrieve")
     words = [*ASKED, *ANSWERED["aaa"], *ANSWERED["bbb"], *NOISE]
     tokenizer = tokenizers.train({"a": [" ".join(words)] * 9}, TokenizerTraining(vocab_size=440), place / "tokenizer")
-    fields = {
-        "vocab_size": tokenizer.vocab_size,
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "mask_token_id": 3,
-    }
+    fields = {**COMMON, "vocab_size": tokenizer.vocab_size, "num_hidden_layers": 1}
     model = MaskedLM(EncoderConfig.model_validate({**PRESETS["mmbert-small"].model_dump(), **fields}))
     initialize(model, torch.Generator().manual_seed(0))
     hub.save(model, place / "model", place / "tokenizer", None)

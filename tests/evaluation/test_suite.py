@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from learnable import COMMON
 
 from tessera import __version__
 from tessera.evaluation import suite
@@ -27,19 +28,7 @@ def folder(tmp_path_factory):
     """A model, held-out text and tasks."""
     place = tmp_path_factory.mktemp("evaluation")
     tokenizer = tokenizers.train({"a": [" ".join(WORDS)] * 9}, TokenizerTraining(vocab_size=300), place / "tokenizer")
-    fields = {
-        "vocab_size": tokenizer.vocab_size,
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "mask_token_id": 3,
-    }
+    fields = {**COMMON, "vocab_size": tokenizer.vocab_size, "num_hidden_layers": 1}
     config = EncoderConfig.model_validate({**PRESETS["mmbert-small"].model_dump(), **fields})
     for name, seed in (("model", 0), ("other", 1)):
         model = MaskedLM(config, attention="auto")
