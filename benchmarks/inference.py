@@ -15,7 +15,8 @@ not. Tokens are those of the texts; padding counts for nobody. Lengths:
 
 Each contestant runs in a process of its own. The limit is the time that the matrix products need by themselves, in
 bfloat16 (float32 where the processor has no bfloat16 products), measured here and now: those of the layers, timed, and
-those of attention over visible pairs only, counted at the rate of the others. The last line is one JSON object.
+those of attention over visible pairs only, counted at the rate of the others; int8 may come above it. The last line is
+one JSON object.
 """
 
 import argparse
@@ -27,7 +28,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from inference_parts import BASELINES, OURS, PEERS, SHAPES, measure  # loads no torch by itself
+from inference_parts import BASELINES, INT8, OURS, PEERS, SHAPES, measure  # loads no torch by itself
 
 Numbers = dict[str, Any]
 
@@ -50,7 +51,8 @@ def main(given: argparse.Namespace) -> None:
         print(f"{'':<41} {'tokens/s':>9} {'of limit':>9} {'ms a text':>10} {'memory':>9} {'worst cosine':>13}")
         found: dict[str, Numbers] = {}
         for name in given.only or [*OURS, *PEERS]:
-            row = _child(name, folder, settings)
+            row = _child("quantize", folder, settings) if name == INT8 else {}
+            row = row or _child(name, folder, settings)
             if "missing" in row:
                 print(f"{name:<41} {row['missing']}", flush=True)
                 continue

@@ -9,7 +9,8 @@ from typing import Any
 
 Numbers = dict[str, Any]
 
-OURS = ("tessera, bfloat16", "tessera, float32")
+INT8 = "tessera quantize, int8 in OpenVINO"
+OURS = ("tessera, bfloat16", "tessera, float32", INT8)
 PEERS = (
     "transformers, float32, batch 32",
     "transformers, bfloat16, sorted, batch 8",
@@ -36,8 +37,12 @@ def measure(what: str, folder: Path, shape: str, lengths: str, threads: int, sec
         return _write_weights(folder, shape, lengths)
     if what == "limit":
         return _limit(shape, lengths)
+    if what == "quantize":
+        return _quantize(folder, shape)
     texts = _texts(lengths, what if what in BASELINES else shape)
-    if what in OURS:
+    if what == INT8:
+        run = _int8(folder)
+    elif what in OURS:
         run = _tessera(what, folder)
     elif what in BASELINES:
         run = _baseline(what)
@@ -152,6 +157,49 @@ def _tessera(what: str, folder: Path) -> Callable[[list[Any]], Any]:
             vectors = pool(frozen(tokens, starts), starts, "mean")
             out[batch] = torch.nn.functional.normalize(vectors, dim=1).numpy()
         return out
+
+    return run
+
+
+def _quantize(folder: Path, shape: str) -> Numbers:
+    """The int8 graph, calibrated on other tokens than those that are timed; {"missing": why} without its packages."""
+    import shutil
+
+    import numpy as np
+
+    from tessera.inference import export, quantize
+    from tessera.inference.folder import Pipeline
+    from tessera.model import hub
+
+    try:
+        import nncf  # noqa: F401
+
+        export.need("openvino")
+    except ImportError as error:
+        return {"missing": f"not measured: {error}"}
+    random, most = np.random.default_rng(1), _config(shape).vocab_size
+    texts = [random.integers(FIRST, most - FIRST, count).astype(np.int32) for count in range(16, 272, 8)]
+    plain, target = folder / "plain", folder / "int8"
+    for place in (plain, target):
+        place.mkdir()
+        shutil.copyfile(folder / "model" / "config.json", place / "config.json")
+    export.write_graph(hub.load(folder / "model").encoder.eval(), Pipeline(), plain, "openvino")
+    quantize.write_int8(plain, target, "openvino", False, texts)
+    return {}
+
+
+def _int8(folder: Path) -> Callable[[list[Any]], Any]:
+    import numpy as np
+    import torch
+
+    from tessera.inference.runtime import Runtime
+
+    runtime = Runtime.open(folder / "int8")
+
+    @torch.inference_mode()
+    def run(texts: list[Any]) -> Any:
+        starts = torch.tensor([0, *np.cumsum([len(text) for text in texts])])
+        return runtime.vectors(torch.from_numpy(np.concatenate(texts)), starts).numpy()
 
     return run
 

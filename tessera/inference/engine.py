@@ -43,6 +43,36 @@ class Tokens(NamedTuple):
     vectors: Vectors  # [t, hidden size]
 
 
+class Still(nn.Module):
+    """The answers of an `Encoder` whose weights are rounded to `dtype` once and for all; they are its own, not copies.
+
+    Raises ValueError as the encoder does.
+    """
+
+    def __init__(self, encoder: Moving, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.encoder, self.config, self.backend = encoder.to(dtype), encoder.config, encoder.backend
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        """Which a head tied to it needs."""
+        return self.encoder.embedding
+
+    def forward(self, tokens: Tensor, starts: Tensor) -> Tensor:
+        """tokens [T] integers, starts [N+1] (0, ends of the documents) -> hidden states [T, C] in `dtype`."""
+        with torch.autocast(tokens.device.type, enabled=False):  # which would take every norm to float32 and back
+            return self.encoder(tokens, starts)
+
+
+def at_rest(encoder: Moving, device: torch.device, dtype: torch.dtype) -> Frozen | Still:
+    """The encoder on its device in the fastest form that gives its answers in `dtype` without gradients.
+
+    On a CPU the weights are packed copies; elsewhere they are those of `encoder`, changed.
+    """
+    encoder = encoder.to(device).eval()
+    return Frozen(encoder, dtype) if device.type == "cpu" and can_freeze() else Still(encoder, dtype)
+
+
 class Engine:
     """A model for use: on its device, in its number format. Calls do not change it.
 
@@ -56,9 +86,9 @@ class Engine:
             if not bool(weight.detach().sum().isfinite()):
                 raise ValueError(f"{name} holds NaN or infinity; its training went wrong, or its file is broken")
         self.model = model.to(device).eval()
-        self.packed = isinstance(self.model, Moving) and device.type == "cpu" and can_freeze()
-        if isinstance(self.model, Moving) and self.packed:
-            self.model = Frozen(self.model, dtype)
+        if isinstance(self.model, Moving):
+            self.model = at_rest(self.model, device, dtype)
+        self.packed = isinstance(self.model, Frozen)
         config: Any = model.config
         self.hidden_size = int(config.hidden_size)
         self.steps = [step.to(device).eval() for step in steps]

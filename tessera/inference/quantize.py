@@ -125,7 +125,7 @@ def quantize(
         (plain / "config.json").write_bytes((inside / "config.json").read_bytes())
         calibrated = 0 if weights_only or to == "onnx" else len(calibrating)
         say(f"int8, calibrated on {calibrated} texts" if calibrated else "int8 without calibration")
-        _write(plain, draft, to, weights_only, list(_batches(ids(calibrating))))
+        write_int8(plain, draft, to, weights_only, ids(calibrating))
         say(f"measuring on {len(measuring)} texts that were not calibrated on")
         engines = Runtime.open(plain), Runtime.open(draft)
         measured = _measure(ours, *engines, ids, measuring, pairs, _bytes(plain) / _bytes(draft))
@@ -189,8 +189,8 @@ def _check(to: str, weights_only: bool, min_cosine: float, max_drop: float) -> N
         raise ImportError('int8 for OpenVINO needs nncf; pip install "tessera-encoders[export]"') from None
 
 
-def _write(source: Path, target: Path, to: To, weights_only: bool, batches: list[dict[str, Any]]) -> None:
-    """The graph in `source` in int8, into `target`."""
+def write_int8(source: Path, target: Path, to: To, weights_only: bool, calibrating: Sequence[Ids]) -> None:
+    """The graph in `source` in int8, into `target`; `calibrating`: token ids of texts, for openvino's activations."""
     with quiet(), contextlib.redirect_stdout(io.StringIO()):
         if to == "onnx":
             from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -212,6 +212,7 @@ def _write(source: Path, target: Path, to: To, weights_only: bool, batches: list
         if weights_only:
             graph = nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_ASYM)
         else:
+            batches = list(_batches(calibrating))
             kind, size = nncf.ModelType.TRANSFORMER, len(batches)
             graph = nncf.quantize(graph, nncf.Dataset(batches), subset_size=size, model_type=kind)
         openvino.save_model(graph, target / FILES["openvino"], compress_to_fp16=False)

@@ -451,3 +451,18 @@ def test_a_text_without_a_mask_or_too_long_is_refused(encoder):
         encoder.fill_mask(["<|mask|>", "x"])
     with pytest.raises(ValueError, match=r"texts\[0\] has \d+ tokens, and this model reads 64; shorten it"):
         encoder.fill_mask(TEXTS[3] + "<|mask|>")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_packed_weights_the_answers_are_the_same(folders, encoders, monkeypatch, family):
+    monkeypatch.setattr("tessera.inference.engine.can_freeze", lambda: False)  # as on a GPU, or without oneDNN
+    texts = [text for text in TEXTS if text.strip()]
+    exact, mask = encoders[family].encode(texts), encoders[family].tokenizer.token(encoders[family].tokenizer.mask_id)
+    plain = Encoder.from_pretrained(folders[family], dtype="float32")
+    assert "packed" not in repr(plain)
+    assert np.abs(plain.encode(texts) - exact).max() < _near(exact)
+    rough = Encoder.from_pretrained(folders[family], dtype="bfloat16")
+    assert next(rough._engine.model.parameters()).dtype is torch.bfloat16
+    assert (rough.encode(texts) * exact).sum(1).min() > 0.999
+    guesses, wanted = (model.fill_mask(f"one {mask} three", top_k=3)[0] for model in (rough, encoders[family]))
+    assert guesses[0].probability == pytest.approx(wanted[0].probability, rel=0.05)

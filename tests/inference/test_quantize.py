@@ -93,7 +93,7 @@ def test_what_falls_under_a_bound_is_not_written(folder, written, tmp_path, monk
             name = f"openvino_model.{suffix}"
             (target / name).write_bytes((written[0] / name).read_bytes())
 
-    monkeypatch.setattr(quantizing, "_write", write_known)
+    monkeypatch.setattr(quantizing, "write_int8", write_known)
     scores = iter((90.0, 89.9))
     monkeypatch.setattr(quantizing, "_retrieval", lambda queries, answers: next(scores))
     with pytest.raises(ValueError, match=r"nothing was written: .*measured was: lowest cosine 0\.9\d+ .*90.00 before"):
