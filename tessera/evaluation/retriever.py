@@ -21,6 +21,7 @@ from tessera.inference.encode import each, fit
 from tessera.model import hub
 from tessera.model.encoder import Encoder
 from tessera.model.foreign import Foreign
+from tessera.model.frozen import packed
 from tessera.model.heads import pool
 from tessera.model.precision import autocast, compute_dtype
 from tessera.plan.recipe import Machine
@@ -119,8 +120,10 @@ class Retriever:
             folders.write(bare, folder, said, self.encoder.config.hidden_size, self.max_length)
 
     def _embed(self, texts: Sequence[str], what: str, on_progress: Progress | None) -> Floats:
+        still = packed(self.encoder, compute_dtype(self.machine.dtype, self.device))
+
         def unit(tokens: Tensor, starts: Tensor) -> Tensor:
-            return functional.normalize(pool(self.encoder(tokens, starts), starts, self.contrast.pooling), dim=-1)
+            return functional.normalize(pool(still(tokens, starts), starts, self.contrast.pooling), dim=-1)
 
         return each(
             self.encoder,  # type: ignore[arg-type]  # all that is asked of a model there: config, weights, train and eval

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tessera.model.frozen import packed
 from tessera.model.heads import Regressor, pool
 from tessera.model.hub import AnyMaskedLM
 from tessera.model.precision import autocast, compute_dtype
@@ -41,9 +42,10 @@ def embed(
     An empty text has a vector too: that of its special tokens. Raises ValueError for a max_length that leaves no room
     for text, and where the tokenizer knows tokens that the model does not.
     """
+    encoder = packed(model.encoder, compute_dtype(dtype, next(model.parameters()).device))
 
     def vectors(tokens: Tensor, starts: Tensor) -> Tensor:
-        pooled = pool(model.encoder(tokens, starts), starts, pooling)
+        pooled = pool(encoder(tokens, starts), starts, pooling)
         return torch.nn.functional.normalize(pooled, dim=-1) if normalize else pooled
 
     return each(

@@ -1,12 +1,14 @@
 """An encoder that stands still says what the moving one says."""
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 
-from tessera.model.frozen import Frozen, can_freeze
+from tessera.model.frozen import Frozen, can_freeze, packed
 from tessera.model.heads import MaskedLM, initialize
+from tessera.model.seen import SeenRows
 
 pytestmark = pytest.mark.skipif(not can_freeze(), reason="this PyTorch is built without oneDNN")
 
@@ -56,3 +58,22 @@ def test_only_what_is_on_a_cpu_is_frozen(tiny: Any) -> None:
         elsewhere = MaskedLM(tiny("mmbert"))
     with pytest.raises(ValueError, match="frozen on CPUs where PyTorch has oneDNN; this one is on meta"):
         Frozen(elsewhere.encoder, torch.float32)
+
+
+def test_an_encoder_in_training_is_packed_as_it_is_now(model: MaskedLM) -> None:
+    tokens, starts = torch.tensor([5, 9, 7, 5]), torch.tensor([0, 4])
+    plain = model.encoder(tokens, starts)
+    rows = SeenRows(model.encoder.embedding.weight, torch.tensor([5, 9]))  # 7 is not among those that are trained
+    encoder = copy.deepcopy(model.encoder).eval()
+    encoder.embedding = rows.eval()
+    assert torch.allclose(packed(encoder, torch.float32)(tokens, starts), plain, atol=1e-5)
+    with torch.no_grad():
+        rows.weight[:, 0] += 3
+    moved = encoder(tokens, starts)
+    assert not torch.allclose(moved, plain, atol=1e-2)
+    assert torch.allclose(packed(encoder, torch.float32)(tokens, starts), moved, atol=1e-5)
+
+
+def test_what_is_no_encoder_of_ours_stays_what_it_is() -> None:
+    other = torch.nn.Linear(2, 2)
+    assert packed(other, torch.float32) is other
