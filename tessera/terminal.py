@@ -60,7 +60,10 @@ class Watcher:
         A run of days then leaves a few thousand lines.
         """
         now = time.monotonic()
-        lines = self.lines.setdefault(stage, _Lines(began=now, first=done))
+        lines = self.lines.get(stage)
+        if lines is None or done < lines.done:  # what has gone back to its beginning is something new
+            lines = self.lines[stage] = _Lines(began=now, first=done)
+        lines.done = done
         spent = now - lines.began
         if done >= total or now - lines.last > min(300.0, max(20.0, spent / 100)):
             share, left = 100 * done / max(1, total), ""
@@ -83,6 +86,7 @@ class _Lines:
 
     began: float
     first: int  # what was done already when it began
+    done: int = 0
     last: float = -math.inf  # when one was written
 
 
@@ -151,4 +155,4 @@ def print_table(title: str, columns: list[str], rows: list[list[Any]], digits: i
     for row in rows:
         table.add_row(*(f"{cell:.{digits}f}" if isinstance(cell, float) else str(cell or "") for cell in row))
     # Where there is no terminal nothing has to fit: a line of a file or a pipe may be long.
-    (console if console.is_terminal else Console(highlight=False, width=250)).print(table)
+    (console if console.is_terminal else Console(highlight=False, width=250, quiet=console.quiet)).print(table)

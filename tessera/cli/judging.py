@@ -27,7 +27,7 @@ def evaluate(
     recipe: Annotated[Path | None, typer.Option(help="measure the `evaluation` of a recipe instead")] = None,
     mteb: Annotated[list[str] | None, typer.Option(help="a task of mteb, by mteb's own protocol (repeatable)")] = None,
     benchmark: Annotated[str | None, typer.Option(help='a benchmark of mteb, as "MTEB(Multilingual, v2)"')] = None,
-    language: Annotated[list[str] | None, typer.Option(help="of mteb's tasks (default: all)")] = None,
+    language: Annotated[list[str] | None, typer.Option(help="only this one of each task's (repeatable)")] = None,
     available: Annotated[bool, typer.Option("--available", help="mteb: what has data; the rest is named")] = False,
     out: Annotated[Path, typer.Option(help="the folder for the results")] = Path("evaluation"),
     name: Annotated[str | None, typer.Option(help="the model's name in the results (default: its folder's)")] = None,
@@ -49,15 +49,17 @@ def evaluate(
             "evaluate: give a model folder and one of --task, --recipe and --mteb/--benchmark, e.g. "
             "tessera evaluate runs/demo/merged/final --task sib200-probe --data FOLDER; --list shows the tasks"
         )
+    found = []
     with Watcher(console) as watcher:
         for path in _measure(model, task, protocol, data, recipe, mteb, benchmark, language, available, out,
                              name or name_of(model), held_out, oracle, set_, watcher):  # fmt: skip
             watcher.say(escape(str(path)))
+            found.append(path)
     from tessera.report.compare import compare as beside
     from tessera.report.compare import tables
 
-    if recipe is None:
-        _show(*tables(beside([path]), languages=False))
+    if recipe is None and found:
+        _show(*tables(beside(found)))
 
 
 def _measure(
@@ -90,7 +92,8 @@ def _measure(
     elif task is not None:
         from tessera.evaluation.judge import judge
 
-        yield from judge(model, task, protocol, data, out, oracle=oracle, name=name, on_progress=tell)
+        yield from judge(model, task, protocol, data, out, languages=language or (), oracle=oracle, name=name,
+                         on_progress=tell)  # fmt: skip
     else:
         from tessera.evaluation.mteb import run
 

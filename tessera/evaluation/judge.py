@@ -1,12 +1,15 @@
 """One model on tasks of the catalogue: each by what its kind needs."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from tessera.evaluation import catalogue, embedded, retrieve, sweep
+from tessera.evaluation import catalogue, data, embedded, retrieve, sweep
+from tessera.evaluation.rows import DataError
 from tessera.evaluation.trials import Progress
 from tessera.model.files import read_json
+from tessera.plan.mistakes import did_you_mean
 from tessera.plan.recipe import Machine
+from tessera.plan.task import Task
 
 _MMBERT_VOCABULARY = 200_000  # tokens, at least: its model_type is ModernBERT's
 
@@ -18,6 +21,7 @@ def judge(
     data_folder: str | Path | None,
     out: str | Path,
     *,
+    languages: Sequence[str] = (),
     oracle: bool = False,
     machine: Machine | None = None,
     name: str | None = None,
@@ -28,12 +32,17 @@ def judge(
     tasks        names, groups of tasks, or files of your own; see catalogue.choose
     protocol     by name, or of a file; see catalogue.protocol
     data_folder  local data; None: the Hub
+    languages    only these of each task, as its data calls them, to test on and where it trains on all to train on
     oracle       choose the rate on the test set: results are marked, and are no results
 
-    Raises TaskError for names that nobody knows, before anything is run; else as sweep.run and retrieve.retrieve.
+    Raises TaskError for names that nobody knows and DataError for languages that a task does not have, before anything
+    is run; else as sweep.run and retrieve.retrieve.
     """
     family = family_of(Path(model_folder))
-    chosen = [(task, catalogue.protocol(protocol, task, family)) for task in catalogue.choose(tasks)]
+    chosen = [
+        (_only(task, languages, data_folder), catalogue.protocol(protocol, task, family))
+        for task in catalogue.choose(tasks)
+    ]
     for task, how in chosen:
         if task.kind in embedded.KINDS:
             yield embedded.run(model_folder, task, data_folder, out, machine, on_progress, name=name)
@@ -41,6 +50,17 @@ def judge(
         how = how.model_copy(update={"select": "oracle"}) if oracle else how
         run = retrieve.retrieve if task.kind == "retrieve" else sweep.run
         yield run(model_folder, task, how, data_folder, out, machine, on_progress, name=name)
+
+
+def _only(task: Task, languages: Sequence[str], data_folder: str | Path | None) -> Task:
+    """The task in some of its languages."""
+    if not languages:
+        return task
+    there = data.languages(task, None if data_folder is None else Path(data_folder))
+    for language in languages:
+        if language not in there:
+            raise DataError(f"task {task.name} has no language {language!r}; {did_you_mean(language, there)}")
+    return task.model_copy(update={"languages": tuple(dict.fromkeys(languages))})
 
 
 def family_of(folder: Path) -> str | None:

@@ -12,6 +12,7 @@ from tessera.plan.whole import new_file
 from tessera.report.scores import AVERAGE, EUROPEAN, Result, read, read_published
 from tessera.report.significance import Verdict, differ
 
+_SHORT = 30  # languages of a table that nobody asked for
 SUITES = {  # whose average papers print, every task counting once
     "glue": ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte"),
     "xtreme": ("xnli", "paws-x", "xcopa", "xquad", "mlqa", "tydiqa", "wikiann", "udpos"),
@@ -97,15 +98,17 @@ def compare(
 
 
 def tables(comparison: Comparison, languages: bool = False) -> tuple[list[Table], list[str]]:
-    """(tables, notes): averages of all tasks first; then each task by language, where asked for or where it is one."""
-    models = comparison.models
+    """(tables, notes): averages of all tasks first; then each task by language, where asked for or if short."""
+    models, notes = comparison.models, _notes(comparison)
     made = [Table(title="Averages", columns=["task", "metric", *models], rows=_averages(comparison, models))]
     for task, results in comparison.tasks.items():
         codes = sorted({code for result in results for code in result.values})
-        if codes and (languages or len(comparison.tasks) == 1):
+        if codes and (languages or (len(comparison.tasks) == 1 and len(codes) <= _SHORT)):
             rows = [[code, *(_number(r.values.get(code)) for r in results)] for code in codes]
             made.append(Table(title=f"{task}, {results[0].metric}", columns=["language", *_names(results)], rows=rows))
-    return made, _notes(comparison)
+        elif len(codes) > 1:
+            notes.append(f"{task} has {len(codes)} languages; tessera compare --languages shows each")
+    return made, notes
 
 
 def write_csv(comparison: Comparison, path: Path) -> None:

@@ -39,6 +39,13 @@ def test_a_line_is_whole_and_says_what_is_left_of_a_resumed_stage(clock):
     ]
 
 
+def test_what_begins_again_is_timed_from_its_own_beginning(clock):
+    # Embedding takes 90 s; then fine-tuning does a quarter in 30 s, so the rest takes 90 s.
+    said = plain(clock, [0, 90, 100, 130], [0, 1000, 0, 250], 1000)
+    times = [line.split("  loss")[0].split("%  ")[1] for line in said]
+    assert times == ["0.0 s", "2 min", "0.0 s", "30.0 s, 2 min left"]
+
+
 def test_a_run_of_ten_days_leaves_thousands_of_lines_and_not_a_line_for_each_step(clock):
     steps = 10 * 24 * 3600 // 5
     said = plain(clock, [5.0 * n for n in range(steps)], list(range(steps)), steps * 2)
