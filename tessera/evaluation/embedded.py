@@ -1,5 +1,6 @@
 """Tasks that train no encoder: bitext mining, and probes on frozen embeddings; every text is encoded once."""
 
+import json
 import statistics
 import time
 from collections.abc import Iterable, Sequence
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera import __version__
-from tessera.evaluation import data, probe, retrieval, trials
+from tessera.evaluation import bitext, data, probe, trials
 from tessera.evaluation.data import Labelled
 from tessera.evaluation.trials import Json, Progress
 from tessera.inference.encoder import Encoder
@@ -52,11 +53,18 @@ def run(
         model_folder, device=machine.device, dtype=machine.dtype, attention=machine.attention, threads=machine.threads
     )
     protocol: Json = {"pooling": "+".join(encoder.pipeline.pooling), "dtype": str(encoder.dtype)}
-    protocol |= {"k": retrieval.NEIGHBOURS} if task.kind == "bitext" else {"C": probe.GRID, "folds": probe.FOLDS}
+    protocol |= {"k": bitext.NEIGHBOURS} if task.kind == "bitext" else {"C": probe.GRID, "folds": probe.FOLDS}
+    identity = {
+        "protocol_hash": trials.fingerprint(protocol),
+        "fingerprint": fingerprint(model_folder),
+        "data": trials.fingerprint(rows),
+    }
+    if _is_there(path, identity):
+        return path
     several = [examples for part in rows.values() for examples in part.values()]
     vectors = _Vectors(encoder, (text for examples in several for text in _texts(examples)), report)
     chosen: dict[str, Json] = {}
-    results = _mine(rows["test"], vectors) if task.kind == "bitext" else _probe(task, rows, vectors, chosen)
+    results, outcomes = _mine(rows["test"], vectors) if task.kind == "bitext" else _probe(task, rows, vectors, chosen)
     columns = {metric: [row[metric] for row in results.values()] for metric in next(iter(results.values()))}
     whole = {
         "model": model,
@@ -64,22 +72,30 @@ def run(
         "kind": task.kind,
         "metric": task.metric,
         "protocol": protocol,
-        "protocol_hash": trials.fingerprint(protocol),
+        **identity,
         "oracle": False,
         "seeds": [],
-        "fingerprint": fingerprint(model_folder),
-        "data": trials.fingerprint(rows),
         "results": results,
         "average": {metric: statistics.fmean(values) for metric, values in columns.items()},
         "interval": dict.fromkeys(columns),  # there is no chance in it
         "examples": {language: len(several) for language, several in rows["test"].items()},
         "chosen": chosen,
         "trials": [],
+        "outcomes": outcomes,
         "seconds": round(time.perf_counter() - began, 2),
         "tessera": __version__,
     }
     write_json(path, whole)
     return path
+
+
+def _is_there(path: Path, identity: Json) -> bool:
+    """Whether the file is the result of this protocol, these weights and these rows."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return all(found[key] == value for key, value in identity.items()) and "outcomes" in found
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _read(task: Task, folder: Path | None) -> Rows:
@@ -125,17 +141,15 @@ class _Vectors:
         return self._rows[[self._place[text] for text in texts]]
 
 
-def _mine(pairs: dict[str, list[Labelled]], vectors: _Vectors) -> Scores:
+def _mine(pairs: dict[str, list[Labelled]], vectors: _Vectors) -> tuple[Scores, bitext.Outcomes]:
     """Each sentence's translation among all of its language, both ways."""
-    return {
-        language: retrieval.bitext(
-            vectors.of(one.text for one in several), vectors.of(one.second or "" for one in several)
-        )
+    return bitext.in_languages(
+        (language, vectors.of(one.text for one in several), vectors.of(one.second or "" for one in several))
         for language, several in pairs.items()
-    }
+    )
 
 
-def _probe(task: Task, rows: Rows, vectors: _Vectors, chosen: dict[str, Json]) -> Scores:
+def _probe(task: Task, rows: Rows, vectors: _Vectors, chosen: dict[str, Json]) -> tuple[Scores, bitext.Outcomes]:
     """A probe for each set of training languages, tested on every language that it is for."""
 
     def features(examples: Sequence[Labelled]) -> tuple[NDArray[np.float32], list[str]]:
@@ -143,6 +157,7 @@ def _probe(task: Task, rows: Rows, vectors: _Vectors, chosen: dict[str, Json]) -
 
     probes: dict[str, probe.Probe] = {}
     results: Scores = {}
+    right: dict[str, list[float]] = {}
     for language, several in rows["test"].items():
         key = "+".join(task.trained_on(language)) or "all"
         if key not in probes:
@@ -152,5 +167,7 @@ def _probe(task: Task, rows: Rows, vectors: _Vectors, chosen: dict[str, Json]) -
             )
             chosen[key] = asdict(how)
         given, truth = features(several)
-        results[language] = probe.scores(probes[key].predict(given), truth)
-    return results
+        predicted = probes[key].predict(given)
+        results[language] = probe.scores(predicted, truth)
+        right[language] = [float(p == t) for p, t in zip(predicted, truth, strict=True)]
+    return results, {"accuracy": right}

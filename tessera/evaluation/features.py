@@ -8,7 +8,7 @@ span                              a document for each window of a text, the firs
 
 # Shapes: n tokens of a document, m of them asked for, K labels.
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -49,6 +49,7 @@ class Item:
 
     example: int  # its number among the examples
     documents: tuple[Ids, ...]
+    segments: tuple[Ids, ...] = ()  # of each document, that of each token; none: 0 for all
     places: Places = field(default_factory=_nothing)  # [m], tag: tokens that are asked for; elsewhere nothing
     owners: Places = field(default_factory=_nothing)  # [m], tag: the word that each of them belongs to
     # one; [m] for tag; first and last token for span; none: unknown
@@ -69,6 +70,7 @@ class Reader:
                 arXiv:2503.05500, section 3.1)
     stride      tokens that two windows have in common
     no_answer   whether a question may have none; then the answer is "" where that scores higher
+    segments    whether the model is told the two texts of a pair apart
     """
 
     kind: Kind
@@ -77,6 +79,7 @@ class Reader:
     labelling: Labelling = "first"
     stride: int = 128
     no_answer: bool = False
+    segments: bool = False
 
     def items(self, examples: Sequence[Example]) -> list[Item]:
         """Documents of all examples, in order. Raises ValueError where max_length leaves no room for text."""
@@ -95,26 +98,43 @@ class Reader:
         second = self.tokenizer.encode_plain([e.second or "" for e in examples])
         found = []
         for number, example in enumerate(examples):
-            ids = self._document(first[number], None if example.second is None else second[number])
-            found.append(Item(example=number, documents=(ids,), targets=_target(example.label)))
+            others = [] if example.second is None else [second[number]]
+            found.append(
+                Item(
+                    example=number,
+                    documents=(self._document(first[number], *others),),
+                    segments=self._segments(len(first[number]), map(len, others)),
+                    targets=_target(example.label),
+                )
+            )
         return found
 
     def _choices(self, examples: Sequence[Choices]) -> list[Item]:
         texts = self.tokenizer.encode_plain([e.text for e in examples])
-        options = iter(self.tokenizer.encode_plain([option for e in examples for option in e.options]))
-        return [
-            Item(
-                example=number,
-                documents=tuple(self._document(texts[number], next(options)) for _ in example.options),
-                targets=_target(example.label),
+        every = iter(self.tokenizer.encode_plain([option for e in examples for option in e.options]))
+        found = []
+        for number, (example, text) in enumerate(zip(examples, texts, strict=True)):
+            options = [next(every) for _ in example.options]
+            found.append(
+                Item(
+                    example=number,
+                    documents=tuple(self._document(text, option) for option in options),
+                    segments=self._segments(len(text), map(len, options)),
+                    targets=_target(example.label),
+                )
             )
-            for number, example in enumerate(examples)
-        ]
+        return found
 
-    def _document(self, first: Ids, second: Ids | None) -> Ids:
+    def _document(self, first: Ids, second: Ids | None = None) -> Ids:
         if second is None:
             return pairs.alone(self.tokenizer, first, self.max_length)
         return pairs.join(self.tokenizer, first, second, self.max_length)
+
+    def _segments(self, first: int, others: Iterable[int]) -> tuple[Ids, ...]:
+        """Of the documents of a text of so many tokens with each of the others."""
+        if not self.segments:
+            return ()
+        return tuple(pairs.segments(self.tokenizer, first, other, self.max_length) for other in others)
 
     def _tagged(self, examples: Sequence[Tagged]) -> list[Item]:
         before, after = (np.array(ids, np.int32) for ids in self.tokenizer.template)
@@ -149,7 +169,13 @@ class Reader:
             for window in windows.cut(self.tokenizer, question, ids, offsets, self.max_length, self.stride):
                 target = windows.target(window, example.answers[0] if example.answers else None)
                 found.append(
-                    Item(example=number, documents=(window.ids,), targets=np.array(target, np.int64), window=window)
+                    Item(
+                        example=number,
+                        documents=(window.ids,),
+                        segments=self._segments(window.question, [len(window.offsets)]),
+                        targets=np.array(target, np.int64),
+                        window=window,
+                    )
                 )
         return found
 

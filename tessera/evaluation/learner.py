@@ -18,6 +18,7 @@ from tessera.model.encoder import Attention, Encoder
 from tessera.model.families import Pooling, our_pooling
 from tessera.model.files import read_json
 from tessera.model.foreign import Foreign
+from tessera.model.foreign_folder import marks_segments
 from tessera.model.precision import autocast, compute_dtype
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
@@ -36,6 +37,7 @@ class Pretrained:
         str, Tensor
     ]  # weights that a head begins with where they fit: of the masked-language model, of a task
     head_kind: Kind | None = None  # of that task
+    segments: bool = False  # whether the encoder is told the two texts of a pair apart
 
     def learner(self, kind: Kind, labels: int, protocol: Protocol, *, seed: int, no_answer: bool = False) -> "Learner":
         """A copy with a new head, drawn by `seed`.
@@ -60,6 +62,7 @@ class Pretrained:
             labelling=protocol.labelling,
             stride=protocol.stride,
             no_answer=no_answer,
+            segments=self.segments,
         )
         return Learner(
             encoder=encoder,
@@ -98,13 +101,20 @@ class Learner:
         starts = torch.from_numpy(np.cumsum([0, *map(len, documents)]))
         tokens = torch.from_numpy(np.concatenate(documents).astype(np.int64)).to(self.device)
         with autocast(self.device, self.dtype):
-            hidden = self.encoder(tokens, starts.to(self.device))
+            hidden = self.encoder(tokens, starts.to(self.device), *self._segments(items))
             if isinstance(self.head, tasks.DocumentHead):
                 return self.head(hidden, starts.to(self.device))
             if self.reader.kind == "tag":
                 places = np.concatenate([item.places + at for item, at in zip(items, starts.tolist(), strict=False)])
                 hidden = hidden.index_select(0, torch.from_numpy(places).to(self.device))
             return self.head(hidden)
+
+    def _segments(self, items: Sequence[Item]) -> tuple[Tensor, ...]:
+        """[T], for an encoder that is told."""
+        if not self.reader.segments:
+            return ()
+        rows = [row for item in items for row in item.segments or map(np.zeros_like, item.documents)]
+        return (torch.from_numpy(np.concatenate(rows).astype(np.int64)).to(self.device),)
 
     def loss(self, items: Sequence[Item]) -> Tensor:
         """The sum of the losses of what is asked in some items."""
@@ -157,6 +167,7 @@ def pretrained(folder: str | Path, machine: Machine | None = None) -> Pretrained
         pooling=pooling,
         tokenizer=tokenizer,
         machine=machine,
+        segments=isinstance(encoder, Foreign) and encoder.config.segments > 1 and marks_segments(folder),
     )
 
 

@@ -169,22 +169,6 @@ def average_precision(ranking: Ranking, relevant: Grades, k: int | None = None) 
     return _mean_over(relevant, one)
 
 
-def ranked(metric: Metric, ranking: Ranking, relevant: Grades) -> float:
-    """One retrieval metric of a task, as `ndcg@10`. Raises ValueError for others."""
-    name, _, k = metric.partition("@")
-    if name not in _RANKED:
-        raise ValueError(f"metric {metric!r} is not of retrieval; these are {', '.join(_RANKED)}, as in ndcg@10")
-    return _RANKED[name](ranking, relevant, int(k)) if k else _RANKED[name](ranking, relevant)
-
-
-_RANKED: dict[str, Callable[..., float]] = {
-    "ndcg": ndcg,
-    "recall": recall,
-    "mrr": mrr,
-    "average_precision": average_precision,
-}
-
-
 def _ndcg(documents: Sequence[str], grades: Mapping[str, int], k: int) -> float:
     gains = [max(0, grades.get(document, 0)) for document in documents[:k]]
     best = sorted((grade for grade in grades.values() if grade > 0), reverse=True)[:k]
@@ -214,26 +198,6 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
         return float(found[0]), math.nan
     error = float(found.std(ddof=1)) / math.sqrt(len(found))
     return float(found.mean()), student(level, len(found) - 1) * error
-
-
-def bootstrap(ours: ArrayLike, theirs: ArrayLike, *, draws: int = 10_000, seed: int = 0) -> tuple[float, float, float]:
-    """Paired bootstrap of the scores of the same examples by two models.
-
-    Returns (mean difference ours - theirs, p of there being none, two-sided, half width of its 95% interval).
-    Source: Efron and Tibshirani 1993; for this field Berg-Kirkpatrick et al. 2012: a difference is surprising where
-    few draws, shifted to a mean of 0, are as large.
-    """
-    difference = np.subtract(*(np.asarray(side, float) for side in _both(ours, theirs)))
-    mean, n = float(difference.mean()), len(difference)
-    random = np.random.default_rng(seed)
-    means = np.empty(draws)
-    step = max(1, 2**22 // n)  # draws at once, for memory
-    for first in range(0, draws, step):
-        some = min(step, draws - first)
-        means[first : first + some] = difference[random.integers(0, n, (some, n))].mean(1)
-    as_large = int((np.abs(means - mean) >= abs(mean) - 1e-12).sum())
-    low, high = np.quantile(means, (0.025, 0.975))
-    return mean, (as_large + 1) / (draws + 1), float(high - low) / 2
 
 
 def student(level: float, freedom: int) -> float:
@@ -297,6 +261,21 @@ def score(
     )
 
 
+def outcomes(
+    metric: Metric, predicted: Sequence[Any], right: Sequence[Any], *, language: str = "en"
+) -> list[float] | None:
+    """The score of each example by itself, where their mean is the score of all; else None.
+
+    The arguments are those of `score`. The accuracy of tags is a mean over words, not over sentences, so it has none.
+    """
+    of_words = metric in _NUMBERS and any(isinstance(truth, (tuple, list)) for truth in right[:1])
+    if metric not in _MEANS or of_words:
+        return None
+    pairs = zip(predicted, right, strict=True)
+    return [score(metric, [guess], [truth], language=language) for guess, truth in pairs]
+
+
+_MEANS = {"accuracy", "micro_f1", "squad_f1", "exact_match", "mlqa_f1", "mlqa_exact_match"}
 _NUMBERS: dict[str, Callable[[ArrayLike, ArrayLike], float]] = {
     "accuracy": accuracy,
     "f1": f1,

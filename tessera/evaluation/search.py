@@ -112,6 +112,11 @@ def averages(rows: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {name: math.fsum(row[name] for row in rows.values()) / len(rows) for name in next(iter(rows.values()))}
 
 
+def outcomes(rows: Mapping[str, Mapping[str, float]]) -> dict[str, list[float]]:
+    """Each measure of each query, in the order of the queries, to 6 digits."""
+    return {name: [round(row[name], 6) for row in rows.values()] for name in next(iter(rows.values()))}
+
+
 def by_length(
     search: Search, rows: Mapping[str, Mapping[str, float]], lengths: Sequence[int] = LENGTHS
 ) -> dict[str, dict[str, float]]:

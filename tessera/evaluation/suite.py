@@ -3,6 +3,7 @@
     <out>/<model>.<task>.json     model, task, kind, protocol, seed, fingerprint (of the weights),
                                   results {language: {metric: value}}, average and spread over languages,
                                   examples {language: how many were scored}, seconds, tessera (version);
+                                  outcomes {metric: {language: [what each example adds]}};
                                   of a probe also chosen {language: C, and its accuracy on the rows it was chosen on}
 
 A task whose file says the same protocol and the same weights is finished and is not run again.
@@ -23,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from tessera import __version__
-from tessera.evaluation import probe, retrieval
+from tessera.evaluation import bitext, probe
 from tessera.evaluation.tasks import Bitext, Probing, read_task
 from tessera.inference.encode import embed
 from tessera.model import hub
@@ -89,27 +90,26 @@ def evaluate(
         model.remember(data.texts(), report)
         head = {"model": name, "task": task.name, "kind": task.task, "protocol": protocol, **identity}
         if isinstance(data, Bitext):
-            results = bitext_results(data, model.look_up)
+            results, head["outcomes"] = bitext_results(data, model.look_up)
         else:
-            results, head["chosen"] = probe_results(data, model.look_up, report)
+            results, head["outcomes"], head["chosen"] = probe_results(data, model.look_up, report)
         _write(files[-1], head, results, data.examples(), began)
     return files
 
 
-def bitext_results(data: Bitext, look_up: Callable[[Sequence[str]], NDArray[np.float32]]) -> Results:
-    """Retrieval among the pairs of each language, both ways."""
-    return {
-        language: retrieval.bitext(look_up(sources), look_up(targets))
-        for language, (sources, targets) in data.pairs.items()
-    }
+def bitext_results(
+    data: Bitext, look_up: Callable[[Sequence[str]], NDArray[np.float32]]
+) -> tuple[Results, bitext.Outcomes]:
+    """Retrieval among the pairs of each language, both ways; and what each pair adds."""
+    return bitext.in_languages((language, look_up(a), look_up(b)) for language, (a, b) in data.pairs.items())
 
 
 def probe_results(
     data: Probing, look_up: Callable[[Sequence[str]], NDArray[np.float32]], report: Progress | None = None
-) -> tuple[Results, Results]:
-    """One probe for each training file, tested on every language that it is for; and what was chosen for each."""
+) -> tuple[Results, bitext.Outcomes, Results]:
+    """One probe for each training file, tested on every language that it is for; what it has right; what was chosen."""
     probes: dict[str, tuple[probe.Probe, probe.Chosen]] = {}
-    results, chosen = {}, {}
+    results, chosen, right = {}, {}, {}
     for number, (language, (source, (texts, labels))) in enumerate(data.test.items()):
         if report is not None:
             report(number, len(data.test), f"probes {language}")
@@ -120,9 +120,11 @@ def probe_results(
             vectors = {name: (look_up(given), answers) for name, (given, answers) in rows.items()}
             probes[source] = probe.choose(vectors["train"], vectors.get("validation"))
         trained, how = probes[source]
-        results[language] = probe.scores(trained.predict(look_up(texts)), labels)
+        predicted = trained.predict(look_up(texts))
+        results[language] = probe.scores(predicted, labels)
+        right[language] = [float(said == label) for said, label in zip(predicted, labels, strict=True)]
         chosen[language] = {"C": how.c, "accuracy": how.accuracy[how.c], "rows": how.rows}
-    return results, chosen
+    return results, {"accuracy": right}, chosen
 
 
 def fingerprint(model_folder: Path) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tessera.evaluation import probe, retrieval
+from tessera.evaluation import bitext, probe
 from tessera.plan.corpus import Columns, Source
 from tessera.plan.recipe import BitextTask, ProbeTask
 from tessera.text.corpus import Document, Pair, Skipped, read
@@ -85,7 +85,7 @@ def _bitext(task: BitextTask) -> Bitext:
     protocol = {
         "forward": "to English",
         "margin": "ratio",
-        "neighbours": retrieval.NEIGHBOURS,
+        "neighbours": bitext.NEIGHBOURS,
         "languages": len(pairs),
         "skipped": skipped.counts.total(),
         "data": _hash(pairs),

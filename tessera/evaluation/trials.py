@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -18,14 +17,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from tessera import __version__
 from tessera.evaluation import data, metrics
 from tessera.evaluation.data import Choices, Labelled, Question, Tagged
 from tessera.evaluation.features import KINDS, Answer, Example, Kind
-from tessera.evaluation.finetune import Diverged, predict, train
+from tessera.evaluation.finetune import Course, Diverged, predict, train
 from tessera.evaluation.learner import Learner, Pretrained
 from tessera.plan.task import Protocol, SplitName, Task
-from tessera.plan.whole import new_file, write_json
+from tessera.plan.whole import new_file
 
 Progress = Callable[[int, int, str], None]
 Json = dict[str, Any]
@@ -66,6 +64,11 @@ class Trial:
         return {"rate": self.rate, "weight_decay": self.protocol.weight_decay, "epochs": self.protocol.epochs}
 
     @property
+    def how(self) -> Json:
+        """The choice, and the seed."""
+        return {**self.choice, "seed": self.seed}
+
+    @property
     def name(self) -> str:
         parts = [f"{key}-{value:g}" for key, value in self.choice.items() if value is not None]
         return ".".join((*parts, f"seed-{self.seed}"))
@@ -90,18 +93,11 @@ def groups(task: Task, protocol: Protocol, folder: Path | None, *, test: bool = 
     """
     if task.kind not in KINDS or not task.trained:
         raise ValueError(f"task {task.name}: kind {task.kind} with train: {task.train} is not fine-tuned")
-    tested = data.languages(task, folder)
-    together: dict[tuple[str, ...], list[str]] = {}
-    for language in tested:
-        together.setdefault(task.trained_on(language), []).append(language)
     found = []
-    for trained, languages in together.items():
-        sources = trained or tested
+    for name, sources, languages in together(task, folder):
         names = _labels(task, sources[0], folder)
-        if not task.source("train").by_language:
-            seen = _load(task, "train", sources[0], folder, names, protocol.train_examples)
-        else:
-            seen = _load(task, "train", sources, folder, names, protocol.train_examples)
+        read = sources if task.source("train").by_language else sources[0]
+        seen = _load(task, "train", read, folder, names, protocol.train_examples)
         held: dict[str, list[Example]] = {}
         if (source := task.source("validation")).splits.validation is not None:
             judged = sources if source.by_language else sources[:1]
@@ -113,7 +109,7 @@ def groups(task: Task, protocol: Protocol, folder: Path | None, *, test: bool = 
         found.append(
             Group(
                 task=task,
-                name="+".join(trained) if 0 < len(trained) < 4 else f"{len(sources)}-languages",
+                name=name,
                 labels=names,
                 train=tuple(seen),
                 validation=held,
@@ -122,6 +118,24 @@ def groups(task: Task, protocol: Protocol, folder: Path | None, *, test: bool = 
             )
         )
     return found
+
+
+def together(task: Task, folder: Path | None) -> list[tuple[str, tuple[str, ...], list[str]]]:
+    """Of each model that a task trains: its name, the languages it is trained on, those it is tested on.
+
+    What trains nothing is one model, which all languages are tested on.
+    """
+    tested = data.languages(task, folder)
+    found: dict[tuple[str, ...], list[str]] = {}
+    for language in tested:
+        found.setdefault(task.trained_on(language), []).append(language)
+    return [(_name(task, trained, tested), trained or tested, languages) for trained, languages in found.items()]
+
+
+def _name(task: Task, trained: Sequence[str], tested: Sequence[str]) -> str:
+    if not task.trained:
+        return "untrained"
+    return "+".join(trained) if 0 < len(trained) < 4 else f"{len(trained or tested)}-languages"
 
 
 def truth(group: Group, protocol: Protocol, folder: Path | None) -> dict[str, list[Example]]:
@@ -179,57 +193,44 @@ def fingerprint(what: Any) -> str:
     return digest.hexdigest()[:16]
 
 
+def digest(what: Any) -> str:
+    """A hash of settings."""
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def identity(group: Group, trial: Trial, start: str) -> Json:
     """All that the outcome of a trial depends on. start: fingerprint of what it begins with."""
     settings = trial.protocol.model_dump(mode="json", exclude=_NOT_OF_A_TRIAL)
     science = {"kind": group.kind, "labels": group.labels, "metric": group.task.metric}
     whole = {**settings, **science, "no_answer": group.task.no_answer}
-    return {
-        "start": start,
-        "data": group.fingerprint,
-        "settings": hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16],
-        **trial.choice,
-        "seed": trial.seed,
-    }
+    return {"start": start, "data": group.fingerprint, "settings": digest(whole), **trial.how}
 
 
-def finished(path: Path, expected: Json) -> Json | None:
-    """What a trial has written, if it is this one and whole."""
-    try:
-        found: Json = json.loads(path.read_text(encoding="utf-8"))
-        return found if found["identity"] == expected else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def perform(group: Group, trial: Trial, start: Pretrained, path: Path, expected: Json, report: Progress) -> Json:
-    """Trains, asks, writes the file; a training that diverges is written down as such."""
-    began = time.perf_counter()
-    outcome: Json
+def perform(group: Group, trial: Trial, start: Pretrained, report: Progress) -> Json:
+    """Trains and asks; a training that diverges is written down as such."""
     try:
         learner, course = fit(group, trial, start, report)
     except Diverged as error:
-        outcome = {"failed": str(error), "validation": None, "validation_by_language": {}, "predictions": {}}
-    else:
-        scores = validate(learner, group)
-        outcome = {
-            "failed": None,
-            "validation": statistics.fmean(scores.values()) if scores else None,
-            "validation_by_language": scores,
-            "predictions": {language: predict(learner, rows, report) for language, rows in group.test.items()},
-            "steps": course["steps"],
-            "tokens": course["tokens"],
-            "loss": course["loss"],
-            "best": course["best"],
-            "validation_course": course["validation"],
-        }
-    ran = {"seconds": round(time.perf_counter() - began, 2), "device": str(next(start.encoder.parameters()).device)}
-    whole = {"identity": expected, **outcome, **ran, "tessera": __version__}
-    write_json(path, whole)
-    return json.loads(json.dumps(whole))  # as whoever reads the file finds it
+        return {"failed": str(error), "validation": None, "validation_by_language": {}, "predictions": {}}
+    scores = validate(learner, group)
+    return {
+        "failed": None,
+        "validation": statistics.fmean(scores.values()) if scores else None,
+        "validation_by_language": scores,
+        "predictions": {language: predict(learner, rows, report) for language, rows in group.test.items()},
+        **told(course),
+        "best": course.best,
+        "validation_course": course.validation,
+    }
 
 
-def fit(group: Group, trial: Trial, start: Pretrained, report: Progress) -> tuple[Learner, Json]:
+def told(course: Course) -> Json:
+    """How a training went, as files say it."""
+    last = course.losses[-max(1, len(course.losses) // 10) :]
+    return {"steps": course.steps, "tokens": course.tokens, "loss": statistics.fmean(last)}  # of the last tenth
+
+
+def fit(group: Group, trial: Trial, start: Pretrained, report: Progress) -> tuple[Learner, Course]:
     """A trained model and how the training went. Raises Diverged."""
     learner = start.learner(
         group.kind, len(group.labels), trial.protocol, seed=trial.seed, no_answer=group.task.no_answer
@@ -247,14 +248,7 @@ def fit(group: Group, trial: Trial, start: Pretrained, report: Progress) -> tupl
         validate=judge if group.validation else None,
         on_progress=report,
     )
-    last = course.losses[-max(1, len(course.losses) // 10) :]
-    return learner, {
-        "steps": course.steps,
-        "tokens": course.tokens,
-        "loss": statistics.fmean(last),  # of the last tenth
-        "best": course.best,
-        "validation": course.validation,
-    }
+    return learner, course
 
 
 def validate(learner: Learner, group: Group) -> dict[str, float]:
@@ -274,6 +268,13 @@ def measure(
         metric: metrics.score(metric, said, right, names=labels, language=language)
         for metric in (task.metric, *task.also)
     }
+
+
+def outcomes(task: Task, language: str, said: Sequence[Answer], rows: Sequence[Example]) -> dict[str, list[float]]:
+    """Of the metrics of a task that are means over examples, what each example adds."""
+    right = [_right(example) for example in rows]
+    found = {m: metrics.outcomes(m, said, right, language=language) for m in (task.metric, *task.also)}
+    return {metric: each for metric, each in found.items() if each is not None}
 
 
 def _right(example: Example) -> int | float | tuple[int, ...] | list[str] | None:

@@ -23,6 +23,7 @@ class Window:
     """A question with a part of a text, as one document."""
 
     ids: Ids  # [n]
+    question: int  # tokens of the question
     first: int  # where the text begins in the document
     offsets: NDArray[np.int64]  # [c, 2] characters of the whole text that each of its tokens comes from
 
@@ -47,7 +48,8 @@ def cut(
     found = []
     for begin in range(0, max(1, len(text)), step):
         ids = np.concatenate((head, text[begin : begin + room], after))
-        found.append(Window(ids=ids, first=len(head), offsets=offsets[begin : begin + room]))
+        part = offsets[begin : begin + room]
+        found.append(Window(ids=ids, question=len(question), first=len(head), offsets=part))
         if begin + room >= len(text):
             break
     return found

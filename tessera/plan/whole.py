@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -70,9 +71,16 @@ def write_text(path: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
+_NUMBERS = re.compile(r'\[\n\s+([^][{}"]+?)\n\s*\]')  # no string holds a line break as it is
+
+
 def write_json(path: Path, data: Any) -> None:
-    """Writes JSON as `write_text` writes text. Raises ValueError for numbers that JSON does not know (nan, inf)."""
-    write_text(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False))
+    """Writes JSON as `write_text` writes text, a list of numbers on one line.
+
+    Raises ValueError for numbers that JSON does not know (nan, inf).
+    """
+    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
+    write_text(path, _NUMBERS.sub(lambda found: "[" + " ".join(found[1].split()) + "]", text))
 
 
 def sync(path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from learnable import THINGS, sentence
 from typer.testing import CliRunner
 
+from tessera import Encoder
 from tessera.cli.app import app
 
 TASKS = """
@@ -73,6 +74,20 @@ def test_every_task_that_was_asked_for_is_in_the_table(model, data):
     said = [[cell.strip() for cell in line.split("│")] for line in output.splitlines()]
     assert ["", "same", "accuracy", "100.00", ""] in said
     assert ["", "topics", "accuracy", f"{100 * probe['average']['accuracy']:.2f}", ""] in said
+
+
+def test_what_is_measured_already_is_not_measured_again(model, data, monkeypatch):
+    how = ("--task", f"{data}/tasks.yaml:topics")
+    first = typed(model, data, *how)
+    written = (data / "out" / "small.topics.json").read_bytes()
+    monkeypatch.setattr(Encoder, "encode", None)
+    again = typed(model, data, *how)
+    assert again[0] == 0, again[2]
+    assert again[1].split("┏")[1] == first[1].split("┏")[1]
+    assert (data / "out" / "small.topics.json").read_bytes() == written
+    changed = data / "topics" / "aaa_Latn" / "test.jsonl"
+    changed.write_text(changed.read_text().replace("house", "garden"))
+    assert typed(model, data, *how)[0] == 1  # other rows have to be encoded
 
 
 def test_a_task_in_one_of_its_languages(model, data):

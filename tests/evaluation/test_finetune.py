@@ -343,7 +343,7 @@ def test_an_answer_is_asked_for_where_a_window_holds_all_of_it(tokenizer):
 def test_the_best_answer_of_all_windows_is_read_off_the_text(tokenizer):
     context = "the river  bread cloud"
     ((ids, offsets),) = tokenizer.encode_offsets([context])
-    window = windows.Window(ids=ids, first=0, offsets=offsets)
+    window = windows.Window(ids=ids, question=0, first=0, offsets=offsets)
     scores = np.zeros((len(ids), 2), np.float32)
     place = {context[a:b].strip(): n for n, (a, b) in enumerate(offsets.tolist())}
     scores[place["river"], 0] = scores[place["bread"], 1] = 3.0

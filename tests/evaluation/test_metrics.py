@@ -116,13 +116,6 @@ def test_retrieval_by_hand():
     assert metrics.average_precision(RANKING, RELEVANT) == pytest.approx(((1 / 2 + 2 / 4) / 3 + 1) / 2)
 
 
-def test_retrieval_metrics_by_name():
-    assert metrics.ranked("recall@10", RANKING, RELEVANT) == metrics.recall(RANKING, RELEVANT, 10)
-    assert metrics.ranked("average_precision", RANKING, RELEVANT) == metrics.average_precision(RANKING, RELEVANT)
-    with pytest.raises(ValueError, match="'accuracy' is not of retrieval"):
-        metrics.ranked("accuracy", RANKING, RELEVANT)
-
-
 def test_queries_without_a_ranking_count_nothing_and_those_without_relevant_documents_are_not_asked():
     assert metrics.ndcg({}, {"q": {"a": 1}, "r": {"b": 0}}) == 0
     with pytest.raises(ValueError, match="no query has a relevant document"):
@@ -150,27 +143,6 @@ def test_one_seed_has_no_interval():
     mean, half = metrics.interval([0.7])
     assert mean == 0.7
     assert math.isnan(half)
-
-
-def test_the_bootstrap_finds_a_clear_difference_and_none_where_there_is_none():
-    random = np.random.default_rng(0)
-    worse = random.random(400) < 0.6
-    better = worse | (random.random(400) < 0.3)
-    mean, p, half = metrics.bootstrap(better, worse, draws=2000)
-    assert mean == pytest.approx(np.mean(better) - np.mean(worse))
-    assert p < 0.01
-    error = np.subtract(better, worse, dtype=float).std() / 20
-    assert half == pytest.approx(1.96 * error, rel=0.1)
-    assert metrics.bootstrap(worse, worse, draws=200)[1] == 1.0
-
-
-def test_under_no_difference_p_is_below_five_per_cent_about_five_times_in_a_hundred():
-    random = np.random.default_rng(1)
-    low = 0
-    for seed in range(200):
-        left, right = random.random((2, 60))
-        low += metrics.bootstrap(left, right, draws=300, seed=seed)[1] < 0.05
-    assert 2 <= low <= 22
 
 
 def test_score_takes_the_metric_of_a_task():

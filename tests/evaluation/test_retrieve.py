@@ -17,6 +17,7 @@ from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import TokenizerTraining
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol, Task
+from tessera.report.compare import compare
 from tessera.text import tokenizer as tokenizers
 
 ASKED = ["tree", "fish", "stone", "cloud", "bread", "night", "river", "king"]
@@ -113,6 +114,34 @@ def test_a_model_is_trained_for_each_language_and_all_are_in_one_result(folder, 
     assert [len(list(tmp_path.glob(f"trials/m.riddles/{language}/*.json"))) for language in ("aaa", "bbb")] == [2, 2]
 
 
+def test_every_query_of_a_result_has_its_measures_the_mean_over_seeds(folder, tmp_path):
+    how = protocol(seeds=[0, 1], steps=4)
+    path, found = run(folder, tmp_path, how=how, name="m")
+    assert set(found["outcomes"]) == MEASURES
+    for metric, by_language in found["outcomes"].items():
+        assert list(by_language) == ["aaa", "bbb"]
+        for language, each in by_language.items():
+            files = sorted(tmp_path.glob(f"trials/m.riddles/{language}/*.json"))
+            seeds = [json.loads(file.read_text())["outcomes"][language][metric] for file in files]
+            assert each == [round((a + b) / 2, 6) for a, b in zip(*seeds, strict=True)]
+            assert sum(each) / 24 == pytest.approx(found["results"][language][metric], abs=1e-6)
+    other = retrieve(folder / "model", task(train="none"), how, folder / "data", tmp_path, CALM, name="untrained")
+    assert set(json.loads(other.read_text())["outcomes"]) == MEASURES
+    again, _ = run(folder, tmp_path, how=protocol(seeds=[0, 1], steps=5), name="longer")
+    (verdict,) = compare([path, again]).verdicts.values()
+    assert verdict.test == "paired bootstrap over 48 examples of 2 languages"
+
+
+def test_a_trial_that_was_written_without_measures_of_queries_still_counts(folder, tmp_path):
+    path, before = run(folder, tmp_path, how=protocol(steps=2))
+    (file,) = tmp_path.glob("trials/*/aaa/*.json")
+    trial = json.loads(file.read_text())
+    del trial["outcomes"]
+    file.write_text(json.dumps(trial))
+    assert run(folder, tmp_path, how=protocol(steps=2))[1]["results"] == before["results"]
+    assert json.loads(path.read_text())["outcomes"] == {}
+
+
 def test_a_task_without_training_is_searched_with_the_model_as_it_is(folder, tmp_path):
     path, found = run(folder, tmp_path, task(train="none"), protocol(learning_rates=[1e-3, 1e-2]))
     assert path.name == "model.riddles.short.json"
@@ -138,7 +167,7 @@ def test_the_rate_is_chosen_on_validation_and_by_an_oracle_only_if_asked_for(fol
 
     def measured(retriever, one):
         split = next(iter(one.queries)).split("-")[0]
-        return dict.fromkeys(MEASURES, good[split, rates[-1]]), {}
+        return dict.fromkeys(one.queries, dict.fromkeys(MEASURES, good[split, rates[-1]]))
 
     monkeypatch.setattr(retrieving, "train", train)
     monkeypatch.setattr(retrieving, "_measured", measured)

@@ -11,7 +11,7 @@ from sklearn.metrics import ndcg_score
 
 from tessera.evaluation import search as searching
 from tessera.evaluation.data import Search
-from tessera.evaluation.search import averages, by_length, cluster, measure, nearest, rank
+from tessera.evaluation.search import averages, by_length, cluster, measure, nearest, outcomes, rank
 
 
 def brute_force(queries, documents, k):
@@ -110,6 +110,9 @@ def test_measures_worked_out_by_hand():
         {"ndcg@10": 1 / math.log2(3), "mrr@10": 1 / 2, "recall@10": 1.0, "recall@100": 1.0, "average_precision": 1 / 2}
     )
     assert averages(rows)["mrr@10"] == pytest.approx(3 / 4)
+    each = outcomes(rows)
+    assert each["ndcg@10"] == [round(2.5 / (3 + 1 / math.log2(3)), 6), 0.63093]
+    assert (each["mrr@10"], each["average_precision"]) == ([1.0, 0.5], [0.833333, 0.5])
 
 
 def test_ranks_beyond_ten_count_for_recall_at_100_only():

@@ -160,9 +160,10 @@ def test_a_probe_is_trained_once_for_all_languages_that_share_it():
     rows = (["a", "b", "aa", "bb"], ["first", "second", "first", "second"])
     test = {"x": ("one", rows), "y": ("one", (["a"], ["second"]))}
     data = Probing(train={"one": rows}, validation={"one": (["a", "bbb"], rows[1][:2])}, test=test, protocol={})
-    results, chosen = probe_results(data, look_up)
+    results, outcomes, chosen = probe_results(data, look_up)
     assert results["x"]["accuracy"] == 1.0
     assert results["y"]["accuracy"] == 0.0
+    assert outcomes == {"accuracy": {"x": [1.0, 1.0, 1.0, 1.0], "y": [0.0]}}
     assert chosen["x"] == chosen["y"] == {"C": chosen["x"]["C"], "accuracy": 1.0, "rows": 2}
     assert len(looked_up) == 4
 

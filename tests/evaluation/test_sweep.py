@@ -9,7 +9,7 @@ import learnable
 import pytest
 from learnable import THINGS, protocol, sentence
 
-from tessera.evaluation import catalogue, sweep, trials
+from tessera.evaluation import catalogue, selection, sweep, trials
 from tessera.evaluation.data import DataError
 from tessera.evaluation.features import KINDS
 from tessera.plan.recipe import Machine
@@ -183,7 +183,7 @@ def test_a_sweep_killed_in_any_trial_goes_on_where_it_stood_and_ends_the_same(
 
     with pytest.MonkeyPatch.context() as patch:
         if moment == "writing":
-            plain, seen = trials.write_json, []
+            plain, seen = selection.write_json, []
 
             def write_json(path, content):
                 seen.append(path)
@@ -191,7 +191,7 @@ def test_a_sweep_killed_in_any_trial_goes_on_where_it_stood_and_ends_the_same(
                     raise Killed
                 plain(path, content)
 
-            patch.setattr(trials, "write_json", write_json)
+            patch.setattr(selection, "write_json", write_json)
         with pytest.raises(Killed):
             run(folder, data, tmp_path / "killed", task(), how, kill)
     written = sorted((tmp_path / "killed").rglob("*seed*.json"))

@@ -1,4 +1,8 @@
+import json
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tessera.plan.whole import new_folder, remove_folder, write_json, write_text
 
@@ -62,3 +66,34 @@ def test_numbers_that_json_does_not_know_are_refused(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"loss": float("nan")})
     assert list(tmp_path.iterdir()) == []
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(json_values)
+@settings(max_examples=200)
+def test_json_says_what_it_was_given(tmp_path_factory, value):
+    path = tmp_path_factory.mktemp("json") / "a.json"
+    write_json(path, value)
+    assert json.loads(path.read_text(encoding="utf-8")) == value
+
+
+def test_a_list_of_numbers_takes_one_line(tmp_path):
+    write_json(tmp_path / "a.json", {"a": [1.0, 0.5, -1e-06], "b": "[\n 1\n]", "c": [[1, 2], []], "d": ["x"]})
+    assert (tmp_path / "a.json").read_text().splitlines() == [
+        "{",
+        ' "a": [1.0, 0.5, -1e-06],',
+        ' "b": "[\\n 1\\n]",',
+        ' "c": [',
+        "  [1, 2],",
+        "  []",
+        " ],",
+        ' "d": [',
+        '  "x"',
+        " ]",
+        "}",
+    ]

@@ -5,10 +5,14 @@ Row i of one side translates row i of the other; nothing else is right, not even
 
 # Shapes: n pairs, h embedding width, q queries, c candidates, k neighbours.
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Results = dict[str, dict[str, float]]  # language -> metric -> value
+Outcomes = dict[str, dict[str, list[float]]]  # metric -> language -> one number for each pair
 
 NEIGHBOURS = 4  # k of the margin, as in the paper
 _ROWS = 1024  # queries compared at once: bounds the memory at _ROWS x c similarities
@@ -32,6 +36,22 @@ def bitext(source: Floats, target: Floats, k: int = NEIGHBOURS) -> dict[str, flo
     Source: ratio margin and mutual retrieval ("intersection"), Artetxe and Schwenk 2019, arXiv:1811.01136, section 3;
     F1 per class, Muennighoff et al. 2022, arXiv:2210.07316, section 3.1.
     """
+    return mine(source, target, k)[0]
+
+
+def in_languages(sides: Iterable[tuple[str, Floats, Floats]]) -> tuple[Results, Outcomes]:
+    """Of (language, sources, targets): the scores of each language, and what each pair adds to those that are means."""
+    results: Results = {}
+    outcomes: Outcomes = {}
+    for language, source, target in sides:
+        results[language], each = mine(source, target)
+        for metric, values in each.items():
+            outcomes.setdefault(metric, {})[language] = values
+    return results, outcomes
+
+
+def mine(source: Floats, target: Floats, k: int = NEIGHBOURS) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """The scores of `bitext`, and of those that are means over pairs what each pair adds: all but margin_f1."""
     if source.ndim != 2 or source.shape != target.shape or not len(source):
         raise ValueError(
             f"bitext: {list(source.shape)} sources and {list(target.shape)} targets; give two equal [n, h]"
@@ -44,14 +64,16 @@ def bitext(source: Floats, target: Floats, k: int = NEIGHBOURS) -> dict[str, flo
     margin_backward = _search_margin(target, source, target_near, source_near)
     mutual = margin_backward[margin_forward] == truth
     found = int((mutual & (margin_forward == truth)).sum())
-    return {
-        "accuracy_forward": _mean(forward == truth),
-        "accuracy_backward": _mean(backward == truth),
-        "accuracy": (_mean(forward == truth) + _mean(backward == truth)) / 2,
+    each = {
+        "accuracy_forward": (forward == truth).astype(np.float64),
+        "accuracy_backward": (backward == truth).astype(np.float64),
+        "accuracy": ((forward == truth) + (backward == truth).astype(np.float64)) / 2,
         "f1": _f1(forward),
-        "margin_accuracy": (_mean(margin_forward == truth) + _mean(margin_backward == truth)) / 2,
-        "margin_f1": 2 * found / (int(mutual.sum()) + len(truth)),
+        "margin_accuracy": ((margin_forward == truth) + (margin_backward == truth).astype(np.float64)) / 2,
     }
+    scores = {metric: float(values.mean()) for metric, values in each.items()}
+    scores["margin_f1"] = 2 * found / (int(mutual.sum()) + len(truth))
+    return scores, {metric: values.round(6).tolist() for metric, values in each.items()}
 
 
 def _search(queries: Floats, candidates: Floats, k: int) -> tuple[NDArray[np.int64], Floats]:
@@ -77,18 +99,14 @@ def _search_margin(queries: Floats, candidates: Floats, near: Floats, candidates
     return best
 
 
-def _f1(nearest: NDArray[np.int64]) -> float:
-    """Mean over classes of 2PR/(P+R). Each class has one query: where it is found R = 1 and P = 1 / times predicted."""
+def _f1(nearest: NDArray[np.int64]) -> NDArray[np.float64]:
+    """2PR/(P+R) of each class [n]. It has one query: where it is found R = 1 and P = 1 / times predicted."""
     times = np.bincount(nearest, minlength=len(nearest))
     right = nearest == np.arange(len(nearest))
-    return _mean(np.where(right, 2.0 / (1.0 + np.maximum(times, 1)), 0.0))
+    return np.where(right, 2.0 / (1.0 + np.maximum(times, 1)), 0.0)
 
 
 def _unit(vectors: Floats) -> Floats:
     """Rows of length 1; a row of zeros stays one and is near to nothing."""
     length = np.linalg.norm(vectors.astype(np.float32), axis=1, keepdims=True)
     return (vectors / np.maximum(length, 1e-12)).astype(np.float32)
-
-
-def _mean(values: NDArray[np.bool_] | NDArray[np.float64]) -> float:
-    return float(np.mean(values, dtype=np.float64))

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.evaluation import retrieval
-from tessera.evaluation.retrieval import bitext
+from tessera.evaluation import bitext as mining
+from tessera.evaluation.bitext import bitext, mine
 
 
 def at(*degrees):
@@ -38,6 +38,10 @@ def test_scores_worked_out_by_hand():
     assert scores["accuracy_backward"] == pytest.approx(2 / 3)
     assert scores["accuracy"] == pytest.approx(2 / 3)
     assert scores["f1"] == pytest.approx((2 / 3 + 0 + 1) / 3)
+    same, each = mine(at(0, 12, 90), at(10, 30, 80), k=1)
+    assert same == scores
+    assert (each["accuracy_forward"], each["accuracy_backward"]) == ([1, 0, 1], [0, 1, 1])
+    assert (each["accuracy"], each["f1"]) == ([0.5, 0.5, 1], [0.666667, 0, 1])
 
 
 def test_a_margin_worked_out_by_hand():
@@ -46,20 +50,20 @@ def test_a_margin_worked_out_by_hand():
     #   nearest of sources  0.90 0.80 0.60;  of targets  0.90 0.70 0.60          (k = 1)
     #   source 1: target 0: 0.80 / ((0.80 + 0.90) / 2) = 0.941;  target 1: 0.70 / ((0.80 + 0.70) / 2) = 0.933
     near_s, near_t = cosines.max(1), cosines.max(0)
-    assert retrieval._search_margin(cosines, np.eye(3, dtype=np.float32), near_s, near_t).tolist() == [0, 0, 2]
+    assert mining._search_margin(cosines, np.eye(3, dtype=np.float32), near_s, near_t).tolist() == [0, 0, 2]
     #   with k = 2: sources 0.55 0.75 0.35; targets 0.85 0.45 0.35
     #   source 1: target 0: 0.80 / 0.80 = 1.0;  target 1: 0.70 / 0.60 = 1.167: the hub is no longer chosen
     near_s = np.sort(cosines, 1)[:, -2:].mean(1)
     near_t = np.sort(cosines, 0)[-2:].mean(0)
     assert near_s == pytest.approx([0.55, 0.75, 0.35])
     assert near_t == pytest.approx([0.85, 0.45, 0.35])
-    assert retrieval._search_margin(cosines, np.eye(3, dtype=np.float32), near_s, near_t).tolist() == [0, 1, 2]
+    assert mining._search_margin(cosines, np.eye(3, dtype=np.float32), near_s, near_t).tolist() == [0, 1, 2]
 
 
 def test_margin_f1_counts_pairs_that_choose_each_other(monkeypatch):
     # forward margin picks 0 1 1 3, backward picks 0 1 3 2: mutual are 0 and 1 only; 2 of 2 right, 2 of 4 found
     picks = iter([np.array([0, 1, 1, 3]), np.array([0, 1, 3, 2])])
-    monkeypatch.setattr(retrieval, "_search_margin", lambda *_: next(picks))
+    monkeypatch.setattr(mining, "_search_margin", lambda *_: next(picks))
     scores = bitext(at(0, 90, 180, 270), at(0, 90, 180, 270))
     assert scores["margin_f1"] == pytest.approx(2 * 1.0 * 0.5 / 1.5)
     assert scores["margin_accuracy"] == pytest.approx((3 / 4 + 2 / 4) / 2)
@@ -82,7 +86,7 @@ def test_the_size_of_the_pieces_does_not_matter(monkeypatch):
     rng = np.random.default_rng(0)
     source, target = rng.standard_normal((2, 50, 8)).astype(np.float32)
     whole = bitext(source, target)
-    monkeypatch.setattr(retrieval, "_ROWS", 7)
+    monkeypatch.setattr(mining, "_ROWS", 7)
     assert bitext(source, target) == pytest.approx(whole)
 
 
