@@ -13,7 +13,8 @@ cut changes speed and the last digits only. On a CPU the same seed gives the sam
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 
 from tessera.evaluation.features import Answer, Example, Floats, Item, Kind
 from tessera.evaluation.learner import Learner, embedding, set_embedding
+from tessera.model.encoder import Encoder
+from tessera.model.frozen import packed
 from tessera.model.seen import SeenRows
 from tessera.plan.task import Protocol
 from tessera.train.optimizer import clip_gradients, set_learning_rate
@@ -117,11 +120,12 @@ def predict(learner: Learner, examples: Sequence[Example], on_progress: Progress
     items = learner.reader.items(examples)
     learner.encoder.eval()
     learner.head.eval()
+    still = replace(learner, encoder=cast(Encoder, packed(learner.encoder, learner.dtype)))
     found: list[Floats] = [np.zeros((0, 0), np.float32)] * len(items)
     done = 0
     for numbers in _by_tokens(items, learner.micro_batch_tokens):
         batch = [items[i] for i in numbers]
-        scores = learner.scores(batch).float().cpu().numpy()
+        scores = still.scores(batch).float().cpu().numpy()
         ends = np.cumsum([_rows(learner.reader.kind, item) for item in batch])
         for number, rows in zip(numbers, np.split(scores, ends[:-1]), strict=True):
             found[number] = rows if learner.reader.kind in ("tag", "span") else rows.reshape(-1)
