@@ -74,22 +74,23 @@ def run(
 
     The same call after an interruption goes on where it stood. Raises RunError where the folder holds a run of
     another recipe (`machine` and `notes` may differ), naming the keys; `accept_changes` goes on with the new values
-    for what is not finished. Under torchrun every process calls this.
+    for what is not finished. Under torchrun every process calls this: all train, the leader does the rest while the
+    others wait, and raise LostProcess where it ends.
     """
     folder, watcher = Path(folder), watcher or Silent()
     world = distributed.join(recipe.machine)
     if not world.leads:
         watcher = Silent()
     try:
-        if world.leads:
-            _open(recipe, folder, accept_changes, watcher)
-        wanted = STAGES[: STAGES.index(until) + 1]
-        for stage in wanted:
-            if stage == "train":
-                _train(recipe, folder, world, watcher)
-            elif world.leads:
-                _ALONE[stage](recipe, folder, watcher)
-            distributed.wait(world)
+        with distributed.watched(world):
+            if world.leads:
+                _open(recipe, folder, accept_changes, watcher)
+            for stage in STAGES[: STAGES.index(until) + 1]:
+                if stage == "train":
+                    _train(recipe, folder, world, watcher)
+                elif world.leads:
+                    _ALONE[stage](recipe, folder, watcher)
+                distributed.wait(world)
     finally:
         distributed.leave(world)
     return folder

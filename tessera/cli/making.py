@@ -195,7 +195,9 @@ def tokenizer_report(
 
 def _walk(recipe: Path, set_: list[str] | None, out: Path | None, accept_changes: bool, until: Any) -> Path:
     from tessera.run import run as walk
+    from tessera.train.distributed import leads
 
+    console.quiet = not leads()
     read = read_recipe(recipe, set_)
     with Watcher(console) as watcher:
         return walk(read, out or Path("runs") / read.name, until=until, accept_changes=accept_changes, watcher=watcher)

@@ -44,6 +44,7 @@ class ForeignConfig:
     bos_token_id: int | None
     eos_token_id: int | None
     mask_token_id: int | None
+    segments: int  # rows of the table of segments, BERT's token types: the first and the second text of a pair
     parameters: int  # all that is trained
     products: int  # weights that a token is multiplied with on its way to its hidden state
     head_products: int  # and from there to its scores
@@ -76,11 +77,13 @@ class Foreign(nn.Module):
         self.config = config
         self.training = model.training
 
-    def forward(self, tokens: Tensor, starts: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, starts: Tensor, segments: Tensor | None = None) -> Tensor:
         """tokens [T] integers, starts [N+1] (0, ends of the documents) -> hidden states [T, C].
 
-        Positions restart at each document, whose tokens are all of type 0. Raises ValueError if starts does not fit, or
-        a document is longer than the table of positions.
+        segments  [T], of each token, from 0 on; None: 0 for all. A model that knows only one does not look at them
+
+        Positions restart at each document. Raises ValueError if starts does not fit, or a document is longer than the
+        table of positions.
         """
         edges = starts.tolist()
         lengths = [end - start for start, end in itertools.pairwise(edges)]
@@ -104,7 +107,11 @@ class Foreign(nn.Module):
             at = (rows[:, None] + column)[there]  # [tokens of the group]
             padded = tokens.new_full(there.shape, self.config.pad_token_id)
             padded[there] = tokens[at]
-            hidden = self.model(input_ids=padded, attention_mask=there.long()).last_hidden_state
+            more = {}
+            if segments is not None and self.config.segments > 1:
+                more["token_type_ids"] = torch.zeros_like(padded)
+                more["token_type_ids"][there] = segments[at]
+            hidden = self.model(input_ids=padded, attention_mask=there.long(), **more).last_hidden_state
             places.append(at)
             parts.append(hidden[there])
         if not parts:

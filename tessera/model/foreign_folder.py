@@ -4,6 +4,7 @@ No list of families is kept. The weights must be all there, and what a class has
 that it reads both ways, that padding changes nothing, that its head scores each token by itself.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -107,6 +108,7 @@ def describe(model: Any, mask_token_id: int | None = None) -> ForeignConfig:
     positions = min(tables) if tables else None
     inside = {id(p) for p in base.parameters()}
     linear = [part.weight for part in model.modules() if isinstance(part, nn.Linear)]
+    types = getattr(theirs, "type_vocab_size", 0) or 0
     known = [n for n in (positions, getattr(theirs, "max_position_embeddings", None)) if n is not None and n > 0]
     tied = {id(embedding.weight)}
     return ForeignConfig(
@@ -120,10 +122,20 @@ def describe(model: Any, mask_token_id: int | None = None) -> ForeignConfig:
         bos_token_id=getattr(theirs, "bos_token_id", None),
         eos_token_id=getattr(theirs, "eos_token_id", None),
         mask_token_id=mask_token_id,
+        segments=types if "token_type_ids" in inspect.signature(base.forward).parameters else 0,
         parameters=sum(p.numel() for p in model.parameters()),
         products=sum(w.numel() for w in linear if id(w) in inside - tied),
         head_products=sum(w.numel() for w in linear if id(w) not in inside - tied),
     )
+
+
+def marks_segments(folder: Path) -> bool:
+    """Whether the tokenizer of a folder tells its model the two texts of a pair apart: transformers' class decides."""
+    from transformers import AutoTokenizer
+
+    with quietly():
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    return "token_type_ids" in tokenizer.model_input_names
 
 
 def _mask_token(given: Mapping[str, Any], folder: Path) -> int | None:

@@ -7,7 +7,8 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import torch
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 Parallel = Literal["ddp", "fsdp2"]
 
+_PATIENCE = timedelta(days=24)  # with a leader that prepares text or evaluates; in milliseconds just under 2 ** 31
+
 
 class LostProcess(ValueError):
     """Another process of the run has ended, so this one cannot go on."""
@@ -37,11 +40,18 @@ class World:
     rank: int
     size: int
     device: torch.device
+    # A group of all that waits for the leader; none in a world of one, and none after `leave`.
+    waiting: list[dist.ProcessGroup] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def leads(self) -> bool:
         """Whether this is the process that writes and prints."""
         return self.rank == 0
+
+
+def leads() -> bool:
+    """Whether this process is the one of its world that prints; asked before `join` and after `leave`."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def join(machine: Machine) -> World:
@@ -62,6 +72,7 @@ def join(machine: Machine) -> World:
         keep_memory()
         if machine.threads is not None:
             torch.set_num_threads(machine.threads)
+    waiting = []
     if size > 1 and not dist.is_initialized():
         # Functions in these have the group of all processes as a default argument, as it is when they are imported. DDP
         # imports the second at its first use, which is too late: the group with its threads would live into the exit of
@@ -69,7 +80,9 @@ def join(machine: Machine) -> World:
         for name in ("torch.distributed.fsdp", "torch.distributed.nn.functional"):
             importlib.import_module(name)
         dist.init_process_group("nccl" if on_gpu else "gloo", store=_meeting_place(), rank=rank, world_size=size)
-    return World(rank=rank, size=size, device=device)
+    if size > 1:  # over gloo, whose connections break at once when a process dies, however long it may take
+        waiting.append(dist.new_group(backend="gloo", timeout=_PATIENCE))
+    return World(rank=rank, size=size, device=device, waiting=waiting)
 
 
 def _meeting_place() -> dist.Store:
@@ -91,6 +104,7 @@ def leave(world: World) -> None:
         return
     if sys.exception() is None:
         dist.barrier()  # nobody closes a connection that another still waits on
+    world.waiting.clear()
     _forget_layouts()
     gc.collect()  # a replicated module in a cycle of references would keep the group and its threads
     dist.destroy_process_group()
@@ -115,7 +129,8 @@ def watched(world: World) -> Iterator[None]:
         yield
     except RuntimeError as error:
         first = str(error).splitlines()[0] if str(error) else ""
-        if world.size == 1 or not (isinstance(error, dist.DistError) or "gloo" in first):
+        lost = isinstance(error, dist.DistError) or "gloo" in first or "monitoredBarrier" in first
+        if world.size == 1 or not lost:
             raise
         raise LostProcess(
             f"process {world.rank} of {world.size}: another process has ended or does not answer ({first}). What it "
@@ -208,15 +223,19 @@ def gathered(values: list[float], world: World) -> list[list[float]]:
 
 
 def from_lead(value: Any, world: World) -> Any:
-    """What the leading process has, in every process."""
+    """What the leading process has, in every process; they `wait` for it."""
     if world.size == 1:
         return value
+    wait(world)
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
 def wait(world: World) -> None:
-    """Returns when every process has come here."""
+    """Returns when every process has come here.
+
+    The others wait for the leader as long as it lives, the leader for the others as long as gloo waits by itself.
+    """
     if world.size > 1:
-        dist.barrier()
+        dist.monitored_barrier(world.waiting[0])

@@ -214,6 +214,7 @@ def _measure(job: Job, trainee: Trainee, log: Metrics | None) -> None:
     if model is not None and log is not None:
         bits = measure(model.to(job.world.device), job.text, job.recipe, job.dtype)
         log.held_out(position.step, position.tokens, position.total_tokens_before + position.tokens, bits)
+    distributed.wait(job.world)
 
 
 def measure(model: AnyMaskedLM, text: Text, recipe: Recipe, dtype: torch.dtype) -> dict[str, dict[str, float]]:

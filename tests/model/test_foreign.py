@@ -87,6 +87,28 @@ def test_hidden_states_are_those_of_transformers_at_every_length(name, folder, d
     torch.testing.assert_close(found, together, rtol=1e-4, atol=2e-5)
 
 
+def test_segments_are_looked_at_where_a_model_has_a_table_of_them(name, folder, documents: Documents):
+    lengths = [9, 4, 17, 9]
+    tokens, starts = documents(lengths, vocab_size=211)
+    segments = torch.cat([(torch.arange(n) > n // 3).long() for n in lengths])
+    ours, theirs = hub.load_encoder(folder), AutoModel.from_pretrained(folder).eval()
+    assert isinstance(ours, Foreign)
+    batch = padded(list(tokens.split(lengths)), theirs.config.pad_token_id)
+    blind = ours(tokens, starts)
+    assert torch.equal(ours(tokens, starts, torch.zeros_like(tokens)), blind)
+    if ours.config.segments < 2:
+        assert torch.equal(ours(tokens, starts, segments), blind)
+        return
+    rows = padded(list(segments.split(lengths)), 0)["input_ids"]
+    due = theirs(**batch, token_type_ids=rows).last_hidden_state[batch["attention_mask"].bool()]
+    torch.testing.assert_close(ours(tokens, starts, segments), due, rtol=1e-4, atol=2e-5)
+    assert (due - blind).abs().max() > 0.1
+
+
+def test_a_bert_alone_of_these_has_a_table_of_two_segments(name, folder):
+    assert hub.load_encoder(folder).config.segments == {"bert": 2, "xlm-r": 1, "mdeberta": 0, "mgte": 1}[name]
+
+
 def test_logits_losses_and_every_gradient_are_those_of_transformers(name, folder, documents: Documents):
     tokens, starts = documents(LENGTHS, vocab_size=211)
     positions = torch.arange(0, len(tokens), 3)

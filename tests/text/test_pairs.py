@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tessera.plan.corpus import TokenizerTraining
 from tessera.text import tokenizer as tokenizers
-from tessera.text.pairs import alone, frame, join, shares
+from tessera.text.pairs import alone, frame, join, segments, shares
 from tessera.text.tokenizer import Tokenizer
 
 WORDS = ["tree", "fish", "stone", "cloud"]
@@ -90,11 +90,17 @@ def test_pairs_are_those_of_transformers_at_every_length(make, tmp_path):
             first, second = " ".join(WORDS[:2] * n), " ".join(WORDS[2:] * m)
             ids = mine.encode_plain([first, second])
             for max_length in (taken + 2, taken + 5, taken + 8, 20, 21, 100):
-                due = theirs(first, second, truncation=True, max_length=max_length).input_ids
-                assert join(mine, *ids, max_length).tolist() == due
+                due = theirs(first, second, truncation=True, max_length=max_length, return_token_type_ids=True)
+                assert join(mine, *ids, max_length).tolist() == due.input_ids
+                assert segments(mine, *map(len, ids), max_length).tolist() == due.token_type_ids
             for max_length in (len(mine.template[0]) + len(mine.template[1]) + 1, 7, 100):
                 due = theirs(first, truncation=True, max_length=max_length).input_ids
                 assert alone(mine, ids[0], max_length).tolist() == due
+
+
+def test_the_second_text_of_a_pair_is_a_segment_of_its_own_where_the_template_says_so(tmp_path):
+    assert segments(bert(tmp_path), 2, 3, 20).tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert segments(roberta(tmp_path), 2, 3, 20).tolist() == [0] * 9
 
 
 @settings(max_examples=300)

@@ -1,21 +1,25 @@
 """One process or many, whole models or parts: the same batches, the same losses, one kind of checkpoint."""
 
+import functools
 import os
 import re
 import shutil
 import subprocess
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from going import changed, first, go, lines
 from many import together, train_all
 from safetensors.torch import load_file
 
 from tessera.plan.recipe import Recipe
 from tessera.train import checkpoint
-from tessera.train.distributed import LostProcess, World
+from tessera.train.distributed import LostProcess, World, from_lead, wait, watched
 from tessera.train.trainer import train
 
 
@@ -177,6 +181,28 @@ def test_a_process_that_loses_another_ends_with_a_clear_message_and_the_run_goes
     same(tmp_path, whole)
 
 
+def slow(world: World, one: str) -> None:
+    """A process that takes three times as long as any waits for another, and may then be gone."""
+    dist.monitored_barrier = functools.partial(dist.monitored_barrier, timeout=timedelta(seconds=1))
+    try:
+        with watched(world):
+            if world.leads == one.startswith("leader"):
+                time.sleep(3)
+                if one == "leader that dies":
+                    os._exit(7)
+            wait(world)
+            assert from_lead(world.rank, world) == 0
+    except LostProcess as error:
+        sys.exit(6 if f"process {world.rank} of 2: another process has ended or does not" in str(error) else str(error))
+
+
+@pytest.mark.parametrize(
+    ("one", "codes"), [("leader that lives", [0, 0]), ("leader that dies", [7, 6]), ("other", [6, 6])]
+)
+def test_the_others_wait_for_the_leader_while_it_lives_and_the_leader_not_for_the_others(one, codes):
+    assert together(2, slow, one, timeout=1) == codes
+
+
 SCRIPT = """
 import os, sys
 sys.path.insert(0, {tests!r})
@@ -217,6 +243,7 @@ late = "torch.distributed.nn.functional"
 assert late not in sys.modules  # else this test proves nothing
 distributed._meeting_place = lambda: None
 dist.init_process_group = lambda *_, **__: print(late in sys.modules)
+dist.new_group = lambda *_, **__: None
 distributed.join(Machine())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
