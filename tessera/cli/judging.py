@@ -29,6 +29,10 @@ def evaluate(
     benchmark: Annotated[str | None, typer.Option(help='a benchmark of mteb, as "MTEB(Multilingual, v2)"')] = None,
     language: Annotated[list[str] | None, typer.Option(help="only this one of each task's (repeatable)")] = None,
     available: Annotated[bool, typer.Option("--available", help="mteb: what has data; the rest is named")] = False,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"] | None,
+        typer.Option(help="of matrix products (default: auto, for mteb's tasks float32)"),
+    ] = None,
     out: Annotated[Path, typer.Option(help="the folder for the results")] = Path("evaluation"),
     name: Annotated[str | None, typer.Option(help="the model's name in the results (default: its folder's)")] = None,
     held_out: Annotated[Path | None, typer.Option(help="held-out shards, for bits per byte (with --recipe)")] = None,
@@ -51,7 +55,7 @@ def evaluate(
         )
     found = []
     with Watcher(console) as watcher:
-        for path in _measure(model, task, protocol, data, recipe, mteb, benchmark, language, available, out,
+        for path in _measure(model, task, protocol, data, recipe, mteb, benchmark, language, available, dtype, out,
                              name or name_of(model), held_out, oracle, set_, watcher):  # fmt: skip
             watcher.say(escape(str(path)))
             found.append(path)
@@ -72,6 +76,7 @@ def _measure(
     benchmark: str | None,
     language: list[str] | None,
     available: bool,
+    dtype: Literal["auto", "float32", "bfloat16"] | None,
     out: Path,
     name: str,
     held_out: Path | None,
@@ -91,14 +96,16 @@ def _measure(
         )  # fmt: skip
     elif task is not None:
         from tessera.evaluation.judge import judge
+        from tessera.plan.recipe import Machine
 
-        yield from judge(model, task, protocol, data, out, languages=language or (), oracle=oracle, name=name,
-                         on_progress=tell)  # fmt: skip
+        yield from judge(model, task, protocol, data, out, languages=language or (), oracle=oracle,
+                         machine=Machine(dtype=dtype or "auto"), name=name, on_progress=tell)  # fmt: skip
     else:
         from tessera.evaluation.mteb import run
 
         yield from run(model, out, tasks=mteb or (), benchmark=benchmark, languages=language, data=data,
-                       available=available, name=name, on_progress=tell)  # fmt: skip
+                       available=available, name=name, on_progress=tell,
+                       **({} if dtype in (None, "float32") else {"dtype": dtype}))  # fmt: skip
 
 
 @app.command()

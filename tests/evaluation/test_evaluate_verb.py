@@ -76,6 +76,14 @@ def test_every_task_that_was_asked_for_is_in_the_table(model, data):
     assert ["", "topics", "accuracy", f"{100 * probe['average']['accuracy']:.2f}", ""] in said
 
 
+def test_the_number_format_is_that_of_the_result(model, data):
+    for dtype in ("float32", "bfloat16"):
+        code, _, error = typed(model, data, "--task", f"{data}/tasks.yaml:same", "--dtype", dtype)
+        assert code == 0, error
+        found = json.loads((data / "out" / "small.same.json").read_text())
+        assert found["protocol"]["dtype"] == f"torch.{dtype}"
+
+
 def test_what_is_measured_already_is_not_measured_again(model, data, monkeypatch):
     how = ("--task", f"{data}/tasks.yaml:topics")
     first = typed(model, data, *how)
