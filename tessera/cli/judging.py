@@ -89,9 +89,12 @@ def _measure(
     if recipe is not None:
         from tessera.evaluation.suite import evaluate as measure
 
+        if language:
+            raise ValueError("evaluate: --language goes with --task and --mteb; a recipe names its languages itself")
         read = read_recipe(recipe, set_)
+        machine = read.machine if dtype is None else read.machine.model_copy(update={"dtype": dtype})
         yield from measure(
-            model, read.evaluation, out, name=name, held_out=held_out, seed=read.seed, machine=read.machine,
+            model, read.evaluation, out, name=name, held_out=held_out, seed=read.seed, machine=machine,
             on_progress=tell,
         )  # fmt: skip
     elif task is not None:
