@@ -136,11 +136,9 @@ def _tessera(what: str, folder: Path) -> Callable[[list[Any]], Any]:
     import torch
 
     from tessera.model import hub
-    from tessera.model.allocator import keep_memory
     from tessera.model.frozen import Frozen
     from tessera.model.heads import pool
 
-    keep_memory()
     frozen = Frozen(hub.load(folder / "model").encoder, torch.bfloat16 if "bfloat16" in what else torch.float32)
 
     @torch.inference_mode()
