@@ -33,7 +33,7 @@ FILES = {"openvino": "openvino_model.xml", "onnx": "model.onnx"}
 ABOUT = "tessera_export.json"  # what the graph gives, what it was checked against, what it was quantized with
 
 _CALL_TOKENS = 4096  # of one call, padding included
-_WASTE = 0.25  # share of a call's tokens that may be padding
+_WASTE = 0.1  # share of a call's tokens that may be padding
 
 
 class Runtime(nn.Module):
