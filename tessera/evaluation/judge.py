@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from tessera.evaluation import catalogue, data, embedded, retrieve, sweep
+from tessera.evaluation import catalogue, data, embedded, retrieve, sweep, trials
 from tessera.evaluation.rows import DataError
 from tessera.evaluation.trials import Progress
 from tessera.model.files import read_json
@@ -32,7 +32,8 @@ def judge(
     tasks        names, groups of tasks, or files of your own; see catalogue.choose
     protocol     by name, or of a file; see catalogue.protocol
     data_folder  local data; None: the Hub
-    languages    only these of each task, as its data calls them, to test on and where it trains on all to train on
+    languages    only these of each task, as its data calls them, to test on and where it trains on all to train on;
+                 their results lie in a folder of `out` that is called after them
     oracle       choose the rate on the test set: results are marked, and are no results
 
     Raises TaskError for names that nobody knows and DataError for languages that a task does not have, before anything
@@ -43,6 +44,7 @@ def judge(
         (_only(task, languages, data_folder), catalogue.protocol(protocol, task, family))
         for task in catalogue.choose(tasks)
     ]
+    out = Path(out, *_folder(languages))
     for task, how in chosen:
         if task.kind in embedded.KINDS:
             yield embedded.run(model_folder, task, data_folder, out, machine, on_progress, name=name)
@@ -61,6 +63,14 @@ def _only(task: Task, languages: Sequence[str], data_folder: str | Path | None) 
         if language not in there:
             raise DataError(f"task {task.name} has no language {language!r}; {did_you_mean(language, there)}")
     return task.model_copy(update={"languages": tuple(dict.fromkeys(languages))})
+
+
+def _folder(languages: Sequence[str]) -> list[str]:
+    """Where results of some languages lie, so that they do not take the place of those of all."""
+    some = list(dict.fromkeys(languages))
+    if len(some) < 4:
+        return ["+".join(some)] if some else []
+    return [f"{len(some)}-languages-{trials.digest(some)[:6]}"]
 
 
 def family_of(folder: Path) -> str | None:

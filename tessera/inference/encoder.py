@@ -41,7 +41,8 @@ _QUERY, _DOCUMENT = ("query",), ("document", "passage", "corpus")  # names of pr
 class Encoder:
     """A model, its tokenizer and what its folder says of pooling; see `from_pretrained`.
 
-    model      what maps (tokens [T], starts [N+1]) to hidden states [T, C], with a `config`
+    model      what maps (tokens [T], starts [N+1]) to hidden states [T, C], with a `config`. It is no longer yours: it
+               moves to the device, and where weights are not packed, as on GPUs, they are rounded to `dtype` for good
     pipeline   pooling and what comes after
     device     auto is CUDA where there is one
     dtype      of the matrix products; auto is bfloat16 where the hardware multiplies in it

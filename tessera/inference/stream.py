@@ -6,7 +6,7 @@ folder goes. Where the parts lie depends on the text alone, so an interrupted ru
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from tessera.inference import folder as folders
 from tessera.inference.encoder import Encoder
+from tessera.inference.engine import How
 from tessera.plan.corpus import Columns, Source
 from tessera.plan.whole import new_file, remove_folder, write_json
 from tessera.text import places
@@ -106,24 +107,8 @@ def embed_file(
     files = _files(str(source), text, id)
     encoder = Encoder.from_pretrained(model, device=device, dtype=dtype, threads=threads)
     how = encoder.how(**options)
-    settings = Settings(
-        model=folders.fingerprint(folders.local(model)),
-        input=[file.stamp for file in files],
-        text=text,
-        id=id,
-        skip_bad=skip_bad,
-        output=output,
-        compute=str(encoder.dtype).removeprefix("torch."),
-        pooling="+".join(how.pooling),
-        normalize=how.normalize,
-        prompt=how.reading.prompt,
-        dimensions=how.dimensions,
-        max_length=how.reading.max_length,
-        long=how.reading.long,
-        overlap=how.reading.overlap,
-        batch_invariant=how.alone,
-        part_rows=part_rows,
-    )
+    asked = {"text": text, "id": id, "skip_bad": skip_bad, "output": output, "part_rows": part_rows}
+    settings = _settings(model, files, encoder, how, **asked)
     if _is_finished(out, settings):
         say(f"{out}: there already, with these settings")
         return out
@@ -142,6 +127,24 @@ def embed_file(
     _join(parts, out, settings, reader.id_name, found, how.dimensions)
     remove_folder(parts)
     return out
+
+
+def _settings(model: str | Path, files: Sequence[places.File], encoder: Encoder, how: How, **asked: Any) -> Settings:
+    """All that the vectors depend on."""
+    return Settings(
+        model=folders.fingerprint(folders.local(model)),
+        input=[file.stamp for file in files],
+        compute=str(encoder.dtype).removeprefix("torch."),
+        pooling="+".join(how.pooling),
+        normalize=how.normalize,
+        prompt=how.reading.prompt,
+        dimensions=how.dimensions,
+        max_length=how.reading.max_length,
+        long=how.reading.long,
+        overlap=how.reading.overlap,
+        batch_invariant=how.alone,
+        **asked,
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- input

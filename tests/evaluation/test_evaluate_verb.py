@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from tessera import Encoder
 from tessera.cli.app import app
+from tessera.evaluation.judge import _folder
 
 TASKS = """
 topics:
@@ -98,13 +99,23 @@ def test_what_is_measured_already_is_not_measured_again(model, data, monkeypatch
     assert typed(model, data, *how)[0] == 1  # other rows have to be encoded
 
 
-def test_a_task_in_one_of_its_languages(model, data):
+def test_a_task_in_one_of_its_languages_has_a_result_of_its_own(model, data):
+    of_all = typed(model, data, "--task", f"{data}/tasks.yaml:topics")
+    written = (data / "out" / "small.topics.json").read_bytes()
     code, output, error = typed(model, data, "--task", f"{data}/tasks.yaml:topics", "--language", "bbb_Latn")
-    assert code == 0, error
-    found = json.loads((data / "out" / "small.topics.json").read_text())
+    assert (of_all[0], code) == (0, 0), error
+    found = json.loads((data / "out" / "bbb_Latn" / "small.topics.json").read_text())
     assert list(found["results"]) == ["bbb_Latn"]
-    assert "bbb_Latn" in output
     assert "aaa_Latn" not in output
+    assert (data / "out" / "small.topics.json").read_bytes() == written
+
+
+def test_results_of_some_languages_lie_apart():
+    assert _folder(()) == []
+    assert _folder(["a", "b", "a"]) == ["a+b"]
+    four, others = _folder(["a", "b", "c", "d"]), _folder(["a", "b", "c", "e"])
+    assert four[0].startswith("4-languages-")
+    assert four != others
 
 
 def test_a_language_that_a_task_lacks_is_refused_before_anything_is_run(model, data):
