@@ -97,16 +97,19 @@ def cap_over_time(
         _fill(curves, free, knots)
 
 
+_NOTHING = 1e-300  # share of a moment: what lifts less than this to a whole is no finite number
+
+
 def _fill(curves: list[list[float]], free: Sequence[int], knots: Sequence[int]) -> None:
     """Raises the curves of `free` at every moment by one factor, so that all curves add up to 1 again."""
     whole = [math.fsum(column) for column in zip(*curves, strict=True)]
     taker = [math.fsum(column) for column in zip(*(curves[b] for b in free), strict=True)] or [0.0] * len(whole)
     for k, (now, takes) in enumerate(zip(whole, taker, strict=True)):
-        if now < 1 - 1e-6 and takes <= 0:
+        if now < 1 - 1e-6 and takes < _NOTHING:
             raise ValueError(
                 f"max_epochs: between planned tokens {knots[k]} and {knots[k + 1]} all that is read reaches its limit "
                 "and nothing is left to take over; raise max_epochs, or let other languages enter earlier"
             )
-    lift = [1 + (1 - now) / takes if takes > 0 else 1.0 for now, takes in zip(whole, taker, strict=True)]
+    lift = [1 + (1 - now) / takes if takes >= _NOTHING else 1.0 for now, takes in zip(whole, taker, strict=True)]
     for b in free:
         curves[b] = list(map(mul, curves[b], lift))

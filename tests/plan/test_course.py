@@ -3,7 +3,7 @@
 from math import isclose
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tessera.plan.course import STRETCHES, Course, cap_over_time, mean_shares, shares_of
@@ -130,6 +130,7 @@ def test_a_cap_on_a_mixture_that_stands_still_is_the_plain_cap(pairs, max_epochs
     ).filter(lambda rows: all(max(a, b) > 1e-3 for a, b, _ in rows)),
     st.floats(0.5, 20),
 )  # fmt: skip
+@example([(0.0, 1.0, 100), (0.0, 0.5, 100), (1.0, 0.0, 100), (1.0, 5e-324, 200)], 20.0)  # once gave shares that are NaN
 def test_moving_caps_keep_every_limit_and_every_moment_whole(rows, max_epochs):
     totals = [sum(row[i] for row in rows) for i in (0, 1)]
     if min(totals) < 1e-3:
@@ -145,6 +146,12 @@ def test_moving_caps_keep_every_limit_and_every_moment_whole(rows, max_epochs):
     for b, tokens in enumerate(available):
         assert 4_000 * capped[0][b] + 6_000 * capped[1][b] <= max_epochs * tokens * (1 + 1e-6)
         assert (capped[0][b] > 0) == (course[0][b] > 0)
+
+
+def test_a_share_that_is_next_to_nothing_cannot_take_over_a_stretch():
+    course = [[0.0, 0.0, 0.5, 0.5], [2 / 3, 1 / 3, 0.0, 5e-324]]
+    with pytest.raises(ValueError, match="between planned tokens 4000 and 10000 all that is read reaches its limit"):
+        cap_over_time(course, [0, 4_000, 10_000], [100, 100, 100, 200], 20)
 
 
 def test_a_stretch_in_which_everything_is_full_is_named():
