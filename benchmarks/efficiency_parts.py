@@ -13,11 +13,11 @@ from torch import Tensor
 
 from tessera.inference.engine import at_rest
 from tessera.model.encoder import Encoder
-from tessera.model.families import family, their_config
-from tessera.model.heads import pool
+from tessera.model.hf_names import family, their_config
+from tessera.model.mlm import pool
 from tessera.model.precision import compute_dtype
 from tessera.plan.architecture import PRESETS, EncoderConfig
-from tessera.train.meter import used_memory
+from tessera.train.throughput import used_memory
 
 # Shapes: T tokens of N documents end to end, B rows of L tokens.
 

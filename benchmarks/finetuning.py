@@ -123,15 +123,15 @@ class _Rows:
     """The data of the task."""
 
     def __init__(self, given: argparse.Namespace) -> None:
-        from tessera.evaluation import catalogue, data
+        from tessera.evaluation import catalogue, load
 
         self.task = catalogue.find(given.task)
         if self.task.kind not in ("classify", "pair", "tag"):
             raise SystemExit(f"{given.task} is of kind {self.task.kind}; give one of kind classify, pair or tag")
         self.metric, self.language = given.metric, given.language
-        self.labels = data.labels(self.task, given.data, given.language)
-        self.train = data.load(self.task, "train", given.language, given.data, names=self.labels)
-        self.test = data.load(
+        self.labels = load.labels(self.task, given.data, given.language)
+        self.train = load.load(self.task, "train", given.language, given.data, names=self.labels)
+        self.test = load.load(
             self.task, "test", given.language, given.data, names=self.labels, limit=given.test_examples
         )
 
@@ -145,11 +145,11 @@ class _Rows:
 def _write_model(given: argparse.Namespace) -> Numbers:
     import torch
 
+    from tessera.data import tokenizer
     from tessera.model import hub
-    from tessera.model.heads import MaskedLM, initialize
+    from tessera.model.mlm import MaskedLM, initialize
     from tessera.plan.architecture import PRESETS, EncoderConfig
     from tessera.plan.corpus import TokenizerTraining
-    from tessera.text import tokenizer
 
     rows = _Rows(given)
     texts = [" ".join(row.words) if rows.task.kind == "tag" else row.text for row in rows.train]
@@ -162,8 +162,8 @@ def _write_model(given: argparse.Namespace) -> Numbers:
 
 
 def _tessera(name: str, given: argparse.Namespace, rows: _Rows, seed: int) -> Numbers:
-    from tessera.evaluation.finetune import predict, train
-    from tessera.evaluation.learner import pretrained
+    from tessera.finetune.learner import pretrained
+    from tessera.finetune.loop import predict, train
     from tessera.plan.recipe import Machine
     from tessera.plan.task import Protocol
 

@@ -103,7 +103,7 @@ def _write_weights(folder: Path, shape: str, lengths: str) -> Numbers:
     import torch
 
     from tessera.model import hub
-    from tessera.model.heads import MaskedLM, initialize
+    from tessera.model.mlm import MaskedLM, initialize
 
     model = MaskedLM(_config(shape))
     initialize(model, torch.Generator().manual_seed(0))
@@ -136,8 +136,8 @@ def _tessera(what: str, folder: Path) -> Callable[[list[Any]], Any]:
     import torch
 
     from tessera.model import hub
-    from tessera.model.frozen import Frozen
-    from tessera.model.heads import pool
+    from tessera.model.mlm import pool
+    from tessera.model.packed import Frozen
 
     frozen = Frozen(hub.load(folder / "model").encoder, torch.bfloat16 if "bfloat16" in what else torch.float32)
 
@@ -165,14 +165,14 @@ def _quantize(folder: Path, shape: str) -> Numbers:
 
     import numpy as np
 
-    from tessera.inference import export, quantize
-    from tessera.inference.folder import Pipeline
+    from tessera.export import graph, quantize
+    from tessera.inference.sentence_folder import Pipeline
     from tessera.model import hub
 
     try:
         import nncf  # noqa: F401
 
-        export.need("openvino")
+        graph.need("openvino")
     except ImportError as error:
         return {"missing": f"not measured: {error}"}
     random, most = np.random.default_rng(1), _config(shape).vocab_size
@@ -181,7 +181,7 @@ def _quantize(folder: Path, shape: str) -> Numbers:
     for place in (plain, target):
         place.mkdir()
         shutil.copyfile(folder / "model" / "config.json", place / "config.json")
-    export.write_graph(hub.load(folder / "model").encoder.eval(), Pipeline(), plain, "openvino")
+    graph.write_graph(hub.load(folder / "model").encoder.eval(), Pipeline(), plain, "openvino")
     quantize.write_int8(plain, target, "openvino", False, texts)
     return {}
 

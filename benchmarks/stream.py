@@ -166,7 +166,7 @@ def _lengths(count: int, mean: int) -> Any:
 
 def write_simulated(folder: Path, documents: int) -> int:
     """Offsets and index of a store that nobody tokenised; its token files are holes. Returns its tokens."""
-    from tessera.text.store_writer import FORMAT, INDEX, VERSION, index_hash
+    from tessera.data.shard_writer import FORMAT, INDEX, VERSION, index_hash
 
     folder.mkdir()
     table = _lengths(min(documents, 1 << 20), LARGE_MEAN)
@@ -204,7 +204,7 @@ def write_simulated(folder: Path, documents: int) -> int:
 
 
 def _write_small(folder: Path) -> None:
-    from tessera.text.shards import ShardWriter
+    from tessera.data.shards import ShardWriter
 
     random = np.random.default_rng(1)
     sizes = _sizes(SMALL_TOKENS // SMALL_MEAN)
@@ -276,11 +276,11 @@ def _memory(name: str) -> int:
 
 
 def _tessera(folder: Path, batch_tokens: int, what: str) -> Callable[[], Reader]:
+    from tessera.data.packing import micro_batches
+    from tessera.data.shards import Shards
+    from tessera.data.stream import Stream
     from tessera.plan.mixture import shares
     from tessera.plan.recipe import Mixture
-    from tessera.text.packing import micro_batches
-    from tessera.text.shards import Shards
-    from tessera.text.stream import Stream
 
     def setup() -> Reader:
         shards = Shards.open(folder)

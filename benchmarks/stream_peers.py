@@ -13,9 +13,9 @@ CONTEXT, MASK_RATIO, MASK, SPECIAL, TEMPERATURE = 1024, 0.3, 4, 10, 0.3
 
 def _pieces(folder: Path) -> tuple[Any, list[Any], list[Any], list[float]]:
     """For the peers: all tokens, starts and lengths of the pieces of each source, and how often each is to be drawn."""
+    from tessera.data.shards import Shards
     from tessera.plan.mixture import shares
     from tessera.plan.recipe import Mixture
-    from tessera.text.shards import Shards
 
     shards = Shards.open(folder)
     starts, lengths = [], []

@@ -96,8 +96,8 @@ def _summary(runs: Sequence[Numbers], size: int) -> Numbers:
 
 def prepare(folder: Path, text: str, tokenizer: Path | None, megabytes: float, vocab_size: int) -> Numbers:
     """Writes the texts and, where there is none, a tokenizer trained on them."""
+    from tessera.data.tokenizer import Tokenizer, train
     from tessera.plan.corpus import TokenizerTraining
-    from tessera.text.tokenizer import Tokenizer, train
 
     texts, files = _texts(text, int(megabytes * 1e6))
     (folder / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
@@ -114,8 +114,8 @@ def prepare(folder: Path, text: str, tokenizer: Path | None, megabytes: float, v
 
 def _texts(path: str, total: int) -> tuple[list[str], int]:
     """The first documents of each file; what small files leave goes to the next ones."""
+    from tessera.corpus.documents import Document, Skipped, read
     from tessera.plan.corpus import Source
-    from tessera.text.corpus import Document, Skipped, read
 
     found = [Path(p) for p in glob.glob(path + "/**" if Path(path).is_dir() else path, recursive=True)]
     found = [p for p in found if ".jsonl" in p.suffixes]
@@ -155,7 +155,7 @@ def measure(what: str, tokenizer: Path, texts: Path) -> Numbers:
 
 def _contestant(what: str, folder: Path) -> tuple[Callable[[list[str]], Any], Callable[[Any], Any]]:
     """How it encodes a batch, and the ids without template of what it returned."""
-    from tessera.text.tokenizer import Tokenizer
+    from tessera.data.tokenizer import Tokenizer
 
     if what in OURS:
         ours = Tokenizer.load(folder, engine="gigatoken" if "gigatoken" in what else "tokenizers")

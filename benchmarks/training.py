@@ -153,8 +153,8 @@ def _batches() -> Iterator[Any]:
     """The documents in batches of 16, masked once and for all; token ids as rare as words are (Zipf)."""
     import numpy as np
 
-    from tessera.text.masking import keys, mask
-    from tessera.text.packing import Batch
+    from tessera.data.masking import keys, mask
+    from tessera.data.packing import Batch
 
     random = np.random.default_rng(0)
     lengths = np.clip(random.lognormal(5.0, 0.9, DOCUMENTS), 16, 1024).astype(np.int64)
@@ -178,7 +178,7 @@ def _write_weights(folder: Path) -> Numbers:
     import torch
 
     from tessera.model import hub
-    from tessera.model.heads import MaskedLM, initialize
+    from tessera.model.mlm import MaskedLM, initialize
 
     model = MaskedLM(_config())
     initialize(model, torch.Generator().manual_seed(0))
@@ -197,11 +197,11 @@ def _tessera(what: str, folder: Path) -> tuple[Callable[[Any], float], Any, Any]
     import numpy as np
     import torch
 
+    from tessera.data.packing import micro_batches
     from tessera.model import hub
     from tessera.model.allocator import keep_memory
     from tessera.model.precision import autocast
     from tessera.plan.recipe import Machine, Optimizer
-    from tessera.text.packing import micro_batches
     from tessera.train.optimizer import build
 
     keep_memory()

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from tessera.model.cross_entropy import summed_cross_entropy
 from tessera.model.precision import autocast
 from tessera.plan.architecture import EncoderConfig, head_flops
-from tessera.train.meter import used_memory
+from tessera.train.throughput import used_memory
 
 BOUNDS = (5e-3, 0.06)  # of losses and of gradients, in parts of the right ones: bfloat16 stays below
 CHUNK = 4096  # rows of logits at once, for linear_cross_entropy

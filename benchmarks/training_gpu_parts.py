@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from training_gpu_heads import BOUNDS, head, wait
 
+from tessera.data.masking import keys, mask
+from tessera.data.packing import Batch, select
 from tessera.model import attention, hub
 from tessera.model.encoder import Block, Norm
-from tessera.model.heads import MaskedLM, initialize
+from tessera.model.mlm import MaskedLM, initialize
 from tessera.model.precision import autocast
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.cost import data_sheet, step_flops
 from tessera.plan.recipe import Optimizer
-from tessera.text.masking import keys, mask
-from tessera.text.packing import Batch, select
-from tessera.train.meter import product_rate, used_memory
 from tessera.train.optimizer import build
+from tessera.train.throughput import product_rate, used_memory
 
 PASSES, MASK_RATIO, SHORTEST = 4, 0.3, 16
 RATE, BETAS, EPS, CLIP = 1e-4, (0.9, 0.98), 1e-6, 1.0

@@ -16,7 +16,7 @@ import torch
 
 from tessera.model.attention import BACKENDS, choose
 from tessera.model.precision import compute_dtype
-from tessera.train.meter import product_rate
+from tessera.train.throughput import product_rate
 
 DISTRIBUTION = "tessera-encoders"
 _INSTRUCTIONS = {  # of torch.cpu.get_capabilities, in rising order of use for bfloat16

@@ -14,21 +14,21 @@ from typing import Any, Literal, Protocol
 import yaml
 from rich.markup import escape
 
+from tessera.corpus import prepare
+from tessera.data.shards import Shards, verify
+from tessera.data.tokenizer import Tokenizer, sample
+from tessera.data.tokenizer import train as train_tokenizer
 from tessera.evaluation.suite import evaluate
-from tessera.inference.score import Scorer
+from tessera.files import new_folder, write_json, write_text
+from tessera.inference.text_scorer import Scorer
 from tessera.model import hub, merging
 from tessera.plan.architecture import EncoderConfig
-from tessera.plan.reading import changes, dump, science
+from tessera.plan.loading import changes, dump, science
 from tessera.plan.recipe import Merge, Phase, Recipe
 from tessera.plan.strict import is_folder
-from tessera.plan.whole import new_folder, write_json, write_text
 from tessera.report import summarize, write_report
-from tessera.text import prepare
-from tessera.text.shards import Shards, verify
-from tessera.text.tokenizer import Tokenizer, sample
-from tessera.text.tokenizer import train as train_tokenizer
 from tessera.train import checkpoint, distributed
-from tessera.train.card import card
+from tessera.train.model_card import card
 from tessera.train.trainer import Text, train
 
 Stage = Literal["documents", "tokenizer", "shards", "train", "merge", "evaluate", "report"]

@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 if TYPE_CHECKING:  # it brings Arrow, and `tessera plan` should start at once
-    from tessera.text.dropped import Dropped
+    from tessera.corpus.dropped import Dropped
 
 console = Console(highlight=False)
 _WIDE = 145  # columns, for a long bar beside all that is said

@@ -1,4 +1,14 @@
-"""The command line: parse, call one function, print. Every verb is one Python function of the same meaning."""
+"""The command line: parse, call one function, print. Every verb is one Python function of the same meaning.
+
+In reading order:
+
+    app.py       the command and its groups
+    options.py   what several verbs share
+    making.py    run, prepare, train, plan, merge, tokenizer
+    judging.py   evaluate, compare, report, parity, doctor
+    using.py     embed, export, quantize
+    ablating.py  ablate: the verb
+"""
 
 import sys
 

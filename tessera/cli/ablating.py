@@ -42,10 +42,10 @@ def ablate(
     from tessera.report.charts import altair
 
     altair()  # rather now than after hours of training
-    from tessera.ablate import ablate as walk
-    from tessera.ablate import find_start
-    from tessera.plan.ablation import read
-    from tessera.report import ablation as report
+    from tessera.ablation import tables as report
+    from tessera.ablation.axes import read
+    from tessera.ablation.study import ablate as walk
+    from tessera.ablation.study import find_start
 
     name = read_recipe(recipe, set_).name
     asked = read(recipe, vary, dict(item.split("=", 1) for item in set_ or []), merge or ())

@@ -98,7 +98,7 @@ def _measure(
             on_progress=tell,
         )  # fmt: skip
     elif task is not None:
-        from tessera.evaluation.judge import judge
+        from tessera.evaluation.evaluate import judge
         from tessera.plan.recipe import Machine
 
         yield from judge(model, task, protocol, data, out, languages=language or (), oracle=oracle,

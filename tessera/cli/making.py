@@ -42,8 +42,8 @@ def prepare(
     """Raw text -> documents -> tokenizer -> token shards, and stop there."""
     set_ = [*(set_ or []), *([f"machine.engine={engine}"] if engine else [])]
     if show_dropped is not None:
+        from tessera.corpus.dropped import dropped
         from tessera.run import documents_of
-        from tessera.text.dropped import dropped
 
         folder = _walk(recipe, set_, out, accept_changes, "documents")
         terminal.show_dropped(dropped(documents_of(folder), show_dropped))
@@ -76,17 +76,18 @@ def plan(
     plot: Annotated[Path | None, typer.Option(help="draw shares and epochs, as PNG")] = None,
 ) -> None:
     """What a recipe will do, before anything is spent: languages, steps, rates, FLOPs, memory, hours."""
-    from tessera.plan import inventory, tables
+    from tessera.plan import token_counts
     from tessera.plan.overview import Machine, overview
+    from tessera.report import plan_tables
 
     read = read_recipe(recipe, set_)
     shards = (out or Path("runs") / read.name) / "shards" / "train"
-    text = inventory.from_counts(counts, read, counts_exponent) if counts is not None else None
+    text = token_counts.from_counts(counts, read, counts_exponent) if counts is not None else None
     if text is None and (shards / "index.json").exists():
-        text = inventory.from_shards(shards)
+        text = token_counts.from_shards(shards)
     planned = overview(read, text, Machine(gpu=gpu, gpus=gpus, mfu=mfu), warn_epochs)
     if csv is not None:
-        tables.write_csv(planned, csv)
+        plan_tables.write_csv(planned, csv)
     if plot is not None:
         from tessera.report.planned import draw_plan
 
@@ -95,14 +96,14 @@ def plan(
         print(json.dumps(dataclasses.asdict(planned), ensure_ascii=False))
         return
     wide = Console(highlight=False, width=max(100, console.width))
-    for title, columns, rows in tables.tables(planned, all_):
+    for title, columns, rows in plan_tables.tables(planned, all_):
         table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
         for number, column in enumerate(columns):
             table.add_column(column, justify="left" if number == 0 else "right")
         for row in rows:
             table.add_row(*map(escape, row))
         wide.print(table)
-    for line in tables.said(planned):
+    for line in plan_tables.said(planned):
         wide.print(escape(line), style="yellow" if line.startswith("warning") else None)
 
 
@@ -127,7 +128,7 @@ def merge(
 @app.command()
 def verify(shards: Annotated[Path, typer.Argument(help="a folder of token shards", show_default=False)]) -> None:
     """Checks every byte of token shards against the checksums written with them."""
-    from tessera.text.shards import verify as check
+    from tessera.data.shards import verify as check
 
     check(shards)
     console.print(f"{shards}: whole")
@@ -136,7 +137,7 @@ def verify(shards: Annotated[Path, typer.Argument(help="a folder of token shards
 @app.command("demo-text")
 def demo_text(folder: Annotated[Path, typer.Argument(help="where to write", show_default=False)]) -> None:
     """Real text in many languages from Django's translations and Python's library, for recipes/demo.yaml."""
-    from tessera.text.demo import write_demo_text
+    from tessera.demo_text import write_demo_text
 
     if folder.exists():
         console.print(f"{folder}: there already")
@@ -164,9 +165,9 @@ def tokenizer_report(
     plot: Annotated[Path | None, typer.Option(help="draw what each language pays, as PNG, SVG or HTML")] = None,
 ) -> None:
     """What each language pays for a tokenizer: fertility, unknown pieces, word boundaries, cost."""
-    from tessera.plan.whole import write_text
-    from tessera.text.fertility import as_csv, as_json, fertility, sample_of_each
-    from tessera.text.tokenizer import Tokenizer
+    from tessera.data.tokenizer import Tokenizer
+    from tessera.files import write_text
+    from tessera.vocabulary.fertility import as_csv, as_json, fertility, sample_of_each
 
     texts = sample_of_each(read_recipe(recipe, set_).corpus, sample_bytes)
     measured = fertility(Tokenizer.load(tokenizer), texts, parallel=parallel)

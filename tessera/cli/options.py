@@ -16,7 +16,7 @@ Accept = Annotated[bool, typer.Option("--accept-changes", help="go on although t
 
 def read_recipe(path: Path, set_: list[str] | None) -> Any:
     """The recipe with what --set changes. Raises RecipeError in words for the person who wrote it."""
-    from tessera.plan.reading import RecipeError, load
+    from tessera.plan.loading import RecipeError, load
 
     overrides = {}
     for item in set_ or []:

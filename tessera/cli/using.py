@@ -38,7 +38,7 @@ def embed(
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="of the matrix products")] = "auto",
 ) -> None:
     """A vector for every text of a file. Run it again to go on where it was stopped."""
-    from tessera.inference.stream import embed_file
+    from tessera.inference.embed_file import embed_file
 
     with Watcher(console) as watcher:
         written = embed_file(
@@ -78,9 +78,9 @@ def export(
     texts: Annotated[str | None, typer.Option(help="yours, compared beside those built in")] = None,
 ) -> None:
     """A model as one graph for another runtime, held against our own before it is written."""
-    from tessera.inference.export import export as write
-    from tessera.inference.exported import by_text
-    from tessera.inference.quantize import read_texts
+    from tessera.export.about import by_text
+    from tessera.export.graph import export as write
+    from tessera.export.quantize import read_texts
 
     with Watcher(console) as watcher:
         checks = write(
@@ -112,8 +112,8 @@ def quantize(
     max_length: Annotated[int, typer.Option(help="tokens that are read of a text")] = 512,
 ) -> None:
     """A model in int8, measured before and after; nothing is written that falls under a bound."""
-    from tessera.inference.quantize import quantize as write
-    from tessera.inference.quantize import read_pairs, read_texts
+    from tessera.export.quantize import quantize as write
+    from tessera.export.quantize import read_pairs, read_texts
 
     with Watcher(console) as watcher:
         measured = write(

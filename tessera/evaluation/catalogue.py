@@ -15,9 +15,9 @@ import yaml
 from pydantic import ValidationError
 from rich.table import Table
 
-from tessera.evaluation import data as examples
+from tessera.evaluation import load as examples
 from tessera.evaluation import parts, rows
-from tessera.plan.mistakes import did_you_mean, mistakes
+from tessera.plan.errors import did_you_mean, mistakes
 from tessera.plan.task import Kind, Protocol, Task
 
 TASKS = Path(__file__).with_name("tasks")

@@ -19,7 +19,7 @@ import pyarrow.parquet
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from tessera.plan.mistakes import mistakes
+from tessera.plan.errors import mistakes
 from tessera.plan.strict import Strict
 
 _TEXT = ("text", "sentence1", "sentence2", "sentences")  # columns that mteb's statistics count the characters of

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.inference.encoder import Encoder
-from tessera.inference.folder import fingerprint
+from tessera.inference.sentence_folder import fingerprint
 
 Floats = NDArray[np.float32]
 Progress = Callable[[int, int, str], None]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tessera.evaluation import rows
-from tessera.evaluation.cells import Cells
+from tessera.evaluation.columns import Cells
 from tessera.evaluation.rows import DataError
 from tessera.plan.task import SplitName, Task
 

@@ -13,14 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tessera.evaluation import collection, data, search, selection, trials
-from tessera.evaluation.contrast import train
-from tessera.evaluation.data import Search, Triple
-from tessera.evaluation.finetune import Diverged
-from tessera.evaluation.learner import Pretrained
-from tessera.evaluation.retriever import Contrast, Retriever
+from tessera.evaluation import load, load_retrieval, ranking, selection, trials
 from tessera.evaluation.selection import Start
 from tessera.evaluation.trials import Json, Progress, Trial
+from tessera.finetune.contrastive import train
+from tessera.finetune.examples import Search, Triple
+from tessera.finetune.learner import Pretrained
+from tessera.finetune.loop import Diverged
+from tessera.finetune.retriever import Contrast, Retriever
 from tessera.plan.recipe import Machine
 from tessera.plan.strict import name_of
 from tessera.plan.task import Protocol, SplitName, Task
@@ -122,7 +122,7 @@ def groups(task: Task, protocol: Protocol, folder: Path | None) -> list[Group]:
         triples: list[Triple] = []
         if task.trained:
             read = sources if task.source("train").by_language else sources[0]
-            loaded = data.load(task, "train", read, folder, limit=protocol.train_examples)
+            loaded = load.load(task, "train", read, folder, limit=protocol.train_examples)
             triples = [example for example in loaded if isinstance(example, Triple)]
         held = {}
         if task.trained and task.source("validation").splits.validation is not None:
@@ -146,7 +146,7 @@ def _searches(
     task: Task, split: SplitName, languages: Sequence[str], folder: Path | None, limit: int | None
 ) -> dict[str, Search]:
     languages = languages if task.source(split).by_language else languages[:1]
-    return {x: collection.search(task, split, x, folder, limit=limit) for x in languages}
+    return {x: load_retrieval.search(task, split, x, folder, limit=limit) for x in languages}
 
 
 def _identity(group: Group, trial: Trial, start: str, contrast: Contrast) -> Json:
@@ -165,15 +165,15 @@ def _perform(group: Group, trial: Trial, start: Pretrained, contrast: Contrast, 
         retriever, course = _fit(group, trial, start, contrast, report)
     except Diverged as error:
         return {"failed": str(error), "validation": None, "validation_by_language": {}, "test": {}, "lengths": {}}
-    held = {x: search.averages(_measured(retriever, one)) for x, one in group.validation.items()}
+    held = {x: ranking.averages(_measured(retriever, one)) for x, one in group.validation.items()}
     test = {x: _measured(retriever, one) for x, one in group.test.items()}
     return {
         "failed": None,
         "validation": statistics.fmean(row[task.metric] for row in held.values()) if held else None,
         "validation_by_language": {x: row[task.metric] for x, row in held.items()},
-        "test": {x: search.averages(rows) for x, rows in test.items()},
-        "lengths": {x: search.by_length(group.test[x], rows) for x, rows in test.items()},
-        "outcomes": {x: search.outcomes(rows) for x, rows in test.items()},
+        "test": {x: ranking.averages(rows) for x, rows in test.items()},
+        "lengths": {x: ranking.by_length(group.test[x], rows) for x, rows in test.items()},
+        "outcomes": {x: ranking.outcomes(rows) for x, rows in test.items()},
         **course,
     }
 
@@ -188,7 +188,7 @@ def _fit(group: Group, trial: Trial, start: Pretrained, contrast: Contrast, repo
 
 def _measured(retriever: Retriever, one: Search) -> dict[str, dict[str, float]]:
     """Of each query each measure."""
-    return search.measure(one, search.rank(one, retriever.queries, retriever.documents))
+    return ranking.measure(one, ranking.rank(one, retriever.queries, retriever.documents))
 
 
 def _choose(group: Group, task: Task, protocol: Protocol, tried: Sequence[Trial], outcomes: Sequence[Json]) -> Json:
@@ -214,7 +214,7 @@ def _result(
         "by_length": {
             name: {
                 m: statistics.fmean(rows[name][m] for rows in lengths[0].values() if name in rows)
-                for m in search.MEASURES
+                for m in ranking.MEASURES
             }
             for name in bins
         },

@@ -24,15 +24,15 @@ import torch
 from numpy.typing import NDArray
 
 from tessera import __version__
+from tessera.data.shards import INDEX, Shards
+from tessera.data.tokenizer import Tokenizer
 from tessera.evaluation import bitext, probe
 from tessera.evaluation.tasks import Bitext, Probing, read_task
+from tessera.files import write_json
 from tessera.inference.encode import embed
 from tessera.model import hub
 from tessera.model.precision import compute_dtype
 from tessera.plan.recipe import Evaluation, Machine
-from tessera.plan.whole import write_json
-from tessera.text.shards import INDEX, Shards
-from tessera.text.tokenizer import Tokenizer
 from tessera.train import held_out as held_out_text
 
 Progress = Callable[[int, int, str], None]

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tessera.evaluation import catalogue, selection, suite, trials
-from tessera.evaluation.features import Answer, Example
-from tessera.evaluation.learner import Pretrained
 from tessera.evaluation.selection import Scores, Start
 from tessera.evaluation.trials import Group, Json, Progress, Trial
+from tessera.finetune.features import Answer, Example
+from tessera.finetune.learner import Pretrained
 from tessera.plan.recipe import Machine
 from tessera.plan.strict import name_of
 from tessera.plan.task import Protocol, Task

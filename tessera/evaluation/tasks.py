@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tessera.corpus.documents import Document, Pair, Skipped, read
 from tessera.evaluation import bitext, probe
 from tessera.plan.corpus import Columns, Source
 from tessera.plan.recipe import BitextTask, ProbeTask
-from tessera.text.corpus import Document, Pair, Skipped, read
 
 _LANGUAGE = "{language}"
 

@@ -17,13 +17,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from tessera.evaluation import data, metrics
-from tessera.evaluation.data import Choices, Labelled, Question, Tagged
-from tessera.evaluation.features import KINDS, Answer, Example, Kind
-from tessera.evaluation.finetune import Course, Diverged, predict, train
-from tessera.evaluation.learner import Learner, Pretrained
+from tessera.evaluation import load, metrics
+from tessera.files import new_file
+from tessera.finetune.examples import Choices, Labelled, Question, Tagged
+from tessera.finetune.features import KINDS, Answer, Example, Kind
+from tessera.finetune.learner import Learner, Pretrained
+from tessera.finetune.loop import Course, Diverged, predict, train
 from tessera.plan.task import Protocol, SplitName, Task
-from tessera.plan.whole import new_file
 
 Progress = Callable[[int, int, str], None]
 Json = dict[str, Any]
@@ -125,7 +125,7 @@ def together(task: Task, folder: Path | None) -> list[tuple[str, tuple[str, ...]
 
     What trains nothing is one model, which all languages are tested on.
     """
-    tested = data.languages(task, folder)
+    tested = load.languages(task, folder)
     found: dict[tuple[str, ...], list[str]] = {}
     for language in tested:
         found.setdefault(task.trained_on(language), []).append(language)
@@ -152,7 +152,7 @@ def _labels(task: Task, language: str, folder: Path | None) -> tuple[str, ...]:
         case "reward":
             return ("wrong", "right")
         case _:
-            return data.labels(task, folder, language)
+            return load.labels(task, folder, language)
 
 
 def _load(
@@ -163,7 +163,7 @@ def _load(
     names: tuple[str, ...],
     limit: int | None,
 ) -> list[Example]:
-    found = data.load(task, split, language, folder, names=names or None, limit=limit)
+    found = load.load(task, split, language, folder, names=names or None, limit=limit)
     return cast(list[Example], found)  # of these kinds there are no triples
 
 

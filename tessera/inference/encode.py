@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tessera.model.frozen import packed
-from tessera.model.heads import Regressor, pool
+from tessera.data.tokenizer import Tokenizer
 from tessera.model.hub import AnyMaskedLM
+from tessera.model.mlm import Regressor, pool
+from tessera.model.packed import packed
 from tessera.model.precision import autocast, compute_dtype
-from tessera.text.tokenizer import Tokenizer
 
 _TEXTS = 16_384  # tokenized and sorted by length together: bounds the memory, not the result
 

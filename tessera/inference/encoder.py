@@ -19,17 +19,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tessera.inference import folder as folders
-from tessera.inference.drop_in import as_sentence_transformers, paired_scores, scores
+from tessera.data.tokenizer import Tokenizer
+from tessera.inference import sentence_folder as folders
 from tessera.inference.engine import Engine, How, Tokens
-from tessera.inference.fill import MaskFiller
-from tessera.inference.folder import Pipeline
-from tessera.inference.pieces import Reading, checked, windows
+from tessera.inference.fill_mask import MaskFiller
 from tessera.inference.runtime import Runtime, kind
+from tessera.inference.sentence_folder import Pipeline
+from tessera.inference.similarity import as_sentence_transformers, paired_scores, scores
+from tessera.inference.tokenize import Reading, checked, windows
 from tessera.model import hub
 from tessera.model.attention import choose
 from tessera.model.precision import autocast, compute_dtype
-from tessera.text.tokenizer import Tokenizer
 
 Vectors = NDArray[np.float32]
 Progress = Callable[[int, int, str], None]
@@ -145,7 +145,7 @@ class Encoder:
         """One vector for each text, float32 [n, h], in the order of the texts; of a single str one vector [h].
 
         texts            a list, or anything that yields texts: it is read once, some thousand at a time
-        pooling          of POOLINGS in inference/pooling.py, or several; None: as the folder says, mean where it does
+        pooling          of POOLINGS in model/pooling.py, or several; None: as the folder says, mean where it does
                          not
         normalize        to length 1; None: as the folder says, yes where it does not
         prompt           stands before every text; prompt_name: the one of that name in the folder. With neither, the

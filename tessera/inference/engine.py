@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tessera.inference.encode import by_length
-from tessera.inference.pieces import Ids, Reading, flat
-from tessera.inference.pooling import Dense, Unit, average, pool
+from tessera.inference.tokenize import Ids, Reading, flat
 from tessera.model.encoder import Encoder as Moving
-from tessera.model.frozen import Frozen, can_freeze
+from tessera.model.packed import Frozen, can_freeze
+from tessera.model.pooling import Dense, Unit, average, pool
 from tessera.model.precision import autocast
 
 Vectors = NDArray[np.float32]

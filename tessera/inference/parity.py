@@ -19,7 +19,7 @@ from torch import Tensor
 from tessera.model import hub
 from tessera.model.attention import BACKENDS, Layout, attend, choose
 from tessera.model.encoder import Attention, Encoder
-from tessera.model.heads import MaskedLM
+from tessera.model.mlm import MaskedLM
 from tessera.model.precision import autocast, compute_dtype
 from tessera.plan.architecture import EncoderConfig
 

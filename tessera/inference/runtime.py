@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tessera.inference.padded import INPUTS, LOGITS, STATES, VECTORS
 from tessera.model import hub
 from tessera.model.precision import compute_dtype
 from tessera.plan.architecture import EncoderConfig
@@ -30,6 +29,8 @@ Call = Callable[[Ints, Ints, str], Floats]  # input_ids, attention_mask [B, L], 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
 FILES = {"openvino": "openvino_model.xml", "onnx": "model.onnx"}
+INPUTS = ("input_ids", "attention_mask")
+STATES, VECTORS, LOGITS = "last_hidden_state", "sentence_embedding", "logits"  # as runtimes look for them
 ABOUT = "tessera_export.json"  # what the graph gives, what it was checked against, what it was quantized with
 
 _CALL_TOKENS = 4096  # of one call, padding included

@@ -1,1 +1,23 @@
-"""The networks: an encoder for packed documents, its heads, and its life as a Hugging Face folder."""
+"""The networks: an encoder for packed documents, its heads, and its life as a Hugging Face folder.
+
+In reading order:
+
+    encoder.py              EuroBERT, ModernBERT and mmBERT as values of one configuration
+    attention.py            three backends with one answer: reference, cpu, varlen; rotary positions
+    attention_cpu.py        the cpu backend: documents cut into tiles, cost linear under a window
+    packed.py               an encoder standing still on a CPU: weights packed, nothing done in a pass of its own
+    mlm.py                  masked language model, pooling, initialization
+    task_heads.py           heads for fine-tuning: documents, tokens, spans, choices
+    pooling.py              every pooling that sentence-transformers knows
+    cross_entropy.py        the loss over a large vocabulary with its gradient, scores never held whole
+    sparse_embedding.py     an embedding trained only in the rows of tokens that the data has
+    precision.py            in which numbers the matrix products run
+    allocator.py            memory of large arrays that is kept and used again
+    hub.py                  Hugging Face folders in and out
+    hf_names.py             what Hugging Face calls things: one table a family, both ways
+    hf_files.py             the files of a Hugging Face folder, opened with care
+    transformers_model.py   BERT, XLM-R, DeBERTa, MiniLM behind our interface, run by transformers
+    transformers_folder.py  what transformers makes of their folders, tried before it is trusted
+    resize.py               a smaller model out of a larger by strides, a larger out of a smaller by tiling
+    merging.py              TIES, linear and exponential averages as plain arithmetic
+"""

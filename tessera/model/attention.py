@@ -1,7 +1,7 @@
 """Attention inside packed documents: three backends that give one answer.
 
 reference   a T x T mask: nothing clever, for tests and doubts
-cpu         documents in groups of similar length, windows in blocks; see model/tiles.py
+cpu         documents in groups of similar length, windows in blocks; see model/attention_cpu.py
 varlen      torch.nn.attention.varlen, CUDA only, float16 or bfloat16
 
 Rotary positions (Su et al. 2021, arXiv:2104.09864, in the rotate-half layout of Llama) belong to attention here:
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tessera.model.tiles import Plan, attend_in_tiles, cut
+from tessera.model.attention_cpu import Plan, attend_in_tiles, cut
 
 # Shapes: T tokens of N documents end to end, H query heads, K key/value heads, D head width.
 

@@ -1,7 +1,7 @@
 """Hugging Face folders in and out: weights, configuration, tokenizer and card.
 
 A folder is config.json, model.safetensors (or shards with an index), tokenizer files and a model card. What is called
-how is in model/families.py. Nothing is ever unpickled.
+how is in model/hf_names.py. Nothing is ever unpickled.
 """
 
 import json
@@ -14,23 +14,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tessera.model import foreign, foreign_folder
+from tessera.files import new_folder
+from tessera.model import transformers_folder, transformers_model
 from tessera.model.encoder import Encoder
-from tessera.model.families import (
-    NAMES,
-    Names,
-    family,
-    our_config,
-    our_pooling,
-    their_config,
-    their_regression,
-    theirs,
-)
-from tessera.model.files import copy_tokenizer, open_weights, read_json
-from tessera.model.foreign import Foreign, ForeignMaskedLM
-from tessera.model.heads import MaskedLM, Regressor
+from tessera.model.hf_files import copy_tokenizer, open_weights, read_json
+from tessera.model.hf_names import NAMES, Names, family, our_config, our_pooling, their_config, their_regression, theirs
+from tessera.model.mlm import MaskedLM, Regressor
+from tessera.model.transformers_model import Foreign, ForeignMaskedLM
 from tessera.plan.architecture import EncoderConfig
-from tessera.plan.whole import new_folder
 
 AnyMaskedLM = MaskedLM | ForeignMaskedLM
 
@@ -52,7 +43,7 @@ def save(
     """
     with new_folder(Path(folder)) as draft:
         if isinstance(model, (Foreign, ForeignMaskedLM)):
-            foreign.write(model, draft, dtype)
+            transformers_model.write(model, draft, dtype)
         else:
             _write(model, draft, dtype)
         if tokenizer_files is not None:
@@ -102,7 +93,7 @@ def load_any(folder: Path, attention: str = "auto") -> AnyMaskedLM:
     """
     if is_ours(folder):
         return load(folder, attention)
-    model = foreign_folder.load(Path(folder), attention, "masked_lm")
+    model = transformers_folder.load(Path(folder), attention, "masked_lm")
     assert isinstance(model, ForeignMaskedLM)
     return model
 
@@ -118,7 +109,7 @@ def load_encoder(folder: Path, attention: str = "auto") -> Encoder | Foreign:
     Errors as for `load_any`.
     """
     if not is_ours(folder):
-        encoder = foreign_folder.load(Path(folder), attention, "encoder")
+        encoder = transformers_folder.load(Path(folder), attention, "encoder")
         assert isinstance(encoder, Foreign)
         return encoder
     return load_own_encoder(folder, attention)

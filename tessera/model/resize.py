@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tessera.model.heads import MaskedLM
+from tessera.model.mlm import MaskedLM
 from tessera.plan.architecture import EncoderConfig
 
 # Shapes: n old and N new places of a dimension, H query heads, K key/value heads, D head width.

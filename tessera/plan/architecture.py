@@ -41,7 +41,7 @@ class EncoderConfig(BaseModel):
     tie_word_embeddings: bool  # the decoder's matrix is the embedding's
     attention_output_dropout: float = Field(ge=0, lt=1)  # after the attention's output projection, in training
     initializer_range: float = Field(gt=0)  # standard deviation
-    initialization: Literal["normal", "megatron"]  # see model/heads.py: initialize
+    initialization: Literal["normal", "megatron"]  # see model/mlm.py: initialize
     pad_token_id: TokenId | None
     bos_token_id: TokenId | None
     eos_token_id: TokenId | None

@@ -1,6 +1,6 @@
 """The text of a run as strict models: sources, what is not wanted of them, what is held out, the tokenizer.
 
-See text/prepare.py for what is done with it.
+See corpus/prepare.py for what is done with it.
 """
 
 from typing import Literal, Self

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tessera.plan.architecture import EncoderConfig, flops_per_token, head_flops, parameters
-from tessera.plan.mistakes import did_you_mean
+from tessera.plan.errors import did_you_mean
 from tessera.plan.recipe import Phase, at
 
-LOGITS_AT_ONCE = 4096  # scored positions whose logits are held together; model/heads.py
+LOGITS_AT_ONCE = 4096  # scored positions whose logits are held together; model/mlm.py
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from tessera.plan import cost, schedule
 from tessera.plan.architecture import EncoderConfig, parameters
 from tessera.plan.course import Course, mean_shares, shares_of
-from tessera.plan.inventory import Inventory, PhaseText, text_of
 from tessera.plan.mixture import Bucket
 from tessera.plan.recipe import Merge, Phase, Recipe, at
+from tessera.plan.token_counts import Inventory, PhaseText, text_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ def overview(
 ) -> Overview:
     """The plan of a recipe.
 
-    inventory    how much text there is (plan/inventory.py); without it languages stay unknown
+    inventory    how much text there is (plan/token_counts.py); without it languages stay unknown
     machine      the GPUs that hours and memory are stated for
     warn_epochs  a language that is read more often in one phase is warned of
 

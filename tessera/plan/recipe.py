@@ -1,4 +1,4 @@
-"""A whole run as strict models; plan/reading.py has them out of a YAML file.
+"""A whole run as strict models; plan/loading.py has them out of a YAML file.
 
 A recipe names the text, the tokenizer, the model, the phases (a graph: each phase says which one it starts `from`),
 the merges that join phases, and what is evaluated. Only `machine:` may change between a run and its resumption;
@@ -18,7 +18,7 @@ from pydantic import (
 
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import Columns, Corpus, TokenizerTraining
-from tessera.plan.mistakes import did_you_mean, one_line
+from tessera.plan.errors import did_you_mean, one_line
 from tessera.plan.strict import Name, Strict, is_folder, refuse_twins
 from tessera.plan.units import Ratio, Share, Tokens, TokensOrNone
 
@@ -157,7 +157,7 @@ class RopeTheta(Strict):
 
 
 class BlowUp(Strict):
-    """A step that goes wrong: its loss or gradient is no number, or above a bound. See train/faults.py."""
+    """A step that goes wrong: its loss or gradient is no number, or above a bound. See train/bad_steps.py."""
 
     policy: Literal["stop", "skip", "rollback"] = "stop"  # rollback: to the last checkpoint of checkpoint_every
     loss_above_uniform: float | None = Field(None, gt=0)  # nats above ln(vocabulary), which is what guessing costs

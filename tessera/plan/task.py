@@ -1,7 +1,7 @@
 """What is asked of a model and how it is trained for it, as strict models: tasks, where their rows lie, protocols.
 
 A task is a few lines of YAML; tessera/evaluation/catalogue.py has those that come with tessera and reads more from
-a file, tessera/evaluation/data.py reads the rows.
+a file, tessera/evaluation/load.py reads the rows.
 """
 
 import math
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from tessera.plan.mistakes import did_you_mean
+from tessera.plan.errors import did_you_mean
 from tessera.plan.strict import Name, Strict, refuse_twins
 from tessera.plan.units import Ratio, Share
 

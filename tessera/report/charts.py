@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tessera.report.files import EVERYTHING, NOT_LANGUAGES, PhaseLog, Run, group_mean, open_run, parents_of
+from tessera.report.run_files import EVERYTHING, NOT_LANGUAGES, PhaseLog, Run, group_mean, open_run, parents_of
 from tessera.report.style import INK, LIGHT
 
 # d3 writes 10^9 as G (giga); token counts are written with B.

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tessera.plan.mistakes import did_you_mean
-from tessera.plan.whole import new_file
-from tessera.report.scores import AVERAGE, EUROPEAN, Result, read, read_published
-from tessera.report.significance import Verdict, differ
+from tessera.files import new_file
+from tessera.plan.errors import did_you_mean
+from tessera.report.published import AVERAGE, EUROPEAN, Result, read, read_published
+from tessera.statistics import Verdict, differ
 
 _SHORT = 30  # languages of a table that nobody asked for
 SUITES = {  # whose average papers print, every task counting once

@@ -9,7 +9,7 @@ import yaml
 
 from tessera.report.charts import altair
 from tessera.report.compare import Comparison
-from tessera.report.scores import EUROPEAN, EUROPEAN_CODES, Result
+from tessera.report.published import EUROPEAN, EUROPEAN_CODES, Result
 from tessera.report.style import INK, LIGHT
 
 Kind = Literal["auto", "languages", "groups", "length", "tasks"]

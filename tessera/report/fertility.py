@@ -17,7 +17,7 @@ _FORMATS = (".png", ".svg", ".html")
 def draw_fertility(rows: Sequence[dict[str, Any]], path: Path, title: str = "What each language pays") -> Path:
     """Writes the cost of each language relative to the best-served one, cheapest first; returns the file.
 
-    rows   of `tessera.text.fertility.fertility`
+    rows   of `tessera.vocabulary.fertility.fertility`
 
     Raises ValueError where there are no rows or `path` ends in something else than .png, .svg or .html; ImportError
     without the extra `report`.

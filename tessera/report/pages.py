@@ -8,15 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tessera.plan.whole import write_text
+from tessera.files import write_text
 from tessera.report import results, style
 from tessera.report.charts import Figure, altair, figures
-from tessera.report.files import (
-    EVERYTHING,
-    NOT_LANGUAGES,
-    Run,
-    open_run,
-)
+from tessera.report.run_files import EVERYTHING, NOT_LANGUAGES, Run, open_run
 from tessera.report.tables import (
     duration,
     escape,

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from tessera.report.files import EVERYTHING, Reading, Result, Run, group_mean, language_of, parents_of
+from tessera.report.run_files import EVERYTHING, Reading, Result, Run, group_mean, language_of, parents_of
 from tessera.report.tables import (
     LOWER_IS_BETTER,
     NOTHING,

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from tessera.report.files import group_mean, open_run
 from tessera.report.results import measures
+from tessera.report.run_files import group_mean, open_run
 
 
 def summarize(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,18 @@
+"""Pre-training: data and model, over time.
+
+In reading order:
+
+    trainer.py            one phase, through any number of interruptions
+    start.py              where a phase starts: a checkpoint of its own, another phase, a folder, nothing
+    gradient.py           the gradient of a batch, however it is cut
+    noise.py              dropout as a function of the place, not of the cut
+    bad_steps.py          a step that goes wrong, and whether the run may go on
+    optimizer.py          AdamW, StableAdamW and Muon, their state as plain tensors
+    checkpoint.py         a model folder with the training state beside it, whole or not there
+    checkpoint_policy.py  when checkpoints are written, and which stay
+    distributed.py        one process or many, as torchrun started them
+    metrics.py            metrics.jsonl and TensorBoard events
+    throughput.py         what a step took: tokens a second, MFU, waiting, packing, memory
+    held_out.py           bits per byte of each language
+    model_card.py         the README.md of a model folder
+"""

@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tessera.files import new_folder
 from tessera.model import hub
-from tessera.plan.whole import new_folder
 from tessera.train.optimizer import unpack_state
 
 MANIFEST = "manifest.json"

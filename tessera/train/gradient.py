@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tessera.data.packing import Batch, micro_batches, select, share
 from tessera.model.hub import AnyMaskedLM
 from tessera.model.precision import autocast
-from tessera.text.packing import Batch, micro_batches, select, share
 from tessera.train import distributed
 from tessera.train.noise import Noise
 

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tessera.data.masking import keys, mask
+from tessera.data.shards import Shards
+from tessera.data.tokenizer import Tokenizer
 from tessera.model.hub import AnyMaskedLM
 from tessera.model.precision import autocast
-from tessera.text.masking import keys, mask
-from tessera.text.shards import Shards
-from tessera.text.tokenizer import Tokenizer
 
 CONTEXT = 512  # longer documents are cut into blocks of this many tokens, so that models of any context compare
 

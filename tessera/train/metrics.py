@@ -33,7 +33,7 @@ class Metrics:
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
 
     def step(self, **values: float | int) -> None:
-        """One line for one update of the weights: the science of it, then what it took (see train/meter.py)."""
+        """One line for one update of the weights: the science of it, then what it took (see train/throughput.py)."""
         self._write({"kind": "step", **values})
         for key in filter(values.__contains__, _DRAWN):
             self._events.add_scalar(key, values[key], int(values["step"]))

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tessera.data.masking import keys, mix
+from tessera.data.packing import Batch
 from tessera.model.encoder import Attention
-from tessera.model.heads import MaskedLM
-from tessera.text.masking import keys, mix
-from tessera.text.packing import Batch
+from tessera.model.mlm import MaskedLM
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _LEVELS = 1 << 16  # a probability is so many parts; four elements share one 64-bit hash

@@ -7,19 +7,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from tessera.data.shards import Shards
+from tessera.data.tokenizer import Tokenizer
 from tessera.model import hub
-from tessera.model.foreign import ForeignConfig, ForeignMaskedLM
-from tessera.model.heads import MaskedLM, initialize
+from tessera.model.mlm import MaskedLM, initialize
 from tessera.model.resize import resize
+from tessera.model.transformers_model import ForeignConfig, ForeignMaskedLM
 from tessera.plan import schedule
 from tessera.plan.architecture import EncoderConfig
 from tessera.plan.recipe import Phase, Recipe
 from tessera.plan.strict import is_folder
-from tessera.text.shards import Shards
-from tessera.text.tokenizer import Tokenizer
 from tessera.train import checkpoint, distributed
+from tessera.train.bad_steps import Stretch
 from tessera.train.checkpoint import Position
-from tessera.train.faults import Stretch
 from tessera.train.gradient import Objective
 from tessera.train.noise import Noise
 from tessera.train.optimizer import build

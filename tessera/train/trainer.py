@@ -15,28 +15,28 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tessera.data.packing import Batch
+from tessera.data.stream import Stream
+from tessera.files import write_json
 from tessera.model.attention import choose
-from tessera.model.foreign import ForeignMaskedLM
 from tessera.model.hub import AnyMaskedLM
 from tessera.model.precision import compute_dtype
+from tessera.model.transformers_model import ForeignMaskedLM
 from tessera.plan import schedule
 from tessera.plan.architecture import parameters
 from tessera.plan.course import Course, mean_shares, shares_of
 from tessera.plan.recipe import Phase, Recipe
 from tessera.plan.units import show_tokens
-from tessera.plan.whole import write_json
-from tessera.text.packing import Batch
-from tessera.text.stream import Stream
-from tessera.train import checkpoint, distributed, faults
+from tessera.train import bad_steps, checkpoint, distributed
+from tessera.train.bad_steps import Fault
 from tessera.train.checkpoint import CheckpointError, Position
-from tessera.train.faults import Fault
+from tessera.train.checkpoint_policy import Keeper, whole_model
 from tessera.train.gradient import backward
 from tessera.train.held_out import bits_per_byte
-from tessera.train.keeper import Keeper, whole_model
-from tessera.train.meter import Meter, find_peak, passes
 from tessera.train.metrics import Metrics, mixture
 from tessera.train.optimizer import clip_gradients, set_learning_rate
 from tessera.train.start import Back, Say, Text, Trainee, TrainingError, start
+from tessera.train.throughput import Meter, find_peak, passes
 
 Progress = Callable[[int, int, str], None]
 
@@ -156,7 +156,7 @@ def _step(job: Job, trainee: Trainee, step: int, batch: Batch) -> tuple[float, f
     own = backward(trainee.objective, batch, tokens, world, job.dtype, noise=trainee.noise, seed=seed)
     norm = clip_gradients(trainee.model.parameters(), phase.optimizer.clip_norm)
     loss, norm = distributed.total([own, norm / world.size], world)  # all processes judge the same two numbers
-    fault = faults.find(phase, trainee.model.config.vocab_size, step, loss, norm)
+    fault = bad_steps.find(phase, trainee.model.config.vocab_size, step, loss, norm)
     if fault is None:
         trainee.optimizer.step()
     trainee.optimizer.zero_grad(set_to_none=True)
@@ -166,11 +166,11 @@ def _step(job: Job, trainee: Trainee, step: int, batch: Batch) -> tuple[float, f
 def _answer(job: Job, keep: Keeper, position: Position, fault: Fault) -> Back | None:
     """What `blow_up` says to do at a fault: None is to leave the step out. Raises TrainingError to stop."""
     policy = job.phase.blow_up.policy
-    told = faults.record(job.folder, job.phase, fault, job.stream) if job.world.leads else fault.why
+    told = bad_steps.record(job.folder, job.phase, fault, job.stream) if job.world.leads else fault.why
     folder = keep.before(fault.step) if policy == "rollback" else None
     first = fault.step if policy != "rollback" else checkpoint.step_of(folder) if folder is not None else 0
-    left_out: list[faults.Stretch] = [(begin, end) for begin, end in position.left_out]
-    refused = faults.too_many(job.phase, left_out, first)
+    left_out: list[bad_steps.Stretch] = [(begin, end) for begin, end in position.left_out]
+    refused = bad_steps.too_many(job.phase, left_out, first)
     if policy == "stop" or refused is not None or (policy == "skip" and fault.made):
         forgiven = f" {refused}." if refused is not None and policy != "stop" else ""
         raise TrainingError(

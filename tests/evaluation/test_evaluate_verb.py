@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from tessera import Encoder
 from tessera.cli.app import app
-from tessera.evaluation.judge import _folder
+from tessera.evaluation.evaluate import _folder
 
 TASKS = """
 topics:

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pytest
 import torch
 
+from tessera.data import tokenizer as tokenizers
 from tessera.evaluation.mteb_data import MissingData, described
 from tessera.model import hub
-from tessera.model.heads import MaskedLM, initialize
+from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import TokenizerTraining
-from tessera.text import tokenizer as tokenizers
 
 with warnings.catch_warnings():  # of packages that mteb brings
     warnings.simplefilter("ignore")

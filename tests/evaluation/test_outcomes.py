@@ -10,8 +10,8 @@ from learnable import THINGS, protocol, sentence
 from typer.testing import CliRunner
 
 from tessera.cli import app
-from tessera.evaluation import embedded, selection, sweep, trials
-from tessera.evaluation.data import Choices, Labelled, Question, Tagged
+from tessera.evaluation import frozen, selection, sweep, trials
+from tessera.finetune.examples import Choices, Labelled, Question, Tagged
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Task
 
@@ -184,7 +184,7 @@ def test_probes_are_compared_by_examples(folder, other, tmp_path):
     data = write(tmp_path / "data", {"train": 40, "dev": 12, "test": 24}, labelled)
     this = task("classify", train="own").model_copy(update={"kind": "probe"})
     paths = [
-        embedded.run(model, this, data, tmp_path / "out", CALM, name=n) for n, model in (("a", folder), ("b", other))
+        frozen.run(model, this, data, tmp_path / "out", CALM, name=n) for n, model in (("a", folder), ("b", other))
     ]
     for path in paths:
         found = json.loads(path.read_text())
@@ -212,7 +212,7 @@ def test_bitext_mining_is_compared_by_pairs(folder, other, tmp_path):
         }
     )
     paths = [
-        embedded.run(model, this, data, tmp_path / "out", CALM, name=n) for n, model in (("a", folder), ("b", other))
+        frozen.run(model, this, data, tmp_path / "out", CALM, name=n) for n, model in (("a", folder), ("b", other))
     ]
     for path in paths:
         found = json.loads(path.read_text())

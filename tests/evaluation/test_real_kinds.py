@@ -10,7 +10,7 @@ import zstandard
 from typer.testing import CliRunner
 
 from tessera.cli.app import app
-from tessera.evaluation.judge import judge
+from tessera.evaluation.evaluate import judge
 
 EVAL = Path(__file__).parents[2].parent / "shared" / "data" / "eval"
 pytestmark = pytest.mark.skipif(

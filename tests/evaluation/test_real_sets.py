@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from tessera.evaluation import data
+from tessera.evaluation import load
 from tessera.evaluation.catalogue import find
-from tessera.evaluation.collection import search
+from tessera.evaluation.load_retrieval import search
 
 SETS = Path(__file__).parents[2].parent / "shared" / "data" / "eval"
 
@@ -25,14 +25,14 @@ REAL = [
 def test_the_real_sets_are_read(name, split, language, rows):
     if not SETS.is_dir():
         pytest.skip("the sets of ../shared/data/eval are not here")
-    assert len(data.load(find(name), split, language, SETS)) == rows
+    assert len(load.load(find(name), split, language, SETS)) == rows
 
 
 def test_answers_of_the_real_xquad_stand_where_they_should_and_its_articles_stay_together():
     if not SETS.is_dir():
         pytest.skip("the sets of ../shared/data/eval are not here")
     ids = [
-        {e.id for e in data.load(find("xquad-articles"), split, language, SETS)}
+        {e.id for e in load.load(find("xquad-articles"), split, language, SETS)}
         for language in ("de", "zh")
         for split in ("train", "validation", "test")
     ]

@@ -7,18 +7,18 @@ import pytest
 import torch
 from learnable import COMMON
 
+from tessera.data import tokenizer as tokenizers
 from tessera.evaluation import retrieve as retrieving
-from tessera.evaluation.finetune import Diverged
 from tessera.evaluation.retrieve import retrieve
-from tessera.evaluation.retriever import Contrast
+from tessera.finetune.loop import Diverged
+from tessera.finetune.retriever import Contrast
 from tessera.model import hub
-from tessera.model.heads import MaskedLM, initialize
+from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import TokenizerTraining
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol, Task
 from tessera.report.compare import compare
-from tessera.text import tokenizer as tokenizers
 
 ASKED = ["tree", "fish", "stone", "cloud", "bread", "night", "river", "king"]
 ANSWERED = {
@@ -182,7 +182,7 @@ def test_the_rate_is_chosen_on_validation_and_by_an_oracle_only_if_asked_for(fol
 
 
 def retrieving_course():
-    from tessera.evaluation.finetune import Course
+    from tessera.finetune.loop import Course
 
     return Course(steps=1, tokens=1, losses=(1.0,))
 

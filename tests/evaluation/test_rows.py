@@ -3,14 +3,14 @@ import re
 import pytest
 from task_files import CLASSIFY, TAG, task, write
 
-from tessera.evaluation import data
-from tessera.evaluation.data import DataError, MissingData
+from tessera.evaluation import load
+from tessera.evaluation.load import DataError, MissingData
 
 
 def test_a_missing_set_says_what_to_download_and_where_to_put_it(tmp_path):
     given = task(CLASSIFY, data={"hub": "someone/set", "config": "{language}", "revision": "v2"})
     with pytest.raises(MissingData) as error:
-        data.load(given, "test", "fo", tmp_path)
+        load.load(given, "test", "fo", tmp_path)
     assert str(error.value) == (
         f"task t: no rows of split 'test', language 'fo' below {tmp_path}\n"
         "  to have them: hf download someone/set --repo-type dataset --revision v2 "
@@ -19,11 +19,11 @@ def test_a_missing_set_says_what_to_download_and_where_to_put_it(tmp_path):
         "with the columns that the task names"
     )
     with pytest.raises(MissingData, match=f"they belong at {re.escape(str(tmp_path))}/a/fo.jsonl"):
-        data.load(task(CLASSIFY, data={"path": "a/{language}.jsonl"}), "test", "fo", tmp_path)
+        load.load(task(CLASSIFY, data={"path": "a/{language}.jsonl"}), "test", "fo", tmp_path)
     with pytest.raises(MissingData, match="its data is on no hub; give the folder that holds t"):
-        data.load(task(CLASSIFY), "test", "fo")
+        load.load(task(CLASSIFY), "test", "fo")
     with pytest.raises(DataError, match="task t: has no split 'validation'"):
-        data.load(task(CLASSIFY, data={"splits": {"test": "test"}}), "validation", "fo", tmp_path)
+        load.load(task(CLASSIFY, data={"splits": {"test": "test"}}), "validation", "fo", tmp_path)
 
 
 def hub_copy(folder):
@@ -49,10 +49,10 @@ def test_a_copy_of_a_hub_repository_is_read_by_its_own_card_and_classes_by_their
     hub_copy(tmp_path / "someone/set")
     source = {"hub": "someone/set", "config": "{language}", "codes": {"fo": "faroese"}}
     given = task({**CLASSIFY, "columns": {"id": "id", "text": "sent", "label": "mark"}}, data=source)
-    (found,) = data.load(given, "test", "fo", tmp_path)
+    (found,) = load.load(given, "test", "fo", tmp_path)
     assert (found.text, found.label, found.row) == ("gott", 0, "someone/set, faroese, test, row 1")  # 0: our "bad"
     tagged = task({**TAG, "columns": {"words": "w", "tags": "tags"}}, data=source)
-    assert data.labels(tagged.model_copy(update={"labels": None, "train": "none"}), tmp_path) == ("B-PER", "O")
+    assert load.labels(tagged.model_copy(update={"labels": None, "train": "none"}), tmp_path) == ("B-PER", "O")
 
 
 def test_what_the_hub_says_is_told_with_the_way_round_it(monkeypatch, caches):
@@ -63,7 +63,7 @@ def test_what_the_hub_says_is_told_with_the_way_round_it(monkeypatch, caches):
 
     monkeypatch.setattr(caches, "load_dataset", unreachable)
     with pytest.raises(MissingData) as error:
-        data.load(task(CLASSIFY, data={"hub": "someone/set", "config": "{language}"}), "test", "fo")
+        load.load(task(CLASSIFY, data={"hub": "someone/set", "config": "{language}"}), "test", "fo")
     assert str(error.value) == (
         "task t: someone/set, fo, split 'test' cannot be read: no network\n"
         "  offline: hf download someone/set --repo-type dataset --local-dir FOLDER/someone/set where there is a "

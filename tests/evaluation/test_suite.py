@@ -8,16 +8,16 @@ import torch
 from learnable import COMMON
 
 from tessera import __version__
+from tessera.data import tokenizer as tokenizers
+from tessera.data.shards import ShardWriter
 from tessera.evaluation import suite
 from tessera.evaluation.suite import evaluate, probe_results
 from tessera.evaluation.tasks import Probing
 from tessera.model import hub
-from tessera.model.heads import MaskedLM, initialize
+from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import TokenizerTraining
 from tessera.plan.recipe import Evaluation, Machine
-from tessera.text import tokenizer as tokenizers
-from tessera.text.shards import ShardWriter
 
 WORDS = ["tree", "fish", "stone", "cloud", "bread", "night", "river", "king"]
 CALM = Machine(device="cpu", dtype="float32")

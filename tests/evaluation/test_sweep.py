@@ -10,8 +10,8 @@ import pytest
 from learnable import THINGS, protocol, sentence
 
 from tessera.evaluation import catalogue, selection, sweep, trials
-from tessera.evaluation.data import DataError
-from tessera.evaluation.features import KINDS
+from tessera.evaluation.load import DataError
+from tessera.finetune.features import KINDS
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Task
 
@@ -125,7 +125,7 @@ def test_validation_chooses_and_not_the_test_set_unless_an_oracle_is_asked_for_w
 
 def test_nobody_sees_labels_of_the_test_set_before_a_rate_is_chosen(folder, data, tmp_path, monkeypatch):
     order = []
-    plain, load, choose = trials.predict, trials.data.load, sweep._choose
+    plain, load, choose = trials.predict, trials.load.load, sweep._choose
 
     def predict(learner, rows, *more):
         order.append("labels" if any(row.label is not None for row in rows) else "no labels")
@@ -137,7 +137,7 @@ def test_nobody_sees_labels_of_the_test_set_before_a_rate_is_chosen(folder, data
         return load(this, split, language, *rest, **how)
 
     monkeypatch.setattr(trials, "predict", predict)
-    monkeypatch.setattr(trials.data, "load", loads)
+    monkeypatch.setattr(trials.load, "load", loads)
     monkeypatch.setattr(sweep, "_choose", lambda *given: order.append("chosen") or choose(*given))
     how = protocol(learning_rates=[NOTHING, LEARNS], steps=2)
     run(folder, data, tmp_path, task(languages=["aaa_Latn"]), how)

@@ -17,7 +17,7 @@ from invented_text import documents, write_rows
 from typer.testing import CliRunner
 
 from tessera.cli import app
-from tessera.plan.reading import load
+from tessera.plan.loading import load
 
 HOUSE = Path(__file__).parents[2]
 README = HOUSE / "README.md"
@@ -132,7 +132,7 @@ def test_every_link_leads_to_a_file(page):
 def test_every_file_of_ours_that_is_written_about_exists(file):
     text = file.read_text(encoding="utf-8")
     paths = re.findall(r"(?<![\w/.*<-])((?:docs|recipes|tests|tessera)/[\w./-]*\w)", text)
-    inside = re.findall(rf"(?<![\w/.])((?:{'|'.join(ROOMS)})/\w+\.py)", text)  # as in `see model/tiles.py`
+    inside = re.findall(rf"(?<![\w/.])((?:{'|'.join(ROOMS)})/\w+\.py)", text)  # as in `see model/attention_cpu.py`
     missing = [path for path in [*paths, *(f"tessera/{path}" for path in inside)] if not (HOUSE / path).exists()]
     assert not missing, f"{file.relative_to(HOUSE)} names {missing}"
 
@@ -142,37 +142,16 @@ def the_map() -> dict[str, str]:
     after = README.read_text(encoding="utf-8").partition("## The map")[2]
     block = FENCE.search(after)
     assert block is not None
-    entries: dict[str, str] = {}
-    above: list[str] = []
-    for line in block[2].splitlines():
-        depth = (len(line) - len(line.lstrip())) // 2
-        names, _, comment = line.strip().partition("  ")
-        del above[depth:]
-        for name in names.split(" "):
-            entries["".join(above) + name] = comment.strip()
-        above.append(names)
-    return entries
+    lines = [re.match(r"( *)(\S+) *(.*)", line) for line in block[2].splitlines()]
+    return {("tessera/" if line[1] else "") + line[2]: line[3] for line in lines if line}
 
 
-def test_everything_in_the_map_exists():
-    for path in the_map():
-        assert (HOUSE / path).is_dir() if path.endswith("/") else (HOUSE / path).is_file(), f"{path} is in README's map"
-
-
-def test_everything_is_in_the_map():
-    """A folder without lines of its own stands for all that is in it, a room for its __init__.py."""
-    entries = the_map()
-    folders = [path for path in entries if path.endswith("/")]
-    closed = tuple(path for path in folders if not any(p.startswith(path) for p in entries if p != path))
-    files = [p for top in ("tessera", "recipes", "docs") for p in sorted((HOUSE / top).rglob("*")) if p.is_file()]
-    paths = [path.relative_to(HOUSE).as_posix() for path in files if path.suffix != ".pyc" and path.name[0] != "."]
-    missing = [p for p in paths if p not in entries and not p.startswith(closed) and not p.endswith("/__init__.py")]
-    assert not missing, f"README's map has no line for {missing}"
-
-
-def test_the_map_says_something_about_every_file():
-    silent = [path for path, comment in the_map().items() if "/" in path and len(comment) < 8]
-    assert silent == ["tessera/", "docs/"]
+def test_the_map_has_a_line_for_every_room_and_every_file_beside_them_and_no_other():
+    rooms = [f"tessera/{path.parent.name}/" for path in (HOUSE / "tessera").glob("*/__init__.py")]
+    files = [f"tessera/{path.name}" for path in (HOUSE / "tessera").glob("*.py") if path.name[0] != "_"]
+    around = ["tessera/", "recipes/", "benchmarks/", "tests/", "docs/"]
+    assert sorted(the_map()) == sorted([*rooms, *files, *around])
+    assert [path for path, words in the_map().items() if len(words) < 10] == ["tessera/"]
 
 
 # ------------------------------------------------------------------------------------------------- the reader's recipe

@@ -8,19 +8,19 @@ import pytest
 import torch
 from invented_text import documents, write_rows
 
+from tessera.data.languages import language_of_path
+from tessera.data.tokenizer import train
 from tessera.model import hub
-from tessera.model.heads import MaskedLM, initialize
+from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan import schedule
 from tessera.plan.architecture import PRESETS
 from tessera.plan.corpus import Source, TokenizerTraining
+from tessera.plan.loading import load
 from tessera.plan.overview import overview
-from tessera.plan.reading import load
 from tessera.plan.recipe import Model, Phase, Recipe
 from tessera.plan.strict import is_folder
-from tessera.plan.tables import tables
+from tessera.report.plan_tables import tables
 from tessera.run import run
-from tessera.text.languages import language_of_path
-from tessera.text.tokenizer import train
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 FAMILIES = {"eurobert": "EuroBertForMaskedLM", "mmbert": "ModernBertForMaskedLM"}

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from tessera.data import tokenizer as tokenizers
 from tessera.inference import encode
 from tessera.inference.encode import embed
-from tessera.model.heads import MaskedLM, initialize
+from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import TokenizerTraining
-from tessera.text import tokenizer as tokenizers
 
 TEXTS = ["one two three", "", "tveir", "a much longer text " * 30, "þrír fjórir fimm", "x"]
 

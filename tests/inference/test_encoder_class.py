@@ -11,10 +11,10 @@ import torch
 from small_encoder import FAMILIES, LONGEST, TEXTS, small_model, write_model
 
 from tessera import Encoder
-from tessera.inference.folder import Pipeline
-from tessera.inference.pieces import Reading
-from tessera.inference.pooling import POOLINGS, Dense
-from tessera.text.tokenizer import Tokenizer
+from tessera.data.tokenizer import Tokenizer
+from tessera.inference.sentence_folder import Pipeline
+from tessera.inference.tokenize import Reading
+from tessera.model.pooling import POOLINGS, Dense
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_texts_may_be_a_generator_a_single_str_or_none_at_all(encoder, monkeypat
     assert encoder.encode([]).shape == (0, 32)
     assert encoder.encode(np.array(TEXTS, dtype=object)) == pytest.approx(expected, abs=1e-6)
     steps = []
-    monkeypatch.setattr("tessera.inference.pieces._TEXTS", 2)
+    monkeypatch.setattr("tessera.inference.tokenize._TEXTS", 2)
     found = encoder.encode((t for t in TEXTS), on_progress=lambda *step: steps.append(step))
     assert found == pytest.approx(expected, abs=1e-6)
     assert steps[-1] == (len(TEXTS), 0, "embedding")  # how many there are is not known
@@ -120,7 +120,7 @@ def test_texts_may_be_a_generator_a_single_str_or_none_at_all(encoder, monkeypat
 
 
 def test_a_stream_asks_for_no_more_texts_than_it_gives_vectors_for(encoder, monkeypatch):
-    monkeypatch.setattr("tessera.inference.pieces._TEXTS", 10)
+    monkeypatch.setattr("tessera.inference.tokenize._TEXTS", 10)
     asked = 0
 
     def endless():
@@ -250,7 +250,7 @@ def test_a_long_text_is_read_in_stretches_without_losing_a_character(encoder, mo
         pieces = encoder.how(long="chunk").reading.pieces([text])[0]
         return encoder.tokenizer.decode(np.concatenate(pieces))
 
-    monkeypatch.setattr("tessera.inference.pieces._STRETCH", 700)
+    monkeypatch.setattr("tessera.inference.tokenize._STRETCH", 700)
     for text in ("one two þrír " * 1000, "ab" * 2_000, "þ" * 700, "one two", ""):
         assert read(text) == text
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from tessera.cli import app
 from tessera.inference.parity import parity
 from tessera.model import attention, hub
-from tessera.model.heads import MaskedLM, initialize
+from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
 
 TINY = {"vocab_size": 97, "hidden_size": 48, "intermediate_size": 40, "num_hidden_layers": 4}

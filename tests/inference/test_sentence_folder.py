@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from small_encoder import FAMILIES, TEXTS, write_model
 
 from tessera import Encoder
-from tessera.inference.pooling import POOLINGS
+from tessera.model.pooling import POOLINGS
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
 import transformers  # noqa: E402  after the check that there is one

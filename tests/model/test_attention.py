@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from tessera.model import tiles
+from tessera.model import attention_cpu
 from tessera.model.attention import Layout, attend, choose, frequencies, rotate
 
 HEADS, KEY_VALUE_HEADS, WIDTH = 4, 2, 6
@@ -59,7 +59,7 @@ def test_without_a_window_a_token_sees_its_whole_document(backend: str) -> None:
 def test_blocks_of_a_long_document_see_across_their_edges_and_not_beyond(
     window: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiles, "_BLOCK", 16)
+    monkeypatch.setattr(attention_cpu, "_BLOCK", 16)
     length = 3 * 16 + 5
     drawn = visible([length], window, "cpu")
     assert drawn == ["".join("x" if abs(i - j) <= window else "." for j in range(length)) for i in range(length)]
@@ -89,7 +89,7 @@ def test_backends_agree_for_any_lengths_and_window(seed: int) -> None:
 
 @pytest.mark.parametrize("window", [None, 5])
 def test_backends_agree_where_scores_do_not_fit_the_budget(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "_STACK_SCORES", 5000)
+    monkeypatch.setattr(attention_cpu, "_STACK_SCORES", 5000)
     (wanted, wanted_gradient), (answer, gradient) = both([300, 20, 150, 9], window, seed=1)
     torch.testing.assert_close(answer, wanted, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(gradient, wanted_gradient, rtol=1e-3, atol=1e-4)
@@ -100,7 +100,7 @@ def test_backends_agree_where_scores_do_not_fit_the_budget(window: int | None, m
 def test_tiles_ask_for_every_token_exactly_once(seed: int, window: int | None) -> None:
     rng = random.Random(seed)
     lengths = [rng.choice([rng.randint(1, 50), rng.randint(1, 3000)]) for _ in range(rng.randint(1, 60))]
-    stacks = tiles.cut(starts_of(lengths).tolist(), window, heads=6)
+    stacks = attention_cpu.cut(starts_of(lengths).tolist(), window, heads=6)
     total = sum(lengths)
     asked = torch.cat([stack.asked.flatten() for stack in stacks])
     assert sorted(asked[asked < total].tolist()) == list(range(total))

@@ -8,7 +8,7 @@ import torch
 
 from tessera.model import hub
 from tessera.model.encoder import Encoder
-from tessera.model.heads import MaskedLM, initialize
+from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import EncoderConfig
 
 transformers = pytest.importorskip("transformers")
@@ -81,8 +81,8 @@ def test_logits_hidden_states_and_gradients_are_those_of_transformers(
 
 def hub_like(theirs: Any, ours: MaskedLM) -> dict[str, torch.Tensor]:
     """Gradients of transformers under our names."""
-    from tessera.model.families import NAMES, family
-    from tessera.model.families import theirs as their_names
+    from tessera.model.hf_names import NAMES, family
+    from tessera.model.hf_names import theirs as their_names
 
     gradients = {name: weight.grad for name, weight in theirs.named_parameters()}
     names = NAMES[family(ours.config)]

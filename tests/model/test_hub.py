@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tessera.model import hub
-from tessera.model.families import family
-from tessera.model.heads import MaskedLM, Regressor, initialize
+from tessera.model.hf_names import family
+from tessera.model.mlm import MaskedLM, Regressor, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
 
 transformers = pytest.importorskip("transformers")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tessera.model.heads import MaskedLM, initialize
+from tessera.model.mlm import MaskedLM, initialize
 from tessera.model.resize import _heads, _layers, places, resize
 from tessera.plan.architecture import PRESETS, EncoderConfig
 

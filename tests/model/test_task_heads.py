@@ -8,10 +8,10 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.model import foreign, hub, tasks
+from tessera.model import hub, task_heads, transformers_model
 from tessera.model.encoder import Encoder
-from tessera.model.families import their_config
-from tessera.model.seen import SeenRows
+from tessera.model.hf_names import their_config
+from tessera.model.sparse_embedding import SeenRows
 
 CLASSIFIER, TAGGER = "ForSequenceClassification", "ForTokenClassification"
 
@@ -31,7 +31,7 @@ def theirs(tiny, tmp_path):
         model = getattr(transformers, name + task)(made).eval()
         for weight in model.parameters():  # biases of 0 and norms of 1 would hide a mistake
             torch.nn.init.normal_(weight, 0.1 if weight.ndim == 1 else 0.0, 0.2)
-        with foreign.quietly():
+        with transformers_model.quietly():
             model.save_pretrained(tmp_path / "theirs")
         return model, hub.load_own_encoder(tmp_path / "theirs", "reference").eval()
 
@@ -70,7 +70,7 @@ def padded(tokens, starts):
 @torch.no_grad()
 def test_documents_are_classified_as_transformers_does(theirs, documents, family, pooling, said, labels):
     model, encoder = theirs(family, CLASSIFIER, labels, **said)
-    head = tasks.DocumentHead(encoder.config, labels, pooling)
+    head = task_heads.DocumentHead(encoder.config, labels, pooling)
     fill(head, model)
     tokens, starts = documents([7, 1, 12, 3])
     ids, mask = padded(tokens, starts)
@@ -82,7 +82,7 @@ def test_documents_are_classified_as_transformers_does(theirs, documents, family
 @torch.no_grad()
 def test_tokens_are_tagged_as_transformers_does(theirs, documents, family):
     model, encoder = theirs(family, TAGGER, 5)
-    head = tasks.TokenHead(encoder.config, 5)
+    head = task_heads.TokenHead(encoder.config, 5)
     fill(head, model)
     tokens, starts = documents([7, 1, 12, 3])
     ids, mask = padded(tokens, starts)
@@ -96,7 +96,7 @@ def test_tokens_are_tagged_as_transformers_does(theirs, documents, family):
 @torch.no_grad()
 def test_answers_start_and_end_where_transformers_says(theirs, documents):
     model, encoder = theirs("mmbert", "ForQuestionAnswering", 2)
-    head = tasks.TokenHead(encoder.config, 2)
+    head = task_heads.TokenHead(encoder.config, 2)
     fill(head, model)
     tokens, starts = documents([7, 12])
     ids, mask = padded(tokens, starts)
@@ -107,18 +107,18 @@ def test_answers_start_and_end_where_transformers_says(theirs, documents):
 
 def test_an_answer_costs_what_it_costs_transformers_where_nothing_is_padded(theirs, documents):
     model, encoder = theirs("mmbert", "ForQuestionAnswering", 2)
-    head = tasks.TokenHead(encoder.config, 2)
+    head = task_heads.TokenHead(encoder.config, 2)
     fill(head, model)
     tokens, starts = documents([9, 9])
     targets = torch.tensor([[2, 5], [0, 0]])
     due = model(input_ids=tokens.view(2, 9), start_positions=targets[:, 0], end_positions=targets[:, 1]).loss
-    found = tasks.losses_within(head(encoder(tokens, starts)), starts, targets)
+    found = task_heads.losses_within(head(encoder(tokens, starts)), starts, targets)
     torch.testing.assert_close(found.mean(), due, rtol=1e-4, atol=1e-4)
 
 
 def test_options_are_weighed_as_transformers_does(theirs, documents):
     model, encoder = theirs("mmbert", "ForMultipleChoice", 1, classifier_pooling="mean")
-    head = tasks.DocumentHead(encoder.config, 1, "mean")
+    head = task_heads.DocumentHead(encoder.config, 1, "mean")
     fill(head, model)
     tokens, starts = documents([5, 3, 9, 2])  # two questions with two options each
     ids, mask = padded(tokens, starts)
@@ -126,13 +126,13 @@ def test_options_are_weighed_as_transformers_does(theirs, documents):
     due = model(input_ids=ids.view(2, 2, -1), attention_mask=mask.view(2, 2, -1), labels=labels)
     scores = head(encoder(tokens, starts), starts)
     torch.testing.assert_close(scores.view(2, 2), due.logits, rtol=1e-4, atol=1e-4)
-    found = tasks.losses_within(scores, torch.tensor([0, 2, 4]), labels[:, None])
+    found = task_heads.losses_within(scores, torch.tensor([0, 2, 4]), labels[:, None])
     torch.testing.assert_close(found.mean(), due.loss, rtol=1e-4, atol=1e-4)
 
 
 def test_a_target_costs_the_log_of_its_share_in_its_own_group():
     scores = torch.log(torch.tensor([[1.0], [3.0], [2.0], [2.0], [4.0]]))
-    found = tasks.losses_within(scores, torch.tensor([0, 2, 5]), torch.tensor([[1], [0]]))
+    found = task_heads.losses_within(scores, torch.tensor([0, 2, 5]), torch.tensor([[1], [0]]))
     assert found[:, 0].tolist() == pytest.approx([math.log(4 / 3), math.log(4)])
 
 
@@ -143,7 +143,7 @@ def test_losses_within_groups_are_those_of_each_group_alone_and_so_are_gradients
     starts = torch.tensor([0, *lengths]).cumsum(0)
     scores = (torch.randn(sum(lengths), 2) * scale).requires_grad_()
     targets = torch.stack([torch.randint(0, n, (2,)) for n in lengths])
-    found = tasks.losses_within(scores, starts, targets)
+    found = task_heads.losses_within(scores, starts, targets)
     alone = [
         torch.nn.functional.cross_entropy(group.T, target, reduction="none")
         for group, target in zip(scores.split(lengths), targets, strict=True)
@@ -159,8 +159,8 @@ def test_scores_are_float32_under_bfloat16(tiny, documents):
     tokens, starts = documents([5, 6])
     with torch.autocast("cpu", torch.bfloat16):
         hidden = encoder(tokens, starts)
-        assert tasks.DocumentHead(config, 2, "mean")(hidden, starts).dtype == torch.float32
-        assert tasks.TokenHead(config, 2)(hidden).dtype == torch.float32
+        assert task_heads.DocumentHead(config, 2, "mean")(hidden, starts).dtype == torch.float32
+        assert task_heads.TokenHead(config, 2)(hidden).dtype == torch.float32
 
 
 # ---------------------------------------------------------------------------------------------------------- rows in use

@@ -36,7 +36,7 @@ def test_the_layers_of_mmbert_are_those_of_its_readme() -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_arithmetic_counts_what_is_built(preset: str) -> None:
     torch = pytest.importorskip("torch")
-    heads = pytest.importorskip("tessera.model.heads")
+    heads = pytest.importorskip("tessera.model.mlm")
     with torch.device("meta"):
         model = heads.MaskedLM(PRESETS[preset], attention="reference")
     built = {name: p.numel() for name, p in model.named_parameters()}

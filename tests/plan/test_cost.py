@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tessera.model import attention
-from tessera.model.heads import MaskedLM
+from tessera.model.mlm import MaskedLM
 from tessera.plan import cost
 from tessera.plan.architecture import PRESETS, EncoderConfig, flops_per_token, head_flops, parameters
 from tessera.plan.recipe import Phase

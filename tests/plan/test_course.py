@@ -7,8 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tessera.plan.course import STRETCHES, Course, cap_over_time, mean_shares, shares_of
+from tessera.plan.loading import RecipeError, dump, load, science
 from tessera.plan.mixture import Bucket, cap, shares
-from tessera.plan.reading import RecipeError, dump, load, science
 from tessera.plan.recipe import Curve, Phase, at
 from tessera.plan.schedule import mask_ratio_at
 

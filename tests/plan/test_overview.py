@@ -12,12 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from tessera.cli import app
-from tessera.plan.inventory import Inventory, from_counts
+from tessera.plan.loading import load
 from tessera.plan.mixture import Bucket
 from tessera.plan.overview import Machine, Overview, overview
-from tessera.plan.reading import load
 from tessera.plan.recipe import Recipe
-from tessera.plan.tables import brief, said, tables, write_csv
+from tessera.plan.token_counts import Inventory, from_counts
+from tessera.report.plan_tables import brief, said, tables, write_csv
 
 HOUSE = Path(__file__).parents[2]
 COUNTS = HOUSE.parent / "shared" / "facts" / "mmbert_language_token_counts.csv"

@@ -10,8 +10,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tessera.plan.loading import RecipeError, changes, dump, fingerprint, load, science
 from tessera.plan.mixture import Bucket, shares
-from tessera.plan.reading import RecipeError, changes, dump, fingerprint, load, science
 from tessera.plan.recipe import Recipe
 from tessera.plan.strict import is_folder
 

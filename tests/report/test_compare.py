@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tessera.report.compare import SUITES, compare, tables, write_csv
-from tessera.report.scores import AVERAGE, EUROPEAN, Result, read, read_published
-from tessera.report.significance import bootstrap, differ
+from tessera.report.published import AVERAGE, EUROPEAN, Result, read, read_published
+from tessera.statistics import bootstrap, differ
 
 CODES = ["deu_Latn", "eng_Latn", "fao_Latn", "hin_Deva", "rus_Cyrl", "swh_Latn", "tam_Taml"]
 

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_run import COUNTS, LANGUAGES, TOKENS, origin, write_run
 
-from tessera.plan.reading import RecipeError
+from tessera.plan.loading import RecipeError
 from tessera.report import save_plots, write_report
 from tessera.report.charts import figures, thin
-from tessera.report.files import Run, group_mean, language_of, open_run
+from tessera.report.run_files import Run, group_mean, language_of, open_run
 from tessera.report.tables import Cell, Columns, best, duration, gap_cell, metric_cell, percent, table, tokens
 
 EVIL = "</script></details><img src=x onerror=alert(1)>\"'"

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-from test_run import corpus, recipe_file  # noqa: F401
 
 COMMAND = [sys.executable, "-m", "tessera", "run"]
 FILES = [f"{stage}/final/model.safetensors" for stage in ("pretrain", "decay-a", "decay-b", "merged")]
@@ -30,7 +29,7 @@ def steps(out: Path) -> int:
 
 
 @pytest.mark.slow
-def test_a_process_killed_anywhere_and_started_again_ends_with_the_same_bytes(recipe_file, tmp_path):  # noqa: F811
+def test_a_process_killed_anywhere_and_started_again_ends_with_the_same_bytes(recipe_file, tmp_path):
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     _, errors = start(recipe_file, whole).communicate(timeout=300)
     assert (whole / "report.html").exists(), errors.decode()

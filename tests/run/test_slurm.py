@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-from test_run import corpus, recipe_file  # noqa: F401
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
 JOB = re.findall(r"^```bash\n(#!/bin/bash\n.*?)^```", PAGE, re.MULTILINE | re.DOTALL)[0]
@@ -39,7 +38,7 @@ def ranks(job: int) -> dict[int, int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds its processes in /proc")
-def test_the_job_trains_on_two_nodes_and_survives_a_dead_process(recipe_file, tmp_path):  # noqa: F811
+def test_the_job_trains_on_two_nodes_and_survives_a_dead_process(recipe_file, tmp_path):
     (tmp_path / "bin").mkdir()
     for name, script in (("srun", SRUN), ("scontrol", SCONTROL)):
         (tmp_path / "bin" / name).write_text(script)

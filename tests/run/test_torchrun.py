@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_run import corpus, recipe_file  # noqa: F401
 from typer.testing import CliRunner
 
 from tessera import run
@@ -38,7 +37,7 @@ def both(*words: str | Path) -> list[tuple[int, str, str]]:
 
 
 @pytest.mark.parametrize("verb", ["run", "train", "prepare"])
-def test_only_the_first_process_prints_progress_tables_and_results(recipe_file, tmp_path, monkeypatch, verb):  # noqa: F811
+def test_only_the_first_process_prints_progress_tables_and_results(recipe_file, tmp_path, monkeypatch, verb):
     def walk(recipe, folder, *, watcher, **_):
         watcher.say("first: resuming")
         watcher.progress("first")(1, 1, "loss 3.1")
@@ -57,7 +56,7 @@ def test_only_the_first_process_prints_progress_tables_and_results(recipe_file, 
 
 
 @pytest.mark.slow
-def test_one_process_of_two_says_how_the_run_goes_and_what_came_out(recipe_file, tmp_path):  # noqa: F811
+def test_one_process_of_two_says_how_the_run_goes_and_what_came_out(recipe_file, tmp_path):
     leader, other = both("run", recipe_file, "--out", tmp_path / "run")
     assert leader[0] == other[0] == 0, leader[2] + other[2]
     for words in ("tokenizer ", "decay-b ", "evaluate merged", "report: ", str(tmp_path / "run" / "report.html")):

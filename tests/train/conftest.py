@@ -4,9 +4,9 @@ import pytest
 from going import go
 from tiny_run import WORDS, documents
 
+from tessera.data.shards import Shards, ShardWriter
+from tessera.data.tokenizer import train
 from tessera.plan.corpus import TokenizerTraining
-from tessera.text.shards import Shards, ShardWriter
-from tessera.text.tokenizer import train
 from tessera.train.trainer import Text
 
 

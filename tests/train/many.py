@@ -14,9 +14,9 @@ import torch
 import torch.distributed as dist
 from tiny_run import recipe
 
+from tessera.data.shards import Shards
+from tessera.data.tokenizer import Tokenizer
 from tessera.plan.recipe import Recipe
-from tessera.text.shards import Shards
-from tessera.text.tokenizer import Tokenizer
 from tessera.train.distributed import World, join, leave
 from tessera.train.trainer import Text, train
 

@@ -15,11 +15,11 @@ from tokenizers import Tokenizer as Inner
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from tessera.data.shards import Shards, ShardWriter
+from tessera.data.tokenizer import Tokenizer
 from tessera.model import hub
-from tessera.model.foreign import ForeignMaskedLM
+from tessera.model.transformers_model import ForeignMaskedLM
 from tessera.plan.recipe import Recipe
-from tessera.text.shards import Shards, ShardWriter
-from tessera.text.tokenizer import Tokenizer
 from tessera.train.distributed import World
 from tessera.train.gradient import Objective, backward
 from tessera.train.start import Back, start

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from tessera.model.heads import MaskedLM, initialize
+from tessera.data import tokenizer as tokenizers
+from tessera.data.shards import Shards, ShardWriter
+from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import TokenizerTraining
-from tessera.text import tokenizer as tokenizers
-from tessera.text.shards import Shards, ShardWriter
 from tessera.train import held_out
 from tessera.train.held_out import bits_per_byte
 

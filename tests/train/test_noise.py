@@ -5,8 +5,8 @@ import pytest
 import torch
 from going import changed
 
-from tessera.model.heads import MaskedLM, initialize
-from tessera.text.packing import Batch, select
+from tessera.data.packing import Batch, select
+from tessera.model.mlm import MaskedLM, initialize
 from tessera.train.noise import Noise, kept
 
 

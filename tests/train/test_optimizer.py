@@ -5,7 +5,7 @@ import torch
 from going import ALONE, changed, go, weights
 from torch import nn
 
-from tessera.model.heads import MaskedLM, initialize
+from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.recipe import Optimizer
 from tessera.train import distributed
 from tessera.train.optimizer import build, clip_gradients, pack_state, set_learning_rate, unpack_state

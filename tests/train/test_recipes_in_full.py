@@ -14,13 +14,13 @@ from going import changed, go, lines
 from safetensors.torch import load_file
 from torch import nn
 
+from tessera.data.masking import keys, mask
 from tessera.model.attention import Layout, frequencies
 from tessera.model.encoder import Block
-from tessera.model.heads import MaskedLM, initialize
-from tessera.plan.reading import load
+from tessera.model.mlm import MaskedLM, initialize
+from tessera.plan.loading import load
 from tessera.plan.recipe import Optimizer, Phase, Recipe, at
 from tessera.plan.schedule import boundary, learning_rate, learning_rate_at
-from tessera.text.masking import keys, mask
 from tessera.train.optimizer import build, clip_gradients
 
 RECIPES = Path(__file__).parents[2] / "recipes"

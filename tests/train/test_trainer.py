@@ -7,11 +7,11 @@ import torch
 from going import ALONE, go, lines, weights
 from tiny_run import recipe
 
-from tessera.model.heads import MaskedLM
+from tessera.data.packing import select
+from tessera.model.mlm import MaskedLM
 from tessera.plan import schedule
 from tessera.plan.course import shares_of
 from tessera.plan.recipe import Model, Recipe
-from tessera.text.packing import select
 from tessera.train import checkpoint, trainer
 from tessera.train.distributed import World
 from tessera.train.gradient import Objective, backward

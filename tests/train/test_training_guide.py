@@ -8,7 +8,7 @@ import pytest
 from going import go, lines
 from torch.distributed import constants
 
-from tessera.plan.reading import load
+from tessera.plan.loading import load
 from tessera.plan.recipe import Machine
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")

@@ -1,0 +1,166 @@
+"""What an ablation says: every variant beside the reference, seed by seed, with how far chance alone would carry them.
+
+Variants of one seed share the order of the text and the hidden held-out tokens, so differences are taken within a seed
+and then averaged. Two intervals of 95% are given for each:
+
+    own      Student's t on the differences of this variant: n seeds leave n - 1 degrees of freedom, and with two or
+             three seeds it is very wide, whatever there is to see
+    pooled   the same with one spread for all variants of a measure, as if chance moved all of them equally: what is
+             left of the scores when the mean of each variant and of each seed is taken off (randomised blocks,
+             Fisher 1935), with (variants - 1)(seeds - 1) degrees of freedom
+"""
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tessera.ablation.axes import REFERENCE
+from tessera.evaluation.metrics import interval, student
+from tessera.evaluation.suite import HELD_OUT
+
+ABLATION, DELTAS = "ablation.json", "deltas.json"
+BITS = "held-out"  # what its measures are called
+_NOT_LANGUAGES = ("code", "math")
+Scores = Mapping[int, float]  # by seed
+
+
+def study(folder: str | Path) -> dict[str, Any]:
+    """All that came out so far in the folder of an ablation, as JSON-like data.
+
+    {"recipe", "phase", "from", "tokens", "seeds", "tasks", "tessera": as in ablation.json,
+     "measures": [{"name", "unit", "lower_is_better"}],
+     "reference": {measure: {"mean", "spread", "scores": {seed: score}}},
+     "rows": [{"axis", "label", "variant", "measure", "mean", "spread", "delta", "own", "pooled", "seeds", "scores"}]}
+
+    spread   standard deviation over seeds; None, like the intervals, where there is one seed
+    delta    mean of the differences to the reference over the seeds that both have; a value that is the recipe's own
+             has the delta 0 and no interval
+
+    Raises ValueError where the folder holds no ablation, or nothing of it is finished.
+    """
+    folder = Path(folder)
+    try:
+        asked = json.loads((folder / ABLATION).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{folder} holds no ablation ({ABLATION} is missing)") from None
+    found = _scores(folder, asked)
+    if not any(REFERENCE in by_variant for by_variant in found.values()):
+        raise ValueError(f"{folder}: the reference is not finished with any seed, so there is nothing to compare with")
+    rows, reference = [], {}
+    for measure, by_variant in found.items():
+        base = by_variant.get(REFERENCE, {})
+        reference[measure] = {**_mean(base), "scores": base}
+        error = pooled(by_variant)
+        rows += [
+            row
+            for axis in asked["axes"]
+            for value in axis["values"]
+            if (row := _row(axis["key"], value, measure, by_variant, base, error)) is not None
+        ]
+    head = {key: value for key, value in asked.items() if key != "axes"}
+    return {**head, "measures": [_describe(name) for name in found], "reference": reference, "rows": rows}
+
+
+def pooled(by_variant: Mapping[str, Scores]) -> tuple[float, int] | None:
+    """(standard deviation of chance in one score, degrees of freedom), from the seeds that all variants have.
+
+    None where fewer than two variants or seeds are there.
+    """
+    seeds = sorted(set.intersection(*(set(scores) for scores in by_variant.values()))) if by_variant else []
+    if len(seeds) < 2 or len(by_variant) < 2:
+        return None
+    table = [[scores[seed] for seed in seeds] for scores in by_variant.values()]
+    whole = statistics.fmean(value for row in table for value in row)
+    of_seed = [statistics.fmean(column) for column in zip(*table, strict=True)]
+    left = [value - statistics.fmean(row) - of_seed[place] + whole for row in table for place, value in enumerate(row)]
+    freedom = (len(table) - 1) * (len(seeds) - 1)
+    return math.sqrt(math.fsum(value * value for value in left) / freedom), freedom
+
+
+def _row(
+    key: str, value: dict[str, str], measure: str, by_variant: Mapping[str, Scores], base: Scores,
+    error: tuple[float, int] | None,
+) -> dict[str, Any] | None:  # fmt: skip
+    scores = by_variant.get(value["variant"], {})
+    shared = sorted(set(scores) & set(base))
+    if not shared:
+        return None
+    delta, own = interval([scores[seed] - base[seed] for seed in shared])
+    same = value["variant"] == REFERENCE
+    both = None if error is None or same else student(0.95, error[1]) * error[0] * math.sqrt(2 / len(shared))
+    return {
+        "axis": key,
+        "label": value["label"],
+        "variant": value["variant"],
+        "measure": measure,
+        **_mean({seed: scores[seed] for seed in shared}),
+        "delta": delta,
+        "own": None if same or math.isnan(own) else own,
+        "pooled": both,
+        "seeds": shared,
+        "scores": {seed: scores[seed] for seed in shared},
+    }
+
+
+def _mean(scores: Scores) -> dict[str, float | None]:
+    values = list(scores.values())
+    return {
+        "mean": statistics.fmean(values) if values else None,
+        "spread": statistics.stdev(values) if len(values) > 1 else None,
+    }
+
+
+def _scores(folder: Path, asked: dict[str, Any]) -> dict[str, dict[str, dict[int, float]]]:
+    """{measure: {variant: {seed: score}}} of what is there."""
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    variants = [REFERENCE, *(v["variant"] for axis in asked["axes"] for v in axis["values"])]
+    read = _languages_read(folder / REFERENCE, asked)
+    for task in asked["tasks"]:
+        for variant in dict.fromkeys(variants):
+            for seed in asked["seeds"]:
+                path = folder / variant / f"seed-{seed}" / "evaluation" / f"{asked['phase']}.{task}.json"
+                if not path.exists():
+                    continue
+                result = json.loads(path.read_text(encoding="utf-8"))
+                measured = _bits(result["results"], read) if task == HELD_OUT else {task: _average(result)}
+                for measure, score in measured.items():
+                    found.setdefault(measure, {}).setdefault(variant, {})[seed] = score
+    return found
+
+
+def _average(result: dict[str, Any]) -> float:
+    """In percent, every language once."""
+    return 100 * float(result["average"][result.get("metric", "accuracy")])
+
+
+def _languages_read(reference: Path, asked: dict[str, Any]) -> set[str]:
+    """The languages of which the reference reads something."""
+    for seed in asked["seeds"]:
+        path = reference / f"seed-{seed}" / asked["phase"] / "mixture.json"
+        if path.exists():
+            buckets = json.loads(path.read_text(encoding="utf-8"))["buckets"]
+            return {row["language"] for row in buckets if row["share_planned"] > 0}
+    return set()
+
+
+def _bits(results: Mapping[str, Mapping[str, float]], read: set[str]) -> dict[str, float]:
+    """Bits per byte of language groups; groups without text are left out."""
+    bits = {code: row["bits_per_byte"] for code, row in results.items()}
+    spoken = {code for code in bits if code.partition("_")[0] not in _NOT_LANGUAGES}
+    groups: dict[str, Sequence[str]] = {
+        BITS: sorted(spoken),
+        f"{BITS}, languages read": sorted(spoken & read),
+        f"{BITS}, languages not read": sorted(spoken - read),
+        f"{BITS}, code": sorted(set(bits) - spoken),
+    }
+    if not groups[f"{BITS}, languages not read"]:  # then the first two are the same
+        del groups[f"{BITS}, languages read"]
+    return {name: statistics.fmean(bits[code] for code in codes) for name, codes in groups.items() if codes}
+
+
+def _describe(measure: str) -> dict[str, Any]:
+    bits = measure.startswith(BITS)
+    return {"name": measure, "unit": "bits per byte" if bits else "%", "lower_is_better": bits}

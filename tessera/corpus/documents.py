@@ -1,0 +1,269 @@
+"""Documents and pairs out of files: what stands in a row, and why a row is not used.
+
+A row that cannot be used is counted and skipped; a file that cannot be used is an error.
+"""
+
+import functools
+import itertools
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from tessera.data.languages import language_code, language_of_path
+from tessera.data.readers import BROKEN, UNIT, WARC_LANGUAGE, Values, rows
+from tessera.data.storage import File, files
+from tessera.plan.corpus import Source
+
+MAX_LINE_BYTES = 16_000_000
+
+_HOPELESS = 10_000  # rows; where all of the first ones are unusable, nobody waits for the end of a terabyte
+_SHOWN = 80  # characters of a row that is not used
+_half_a_pair = re.compile(rb"\\u[dD]").search  # of surrogates, in JSON; much faster than to encode every text
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text in one language."""
+
+    text: str
+    language: str
+    id: str | None = None
+    quality: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One text in two languages."""
+
+    source_text: str
+    target_text: str
+    source_language: str
+    target_language: str
+
+
+class Row(NamedTuple):
+    """A row of a file: a document, a pair, or the reason why it is neither."""
+
+    number: int  # from 1, as an editor counts lines; rises, but leaves out blank lines
+    item: Document | Pair | None
+    reason: str | None  # the same for all of its kind
+    shown: str  # its beginning
+    unit: str = "line"  # line, row or record
+
+    @property
+    def place(self) -> str:
+        """Where it is in its file, for people."""
+        return f"{self.unit} {self.number}"
+
+    @property
+    def size(self) -> int:
+        """Characters of its text, of both texts of a pair."""
+        if isinstance(self.item, Pair):
+            return len(self.item.source_text) + len(self.item.target_text)
+        return len(self.shown if self.item is None else self.item.text)
+
+
+@dataclass(slots=True)
+class Skipped:
+    """What was not used, and why."""
+
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)  # by (reason, file)
+    examples: dict[tuple[str, str], str] = field(default_factory=dict)  # the first of each
+
+    def add(self, reason: str, file: str, example: str) -> None:
+        self.counts[reason, file] += 1
+        self.examples.setdefault((reason, file), example)
+
+    def by_reason(self) -> dict[str, dict[str, Any]]:
+        """{reason: {"count", "files", "example"}}, the most frequent first."""
+        reasons: dict[str, dict[str, Any]] = {}
+        for (reason, file), count in self.counts.items():
+            first = f"{file}, {self.examples[reason, file]}"
+            entry = reasons.setdefault(reason, {"count": 0, "files": 0, "example": first})
+            entry["count"] += count
+            entry["files"] += 1
+        return dict(sorted(reasons.items(), key=lambda item: -item[1]["count"]))
+
+
+class _Bad(Exception):
+    """A row that cannot be used: the reason, and what shows it where the beginning of the row does not."""
+
+    def __init__(self, reason: str, shown: str = "") -> None:
+        super().__init__(reason)
+        self.shown = shown
+
+
+def read(source: Source, skipped: Skipped, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Document | Pair]:
+    """The documents (or pairs) of a source, files in sorted order.
+
+    Skipped and counted is what `read_file` gives a reason for. Raises what `read_file` and `files` raise, and
+    ValueError where more than half of the source had to be skipped.
+    """
+    good = bad = 0
+    for file in files(source):
+        for row in read_file(file, source, max_line_bytes=max_line_bytes):
+            if row.item is not None:
+                good += 1
+                yield row.item
+                continue
+            skipped.add(row.reason or "", file.url, f"{row.place}: {row.shown!r}")
+            bad += 1
+            if good == 0 and bad == _HOPELESS:
+                check_usable(source, good=good, bad=bad, examples=_most_frequent(skipped))
+    if bad > good:  # what is most frequent takes a while to find
+        check_usable(source, good=good, bad=bad, examples=_most_frequent(skipped))
+
+
+def read_file(file: File, source: Source, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Row]:
+    """Every row of one file in its order, those that cannot be used with the reason.
+
+    That is: not JSON, without a column or a known language, without text, not UTF-8, or longer than `max_line_bytes`
+    bytes. Blank lines are nothing.
+
+    Raises ValueError where the file is broken, lacks its column, holds no text but web pages, or begins with ten
+    thousand rows of which none can be used; ConnectionError where its place cannot be reached; ImportError where a
+    package is missing.
+    """
+    make: Callable[[Values, bool], Document | Pair]
+    make = _pairs(source) if source.kind == "pairs" else _documents(file, source)
+    unit = UNIT.get(file.kind, "line")
+    lost: Skipped | None = Skipped()
+    try:
+        for number, values, reason, raw in rows(file, source, max_line_bytes):
+            shown = ""
+            if values is not None:
+                try:
+                    item = make(values, type(raw) is bytes and _half_a_pair(raw) is not None)
+                except _Bad as bad:
+                    reason, shown = str(bad), bad.shown
+                else:
+                    text = item.source_text if isinstance(item, Pair) else item.text
+                    yield Row(number, item, None, text[:_SHOWN], unit)
+                    lost = None
+                    continue
+            row = Row(number, None, reason, shown or _shown(raw, source), unit)
+            if lost is not None:
+                lost.add(reason, file.url, f"{row.place}: {row.shown!r}")
+                if (bad_rows := lost.counts.total()) == _HOPELESS:
+                    check_usable(source, good=0, bad=bad_rows, examples=_most_frequent(lost))
+            yield row
+    except ConnectionError:
+        raise
+    except BROKEN as error:
+        raise ValueError(
+            f"{file}: broken ({str(error).strip()}); copy it again, or put it under `exclude` of source {source.name!r}"
+        ) from error
+
+
+def check_usable(source: Source, *, good: int, bad: int, examples: Mapping[str, str]) -> None:
+    """Raises ValueError where more than half of the rows of a source cannot be used.
+
+    examples  {reason: the first row that had it}; the first three are told
+    """
+    if bad > good:
+        raise ValueError(too_many(source, examples, bad, good + bad))
+
+
+def too_many(source: Source, examples: Mapping[str, str], bad: int, all_rows: int) -> str:
+    """What `check_usable` says."""
+    why = "; ".join(f"{reason} (first: {first})" for reason, first in itertools.islice(examples.items(), 3))
+    return f"source {source.name!r}: {bad} of {all_rows} lines cannot be used: {why}. See its `columns` and `kind`"
+
+
+def _most_frequent(skipped: Skipped) -> dict[str, str]:
+    return {f"{entry['count']} x {reason}": entry["example"] for reason, entry in skipped.by_reason().items()}
+
+
+# ----------------------------------------------------------------------------------------- documents and pairs of rows
+
+
+def _documents(file: File, source: Source) -> Callable[[Values, bool], Document]:
+    """How a row of this file becomes a Document: the language of the file is looked up once.
+
+    A column says more than the path, the path more than the source, and that more than the guess of a crawler.
+    """
+    columns, fallback = source.columns, _language_of(file, source)
+    text_column, id_column, language_column, score = columns.text, columns.id, columns.language, columns.quality
+
+    def make(values: Values, escaped: bool) -> Document:
+        text = _string(values, text_column, escaped)
+        given, identity = values.get(language_column), values.get(id_column)
+        language = fallback or _language(values.get(WARC_LANGUAGE)) if given is None else _language(given)
+        if identity is not None:
+            identity = str(identity).encode("utf-8", "backslashreplace").decode() if escaped else str(identity)
+        quality = None if score is None else _number(values, score)
+        return Document(text, language, identity, quality)
+
+    return make
+
+
+def _language_of(file: File, source: Source) -> str | None:
+    """The language that the path of a file gives, or else its source."""
+    path = PurePosixPath(*(part.removesuffix("_removed") for part in file.path.parts))
+    return language_of_path(path) or (language_code(source.language) if source.language else None)
+
+
+def _pairs(source: Source) -> Callable[[Values, bool], Pair]:
+    columns = source.columns
+
+    def make(values: Values, escaped: bool) -> Pair:
+        return Pair(
+            source_text=_string(values, columns.source_text, escaped),
+            target_text=_string(values, columns.target_text, escaped),
+            source_language=_language(values.get(columns.source_language)),
+            target_language=_language(values.get(columns.target_language)),
+        )
+
+    return make
+
+
+def _string(values: Values, column: str, escaped: bool) -> str:
+    text = values.get(column)
+    if text is None:
+        raise _Bad(f"no column {column!r}" if column not in values else f"{column!r} is null")
+    if not isinstance(text, str):
+        raise _Bad(f"{column!r} is not a string")
+    if not text or text.isspace():
+        raise _Bad("no text")
+    if escaped:
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # JSON can spell half a surrogate pair
+            raise _Bad("not UTF-8") from None
+    return text
+
+
+def _number(values: Values, column: str) -> float:
+    value = values.get(column)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise _Bad(f"{column!r} is not a number")
+    return float(value)
+
+
+def _language(given: Any) -> str:
+    if not isinstance(given, str):
+        raise _Bad("no language in a column, in the name of the file (fao_Latn.jsonl) or as `language` of the source")
+    try:
+        return _language_code(given)
+    except ValueError:  # also of half a surrogate pair
+        raise _Bad("unknown language", repr(given[:_SHOWN])) from None
+
+
+@functools.lru_cache(maxsize=4_096)
+def _language_code(given: str) -> str:
+    given.encode()
+    return language_code(given)
+
+
+def _shown(raw: Any, source: Source) -> str:
+    """The beginning of a row, as text that can be written down whatever it was."""
+    if isinstance(raw, bytes):
+        return raw[: 4 * _SHOWN].decode("utf-8", "backslashreplace")[:_SHOWN]
+    if isinstance(raw, dict):
+        text = raw.get(source.columns.text)
+        raw = text if isinstance(text, str) and text else {key: str(value)[:_SHOWN] for key, value in raw.items()}
+    return str(raw)[:_SHOWN].encode("utf-8", "backslashreplace").decode()

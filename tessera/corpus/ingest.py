@@ -1,0 +1,374 @@
+"""A corpus as documents that were looked at once: read, scored, filtered, written down with what speaks against them.
+
+    documents/00000.parquet ...  one for each file of the sources, rows in its order; see SCHEMA
+    documents/copies/            which of them are copies of others; see duplicates.py
+    documents/held_out.parquet   which of them are held out; see split.py
+
+Nothing is thrown away here: a document that is not wanted keeps its row and gets a reason. A file of documents is
+written whole or not at all and knows what it was made from, so a run that was killed reads only what is not finished.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from tessera.corpus import daft_runner, parallel, quality
+from tessera.corpus.documents import Document, Pair, Row, check_usable, read_file
+from tessera.corpus.filters import Filter
+from tessera.data.storage import File, files
+from tessera.data.tokenizer import Progress
+from tessera.files import new_file
+from tessera.plan.corpus import Corpus, Filters, Source
+
+_VERSION = 1
+_NAME = pa.dictionary(pa.int32(), pa.string())
+SCHEMA = pa.schema(
+    [
+        ("position", pa.uint64()),  # number of the file << 32 | number of the row in it
+        ("source", _NAME),
+        ("language", _NAME),
+        ("tier", pa.int8()),
+        ("store", _NAME),  # train or held_out where the source says so
+        ("text", pa.string()),  # of a line that cannot be used: its beginning
+        ("second", pa.string()),  # the other side of a pair
+        ("second_language", _NAME),
+        ("id", pa.string()),
+        ("score", pa.float32()),
+        ("key", pa.uint64()),  # hash of the text, or of both texts of a pair
+        ("bytes", pa.int64()),
+        ("reason", _NAME),  # why it is not wanted
+    ]
+)
+"""One row: a document, a pair, or a line that cannot be used (its language is then empty)."""
+
+Item = TypeVar("Item")
+Scorer = Callable[[Sequence[str]], Sequence[float]]
+
+_META = b"tessera"
+_VARYING = (
+    "position",
+    "language",
+    "tier",
+    "text",
+    "second",
+    "second_language",
+    "id",
+    "score",
+    "key",
+    "bytes",
+    "reason",
+)
+_BATCH_BYTES, _BATCH_ROWS = 2**22, 8_192
+_TASK_BYTES = 2**24  # of input: small files share a task
+_PROCESS_BYTES = 2**23  # processes of their own cost a second, which less than this is not worth
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a file gave."""
+
+    wanted: dict[str, list[int]] = field(default_factory=dict)  # {language: [documents, bytes]}
+    dropped: dict[str, dict[str, int]] = field(default_factory=dict)  # {reason: {language: documents}}
+    examples: dict[str, str] = field(default_factory=dict)  # {reason: the first of its kind}
+    notes: dict[str, int] = field(default_factory=dict)  # {what was found: how often}, of documents that are kept
+    readable: int = 0
+    unreadable: int = 0
+
+    def want(self, language: str, n_bytes: int) -> None:
+        entry = self.wanted.setdefault(language, [0, 0])
+        entry[0] += 1
+        entry[1] += n_bytes
+
+    def drop(self, reason: str, language: str, example: str) -> None:
+        by_language = self.dropped.setdefault(reason, {})
+        by_language[language] = by_language.get(language, 0) + 1
+        self.examples.setdefault(reason, example)
+
+    def note(self, what: str, n: int) -> None:
+        if n:
+            self.notes[what] = self.notes.get(what, 0) + n
+
+    def add(self, other: "Counts") -> None:
+        for language, (n_documents, n_bytes) in other.wanted.items():
+            entry = self.wanted.setdefault(language, [0, 0])
+            entry[0] += n_documents
+            entry[1] += n_bytes
+        for reason, by_language in other.dropped.items():
+            mine = self.dropped.setdefault(reason, {})
+            for language, n in by_language.items():
+                mine[language] = mine.get(language, 0) + n
+            self.examples.setdefault(reason, other.examples[reason])
+        for note, n in other.notes.items():
+            self.note(note, n)
+        self.readable += other.readable
+        self.unreadable += other.unreadable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One file of documents."""
+
+    number: int
+    path: Path
+    source: Source
+    origin: str  # the file it was read from
+    fingerprint: str  # of the file, and of all that decides what is made of it
+    counts: Counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    number: int
+    file: File
+    source: Source
+    target: Path
+    fingerprint: str
+
+
+def write(
+    corpus: Corpus,
+    folder: str | Path,
+    *,
+    workers: int,
+    scorers: Mapping[str, Scorer] | None = None,
+    on_progress: Progress | None = None,
+) -> tuple[Part, ...]:
+    """Reads every file of the sources into `folder`; what is there already and still fits is left as it is.
+
+    workers      how many files at a time
+    scorers      what scores the sources, by Source.score; what is not in it is taken for `package.module:function`
+    on_progress  hears bytes of the files read so far, and of all
+
+    The caller has chosen the engine. Raises ValueError for sources that cannot be read.
+    """
+    folder, report = Path(folder), on_progress or (lambda done, total, what: None)
+    folder.mkdir(parents=True, exist_ok=True)
+    scores = {name: scorer_of(name, scorers) for source in corpus.sources if (name := source.score) is not None}
+    jobs = _jobs(corpus, folder, scores)
+    known = {job.number: counts for job in jobs if (counts := _finished(job)) is not None}
+    todo = [job for job in jobs if job.number not in known]
+    total = sum(job.file.size for job in jobs)
+    done = total - sum(job.file.size for job in todo)
+    report(done, total, f"{len(known)} of {len(jobs)} files")
+    heavy = any(job.source.score for job in todo) or sum(job.file.size for job in todo) > _PROCESS_BYTES
+    sizes = {job.number: job.file.size for job in jobs}
+    task, groups = _Task(corpus.filters, scores), grouped(todo, [job.file.size for job in todo])
+    for finished in daft_runner.spread(task, groups, workers=workers, processes=heavy and workers > 1):
+        for number, counts in finished:
+            known[number] = Counts(**counts)
+            done += sizes[number]
+        report(done, total, f"{len(known)} of {len(jobs)} files")
+    parts = tuple(
+        Part(
+            number=job.number,
+            path=job.target,
+            source=job.source,
+            origin=str(job.file),
+            fingerprint=job.fingerprint,
+            counts=known[job.number],
+        )
+        for job in jobs
+    )
+    _check(corpus, parts)
+    _forget(folder, parts)
+    return parts
+
+
+def in_order(corpus: Corpus) -> list[Source]:
+    """What is held out for certain first, then what is drawn from, then what is trained on for certain.
+
+    Of equal texts the first is kept, so none that is held out for certain is trained on.
+    """
+
+    def rank(source: Source) -> int:
+        if source.split == "held_out":
+            return 0
+        return 1 if source.split is None and source.kind == "documents" else 2
+
+    return sorted(corpus.sources, key=rank)
+
+
+def grouped(items: Sequence[Item], sizes: Sequence[int], least: int = _TASK_BYTES) -> list[list[Item]]:
+    """Consecutive items in groups of at least `least` bytes; the last one may be smaller."""
+    groups: list[list[Item]] = []
+    room = 0
+    for item, size in zip(items, sizes, strict=True):
+        if room <= 0:
+            groups.append([])
+            room = least
+        groups[-1].append(item)
+        room -= size
+    return groups
+
+
+def key(text: str) -> int:
+    """64 bits of a text, whatever spaces and line ends are around it."""
+    return _hash(text.encode())
+
+
+def _hash(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data.strip(), digest_size=8, person=b"held_out").digest(), "big")
+
+
+def pair_key(first: str, second: str) -> int:
+    """64 bits of two texts, in whatever order."""
+    low, high = sorted((key(first), key(second)))
+    return int.from_bytes(hashlib.blake2b(b"%d %d" % (low, high), digest_size=8).digest(), "big")
+
+
+def scorer_of(name: str, given: Mapping[str, Scorer] | None) -> Scorer:
+    """What scores a source: given by the caller, or a function by its name."""
+    return given[name] if given and name in given else quality.scorer(name)
+
+
+# ---------------------------------------------------------------------------------------------------- one file, a task
+
+
+class _Task:
+    """Reads groups of files; what judges them is made once in each worker."""
+
+    def __init__(self, filters: Filters, scorers: Mapping[str, Scorer]) -> None:
+        self._filter = Filter(filters)
+        bare = Filters(language=filters.language, contamination=filters.contamination)
+        self._pair_filter = Filter(bare)  # sentences are short and repeat nothing
+        self._scorers = scorers
+
+    def __call__(self, jobs: Sequence[_Job]) -> list[tuple[int, dict[str, Any]]]:
+        return [(job.number, asdict(self._write(job))) for job in jobs]
+
+    def _write(self, job: _Job) -> Counts:
+        counts = Counts()
+        with (
+            new_file(job.target) as draft,
+            pa.parquet.ParquetWriter(draft, SCHEMA, compression="lz4") as out,
+        ):
+            for rows in _batches(read_file(job.file, job.source)):
+                out.write_batch(self._judge(rows, job, counts))
+            out.add_key_value_metadata({_META: json.dumps({"made_of": job.fingerprint, "counts": asdict(counts)})})
+        return counts
+
+    def _judge(self, rows: Sequence[Row], job: _Job, counts: Counts) -> pa.RecordBatch:
+        """Rows with all that is known of them."""
+        source, first = job.source, job.number << 32
+        made: list[tuple[Any, ...]] = []  # in the order of _VARYING
+        for row, score in zip(rows, self._scores(rows, source), strict=True):
+            item, position = row.item, first | row.number
+            if isinstance(item, Document):
+                text, language = item.text, item.language
+                reason = self._filter.why_not(text, language) if source.filtered else None
+                tier = None if source.tiers is None or score is None else quality.tier(score, source.tiers)
+                data = text.encode()
+                size, hashed = len(data), _hash(data)
+                made.append((position, language, tier, text, None, None, item.id, score, hashed, size, reason))
+            elif isinstance(item, Pair):
+                text, second = item.source_text, item.target_text
+                language, other = item.source_language, item.target_language
+                reason = self._why_not(item, source)
+                size, hashed = len(text.encode()) + len(second.encode()), pair_key(text, second)
+                made.append((position, language, None, text, second, other, None, None, hashed, size, reason))
+            else:
+                text, language, reason, size = row.shown, "", row.reason, 0
+                made.append((position, language, None, text, None, None, None, None, 0, 0, reason))
+                counts.unreadable += 1
+            if reason is None:
+                counts.want(language, size)
+            else:
+                counts.drop(reason, language, f"{job.file}, {row.place}: {text[:80]!r}")
+        counts.readable += sum(row.item is not None for row in rows)
+        columns: dict[str, Sequence[Any]] = dict(zip(_VARYING, zip(*made, strict=True), strict=True))
+        columns |= {"source": [source.name] * len(made), "store": [source.split] * len(made)}
+        return pa.RecordBatch.from_arrays([_array(columns[f.name], f.type) for f in SCHEMA], schema=SCHEMA)
+
+    def _why_not(self, pair: Pair, source: Source) -> str | None:
+        reason = parallel.why_not(pair)
+        if reason is None and source.filtered:
+            sides = ((pair.source_text, pair.source_language), (pair.target_text, pair.target_language))
+            return next((why for text, language in sides if (why := self._pair_filter.why_not(text, language))), None)
+        return reason
+
+    def _scores(self, rows: Sequence[Row], source: Source) -> list[float | None]:
+        """The score of each row, from its column or from what scores the source."""
+        if source.score is None:
+            return [row.item.quality if isinstance(row.item, Document) else None for row in rows]
+        places = [n for n, row in enumerate(rows) if isinstance(row.item, Document)]
+        texts = [row.item.text for row in rows if isinstance(row.item, Document)]
+        given = quality.checked(self._scorers[source.score](texts), texts, source.score)
+        scores: list[float | None] = [None] * len(rows)
+        for place, score in zip(places, given, strict=True):
+            scores[place] = score
+        return scores
+
+
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """A column; most of them have few different values, and Arrow looks at each as if it were the first."""
+    if not pa.types.is_dictionary(kind):
+        return pa.nulls(len(values), kind) if values.count(None) == len(values) else pa.array(values, kind)
+    place = {name: number for number, name in enumerate(name for name in dict.fromkeys(values) if name is not None)}
+    numbers = pa.array(list(map(place.get, values)), kind.index_type)
+    return pa.DictionaryArray.from_arrays(numbers, pa.array(list(place), kind.value_type))
+
+
+def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    batch: list[Row] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += row.size
+        if size >= _BATCH_BYTES or len(batch) >= _BATCH_ROWS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+# ----------------------------------------------------------------------------------------------------- what is finished
+
+
+def _jobs(corpus: Corpus, folder: Path, scorers: Mapping[str, Scorer]) -> list[_Job]:
+    """A job for each file of each source, in the order in which texts are kept."""
+    found = [(source, file) for source in in_order(corpus) if source.kind != "tokens" for file in files(source)]
+    rules = Filter(corpus.filters).fingerprint
+    # A model may be another one tomorrow under the same name; a function is taken to be what its name says.
+    models = {name: s.fingerprint() for name, s in scorers.items() if hasattr(s, "fingerprint")}
+    jobs = []
+    for number, (source, file) in enumerate(found):
+        made_of = [_VERSION, number, file.stamp, source.model_dump(mode="json"), rules, models.get(source.score or "")]
+        fingerprint = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+        target = folder / f"{number:05d}.parquet"
+        jobs.append(_Job(number=number, file=file, source=source, target=target, fingerprint=fingerprint))
+    return jobs
+
+
+def _finished(job: _Job) -> Counts | None:
+    """What a finished file of documents says of itself; None where there is none, or one of other things."""
+    try:
+        written = pa.parquet.read_metadata(job.target).metadata or {}
+        found = json.loads(written.get(_META, b"{}"))
+    except (OSError, ValueError, pa.ArrowException):
+        return None
+    return Counts(**found["counts"]) if found.get("made_of") == job.fingerprint else None
+
+
+def _check(corpus: Corpus, parts: Sequence[Part]) -> None:
+    """Refuses sources of which more than half cannot be used."""
+    for source in corpus.sources:
+        counts = [
+            part.counts for part in parts if part.source.name == source.name and part.source.split == source.split
+        ]
+        good, bad = (sum(getattr(c, name) for c in counts) for name in ("readable", "unreadable"))
+        examples = {reason: example for c in counts for reason, example in c.examples.items()}
+        check_usable(source, good=good, bad=bad, examples=examples)
+
+
+def _forget(folder: Path, parts: Sequence[Part]) -> None:
+    """Removes documents of files that are no longer asked for."""
+    wanted = {part.path.name for part in parts}
+    for path in folder.glob("*.parquet"):
+        if path.name not in wanted and path.stem.isdigit():
+            path.unlink()

@@ -1,0 +1,233 @@
+"""A corpus into two token stores, one to train on and one held out, with a report of what was used and what was not.
+
+    documents/    what was read, with what speaks against each document; see documents.py, duplicates.py, split.py
+    shards/train/  shards/held_out/   see shards.py
+    shards/report.json                documents, bytes and tokens of each language and source, dropped ones by reason
+
+Every step is one task a group of files, spread by Daft's runner over cores or machines, and leaves files that are
+whole: a run that was killed goes on with the first that is missing. The shards are the same bytes whatever the engine,
+the number of workers or the interruptions. They appear whole or not at all.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from tessera.corpus import daft_runner, dedup, ingest, split, tokenize
+from tessera.corpus.ingest import Counts, Part, Scorer
+from tessera.corpus.split import Split
+from tessera.data.shards import Shards, concatenate
+from tessera.data.tokenizer import Engine, Progress, Tokenizer
+from tessera.files import new_folder, remove_folder, write_json
+from tessera.plan.corpus import Corpus
+
+Store = Literal["train", "held_out"]
+STORES: tuple[Store, ...] = ("train", "held_out")
+_PROCESS_BYTES = 2**23  # processes of their own cost a second, which less than this is not worth
+_COMPARING = 4  # reading takes so many times longer than looking for copies, for the progress bar
+_PROOF = 32  # documents of each file that gigatoken is tried on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What came of a corpus; also in report.json.
+
+    languages  {language: {"train" | "held_out": {"documents", "bytes", "tokens"}}}
+    sources    {source: {"documents", "bytes", "tokens"}} of both stores
+    skipped    {source: {reason: {"count", "example", "languages": {language: count}}}}
+    notes      {source: {what was found in documents that are kept: how often}}
+    """
+
+    tokenizer: str  # fingerprint
+    vocab_size: int
+    separator: str  # between the two sides of a pair
+    languages: dict[str, dict[str, dict[str, int]]]
+    sources: dict[str, dict[str, int]]
+    skipped: dict[str, dict[str, dict[str, Any]]]
+    notes: dict[str, dict[str, int]]
+    seconds: float
+
+    def total(self, store: Store) -> dict[str, int]:
+        """Documents, bytes and tokens of one store."""
+        return {
+            unit: sum(stores[store][unit] for stores in self.languages.values() if store in stores)
+            for unit in ("documents", "bytes", "tokens")
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Documents:
+    """A corpus that was read: its files, and which of their documents go where."""
+
+    folder: Path
+    corpus: Corpus
+    parts: tuple[Part, ...]
+    split: Split
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """(language, text) of all that is trained on; the sides of a pair one by one."""
+        for part in self.parts:
+            for table, _ in self.split.of(part):
+                for row in table.select(["store", "language", "text", "second", "second_language"]).to_pylist():
+                    if row["store"] == "train":
+                        yield row["language"], row["text"]
+                        if row["second"] is not None:
+                            yield row["second_language"], row["second"]
+
+
+def prepare(corpus: Corpus, tokenizer: Tokenizer, out: str | Path, on_progress: Progress | None = None) -> Report:
+    """Text to token stores in one call, on this machine; the documents stay in `documents` beside `out`."""
+    found = read(corpus, Path(out).with_name("documents"), on_progress=on_progress)
+    return encode(found, tokenizer, out, on_progress=on_progress)
+
+
+def read(
+    corpus: Corpus,
+    folder: str | Path,
+    *,
+    on: daft_runner.Engine = "native",
+    workers: int | None = None,
+    scorers: Mapping[str, Scorer] | None = None,
+    on_progress: Progress | None = None,
+) -> Documents:
+    """Reads, filters, compares and splits a corpus; what is in `folder` already and still fits is not done again.
+
+    workers  files at a time; None: the cores of this machine
+    scorers  what scores sources with `score: ./folder`, by that name; see documents.write
+
+    Raises ValueError for sources that cannot be read (see corpus.py) or hold nothing to train on.
+    """
+    folder, report = Path(folder), on_progress or (lambda done, total, what: None)
+    daft_runner.choose(on)
+    size = 0
+
+    def reading(done: int, total: int, what: str) -> None:
+        nonlocal size
+        size = total
+        report(done, total + total // _COMPARING, what)
+
+    def comparing(done: int, total: int, what: str) -> None:
+        report(size + size // _COMPARING * done // max(1, total), size + size // _COMPARING, what)
+
+    parts = ingest.write(corpus, folder, workers=workers or cores(), scorers=scorers, on_progress=reading)
+    copies = dedup.find([part.path for part in parts], corpus.duplicates, folder / "copies", comparing)
+    chosen = split.choose(corpus, parts, folder, copies)
+    report(size + size // _COMPARING, size + size // _COMPARING, f"{len(parts)} files, {len(copies.position):,} copies")
+    return Documents(folder=folder, corpus=corpus, parts=parts, split=chosen)
+
+
+def encode(
+    read: Documents,
+    tokenizer: Tokenizer,
+    out: str | Path,
+    *,
+    with_: Engine = "tokenizers",
+    workers: int | None = None,
+    on_progress: Progress | None = None,
+) -> Report:
+    """Encodes documents into `out`/train and `out`/held_out. `on_progress` hears bytes of documents done, and of all.
+
+    with_  the library that encodes; gigatoken is first held against `tokenizers` on documents of every file
+
+    Raises FileExistsError where `out` is there, ValueError where nothing remains to train on or gigatoken gives other
+    ids, and OSError where the disk is full; what was finished stays beside `out` and is not done again.
+    """
+    out, started = Path(out), time.monotonic()
+    if out.exists():
+        raise FileExistsError(f"{out}: there already; remove it, or prepare into another folder")
+    workers, report = workers or cores(), on_progress or (lambda done, total, what: None)
+    drafts = out.with_name(f".{out.name}.parts")
+    jobs = tokenize.jobs(read.corpus, read.parts, read.split, tokenizer, drafts)
+    total = sum(job.size for job in jobs)
+    counted = {job.number: counts for job in jobs if (counts := job.finished()) is not None}
+    todo = [job for job in jobs if job.number not in counted]
+    done = total - sum(job.size for job in todo)
+    report(done, total, f"{len(counted)} of {len(jobs)} tasks")
+    apart = workers > 1 and len(todo) > 1 and total - done > _PROCESS_BYTES
+    threads = max(1, cores() // min(workers, max(1, len(todo)))) if apart else None
+    if with_ != "tokenizers":
+        _prove(read, Tokenizer.load(tokenizer.folder, with_))
+    task = tokenize.Encode(tokenizer.folder, with_, read.split, threads)
+    sizes = {job.number: job.size for job in jobs}
+    for number, counts in daft_runner.spread(task, todo, workers=workers, processes=apart):
+        counted[number] = {source: Counts(**of_source) for source, of_source in counts.items()}
+        done += sizes[number]
+        report(done, total, f"{len(counted)} of {len(jobs)} tasks")
+    with new_folder(out) as draft:
+        for store in STORES:
+            concatenate(
+                [Shards.open(folder) for job in jobs if (folder := job.target / store).exists()],
+                draft / store,
+                tokenizer.fingerprint,
+                tokenizer.vocab_size,
+            )
+        if not Shards.open(draft / "train").documents:
+            raise ValueError(
+                "the corpus has no document to train on; see `sources` of the recipe, and what was dropped"
+            )
+        result = _report(draft, tokenizer, read, [counted[job.number] for job in jobs], time.monotonic() - started)
+        write_json(draft / "report.json", asdict(result))
+    remove_folder(drafts)
+    return result
+
+
+def _prove(read: Documents, tokenizer: Tokenizer) -> None:
+    for part in read.parts:
+        with pa.parquet.ParquetFile(part.path) as file:
+            table = next(file.iter_batches(_PROOF, columns=["text", "second"]), None)
+        if table is not None:
+            tokenizer.prove([text for name in ("text", "second") for text in table[name].to_pylist() if text])
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _report(
+    folder: Path, tokenizer: Tokenizer, read: Documents, counted: Sequence[dict[str, Counts]], seconds: float
+) -> Report:
+    languages: dict[str, dict[str, dict[str, int]]] = {}
+    sources: dict[str, dict[str, int]] = {}
+    for store in STORES:
+        for bucket in Shards.open(folder / store).buckets:
+            place = languages.setdefault(bucket.language, {}).setdefault(store, {})
+            for counts in (place, sources.setdefault(bucket.source, {})):
+                for unit in ("documents", "bytes", "tokens"):
+                    counts[unit] = counts.get(unit, 0) + getattr(bucket, unit)
+    dropped: dict[str, Counts] = {}
+    for part in read.parts:
+        dropped.setdefault(part.source.name, Counts()).add(part.counts)
+    for by_source in counted:
+        for source, found in by_source.items():
+            dropped.setdefault(source, Counts()).add(found)
+    separator = tokenizer.eos_id if tokenizer.separator_id is None else tokenizer.separator_id
+    return Report(
+        tokenizer=tokenizer.fingerprint,
+        vocab_size=tokenizer.vocab_size,
+        separator=tokenizer.token(separator),
+        languages=dict(sorted(languages.items())),
+        sources=sources,
+        skipped={source: skipped for source, counts in dropped.items() if (skipped := _skipped(counts))},
+        notes={source: counts.notes for source, counts in dropped.items() if counts.notes},
+        seconds=round(seconds, 1),
+    )
+
+
+def _skipped(counts: Counts) -> dict[str, dict[str, Any]]:
+    """{reason: count, example, languages}, the commonest first."""
+    reasons: dict[str, dict[str, Any]] = {
+        reason: {
+            "count": sum(by_language.values()),
+            "example": counts.examples[reason],
+            "languages": dict(sorted(by_language.items(), key=lambda item: -item[1])),
+        }
+        for reason, by_language in counts.dropped.items()
+    }
+    return dict(sorted(reasons.items(), key=lambda item: -item[1]["count"]))

@@ -1,0 +1,166 @@
+"""Documents in blocks of at most `context` tokens: how many come before a document, and which document holds a block.
+
+Only every 128th document's count is kept, 62 MB for a billion documents; between two of them the document offsets are
+read again. The counts are made by one pass over the offsets. A store large enough for that to be felt keeps them beside
+it, one file for each context, mapped by every process that starts later:
+
+    blocks-1024.bin    a page of JSON (context, stride, documents, the store's own checksum, the checksum of what
+                       follows), then int64 [S + 1], little-endian
+
+The file is derived: where it is missing, damaged or of another store it is made again, and whoever comes at the same
+time makes the same bytes. Where the folder cannot be written, a warning says so and each process counts for itself.
+
+Shapes: D documents, S = ceil(D / 128) strides, n queries.
+"""
+
+import hashlib
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tessera.data.mapped import Mapped
+from tessera.files import new_file
+
+FORMAT, VERSION = "tessera-blocks", 1
+STRIDE = 128
+_KEPT_FROM = 1 << 22  # documents; fewer are counted in some 20 ms
+_SLICE = 1 << 17  # documents counted at a time, and lengths looked through: what fits the processor's cache
+_PAGE = 4096
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Blocks:
+    """The blocks of all documents of a store in a row, for one context.
+
+    offsets   int64 [D + 1], where each document starts; no document is empty
+    context   tokens of a block; the last of a document may be shorter
+    strides   int64 [S + 1], blocks before each 128th document; the last is their number
+    """
+
+    offsets: Mapped
+    context: int
+    strides: Integers
+
+    @classmethod
+    def of(cls, folder: Path, identity: str, offsets: Mapped, context: int) -> Self:
+        """Maps the counts that lie in the folder, or counts and leaves them there.
+
+        identity   checksum of the store, so that counts of another are not taken for its own
+
+        Warns where the counts should be kept and the folder cannot be written.
+        """
+        documents = len(offsets.values) - 1
+        if documents < _KEPT_FROM:
+            return cls(offsets, context, _count(offsets, context))
+        path = folder / f"blocks-{context}.bin"
+        about = {"context": context, "stride": STRIDE, "documents": documents, "store": identity}
+        header, strides = _read(path)
+        if strides is None or {**header, **about} != header:
+            strides = _count(offsets, context)
+            try:
+                _write(path, about, strides)
+            except OSError as error:
+                warnings.warn(
+                    f"{path} cannot be written ({error.strerror}): blocks are counted anew at every start, in every "
+                    f"process. Start once where {folder} can be written, and make room on its disk",
+                    stacklevel=2,
+                )
+        return cls(offsets, context, strides)
+
+    def before(self, documents: Integers) -> Integers:
+        """Blocks in all documents before each of the given ones, [n]; `documents` in [0, D]."""
+        result = np.empty(len(documents), np.int64)
+        for begin, stride in _parts(documents // STRIDE):
+            here = slice(begin, begin + len(stride))
+            inside = np.arange(STRIDE) < (documents[here] % STRIDE)[:, None]
+            result[here] = self.strides[stride] + (self._counts(stride) * inside).sum(1)
+        return result
+
+    def find(self, blocks: Integers) -> tuple[Integers, Integers]:
+        """The document that holds each block, and which of its blocks that is, counted from 0: both [n]."""
+        stride = np.searchsorted(self.strides, blocks, side="right") - 1
+        document, rest = stride * STRIDE, blocks - self.strides[stride]
+        documents = np.minimum(len(self.offsets.values) - 1 - document, STRIDE)  # the last stride has fewer
+        plain = self.strides[stride + 1] - self.strides[stride] == documents  # each document is one block
+        document[plain] += rest[plain]
+        rest[plain] = 0
+        todo = np.flatnonzero(~plain)
+        for begin, part in _parts(stride[todo]):
+            here = todo[begin : begin + len(part)]
+            ends = np.cumsum(self._counts(part), axis=1)
+            inside = (ends <= rest[here, None]).sum(1)
+            document[here] += inside
+            rest[here] -= np.where(inside > 0, ends[np.arange(len(part)), inside - 1], 0)
+        return document, rest
+
+    def _counts(self, stride: Integers) -> Integers:
+        """Blocks of each document of the strides, [n, 128]; 0 beyond the last document."""
+        places = (stride * STRIDE)[:, None] + np.arange(STRIDE + 1)
+        np.minimum(places, len(self.offsets.values) - 1, out=places)
+        self.offsets.expect(places[:, 0], places[:, -1] + 1)
+        return _blocks(np.diff(self.offsets.values[places], axis=1), self.context)
+
+
+def damaged(folder: Path) -> list[Path]:
+    """The files of counts in a folder whose content is not what was written."""
+    return [path for path in sorted(folder.glob("blocks-*.bin")) if _read(path)[1] is None]
+
+
+def _count(offsets: Mapped, context: int) -> Integers:
+    """One pass over the offsets, a slice at a time: int64 [S + 1]. Read, not mapped: it goes from front to back."""
+    documents = len(offsets.values) - 1
+    strides = np.zeros(-(-documents // STRIDE) + 1, np.int64)
+    with offsets.path.open("rb") as file:
+        last = np.fromfile(file, "<i8", 1)
+        for begin in range(0, documents, _SLICE):
+            ends = np.fromfile(file, "<i8", min(_SLICE, documents - begin))
+            counts = _blocks(np.diff(ends, prepend=last), context)
+            sums = np.add.reduceat(counts, np.arange(0, len(counts), STRIDE))
+            first = begin // STRIDE + 1
+            strides[first : first + len(sums)] = sums
+            last = ends[-1:]
+    return np.cumsum(strides, out=strides)
+
+
+def _blocks(lengths: Integers, context: int) -> Integers:
+    """ceil(length / context), in place."""
+    lengths += context - 1
+    lengths //= context
+    return lengths
+
+
+def _parts(stride: Integers) -> list[tuple[int, Integers]]:
+    """Queries a few at a time, each with where it begins: the lengths that they look through stay in the cache."""
+    size = _SLICE // STRIDE
+    return [(begin, stride[begin : begin + size]) for begin in range(0, len(stride), size)]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Integers | None]:
+    """The header and the counts of a file, or None where it is missing or not whole."""
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.read(_PAGE))
+        strides = np.memmap(path, dtype="<i8", mode="r", offset=_PAGE).view(np.ndarray)
+        whole = (header["format"], header["version"]) == (FORMAT, VERSION) and header["sha256"] == _hash(strides)
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}, None
+    return header, strides if whole else None
+
+
+def _write(path: Path, about: dict[str, Any], strides: Integers) -> None:
+    """Under a name of its own first, since many may write at once; then it takes its name, whole."""
+    header = {"format": FORMAT, "version": VERSION, **about, "sha256": _hash(strides.astype("<i8", copy=False))}
+    with new_file(path, many=True) as draft, draft.open("xb") as file:
+        file.write(json.dumps(header).encode().ljust(_PAGE))
+        file.write(strides.astype("<i8", copy=False).data)
+
+
+def _hash(strides: Integers) -> str:
+    return hashlib.sha256(strides.data).hexdigest()

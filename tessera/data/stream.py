@@ -1,0 +1,227 @@
+"""The n-th reading of a mixture is computed, not remembered: any window of a phase, at the same cost wherever it lies.
+
+The clock counts planned tokens t of the phase. Bucket b with share s and mean block length m has drawn
+
+    D(t) = floor(t * s / m + phi)        phi in [0, 1), from (seed, phase, bucket)
+
+blocks by then, so the window [t0, t1) holds its draws D(t0) to D(t1) - 1, and windows concatenate wherever they are
+cut. With n blocks in the bucket, draw d is block permute(d mod n) of epoch d // n: every epoch reads each block
+exactly once, in an order of its own. The state of a run is one integer, and nothing depends on the number of processes.
+Where shares move, t * s becomes the integral of s: a polygon over the stretches of plan/course.py.
+
+A block is a document, or a piece of at most `context` tokens of a longer one.
+
+Shapes: B buckets, K stretches, D documents of the store, n draws of a window, N documents of the batch, T tokens.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tessera.data.masking import mask, mix
+from tessera.data.packing import Batch, ranges
+from tessera.data.shards import Shards
+from tessera.plan.course import Course
+from tessera.plan.recipe import Crop
+
+_ROUNDS = 10  # with fewer, or on fewer bits, shuffles of less than ten blocks are visibly unfair
+_FEWEST_BITS = 4
+
+
+class Stream:
+    """What a phase reads: `read(t0, t1, mask_ratio)` gives the batch of any window."""
+
+    def __init__(
+        self,
+        shards: Shards,
+        shares: Sequence[float] | Course,
+        *,
+        context: int,
+        seed: int,
+        phase_name: str,
+        replacement: Literal["mask", "80-10-10"],
+        crop: Crop | None,
+        mask_id: int,
+        special_ids: Sequence[int],
+        vocab_size: int,
+    ) -> None:
+        """Starts at once where the store's blocks are counted already, see blocks.py; nothing else is read.
+
+        shares        [B] of tokens, sum 1, or a course of them; see plan/mixture.py and plan/course.py
+        context       longest piece of a document, in tokens
+        seed, phase_name   where chance comes from; another phase reads in another order
+
+        Raises ValueError where the shares do not fit the store.
+        """
+        course = shares if isinstance(shares, Course) else Course((0, 1), (shares,))
+        for row in course.shares:
+            _check_shares(row, shards)
+        self.shards = shards
+        self.context = context
+        self.replacement: Literal["mask", "80-10-10"] = replacement
+        self.crop = crop
+        self.mask_id = mask_id
+        self.special_ids = tuple(special_ids)
+        self.vocab_size = vocab_size
+
+        self._index = shards.blocks(context)
+        first = np.asarray(shards.first_document, np.int64)
+        last = first + np.array([bucket.documents for bucket in shards.buckets], np.int64)
+        self._first_block = self._index.before(first)
+        self.blocks: NDArray[np.int64] = self._index.before(last) - self._first_block  # [B]
+        tokens = np.asarray(shards.offsets[last]) - np.asarray(shards.offsets[first])
+        share = np.asarray(course.shares, np.float64)
+        for bucket in np.flatnonzero(share.any(0) & (self.blocks == 0)):
+            most = share[:, bucket].max()
+            raise ValueError(f"bucket {shards.buckets[bucket].key} has a share of {most:.3g} but no tokens")
+        self._rate = share * self.blocks / np.maximum(tokens, 1)  # [K, B] draws for each planned token
+        self._knots = np.asarray(course.knots, np.int64)
+        drawn = np.cumsum(self._rate * np.diff(self._knots)[:, None], axis=0)
+        self._before = np.concatenate((np.zeros((1, len(self.blocks))), drawn[:-1]))  # [K, B] draws before each stretch
+        names = [(seed, phase_name, bucket.key) for bucket in shards.buckets]
+        self._order_key = _hashes(names, "order")
+        self._draw_key = _hashes(names, "draw")
+        self._phase = (_hashes(names, "phase") >> np.uint64(11)).astype(np.float64) / 2.0**53
+
+    def draws(self, t: int) -> NDArray[np.int64]:
+        """Blocks that each bucket has given by planned token t: int64 [B]. Divided by `blocks`: epochs."""
+        k = int(np.searchsorted(self._knots[1:-1], t, side="right"))
+        drawn = self._before[k] + self._rate[k] * (t - self._knots[k])
+        if k + 1 < len(self._before):  # rounding may not carry it past where the next stretch begins
+            drawn = np.minimum(drawn, self._before[k + 1])
+        return np.floor(drawn + self._phase).astype(np.int64)
+
+    def read(self, t0: int, t1: int, mask_ratio: float) -> Batch:
+        """The batch of the window [t0, t1) of planned tokens: t1 - t0 tokens, give or take a few blocks.
+
+        Masks belong to the draw, not to the window: read(a, b) and read(b, c) hold the documents of read(a, c).
+        Raises ValueError where t1 < t0 or mask_ratio is outside (0, 1).
+        """
+        if not 0 <= t0 <= t1:
+            raise ValueError(f"the window [{t0}, {t1}) is none; give 0 <= t0 <= t1")
+        bucket, starts, lengths, keys = self.pieces(t0, t1)
+        if self.crop is not None:
+            piece, starts, lengths, keys = cut(starts, lengths, keys, self.crop, self.context)
+            bucket = bucket[piece]
+        order = np.argsort(mix(~keys), kind="stable")
+        lengths, keys = lengths[order], keys[order]
+        ends = np.concatenate(([0], np.cumsum(lengths)))
+        inputs, positions, targets = mask(
+            self.shards.gather(starts[order], lengths),
+            keys,
+            ends,
+            mask_ratio,
+            self.replacement,
+            self.mask_id,
+            self.special_ids,
+            self.vocab_size,
+        )
+        sources = bucket[order].astype(np.int32)
+        return Batch(tokens=inputs, starts=ends, positions=positions, targets=targets, sources=sources)
+
+    def pieces(
+        self, t0: int, t1: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:
+        """Bucket, first token, length and key of each block drawn in the window, all [n]."""
+        before = self.draws(t0)
+        count = self.draws(t1) - before
+        active = np.flatnonzero(count)
+        bucket = np.repeat(active, count[active])
+        draw = ranges(before[active], count[active])
+        epoch, index = np.divmod(draw, self.blocks[bucket])
+        order_key = mix(self._order_key[bucket] + mix(epoch.astype(np.uint64)))
+        block = self._first_block[bucket] + permute(index, self.blocks[bucket], order_key)
+        document, inside = self._index.find(block)
+        starts = self.shards.offsets[document] + inside * self.context
+        lengths = np.minimum(self.shards.offsets[document + 1] - starts, self.context)
+        return bucket, starts, lengths, mix(self._draw_key[bucket] + mix(draw.astype(np.uint64)))
+
+
+def _check_shares(shares: Sequence[float], shards: Shards) -> None:
+    if len(shares) != len(shards.buckets):
+        raise ValueError(f"{len(shares)} shares for {len(shards.buckets)} buckets; give one share for each")
+    if abs(sum(shares) - 1.0) > 1e-6 or min(shares) < 0:
+        raise ValueError(f"shares add up to {sum(shares):.6f}, the smallest is {min(shares)}; they must be parts of 1")
+
+
+def permute(index: NDArray[np.int64], n: NDArray[np.int64], key: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Where `index` stands in a shuffle of 0 .. n-1 that is never written down: for each (n, key) a bijection.
+
+    index, n, key   [N], with 0 <= index < n; each has its own n and key
+
+    A Feistel network on the smallest power of two that holds n, at least 16, walked until it comes back below n (for n
+    above 8 fewer than two steps on average). Cost: O(N), no memory beside it.
+    Source: Black & Rogaway 2002, "Ciphers with arbitrary finite domains" (cycle walking).
+    """
+    bits = np.maximum(np.ceil(np.log2(np.maximum(n, 1))), _FEWEST_BITS).astype(np.uint64)
+    bits += n > (np.int64(1) << bits.astype(np.int64))  # log2 is rounded for huge n
+    result = index.astype(np.uint64)
+    limit = n.astype(np.uint64)
+    todo = np.flatnonzero(n > 1)
+    while len(todo):
+        walked = _feistel(result[todo], bits[todo], key[todo])
+        result[todo] = walked
+        todo = todo[walked >= limit[todo]]
+    return result.astype(np.int64)
+
+
+def cut(
+    starts: NDArray[np.int64], lengths: NDArray[np.int64], keys: NDArray[np.uint64], crop: Crop, context: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:
+    """Blocks in random pieces that together hold every token.
+
+    starts, lengths, keys   [n], of the blocks
+    returns                 for each piece the block it is of, its start, its length and a key of its own
+
+    "complementary": a block of L tokens becomes r and L - r, r uniform in [min_length, L - min_length]; shorter than
+    2 * min_length it stays whole. "uniform": fresh lengths, uniform in [min_length, context], one after the other; the
+    last piece is what remains, and joins the one before where it is shorter than min_length.
+    Source: EuroBERT, arXiv:2503.05500, 2.3 (random lengths) and its released code (complementary pieces).
+    """
+    block, begin, rest = np.arange(len(starts)), starts.copy(), lengths.copy()
+    pieces: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]] = []
+    number = 0
+    while len(block):
+        number += 1
+        key = mix(keys[block] + np.uint64(number))
+        if crop.how == "uniform":
+            length = _uniform(key, crop.min_length, np.full(len(block), max(context, crop.min_length)))
+        elif number == 1:
+            length = _uniform(key, crop.min_length, np.maximum(rest - crop.min_length, crop.min_length))
+        else:
+            length = rest
+        length = np.where(rest - length < crop.min_length, rest, length)
+        pieces.append((block, begin, length, key))
+        more = length < rest
+        block, begin, rest = block[more], (begin + length)[more], (rest - length)[more]
+    columns = zip(*pieces, strict=True) if pieces else iter([(block,), (begin,), (rest,), (keys,)])
+    of, first, size, own = (np.concatenate(column) for column in columns)
+    return of, first, size, own
+
+
+def _uniform(key: NDArray[np.uint64], low: int, high: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Whole numbers in [low, high]."""
+    return low + (mix(~key) % (high - low + 1).astype(np.uint64)).astype(np.int64)
+
+
+def _feistel(value: NDArray[np.uint64], bits: NDArray[np.uint64], key: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """A bijection of 0 .. 2 ** bits - 1: halves take turns at hiding under a hash of the other."""
+    low_bits = bits >> np.uint64(1)
+    low_mask = (np.uint64(1) << low_bits) - np.uint64(1)
+    high_mask = (np.uint64(1) << (bits - low_bits)) - np.uint64(1)
+    low, high = value & low_mask, value >> low_bits
+    turns = np.arange(_ROUNDS, dtype=np.uint64) << np.uint64(56)
+    for turn in range(0, _ROUNDS, 2):
+        high ^= mix(key + (low + turns[turn])) & high_mask
+        low ^= mix(key + (high + turns[turn + 1])) & low_mask
+    return (high << low_bits) | low
+
+
+def _hashes(names: Sequence[tuple[int, str, str]], what: str) -> NDArray[np.uint64]:
+    """64 bits of each name, uint64 [B], the same on every machine."""
+    digests = (hashlib.blake2b(json.dumps([*name, what]).encode(), digest_size=8).digest() for name in names)
+    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)

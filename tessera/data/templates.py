@@ -1,0 +1,100 @@
+"""A text, or two, as one document, with the special tokens that the tokenizer's own template puts around and between.
+
+[CLS] a [SEP] b [SEP], <s> a </s></s> b </s>, <bos> a <eos> b <eos>: which of them is read off the tokenizer, never
+guessed from the family, so the ids are those that transformers gives for the pair.
+"""
+
+import functools
+import itertools
+import json
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from tessera.data.tokenizer import Tokenizer
+
+Ids = NDArray[np.int32]
+Frame = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # ids before the first text, between, and after
+Parts = tuple[tuple[int, ...], ...]
+
+
+def frame(tokenizer: Tokenizer) -> Frame:
+    """Ids before, between and after the two texts of a pair."""
+    before, _, between, _, after = _pair(tokenizer)[0]
+    return before, between, after
+
+
+def segments(tokenizer: Tokenizer, first: int, second: int, max_length: int) -> Ids:
+    """The segment of each token of what `join` makes of two texts of so many tokens, as the template has it.
+
+    In BERT's 0 for [CLS] a [SEP] and 1 for b [SEP]; in many others 0 for all.
+    """
+    before, one, between, other, after = _pair(tokenizer)[1]
+    kept, kept_second = _kept(tokenizer, first, second, max_length)
+    parts = (before, one[:1] * kept, between, other[:1] * kept_second, after)
+    return np.concatenate([np.asarray(part, np.int32) for part in parts])
+
+
+@functools.lru_cache(maxsize=8)
+def _pair(tokenizer: Tokenizer) -> tuple[Parts, Parts]:
+    """Ids and segments of the pair of "a" and "a": before the first, its own, between, those of the second, after."""
+    inner = tokenizers.Tokenizer.from_str(json.dumps({**tokenizer.definition, "truncation": None, "padding": None}))
+    pair, text = inner.encode("a", "a"), inner.encode("a", add_special_tokens=False).ids
+    whole, size = pair.ids, len(text)
+    for start in range(len(whole) - 2 * size + 1):
+        if whole[start : start + size] != text:
+            continue
+        for again in range(start + size, len(whole) - size + 1):
+            if whole[again : again + size] == text:
+                edges = (0, start, start + size, again, again + size, len(whole))
+                ids, types = ([tuple(row[i:j]) for i, j in itertools.pairwise(edges)] for row in (whole, pair.type_ids))
+                return tuple(ids), tuple(types)
+    raise ValueError(f"{tokenizer.folder}: the template of the tokenizer has no place for the second text of a pair")
+
+
+def join(tokenizer: Tokenizer, first: Ids, second: Ids, max_length: int) -> Ids:
+    """One document of two texts without special tokens, at most `max_length` tokens of it.
+
+    Where that is too little the longer text gives way first, then both to half, as transformers' "longest_first" cuts.
+    Raises ValueError where the special tokens alone take it all.
+    """
+    before, between, after = frame(tokenizer)
+    kept, kept_second = _kept(tokenizer, len(first), len(second), max_length)
+    parts = (before, first[:kept], between, second[:kept_second], after)
+    return np.concatenate([np.asarray(part, np.int32) for part in parts])
+
+
+def _kept(tokenizer: Tokenizer, first: int, second: int, max_length: int) -> tuple[int, int]:
+    """How many tokens of the two texts of a pair stay."""
+    room = max_length - sum(map(len, frame(tokenizer)))
+    if room < 2:
+        raise ValueError(
+            f"max_length is {max_length}; the special tokens of a pair take {max_length - room}, "
+            f"so give at least {max_length - room + 2}"
+        )
+    return shares(first, second, room)
+
+
+def alone(tokenizer: Tokenizer, ids: Ids, max_length: int) -> Ids:
+    """One document of one text without special tokens, at most `max_length` tokens of it; never none.
+
+    Raises ValueError where the special tokens alone take it all.
+    """
+    before, after = tokenizer.template
+    room = max_length - len(before) - len(after)
+    if room < 1:
+        raise ValueError(f"max_length is {max_length}; special tokens alone take {max_length - room}")
+    document = np.concatenate([np.asarray(part, np.int32) for part in (before, ids[:room], after)])
+    return document if len(document) else np.array([tokenizer.bos_id], np.int32)
+
+
+def shares(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens of two texts fit into `room`: all of the shorter if it takes at most half, else half of each.
+
+    An odd token goes to the longer.
+    """
+    if first + second <= room:
+        return first, second
+    small = min(first, second, room // 2)
+    return (small, room - small) if first <= second else (room - small, small)

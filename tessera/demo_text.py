@@ -1,0 +1,204 @@
+"""Text for trying things out, offline: what Django's translators and Python's authors wrote.
+
+    train/<language>.jsonl.zst       documents of about ten messages of one catalogue
+    held_out/<language>.jsonl.zst    the same, of other messages
+    pairs.jsonl.zst                  messages and their English originals, of the training side
+    bitext/<language>-eng.jsonl.zst  sentences and their English originals, of the held-out side
+    code.jsonl.zst                   modules of the standard library; English gets their docstrings
+
+About a twelfth of the messages, chosen by a hash of the English original, is held out in every language at once.
+"""
+
+import ast
+import hashlib
+import inspect
+import json
+import re
+import sysconfig
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import zstandard
+
+from tessera.data.tokenizer import Progress
+from tessera.files import new_folder
+
+ENGLISH = "eng_Latn"
+
+_HELD_OUT = 0.08
+_MESSAGES = 10  # in a document
+_FEWEST_BYTES = 5_000  # a language with less text is left out
+_FEWEST_PAIRS = 5  # of a language's bitext, else there is nothing to find
+_MOST_BYTES = 1_000_000  # of code, and of docstrings
+_NOT_READ = ("test", "tests", "idlelib", "lib2to3", "site-packages", "pydoc_data", "__pycache__", "ensurepip")
+
+# Django's locales as FineWeb2 calls these languages; one locale a language, so no en_AU, es_MX, pt_BR, ...
+LOCALES = dict(
+    re.findall(
+        r"(\w+)=(\w+)",
+        """
+        af=afr_Latn ar=arb_Arab ast=ast_Latn az=azj_Latn be=bel_Cyrl bg=bul_Cyrl bn=ben_Beng br=bre_Latn bs=bos_Latn
+        ca=cat_Latn ckb=ckb_Arab cs=ces_Latn cy=cym_Latn da=dan_Latn de=deu_Latn dsb=dsb_Latn el=ell_Grek eo=epo_Latn
+        es=spa_Latn et=ekk_Latn eu=eus_Latn fa=fas_Arab fi=fin_Latn fr=fra_Latn fy=fry_Latn ga=gle_Latn gd=gla_Latn
+        gl=glg_Latn he=heb_Hebr hi=hin_Deva hr=hrv_Latn hsb=hsb_Latn hu=hun_Latn hy=hye_Armn ia=ina_Latn id=ind_Latn
+        ig=ibo_Latn io=ido_Latn is=isl_Latn it=ita_Latn ja=jpn_Jpan ka=kat_Geor kab=kab_Latn kk=kaz_Cyrl km=khm_Khmr
+        kn=kan_Knda ko=kor_Hang ky=kir_Cyrl lb=ltz_Latn lt=lit_Latn lv=lvs_Latn mk=mkd_Cyrl ml=mal_Mlym mn=khk_Cyrl
+        mr=mar_Deva ms=zsm_Latn my=mya_Mymr nb=nob_Latn ne=npi_Deva nl=nld_Latn nn=nno_Latn os=oss_Cyrl pa=pan_Guru
+        pl=pol_Latn pt=por_Latn ro=ron_Latn ru=rus_Cyrl sk=slk_Latn sl=slv_Latn sq=als_Latn sr=srp_Cyrl
+        sr_Latn=srp_Latn sv=swe_Latn sw=swh_Latn ta=tam_Taml te=tel_Telu tg=tgk_Cyrl th=tha_Thai tk=tuk_Latn
+        tr=tur_Latn tt=tat_Cyrl udm=udm_Cyrl ug=uig_Arab uk=ukr_Cyrl ur=urd_Arab uz=uzn_Latn vi=vie_Latn
+        zh_Hans=cmn_Hans zh_Hant=cmn_Hant
+        """,
+    )
+)
+
+
+class _Message(NamedTuple):
+    catalogue: str
+    english: str
+    text: str
+
+
+def write_demo_text(folder: str | Path, on_progress: Progress | None = None) -> dict[str, int]:
+    """Writes the files above and returns the bytes of training text of each language (and of `code`).
+
+    The same Django and Python give the same bytes. Raises ImportError without the `demo` extra and FileExistsError
+    where `folder` is there already.
+    """
+    try:
+        import django
+        import polib  # noqa: F401
+    except ImportError:
+        raise ImportError('the demo text needs django and polib; pip install "tessera-encoders[demo]"') from None
+    folder = Path(folder)
+    if folder.exists():
+        raise FileExistsError(f"{folder}: there already; remove it, or write the demo text to another folder")
+    with new_folder(folder) as draft:
+        sizes = _write_all(draft, Path(django.__file__).parent, on_progress or (lambda done, total, what: None))
+    return sizes
+
+
+def _write_all(folder: Path, django: Path, report: Progress) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    pairs: list[dict[str, str]] = []
+    english: dict[str, _Message] = {}
+    for done, (locale, language) in enumerate(sorted(LOCALES.items())):
+        report(done, len(LOCALES), f"demo text: {language}")
+        messages = list(_messages(django, locale))
+        if sum(len(message.text.encode()) for message in messages) < _FEWEST_BYTES:
+            continue
+        for message in messages:
+            english.setdefault(message.english, message._replace(text=message.english))
+        train, held = _split(messages)
+        sizes[language] = _write_language(folder, language, _documents(train), _documents(held))
+        pairs += [_pair(m, language) for m in train if len(m.english) >= 8]
+        bitext = {m.english: _pair(m, language) for m in held if len(m.english) >= 20 and len(m.english.split()) >= 4}
+        if len(bitext) >= _FEWEST_PAIRS:
+            _write(folder / "bitext" / f"{language}-eng.jsonl.zst", bitext.values())
+    _write(folder / "pairs.jsonl.zst", pairs)
+    train, held = _split(english.values())
+    code, train_docs, held_docs = _standard_library()
+    sizes[ENGLISH] = _write_language(folder, ENGLISH, _documents(train) + train_docs, _documents(held) + held_docs)
+    sizes["code"] = _write(folder / "code.jsonl.zst", [{**document, "lang": "code"} for document in code])
+    report(len(LOCALES), len(LOCALES), "demo text")
+    return dict(sorted(sizes.items()))
+
+
+def _messages(django: Path, locale: str) -> Iterator[_Message]:
+    """What is translated, in the order of the catalogues; of plurals the last form."""
+    import polib
+
+    for path in sorted(django.glob(f"**/locale/{locale}/LC_MESSAGES/*.po")):
+        catalogue = f"{path.parents[3].relative_to(django)}/{path.stem}"
+        for entry in polib.pofile(str(path)):
+            if not entry.translated() or entry.obsolete:
+                continue
+            english, text = entry.msgid, entry.msgstr
+            if entry.msgid_plural:
+                english, text = entry.msgid_plural, entry.msgstr_plural[max(entry.msgstr_plural)]
+            if text.strip() and text != english:
+                yield _Message(catalogue, english.strip(), text.strip())
+
+
+def _split(messages: Iterable[_Message]) -> tuple[list[_Message], list[_Message]]:
+    """Messages to train on and held out: a text is on one side only, and there once."""
+    train: dict[str, _Message] = {}
+    held: dict[str, _Message] = {}
+    for message in messages:
+        (held if _is_held_out(message.english) else train).setdefault(message.text, message)
+    return list(train.values()), [message for text, message in held.items() if text not in train]
+
+
+def _documents(messages: list[_Message]) -> list[dict[str, str]]:
+    by_catalogue: dict[str, list[str]] = {}
+    for message in messages:
+        by_catalogue.setdefault(message.catalogue, []).append(message.text)
+    return [
+        {"text": "\n".join(texts[start : start + _MESSAGES]), "id": f"django/{catalogue}/{start}"}
+        for catalogue, texts in by_catalogue.items()
+        for start in range(0, len(texts), _MESSAGES)
+    ]
+
+
+def _standard_library() -> tuple[list[dict[str, str]], list[dict[str, str]], list[dict[str, str]]]:
+    """Modules as code, and docstrings to train on and held out. Held-out modules are no code: it holds docstrings."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    code: list[dict[str, str]] = []
+    docs: dict[bool, list[dict[str, str]]] = {False: [], True: []}
+    sizes = {"code": 0, "docs": 0}
+    tops = [p for p in root.iterdir() if p.name not in _NOT_READ]
+    files = [p for top in tops for p in (top.rglob("*.py") if top.is_dir() else [top]) if p.suffix == ".py"]
+    files = [p for p in files if not set(p.relative_to(root).parts) & set(_NOT_READ)]
+    for path in sorted(files, key=lambda p: _hash(str(p.relative_to(root)))):  # a mixed sample where size runs out
+        if min(sizes.values()) > 0.98 * _MOST_BYTES:
+            break
+        name = path.relative_to(root).as_posix()
+        try:
+            source = path.read_text(encoding="utf-8")
+            strings = _docstrings(ast.parse(source))
+        except (ValueError, SyntaxError):  # some modules of the standard library are written to be broken
+            continue
+        held = _is_held_out(name)
+        if not held and len(source) > 500 and sizes["code"] + len(source) < _MOST_BYTES:
+            code.append({"text": source, "id": f"python/{name}"})
+            sizes["code"] += len(source)
+        text = "\n\n".join(strings)
+        if len(text) > 200 and sizes["docs"] + len(text) < _MOST_BYTES:
+            docs[held].append({"text": text, "id": f"python/{name}/doc"})
+            sizes["docs"] += len(text)
+    return code, docs[False], docs[True]
+
+
+def _docstrings(tree: ast.Module) -> list[str]:
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, kinds)]
+    return [inspect.cleandoc(text) for text in found if text and len(text.split()) >= 8]
+
+
+def _write_language(folder: Path, language: str, train: list[dict[str, str]], held: list[dict[str, str]]) -> int:
+    _write(folder / "held_out" / f"{language}.jsonl.zst", [{**document, "lang": language} for document in held])
+    return _write(folder / "train" / f"{language}.jsonl.zst", [{**document, "lang": language} for document in train])
+
+
+def _write(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+    """Writes rows as jsonl.zst; returns the UTF-8 bytes of their `text`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size = 0
+    with zstandard.open(path, "wb") as out:
+        for row in rows:
+            out.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            size += len(row.get("text", "").encode())
+    return size
+
+
+def _pair(message: _Message, language: str) -> dict[str, str]:
+    return {"src": message.text, "tgt": message.english, "src_lang": language, "tgt_lang": ENGLISH}
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, person=b"demo").digest(), "big")
+
+
+def _is_held_out(name: str) -> bool:
+    return _hash(name) < _HELD_OUT * 2**64

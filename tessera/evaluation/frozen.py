@@ -1,0 +1,173 @@
+"""Tasks that train no encoder: bitext mining, and probes on frozen embeddings; every text is encoded once."""
+
+import json
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tessera import __version__
+from tessera.evaluation import bitext, load, probe, trials
+from tessera.evaluation.trials import Json, Progress
+from tessera.files import write_json
+from tessera.finetune.examples import Labelled
+from tessera.inference.encoder import Encoder
+from tessera.inference.sentence_folder import fingerprint
+from tessera.plan.recipe import Machine
+from tessera.plan.strict import name_of
+from tessera.plan.task import Task
+
+KINDS = ("bitext", "probe")
+Rows = dict[str, dict[str, list[Labelled]]]  # split -> language -> examples
+Scores = dict[str, dict[str, float]]
+
+
+def run(
+    model_folder: str | Path,
+    task: Task,
+    data_folder: str | Path | None,
+    out: str | Path,
+    machine: Machine | None = None,
+    on_progress: Progress | None = None,
+    *,
+    name: str | None = None,
+) -> Path:
+    """Runs the task where its result is not there, and returns the file of the result.
+
+    The arguments are those of sweep.run; there is no protocol to choose: nothing is tuned but a probe's penalty, on
+    validation rows. Raises DataError for rows that cannot be used, ValueError for a task of another kind.
+    """
+    if task.kind not in KINDS:
+        raise ValueError(f"task {task.name} is of kind {task.kind}, which trains the encoder")
+    began, model_folder, machine = time.perf_counter(), Path(model_folder), machine or Machine()
+    model = name or name_of(model_folder)
+    report = on_progress or (lambda done, total, what: None)
+    rows = _read(task, None if data_folder is None else Path(data_folder))
+    path = Path(out) / f"{model}.{task.name}.json"
+    encoder = Encoder.from_pretrained(
+        model_folder, device=machine.device, dtype=machine.dtype, attention=machine.attention, threads=machine.threads
+    )
+    protocol: Json = {"pooling": "+".join(encoder.pipeline.pooling), "dtype": str(encoder.dtype)}
+    protocol |= {"k": bitext.NEIGHBOURS} if task.kind == "bitext" else {"C": probe.GRID, "folds": probe.FOLDS}
+    identity = {
+        "protocol_hash": trials.fingerprint(protocol),
+        "fingerprint": fingerprint(model_folder),
+        "data": trials.fingerprint(rows),
+    }
+    if _is_there(path, identity):
+        return path
+    several = [examples for part in rows.values() for examples in part.values()]
+    vectors = _Vectors(encoder, (text for examples in several for text in _texts(examples)), report)
+    chosen: dict[str, Json] = {}
+    results, outcomes = _mine(rows["test"], vectors) if task.kind == "bitext" else _probe(task, rows, vectors, chosen)
+    columns = {metric: [row[metric] for row in results.values()] for metric in next(iter(results.values()))}
+    whole = {
+        "model": model,
+        "task": task.name,
+        "kind": task.kind,
+        "metric": task.metric,
+        "protocol": protocol,
+        **identity,
+        "oracle": False,
+        "seeds": [],
+        "results": results,
+        "average": {metric: statistics.fmean(values) for metric, values in columns.items()},
+        "interval": dict.fromkeys(columns),  # there is no chance in it
+        "examples": {language: len(several) for language, several in rows["test"].items()},
+        "chosen": chosen,
+        "trials": [],
+        "outcomes": outcomes,
+        "seconds": round(time.perf_counter() - began, 2),
+        "tessera": __version__,
+    }
+    write_json(path, whole)
+    return path
+
+
+def _is_there(path: Path, identity: Json) -> bool:
+    """Whether the file is the result of this protocol, these weights and these rows."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return all(found[key] == value for key, value in identity.items()) and "outcomes" in found
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _read(task: Task, folder: Path | None) -> Rows:
+    """The examples of all splits that the task reads; the labels of a language go by the names of its training rows."""
+    found: Rows = {"test": {}, "train": {}, "validation": {}}
+    for language in load.languages(task, folder):
+        names = load.labels(task, folder, language) if task.kind == "probe" else None
+        found["test"][language] = _labelled(load.load(task, "test", language, folder, names=names))
+        if task.kind == "bitext":
+            continue
+        source = task.trained_on(language)
+        key = "+".join(source) or "all"
+        if key in found["train"]:
+            continue
+        several = source or load.languages(task, folder)
+        found["train"][key] = _labelled(load.load(task, "train", several, folder, names=names))
+        if task.source("validation").splits.validation is not None:
+            found["validation"][key] = _labelled(load.load(task, "validation", several, folder, names=names))
+    return found
+
+
+def _labelled(examples: Sequence[Any]) -> list[Labelled]:
+    assert all(isinstance(example, Labelled) for example in examples)
+    return list(examples)
+
+
+def _texts(examples: Iterable[Labelled]) -> Iterable[str]:
+    for example in examples:
+        yield example.text
+        if example.second is not None:
+            yield example.second
+
+
+class _Vectors:
+    """The vector of every text, encoded once."""
+
+    def __init__(self, encoder: Encoder, texts: Iterable[str], report: Progress) -> None:
+        different = list(dict.fromkeys(texts))
+        self._place = {text: number for number, text in enumerate(different)}
+        self._rows = encoder.encode(different, on_progress=report)
+
+    def of(self, texts: Iterable[str]) -> NDArray[np.float32]:
+        return self._rows[[self._place[text] for text in texts]]
+
+
+def _mine(pairs: dict[str, list[Labelled]], vectors: _Vectors) -> tuple[Scores, bitext.Outcomes]:
+    """Each sentence's translation among all of its language, both ways."""
+    return bitext.in_languages(
+        (language, vectors.of(one.text for one in several), vectors.of(one.second or "" for one in several))
+        for language, several in pairs.items()
+    )
+
+
+def _probe(task: Task, rows: Rows, vectors: _Vectors, chosen: dict[str, Json]) -> tuple[Scores, bitext.Outcomes]:
+    """A probe for each set of training languages, tested on every language that it is for."""
+
+    def features(examples: Sequence[Labelled]) -> tuple[NDArray[np.float32], list[str]]:
+        return vectors.of(one.text for one in examples), [str(one.label) for one in examples]
+
+    probes: dict[str, probe.Probe] = {}
+    results: Scores = {}
+    right: dict[str, list[float]] = {}
+    for language, several in rows["test"].items():
+        key = "+".join(task.trained_on(language)) or "all"
+        if key not in probes:
+            validation = rows["validation"].get(key)
+            probes[key], how = probe.choose(
+                features(rows["train"][key]), features(validation) if validation is not None else None
+            )
+            chosen[key] = asdict(how)
+        given, truth = features(several)
+        predicted = probes[key].predict(given)
+        results[language] = probe.scores(predicted, truth)
+        right[language] = [float(p == t) for p, t in zip(predicted, truth, strict=True)]
+    return results, {"accuracy": right}

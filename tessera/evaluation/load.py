@@ -1,0 +1,165 @@
+"""Examples of a task out of its rows, each with the row it comes from; whatever is wrong with a row is said with it.
+
+load(task, "test", "deu_Latn", Path("data"))     below a folder
+load(task, "test", "deu_Latn")                   from the Hub, through `datasets`
+search(task, "test", "de", Path("data"))         queries and documents of a retrieval task
+"""
+
+import heapq
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tessera.evaluation import parts, rows
+from tessera.evaluation.columns import Cells
+from tessera.evaluation.rows import DataError, MissingData
+from tessera.finetune.examples import Choices, Example, Labelled, Question, Tagged, Triple
+from tessera.plan.task import SplitName, Task
+
+__all__ = ["DataError", "MissingData", "labels", "languages", "load"]
+
+
+def load(
+    task: Task,
+    split: SplitName,
+    language: str | Sequence[str] | None = None,
+    folder: Path | None = None,
+    *,
+    names: tuple[str, ...] | None = None,
+    limit: int | None = None,
+    mend: bool = False,
+) -> list[Example]:
+    """The examples of a split in the order of the data.
+
+    language  as the task names it, or several, one after the other; None: the data holds all of them together
+    folder    where local data lies; None: the Hub
+    names     of the labels in order, as `labels` gives them; None: those of the task, else those found in train
+    limit     at most so many rows, by a hash of what they say: the same ones every time, more of them the higher; the
+              others are not looked at
+    mend      put answers that stand a few characters off where they are found
+
+    Raises DataError naming the row, or what to download where data is missing; ImportError where `datasets` is.
+    """
+    if language is not None and not isinstance(language, str):
+        if not language:
+            raise DataError(f"task {task.name}: no language is named")
+        several = [load(task, split, one, folder, names=names, limit=limit, mend=mend) for one in language]
+        return _draw([example for one in several for example in one], limit)
+    if names is None and task.kind in ("classify", "pair", "probe", "tag"):
+        names = labels(task, folder, language)
+    found: list[Example] = []
+    for row in parts.rows_of(task, split, language, folder, limit):
+        found += _examples(task, row, names or (), split, mend)
+    if not found:
+        raise DataError(f"task {task.name}: split {split!r} leaves no example of language {language!r}")
+    _refuse_twins(found)
+    return found
+
+
+def labels(task: Task, folder: Path | None = None, language: str | None = None) -> tuple[str, ...]:
+    """The names of the labels in order: those that the task declares, else those found in its training rows, sorted.
+
+    language  of the model that is trained, where each has its own
+    """
+    if task.labels is not None:
+        return task.labels
+    role = "tags" if task.kind == "tag" else "label"
+    split: SplitName = "train" if task.trained else "test"
+    if task.trained and (task.train != "own" or language is not None):
+        wanted = task.trained_on(language or "") or languages(task, folder)
+    else:
+        wanted = (language,) if language is not None else languages(task, folder)
+    found = {name for one in wanted for row in parts.rows_of(task, split, one, folder) for name in row.labels(role)}
+    if len(found) < 2:
+        raise DataError(f"task {task.name}: its {split} rows have the labels {sorted(found)}; at least two are needed")
+    whole = all(name.removeprefix("-").isdecimal() for name in found)
+    return tuple(sorted(found, key=lambda name: (int(name) if whole else 0, name)))
+
+
+def languages(task: Task, folder: Path | None = None) -> tuple[str, ...]:
+    """The languages that the task is tested on; `all` are those with files in the folder, to train on too if `own`."""
+    if task.languages != "all":
+        return task.languages
+    if folder is None:
+        raise DataError(f"task {task.name}: its languages are those in your folder; give it (--data FOLDER)")
+    found = set(rows.languages(task.data, task.name, parts.name_of(task, "test"), folder))
+    if task.train == "own":
+        found &= set(rows.languages(task.source("train"), task.name, parts.name_of(task, "train"), folder))
+    if not found:
+        raise rows.missing(task.data, task.name, parts.name_of(task, "test"), folder)
+    return tuple(sorted(found))
+
+
+def _examples(task: Task, row: Cells, names: tuple[str, ...], split: str, mend: bool) -> list[Example]:
+    """What one row says; reward rows say more than one thing."""
+    head: dict[str, Any] = {"id": row.identity(), "row": row.place}
+    match task.kind:
+        case "classify" | "pair" | "probe":
+            second = row.text("second") if row.has("second") else None
+            return [Labelled(text=row.text("text"), second=second, label=row.label("label", names), **head)]
+        case "regress":
+            second = row.text("second") if row.has("second") else None
+            return [Labelled(text=row.text("text"), second=second, label=row.number("label", task.range), **head)]
+        case "bitext":
+            return [Labelled(text=row.text("text"), second=row.text("second"), **head)]
+        case "choose":
+            options = row.texts("options")
+            if len(options) < 2:
+                raise DataError(f"{row.place}: {len(options)} option is not a choice; at least two are needed")
+            label = row.label("label", task.labels or tuple(map(str, range(len(options)))))
+            if label >= len(options):
+                raise DataError(f"{row.place}: the label is option {label}, but there are only {len(options)}")
+            return [Choices(text=row.text("text"), options=options, label=label, **head)]
+        case "tag":
+            words, tags = row.tagged(names)
+            return [Tagged(words=words, tags=tags, **head)]
+        case "span":
+            context = row.text("context")
+            answers = row.answers(context, task.no_answer, mend)
+            return [Question(question=row.text("question"), context=context, answers=answers, **head)]
+        case "reward":
+            return _steps(task, row)
+    query, positives = row.text("query"), row.texts("positive")
+    negatives = row.texts("negatives") if row.has("negatives") else ()
+    many = len(positives) > 1
+    return [
+        Triple(
+            query=query,
+            positive=one,
+            negatives=negatives,
+            id=f"{head['id']}.{n}" if many else head["id"],
+            row=row.place,
+        )
+        for n, one in enumerate(positives)
+    ]
+
+
+def _steps(task: Task, row: Cells) -> list[Example]:
+    """A problem with its solution up to each step, or with the whole of it; label 1: right."""
+    steps, right = row.texts("steps"), row.truths("label")
+    if len(steps) != len(right):
+        raise DataError(f"{row.place}: {len(steps)} steps but {len(right)} labels; each step has one")
+    if not steps or (task.steps is not None and len(steps) != task.steps):
+        return []
+    text, name = row.text("text"), row.identity()
+    if task.whole:
+        return [Labelled(text=text, second="\n".join(steps), label=int(all(right)), id=name, row=row.place)]
+    return [
+        Labelled(text=text, second="\n".join(steps[: n + 1]), label=int(right[n]), id=f"{name}.{n}", row=row.place)
+        for n in range(len(steps))
+    ]
+
+
+def _refuse_twins(examples: Sequence[Example]) -> None:
+    first: dict[str, Example] = {}
+    for example in examples:
+        other = first.setdefault(example.id, example)
+        if other is not example:
+            raise DataError(f"{example.row}: id {example.id!r} is there twice, first at {other.row}; ids must differ")
+
+
+def _draw(examples: list[Example], limit: int | None) -> list[Example]:
+    if limit is None or len(examples) <= limit:
+        return examples
+    keys = [(rows.place_of(f"{example.id}\n{example}", "draw"), n) for n, example in enumerate(examples)]
+    return [examples[n] for n in sorted(n for _, n in heapq.nsmallest(limit, keys))]

@@ -1,0 +1,155 @@
+"""The queries, documents and grades of a retrieval task.
+
+    search(task, "test", "de", Path("data"))
+
+Documents come with ids of their own and the queries name them (`relevant` as a column, or as rows), or each query has
+its positives beside it: then these are the documents.
+"""
+
+import dataclasses
+import heapq
+from pathlib import Path
+
+from tessera.evaluation import parts, rows
+from tessera.evaluation.columns import Cells
+from tessera.evaluation.rows import DataError
+from tessera.finetune.examples import Search
+from tessera.plan.task import SPLITS, Data, SplitName, Task
+
+Grade = tuple[str, str, int, str]  # query, document, grade, row
+
+
+def search(
+    task: Task, split: SplitName, language: str | None = None, folder: Path | None = None, *, limit: int | None = None
+) -> Search:
+    """The queries, documents and grades of a retrieval task; `limit` is of queries, the documents stay all.
+
+    Raises as `load` does; also for queries or documents without text or twice with one id, and for grades of either
+    that are not there.
+    """
+    asked = parts.rows_of(task, split, language, folder)
+    own = task.source(split) == task.data  # else its triples bring their own documents
+    corpus_of, grades_of = (task.corpus, task.relevant) if own else (None, None)
+    places: dict[str, str] = {}  # of queries
+    queries: dict[str, str] = {}
+    wanted: list[Grade] = []
+    for row in asked:
+        text = row.text("query")
+        name = row.identity() if row.has("id") else text
+        if name in queries and row.has("id"):
+            raise DataError(f"{row.place}: query id {name!r} is there twice, first at {places[name]}")
+        places.setdefault(name, row.place)
+        queries[name] = text
+        if grades_of is None and row.has("relevant"):
+            wanted += [(name, document, 1, row.place) for document in row.names("relevant")]
+    if corpus_of is not None:
+        corpus = _corpus(task, corpus_of, split, language, folder)
+    elif asked[0].has("positive"):
+        corpus, wanted = _positives(task, split, language, folder, set(queries))
+    else:
+        raise DataError(
+            f"task {task.name}: nothing says where its documents are; give `corpus`, or a column `positive`"
+        )
+    if grades_of is not None:
+        wanted = _grades(task, grades_of, split, language, folder)
+    answers = {document for _, document, grade, _ in wanted if grade > 0}
+    place = task.source(split).splits.place(split)
+    if grades_of is not None and place is not None and (place[1] > 0 or place[2] < float("inf")):
+        wanted = [grade for grade in wanted if grade[0] in queries]  # not of the other half of the queries
+    found = _joined(task, queries, corpus, wanted, places, limit, grades_of is not None)
+    if not (task.only_relevant and own):
+        return found
+    return dataclasses.replace(found, corpus={name: text for name, text in corpus.items() if name in answers})
+
+
+def _part(
+    task: Task, data: Data, split: SplitName, language: str | None, folder: Path | None, what: str
+) -> list[Cells]:
+    """All rows of a source beside the queries; of its only split where it has but one."""
+    named = {place[0] for s in SPLITS if (place := data.splits.place(s))}
+    place = data.splits.place(split)
+    if place is None and len(named) != 1:
+        raise DataError(f"task {task.name}: its {what} has no split for {split!r}; name it under {what}.splits")
+    name = named.pop() if place is None else place[0]
+    columns = task.columns_of(data)
+    return [Cells(at, row, columns) for at, row in rows.read(data, task.name, name, language, folder, what)]
+
+
+def _corpus(task: Task, data: Data, split: SplitName, language: str | None, folder: Path | None) -> dict[str, str]:
+    corpus: dict[str, str] = {}
+    places: dict[str, str] = {}
+    for row in _part(task, data, split, language, folder, "corpus"):
+        name = row.name("document_id")
+        if name in corpus:
+            raise DataError(
+                f"{row.place}: document id {name!r} is there twice, first at {places[name]}; ids must differ"
+            )
+        corpus[name], places[name] = row.text("document"), row.place
+    return corpus
+
+
+def _positives(
+    task: Task, split: SplitName, language: str | None, folder: Path | None, queries: set[str]
+) -> tuple[dict[str, str], list[Grade]]:
+    """Documents are the positives of validation and test together, each text once; and which query they answer."""
+    corpus: dict[str, str] = {}
+    names: dict[str, str] = {}  # of documents by text
+    wanted = []
+    source, mine = task.source(split), parts.name_of(task, split)
+    both: list[SplitName] = ["validation", "test"]
+    beside = [s for s in both if task.source(s) == source and (p := source.splits.place(s)) and p[0] == mine]
+    for part in beside if split in beside else [split]:
+        for row in parts.rows_of(task, part, language, folder):
+            query = row.identity() if row.has("id") else row.text("query")
+            for text in row.texts("positive"):
+                name = names.setdefault(text, f"d{len(names)}")
+                corpus[name] = text
+                if part == split and query in queries:
+                    wanted.append((query, name, 1, row.place))
+    return corpus, wanted
+
+
+def _grades(task: Task, data: Data, split: SplitName, language: str | None, folder: Path | None) -> list[Grade]:
+    found = []
+    for row in _part(task, data, split, language, folder, "relevant"):
+        grade = row.whole("grade") if row.has("grade") else 1
+        found.append((row.name("id"), row.name("document_id"), grade, row.place))
+    return found
+
+
+def _joined(
+    task: Task,
+    queries: dict[str, str],
+    corpus: dict[str, str],
+    wanted: list[Grade],
+    places: dict[str, str],
+    limit: int | None,
+    grades_apart: bool,
+) -> Search:
+    relevant: dict[str, dict[str, int]] = {name: {} for name in queries}
+    for query, document, grade, row in wanted:
+        if query not in queries:
+            raise DataError(f"{row}: grades query {query!r}, which is not among the {len(queries)} queries")
+        if document not in corpus:
+            raise DataError(f"{row}: query {query!r} asks for document {document!r}, which is not there")
+        if grade > 0:
+            if not corpus[document].strip():
+                raise DataError(f"{row}: query {query!r} asks for document {document!r}, which has no text")
+            relevant[query][document] = grade
+    asked = [name for name in queries if relevant[name]]
+    lost = next((name for name in queries if not relevant[name]), None)
+    if lost is not None and not grades_apart:
+        raise DataError(f"{places[lost]}: query {lost!r} has no document that answers it")
+    if not asked:
+        raise DataError(f"task {task.name}: no query has a document that answers it")
+    for name in asked:
+        if not queries[name].strip():
+            raise DataError(f"{places[name]}: query {name!r} has no text")
+    if limit is not None and len(asked) > limit:
+        asked = heapq.nsmallest(limit, asked, key=lambda name: rows.place_of(f"{name}\n{queries[name]}", "draw"))
+        asked = [name for name in queries if name in set(asked)]
+    return Search(
+        queries={name: queries[name] for name in asked},
+        corpus=corpus,
+        relevant={name: relevant[name] for name in asked},
+    )

@@ -1,0 +1,79 @@
+"""Retrieval by embeddings: documents ranked for each query, and nDCG, MRR and recall of the ranking."""
+
+# Shapes: n texts, h embedding width.
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from tessera.evaluation import metrics
+from tessera.finetune.examples import Search
+from tessera.inference.nearest import Floats, nearest
+
+Embed = Callable[[Sequence[str]], Floats]  # texts -> [n, h], rows of length 1 where cosines are wanted
+
+MEASURES: dict[str, Callable[[metrics.Ranking, metrics.Grades], float]] = {
+    "ndcg@10": functools.partial(metrics.ndcg, k=10),
+    "mrr@10": functools.partial(metrics.mrr, k=10),
+    "recall@10": functools.partial(metrics.recall, k=10),
+    "recall@100": functools.partial(metrics.recall, k=100),
+    "average_precision": metrics.average_precision,  # of the DEPTH first
+}
+DEPTH = 100  # documents found for each query
+LENGTHS = (1_000, 5_000, 9_000, 17_000, 26_000, 151_000)  # characters, as in figure 3 of EuroBERT, arXiv:2503.05500
+_TEXTS = 16_384  # documents embedded at once
+
+
+def rank(search: Search, queries: Embed, documents: Embed, depth: int = DEPTH) -> dict[str, list[str]]:
+    """The ids of the `depth` nearest documents of each query that has an answer, the nearest first.
+
+    Documents are embedded part by part and forgotten, so memory is that of the queries and of one part.
+    Raises ValueError where there is no query with an answer.
+    """
+    asked = [query for query in search.queries if any(grade > 0 for grade in search.relevant.get(query, {}).values())]
+    if not asked:
+        raise ValueError(f"search: none of {len(search.queries)} queries has a document that answers it")
+    ids = list(search.corpus)
+    parts = (
+        documents([search.corpus[name] for name in ids[start : start + _TEXTS]]) for start in range(0, len(ids), _TEXTS)
+    )
+    found, _ = nearest(queries([search.queries[query] for query in asked]), parts, depth)
+    return {query: [ids[place] for place in row] for query, row in zip(asked, found.tolist(), strict=True)}
+
+
+def measure(search: Search, ranked: metrics.Ranking) -> dict[str, dict[str, float]]:
+    """How well the documents of each query are ranked: by query, each measure in [0, 1]."""
+    return {
+        query: {name: of({query: names}, {query: search.relevant[query]}) for name, of in MEASURES.items()}
+        for query, names in ranked.items()
+    }
+
+
+def averages(rows: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each measure over queries."""
+    return {name: math.fsum(row[name] for row in rows.values()) / len(rows) for name in next(iter(rows.values()))}
+
+
+def outcomes(rows: Mapping[str, Mapping[str, float]]) -> dict[str, list[float]]:
+    """Each measure of each query, in the order of the queries, to 6 digits."""
+    return {name: [round(row[name], 6) for row in rows.values()] for name in next(iter(rows.values()))}
+
+
+def by_length(
+    search: Search, rows: Mapping[str, Mapping[str, float]], lengths: Sequence[int] = LENGTHS
+) -> dict[str, dict[str, float]]:
+    """The means by the length of what answers a query, in characters: the longest of its documents counts.
+
+    lengths   rising bounds; a bound belongs to the group below it
+    returns   "1000-5000" -> means and "queries", how many there are; groups of no query are left out. Documents up to
+              the first bound are "0-1000", those beyond the last ">151000"
+    """
+    groups: dict[int, dict[str, Mapping[str, float]]] = {}
+    for query, row in rows.items():
+        answers = [name for name, grade in search.relevant[query].items() if grade > 0 and name in search.corpus]
+        longest = max((len(search.corpus[name]) for name in answers), default=0)
+        groups.setdefault(int(np.searchsorted(lengths, longest)), {})[query] = row
+    names = [f"{low}-{high}" for low, high in zip((0, *lengths), lengths, strict=False)] + [f">{lengths[-1]}"]
+    return {names[n]: {**averages(groups[n]), "queries": len(groups[n])} for n in sorted(groups)}

@@ -1,0 +1,261 @@
+"""A model as one file for ONNX Runtime or OpenVINO, held against ours before its folder takes its name.
+
+The folder holds the graph (dynamic batch and length), the tokenizer, config.json, the pooling as sentence-transformers
+writes it, what it was checked against, and a card with the lines that run it. OpenVINO's graph is made from the ONNX
+one: read from PyTorch directly it is no faster, and that of one small model failed at its first call.
+"""
+
+import contextlib
+import logging
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tessera.data.tokenizer import Tokenizer
+from tessera.export.about import Check, card, lowest
+from tessera.export.padded import PaddedEmbedder, PaddedMaskedLM
+from tessera.files import new_folder, write_json
+from tessera.inference import sentence_folder as folders
+from tessera.inference.encode import fit
+from tessera.inference.runtime import ABOUT, FILES, INPUTS, LOGITS, STATES, VECTORS, Runtime
+from tessera.inference.sentence_folder import Pipeline
+from tessera.model import hub
+from tessera.model.encoder import Encoder
+from tessera.model.hf_files import copy_tokenizer
+from tessera.model.mlm import MaskedLM
+from tessera.model.pooling import Unit, pool
+from tessera.model.precision import compute_dtype
+
+# Shapes: T tokens of N texts end to end, C hidden size, V vocabulary, P width of a vector.
+
+To = Literal["onnx", "openvino"]
+Output = Literal["embeddings", "logits"]
+Say = Callable[[str], None]
+
+TEXTS = (  # several scripts, and a text of nothing; lengths come from _LENGTHS
+    "",
+    "A small tile of a mosaic.",
+    "Ein Haus am Fluss, und dahinter der Wald.",
+    "Он читает старую книгу у окна.",
+    "市場で魚を買いました。",
+    "كتاب قديم على الطاولة",
+    "Ἐν ἀρχῇ ἦν ὁ λόγος 👍🏽",
+)
+_LENGTHS = (1, 2, 7, 63, 64, 65, 129, 200, 700)  # tokens: below, at and above a block, beyond the window on both sides
+_TWO_GIGABYTES = 2**31 - 2**24  # what one ONNX file may hold, with room for its graph
+
+
+def export(
+    folder: str | Path,
+    target: str | Path,
+    to: To = "onnx",
+    *,
+    output: Output = "embeddings",
+    pooling: str | Sequence[str] | None = None,
+    normalize: bool | None = None,
+    texts: Sequence[str] = (),
+    say: Say = lambda text: None,
+) -> list[Check]:
+    """Writes `target`, and gives every comparison with our own model. Written whole or not at all.
+
+    folder     a model of either family in the Hugging Face format, with or without what sentence-transformers adds
+    output     embeddings: `last_hidden_state` [B, L, C] and `sentence_embedding` [B, P]; logits: `logits` [B, L, V]
+    pooling    of the sentence embedding, or several joined; None: as the folder says, mean where it does not
+    normalize  to length 1; None: as the folder says, yes where it does not
+    texts      yours, compared beside those that are built in
+    say        is told what is done
+
+    Raises FileExistsError where `target` holds something, ValueError for a model of another family and where the graph
+    differs from ours by more than it may, ImportError where a package is missing.
+    """
+    need(to)
+    place = folders.local(folder)
+    pipeline, inside = folders.read(place)
+    if not hub.is_ours(inside):
+        raise ValueError(
+            f"{inside / 'config.json'}: export takes EuroBERT and ModernBERT models; for others see optimum's exporter"
+        )
+    how = pipeline.pooling if pooling is None else (pooling,) if isinstance(pooling, str) else tuple(pooling)
+    unit = pipeline.normalize if normalize is None else normalize
+    pipeline = replace(pipeline, pooling=how, normalize=unit)
+    model = hub.load(inside, "cpu") if output == "logits" else hub.load_own_encoder(inside, "cpu")
+    tokenizer = Tokenizer.load(inside)
+    with drafted(Path(target), inside, pipeline, model) as draft:
+        say(f"{to}: tracing {model.config.num_hidden_layers} layers")
+        write_graph(model.eval(), pipeline, draft, to)
+        say("comparing with our own model in float32")
+        checks = compare(model, pipeline, tokenizer, draft, texts)
+        wrong = [check for check in checks if not check.ok]
+        if wrong:
+            worst = min(wrong, key=lambda check: check.cosine)
+            raise ValueError(
+                f"nothing was written: in {worst.dtype} the graph differs from our model in {len(wrong)} of "
+                f"{len(checks)} comparisons; worst {worst.output} of {worst.text!r} ({worst.tokens} tokens): cosine "
+                f"{worst.cosine:.6f}, difference {worst.difference:.2g}. Please report it, with the model's config.json"
+            )
+        write_json(draft / ABOUT, {"engine": to, "output": output, "checks": [asdict(check) for check in checks]})
+        asked = VECTORS if output == "embeddings" else LOGITS
+        text = card(to, asked, Path(target).name, length_of(pipeline, model), lowest(checks))
+        (draft / "README.md").write_text(text, encoding="utf-8")
+    return checks
+
+
+def need(to: str) -> None:
+    """Raises ValueError for an unknown engine, ImportError with the line to type where a package is missing."""
+    if to not in FILES:
+        raise ValueError(f"to is {to!r}; give onnx or openvino")
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+
+        if to == "openvino":
+            import openvino  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f'export needs {error.name}; pip install "tessera-encoders[export]"') from None
+
+
+@contextlib.contextmanager
+def drafted(target: Path, model: Path, pipeline: Pipeline, ours: Encoder | MaskedLM) -> Iterator[Path]:
+    """A folder with all but the graph, which becomes `target` when the block ends well."""
+    with new_folder(target) as draft, tempfile.TemporaryDirectory(dir=draft, prefix=".") as work:
+        bare, out = Path(work, "bare"), Path(work, "out")
+        bare.mkdir()
+        shutil.copyfile(model / "config.json", bare / "config.json")
+        copy_tokenizer(model, bare)
+        folders.write(bare, out, pipeline, ours.config.hidden_size, length_of(pipeline, ours))
+        copy_tokenizer(model, out)
+        yield out
+        for path in sorted(out.iterdir()):
+            path.rename(draft / path.name)
+
+
+def length_of(pipeline: Pipeline, model: Encoder | MaskedLM) -> int:
+    """Tokens of a text, special ones included, that both the folder and the model allow."""
+    most = model.config.max_position_embeddings
+    return min(pipeline.max_length or most, most)
+
+
+def write_graph(model: Encoder | MaskedLM, pipeline: Pipeline, folder: Path, to: To) -> None:
+    """The graph of the model alone, float32."""
+    with quiet():
+        trace(model, pipeline, folder / FILES["onnx"])
+        if to == "openvino":
+            import openvino
+
+            graph = openvino.convert_model(folder / FILES["onnx"])
+            openvino.save_model(graph, folder / FILES["openvino"], compress_to_fp16=False)
+            del graph
+            for path in folder.glob(FILES["onnx"] + "*"):
+                path.unlink()
+
+
+def trace(model: Encoder | MaskedLM, pipeline: Pipeline, path: Path) -> None:
+    """The ONNX graph; beyond two gigabytes its weights lie in a file beside it."""
+    if isinstance(model, MaskedLM):
+        padded: nn.Module = PaddedMaskedLM(model)
+        outputs = [LOGITS]
+    else:
+        steps = [*pipeline.steps, *([Unit()] if pipeline.normalize else [])]
+        padded, outputs = PaddedEmbedder(model, pipeline.pooling, steps), [STATES, VECTORS]
+    free = torch.export.Dim.DYNAMIC
+    length = min(37, model.config.max_position_embeddings)
+    example = torch.arange(2 * length).reshape(2, -1) % model.config.vocab_size
+    with torch.no_grad():
+        program = torch.onnx.export(
+            padded.eval(),
+            (example, torch.ones_like(example)),
+            dynamo=True,
+            dynamic_shapes={name: {0: free, 1: free} for name in INPUTS},
+            input_names=list(INPUTS),
+            output_names=outputs,
+            verbose=False,
+        )
+    assert program is not None
+    size = sum(weight.nbytes for weight in padded.state_dict().values())
+    program.save(path, external_data=size > _TWO_GIGABYTES)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what exporters say about packages that nobody asked for."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+# ---------------------------------------------------------------------------------------------------------- comparing
+
+
+def compare(
+    model: Encoder | MaskedLM, pipeline: Pipeline, tokenizer: Tokenizer, folder: Path, texts: Sequence[str] = ()
+) -> list[Check]:
+    """Every document through the graph in `folder` and through our model, in float32 and in what auto chooses.
+
+    Batches of one, of all, and of a few, so that batch and length are seen to be free.
+    """
+    longest = model.config.max_position_embeddings
+    ids = [fit(one, tokenizer, longest).astype(np.int64) for one in tokenizer.encode_batch([*TEXTS, *texts])]
+    names = [text[:40] for text in (*TEXTS, *texts)]
+    drawn = np.random.default_rng(0)
+    for length in (length for length in _LENGTHS if length <= longest):
+        ids.append(drawn.integers(model.config.vocab_size, size=length))
+        names.append("random tokens")
+    checks = []
+    for dtype in dict.fromkeys((torch.float32, compute_dtype("auto", torch.device("cpu")))):
+        runtime = Runtime.open(folder, dtype="float32" if dtype is torch.float32 else "auto")
+        if runtime.dtype is not dtype:
+            continue
+        for group in ([len(ids) - 1], list(range(len(ids))), list(range(3))):
+            tokens = torch.from_numpy(np.concatenate([ids[n] for n in group]))
+            starts = torch.tensor([0, *(len(ids[n]) for n in group)]).cumsum(0)
+            for output, rows in _pairs(model, pipeline, runtime, tokens, starts):
+                for n, (theirs, ours) in zip(group, rows, strict=True):
+                    cosine, difference = _apart(theirs, ours)
+                    name = str(dtype).removeprefix("torch.")
+                    checks.append(Check(names[n], len(ids[n]), len(group), name, output, cosine, difference))
+    return checks
+
+
+def _pairs(
+    model: Encoder | MaskedLM, pipeline: Pipeline, runtime: Runtime, tokens: Tensor, starts: Tensor
+) -> Iterator[tuple[str, list[tuple[Tensor, Tensor]]]]:
+    """(output, for each document what the graph gives and what we give)."""
+    spans = list(pairwise(starts.tolist()))
+    with torch.inference_mode():
+        ours, theirs = model(tokens, starts), runtime(tokens, starts)
+        output = LOGITS if isinstance(model, MaskedLM) else STATES
+        yield output, [(theirs[a:b], ours[a:b]) for a, b in spans]
+        if isinstance(model, MaskedLM):
+            return
+        vectors = pooled(ours, starts, pipeline)
+        yield VECTORS, list(zip(runtime.vectors(tokens, starts)[:, None], vectors[:, None], strict=True))
+
+
+def pooled(hidden: Tensor, starts: Tensor, pipeline: Pipeline) -> Tensor:
+    """hidden [T, C], starts [N+1] -> [N, P], with all that comes after pooling."""
+    vectors = pool(hidden, starts, pipeline.pooling)
+    for step in (*pipeline.steps, *([Unit()] if pipeline.normalize else [])):
+        vectors = step(vectors)
+    return vectors
+
+
+def _apart(a: Tensor, b: Tensor) -> tuple[float, float]:
+    """The lowest cosine of rows, and the largest |a - b| / (|b| + root mean square of b)."""
+    a, b = a.double(), b.double()
+    cosine = nn.functional.cosine_similarity(a, b, dim=-1).min()
+    return float(cosine), float(((a - b).abs() / (b.abs() + b.square().mean().sqrt())).max())

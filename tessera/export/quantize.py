@@ -1,0 +1,320 @@
+"""int8 for a processor, held against the model it comes from before its folder takes its name.
+
+    openvino  weights and activations by NNCF, calibrated on real text; or weights alone
+    onnx      weights by channel and activations as they come, by ONNX Runtime
+
+What int8 loses depends on the model and the text, so it is measured on both: the cosine of every text with our own
+vector in float32, and whether retrieval still finds what it found. docs/export.md says what was compared.
+"""
+
+import contextlib
+import io
+import itertools
+import logging
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tessera.corpus import documents
+from tessera.data.tokenizer import Tokenizer
+from tessera.export.about import card
+from tessera.export.graph import Say, To, drafted, length_of, need, pooled, quiet, write_graph
+from tessera.files import write_json
+from tessera.inference import sentence_folder as folders
+from tessera.inference.encode import by_length, fit
+from tessera.inference.runtime import ABOUT, FILES, INPUTS, VECTORS, Runtime
+from tessera.inference.sentence_folder import Pipeline
+from tessera.model import hub
+from tessera.model.encoder import Encoder
+from tessera.plan.corpus import Columns, Source
+
+# Shapes: n texts, T tokens of a batch end to end, P width of a vector.
+
+Vectors = NDArray[np.float32]
+Ids = NDArray[np.int32]
+Drawn = TypeVar("Drawn")
+
+_CALIBRATED = 128  # texts; more made no difference
+_MEASURED = 512  # texts, none of which was calibrated on
+_FEWEST = 32  # texts, or the figures mean nothing
+_TIMED = 64  # texts
+_LOOKED_AT = 50_000  # rows of a file that texts are drawn from
+_BATCH = 8  # texts of a calibration step
+_TOKENS = 4096  # of a batch
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What int8 costs and brings on the texts at hand."""
+
+    texts: int
+    lowest_cosine: float  # of any text with our vector of it in float32
+    median_cosine: float
+    retrieval: str  # what was retrieved
+    queries: int
+    before: float  # of a hundred queries, those whose nearest neighbour is right, by our float32
+    after: float
+    faster: float  # than the graph before, both in what auto chooses, in turns; least of three
+    smaller: float  # files
+    threads: int
+
+    @property
+    def drop(self) -> float:
+        """Points of retrieval that are lost."""
+        return self.before - self.after
+
+    def __str__(self) -> str:
+        return (
+            f"lowest cosine {self.lowest_cosine:.5f} (median {self.median_cosine:.5f}) over {self.texts} texts; "
+            f"{self.retrieval} {self.before:.2f} before, {self.after:.2f} after, of {self.queries} queries; "
+            f"{self.faster:.2f} times as fast with {self.threads} threads, {self.smaller:.1f} times smaller"
+        )
+
+
+def quantize(
+    folder: str | Path,
+    target: str | Path,
+    to: To = "openvino",
+    *,
+    texts: Sequence[str],
+    pairs: Sequence[tuple[str, str]] = (),
+    min_cosine: float = 0.99,
+    max_drop: float = 0.5,
+    weights_only: bool = False,
+    max_length: int = 512,
+    seed: int = 0,
+    say: Say = lambda text: None,
+) -> Measured:
+    """Writes `target` with the model in int8, unless it falls under a bound: then nothing is written.
+
+    texts         real ones, of the kind that will be encoded; a part calibrates, the rest is measured on
+    pairs         (text, its translation or answer): retrieval is both ways among them. Without any, the first half of
+                  each measured text is to find its second half
+    min_cosine    of every measured text with our own vector of it in float32
+    max_drop      points of retrieval, out of a hundred, that may be lost
+    weights_only  openvino only: activations stay as they are; nearer to the model, smaller by as much, hardly faster
+    max_length    tokens that are read of a text
+
+    Raises ValueError saying what was measured where a bound is not held, and for too few texts; else as `export`.
+    """
+    _check(to, weights_only, min_cosine, max_drop)
+    calibrating, measuring = _halved(texts, seed)
+    pipeline, inside = folders.read(folders.local(folder))
+    if not hub.is_ours(inside):
+        raise ValueError(f"{inside / 'config.json'}: int8 takes EuroBERT and ModernBERT models")
+    model, tokenizer = hub.load_own_encoder(inside, "cpu").eval(), Tokenizer.load(inside)
+    longest = length_of(pipeline, model)
+    ids = _Ids(tokenizer, min(max_length, longest), pipeline.lower_case)
+
+    ours = partial(_ours, model, pipeline)
+    with drafted(Path(target), inside, pipeline, model) as draft, tempfile.TemporaryDirectory(dir=draft.parent) as work:
+        plain = Path(work)
+        say(f"{to}: tracing {model.config.num_hidden_layers} layers")
+        write_graph(model, pipeline, plain, to)
+        (plain / "config.json").write_bytes((inside / "config.json").read_bytes())
+        calibrated = 0 if weights_only or to == "onnx" else len(calibrating)
+        say(f"int8, calibrated on {calibrated} texts" if calibrated else "int8 without calibration")
+        write_int8(plain, draft, to, weights_only, ids(calibrating))
+        say(f"measuring on {len(measuring)} texts that were not calibrated on")
+        engines = Runtime.open(plain), Runtime.open(draft)
+        measured = _measure(ours, *engines, ids, measuring, pairs, _bytes(plain) / _bytes(draft))
+        del engines  # or their files cannot be moved everywhere
+        if not (measured.lowest_cosine >= min_cosine and measured.drop <= max_drop):
+            raise ValueError(
+                f"nothing was written: the bounds are a cosine of {min_cosine} and {max_drop} points of retrieval, "
+                f"measured was: {measured}" + ("; weights_only loses less" if calibrated else "")
+            )
+        how: dict[str, Any] = {"weights_only": weights_only, "calibrated_on": calibrated, "max_length": ids.length}
+        how |= {"min_cosine": min_cosine, "max_drop": max_drop, "measured": asdict(measured)}
+        write_json(draft / ABOUT, {"engine": to, "output": "embeddings", "int8": how})
+        text = card(to, VECTORS, Path(target).name, longest, f"In int8. Measured: {measured}.")
+        (draft / "README.md").write_text(text, encoding="utf-8")
+    return measured
+
+
+def _halved(texts: Sequence[str], seed: int) -> tuple[list[str], list[str]]:
+    """Texts to calibrate on, and others to measure on."""
+    chosen = sorted({text for text in texts if text and not text.isspace()})
+    if len(chosen) < 2 * _FEWEST:
+        raise ValueError(f"{len(chosen)} different texts; give {2 * _FEWEST} or more, to calibrate and to measure on")
+    random.Random(seed).shuffle(chosen)
+    cut = min(_CALIBRATED, len(chosen) // 2)
+    return chosen[:cut], chosen[cut : cut + _MEASURED]
+
+
+def read_texts(path: str, limit: int = 1000, seed: int = 0, column: str = "text") -> list[str]:
+    """At most `limit` texts drawn from jsonl, parquet or plain-text files. Raises ValueError as corpus.read."""
+    source = Source(name="texts", path=path, columns=Columns(text=column), language="und", split="train")
+    rows = (row.text for row in documents.read(source, documents.Skipped()) if isinstance(row, documents.Document))
+    return _drawn(rows, limit, seed)
+
+
+def read_pairs(path: str, limit: int = 1000, seed: int = 0) -> list[tuple[str, str]]:
+    """At most `limit` pairs from rows of src, tgt, src_lang and tgt_lang. Raises ValueError as corpus.read."""
+    source = Source(name="pairs", path=path, kind="pairs", split="train")
+    rows = documents.read(source, documents.Skipped())
+    return _drawn(((row.source_text, row.target_text) for row in rows if isinstance(row, documents.Pair)), limit, seed)
+
+
+def _drawn(rows: Iterator[Drawn], limit: int, seed: int) -> list[Drawn]:
+    found = list(itertools.islice(rows, _LOOKED_AT))
+    return random.Random(seed).sample(found, min(limit, len(found)))
+
+
+# ------------------------------------------------------------------------------------------------------------- int8
+
+
+def _check(to: str, weights_only: bool, min_cosine: float, max_drop: float) -> None:
+    need(to)
+    if not 0.0 <= min_cosine <= 1.0 or max_drop < 0:
+        raise ValueError(f"min_cosine is {min_cosine}, max_drop {max_drop}; give a cosine up to 1 and points from 0 up")
+    if to == "onnx":
+        if weights_only:
+            raise ValueError("weights_only is for openvino; ONNX Runtime reads activations in int8 as they come")
+        return
+    try:
+        import nncf  # noqa: F401
+    except ImportError:
+        raise ImportError('int8 for OpenVINO needs nncf; pip install "tessera-encoders[export]"') from None
+
+
+def write_int8(source: Path, target: Path, to: To, weights_only: bool, calibrating: Sequence[Ids]) -> None:
+    """The graph in `source` in int8, into `target`; `calibrating`: token ids of texts, for openvino's activations."""
+    with quiet(), contextlib.redirect_stdout(io.StringIO()):
+        if to == "onnx":
+            from onnxruntime.quantization import QuantType, quantize_dynamic
+
+            large = (source / (FILES["onnx"] + ".data")).exists()
+            quantize_dynamic(
+                source / FILES["onnx"],
+                target / FILES["onnx"],
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+                use_external_data_format=large,
+            )
+            return
+        import nncf
+        import openvino
+
+        nncf.set_log_level(logging.ERROR)
+        graph = openvino.Core().read_model(source / FILES["openvino"])
+        if weights_only:
+            graph = nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_ASYM)
+        else:
+            batches = list(_batches(calibrating))
+            kind, size = nncf.ModelType.TRANSFORMER, len(batches)
+            graph = nncf.quantize(graph, nncf.Dataset(batches), subset_size=size, model_type=kind)
+        openvino.save_model(graph, target / FILES["openvino"], compress_to_fp16=False)
+
+
+def _batches(ids: Sequence[Ids]) -> Iterator[dict[str, Any]]:
+    order = sorted(range(len(ids)), key=lambda n: -len(ids[n]))
+    for rows in (order[n : n + _BATCH] for n in range(0, len(order), _BATCH)):
+        given = {name: np.zeros((len(rows), len(ids[rows[0]])), np.int64) for name in INPUTS}
+        for row, n in enumerate(rows):
+            given["input_ids"][row, : len(ids[n])] = ids[n]
+            given["attention_mask"][row, : len(ids[n])] = 1
+        yield given
+
+
+def _bytes(folder: Path) -> int:
+    graph = [path for path in folder.iterdir() if path.name.startswith(("openvino_model.", "model.onnx"))]
+    return sum(path.stat().st_size for path in graph)
+
+
+# --------------------------------------------------------------------------------------------------------- measuring
+
+
+@dataclass(frozen=True, slots=True)
+class _Ids:
+    """Texts to token ids, cut to `length`."""
+
+    tokenizer: Tokenizer
+    length: int
+    lower_case: bool
+
+    def __call__(self, texts: Sequence[str]) -> list[Ids]:
+        given = [text.lower() if self.lower_case else text for text in texts]
+        return [fit(one, self.tokenizer, self.length) for one in self.tokenizer.encode_batch(given)]
+
+
+def _measure(
+    ours: Callable[[Tensor, Tensor], Tensor],
+    before: Runtime,
+    after: Runtime,
+    ids: _Ids,
+    texts: Sequence[str],
+    pairs: Sequence[tuple[str, str]],
+    smaller: float,
+) -> Measured:
+    whole = ids(texts)
+    wanted, found = _vectors(ours, whole), _vectors(after.vectors, whole)
+    lengths = np.linalg.norm(wanted, axis=1) * np.linalg.norm(found, axis=1)
+    cosines = (wanted * found).sum(1) / np.maximum(lengths, 1e-12)
+    sides = list(zip(*(pairs or map(_halves, texts)), strict=True))
+    queries, answers = ids(sides[0]), ids(sides[1])
+    scores = [_retrieval(_vectors(one, queries), _vectors(one, answers)) for one in (ours, after.vectors)]
+    return Measured(
+        texts=len(texts),
+        lowest_cosine=float(cosines.min()),
+        median_cosine=float(np.median(cosines)),
+        retrieval="retrieval of the other side of a pair" if pairs else "retrieval of the second half of a text",
+        queries=2 * len(queries),
+        before=scores[0],
+        after=scores[1],
+        faster=_faster(before, after, whole[:_TIMED]),
+        smaller=smaller,
+        threads=torch.get_num_threads(),
+    )
+
+
+def _ours(model: Encoder, pipeline: Pipeline, tokens: Tensor, starts: Tensor) -> Tensor:
+    return pooled(model(tokens, starts), starts, pipeline)
+
+
+def _vectors(compute: Callable[[Tensor, Tensor], Tensor], ids: Sequence[Ids]) -> Vectors:
+    """[n, P]"""
+    rows: dict[int, Vectors] = {}
+    with torch.inference_mode():
+        for batch in by_length(ids, _TOKENS):
+            tokens = torch.from_numpy(np.concatenate([ids[n] for n in batch]).astype(np.int64))
+            starts = torch.tensor([0, *(len(ids[n]) for n in batch)]).cumsum(0)
+            rows |= zip(batch, compute(tokens, starts).numpy(), strict=True)
+    return np.stack([rows[n] for n in range(len(ids))])
+
+
+def _halves(text: str) -> tuple[str, str]:
+    """A text cut at the space nearest its middle; where it has none, in the middle."""
+    middle = len(text) // 2
+    spaces = (text.rfind(" ", 0, middle), text.find(" ", middle))
+    cut = min((place for place in spaces if place > 0), key=lambda place: abs(place - middle), default=middle)
+    return text[:cut], text[cut:]
+
+
+def _retrieval(queries: Vectors, answers: Vectors) -> float:
+    """Of a hundred, both ways: those whose nearest neighbour by cosine is the other side."""
+    a, b = (side / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-12) for side in (queries, answers))
+    right, cosines = np.arange(len(a)), a @ b.T
+    return 50.0 * float((cosines.argmax(1) == right).mean() + (cosines.argmax(0) == right).mean())
+
+
+def _faster(before: Runtime, after: Runtime, ids: Sequence[Ids]) -> float:
+    """Time of one over time of the other, in turns, the least of three after one to warm up."""
+    least = [float("inf")] * 2
+    for turn in range(4):
+        for n, runtime in enumerate((before, after)):
+            began = time.perf_counter()
+            _vectors(runtime.vectors, ids)
+            if turn:
+                least[n] = min(least[n], time.perf_counter() - began)
+    return least[0] / least[1]

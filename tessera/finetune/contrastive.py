@@ -1,0 +1,312 @@
+"""Contrastive training for retrieval: a query is drawn to the document that answers it and away from the others.
+
+    retriever = Retriever.of(pretrained(folder), Contrast(query_prompt="query: "), max_length=512)
+    train(retriever, triples, protocol, rate=5e-5, seed=0)
+    retriever.save(folder, "runs/retriever")
+
+The documents of a batch serve all its queries: those of other queries, and hard negatives of any. A text that is known
+to answer a query is never held against it, however it came into the batch. Texts are told apart by what they say, so a
+document that stands in a batch twice is one document.
+
+A large batch needs the memory of a small one: vectors of all micro-batches first, then the gradient of the loss at the
+vectors, then each micro-batch again with its part of that gradient, which together is the gradient of the whole batch
+(GradCache: Gao et al. 2021, arXiv:2101.06983).
+"""
+
+# Shapes: B queries, D documents, C hidden size.
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tessera.finetune.examples import Triple
+from tessera.finetune.loop import CLIP, Course, Diverged, learning_rate
+from tessera.finetune.retriever import Contrast, Ids, Progress, Retriever
+from tessera.inference.encode import by_length
+from tessera.inference.nearest import nearest
+from tessera.model.encoder import Encoder
+from tessera.model.sparse_embedding import SeenRows
+from tessera.plan.recipe import Optimizer
+from tessera.plan.task import Protocol
+from tessera.train.optimizer import build, clip_gradients, set_learning_rate
+
+Answers = dict[str, set[str]]  # of each query, the documents that are known to answer it
+
+DEPTH = 50  # documents looked at for each query when hard negatives are mined
+MARGIN = 0.95  # of the cosine with the positive: what is nearer than that may be an answer that nobody marked
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Batch:
+    """Texts that are compared with each other."""
+
+    queries: list[str]
+    documents: list[str]  # no two the same: the positives of all queries, then their hard negatives
+    targets: NDArray[np.int64]  # [B], the document that each query is drawn to
+    ignored: NDArray[np.bool_]  # [B, D], other documents that answer the query
+
+
+def draw(triples: Sequence[Triple], answers: Answers, negatives: int, rng: np.random.Generator) -> Batch:
+    """A batch of these triples, each with at most `negatives` of its hard negatives."""
+    texts: dict[str, int] = {}
+    targets = np.array([texts.setdefault(triple.positive, len(texts)) for triple in triples], np.int64)
+    for triple in triples:
+        count = min(negatives, len(triple.negatives))
+        for place in rng.choice(len(triple.negatives), count, replace=False).tolist() if count else ():
+            texts.setdefault(triple.negatives[place], len(texts))
+    ignored = np.zeros((len(triples), len(texts)), np.bool_)
+    for row, triple in enumerate(triples):
+        ignored[row, [texts[text] for text in answers[triple.query] if text in texts]] = True
+    ignored[np.arange(len(triples)), targets] = False
+    return Batch(queries=[t.query for t in triples], documents=list(texts), targets=targets, ignored=ignored)
+
+
+def known(triples: Sequence[Triple]) -> Answers:
+    """What answers each query, as far as the triples say."""
+    answers: Answers = {}
+    for triple in triples:
+        answers.setdefault(triple.query, set()).add(triple.positive)
+    return answers
+
+
+def info_nce(
+    queries: Tensor, documents: Tensor, targets: Tensor, ignored: Tensor, temperature: float, symmetric: bool = False
+) -> Tensor:
+    """-log of the share that its own document has of each query's similarities, the mean over queries.
+
+    queries      [B, C] of any length
+    documents    [D, C]
+    targets      [B] int64, the document of each query
+    ignored      [B, D] bool, documents that are not held against a query
+    temperature  cosines are divided by it
+    symmetric    the mean of that and of the same from each query's document to the queries
+
+    Source: van den Oord et al. 2018, arXiv:1807.03748; cosines with in-batch negatives, EuroBERT (arXiv:2503.05500,
+    section 3.1).
+    """
+    logits = functional.normalize(queries, dim=-1) @ functional.normalize(documents, dim=-1).T / temperature
+    logits = logits.masked_fill(ignored, -math.inf)
+    forward = functional.cross_entropy(logits, targets)
+    if not symmetric:
+        return forward
+    # Row i: the document of query i among all queries, but for those that it answers as well.
+    own = torch.arange(len(targets), device=targets.device)
+    shared = (targets[:, None] == targets[None, :]) & (own[:, None] != own[None, :])
+    backward = functional.cross_entropy(logits[:, targets].T.masked_fill(shared, -math.inf), own)
+    return (forward + backward) / 2
+
+
+def nested(vectors: Tensor, batch: Batch, how: Contrast, temperature: float) -> Tensor:
+    """The loss of a batch: of whole vectors, or the mean of it and of that of their first so many dimensions.
+
+    vectors   [B + D, C], queries then documents
+    """
+    targets, ignored = (torch.from_numpy(part).to(vectors.device) for part in (batch.targets, batch.ignored))
+
+    def at(size: int) -> Tensor:
+        queries, documents = vectors[: len(targets), :size], vectors[len(targets) :, :size]
+        return info_nce(queries, documents, targets, ignored, temperature, how.symmetric)
+
+    return torch.stack([at(size) for size in sorted({*how.dimensions, vectors.shape[1]})]).mean()
+
+
+def backward(
+    embed: Callable[[Sequence[Ids]], Tensor], texts: Sequence[Ids], loss: Callable[[Tensor], Tensor], max_tokens: int
+) -> float:
+    """Adds the gradient of loss(vectors of all texts) to that of the weights; returns the loss.
+
+    embed       texts -> [N, C]
+    max_tokens  of the texts that are held with what their gradient needs, unless one alone has more
+    """
+    parts = list(by_length(texts, max_tokens))
+    if len(parts) == 1:
+        whole = loss(embed(texts))
+        whole.backward()
+        return float(whole.detach())
+    chances, vectors = [], []
+    with torch.no_grad():
+        for part in parts:
+            chances.append(_chance())
+            vectors.append(embed([texts[i] for i in part]))
+    order = torch.tensor([i for part in parts for i in part]).argsort().to(vectors[0].device)
+    cached = torch.cat(vectors).requires_grad_()
+    whole = loss(cached[order])
+    whole.backward()
+    assert cached.grad is not None
+    for part, chance, gradient in zip(parts, chances, cached.grad.split([len(part) for part in parts]), strict=True):
+        _repeat(chance)
+        embed([texts[i] for i in part]).backward(gradient)
+    return float(whole.detach())
+
+
+def train(
+    retriever: Retriever,
+    triples: Sequence[Triple],
+    protocol: Protocol,
+    *,
+    rate: float,
+    seed: int,
+    corpus: Sequence[str] = (),
+    on_progress: Progress | None = None,
+) -> Course:
+    """Trains the encoder, in place; on a CPU the same seed gives the same bytes.
+
+    rate      the highest learning rate
+    seed      of the order of the triples, the choice among their negatives, and dropout
+    corpus    where hard negatives are mined, besides all positives
+
+    An epoch leaves out what does not fill a batch, since small batches are easier. Raises Diverged where the loss is no
+    finite number, ValueError where there are not two documents.
+    """
+    if len({triple.positive for triple in triples}) < 2:
+        raise ValueError(
+            f"contrast: {len(triples)} pairs with less than two different documents; nothing to tell apart"
+        )
+    size = min(protocol.batch_size, len(triples))
+    epoch = len(triples) // size
+    steps = protocol.steps if protocol.steps is not None else math.ceil(epoch * (protocol.epochs or 1))
+    plan = list(itertools.islice(_orders(len(triples), size, seed), steps))
+    mining = None if retriever.contrast.mine_after is None else int(steps * retriever.contrast.mine_after)
+    answers, current = known(triples), list(triples)
+    read = _Read(
+        retriever, [triples[i] for chosen in plan for i in chosen], corpus, triples if mining is not None else ()
+    )
+    embedding = _only_seen(retriever.encoder, read)
+    settings = Optimizer(betas=protocol.betas, eps=protocol.eps, weight_decay=protocol.weight_decay)
+    optimizer = build(retriever.encoder, settings, rate)
+    losses: list[float] = []
+    tokens = 0
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for step, chosen in enumerate(plan):
+            if step == mining:
+                current = mine(retriever, current, corpus, protocol.negatives, on_progress=on_progress)
+            batch = draw([current[i] for i in chosen], answers, protocol.negatives, np.random.default_rng([seed, step]))
+            texts = read(batch)
+            now = learning_rate(step, steps, rate, protocol)
+            losses.append(_update(retriever, batch, texts, optimizer, now, protocol.temperature))
+            if not math.isfinite(losses[-1]):
+                raise Diverged(f"the loss is {losses[-1]} after {step + 1} steps at a learning rate of {rate:g}")
+            if embedding is not None:
+                embedding.decay(1 - now * protocol.weight_decay)
+            tokens += sum(map(len, texts))
+            if on_progress is not None:
+                on_progress(step + 1, steps, "contrastive training")
+    if embedding is not None:
+        retriever.encoder.embedding = nn.Embedding.from_pretrained(embedding.embedding(), freeze=False)
+    retriever.encoder.eval()
+    return Course(steps=steps, tokens=tokens, losses=tuple(losses))
+
+
+def _update(
+    retriever: Retriever,
+    batch: Batch,
+    texts: Sequence[Ids],
+    optimizer: torch.optim.Optimizer,
+    rate: float,
+    temperature: float,
+) -> float:
+    """One step of the optimizer; returns the loss before it."""
+    retriever.encoder.train()
+    loss = functools.partial(nested, batch=batch, how=retriever.contrast, temperature=temperature)
+    value = backward(retriever.pooled, texts, loss, retriever.machine.micro_batch_tokens)
+    set_learning_rate(optimizer, rate)
+    clip_gradients(retriever.encoder.parameters(), CLIP)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return value
+
+
+def mine(
+    retriever: Retriever,
+    triples: Sequence[Triple],
+    corpus: Sequence[str],
+    count: int,
+    *,
+    depth: int = DEPTH,
+    margin: float = MARGIN,
+    on_progress: Progress | None = None,
+) -> list[Triple]:
+    """The triples with up to `count` hard negatives: those they have, then what the model mistakes for an answer.
+
+    corpus  documents to look in, besides the positives of all triples
+    depth   nearest documents of a query that are looked at
+    margin  documents whose cosine is above this share of the positive's are left out: among them are answers that
+            nobody marked (Moreira et al. 2024, arXiv:2407.15831, section 4, "TopK-PercPos")
+    """
+    answers = known(triples)
+    documents = list(dict.fromkeys((*corpus, *(triple.positive for triple in triples))))
+    place = {text: n for n, text in enumerate(documents)}
+    row = {text: n for n, text in enumerate(answers)}
+    asked, found = retriever.queries(list(answers), on_progress), retriever.documents(documents, on_progress)
+    nearby, cosines = nearest(asked, found, depth)
+    mined = []
+    for triple in triples:
+        query = row[triple.query]
+        positive = float(asked[query] @ found[place[triple.positive]])
+        limit = positive - (1 - margin) * abs(positive)
+        near = (documents[n] for n, cosine in zip(nearby[query], cosines[query], strict=True) if cosine <= limit)
+        hard = [text for text in near if text not in answers[triple.query]]
+        mined.append(
+            replace(
+                triple, negatives=tuple(dict.fromkeys((*triple.negatives, *hard)))[: max(count, len(triple.negatives))]
+            )
+        )
+    return mined
+
+
+class _Read:
+    """The tokens of all texts that a training may come across, read once."""
+
+    def __init__(
+        self, retriever: Retriever, drawn: Sequence[Triple], corpus: Sequence[str], mined: Sequence[Triple]
+    ) -> None:
+        self._prompts = retriever.contrast.query_prompt, retriever.contrast.document_prompt
+        documents = [text for triple in drawn for text in (triple.positive, *triple.negatives)]
+        if mined:
+            documents += [*corpus, *(triple.positive for triple in mined)]
+        queries = (self._prompts[0] + triple.query for triple in drawn)
+        texts = list(dict.fromkeys((*queries, *(self._prompts[1] + text for text in documents))))
+        self.ids = dict(zip(texts, retriever.read(texts), strict=True))
+
+    def __call__(self, batch: Batch) -> list[Ids]:
+        """Queries, then documents."""
+        query, document = self._prompts
+        return [self.ids[query + t] for t in batch.queries] + [self.ids[document + t] for t in batch.documents]
+
+
+def _only_seen(encoder: nn.Module, read: _Read) -> SeenRows | None:
+    """Gives an encoder of ours an embedding that is trained in the tokens of the training data only."""
+    if not isinstance(encoder, Encoder):
+        return None
+    seen = np.unique(np.concatenate(list(read.ids.values()))).astype(np.int64)
+    table = encoder.embedding.weight
+    rows = SeenRows(table, torch.from_numpy(seen).to(table.device))
+    encoder.embedding = rows  # type: ignore[assignment]
+    return rows
+
+
+def _orders(items: int, size: int, seed: int) -> Iterator[list[int]]:
+    """Batches of `size` items, in an order of its own for each epoch; without end."""
+    for epoch in itertools.count():
+        order = np.random.default_rng([seed, epoch]).permutation(items).tolist()
+        yield from (order[first : first + size] for first in range(0, items - size + 1, size))
+
+
+def _chance() -> tuple[Tensor, list[Tensor]]:
+    """Where the generators stand, so that a second pass drops what the first one dropped."""
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+
+def _repeat(chance: tuple[Tensor, list[Tensor]]) -> None:
+    torch.set_rng_state(chance[0])
+    if chance[1]:
+        torch.cuda.set_rng_state_all(chance[1])

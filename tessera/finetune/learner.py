@@ -1,0 +1,184 @@
+"""An encoder with a head on a task, on packed documents: what it is, what it scores, what its loss is."""
+
+# Shapes: T tokens of D documents end to end, M tokens that are asked for, N items, K labels.
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tessera.data.tokenizer import Tokenizer
+from tessera.finetune.features import Item, Kind, Reader
+from tessera.model import hub, task_heads
+from tessera.model.encoder import Attention, Encoder
+from tessera.model.hf_files import read_json
+from tessera.model.hf_names import Pooling, our_pooling
+from tessera.model.precision import autocast, compute_dtype
+from tessera.model.transformers_folder import marks_segments
+from tessera.model.transformers_model import Foreign
+from tessera.plan.recipe import Machine
+from tessera.plan.task import Protocol
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Pretrained:
+    """What every trial starts from; never trained itself."""
+
+    encoder: Encoder | Foreign
+    pooling: Pooling
+    tokenizer: Tokenizer
+    machine: Machine
+    head: Mapping[
+        str, Tensor
+    ]  # weights that a head begins with where they fit: of the masked-language model, of a task
+    head_kind: Kind | None = None  # of that task
+    segments: bool = False  # whether the encoder is told the two texts of a pair apart
+
+    def learner(self, kind: Kind, labels: int, protocol: Protocol, *, seed: int, no_answer: bool = False) -> "Learner":
+        """A copy with a new head, drawn by `seed`.
+
+        labels     how many there are; without meaning for regress, choose and span
+        no_answer  span: whether a question may have none
+        """
+        encoder = self._copy()
+        config = self.encoder.config
+        head: task_heads.Head
+        if kind in ("tag", "span"):
+            head = task_heads.TokenHead(config, 2 if kind == "span" else labels)
+        else:
+            head = task_heads.DocumentHead(config, 1 if kind in ("regress", "choose") else labels, self.pooling)
+        task_heads.initialize(head, config, torch.Generator().manual_seed(seed))
+        task_heads.fill(head, self.head, classifier=kind == self.head_kind)
+        device = next(self.encoder.parameters()).device
+        reader = Reader(
+            kind=kind,
+            tokenizer=self.tokenizer,
+            max_length=min(protocol.max_length, config.max_position_embeddings),
+            labelling=protocol.labelling,
+            stride=protocol.stride,
+            no_answer=no_answer,
+            segments=self.segments,
+        )
+        return Learner(
+            encoder=encoder,
+            head=head.to(device),
+            reader=reader,
+            device=device,
+            dtype=compute_dtype(self.machine.dtype, device),
+            micro_batch_tokens=self.machine.micro_batch_tokens,
+        )
+
+    def _copy(self) -> Encoder | Foreign:
+        """The encoder with weights of its own, but for the rows of the embedding, which `train` takes as it needs."""
+        table = embedding(self.encoder)
+        encoder = copy.deepcopy(self.encoder, {id(table): table})
+        for attention in (part for part in encoder.modules() if isinstance(part, Attention)):
+            attention.dropout = 0.0  # as transformers fine-tunes these families; theirs are made without
+        return encoder
+
+
+@dataclasses.dataclass(slots=True, eq=False, kw_only=True)
+class Learner:
+    """An encoder and its head on a task."""
+
+    encoder: Encoder | Foreign
+    head: task_heads.Head
+    reader: Reader
+    device: torch.device
+    dtype: torch.dtype
+    micro_batch_tokens: int
+    centre: float = 0.0  # regress: what is learned is (target - centre) / scale
+    scale: float = 1.0
+
+    def scores(self, items: Sequence[Item]) -> Tensor:
+        """[D, K] for documents and options, [M, K] for tags, [T, 2] for windows."""
+        documents = [document for item in items for document in item.documents]
+        starts = torch.from_numpy(np.cumsum([0, *map(len, documents)]))
+        tokens = torch.from_numpy(np.concatenate(documents).astype(np.int64)).to(self.device)
+        with autocast(self.device, self.dtype):
+            hidden = self.encoder(tokens, starts.to(self.device), *self._segments(items))
+            if isinstance(self.head, task_heads.DocumentHead):
+                return self.head(hidden, starts.to(self.device))
+            if self.reader.kind == "tag":
+                places = np.concatenate([item.places + at for item, at in zip(items, starts.tolist(), strict=False)])
+                hidden = hidden.index_select(0, torch.from_numpy(places).to(self.device))
+            return self.head(hidden)
+
+    def _segments(self, items: Sequence[Item]) -> tuple[Tensor, ...]:
+        """[T], for an encoder that is told."""
+        if not self.reader.segments:
+            return ()
+        rows = [row for item in items for row in item.segments or map(np.zeros_like, item.documents)]
+        return (torch.from_numpy(np.concatenate(rows).astype(np.int64)).to(self.device),)
+
+    def loss(self, items: Sequence[Item]) -> Tensor:
+        """The sum of the losses of what is asked in some items."""
+        scores = self.scores(items)
+        given = torch.from_numpy(np.concatenate([item.targets for item in items])).to(self.device)
+        match self.reader.kind:
+            case "regress":
+                return (scores[:, 0] - (given.float() - self.centre) / self.scale).square().sum()
+            case "choose":
+                return task_heads.losses_within(
+                    scores, self._starts([len(i.documents) for i in items]), given[:, None]
+                ).sum()
+            case "span":
+                starts = self._starts([i.tokens for i in items])
+                return task_heads.losses_within(scores, starts, given.view(-1, 2)).sum() / 2
+            case _:
+                return functional.cross_entropy(scores, given, reduction="sum")
+
+    def _starts(self, lengths: list[int]) -> Tensor:
+        return torch.tensor([0, *lengths], device=self.device).cumsum(0)
+
+
+def pretrained(folder: str | Path, machine: Machine | None = None) -> Pretrained:
+    """Reads a model to fine-tune, onto the device of `machine`. Raises ValueError as hub.load_encoder."""
+    folder, machine = Path(folder), machine or Machine()
+    given = read_json(folder / "config.json")
+    head: dict[str, Tensor] = {}
+    pooling: Pooling = "cls"
+    encoder: Encoder | Foreign
+    if not hub.is_ours(folder):
+        encoder = hub.load_encoder(folder, machine.attention)
+    elif hub.has_head(folder):
+        model = hub.load(folder, machine.attention)
+        # In transformers both heads of a ModernBERT bear the same name, so that one begins as the other was trained.
+        encoder, head = model.encoder, {f"transform.{k}": v for k, v in model.transform.state_dict().items()}
+    else:
+        encoder = hub.load_own_encoder(folder, machine.attention)
+    if hub.is_ours(folder):
+        pooling = our_pooling(given, given["model_type"], folder / "config.json")
+    device = "cuda" if machine.device == "auto" and torch.cuda.is_available() else machine.device
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.vocab_size > encoder.config.vocab_size:
+        raise ValueError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {encoder.config.vocab_size}; "
+            "give the tokenizer that the model was trained with"
+        )
+    return Pretrained(
+        encoder=encoder.to("cpu" if device == "auto" else device).eval(),
+        head=head,
+        pooling=pooling,
+        tokenizer=tokenizer,
+        machine=machine,
+        segments=isinstance(encoder, Foreign) and encoder.config.segments > 1 and marks_segments(folder),
+    )
+
+
+def embedding(encoder: Encoder | Foreign) -> nn.Module:
+    """What makes tokens into vectors."""
+    return encoder.embedding if isinstance(encoder, Encoder) else encoder.model.get_input_embeddings()
+
+
+def set_embedding(encoder: Encoder | Foreign, table: nn.Module) -> None:
+    """Puts another in its place."""
+    if isinstance(encoder, Encoder):
+        encoder.embedding = table  # type: ignore[assignment]  # it is called, nothing else
+    else:
+        encoder.model.set_input_embeddings(table)

@@ -1,0 +1,146 @@
+"""An encoder that turns queries and documents into vectors: what is trained by contrast, searched with, and saved."""
+
+# Shapes: T tokens of N texts end to end, C hidden size.
+
+import copy
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from tessera.data.tokenizer import Tokenizer
+from tessera.finetune.learner import Pretrained
+from tessera.inference import sentence_folder as folders
+from tessera.inference.encode import each, fit
+from tessera.model import hub
+from tessera.model.encoder import Encoder
+from tessera.model.mlm import pool
+from tessera.model.packed import packed
+from tessera.model.precision import autocast, compute_dtype
+from tessera.model.transformers_model import Foreign
+from tessera.plan.recipe import Machine
+
+Ids = NDArray[np.int32]
+Floats = NDArray[np.float32]
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contrast:
+    """What is compared with what, besides temperature and negatives, which the protocol says. Checks itself."""
+
+    pooling: Literal["mean", "cls"] = "mean"
+    query_prompt: str = ""  # stands before every query; its tokens are pooled too
+    document_prompt: str = ""
+    symmetric: bool = False  # documents look for their query as well
+    dimensions: tuple[int, ...] = ()  # the first so many of a vector must do alone (Matryoshka, arXiv:2205.13147)
+    mine_after: float | None = None  # share of the steps after which hard negatives are mined; None: given ones only
+
+    def __post_init__(self) -> None:
+        if self.pooling not in ("mean", "cls"):
+            raise ValueError(f"pooling is {self.pooling!r}; give mean or cls")
+        if any(size < 1 for size in self.dimensions):
+            raise ValueError(f"dimensions are {list(self.dimensions)}; each is a number of dimensions, at least 1")
+        if self.mine_after is not None and not 0 <= self.mine_after < 1:
+            raise ValueError(f"mine_after is {self.mine_after}; it is a share of the steps, so give 0 to below 1")
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Retriever:
+    """An encoder, and how texts are put to it."""
+
+    encoder: Encoder | Foreign
+    tokenizer: Tokenizer
+    machine: Machine
+    contrast: Contrast
+    max_length: int  # tokens of a text, prompt and special tokens included
+
+    @classmethod
+    def of(cls, start: Pretrained, contrast: Contrast | None = None, *, max_length: int) -> Self:
+        """A copy to train; `start` stays as it is. Raises ValueError for dimensions that the model does not have."""
+        contrast, config = contrast or Contrast(), start.encoder.config
+        if contrast.dimensions and max(contrast.dimensions) > config.hidden_size:
+            raise ValueError(f"dimensions are {list(contrast.dimensions)}, but the model has {config.hidden_size}")
+        return cls(
+            encoder=_copy(start.encoder),
+            tokenizer=start.tokenizer,
+            machine=start.machine,
+            contrast=contrast,
+            max_length=min(max_length, config.max_position_embeddings),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.encoder.parameters()).device
+
+    def queries(self, texts: Sequence[str], on_progress: Progress | None = None) -> Floats:
+        """[N, C] float32, rows of length 1."""
+        return self._embed([self.contrast.query_prompt + text for text in texts], "embedding queries", on_progress)
+
+    def documents(self, texts: Sequence[str], on_progress: Progress | None = None) -> Floats:
+        """[N, C] float32, rows of length 1."""
+        return self._embed([self.contrast.document_prompt + text for text in texts], "embedding documents", on_progress)
+
+    def read(self, texts: Sequence[str]) -> list[Ids]:
+        """Tokens of texts that have their prompts already."""
+        return [fit(ids, self.tokenizer, self.max_length) for ids in self.tokenizer.encode_batch(texts)]
+
+    def pooled(self, texts: Sequence[Ids]) -> Tensor:
+        """[N, C] float32 of texts as tokens, not of length 1 yet; gradients lead back to the encoder."""
+        tokens = torch.from_numpy(np.concatenate(texts).astype(np.int64)).to(self.device)
+        starts = torch.from_numpy(np.cumsum([0, *map(len, texts)])).to(self.device)
+        with autocast(self.device, compute_dtype(self.machine.dtype, self.device)):
+            return pool(self.encoder(tokens, starts), starts, self.contrast.pooling)
+
+    def save(self, source: Path, folder: Path, card: str | None = None) -> None:
+        """A folder that sentence-transformers, transformers and tessera load; written whole or not at all.
+
+        source   the folder that the model came from: its tokenizer, and its masked-language-model head, go with it
+        Raises FileExistsError where `folder` holds something.
+        """
+        said = folders.Pipeline(
+            pooling=(self.contrast.pooling,),
+            prompts={"query": self.contrast.query_prompt, "document": self.contrast.document_prompt},
+        )
+        with tempfile.TemporaryDirectory() as place:
+            bare = Path(place) / "model"
+            if isinstance(self.encoder, Encoder):
+                whole = hub.load(source)
+                whole.encoder.load_state_dict(self.encoder.state_dict())
+                hub.save(whole, bare, source, card)
+            else:
+                hub.save(self.encoder, bare, source, card)
+            folders.write(bare, folder, said, self.encoder.config.hidden_size, self.max_length)
+
+    def _embed(self, texts: Sequence[str], what: str, on_progress: Progress | None) -> Floats:
+        still = packed(self.encoder, compute_dtype(self.machine.dtype, self.device))
+
+        def unit(tokens: Tensor, starts: Tensor) -> Tensor:
+            return functional.normalize(pool(still(tokens, starts), starts, self.contrast.pooling), dim=-1)
+
+        return each(
+            self.encoder,  # type: ignore[arg-type]  # all that is asked of a model there: config, weights, train and eval
+            self.tokenizer,
+            texts,
+            unit,
+            self.encoder.config.hidden_size,
+            max_length=self.max_length,
+            max_tokens=self.machine.micro_batch_tokens,
+            dtype=self.machine.dtype,
+            on_progress=on_progress,
+            what=what,
+        )
+
+
+def _copy(encoder: Encoder | Foreign) -> Encoder | Foreign:
+    """With weights of its own, but for the embedding of ours, which training replaces and never changes."""
+    if isinstance(encoder, Encoder):
+        return copy.deepcopy(encoder, {id(encoder.embedding): encoder.embedding})
+    return copy.deepcopy(encoder)

@@ -1,0 +1,181 @@
+"""A regression head on a frozen encoder, fitted to marked texts in closed form: how good a text is, for tiers.
+
+fit(folder, texts, marks, out)  writes a folder that inference/text_scorer.py reads
+"""
+
+# Shapes: n texts, C hidden size.
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tessera.corpus import documents
+from tessera.data.tokenizer import Tokenizer
+from tessera.files import new_folder, write_json
+from tessera.inference.encode import each
+from tessera.inference.text_scorer import Dtype, limit_of
+from tessera.model import hub
+from tessera.model.encoder import Encoder
+from tessera.model.mlm import Dense, Regressor, Transform, pool
+from tessera.plan.corpus import Columns, Source
+
+_PENALTIES = np.logspace(-4, 4, 17)  # times the mean variance of a feature
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How well a head foretells marks that it was not fitted to: the mark of each text, by a head fitted to all others.
+
+    Source: leave-one-out residuals of ridge regression in closed form, Golub, Heath and Wahba 1979.
+    """
+
+    texts: int
+    penalty: float  # the best of those that were tried, times the mean variance of a feature
+    r2: float  # share of the marks' variance that is explained; 0 or less: no better than the mean mark
+    correlation: float
+
+
+def marked(path: str | Path, *, text: str = "text", mark: str = "score") -> tuple[list[str], list[float]]:
+    """Texts and their marks from two columns of jsonl or parquet files, by path as a source of a recipe has it.
+
+    Rows without either are left out. Raises ValueError as corpus.read.
+    """
+    columns = Columns(text=text, quality=mark)
+    source = Source(name="marked", path=str(path), columns=columns, language="und", split="train")
+    texts, marks = [], []
+    for row in documents.read(source, documents.Skipped()):
+        if isinstance(row, documents.Document) and row.quality is not None:
+            texts.append(row.text)
+            marks.append(row.quality)
+    return texts, marks
+
+
+def fit(
+    folder: str | Path,
+    texts: Sequence[str],
+    marks: Sequence[float],
+    target: str | Path,
+    *,
+    pooling: Literal["mean", "cls"] = "mean",
+    max_length: int = 512,
+    dtype: Dtype = "auto",
+    on_progress: Callable[[int, int, str], None] | None = None,
+) -> Fit:
+    """Fits a regression head to marked texts and writes it to `target` with the encoder, which is left as it is.
+
+    folder      a model in the Hugging Face format, with its tokenizer
+    marks       [n] numbers, such as 0 to 5
+    max_length  tokens that are read of a text, now and by whoever loads `target`
+
+    Ridge regression. For a EuroBERT it is on the pooled hidden states: two units of the dense layer before its
+    classifier are enough to let a number through, because gelu(x) - gelu(-x) = x. The norm in a ModernBERT's head lets
+    none through as it is, so there the regression is on what the trained masked-language-model head makes of the pooled
+    hidden states. Needs memory for 2 n x C float64. Raises ValueError for marks that nothing can be fitted to.
+    """
+    folder, wanted = Path(folder), np.asarray(marks, np.float64)
+    if len(texts) != len(wanted):
+        raise ValueError(f"{len(texts)} texts but {len(wanted)} marks; give one mark for each text")
+    if len(texts) < 10 or not np.isfinite(wanted).all() or wanted.min() == wanted.max():
+        raise ValueError("a head is fitted to ten texts or more, with marks that are finite numbers and differ")
+    model, tokenizer = _without_classifier(folder, pooling), Tokenizer.load(folder)
+    max_length = min(max_length, limit_of(folder), model.config.max_position_embeddings)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    through = model.features if model.config.mlm_transform else _Pooled(model.encoder, pooling)
+    features = each(
+        model,
+        tokenizer,
+        texts,
+        through,
+        model.config.hidden_size,
+        max_length=max_length,
+        dtype=dtype,
+        on_progress=on_progress,
+        what="reading marked texts",
+    )
+    weight, centre, found = _ridge(features, wanted)
+    _set_head(model.cpu(), weight, centre, float(wanted.mean()))
+    how = (
+        f"Ridge regression ({pooling} pooling, {max_length} tokens) on {found.texts:,} marked texts; leave-one-out "
+        f"R2 {found.r2:.3f}, correlation {found.correlation:.3f}.\n"
+    )
+    with new_folder(Path(target)) as staging:
+        hub.save(model, staging, folder, "# A score for texts\n\n" + how)
+        place = staging / "tokenizer_config.json"
+        said = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
+        write_json(place, {**said, "model_max_length": max_length})
+    return found
+
+
+def _without_classifier(folder: Path, pooling: Literal["mean", "cls"]) -> Regressor:
+    """The model of the folder under a regression head whose own layers are yet to be set."""
+    config = hub.read_config(folder)
+    with torch.device("meta"):
+        model = Regressor(config, pooling)
+    if config.mlm_transform:
+        base = hub.load(folder)
+        assert isinstance(base.transform, Transform)
+        model.encoder, model.transform = base.encoder, base.transform
+    else:
+        model.encoder, model.transform = hub.load_own_encoder(folder), Dense(config)
+    model.classifier = nn.Linear(config.hidden_size, 1)
+    return model
+
+
+@dataclass(frozen=True, slots=True)
+class _Pooled:
+    encoder: Encoder
+    pooling: Literal["mean", "cls"]
+
+    def __call__(self, tokens: Tensor, starts: Tensor) -> Tensor:
+        return pool(self.encoder(tokens, starts), starts, self.pooling)
+
+
+def _ridge(features: NDArray[np.float32], marks: NDArray[np.float64]) -> tuple[Tensor, Tensor, Fit]:
+    """(weight [C], mean feature [C], how good): a mark is foretold as mean mark + weight @ (feature - mean feature)."""
+    n = len(features)
+    centre = features.mean(0, dtype=np.float64)
+    x, y = features - centre, marks - marks.mean()
+    squares, axes = np.linalg.eigh(x.T @ x)
+    squares = squares.clip(0)
+    if not squares.any():
+        raise ValueError("the model gives all texts the same vector, so no marks can be fitted to it")
+    x = x @ axes
+    along, x_squared = x.T @ y, x * x
+    errors = {}
+    for penalty in _PENALTIES:
+        shrink = 1 / (squares + penalty * squares.mean())
+        errors[penalty] = (y - x @ (shrink * along)) / (1 - 1 / n - x_squared @ shrink)
+    best = min(errors, key=lambda penalty: float(np.square(errors[penalty]).sum()))
+    weight = axes @ (along / (squares + best * squares.mean()))
+    how = Fit(
+        texts=n,
+        penalty=float(best),
+        r2=float(1 - np.square(errors[best]).sum() / np.square(y).sum()),
+        correlation=float(np.corrcoef(y, y - errors[best])[0, 1]),
+    )
+    return torch.from_numpy(weight), torch.from_numpy(centre), how
+
+
+@torch.no_grad()
+def _set_head(model: Regressor, weight: Tensor, centre: Tensor, mean: float) -> None:
+    """Makes the head compute mean + weight @ (feature - centre)."""
+    if isinstance(model.transform, Dense):
+        dense, last = model.transform.dense, model.classifier
+        for layer in (dense, last):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        for row, sign in enumerate((1.0, -1.0)):
+            dense.weight[row] = sign * weight
+            dense.bias[row] = -sign * (weight @ centre)
+            last.weight[0, row] = sign
+        last.bias.fill_(mean)
+    else:
+        model.classifier.weight.copy_(weight[None])
+        model.classifier.bias.fill_(mean - float(weight @ centre))

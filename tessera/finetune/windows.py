@@ -1,0 +1,99 @@
+"""Questions about long texts: windows that overlap, and the best answer of all of them by characters of the text."""
+
+# Shapes: n tokens of a document, c of them of the text.
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tessera.data import templates
+from tessera.data.tokenizer import Tokenizer
+
+LONGEST_QUESTION = 64  # tokens
+LONGEST_ANSWER = 30  # tokens
+
+Ids = NDArray[np.int32]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Window:
+    """A question with a part of a text, as one document."""
+
+    ids: Ids  # [n]
+    question: int  # tokens of the question
+    first: int  # where the text begins in the document
+    offsets: NDArray[np.int64]  # [c, 2] characters of the whole text that each of its tokens comes from
+
+
+def cut(
+    tokenizer: Tokenizer, question: Ids, text: Ids, offsets: NDArray[np.int64], max_length: int, stride: int
+) -> list[Window]:
+    """The text in windows of at most `max_length` tokens with the question; one window even where there is no text.
+
+    stride  tokens that two windows have in common, as transformers counts it; half a window where that is less
+
+    A long question loses its end. Raises ValueError where max_length leaves no room for text.
+    """
+    before, between, after = (np.array(ids, np.int32) for ids in templates.frame(tokenizer))
+    special = len(before) + len(between) + len(after)
+    question = question[: min(LONGEST_QUESTION, (max_length - special) // 2)]
+    room = max_length - special - len(question)
+    if room < 2:
+        raise ValueError(f"max_length is {max_length}; a question and its special tokens leave no room for a text")
+    head = np.concatenate((before, question, between))
+    step = room - min(stride, room // 2)
+    found = []
+    for begin in range(0, max(1, len(text)), step):
+        ids = np.concatenate((head, text[begin : begin + room], after))
+        part = offsets[begin : begin + room]
+        found.append(Window(ids=ids, question=len(question), first=len(head), offsets=part))
+        if begin + room >= len(text):
+            break
+    return found
+
+
+def target(window: Window, answer: tuple[str, int] | None) -> tuple[int, int]:
+    """The first and last token of an answer in the document; (0, 0) where the window does not hold all of it."""
+    if answer is None or not len(window.offsets):
+        return 0, 0
+    words = answer[0].strip()
+    begin = answer[1] + len(answer[0]) - len(answer[0].lstrip())
+    end = begin + len(words)
+    inside = np.flatnonzero((window.offsets[:, 0] < end) & (window.offsets[:, 1] > begin))
+    if not len(inside) or window.offsets[inside[0], 0] > begin or window.offsets[inside[-1], 1] < end:
+        return 0, 0
+    return window.first + int(inside[0]), window.first + int(inside[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best answer so far: characters from and to, its score, and the lowest score of there being none."""
+
+    begin: int = 0
+    end: int = 0
+    score: float = -np.inf
+    none: float = np.inf
+
+    def better(self, window: Window, scores: Floats) -> Self | "Best":
+        """After one more window: scores [n, 2] of an answer to start and to end at each token of the document."""
+        none = min(self.none, float(scores[0].sum()))
+        inside = scores[window.first : window.first + len(window.offsets)].astype(np.float64)
+        if not len(inside):
+            return Best(self.begin, self.end, self.score, none)
+        ends = np.full((len(inside), LONGEST_ANSWER), -np.inf)  # [start, tokens beyond it]
+        for beyond in range(min(LONGEST_ANSWER, len(inside))):
+            ends[: len(inside) - beyond, beyond] = inside[beyond:, 1]
+        both = inside[:, :1] + ends
+        start, beyond = divmod(int(both.argmax()), LONGEST_ANSWER)
+        score = float(both[start, beyond])
+        if score <= self.score:
+            return Best(self.begin, self.end, self.score, none)
+        begin, end = int(window.offsets[start, 0]), int(window.offsets[start + beyond, 1])
+        return Best(begin, end, score, none)
+
+    def text(self, context: str, no_answer: bool) -> str:
+        """The answer out of the text; "" where there may be none and that scores higher."""
+        return "" if no_answer and self.none > self.score else context[self.begin : self.end].strip()

@@ -1,0 +1,73 @@
+"""What may stand where a text has a mask."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import tokenizers
+import torch
+
+from tessera.data.tokenizer import Tokenizer
+from tessera.model import hub
+
+
+class Guess(NamedTuple):
+    """One token for one mask."""
+
+    text: str  # with the space before it where the token holds one
+    probability: float
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class MaskFiller:
+    """A model with its head, and a tokenizer that knows special tokens where it reads their names."""
+
+    model: Any
+    tokenizer: Tokenizer
+    reader: tokenizers.Tokenizer
+    max_length: int
+
+    @classmethod
+    def of(cls, encoder: torch.nn.Module, tokenizer: Tokenizer, source: Path | None, max_length: int) -> Self:
+        """Reads the head that belongs to `encoder` from its folder. Raises ValueError where there is none."""
+        if source is None:
+            raise ValueError("this Encoder was not read from a folder, so it has no head to fill a mask with")
+        model: Any = hub.load_any(source)
+        if hub.is_ours(source):
+            model.encoder = encoder  # one copy of the weights, as the encoder has them
+        return cls(model.to(next(encoder.parameters()).device).eval(), tokenizer, _reader(tokenizer), max_length)
+
+    def guess(self, text: str, number: int, top_k: int) -> list[list[Guess]]:
+        """For each mask of a text the top_k tokens, most probable first. `number` names the text in errors."""
+        ids = torch.tensor(self.reader.encode(text).ids)
+        masks = (ids == self.tokenizer.mask_id).nonzero()[:, 0]
+        if not len(masks):
+            mask = self.tokenizer.token(self.tokenizer.mask_id)
+            raise ValueError(f"texts[{number}] has no {mask}, which is how this tokenizer writes a mask: {text[:80]!r}")
+        if len(ids) > self.max_length:
+            raise ValueError(
+                f"texts[{number}] has {len(ids)} tokens, and this model reads {self.max_length}; shorten it"
+            )
+        device = next(self.model.parameters()).device
+        tokens = ids.to(device)
+        hidden = self.model.encoder(tokens, torch.tensor([0, len(ids)], device=device))
+        chances = self.model.logits(hidden[masks.to(device)].float()).float().softmax(-1)
+        best = chances.topk(min(top_k, chances.shape[1]))
+        return [
+            [Guess(self.tokenizer.decode([i], special=True), p, i) for p, i in zip(values, places, strict=True)]
+            for values, places in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+
+
+def _reader(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
+    """As transformers reads a text, but for one space before a mask: a word's space belongs to the word."""
+    mask = tokenizer.mask_id
+    added = [
+        {**token, "lstrip": True} if token["id"] == mask else token for token in tokenizer.definition["added_tokens"]
+    ]
+    reader = tokenizers.Tokenizer.from_str(json.dumps({**tokenizer.definition, "added_tokens": added}))
+    reader.no_truncation()
+    reader.no_padding()
+    return reader

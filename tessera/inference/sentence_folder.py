@@ -1,0 +1,310 @@
+"""What a folder says of itself beside its model, as sentence-transformers does: pooling, prompts, length.
+
+    modules.json                        the steps, and where each is written
+    1_Pooling/config.json               how tokens become one vector
+    2_Dense/  3_Normalize/              what comes after
+    sentence_bert_config.json           the longest text, in tokens
+    config_sentence_transformers.json   prompts, the similarity
+
+A folder without modules.json is a bare model: mean pooling, length 1.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from tessera.files import new_folder
+from tessera.model.pooling import POOLINGS, Dense, Unit
+
+SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+
+# What of a folder is read here, and nothing else is fetched: no pickle, no code.
+PATTERNS = (
+    "*.json",
+    "*.safetensors",
+    "*.txt",
+    "*/config.json",
+    "*/model.safetensors",
+    "0_Transformer/*.txt",
+    "README.md",
+)
+
+_MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "README.md")
+_OURS = ("modules.json", "config_sentence_transformers.json", "sentence_*_config.json", "manifest.json")
+_LEGACY = {  # what sentence-transformers called each pooling before its version 6, and still reads
+    "cls": "pooling_mode_cls_token",
+    "max": "pooling_mode_max_tokens",
+    "mean": "pooling_mode_mean_tokens",
+    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}
+_ENDLESS = 10**9  # a tokenizer without a limit names a number beyond this
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipeline:
+    """From hidden states to vectors. Checks itself."""
+
+    pooling: tuple[str, ...] = ("mean",)
+    include_prompt: bool = True  # whether the tokens of a prompt are pooled too
+    steps: tuple[Dense | Unit, ...] = ()  # after pooling, before the last normalization
+    normalize: bool = True  # to length 1, at the end
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    similarity: str = "cosine"
+    max_length: int | None = None  # tokens of a text, special ones included; None: as the model says
+    lower_case: bool = False
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.pooling if name not in POOLINGS]
+        if unknown or not self.pooling:
+            raise ValueError(f"pooling is {unknown[0] if unknown else ()!r}; give {', '.join(POOLINGS)}")
+        if self.default_prompt_name is not None and self.default_prompt_name not in self.prompts:
+            raise ValueError(f"default_prompt_name is {self.default_prompt_name!r}; prompts are {sorted(self.prompts)}")
+        if self.similarity not in SIMILARITIES:
+            raise ValueError(f"similarity is {self.similarity!r}; give {', '.join(SIMILARITIES)}")
+
+    def width(self, hidden_size: int) -> int:
+        """Dimensions of a vector."""
+        width = hidden_size * len(self.pooling)
+        for step in self.steps:
+            if isinstance(step, Dense):
+                if step.linear.in_features != width:
+                    raise ValueError(
+                        f"pooling {'+'.join(self.pooling)} gives {width} dimensions, but the dense layer after it "
+                        f"takes {step.linear.in_features}"
+                    )
+                width = step.linear.out_features
+        return width
+
+    def prompt(self, prompt: str | None, name: str | None) -> str:
+        """What stands before a text: `prompt`, or the one called `name`, or the default."""
+        if prompt is not None:
+            return prompt
+        name = self.default_prompt_name if name is None else name
+        if name is None:
+            return ""
+        if name not in self.prompts:
+            known = ", ".join(sorted(self.prompts)) or "none"
+            raise ValueError(f"prompt_name is {name!r}; prompts of the folder are {known}. Or give a text as prompt")
+        return self.prompts[name]
+
+
+def read(folder: Path) -> tuple[Pipeline, Path]:
+    """What the folder says, and where in it the model lies.
+
+    Raises ValueError naming the file and what in it is not known here.
+    """
+    place = folder / "modules.json"
+    if not place.is_file():
+        return Pipeline(max_length=_tokenizer_length(folder)), folder
+    modules = _json(place)
+    kinds = [_kind(module, place) for module in modules]
+    if kinds[:2] != ["Transformer", "Pooling"]:
+        raise ValueError(f"{place}: begins with {' and '.join(kinds[:2])}; read here are a Transformer and its Pooling")
+    model, pooling = (folder / module.get("path", "") for module in modules[:2])
+    steps: list[Dense | Unit] = []
+    for kind, module in zip(kinds[2:], modules[2:], strict=True):
+        path = folder / module.get("path", "")
+        match kind:
+            case "Normalize":
+                _check_input(_json(path / "config.json", missing={}), path)
+                steps.append(Unit())
+            case "Dense":
+                steps.append(_read_dense(path))
+            case "Dropout":  # does nothing where nothing is trained
+                pass
+            case _:
+                raise ValueError(f"{place}: {kind} is not known here; known are Dense, Normalize and Dropout")
+    last = bool(steps) and isinstance(steps[-1], Unit)
+    general = _json(folder / "config_sentence_transformers.json", missing={})
+    text: dict[str, Any] = next((_json(path) for path in sorted(model.glob("sentence_*_config.json"))), {})
+    if text.get("transformer_task", "feature-extraction") != "feature-extraction" or text.get("query_expansion"):
+        raise ValueError(f"{model}: sentence_bert_config.json asks for more than token embeddings")
+    names, include = _read_pooling(pooling / "config.json")
+    return Pipeline(
+        pooling=names,
+        include_prompt=include,
+        steps=tuple(steps[:-1] if last else steps),
+        normalize=last,
+        prompts={name: prompt or "" for name, prompt in (general.get("prompts") or {}).items()},
+        default_prompt_name=general.get("default_prompt_name"),
+        similarity=general.get("similarity_fn_name") or "cosine",
+        max_length=text.get("max_seq_length") or _tokenizer_length(model),
+        lower_case=bool(text.get("do_lower_case")),
+    ), model
+
+
+def write(model: Path, folder: Path, pipeline: Pipeline, width: int, max_length: int) -> None:
+    """A folder that tessera, transformers and sentence-transformers (2 to 6) load: whole or not at all.
+
+    model       the folder whose weights, configuration, tokenizer and card are copied
+    width       of the hidden states
+    max_length  of a text, in tokens
+
+    Raises FileExistsError where `folder` holds something.
+    """
+    steps = [*pipeline.steps, *([Unit()] if pipeline.normalize else [])]
+    names = ["Transformer", "Pooling", *("Normalize" if isinstance(step, Unit) else "Dense" for step in steps)]
+    modules = [
+        {
+            "idx": n,
+            "name": str(n),
+            "path": "" if n == 0 else f"{n}_{name}",
+            "type": f"sentence_transformers.models.{name}",
+        }
+        for n, name in enumerate(names)
+    ]
+    with new_folder(folder) as draft:
+        for path in (path for pattern in _MODEL_FILES for path in sorted(model.glob(pattern))):
+            if not any(path.match(ours) for ours in _OURS):
+                shutil.copyfile(path, draft / path.name)
+        _write_json(draft / "modules.json", modules)
+        _write_json(
+            draft / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": pipeline.lower_case}
+        )
+        general = {
+            "prompts": dict(pipeline.prompts),
+            "default_prompt_name": pipeline.default_prompt_name,
+            "similarity_fn_name": pipeline.similarity,
+        }
+        _write_json(draft / "config_sentence_transformers.json", general)
+        for module in modules[1:]:
+            (draft / str(module["path"])).mkdir()
+        ordered = sorted(pipeline.pooling, key=POOLINGS.index)
+        if list(pipeline.pooling) == ordered:
+            chosen: dict[str, Any] = {_LEGACY[name]: name in ordered for name in POOLINGS}
+            chosen["word_embedding_dimension"] = width
+        else:  # joined in an order that older versions cannot say
+            chosen = {"embedding_dimension": width, "pooling_mode": list(pipeline.pooling)}
+        _write_json(draft / "1_Pooling" / "config.json", {**chosen, "include_prompt": pipeline.include_prompt})
+        for module, step in zip(modules[2:], steps, strict=True):
+            _write_step(draft / str(module["path"]), step)
+
+
+def fingerprint(folder: Path) -> str:
+    """A hash of everything that a vector depends on: configuration, weights, tokenizer, and the steps after them."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".txt")):
+        if "training" in path.relative_to(folder).parts or path.name == "manifest.json":
+            continue  # of a checkpoint: how it goes on, not what it is
+        with path.open("rb") as file:
+            digest.update(str(path.relative_to(folder)).encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+# --------------------------------------------------------------------------------------------------------- the pieces
+
+
+def _kind(module: Mapping[str, Any], place: Path) -> str:
+    path = str(module.get("type", ""))
+    if not path.startswith("sentence_transformers."):
+        raise ValueError(f"{place}: {path!r} is code that came with the model; tessera runs none")
+    return path.rpartition(".")[2]
+
+
+def _read_pooling(place: Path) -> tuple[tuple[str, ...], bool]:
+    given = _json(place)
+    found = given.get("pooling_mode")
+    if found is None:
+        found = [name for name, key in _LEGACY.items() if given.get(key)] or ["mean"]
+    names = (found,) if isinstance(found, str) else tuple(found)
+    if unknown := [name for name in names if name not in POOLINGS]:
+        raise ValueError(f"{place}: pooling {unknown[0]!r} is not known here; known are {', '.join(POOLINGS)}")
+    return names, bool(given.get("include_prompt", True))
+
+
+def _read_dense(path: Path) -> Dense:
+    place = path / "config.json"
+    given = _json(place)
+    _check_input(given, path)
+    activation = str(given.get("activation_function", "Tanh")).rpartition(".")[2]
+    try:
+        dense = Dense(
+            given["in_features"],
+            given["out_features"],
+            bool(given.get("bias", True)),
+            activation,
+            bool(given.get("use_residual")),
+        )
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+    weights = path / "model.safetensors"
+    if not weights.is_file():
+        raise ValueError(f"{weights} is missing; other formats can run code when they are read: convert it elsewhere")
+    try:
+        dense.load_state_dict(load_file(weights))
+    except RuntimeError as error:
+        raise ValueError(f"{weights} does not fit its config.json: {error}") from None
+    return dense.eval()
+
+
+def _check_input(given: Mapping[str, Any], path: Path) -> None:
+    for key in ("module_input_name", "module_output_name"):
+        if given.get(key, "sentence_embedding") != "sentence_embedding":
+            raise ValueError(f"{path}: works on {given[key]!r}; read here is what works on the vector of a text")
+
+
+def _write_step(path: Path, step: Dense | Unit) -> None:
+    if isinstance(step, Unit):
+        _write_json(path / "config.json", {})  # so that the folder outlives places that keep no empty ones
+        return
+    activation = type(step.activation)
+    given = {
+        "in_features": step.linear.in_features,
+        "out_features": step.linear.out_features,
+        "bias": step.linear.bias is not None,
+        "activation_function": f"{activation.__module__}.{activation.__name__}",
+    }
+    _write_json(path / "config.json", given | ({"use_residual": True} if step.adds else {}))
+    save_file({k: v.detach().cpu().contiguous() for k, v in step.state_dict().items()}, path / "model.safetensors")
+
+
+def _tokenizer_length(folder: Path) -> int | None:
+    length = _json(folder / "tokenizer_config.json", missing={}).get("model_max_length")
+    return int(length) if isinstance(length, int | float) and 0 < length < _ENDLESS else None
+
+
+def _json(path: Path, missing: Any = None) -> Any:
+    if not path.is_file():
+        if missing is None:
+            raise ValueError(f"{path} is missing; copy or download the whole folder again")
+        return missing
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+
+
+def _write_json(path: Path, data: Any) -> None:
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------------------------------ the hub
+
+
+def local(name: str | Path) -> Path:
+    """The folder itself, or where the Hub's client has put it. Only JSON, text and safetensors are fetched.
+
+    Raises ValueError where there is no such folder and the Hub gives none.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    if isinstance(name, Path) or not re.fullmatch(r"[\w.-]+/[\w.-]+|[\w-]+", name):
+        raise ValueError(f"{name}: no such folder; give a model's folder, or its name on the Hugging Face Hub")
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(PATTERNS)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{name}: no folder here ({Path.cwd()}), and the Hub gives no such model: {first}") from None

@@ -1,0 +1,138 @@
+"""An encoder standing still on a CPU: weights packed for the matrix library, and nothing done in a pass of its own that
+a matrix product can do as it writes its answer.
+
+Activation, gate and residual are part of the products (oneDNN's post-operations, by way of the functions that
+torch.compile uses for them); no compiler is needed. Hidden states stay in the precision of the products.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tessera.model.attention import Layout, attend
+from tessera.model.encoder import Block, Encoder, Norm
+from tessera.model.sparse_embedding import SeenRows
+
+# Shapes: T tokens of N documents end to end, C hidden size, I intermediate size.
+
+_ACTIVATIONS = {"gelu": ("gelu", "none"), "silu": ("swish", "")}  # as oneDNN calls them
+
+
+def can_freeze() -> bool:
+    """Whether this build of PyTorch has the matrix library that is needed."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def packed(encoder: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """What gives the answers of `encoder` fastest: `Frozen` where that is possible, else `encoder` itself."""
+    if not isinstance(encoder, Encoder) or encoder.embedding.weight.device.type != "cpu" or not can_freeze():
+        return encoder
+    return Frozen(encoder, dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    attention_norm: Callable[[Tensor], Tensor]
+    qkv: Tensor  # matrices packed
+    output: Tensor
+    mlp_norm: Callable[[Tensor], Tensor]
+    gate: Tensor
+    up: Tensor
+    down: Tensor
+    heads: int
+    key_value_heads: int
+    window: int | None
+    theta: float
+
+
+class Frozen(nn.Module):
+    """The answers of an `Encoder`, faster, without gradients.
+
+    encoder  on a CPU; it is left as it is, and is not needed afterwards
+    dtype    of weights and hidden states, float32 or bfloat16
+
+    Raises ValueError for an encoder elsewhere and on machines without the matrix library (`can_freeze`).
+    """
+
+    def __init__(self, encoder: Encoder, dtype: torch.dtype) -> None:
+        super().__init__()
+        where = encoder.embedding.weight.device
+        if where.type != "cpu" or not can_freeze():
+            raise ValueError(f"an encoder is frozen on CPUs where PyTorch has oneDNN; this one is on {where}")
+        self.config, self.backend, self.dtype = encoder.config, encoder.backend, dtype
+        with torch.no_grad():
+            self.embedding = nn.Embedding.from_pretrained(_table(encoder.embedding).to(dtype))
+            self.embedding_norm = _norm(encoder.embedding_norm, dtype)
+            self.layers = [self._layer(i, layer) for i, layer in enumerate(encoder.layers)]
+            self.norm = _norm(encoder.norm, dtype)
+        self.activation = _ACTIVATIONS[self.config.hidden_act]
+
+    def _layer(self, number: int, block: nn.Module) -> _Layer:
+        assert isinstance(block, Block)
+        config, attention = self.config, block.attention
+        gate, up = block.mlp.gate_up.weight.chunk(2)
+        return _Layer(
+            attention_norm=_norm(block.attention_norm, self.dtype),
+            qkv=self._pack(attention.qkv.weight),
+            output=self._pack(attention.output.weight),
+            mlp_norm=_norm(block.mlp_norm, self.dtype),
+            gate=self._pack(gate),
+            up=self._pack(up),
+            down=self._pack(block.mlp.down.weight),
+            heads=attention.heads,
+            key_value_heads=attention.key_value_heads,
+            window=attention.window,
+            theta=config.local_rope_theta if attention.window is not None else config.global_rope_theta,
+        )
+
+    def _pack(self, weight: Tensor) -> Tensor:
+        return torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(self.dtype).contiguous(), None)
+
+    @torch.no_grad()
+    def forward(self, tokens: Tensor, starts: Tensor) -> Tensor:
+        """tokens [T] integers, starts [N+1] (0, ends of the documents) -> hidden states [T, C] in `dtype`.
+
+        Raises ValueError if starts does not fit.
+        """
+        with torch.autocast("cpu", enabled=False):
+            return self._run(tokens, Layout.of(starts, len(tokens), self.backend))
+
+    def _run(self, tokens: Tensor, layout: Layout) -> Tensor:
+        product, fused = torch.ops.mkldnn._linear_pointwise, torch.ops.mkldnn._linear_pointwise.binary
+        activation, how = self.activation
+        x = self.embedding_norm(self.embedding(tokens))
+        if not len(tokens):
+            return x
+        for layer in self.layers:
+            qkv = product(layer.attention_norm(x), layer.qkv, None, "none", [], "")
+            mixed = attend(
+                qkv,
+                layout,
+                heads=layer.heads,
+                key_value_heads=layer.key_value_heads,
+                window=layer.window,
+                theta=layer.theta,
+            )
+            x = fused(mixed, x, layer.output, None, "add")
+            normed = layer.mlp_norm(x)
+            gated = fused(normed, product(normed, layer.gate, None, activation, [], how), layer.up, None, "mul")
+            x = fused(gated, x, layer.down, None, "add")
+        return self.norm(x)
+
+
+def _table(embedding: nn.Module) -> Tensor:
+    """[V, C], also of an embedding that is being trained in some of its rows."""
+    return embedding.embedding() if isinstance(embedding, SeenRows) else embedding.get_parameter("weight").detach()
+
+
+def _norm(norm: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """The norm in `dtype`, statistics in float32; nothing for what is no norm."""
+    if not isinstance(norm, Norm):
+        return lambda x: x
+    weight, eps = norm.weight.detach().to(dtype), norm.eps
+    if norm.centred:
+        return lambda x: functional.layer_norm(x, weight.shape, weight, eps=eps)
+    return lambda x: functional.rms_norm(x, weight.shape, weight, eps=eps)

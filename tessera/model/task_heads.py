@@ -1,0 +1,103 @@
+"""Heads for fine-tuning, on hidden states: one for each document, one for each token; and losses within a document.
+
+They take hidden states and not tokens, so they stand on our encoders and on those that transformers runs alike.
+With the same weights they compute what transformers' ...ForSequenceClassification, ...ForTokenClassification,
+...ForQuestionAnswering and ...ForMultipleChoice compute.
+"""
+
+# Shapes: T tokens of N documents end to end, M tokens that are asked for, C hidden size, K labels.
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from tessera.model.hf_names import Pooling
+from tessera.model.mlm import Dense, Transform, pool
+from tessera.model.transformers_model import ForeignConfig
+from tessera.plan.architecture import EncoderConfig
+
+_DEVIATION = 0.02  # of new weights where the encoder's configuration does not say
+
+
+class DocumentHead(nn.Module):
+    """Scores of each document: classes, one number, or how good an option is.
+
+    pooling  mean or cls: of the hidden states. late: the mean of what the dense layer makes of each token
+    """
+
+    def __init__(self, config: EncoderConfig | ForeignConfig, labels: int, pooling: Pooling) -> None:
+        super().__init__()
+        self.pooling = pooling
+        self.transform = Transform(config) if _transforms(config) else Dense(config)  # type: ignore[arg-type]
+        self.classifier = nn.Linear(config.hidden_size, labels)
+
+    def forward(self, hidden: Tensor, starts: Tensor) -> Tensor:
+        """hidden [T, C], starts [N+1] -> [N, K] float32"""
+        if self.pooling == "late":
+            features = pool(self.transform(hidden), starts, "mean")
+        else:
+            features = pool(hidden, starts, self.pooling)
+        with torch.autocast(hidden.device.type, enabled=False):  # bfloat16 would round 3.49 to 3.5
+            return self.classifier(features if self.pooling == "late" else self.transform(features))
+
+
+class TokenHead(nn.Module):
+    """Scores of tokens: tags, or whether an answer starts and ends there."""
+
+    def __init__(self, config: EncoderConfig | ForeignConfig, labels: int) -> None:
+        super().__init__()
+        self.transform = Transform(config) if _transforms(config) else nn.Identity()  # type: ignore[arg-type]
+        self.classifier = nn.Linear(config.hidden_size, labels)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """hidden [M, C] -> [M, K] float32"""
+        features = self.transform(hidden)
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.classifier(features.float())
+
+
+Head = DocumentHead | TokenHead
+
+
+@torch.no_grad()
+def initialize(head: Head, config: EncoderConfig | ForeignConfig, generator: torch.Generator) -> None:
+    """Draws the weights of a head anew: matrices from N(0, initializer_range), norms 1, biases 0."""
+    deviation = config.initializer_range if isinstance(config, EncoderConfig) else _DEVIATION
+    for name, weight in head.named_parameters():
+        if weight.ndim > 1:
+            weight.normal_(0.0, deviation, generator=generator)
+        else:
+            weight.fill_(0.0 if name.endswith("bias") else 1.0)
+
+
+def fill(head: Head, trained: Mapping[str, Tensor], *, classifier: bool) -> None:
+    """Gives a head the weights that were trained before, as far as they fit it.
+
+    classifier  whether those of the last layer too: they were trained for the same kind of task
+    """
+    own = head.state_dict()
+    fits = {name: value for name, value in trained.items() if name in own and own[name].shape == value.shape}
+    head.load_state_dict({**own, **{k: v for k, v in fits.items() if classifier or not k.startswith("classifier.")}})
+
+
+def losses_within(scores: Tensor, starts: Tensor, targets: Tensor) -> Tensor:
+    """-log of the share that the target has of its group: which option is right, at which token an answer starts.
+
+    scores   [T, K], each column a question of its own
+    starts   [N+1], groups end to end
+    targets  [N, K], places counted from the start of the group
+    returns  [N, K] float32
+    """
+    scores = scores.float()
+    lengths = starts.diff()
+    group = torch.repeat_interleave(torch.arange(len(lengths), device=scores.device), lengths)
+    shape = (len(lengths), scores.shape[1])
+    index = group[:, None].expand_as(scores)
+    top = torch.full(shape, -torch.inf, device=scores.device).scatter_reduce(0, index, scores.detach(), "amax")
+    sums = torch.zeros(shape, device=scores.device).index_add(0, group, (scores - top[group]).exp())
+    return top + sums.log() - scores.gather(0, starts[:-1, None] + targets)
+
+
+def _transforms(config: EncoderConfig | ForeignConfig) -> bool:
+    return isinstance(config, EncoderConfig) and config.mlm_transform

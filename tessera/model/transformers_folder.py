@@ -1,0 +1,190 @@
+"""Folders of other families: what transformers makes of them, looked at before it is trusted.
+
+No list of families is kept. The weights must be all there, and what a class has to be is tried out as it is loaded:
+that it reads both ways, that padding changes nothing, that its head scores each token by itself.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tessera.model.hf_files import open_weights, read_json
+from tessera.model.transformers_model import Foreign, ForeignConfig, ForeignMaskedLM, quietly
+
+# Shapes: T tokens of N documents end to end.
+
+
+def load(folder: Path, attention: str, kind: Literal["encoder", "masked_lm"]) -> Foreign | ForeignMaskedLM:
+    """A model in float32, ready for use, from a folder of a family that transformers has.
+
+    attention  auto: what transformers chooses; reference: its plain, eager one
+    Raises ValueError naming the file and the weight that is missing, unknown or broken, and where the model is no
+    encoder that can be padded; ImportError where transformers is not installed.
+    """
+    place = folder / "config.json"
+    given = read_json(place)
+    auto = _class(given, place, kind)
+    if attention not in ("auto", "reference"):
+        raise ValueError(
+            f"attention: {attention!r} is of tessera's own encoders, and {folder} is run by transformers; "
+            "give auto or reference"
+        )
+    with ExitStack() as files:
+        open_weights(folder, files)
+    how = {} if attention == "auto" else {"attn_implementation": "eager"}
+    with quietly():
+        model, told = auto.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True,
+            output_loading_info=True, ignore_mismatched_sizes=True, **how,
+        )  # fmt: skip
+    _check_weights(model, told, folder)
+    config = describe(model, _mask_token(given, folder))
+    loaded = Foreign(model, config) if kind == "encoder" else ForeignMaskedLM(model, config)
+    prove(loaded, folder)
+    return loaded
+
+
+def _class(given: Mapping[str, Any], place: Path, kind: str) -> Any:
+    """The Auto class of transformers that reads a configuration. Raises ValueError where none does."""
+    name = str(given.get("model_type"))
+    try:
+        from transformers import CONFIG_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, AutoModel, AutoModelForMaskedLM
+    except ImportError as error:
+        raise ImportError(
+            f'{place}: a model of type {name!r} is run by transformers; pip install "tessera-encoders[evaluate]"'
+        ) from error
+    if name not in CONFIG_MAPPING:
+        own = " It comes with code of its own, which tessera never runs." if given.get("auto_map") else ""
+        raise ValueError(f"{place}: model_type is {name!r}, which transformers does not have.{own}")
+    both = getattr(CONFIG_MAPPING[name], "is_encoder_decoder", False)
+    if given.get("is_encoder_decoder", both) or given.get("is_decoder"):
+        raise ValueError(f"{place}: a model of type {name!r} is no encoder; give one that only reads")
+    if kind == "encoder":
+        return AutoModel
+    if CONFIG_MAPPING[name] not in MODEL_FOR_MASKED_LM_MAPPING:
+        raise ValueError(f"{place}: transformers has no masked-language-model head for {name!r}; use load_encoder")
+    return AutoModelForMaskedLM
+
+
+def _check_weights(model: Any, told: Mapping[str, Any], folder: Path) -> None:
+    """Raises ValueError where the encoder, or the head that is asked for, would not be what the folder holds."""
+    prefix, own = model.base_model_prefix, dict(model.base_model.named_children())
+
+    def inside(name: str) -> bool:
+        return name.startswith(prefix + ".") or name.partition(".")[0] in own
+
+    missing = sorted(told["missing_keys"])
+    if getattr(model, "pooler", None) is not None and any(name.startswith("pooler.") for name in missing):
+        model.pooler = None  # it would be noise, and nothing here asks for it
+        missing = [name for name in missing if not name.startswith("pooler.")]
+    if missing and model is not model.base_model and not any(map(inside, missing)):
+        raise ValueError(
+            f"{folder} holds an encoder without a masked-language-model head ({missing[0]} is missing); read it with "
+            "load_encoder"
+        )
+    if missing:
+        raise ValueError(f"{folder}: weight {missing[0]!r} is missing ({len(missing)} in all)")
+    for name, found, wanted in sorted(told["mismatched_keys"]):
+        raise ValueError(f"{folder}: {name} has the shape {list(found)}, but config.json asks for {list(wanted)}")
+    unread = sorted(n for n in told["unexpected_keys"] if inside(n) and "pooler" not in n and "position_ids" not in n)
+    if unread:
+        raise ValueError(f"{folder}: weight {unread[0]!r} ({len(unread)} in all) has no place in this architecture")
+
+
+def describe(model: Any, mask_token_id: int | None = None) -> ForeignConfig:
+    """What there is to know of a model of transformers, with or without a head."""
+    base, theirs = model.base_model, model.config
+    embedding = base.get_input_embeddings()
+    tables = [
+        table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)  # XLM-R counts from there
+        for name, table in base.named_modules()
+        if isinstance(table, nn.Embedding) and "position" in name.rpartition(".")[2]
+    ]
+    positions = min(tables) if tables else None
+    inside = {id(p) for p in base.parameters()}
+    linear = [part.weight for part in model.modules() if isinstance(part, nn.Linear)]
+    types = getattr(theirs, "type_vocab_size", 0) or 0
+    known = [n for n in (positions, getattr(theirs, "max_position_embeddings", None)) if n is not None and n > 0]
+    tied = {id(embedding.weight)}
+    return ForeignConfig(
+        model_type=theirs.model_type,
+        vocab_size=embedding.num_embeddings,
+        hidden_size=theirs.hidden_size,
+        num_hidden_layers=theirs.num_hidden_layers,
+        max_position_embeddings=min(known) if known else 512,
+        positions=positions,
+        pad_token_id=theirs.pad_token_id if theirs.pad_token_id is not None else 0,
+        bos_token_id=getattr(theirs, "bos_token_id", None),
+        eos_token_id=getattr(theirs, "eos_token_id", None),
+        mask_token_id=mask_token_id,
+        segments=types if "token_type_ids" in inspect.signature(base.forward).parameters else 0,
+        parameters=sum(p.numel() for p in model.parameters()),
+        products=sum(w.numel() for w in linear if id(w) in inside - tied),
+        head_products=sum(w.numel() for w in linear if id(w) not in inside - tied),
+    )
+
+
+def marks_segments(folder: Path) -> bool:
+    """Whether the tokenizer of a folder tells its model the two texts of a pair apart: transformers' class decides."""
+    from transformers import AutoTokenizer
+
+    with quietly():
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    return "token_type_ids" in tokenizer.model_input_names
+
+
+def _mask_token(given: Mapping[str, Any], folder: Path) -> int | None:
+    """The id of the mask token, where the configuration or the tokenizer's files say it."""
+    said = given.get("mask_token_id")
+    files = [folder / name for name in ("tokenizer_config.json", "special_tokens_map.json", "tokenizer.json")]
+    if said is None and files[2].is_file():
+        names = [read_json(file).get("mask_token") for file in files[:2] if file.is_file()]
+        contents = [name.get("content") if isinstance(name, dict) else name for name in names]
+        added = {token["content"]: token["id"] for token in read_json(files[2]).get("added_tokens") or []}
+        said = next((added[name] for name in contents if name in added), None)
+    return said
+
+
+@torch.no_grad()
+def prove(model: Foreign | ForeignMaskedLM, folder: Path) -> None:
+    """Raises ValueError where the class is not what we take it for: tried out on two documents of a few tokens."""
+    encoder = model if isinstance(model, Foreign) else model.encoder
+    what = f"{folder}: {type(encoder.model).__name__} of transformers"
+    high = encoder.config.vocab_size - torch.arange(7)  # far from the special tokens
+    short, long = high[1:4], high[1:7]
+    ends = [torch.tensor([0, n]) for n in (3, 6)]
+    try:
+        alone = [encoder(tokens, end) for tokens, end in zip((short, long), ends, strict=True)]
+        together = _padded(encoder, [short, long])
+        others = encoder(torch.cat((long[:1], long[:-1])), ends[1])
+        scores = (alone[1], alone[1])
+        if isinstance(model, ForeignMaskedLM):
+            scores = (model.model(input_ids=long[None]).logits[0], model.logits(alone[1]))
+    except (RuntimeError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"{what} does not run on tokens and a mask alone ({error})") from error
+
+    def differ(a: Tensor, b: Tensor) -> bool:
+        return not bool((a - b).abs().max() <= 1e-3 * (1 + a.abs().max()))
+
+    if any(differ(a, b) for a, b in zip(alone, together, strict=True)):
+        raise ValueError(f"{what} gives a document other hidden states beside a longer one, so it cannot be padded")
+    if torch.equal(others[0], alone[1][0]):
+        raise ValueError(f"{what} reads in one direction only: a token does not see what follows; give an encoder")
+    if differ(*scores):
+        raise ValueError(f"{what}: its head scores a token by more than its own hidden state")
+
+
+def _padded(encoder: Foreign, documents: Sequence[Tensor]) -> list[Tensor]:
+    """Hidden states of documents that are padded together, however different their lengths."""
+    longest = max(map(len, documents))
+    ids = torch.full((len(documents), longest), encoder.config.pad_token_id)
+    for row, tokens in zip(ids, documents, strict=True):
+        row[: len(tokens)] = tokens
+    mask = torch.arange(longest) < torch.tensor([len(d) for d in documents])[:, None]
+    hidden = encoder.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+    return [states[: len(d)] for states, d in zip(hidden, documents, strict=True)]

@@ -1,0 +1,269 @@
+"""Encoders of other families behind our interface: BERT, XLM-R, DeBERTa, MiniLM, mGTE ..., run by transformers.
+
+They are what ours are compared with, and may be fine-tuned and trained further as ours are. Documents come and go end
+to end; inside they are padded, in groups of similar length, since their code knows no other way.
+model/transformers_folder.py loads them.
+"""
+
+import contextlib
+import copy
+import itertools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from tessera.files import new_folder
+from tessera.model.hf_files import copy_tokenizer
+
+# Shapes: T tokens of N documents end to end, M scored positions, C hidden size, V vocabulary.
+
+_SCORED = 1024  # positions whose scores are held at once
+_CALL = 64  # padding tokens that one more call is worth
+_SCORES = 1 << 28  # held at once; if there are more, the way back computes them again
+_ENDLESS = 1 << 40  # bytes of a file of weights: a checkpoint is one file, whatever its size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignConfig:
+    """What the rest of the house asks of a configuration."""
+
+    model_type: str  # as in config.json
+    vocab_size: int  # rows of the embedding
+    hidden_size: int
+    num_hidden_layers: int
+    max_position_embeddings: int  # usable tokens of a document: XLM-R's table has 514 rows, and room for 512
+    positions: int | None  # the same, where positions are a table that ends; None: nothing ends
+    pad_token_id: int
+    bos_token_id: int | None
+    eos_token_id: int | None
+    mask_token_id: int | None
+    segments: int  # rows of the table of segments, BERT's token types: the first and the second text of a pair
+    parameters: int  # all that is trained
+    products: int  # weights that a token is multiplied with on its way to its hidden state
+    head_products: int  # and from there to its scores
+
+    def step_flops(self, lengths: Mapping[int, int], masked: int) -> float:
+        """FLOPs of the matrix products of a training step, as `plan.cost.step_flops` counts them for ours.
+
+        lengths  how many documents have each length; every layer sees the whole of each
+        masked   scored positions
+        Padding is not counted, since it is no use, nor what DeBERTa adds to attention.
+        """
+        seen = sum(times * length * length for length, times in lengths.items())
+        tokens = sum(times * length for length, times in lengths.items())
+        forward = 2 * self.products * tokens + 4 * self.num_hidden_layers * self.hidden_size * seen
+        return 3.0 * (forward + 2 * self.head_products * masked)
+
+
+class Foreign(nn.Module):
+    """An encoder of transformers that reads documents end to end.
+
+    model   transformers' own module, without a head
+    config  as `describe` reads it
+
+    Like its class in transformers it is made ready for use: dropout is off until `.train()`.
+    """
+
+    def __init__(self, model: Any, config: ForeignConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.training = model.training
+
+    def forward(self, tokens: Tensor, starts: Tensor, segments: Tensor | None = None) -> Tensor:
+        """tokens [T] integers, starts [N+1] (0, ends of the documents) -> hidden states [T, C].
+
+        segments  [T], of each token, from 0 on; None: 0 for all. A model that knows only one does not look at them
+
+        Positions restart at each document. Raises ValueError if starts does not fit, or a document is longer than the
+        table of positions.
+        """
+        edges = starts.tolist()
+        lengths = [end - start for start, end in itertools.pairwise(edges)]
+        if not edges or edges[0] != 0 or edges[-1] != len(tokens) or min(lengths, default=0) < 0:
+            raise ValueError(
+                f"starts must rise from 0 to the number of tokens ({len(tokens)}), with one entry more than documents; "
+                f"it is {edges[:3]} ... {edges[-1:]}"
+            )
+        longest = max(lengths, default=0)
+        if self.config.positions is not None and longest > self.config.positions:
+            raise ValueError(
+                f"document {lengths.index(longest)} has {longest} tokens; {self.config.model_type} has positions for "
+                f"{self.config.positions}: cut it"
+            )
+        places, parts = [starts.new_empty(0)], []
+        for group in groups(lengths):
+            rows = starts[torch.tensor(group, device=starts.device)]
+            counts = torch.tensor([lengths[i] for i in group], device=starts.device)
+            column = torch.arange(int(lengths[group[0]]), device=starts.device)
+            there = column < counts[:, None]  # [n, L]
+            at = (rows[:, None] + column)[there]  # [tokens of the group]
+            padded = tokens.new_full(there.shape, self.config.pad_token_id)
+            padded[there] = tokens[at]
+            more = {}
+            if segments is not None and self.config.segments > 1:
+                more["token_type_ids"] = torch.zeros_like(padded)
+                more["token_type_ids"][there] = segments[at]
+            hidden = self.model(input_ids=padded, attention_mask=there.long(), **more).last_hidden_state
+            places.append(at)
+            parts.append(hidden[there])
+        if not parts:
+            return torch.zeros(0, self.config.hidden_size, device=tokens.device)
+        return torch.cat(parts).index_select(0, torch.cat(places).argsort())
+
+    def save(self, folder: Path, tokenizer_folder: Path | None = None) -> None:
+        """A folder that AutoModel loads, with the tokenizer files of another: whole or not at all."""
+        _save(self, Path(folder), tokenizer_folder)
+
+
+class ForeignMaskedLM(nn.Module):
+    """An encoder of transformers with its masked-language-model head, as `heads.MaskedLM`.
+
+    model  transformers' own ...ForMaskedLM
+    """
+
+    def __init__(self, model: Any, config: ForeignConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.training = model.training
+        self._encoder = (Foreign(model.base_model, config),)  # in a tuple: its weights are in `model` already
+
+    @property
+    def encoder(self) -> Foreign:
+        """The same weights, without the head."""
+        return self._encoder[0].train(self.training)
+
+    @property
+    def config(self) -> ForeignConfig:
+        return self._encoder[0].config
+
+    def forward(self, tokens: Tensor, starts: Tensor, positions: Tensor | None = None) -> Tensor:
+        """tokens [T], starts [N+1] -> logits [T, V], or [M, V] of `positions` [M] only."""
+        hidden = self.encoder(tokens, starts)
+        return self.logits(hidden if positions is None else hidden.index_select(0, positions))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden [M, C] -> [M, V]: the class of transformers, with an encoder that gives back what it is given."""
+        head = copy.copy(self.model)
+        given = _Given(self.model.base_model)
+        head.__dict__["_modules"] = {**self.model._modules, self.model.base_model_prefix: given}
+        return head(inputs_embeds=hidden[None]).logits[0]
+
+    def losses(self, tokens: Tensor, starts: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy, in nats, of each masked position, without a gradient: [M] float32. As `MaskedLM.losses`."""
+        with torch.no_grad():
+            parts = [self._scores(*part) for part in self._parts(tokens, starts, positions, targets)]
+        return torch.cat(parts)
+
+    def loss(self, tokens: Tensor, starts: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
+        """The sum of `losses`, with a gradient; with M = 0 it is 0 and still leads back to the weights."""
+        parts = self._parts(tokens, starts, positions, targets)
+        if len(parts) == 1:
+            return self._scores(*parts[0]).sum()
+        return torch.stack([checkpoint(self._scores, *part, use_reentrant=False).sum() for part in parts]).sum()
+
+    def _parts(self, tokens: Tensor, starts: Tensor, positions: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Hidden states and targets of the positions, so many at a time that their scores may be held at once."""
+        if positions.shape != targets.shape:
+            raise ValueError(f"{len(positions)} positions but {len(targets)} targets; give one target per position")
+        hidden = self.encoder(tokens, starts).index_select(0, positions)
+        rows = max(1, _SCORES // self.config.vocab_size)
+        return list(zip(hidden.split(rows), targets.long().split(rows), strict=True))
+
+    def _scores(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        return functional.cross_entropy(self.logits(hidden).float(), targets, reduction="none")
+
+    def save(self, folder: Path, tokenizer_folder: Path | None = None) -> None:
+        """A folder that AutoModelForMaskedLM loads, with the tokenizer files of another: whole or not at all."""
+        _save(self, Path(folder), tokenizer_folder)
+
+
+class _Given(nn.Module):
+    """Stands in the place of an encoder and gives back the hidden states it is given; all else is the encoder's."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self._encoder = (encoder,)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self._encoder[0], name)
+
+    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> "_Output":
+        return _Output((inputs_embeds,))
+
+
+class _Output(tuple[Tensor]):
+    """What an encoder returns: hidden states, and nothing under any other name."""
+
+    @property
+    def last_hidden_state(self) -> Tensor:
+        return self[0]
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+def groups(lengths: Sequence[int]) -> list[list[int]]:
+    """Documents that are padded to one length together, the longest first within each; empty ones are in none.
+
+    The least padding, where one more group is worth 64 tokens of it: over the distinct lengths, each the end of a group
+    or not, as the shortest way through a graph.
+    """
+    order = sorted((i for i, length in enumerate(lengths) if length), key=lambda i: (lengths[i], i))
+    ends = [n + 1 for n, i in enumerate(order) if n + 1 == len(order) or lengths[order[n + 1]] != lengths[i]]
+    cost, before = [0.0], [0]
+    for e, end in enumerate(ends):
+        size = lengths[order[end - 1]]
+        ways = [cost[b] + (end - begin) * size + _CALL for b, begin in enumerate([0, *ends[:e]])]
+        cost.append(min(ways))
+        before.append(ways.index(cost[-1]))
+    found: list[list[int]] = []
+    here = len(ends)
+    while here:
+        begin = ends[before[here] - 1] if before[here] else 0
+        found.append(order[begin : ends[here - 1]][::-1])
+        here = before[here]
+    return found
+
+
+def _save(model: Foreign | ForeignMaskedLM, folder: Path, tokenizer_folder: Path | None) -> None:
+    with new_folder(folder) as draft:
+        write(model, draft)
+        if tokenizer_folder is not None:
+            copy_tokenizer(Path(tokenizer_folder), draft)
+
+
+def write(model: Foreign | ForeignMaskedLM, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """config.json and model.safetensors, into a folder that is there."""
+    theirs = model.model
+    if any(p.dtype != dtype for p in theirs.parameters()):
+        theirs = copy.deepcopy(theirs).to(dtype)
+    with quietly():
+        theirs.save_pretrained(folder, max_shard_size=_ENDLESS)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Without the tables and bars of transformers: what they tell is looked at and said in our words."""
+    from transformers.utils import logging as theirs
+
+    level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity(logging.CRITICAL)
+    theirs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        theirs.set_verbosity(level)
+        if bars:
+            theirs.enable_progress_bar()

@@ -1,0 +1,155 @@
+"""A recipe out of a YAML file and back, with dotted overrides; what two recipes differ in.
+
+Whatever is wrong with a file is said with the file, the place, what was given and what is allowed.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from tessera.plan.errors import did_you_mean, mistakes
+from tessera.plan.recipe import Recipe
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be run, in words for the person who wrote it: file, place, what is given and allowed."""
+
+
+def load(path: str | Path, overrides: dict[str, str] | None = None) -> Recipe:
+    """Reads a recipe; `overrides` maps dotted keys to YAML values, e.g. {"phases.decay.mask_ratio": "0.1"}.
+
+    Items of a list are named by their `name` or their number. Raises RecipeError.
+    """
+    path = Path(path)
+    data = _parse(path)
+    for key, value in (overrides or {}).items():
+        _override(data, key, value, path)
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        found = mistakes(error, data, Recipe)
+        raise RecipeError("\n".join(f"{path}{place and ', '}{place}: {what}" for place, what in found)) from None
+
+
+def dump(recipe: Recipe) -> str:
+    """YAML that `load` reads back as the same recipe, defaults left out."""
+    data = recipe.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    # PyYAML writes the line breaks of Unicode as they are and reads them back as blanks.
+    readable = not set("\x85\u2028\u2029\ufeff") & set(json.dumps(data, ensure_ascii=False))
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=readable, width=120)
+
+
+def science(recipe: Recipe) -> dict[str, Any]:
+    """All that decides the result: the recipe without `machine` and notes."""
+    return recipe.model_dump(mode="json", by_alias=True, exclude={"machine", "notes"})
+
+
+def fingerprint(data: Any) -> str:
+    """A short hash of JSON-like data; equal data, equal hash."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def changes(old: Any, new: Any, place: str = "") -> list[str]:
+    """The dotted keys in which two JSON-like values differ, each with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in sorted({*old, *new})
+            for line in changes(old.get(key), new.get(key), f"{place}.{key}" if place else key)
+        ]
+    if isinstance(old, list) and isinstance(new, list) and _by_name(old) is not None and _by_name(new) is not None:
+        return changes(_by_name(old), _by_name(new), place)
+    return [] if old == new else [f"{place}: {_brief(old)} -> {_brief(new)}"]
+
+
+def _by_name(items: list[Any]) -> dict[str, Any] | None:
+    """The items by their names, or None where some have none or share one."""
+    named = {item["name"]: item for item in items if isinstance(item, dict) and "name" in item}
+    return named if len(named) == len(items) else None
+
+
+def _brief(value: Any) -> str:
+    text = "(absent)" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:56] + " ..."
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        _refuse_twin_keys(yaml.compose(text, yaml.SafeLoader), path, set())
+        data = _unshared(yaml.safe_load(text))
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such recipe") from None
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not a YAML file: {error}") from None
+    except RecursionError:
+        raise RecipeError(f"{path}: an alias (*) stands inside its own anchor (&); write the values out") from None
+    if not isinstance(data, dict):
+        given = "this file is empty" if data is None else f"this is a {type(data).__name__}"
+        raise RecipeError(f"{path}: a recipe is keys and values; {given}")
+    return data
+
+
+def _refuse_twin_keys(node: yaml.Node | None, path: Path, seen: set[int]) -> None:
+    """YAML itself keeps the last of two equal keys without a word."""
+    if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
+        return
+    seen.add(id(node))
+    keys: set[str] = set()
+    for item in node.value:
+        if isinstance(node, yaml.MappingNode):
+            key, item = item
+            name = str(key.value)
+            if name in keys:
+                raise RecipeError(f"{path}, line {key.start_mark.line + 1}: {name!r} stands here twice; keep one")
+            keys.add(name)
+        _refuse_twin_keys(item, path, seen)
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which aliases (*) are values of their own, so that an override of one leaves the others alone."""
+    if isinstance(value, dict):
+        return {key: _unshared(inner) for key, inner in value.items()}
+    return [_unshared(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _override(data: dict[str, Any], key: str, value: str, path: Path) -> None:
+    try:
+        given = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: cannot set {key} to {value!r}, which is not YAML: {error}") from None
+    place: Any = data
+    *parents, last = key.split(".")
+    for depth, part in enumerate(parents):
+        place = _step(place, part, ".".join(parents[: depth + 1]), path)
+    if isinstance(place, list):
+        place[_position(place, last, key, path)] = given
+    elif isinstance(place, dict):
+        place[last] = given
+    else:
+        raise RecipeError(f"{path}: cannot set {key}: {'.'.join(parents)} is {place!r} and holds no keys")
+
+
+def _step(place: Any, part: str, so_far: str, path: Path) -> Any:
+    if isinstance(place, list):
+        return place[_position(place, part, so_far, path)]
+    if isinstance(place, dict):
+        if place.get(part) is None:
+            place[part] = {}
+        return place[part]
+    raise RecipeError(f"{path}: cannot set {so_far}: it is inside a plain value")
+
+
+def _position(items: list[Any], part: str, so_far: str, path: Path) -> int:
+    names = [item.get("name") if isinstance(item, dict) else None for item in items]
+    if part in names:
+        return names.index(part)
+    if part.isdigit() and int(part) < len(items):
+        return int(part)
+    raise RecipeError(f"{path}: cannot set {so_far}: {did_you_mean(part, [n for n in names if n])}")

@@ -1,0 +1,369 @@
+"""A run folder as values: what the report shows, read from the files that the run wrote.
+
+Reading is forgiving, because a report may be asked for while the run is still writing: a file that is missing leaves
+a gap, a line that is cut is left out, and both are said in `Run.notes`.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tessera.plan import loading as reading
+from tessera.plan.recipe import Merge, Phase, Recipe
+
+STEP_COLUMNS = (
+    "step",
+    "tokens",
+    "tokens_read",
+    "total_tokens",
+    "loss",
+    "learning_rate",
+    "mask_ratio",
+    "batch_tokens",
+    "tokens_per_second",
+    "mfu",
+)
+NOT_LANGUAGES = frozenset({"code", "math"})
+EVERYTHING, PSEUDO, UNREAD, UNSURE = "all languages", "code and math", "never read", "others"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What one phase reads of one language. Shares are of the tokens of the phase."""
+
+    planned: float
+    read: float | None  # None: not known yet
+    epochs: float | None
+    available: float  # tokens at hand
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """Held-out bits per byte in the middle of a phase."""
+
+    total_tokens: float  # since the start of the run, along the chain of `from`
+    bits: dict[str, float]  # by language
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseLog:
+    """All that a phase has written so far."""
+
+    phase: Phase
+    origin: int  # tokens before its first step, along the chain of `from`
+    steps: dict[str, list[float]]  # by the names of STEP_COLUMNS, of equal length; NaN where a line has no such value
+    held_out: tuple[HeldOut, ...]
+    mixture: dict[str, Reading]  # by language
+    finished: bool
+
+    @property
+    def name(self) -> str:
+        return self.phase.name
+
+    @property
+    def started(self) -> bool:
+        return bool(self.steps["step"])
+
+    @property
+    def tokens(self) -> float:
+        """Planned tokens read so far."""
+        return self.steps["tokens"][-1] if self.started else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in steps, which leaves out pauses between a stop and a resumption."""
+        spent, before = 0.0, 0.0
+        for tokens, speed in zip(self.steps["tokens_read"], self.steps["tokens_per_second"], strict=True):
+            if speed > 0 and tokens > before:
+                spent += (tokens - before) / speed
+            before = tokens if tokens == tokens else before
+        return spent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One file of evaluation/: one model on one task."""
+
+    model: str
+    task: str
+    kind: str
+    protocol: dict[str, Any]
+    seed: Any
+    results: dict[str, dict[str, float]]  # by language, then by metric
+    average: dict[str, float]
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run folder. Models are called by their stage: phases first, then merges, in the order of the recipe."""
+
+    folder: Path
+    recipe: Recipe
+    recipe_text: str
+    phases: tuple[PhaseLog, ...]
+    merged: tuple[str, ...]  # merges that are finished
+    results: tuple[Result, ...]
+    notes: tuple[str, ...]
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)  # language groups, EVERYTHING first
+
+    @property
+    def models(self) -> list[str]:
+        return [p.name for p in self.phases] + [m.name for m in self.recipe.merges]
+
+    @property
+    def names(self) -> list[str]:
+        """The models of the run, then others that were evaluated beside them."""
+        return list(dict.fromkeys([*self.models, *(r.model for r in self.results)]))
+
+    @property
+    def unfinished(self) -> list[str]:
+        return [p.name for p in self.phases if not p.finished] + [
+            m.name for m in self.recipe.merges if m.name not in self.merged
+        ]
+
+    def ancestors(self, model: str) -> list[str]:
+        """The phases that went into a model, itself included where it is a phase."""
+        merge = next((m for m in self.recipe.merges if m.name == model), None)
+        if merge is not None:
+            parents = parents_of(merge)
+            return list(dict.fromkeys(name for parent in parents for name in self.ancestors(parent)))
+        chain, names = [], {p.name: p.phase for p in self.phases}
+        while model in names:
+            chain.append(model)
+            model = names[model].from_
+        return chain[::-1]
+
+    def has_read(self, model: str) -> set[str] | None:
+        """The languages that a model was trained on; None where that is not known: a phase says it when it ends."""
+        inside = set(self.ancestors(model))
+        if not inside or any(not p.mixture for p in self.phases if p.name in inside):
+            return None
+        return {code for p in self.phases if p.name in inside for code in languages_of(p)}
+
+    def final_bits(self) -> tuple[dict[str, dict[str, float]], set[str]]:
+        """Held-out bits per byte by model and language, and the models for which it is a sample taken in training."""
+        bits = {
+            r.model: {code: row["bits_per_byte"] for code, row in r.results.items() if "bits_per_byte" in row}
+            for r in self.results
+            if r.kind == "held_out"
+        }
+        sampled = {p.name: p.held_out[-1].bits for p in self.phases if p.held_out and p.name not in bits}
+        return {m: {**bits, **sampled}[m] for m in self.names if m in bits or m in sampled}, set(sampled)
+
+
+def parents_of(merge: Merge) -> tuple[str, ...]:
+    """The phases whose weights a merge joins."""
+    return merge.models or ((merge.checkpoints_of,) if merge.checkpoints_of else ())
+
+
+def languages_of(log: PhaseLog) -> list[str]:
+    """The languages of which a phase reads something."""
+    return [code for code, reading in log.mixture.items() if reading.planned > 0 or (reading.read or 0) > 0]
+
+
+def mean(values: list[float]) -> float | None:
+    """The mean, or None where there is nothing to take it of."""
+    return sum(values) / len(values) if values else None
+
+
+def group_mean(values: dict[str, float], codes: tuple[str, ...]) -> float | None:
+    """The mean over those languages of a group that have a value; every language counts once.
+
+    Bitext results may be named by a pair (`fao_Latn-eng_Latn`): the side that is not English is its language.
+    """
+    members = set(codes)
+    return mean([value for code, value in values.items() if language_of(code) in members])
+
+
+def language_of(key: str) -> str:
+    """`fao_Latn-eng_Latn` and `eng_Latn-fao_Latn` -> `fao_Latn`; anything else is a language already."""
+    sides = key.split("-")
+    if len(sides) != 2 or "" in sides:
+        return key
+    return next((side for side in sides if not side.startswith("eng")), sides[0])
+
+
+def open_run(folder: Path) -> Run:
+    """Reads a run folder. Raises ValueError where it is none, RecipeError where its recipe cannot be read."""
+    folder = Path(folder)
+    if not (folder / "recipe.yaml").is_file():
+        lack = "has no recipe.yaml" if folder.is_dir() else "does not exist"
+        raise ValueError(f"{folder} {lack}, so it is no run folder; give the folder that `tessera run` wrote")
+    recipe = reading.load(folder / "recipe.yaml")
+    notes: list[str] = []
+    phases = tuple(_phase(folder, phase, recipe, notes) for phase in recipe.phases)
+    merged = tuple(m.name for m in recipe.merges if (folder / m.name / "final").exists())
+    results = tuple(
+        _results(folder / "evaluation", [*(p.name for p in phases), *(m.name for m in recipe.merges)], notes)
+    )
+    run = Run(
+        folder=folder,
+        recipe=recipe,
+        recipe_text=(folder / "recipe.yaml").read_text(encoding="utf-8"),
+        phases=phases,
+        merged=merged,
+        results=results,
+        notes=tuple(notes),
+    )
+    run.groups.update(_groups(run))
+    return run
+
+
+def _groups(run: Run) -> dict[str, tuple[str, ...]]:
+    """Every language in the group of the phase that reads it first, in the order of the recipe."""
+    groups: dict[str, list[str]] = {}
+    seen: set[str] = set()
+    for number, log in enumerate(run.phases):
+        new = [code for code in languages_of(log) if code not in seen]
+        seen.update(new)
+        spoken = [code for code in new if code not in NOT_LANGUAGES]
+        if spoken:
+            groups[f"from {log.name}" if number == 0 else f"added in {log.name}"] = spoken
+    measured = {code for log in run.phases for event in log.held_out for code in event.bits}
+    measured |= {language_of(code) for result in run.results for code in result.results}
+    if seen and (unread := sorted(measured - seen - NOT_LANGUAGES)):
+        groups[UNREAD if all(log.mixture for log in run.phases) else UNSURE] = unread
+    spoken = sorted((seen | measured) - NOT_LANGUAGES)
+    pseudo = sorted((seen | measured) & NOT_LANGUAGES)
+    everything = {EVERYTHING: spoken, **(groups if len(groups) > 1 else {}), PSEUDO: pseudo}
+    return {name: tuple(codes) for name, codes in everything.items() if codes}
+
+
+def _phase(folder: Path, phase: Phase, recipe: Recipe, notes: list[str]) -> PhaseLog:
+    finished = (folder / phase.name / "final").exists()
+    steps: dict[str, list[float]] = {column: [] for column in STEP_COLUMNS}
+    held_out: list[HeldOut] = []
+    for line in _lines(folder / phase.name / "metrics.jsonl", finished, notes):
+        if line.get("kind", "step") == "held_out":
+            # A resumed run writes the steps since its last checkpoint again: what comes later is what counts.
+            while held_out and held_out[-1].total_tokens >= _number(line.get("total_tokens")):
+                held_out.pop()
+            languages = line.get("languages")
+            bits = {
+                str(code): _number(row.get("bits_per_byte"))
+                for code, row in (languages.items() if isinstance(languages, dict) else ())
+                if isinstance(row, dict)
+            }
+            finite = {code: value for code, value in bits.items() if math.isfinite(value)}
+            held_out.append(HeldOut(total_tokens=_number(line.get("total_tokens")), bits=finite))
+        elif "step" in line and line.get("kind", "step") == "step":  # not what was skipped or rolled back
+            while steps["step"] and steps["step"][-1] >= _number(line["step"]):
+                for column in steps.values():
+                    column.pop()
+            for name, column in steps.items():
+                column.append(_number(line.get(name)))
+    origin, source = 0, phase.from_
+    while any(p.name == source for p in recipe.phases):
+        parent = recipe.phase(source)
+        origin, source = origin + parent.tokens, parent.from_
+    return PhaseLog(
+        phase=phase,
+        origin=origin,
+        steps=steps,
+        held_out=tuple(e for e in held_out if e.bits and math.isfinite(e.total_tokens)),
+        mixture=_mixture(folder / phase.name / "mixture.json", notes),
+        finished=finished,
+    )
+
+
+def _lines(path: Path, finished: bool, notes: list[str]) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        if finished:
+            notes.append(f"{_short(path)} is missing, though the phase is finished")
+        return
+    bad: list[int] = []
+    number = 0
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for number, text in enumerate(lines, 1):
+            try:
+                line = json.loads(text)
+            except ValueError:
+                line = None
+            if isinstance(line, dict):
+                yield line
+            elif text.strip():
+                bad.append(number)
+    if bad == [number] and not finished:
+        notes.append(f"the last line of {_short(path)} is cut: the run was writing it, or was stopped while it did")
+    elif bad:
+        notes.append(f"{_short(path)}: {len(bad)} unreadable line(s) left out, the first is line {bad[0]}")
+
+
+def _mixture(path: Path, notes: list[str]) -> dict[str, Reading]:
+    """Buckets of one language added up: its sources and its quality tiers."""
+    data = _json(path, notes)
+    buckets = data.get("buckets") if isinstance(data, dict) else None
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for bucket in buckets if isinstance(buckets, list) else ():
+        if isinstance(bucket, dict) and "language" in bucket:
+            rows.setdefault(str(bucket["language"]), []).append(bucket)
+    mixture = {}
+    for code, parts in rows.items():
+        available = sum(_finite(p.get("tokens_available")) for p in parts)
+        planned = [_finite(p.get("tokens_planned")) for p in parts]
+        read = [p["share_read"] for p in parts if p.get("share_read") is not None]
+        mixture[code] = Reading(
+            planned=sum(_finite(p.get("share_planned")) for p in parts),
+            read=sum(_finite(share) for share in read) if read else None,
+            epochs=sum(planned) / available if available else None,
+            available=available,
+        )
+    return mixture
+
+
+def _results(folder: Path, order: list[str], notes: list[str]) -> list[Result]:
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        data = _json(path, notes)
+        if data is None:
+            continue
+        if not isinstance(data, dict) or not isinstance(data.get("results"), dict) or "model" not in data:
+            notes.append(f"{_short(path)} is no result of an evaluation (it has no `model` or no `results`); left out")
+            continue
+        protocol, average = data.get("protocol"), data.get("average")
+        result = Result(
+            model=str(data["model"]),
+            task=str(data.get("task", path.stem)),
+            kind=str(data.get("kind", "")),
+            protocol=protocol if isinstance(protocol, dict) else {},
+            seed=data.get("seed"),
+            results={str(code): _numbers(row) for code, row in data["results"].items()},
+            average=_numbers(average),
+            version=str(data["tessera"]) if "tessera" in data else None,
+        )
+        found.append(result)
+    position = {name: number for number, name in enumerate(order)}
+    return sorted(found, key=lambda r: (r.kind != "held_out", r.task, position.get(r.model, len(order)), r.model))
+
+
+def _json(path: Path, notes: list[str]) -> Any:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        notes.append(f"{_short(path)} is not whole JSON: it was being written, or is damaged; left out")
+        return None
+
+
+def _numbers(row: Any) -> dict[str, float]:
+    items = row.items() if isinstance(row, dict) else ()
+    return {str(name): number for name, value in items if math.isfinite(number := _number(value))}
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+
+
+def _finite(value: Any) -> float:
+    number = _number(value)
+    return number if math.isfinite(number) else 0.0
+
+
+def _short(path: Path) -> str:
+    """The file within its run, e.g. `mid/metrics.jsonl`."""
+    return f"{path.parent.name}/{path.name}"

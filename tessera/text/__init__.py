@@ -1,1 +1,0 @@
-"""Text and tokens, at rest and on the move. Nothing here imports torch."""
