@@ -137,9 +137,9 @@ def _tessera(what: str, folder: Path) -> Callable[[list[Any]], Any]:
 
     from tessera.model import hub
     from tessera.model.mlm import pool
-    from tessera.model.packed import Frozen
+    from tessera.model.packed import PackedEncoder
 
-    frozen = Frozen(hub.load(folder / "model").encoder, torch.bfloat16 if "bfloat16" in what else torch.float32)
+    frozen = PackedEncoder(hub.load(folder / "model").encoder, torch.bfloat16 if "bfloat16" in what else torch.float32)
 
     @torch.inference_mode()
     def run(texts: list[Any]) -> Any:

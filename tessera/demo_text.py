@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import zstandard
 
 from tessera.data.tokenizer import Progress
-from tessera.files import new_folder
+from tessera.files import atomic_folder
 
 ENGLISH = "eng_Latn"
 
@@ -74,7 +74,7 @@ def write_demo_text(folder: str | Path, on_progress: Progress | None = None) -> 
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder}: there already; remove it, or write the demo text to another folder")
-    with new_folder(folder) as draft:
+    with atomic_folder(folder) as draft:
         sizes = _write_all(draft, Path(django.__file__).parent, on_progress or (lambda done, total, what: None))
     return sizes
 

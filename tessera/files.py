@@ -12,7 +12,7 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
+def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """Gives an empty folder beside `target` to write into, which takes its name when the block ends well.
 
     An exception or a kill leaves `target` as it was. Everything is forced to disk before the name changes.
@@ -38,7 +38,7 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def new_file(target: Path, *, many: bool = False) -> Iterator[Path]:
+def atomic_file(target: Path, *, many: bool = False) -> Iterator[Path]:
     """Gives a path beside `target` to write a file to, which takes its name when the block ends well.
 
     many  whether other processes may be writing the same file: then each has a draft of its own
@@ -67,7 +67,7 @@ def remove_folder(folder: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes a text file, UTF-8; what stood there before is replaced at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with new_file(path) as draft:
+    with atomic_file(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
 

@@ -19,7 +19,7 @@ from tessera.data.shards import Shards, verify
 from tessera.data.tokenizer import Tokenizer, sample
 from tessera.data.tokenizer import train as train_tokenizer
 from tessera.evaluation.suite import evaluate
-from tessera.files import new_folder, write_json, write_text
+from tessera.files import atomic_folder, write_json, write_text
 from tessera.inference.text_scorer import Scorer
 from tessera.model import hub, merging
 from tessera.plan.architecture import EncoderConfig
@@ -148,7 +148,7 @@ def _tokenizer(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     if target.exists():
         return
     progress = watcher.progress("tokenizer")
-    with new_folder(target) as staging:
+    with atomic_folder(target) as staging:
         if recipe.tokenizer.path is not None:
             for file in Tokenizer.load(recipe.tokenizer.path).files():
                 shutil.copy(file, staging)
@@ -293,7 +293,7 @@ def merge_folders(
             raise ValueError(f"unknown merge method {method!r}; known are ties, linear and exponential")
     loaded.load_state_dict(state)
     how = f"Merged by {method} from {', '.join(f'{path.parent.name}/{path.name}' for path in models)}."
-    with new_folder(target) as staging:
+    with atomic_folder(target) as staging:
         hub.save(loaded, staging, tokenizer or models[0], describe(loaded.config, how))
         checkpoint.seal(staging)
     return target

@@ -17,7 +17,7 @@ from tessera import __version__
 from tessera.data.shards import Shards
 from tessera.data.tokenizer import Tokenizer
 from tessera.evaluation.suite import HELD_OUT, evaluate
-from tessera.files import new_folder, write_json
+from tessera.files import atomic_folder, write_json
 from tessera.model import hub, merging
 from tessera.model.precision import compute_dtype
 from tessera.plan.loading import load
@@ -101,7 +101,7 @@ def _merge(recipe: Recipe, folder: Path, variants: Sequence[str]) -> None:
     merged = hub.load(models[0])
     states = [merged.state_dict(), *(hub.load(path).state_dict() for path in models[1:])]
     merged.load_state_dict(merging.ties(hub.load(base).state_dict(), states))
-    with new_folder(target) as staging:
+    with atomic_folder(target) as staging:
         hub.save(merged, staging, folder / "tokenizer", f"Merged by TIES from {len(models)} variants.\n")
         checkpoint.seal(staging)
 

@@ -37,7 +37,7 @@ from tessera.corpus.copies import EXACT, NEAR, NOBODY, Copies, CopiesWriter, Pos
 from tessera.corpus.daft_runner import read_parquet
 from tessera.data.masking import mix
 from tessera.data.tokenizer import Progress
-from tessera.files import new_file, new_folder, remove_folder, write_json
+from tessera.files import atomic_file, atomic_folder, remove_folder, write_json
 from tessera.plan.corpus import Duplicates, NearDuplicates
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def find(documents: Sequence[Path], rules: Duplicates, out: Path, on_progress: P
     report, total = on_progress or (lambda done, total, what: None), sum(search.steps for search in searches)
     for done, what in enumerate(itertools.chain.from_iterable(search.run() for search in searches)):
         report(done, total, what)
-    with new_folder(out / "copies") as folder, CopiesWriter(folder) as copies:
+    with atomic_folder(out / "copies") as folder, CopiesWriter(folder) as copies:
         merge([Copies.open(search.found) for search in searches], copies)
     for search in searches:
         remove_folder(search.folder)
@@ -196,7 +196,7 @@ class _Search:
         """Parquet files of (hash, position), each in the order of the hashes and small enough to be sorted at once."""
         row_group = min(max(_PART_ROWS // self.slices, _ROW_GROUP[0]), _ROW_GROUP[1])
         waiting: list[pa.Table] = []
-        with new_folder(target) as folder:
+        with atomic_folder(target) as folder:
             query = _bands(wave, self.near, self.losers) if self.near else _keys(wave)
             for number, batch in enumerate(query.to_arrow_iter()):
                 waiting.append(pa.table(batch))
@@ -222,7 +222,7 @@ class _Search:
             order = np.lexsort((group, position))
             rows = np.stack((position[order], group[order]))
         target.parent.mkdir(parents=True, exist_ok=True)
-        with new_file(target) as draft, draft.open("wb") as file:
+        with atomic_file(target) as draft, draft.open("wb") as file:
             np.save(file, rows)
 
     def _write_found(self) -> None:
@@ -235,7 +235,11 @@ class _Search:
         offsets = np.cumsum(sizes).astype(np.uint64)
         cuts = np.unique(np.sort(np.concatenate(sample))[:: max(1, _RANGE_ROWS // _STRIDE)])
         reason = NEAR if self.near else EXACT
-        with new_folder(self.found) as folder, tempfile.TemporaryFile(dir=folder) as file, CopiesWriter(folder) as out:
+        with (
+            atomic_folder(self.found) as folder,
+            tempfile.TemporaryFile(dir=folder) as file,
+            CopiesWriter(folder) as out,
+        ):
             owner = np.memmap(file, np.uint64, "w+", shape=int(offsets[-1]))  # as many as the corpus has groups
             for first, last in itertools.pairwise((*cuts, NOBODY)):
                 pieces = []

@@ -23,7 +23,7 @@ from tessera.corpus.documents import Document, Pair, Row, check_usable, read_fil
 from tessera.corpus.filters import Filter
 from tessera.data.storage import File, files
 from tessera.data.tokenizer import Progress
-from tessera.files import new_file
+from tessera.files import atomic_file
 from tessera.plan.corpus import Corpus, Filters, Source
 
 _VERSION = 1
@@ -245,7 +245,7 @@ class _Task:
     def _write(self, job: _Job) -> Counts:
         counts = Counts()
         with (
-            new_file(job.target) as draft,
+            atomic_file(job.target) as draft,
             pa.parquet.ParquetWriter(draft, SCHEMA, compression="lz4") as out,
         ):
             for rows in _batches(read_file(job.file, job.source)):

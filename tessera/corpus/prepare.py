@@ -24,7 +24,7 @@ from tessera.corpus.ingest import Counts, Part, Scorer
 from tessera.corpus.split import Split
 from tessera.data.shards import Shards, concatenate
 from tessera.data.tokenizer import Engine, Progress, Tokenizer
-from tessera.files import new_folder, remove_folder, write_json
+from tessera.files import atomic_folder, remove_folder, write_json
 from tessera.plan.corpus import Corpus
 
 Store = Literal["train", "held_out"]
@@ -159,7 +159,7 @@ def encode(
         counted[number] = {source: Counts(**of_source) for source, of_source in counts.items()}
         done += sizes[number]
         report(done, total, f"{len(counted)} of {len(jobs)} tasks")
-    with new_folder(out) as draft:
+    with atomic_folder(out) as draft:
         for store in STORES:
             concatenate(
                 [Shards.open(folder) for job in jobs if (folder := job.target / store).exists()],

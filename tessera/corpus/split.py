@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tessera.corpus.daft_runner import read_parquet
 from tessera.corpus.dedup import Copies
 from tessera.corpus.ingest import Counts, Part, key
-from tessera.files import new_file
+from tessera.files import atomic_file
 from tessera.plan.corpus import Corpus, HeldOut
 
 SAME_TEXT = "same text as a held-out document"
@@ -98,7 +98,7 @@ def choose(corpus: Corpus, parts: Sequence[Part], folder: Path, copies: Copies) 
     written = _read(path, made_of)
     if written is None:
         written = _draw(corpus, parts, copies)
-        with new_file(path) as draft:
+        with atomic_file(path) as draft:
             pa.parquet.write_table(written.replace_schema_metadata({_META: made_of.encode()}), draft)
     drawn = written["drawn"].to_numpy(zero_copy_only=False)
     positions, keys = written["position"].to_numpy(), written["key"].to_numpy()

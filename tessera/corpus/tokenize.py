@@ -19,7 +19,7 @@ from tessera.corpus.mds import Shard
 from tessera.corpus.split import Split
 from tessera.data.shards import ShardWriter
 from tessera.data.tokenizer import Engine, Tokenizer
-from tessera.files import new_folder, write_json
+from tessera.files import atomic_folder, write_json
 from tessera.plan.corpus import Corpus, Source
 
 _SHARD_TASK = 2**28  # bytes of token ids that a task takes over
@@ -107,7 +107,7 @@ class Encode:
                 os.environ["RAYON_NUM_THREADS"] = str(self._threads)  # read when the library first encodes a batch
             self._tokenizer = Tokenizer.load(self._folder, self._how)
         tokenizer, counts = self._tokenizer, dict[str, Counts]()
-        with new_folder(job.target, replace=True) as draft:
+        with atomic_folder(job.target, replace=True) as draft:
             with _Stores(draft, tokenizer) as stores:
                 for shard in job.shards:
                     assert job.source is not None, "shards are of a source"

@@ -23,8 +23,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.data.mapped import Mapped
-from tessera.files import new_file
+from tessera.data.mapped import MmapArray
+from tessera.files import atomic_file
 
 FORMAT, VERSION = "tessera-blocks", 1
 STRIDE = 128
@@ -44,12 +44,12 @@ class Blocks:
     strides   int64 [S + 1], blocks before each 128th document; the last is their number
     """
 
-    offsets: Mapped
+    offsets: MmapArray
     context: int
     strides: Integers
 
     @classmethod
-    def of(cls, folder: Path, identity: str, offsets: Mapped, context: int) -> Self:
+    def of(cls, folder: Path, identity: str, offsets: MmapArray, context: int) -> Self:
         """Maps the counts that lie in the folder, or counts and leaves them there.
 
         identity   checksum of the store, so that counts of another are not taken for its own
@@ -113,7 +113,7 @@ def damaged(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.glob("blocks-*.bin")) if _read(path)[1] is None]
 
 
-def _count(offsets: Mapped, context: int) -> Integers:
+def _count(offsets: MmapArray, context: int) -> Integers:
     """One pass over the offsets, a slice at a time: int64 [S + 1]. Read, not mapped: it goes from front to back."""
     documents = len(offsets.values) - 1
     strides = np.zeros(-(-documents // STRIDE) + 1, np.int64)
@@ -157,7 +157,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Integers | None]:
 def _write(path: Path, about: dict[str, Any], strides: Integers) -> None:
     """Under a name of its own first, since many may write at once; then it takes its name, whole."""
     header = {"format": FORMAT, "version": VERSION, **about, "sha256": _hash(strides.astype("<i8", copy=False))}
-    with new_file(path, many=True) as draft, draft.open("xb") as file:
+    with atomic_file(path, many=True) as draft, draft.open("xb") as file:
         file.write(json.dumps(header).encode().ljust(_PAGE))
         file.write(strides.astype("<i8", copy=False).data)
 

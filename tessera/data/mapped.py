@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Mapped:
+class MmapArray:
     """`values`, and a way to say what will be read of them.
 
     Left alone, the system reads 128 KB around whatever is touched and waits for it, piece after piece. A document is a

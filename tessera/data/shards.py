@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.data.blocks import Blocks, damaged
-from tessera.data.mapped import Mapped
+from tessera.data.mapped import MmapArray
 from tessera.data.shard_writer import FILE_BYTES, FORMAT, INDEX, VERSION, ShardWriter, StoreFiles, index_hash
 from tessera.plan.mixture import Bucket
 
@@ -46,11 +46,11 @@ class Shards:
     buckets: tuple[Bucket, ...]
     first_document: NDArray[np.int64]
     first_token: NDArray[np.int64]
-    _offsets: Mapped
+    _offsets: MmapArray
     tokenizer_fingerprint: str
     vocab_size: int
     identity: str
-    _files: tuple[Mapped, ...]
+    _files: tuple[MmapArray, ...]
     _tokens_per_file: int
 
     @classmethod
@@ -62,7 +62,7 @@ class Shards:
         for name, entry in index["files"].items():
             _check_size(folder / name, entry["bytes"])
         dtype = np.dtype(index["dtype"]).newbyteorder("<")
-        offsets = Mapped(folder / "offsets.bin", np.dtype("<i8"))
+        offsets = MmapArray(folder / "offsets.bin", np.dtype("<i8"))
         if len(offsets.values) != index["documents"] + 1 or int(offsets.values[-1]) != index["tokens"]:
             raise ValueError(f"{folder / 'offsets.bin'}: does not fit index.json; prepare the corpus again")
         rows = index["buckets"]
@@ -76,7 +76,7 @@ class Shards:
             tokenizer_fingerprint=index["tokenizer"],
             vocab_size=index["vocab_size"],
             identity=index_hash(index),
-            _files=tuple(Mapped(folder / name, dtype) for name in names),
+            _files=tuple(MmapArray(folder / name, dtype) for name in names),
             _tokens_per_file=index["tokens_per_file"],
         )
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tessera.data.masking import mask, mix
 from tessera.data.packing import Batch, ranges
 from tessera.data.shards import Shards
-from tessera.plan.course import Course
+from tessera.plan.course import MixtureSchedule
 from tessera.plan.recipe import Crop
 
 _ROUNDS = 10  # with fewer, or on fewer bits, shuffles of less than ten blocks are visibly unfair
@@ -38,7 +38,7 @@ class Stream:
     def __init__(
         self,
         shards: Shards,
-        shares: Sequence[float] | Course,
+        shares: Sequence[float] | MixtureSchedule,
         *,
         context: int,
         seed: int,
@@ -57,7 +57,7 @@ class Stream:
 
         Raises ValueError where the shares do not fit the store.
         """
-        course = shares if isinstance(shares, Course) else Course((0, 1), (shares,))
+        course = shares if isinstance(shares, MixtureSchedule) else MixtureSchedule((0, 1), (shares,))
         for row in course.shares:
             _check_shares(row, shards)
         self.shards = shards

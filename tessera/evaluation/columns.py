@@ -16,7 +16,7 @@ _HIDDEN = "-1"  # how sets write that their test labels are hidden
 
 
 @dataclass(frozen=True, slots=True)
-class Cells:
+class Row:
     """One row; everything raises DataError naming it."""
 
     place: str

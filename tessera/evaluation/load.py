@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.evaluation import parts, rows
-from tessera.evaluation.columns import Cells
+from tessera.evaluation.columns import Row
 from tessera.evaluation.rows import DataError, MissingData
 from tessera.finetune.examples import Choices, Example, Labelled, Question, Tagged, Triple
 from tessera.plan.task import SplitName, Task
@@ -90,7 +90,7 @@ def languages(task: Task, folder: Path | None = None) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _examples(task: Task, row: Cells, names: tuple[str, ...], split: str, mend: bool) -> list[Example]:
+def _examples(task: Task, row: Row, names: tuple[str, ...], split: str, mend: bool) -> list[Example]:
     """What one row says; reward rows say more than one thing."""
     head: dict[str, Any] = {"id": row.identity(), "row": row.place}
     match task.kind:
@@ -134,7 +134,7 @@ def _examples(task: Task, row: Cells, names: tuple[str, ...], split: str, mend: 
     ]
 
 
-def _steps(task: Task, row: Cells) -> list[Example]:
+def _steps(task: Task, row: Row) -> list[Example]:
     """A problem with its solution up to each step, or with the whole of it; label 1: right."""
     steps, right = row.texts("steps"), row.truths("label")
     if len(steps) != len(right):

@@ -11,7 +11,7 @@ import heapq
 from pathlib import Path
 
 from tessera.evaluation import parts, rows
-from tessera.evaluation.columns import Cells
+from tessera.evaluation.columns import Row
 from tessera.evaluation.rows import DataError
 from tessera.finetune.examples import Search
 from tessera.plan.task import SPLITS, Data, SplitName, Task
@@ -62,9 +62,7 @@ def search(
     return dataclasses.replace(found, corpus={name: text for name, text in corpus.items() if name in answers})
 
 
-def _part(
-    task: Task, data: Data, split: SplitName, language: str | None, folder: Path | None, what: str
-) -> list[Cells]:
+def _part(task: Task, data: Data, split: SplitName, language: str | None, folder: Path | None, what: str) -> list[Row]:
     """All rows of a source beside the queries; of its only split where it has but one."""
     named = {place[0] for s in SPLITS if (place := data.splits.place(s))}
     place = data.splits.place(split)
@@ -72,7 +70,7 @@ def _part(
         raise DataError(f"task {task.name}: its {what} has no split for {split!r}; name it under {what}.splits")
     name = named.pop() if place is None else place[0]
     columns = task.columns_of(data)
-    return [Cells(at, row, columns) for at, row in rows.read(data, task.name, name, language, folder, what)]
+    return [Row(at, row, columns) for at, row in rows.read(data, task.name, name, language, folder, what)]
 
 
 def _corpus(task: Task, data: Data, split: SplitName, language: str | None, folder: Path | None) -> dict[str, str]:

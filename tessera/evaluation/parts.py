@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tessera.evaluation import rows
-from tessera.evaluation.columns import Cells
+from tessera.evaluation.columns import Row
 from tessera.evaluation.rows import DataError
 from tessera.plan.task import SplitName, Task
 
@@ -17,7 +17,7 @@ def name_of(task: Task, split: SplitName) -> str:
 
 def rows_of(
     task: Task, split: SplitName, language: str | None, folder: Path | None, limit: int | None = None
-) -> list[Cells]:
+) -> list[Row]:
     """The rows of a split as the task sees them: its part of what the data calls one.
 
     limit   at most so many, drawn by a hash of what they say and kept in their order; the others are let go at once
@@ -37,13 +37,13 @@ def rows_of(
     return kept
 
 
-def _rows(task: Task, split: SplitName, language: str | None, folder: Path | None) -> Iterator[Cells]:
+def _rows(task: Task, split: SplitName, language: str | None, folder: Path | None) -> Iterator[Row]:
     source = task.source(split)
     name, begin, end = _place(task, split)
     columns = task.columns_of(source)
     divided = begin > 0 or end < float("inf")
     for at, row in rows.read(source, task.name, name, language, folder):
-        cells = Cells(at, row, columns)
+        cells = Row(at, row, columns)
         if not divided or begin <= rows.place_of(cells.key(task.kind)) < end:
             yield cells
 

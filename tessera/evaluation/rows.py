@@ -20,8 +20,8 @@ import pyarrow.parquet
 from tessera.plan.task import LANGUAGE, SPLIT, TASK, Data
 
 ENDINGS = (".jsonl.zst", ".jsonl.gz", ".jsonl", ".parquet")
-Row = dict[str, Any]
-Placed = tuple[str, Row]  # where it stands, and what
+RawRow = dict[str, Any]
+Placed = tuple[str, RawRow]  # where it stands, and what
 
 
 class DataError(ValueError):

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tessera.evaluation import load, metrics
-from tessera.files import new_file
+from tessera.files import atomic_file
 from tessera.finetune.examples import Choices, Labelled, Question, Tagged
 from tessera.finetune.features import KINDS, Answer, Example, Kind
 from tessera.finetune.learner import Learner, Pretrained
@@ -292,7 +292,7 @@ def keep(path: Path, learner: Learner, of: Json) -> None:
     parts = {"encoder": learner.encoder, "head": learner.head}
     state = {f"{name}.{k}": v for name, part in parts.items() for k, v in part.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with new_file(path) as draft:
+    with atomic_file(path) as draft:
         tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in state.items()}
         save_file(tensors, draft, metadata={"identity": json.dumps(of)})
 

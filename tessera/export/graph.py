@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tessera.data.tokenizer import Tokenizer
 from tessera.export.about import Check, card, lowest
 from tessera.export.padded import PaddedEmbedder, PaddedMaskedLM
-from tessera.files import new_folder, write_json
+from tessera.files import atomic_folder, write_json
 from tessera.inference import sentence_folder as folders
 from tessera.inference.encode import fit
 from tessera.inference.runtime import ABOUT, FILES, INPUTS, LOGITS, STATES, VECTORS, Runtime
@@ -127,7 +127,7 @@ def need(to: str) -> None:
 @contextlib.contextmanager
 def drafted(target: Path, model: Path, pipeline: Pipeline, ours: Encoder | MaskedLM) -> Iterator[Path]:
     """A folder with all but the graph, which becomes `target` when the block ends well."""
-    with new_folder(target) as draft, tempfile.TemporaryDirectory(dir=draft, prefix=".") as work:
+    with atomic_folder(target) as draft, tempfile.TemporaryDirectory(dir=draft, prefix=".") as work:
         bare, out = Path(work, "bare"), Path(work, "out")
         bare.mkdir()
         shutil.copyfile(model / "config.json", bare / "config.json")

@@ -33,7 +33,7 @@ from tessera.finetune.retriever import Contrast, Ids, Progress, Retriever
 from tessera.inference.encode import by_length
 from tessera.inference.nearest import nearest
 from tessera.model.encoder import Encoder
-from tessera.model.sparse_embedding import SeenRows
+from tessera.model.sparse_embedding import PartialEmbedding
 from tessera.plan.recipe import Optimizer
 from tessera.plan.task import Protocol
 from tessera.train.optimizer import build, clip_gradients, set_learning_rate
@@ -283,13 +283,13 @@ class _Read:
         return [self.ids[query + t] for t in batch.queries] + [self.ids[document + t] for t in batch.documents]
 
 
-def _only_seen(encoder: nn.Module, read: _Read) -> SeenRows | None:
+def _only_seen(encoder: nn.Module, read: _Read) -> PartialEmbedding | None:
     """Gives an encoder of ours an embedding that is trained in the tokens of the training data only."""
     if not isinstance(encoder, Encoder):
         return None
     seen = np.unique(np.concatenate(list(read.ids.values()))).astype(np.int64)
     table = encoder.embedding.weight
-    rows = SeenRows(table, torch.from_numpy(seen).to(table.device))
+    rows = PartialEmbedding(table, torch.from_numpy(seen).to(table.device))
     encoder.embedding = rows  # type: ignore[assignment]
     return rows
 

@@ -20,7 +20,7 @@ from tessera.model.hf_files import read_json
 from tessera.model.hf_names import Pooling, our_pooling
 from tessera.model.precision import autocast, compute_dtype
 from tessera.model.transformers_folder import marks_segments
-from tessera.model.transformers_model import Foreign
+from tessera.model.transformers_model import TransformersEncoder
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
 
@@ -29,7 +29,7 @@ from tessera.plan.task import Protocol
 class Pretrained:
     """What every trial starts from; never trained itself."""
 
-    encoder: Encoder | Foreign
+    encoder: Encoder | TransformersEncoder
     pooling: Pooling
     tokenizer: Tokenizer
     machine: Machine
@@ -73,7 +73,7 @@ class Pretrained:
             micro_batch_tokens=self.machine.micro_batch_tokens,
         )
 
-    def _copy(self) -> Encoder | Foreign:
+    def _copy(self) -> Encoder | TransformersEncoder:
         """The encoder with weights of its own, but for the rows of the embedding, which `train` takes as it needs."""
         table = embedding(self.encoder)
         encoder = copy.deepcopy(self.encoder, {id(table): table})
@@ -86,7 +86,7 @@ class Pretrained:
 class Learner:
     """An encoder and its head on a task."""
 
-    encoder: Encoder | Foreign
+    encoder: Encoder | TransformersEncoder
     head: task_heads.Head
     reader: Reader
     device: torch.device
@@ -143,7 +143,7 @@ def pretrained(folder: str | Path, machine: Machine | None = None) -> Pretrained
     given = read_json(folder / "config.json")
     head: dict[str, Tensor] = {}
     pooling: Pooling = "cls"
-    encoder: Encoder | Foreign
+    encoder: Encoder | TransformersEncoder
     if not hub.is_ours(folder):
         encoder = hub.load_encoder(folder, machine.attention)
     elif hub.has_head(folder):
@@ -167,16 +167,16 @@ def pretrained(folder: str | Path, machine: Machine | None = None) -> Pretrained
         pooling=pooling,
         tokenizer=tokenizer,
         machine=machine,
-        segments=isinstance(encoder, Foreign) and encoder.config.segments > 1 and marks_segments(folder),
+        segments=isinstance(encoder, TransformersEncoder) and encoder.config.segments > 1 and marks_segments(folder),
     )
 
 
-def embedding(encoder: Encoder | Foreign) -> nn.Module:
+def embedding(encoder: Encoder | TransformersEncoder) -> nn.Module:
     """What makes tokens into vectors."""
     return encoder.embedding if isinstance(encoder, Encoder) else encoder.model.get_input_embeddings()
 
 
-def set_embedding(encoder: Encoder | Foreign, table: nn.Module) -> None:
+def set_embedding(encoder: Encoder | TransformersEncoder, table: nn.Module) -> None:
     """Puts another in its place."""
     if isinstance(encoder, Encoder):
         encoder.embedding = table  # type: ignore[assignment]  # it is called, nothing else

@@ -24,7 +24,7 @@ from tessera.finetune.features import Answer, Example, Floats, Item, Kind
 from tessera.finetune.learner import Learner, embedding, set_embedding
 from tessera.model.encoder import Encoder
 from tessera.model.packed import packed
-from tessera.model.sparse_embedding import SeenRows
+from tessera.model.sparse_embedding import PartialEmbedding
 from tessera.plan.task import Protocol
 from tessera.train.optimizer import clip_gradients, set_learning_rate
 
@@ -178,13 +178,13 @@ def _look_at(learner: Learner, items: Sequence[Item]) -> None:
         learner.centre, learner.scale = float(targets.mean()), float(targets.std()) or 1.0
 
 
-def _only_seen(learner: Learner, items: Sequence[Item]) -> SeenRows:
+def _only_seen(learner: Learner, items: Sequence[Item]) -> PartialEmbedding:
     """Gives the encoder an embedding of which the tokens of the training data are weights, the others as they are."""
     documents = [document for item in items for document in item.documents]
     padding = learner.encoder.config.pad_token_id
     seen = np.unique(np.concatenate([*documents, [] if padding is None else [padding]]))
     whole = embedding(learner.encoder).get_parameter("weight")
-    rows = SeenRows(whole, torch.from_numpy(seen.astype(np.int64)).to(learner.device))
+    rows = PartialEmbedding(whole, torch.from_numpy(seen.astype(np.int64)).to(learner.device))
     set_embedding(learner.encoder, rows)
     return rows
 

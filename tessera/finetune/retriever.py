@@ -24,7 +24,7 @@ from tessera.model.encoder import Encoder
 from tessera.model.mlm import pool
 from tessera.model.packed import packed
 from tessera.model.precision import autocast, compute_dtype
-from tessera.model.transformers_model import Foreign
+from tessera.model.transformers_model import TransformersEncoder
 from tessera.plan.recipe import Machine
 
 Ids = NDArray[np.int32]
@@ -56,7 +56,7 @@ class Contrast:
 class Retriever:
     """An encoder, and how texts are put to it."""
 
-    encoder: Encoder | Foreign
+    encoder: Encoder | TransformersEncoder
     tokenizer: Tokenizer
     machine: Machine
     contrast: Contrast
@@ -139,7 +139,7 @@ class Retriever:
         )
 
 
-def _copy(encoder: Encoder | Foreign) -> Encoder | Foreign:
+def _copy(encoder: Encoder | TransformersEncoder) -> Encoder | TransformersEncoder:
     """With weights of its own, but for the embedding of ours, which training replaces and never changes."""
     if isinstance(encoder, Encoder):
         return copy.deepcopy(encoder, {id(encoder.embedding): encoder.embedding})

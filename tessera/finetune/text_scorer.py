@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tessera.corpus import documents
 from tessera.data.tokenizer import Tokenizer
-from tessera.files import new_folder, write_json
+from tessera.files import atomic_folder, write_json
 from tessera.inference.encode import each
 from tessera.inference.text_scorer import Dtype, limit_of
 from tessera.model import hub
@@ -105,7 +105,7 @@ def fit(
         f"Ridge regression ({pooling} pooling, {max_length} tokens) on {found.texts:,} marked texts; leave-one-out "
         f"R2 {found.r2:.3f}, correlation {found.correlation:.3f}.\n"
     )
-    with new_folder(Path(target)) as staging:
+    with atomic_folder(Path(target)) as staging:
         hub.save(model, staging, folder, "# A score for texts\n\n" + how)
         place = staging / "tokenizer_config.json"
         said = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}

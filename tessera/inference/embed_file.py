@@ -18,10 +18,10 @@ from pydantic import ValidationError
 
 from tessera.data import storage
 from tessera.data.readers import BROKEN, rows
-from tessera.files import new_file, remove_folder, write_json
+from tessera.files import atomic_file, remove_folder, write_json
 from tessera.inference import sentence_folder as folders
 from tessera.inference.encoder import Encoder
-from tessera.inference.engine import How
+from tessera.inference.engine import EncodeOptions
 from tessera.plan.corpus import Columns, Source
 
 Progress = Callable[[int, int, str], None]
@@ -129,7 +129,9 @@ def embed_file(
     return out
 
 
-def _settings(model: str | Path, files: Sequence[storage.File], encoder: Encoder, how: How, **asked: Any) -> Settings:
+def _settings(
+    model: str | Path, files: Sequence[storage.File], encoder: Encoder, how: EncodeOptions, **asked: Any
+) -> Settings:
     """All that the vectors depend on."""
     return Settings(
         model=folders.fingerprint(folders.local(model)),
@@ -315,7 +317,7 @@ def _shown(value: Any) -> str:
 def _write_part(path: Path, id_name: str, ids: pa.Array, vectors: np.ndarray[Any, Any]) -> None:
     flat = pa.array(vectors.reshape(-1))
     column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-    with new_file(path) as draft:
+    with atomic_file(path) as draft:
         pa.parquet.write_table(pa.table({id_name: ids, "embedding": column}), draft, **_HOW_WRITTEN)
 
 
@@ -332,15 +334,15 @@ def _join(parts: Path, out: Path, settings: Settings, id_name: str, found: _Foun
     identity = pa.field(id_name, found.id_type)
     if out.suffix == ".parquet":
         schema = pa.schema([identity, column], metadata)
-        with new_file(out) as draft, pa.parquet.ParquetWriter(draft, schema, **_HOW_WRITTEN) as writer:
+        with atomic_file(out) as draft, pa.parquet.ParquetWriter(draft, schema, **_HOW_WRITTEN) as writer:
             for table in tables:
                 writer.write_table(table.cast(schema))
         return
     schema = pa.schema([identity], metadata)
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(settings.output)), "fortran_order": False}
     with (
-        new_file(out) as draft,
-        new_file(_ids_of(out)) as ids_draft,  # takes its name first: vectors never stand without their ids
+        atomic_file(out) as draft,
+        atomic_file(_ids_of(out)) as ids_draft,  # takes its name first: vectors never stand without their ids
         draft.open("wb") as file,
         pa.parquet.ParquetWriter(ids_draft, schema, **_HOW_WRITTEN) as writer,
     ):

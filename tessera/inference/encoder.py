@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from tessera.data.tokenizer import Tokenizer
 from tessera.inference import sentence_folder as folders
-from tessera.inference.engine import Engine, How, Tokens
+from tessera.inference.engine import EncodeOptions, Engine, Tokens
 from tessera.inference.fill_mask import MaskFiller
 from tessera.inference.runtime import Runtime, kind
 from tessera.inference.sentence_folder import Pipeline
 from tessera.inference.similarity import as_sentence_transformers, paired_scores, scores
-from tessera.inference.tokenize import Reading, checked, windows
+from tessera.inference.tokenize import TextTokenizer, checked, windows
 from tessera.model import hub
 from tessera.model.attention import choose
 from tessera.model.precision import autocast, compute_dtype
@@ -185,7 +185,7 @@ class Encoder:
         report = options.pop("on_progress", None)
         return self._stream(texts, self.how(**options), report)
 
-    def _stream(self, texts: Iterable[str], how: How, on_progress: Progress | None) -> Iterator[Vectors]:
+    def _stream(self, texts: Iterable[str], how: EncodeOptions, on_progress: Progress | None) -> Iterator[Vectors]:
         total, done = len(texts) if isinstance(texts, Sequence) else 0, 0
         for window in windows(texts, how.reading.longest()):
 
@@ -210,7 +210,7 @@ class Encoder:
         overlap: int = 0,
         max_tokens: int = 16_384,
         batch_invariant: bool = False,
-    ) -> How:
+    ) -> EncodeOptions:
         """The options of `encode`, settled. Raises ValueError for what does not fit the model or itself."""
         line, most = self.pipeline, self.config.max_position_embeddings
         names = line.pooling if pooling is None else (pooling,) if isinstance(pooling, str) else tuple(pooling)
@@ -219,7 +219,7 @@ class Encoder:
             raise ValueError(f"dimensions is {dimensions}; a vector of this model has {width}")
         if max_length is not None and max_length > most:
             raise ValueError(f'max_length is {max_length}, but this model reads {most} tokens; long="chunk" reads more')
-        reading = Reading(
+        reading = TextTokenizer(
             tokenizer=self.tokenizer,
             prompt=checked(line.prompt(prompt, prompt_name), 0),
             max_length=self.max_seq_length if max_length is None else max_length,
@@ -227,7 +227,7 @@ class Encoder:
             overlap=overlap,
             lower_case=line.lower_case,
         )
-        return How(
+        return EncodeOptions(
             reading=reading,
             pooling=names,
             skip=0 if line.include_prompt else reading.skipped(),

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tessera.inference.encode import by_length
-from tessera.inference.tokenize import Ids, Reading, flat
+from tessera.inference.tokenize import Ids, TextTokenizer, flat
 from tessera.model.encoder import Encoder as Moving
-from tessera.model.packed import Frozen, can_freeze
+from tessera.model.packed import PackedEncoder, can_freeze
 from tessera.model.pooling import Dense, Unit, average, pool
 from tessera.model.precision import autocast
 
@@ -22,10 +22,10 @@ Vectors = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class How:
+class EncodeOptions:
     """One call's way from texts to vectors, settled."""
 
-    reading: Reading
+    reading: TextTokenizer
     pooling: tuple[str, ...]
     skip: int  # tokens at the beginning of a piece that are not pooled
     normalize: bool
@@ -64,13 +64,13 @@ class Still(nn.Module):
             return self.encoder(tokens, starts)
 
 
-def at_rest(encoder: Moving, device: torch.device, dtype: torch.dtype) -> Frozen | Still:
+def at_rest(encoder: Moving, device: torch.device, dtype: torch.dtype) -> PackedEncoder | Still:
     """The encoder on its device in the fastest form that gives its answers in `dtype` without gradients.
 
     On a CPU the weights are packed copies; elsewhere they are those of `encoder`, changed.
     """
     encoder = encoder.to(device).eval()
-    return Frozen(encoder, dtype) if device.type == "cpu" and can_freeze() else Still(encoder, dtype)
+    return PackedEncoder(encoder, dtype) if device.type == "cpu" and can_freeze() else Still(encoder, dtype)
 
 
 class Engine:
@@ -88,13 +88,13 @@ class Engine:
         self.model = model.to(device).eval()
         if isinstance(self.model, Moving):
             self.model = at_rest(self.model, device, dtype)
-        self.packed = isinstance(self.model, Frozen)
+        self.packed = isinstance(self.model, PackedEncoder)
         config: Any = model.config
         self.hidden_size = int(config.hidden_size)
         self.steps = [step.to(device).eval() for step in steps]
         self.device, self.dtype = device, dtype
 
-    def vectors(self, pieces: list[list[Ids]], how: How, report: Callable[[float], None]) -> Vectors:
+    def vectors(self, pieces: list[list[Ids]], how: EncodeOptions, report: Callable[[float], None]) -> Vectors:
         """One row for each text, [n, h], given its pieces; `report` hears the share that is done."""
         if how.alone:  # nothing that is computed has a shape that another text could change
             one, rows = replace(how, alone=False, max_tokens=1), np.empty((len(pieces), how.dimensions), np.float32)

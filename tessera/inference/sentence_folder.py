@@ -20,7 +20,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from tessera.files import new_folder
+from tessera.files import atomic_folder
 from tessera.model.pooling import POOLINGS, Dense, Unit
 
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
@@ -163,7 +163,7 @@ def write(model: Path, folder: Path, pipeline: Pipeline, width: int, max_length:
         }
         for n, name in enumerate(names)
     ]
-    with new_folder(folder) as draft:
+    with atomic_folder(folder) as draft:
         for path in (path for pattern in _MODEL_FILES for path in sorted(model.glob(pattern))):
             if not any(path.match(ours) for ours in _OURS):
                 shutil.copyfile(path, draft / path.name)

@@ -26,7 +26,7 @@ _SPACE = re.compile(r"\s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class TextTokenizer:
     """How texts become pieces. Checks itself.
 
     prompt      stands before every text, and at the beginning of each of its chunks

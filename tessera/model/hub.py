@@ -14,20 +14,20 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tessera.files import new_folder
+from tessera.files import atomic_folder
 from tessera.model import transformers_folder, transformers_model
 from tessera.model.encoder import Encoder
 from tessera.model.hf_files import copy_tokenizer, open_weights, read_json
 from tessera.model.hf_names import NAMES, Names, family, our_config, our_pooling, their_config, their_regression, theirs
 from tessera.model.mlm import MaskedLM, Regressor
-from tessera.model.transformers_model import Foreign, ForeignMaskedLM
+from tessera.model.transformers_model import TransformersEncoder, TransformersMaskedLM
 from tessera.plan.architecture import EncoderConfig
 
-AnyMaskedLM = MaskedLM | ForeignMaskedLM
+AnyMaskedLM = MaskedLM | TransformersMaskedLM
 
 
 def save(
-    model: MaskedLM | Regressor | Foreign | ForeignMaskedLM,
+    model: MaskedLM | Regressor | TransformersEncoder | TransformersMaskedLM,
     folder: Path,
     tokenizer_files: Path | None = None,
     card: str | None = None,
@@ -41,8 +41,8 @@ def save(
     card             text of README.md
     Raises FileExistsError if `folder` exists and is not empty, ValueError if transformers has no such architecture.
     """
-    with new_folder(Path(folder)) as draft:
-        if isinstance(model, (Foreign, ForeignMaskedLM)):
+    with atomic_folder(Path(folder)) as draft:
+        if isinstance(model, (TransformersEncoder, TransformersMaskedLM)):
             transformers_model.write(model, draft, dtype)
         else:
             _write(model, draft, dtype)
@@ -94,7 +94,7 @@ def load_any(folder: Path, attention: str = "auto") -> AnyMaskedLM:
     if is_ours(folder):
         return load(folder, attention)
     model = transformers_folder.load(Path(folder), attention, "masked_lm")
-    assert isinstance(model, ForeignMaskedLM)
+    assert isinstance(model, TransformersMaskedLM)
     return model
 
 
@@ -103,14 +103,14 @@ def is_ours(folder: Path) -> bool:
     return read_json(Path(folder) / "config.json").get("model_type") in NAMES
 
 
-def load_encoder(folder: Path, attention: str = "auto") -> Encoder | Foreign:
+def load_encoder(folder: Path, attention: str = "auto") -> Encoder | TransformersEncoder:
     """The encoder alone, from a folder with or without a head: natively for our families, else through transformers.
 
     Errors as for `load_any`.
     """
     if not is_ours(folder):
         encoder = transformers_folder.load(Path(folder), attention, "encoder")
-        assert isinstance(encoder, Foreign)
+        assert isinstance(encoder, TransformersEncoder)
         return encoder
     return load_own_encoder(folder, attention)
 

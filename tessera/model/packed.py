@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from tessera.model.attention import Layout, attend
 from tessera.model.encoder import Block, Encoder, Norm
-from tessera.model.sparse_embedding import SeenRows
+from tessera.model.sparse_embedding import PartialEmbedding
 
 # Shapes: T tokens of N documents end to end, C hidden size, I intermediate size.
 
@@ -27,10 +27,10 @@ def can_freeze() -> bool:
 
 
 def packed(encoder: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """What gives the answers of `encoder` fastest: `Frozen` where that is possible, else `encoder` itself."""
+    """What gives the answers of `encoder` fastest: `PackedEncoder` where that is possible, else `encoder` itself."""
     if not isinstance(encoder, Encoder) or encoder.embedding.weight.device.type != "cpu" or not can_freeze():
         return encoder
-    return Frozen(encoder, dtype)
+    return PackedEncoder(encoder, dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class _Layer:
     theta: float
 
 
-class Frozen(nn.Module):
+class PackedEncoder(nn.Module):
     """The answers of an `Encoder`, faster, without gradients.
 
     encoder  on a CPU; it is left as it is, and is not needed afterwards
@@ -125,7 +125,9 @@ class Frozen(nn.Module):
 
 def _table(embedding: nn.Module) -> Tensor:
     """[V, C], also of an embedding that is being trained in some of its rows."""
-    return embedding.embedding() if isinstance(embedding, SeenRows) else embedding.get_parameter("weight").detach()
+    return (
+        embedding.embedding() if isinstance(embedding, PartialEmbedding) else embedding.get_parameter("weight").detach()
+    )
 
 
 def _norm(norm: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class SeenRows(nn.Module):
+class PartialEmbedding(nn.Module):
     """Stands where an nn.Embedding stood.
 
     whole  [V, C], as it was; shared, never changed

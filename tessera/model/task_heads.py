@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tessera.model.hf_names import Pooling
 from tessera.model.mlm import Dense, Transform, pool
-from tessera.model.transformers_model import ForeignConfig
+from tessera.model.transformers_model import TransformersConfig
 from tessera.plan.architecture import EncoderConfig
 
 _DEVIATION = 0.02  # of new weights where the encoder's configuration does not say
@@ -26,7 +26,7 @@ class DocumentHead(nn.Module):
     pooling  mean or cls: of the hidden states. late: the mean of what the dense layer makes of each token
     """
 
-    def __init__(self, config: EncoderConfig | ForeignConfig, labels: int, pooling: Pooling) -> None:
+    def __init__(self, config: EncoderConfig | TransformersConfig, labels: int, pooling: Pooling) -> None:
         super().__init__()
         self.pooling = pooling
         self.transform = Transform(config) if _transforms(config) else Dense(config)  # type: ignore[arg-type]
@@ -45,7 +45,7 @@ class DocumentHead(nn.Module):
 class TokenHead(nn.Module):
     """Scores of tokens: tags, or whether an answer starts and ends there."""
 
-    def __init__(self, config: EncoderConfig | ForeignConfig, labels: int) -> None:
+    def __init__(self, config: EncoderConfig | TransformersConfig, labels: int) -> None:
         super().__init__()
         self.transform = Transform(config) if _transforms(config) else nn.Identity()  # type: ignore[arg-type]
         self.classifier = nn.Linear(config.hidden_size, labels)
@@ -61,7 +61,7 @@ Head = DocumentHead | TokenHead
 
 
 @torch.no_grad()
-def initialize(head: Head, config: EncoderConfig | ForeignConfig, generator: torch.Generator) -> None:
+def initialize(head: Head, config: EncoderConfig | TransformersConfig, generator: torch.Generator) -> None:
     """Draws the weights of a head anew: matrices from N(0, initializer_range), norms 1, biases 0."""
     deviation = config.initializer_range if isinstance(config, EncoderConfig) else _DEVIATION
     for name, weight in head.named_parameters():
@@ -99,5 +99,5 @@ def losses_within(scores: Tensor, starts: Tensor, targets: Tensor) -> Tensor:
     return top + sums.log() - scores.gather(0, starts[:-1, None] + targets)
 
 
-def _transforms(config: EncoderConfig | ForeignConfig) -> bool:
+def _transforms(config: EncoderConfig | TransformersConfig) -> bool:
     return isinstance(config, EncoderConfig) and config.mlm_transform

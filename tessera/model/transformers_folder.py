@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from tessera.model.hf_files import open_weights, read_json
-from tessera.model.transformers_model import Foreign, ForeignConfig, ForeignMaskedLM, quietly
+from tessera.model.transformers_model import TransformersConfig, TransformersEncoder, TransformersMaskedLM, quietly
 
 # Shapes: T tokens of N documents end to end.
 
 
-def load(folder: Path, attention: str, kind: Literal["encoder", "masked_lm"]) -> Foreign | ForeignMaskedLM:
+def load(
+    folder: Path, attention: str, kind: Literal["encoder", "masked_lm"]
+) -> TransformersEncoder | TransformersMaskedLM:
     """A model in float32, ready for use, from a folder of a family that transformers has.
 
     attention  auto: what transformers chooses; reference: its plain, eager one
@@ -44,7 +46,7 @@ def load(folder: Path, attention: str, kind: Literal["encoder", "masked_lm"]) ->
         )  # fmt: skip
     _check_weights(model, told, folder)
     config = describe(model, _mask_token(given, folder))
-    loaded = Foreign(model, config) if kind == "encoder" else ForeignMaskedLM(model, config)
+    loaded = TransformersEncoder(model, config) if kind == "encoder" else TransformersMaskedLM(model, config)
     prove(loaded, folder)
     return loaded
 
@@ -96,7 +98,7 @@ def _check_weights(model: Any, told: Mapping[str, Any], folder: Path) -> None:
         raise ValueError(f"{folder}: weight {unread[0]!r} ({len(unread)} in all) has no place in this architecture")
 
 
-def describe(model: Any, mask_token_id: int | None = None) -> ForeignConfig:
+def describe(model: Any, mask_token_id: int | None = None) -> TransformersConfig:
     """What there is to know of a model of transformers, with or without a head."""
     base, theirs = model.base_model, model.config
     embedding = base.get_input_embeddings()
@@ -111,7 +113,7 @@ def describe(model: Any, mask_token_id: int | None = None) -> ForeignConfig:
     types = getattr(theirs, "type_vocab_size", 0) or 0
     known = [n for n in (positions, getattr(theirs, "max_position_embeddings", None)) if n is not None and n > 0]
     tied = {id(embedding.weight)}
-    return ForeignConfig(
+    return TransformersConfig(
         model_type=theirs.model_type,
         vocab_size=embedding.num_embeddings,
         hidden_size=theirs.hidden_size,
@@ -151,9 +153,9 @@ def _mask_token(given: Mapping[str, Any], folder: Path) -> int | None:
 
 
 @torch.no_grad()
-def prove(model: Foreign | ForeignMaskedLM, folder: Path) -> None:
+def prove(model: TransformersEncoder | TransformersMaskedLM, folder: Path) -> None:
     """Raises ValueError where the class is not what we take it for: tried out on two documents of a few tokens."""
-    encoder = model if isinstance(model, Foreign) else model.encoder
+    encoder = model if isinstance(model, TransformersEncoder) else model.encoder
     what = f"{folder}: {type(encoder.model).__name__} of transformers"
     high = encoder.config.vocab_size - torch.arange(7)  # far from the special tokens
     short, long = high[1:4], high[1:7]
@@ -163,7 +165,7 @@ def prove(model: Foreign | ForeignMaskedLM, folder: Path) -> None:
         together = _padded(encoder, [short, long])
         others = encoder(torch.cat((long[:1], long[:-1])), ends[1])
         scores = (alone[1], alone[1])
-        if isinstance(model, ForeignMaskedLM):
+        if isinstance(model, TransformersMaskedLM):
             scores = (model.model(input_ids=long[None]).logits[0], model.logits(alone[1]))
     except (RuntimeError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"{what} does not run on tokens and a mask alone ({error})") from error
@@ -179,7 +181,7 @@ def prove(model: Foreign | ForeignMaskedLM, folder: Path) -> None:
         raise ValueError(f"{what}: its head scores a token by more than its own hidden state")
 
 
-def _padded(encoder: Foreign, documents: Sequence[Tensor]) -> list[Tensor]:
+def _padded(encoder: TransformersEncoder, documents: Sequence[Tensor]) -> list[Tensor]:
     """Hidden states of documents that are padded together, however different their lengths."""
     longest = max(map(len, documents))
     ids = torch.full((len(documents), longest), encoder.config.pad_token_id)

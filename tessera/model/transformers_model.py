@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from tessera.files import new_folder
+from tessera.files import atomic_folder
 from tessera.model.hf_files import copy_tokenizer
 
 # Shapes: T tokens of N documents end to end, M scored positions, C hidden size, V vocabulary.
@@ -31,7 +31,7 @@ _ENDLESS = 1 << 40  # bytes of a file of weights: a checkpoint is one file, what
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ForeignConfig:
+class TransformersConfig:
     """What the rest of the house asks of a configuration."""
 
     model_type: str  # as in config.json
@@ -62,7 +62,7 @@ class ForeignConfig:
         return 3.0 * (forward + 2 * self.head_products * masked)
 
 
-class Foreign(nn.Module):
+class TransformersEncoder(nn.Module):
     """An encoder of transformers that reads documents end to end.
 
     model   transformers' own module, without a head
@@ -71,7 +71,7 @@ class Foreign(nn.Module):
     Like its class in transformers it is made ready for use: dropout is off until `.train()`.
     """
 
-    def __init__(self, model: Any, config: ForeignConfig) -> None:
+    def __init__(self, model: Any, config: TransformersConfig) -> None:
         super().__init__()
         self.model = model
         self.config = config
@@ -123,25 +123,27 @@ class Foreign(nn.Module):
         _save(self, Path(folder), tokenizer_folder)
 
 
-class ForeignMaskedLM(nn.Module):
+class TransformersMaskedLM(nn.Module):
     """An encoder of transformers with its masked-language-model head, as `heads.MaskedLM`.
 
     model  transformers' own ...ForMaskedLM
     """
 
-    def __init__(self, model: Any, config: ForeignConfig) -> None:
+    def __init__(self, model: Any, config: TransformersConfig) -> None:
         super().__init__()
         self.model = model
         self.training = model.training
-        self._encoder = (Foreign(model.base_model, config),)  # in a tuple: its weights are in `model` already
+        self._encoder = (
+            TransformersEncoder(model.base_model, config),
+        )  # in a tuple: its weights are in `model` already
 
     @property
-    def encoder(self) -> Foreign:
+    def encoder(self) -> TransformersEncoder:
         """The same weights, without the head."""
         return self._encoder[0].train(self.training)
 
     @property
-    def config(self) -> ForeignConfig:
+    def config(self) -> TransformersConfig:
         return self._encoder[0].config
 
     def forward(self, tokens: Tensor, starts: Tensor, positions: Tensor | None = None) -> Tensor:
@@ -237,14 +239,14 @@ def groups(lengths: Sequence[int]) -> list[list[int]]:
     return found
 
 
-def _save(model: Foreign | ForeignMaskedLM, folder: Path, tokenizer_folder: Path | None) -> None:
-    with new_folder(folder) as draft:
+def _save(model: TransformersEncoder | TransformersMaskedLM, folder: Path, tokenizer_folder: Path | None) -> None:
+    with atomic_folder(folder) as draft:
         write(model, draft)
         if tokenizer_folder is not None:
             copy_tokenizer(Path(tokenizer_folder), draft)
 
 
-def write(model: Foreign | ForeignMaskedLM, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+def write(model: TransformersEncoder | TransformersMaskedLM, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """config.json and model.safetensors, into a folder that is there."""
     theirs = model.model
     if any(p.dtype != dtype for p in theirs.parameters()):

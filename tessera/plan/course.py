@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from operator import mul
 
-from tessera.plan.mixture import Bucket, Diet, cap
+from tessera.plan.mixture import Bucket, ResolvedMixture, cap
 from tessera.plan.recipe import Phase
 
 STRETCHES = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class MixtureSchedule:
     """The shares of the buckets over a phase.
 
     knots    [K + 1] planned tokens, from 0 to the tokens of the phase, rising
@@ -36,13 +36,13 @@ class Course:
 
 def shares_of(
     phase: Phase, buckets: Sequence[Bucket], available: Sequence[float] | None = None
-) -> list[float] | Course:
+) -> list[float] | MixtureSchedule:
     """What a phase reads, with the cap on repetition: plain shares where its mixture stands still.
 
     available   tokens of each bucket for the cap, where they are not those of the bucket (inf: unknown)
     Raises ValueError as `plan.mixture.shares` and `plan.mixture.cap` do.
     """
-    diet, limit = Diet(phase.mixture, buckets), phase.mixture.max_epochs
+    diet, limit = ResolvedMixture(phase.mixture, buckets), phase.mixture.max_epochs
     tokens = [bucket.tokens for bucket in buckets] if available is None else available
     if not phase.mixture.moves:
         still = diet.shares(0.0, 0)
@@ -52,12 +52,12 @@ def shares_of(
     rows = [diet.shares(middle / phase.tokens, middle) for middle in middles]
     if limit is not None:
         rows = cap_over_time(rows, knots, tokens, limit)
-    return Course(tuple(knots), tuple(rows))
+    return MixtureSchedule(tuple(knots), tuple(rows))
 
 
-def mean_shares(given: Sequence[float] | Course) -> list[float]:
+def mean_shares(given: Sequence[float] | MixtureSchedule) -> list[float]:
     """The share of each bucket in the whole phase, moving or not."""
-    return given.mean() if isinstance(given, Course) else list(given)
+    return given.mean() if isinstance(given, MixtureSchedule) else list(given)
 
 
 def cap_over_time(

@@ -45,10 +45,10 @@ def shares(mixture: Mixture, buckets: Sequence[Bucket]) -> list[float]:
     Raises ValueError where a key or a language matches nothing, or where nothing can take what is left.
     Source: exponent on sizes, Conneau et al. 2020, arXiv:1911.02116, 3.1; mmBERT, arXiv:2509.06888, 3.
     """
-    return Diet(mixture, buckets).shares(0.0, 0)
+    return ResolvedMixture(mixture, buckets).shares(0.0, 0)
 
 
-class Diet:
+class ResolvedMixture:
     """A mixture on the text at hand: who divides what, settled once; the shares at any moment of a phase.
 
     Raises ValueError where a key or a language matches nothing.

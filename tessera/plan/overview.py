@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tessera.plan import cost, schedule
 from tessera.plan.architecture import EncoderConfig, parameters
-from tessera.plan.course import Course, mean_shares, shares_of
+from tessera.plan.course import MixtureSchedule, mean_shares, shares_of
 from tessera.plan.mixture import Bucket
 from tessera.plan.recipe import Merge, Phase, Recipe, at
 from tessera.plan.token_counts import Inventory, PhaseText, text_of
@@ -169,7 +169,7 @@ def _phase(
     return planned, warnings
 
 
-def _shares(text: PhaseText) -> list[float] | Course:
+def _shares(text: PhaseText) -> list[float] | MixtureSchedule:
     try:
         return shares_of(text.phase, text.buckets, text.available)
     except ValueError as error:
@@ -198,10 +198,10 @@ def _mean_length(phase: Phase, buckets: Sequence[Bucket], shares: Sequence[float
     return sum(share * min(phase.context, b.tokens / b.documents) for share, b in known) / whole
 
 
-def _languages(text: PhaseText, shares: list[float] | Course) -> tuple[LanguagePlan, ...]:
+def _languages(text: PhaseText, shares: list[float] | MixtureSchedule) -> tuple[LanguagePlan, ...]:
     """Buckets added up by language, the largest share first."""
     phase, mean = text.phase, mean_shares(shares)
-    first, last = (shares.shares[0], shares.shares[-1]) if isinstance(shares, Course) else (mean, mean)
+    first, last = (shares.shares[0], shares.shares[-1]) if isinstance(shares, MixtureSchedule) else (mean, mean)
     limit = phase.mixture.max_epochs or float("inf")
     members: dict[str, list[int]] = {}
     for i, bucket in enumerate(text.buckets):

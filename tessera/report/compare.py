@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tessera.files import new_file
+from tessera.files import atomic_file
 from tessera.plan.errors import did_you_mean
 from tessera.report.published import AVERAGE, EUROPEAN, Result, read, read_published
 from tessera.statistics import Verdict, differ
@@ -114,7 +114,7 @@ def tables(comparison: Comparison, languages: bool = False) -> tuple[list[Table]
 def write_csv(comparison: Comparison, path: Path) -> None:
     """One row for each value, with what is known of its certainty."""
     head = ["model", "size", "task", "metric", "language", "length", "value", "half_width", "interval_over"]
-    with new_file(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
+    with atomic_file(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*head, "differs_from", "difference", "p", "test", "source"])
         for task, results in comparison.tasks.items():

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tessera.files import new_folder
+from tessera.files import atomic_folder
 from tessera.model import hub
 from tessera.train.optimizer import unpack_state
 
@@ -63,7 +63,7 @@ def save(
     Raises CheckpointError when the disk is full.
     """
     try:
-        with new_folder(folder, replace=True) as staging:
+        with atomic_folder(folder, replace=True) as staging:
             hub.save(model, staging, tokenizer_files, card)
             training = staging / "training"
             training.mkdir()

@@ -14,10 +14,10 @@ from tessera.train import checkpoint, distributed
 from tessera.train.checkpoint import CheckpointError, Position
 from tessera.train.model_card import card
 from tessera.train.optimizer import pack_state
-from tessera.train.start import Trainee
+from tessera.train.start import TrainState
 
 
-class Keeper:
+class CheckpointPolicy:
     """Writes checkpoints: by the clock on the wall, at every `checkpoint_every` tokens, and at the end."""
 
     def __init__(self, recipe: Recipe, phase: Phase, folder: Path, tokenizer: Path, world: distributed.World) -> None:
@@ -31,7 +31,7 @@ class Keeper:
         asked = self.world.leads and (last or late or self._lasting(position.step))  # one clock for all
         return distributed.total([float(asked)], self.world)[0] > 0
 
-    def write(self, trainee: Trainee) -> None:
+    def write(self, trainee: TrainState) -> None:
         """Writes a checkpoint. All processes come here together; a full disk is an error in each of them."""
         target = self.folder / f"checkpoint-{trainee.position.step}"
         model, state = whole_model(trainee.model, self.world), pack_state(trainee.optimizer, keep=self.world.leads)

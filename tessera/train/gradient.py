@@ -10,7 +10,7 @@ from tessera.data.packing import Batch, micro_batches, select, share
 from tessera.model.hub import AnyMaskedLM
 from tessera.model.precision import autocast
 from tessera.train import distributed
-from tessera.train.noise import Noise
+from tessera.train.noise import SeededDropout
 
 
 class Objective(nn.Module):
@@ -31,7 +31,7 @@ def backward(
     world: distributed.World,
     dtype: torch.dtype,
     *,
-    noise: Noise | None,
+    noise: SeededDropout | None,
     seed: int,
 ) -> float:
     """Adds the gradient of the mean loss over the masked positions of the whole batch; returns this process's part.

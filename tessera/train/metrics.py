@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
 
-from tessera.plan.course import Course, mean_shares
+from tessera.plan.course import MixtureSchedule, mean_shares
 from tessera.plan.mixture import Bucket
 from tessera.plan.recipe import Curve, Phase
 from tessera.train.checkpoint import Position
@@ -69,7 +69,7 @@ class Metrics:
 
 
 def mixture(
-    phase: Phase, buckets: Sequence[Bucket], shares: list[float] | Course, position: Position | None
+    phase: Phase, buckets: Sequence[Bucket], shares: list[float] | MixtureSchedule, position: Position | None
 ) -> dict[str, object]:
     """Planned beside realised shares of every bucket over the phase; `position` is None until it has ended."""
     rows: list[dict[str, object]] = []

@@ -2,14 +2,14 @@
 
 import yaml
 
-from tessera.model.transformers_model import ForeignConfig
+from tessera.model.transformers_model import TransformersConfig
 from tessera.plan.architecture import EncoderConfig, parameters
 from tessera.plan.recipe import Phase, Recipe
 from tessera.plan.units import show_tokens
 
 
 def card(
-    recipe: Recipe, stage: str, config: EncoderConfig | ForeignConfig, total_tokens: int | None, merge: str = ""
+    recipe: Recipe, stage: str, config: EncoderConfig | TransformersConfig, total_tokens: int | None, merge: str = ""
 ) -> str:
     """A model card with the front matter that the Hub reads.
 
@@ -22,7 +22,7 @@ def card(
         "pipeline_tag": "fill-mask",
         "tags": ["tessera", "multilingual", "encoder", recipe.name],
     }
-    weights = config.parameters if isinstance(config, ForeignConfig) else parameters(config)["total"]
+    weights = config.parameters if isinstance(config, TransformersConfig) else parameters(config)["total"]
     lines = [
         "---",
         yaml.safe_dump(front, sort_keys=False).strip(),

@@ -25,7 +25,7 @@ _LEVELS = 1 << 16  # a probability is so many parts; four elements share one 64-
 _ROWS = 1 << 10  # tokens hashed at a time, so that the passes over them stay in the processor's cache
 
 
-class Noise:
+class SeededDropout:
     """Takes the place of the dropout of a model on a CPU; `set` says which noise the next forward pass gets."""
 
     def __init__(self, model: MaskedLM) -> None:

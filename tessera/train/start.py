@@ -12,7 +12,7 @@ from tessera.data.tokenizer import Tokenizer
 from tessera.model import hub
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.model.resize import resize
-from tessera.model.transformers_model import ForeignConfig, ForeignMaskedLM
+from tessera.model.transformers_model import TransformersConfig, TransformersMaskedLM
 from tessera.plan import schedule
 from tessera.plan.architecture import EncoderConfig
 from tessera.plan.recipe import Phase, Recipe
@@ -21,7 +21,7 @@ from tessera.train import checkpoint, distributed
 from tessera.train.bad_steps import Stretch
 from tessera.train.checkpoint import Position
 from tessera.train.gradient import Objective
-from tessera.train.noise import Noise
+from tessera.train.noise import SeededDropout
 from tessera.train.optimizer import build
 
 Say = Callable[[str], None]
@@ -42,18 +42,18 @@ class Text:
 
 
 @dataclass(slots=True, kw_only=True)
-class Trainee:
+class TrainState:
     """All that changes while a phase is trained."""
 
     model: hub.AnyMaskedLM
     objective: nn.Module  # the model as it is spread over the processes
-    noise: Noise | None  # of the dropout; None is PyTorch's own
+    noise: SeededDropout | None  # of the dropout; None is PyTorch's own
     optimizer: torch.optim.Optimizer
     position: Position
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Back:
+class Rollback:
     """Where a phase goes back to, and what it leaves out from there."""
 
     folder: Path | None  # a checkpoint, or None for the phase's own start
@@ -61,8 +61,8 @@ class Back:
 
 
 def start(
-    recipe: Recipe, phase: Phase, run: Path, text: Text, world: distributed.World, say: Say, back: Back | None
-) -> Trainee:
+    recipe: Recipe, phase: Phase, run: Path, text: Text, world: distributed.World, say: Say, back: Rollback | None
+) -> TrainState:
     """Model, optimizer and position, ready for the next step.
 
     back   instead of the last checkpoint
@@ -82,15 +82,15 @@ def start(
             position, step=step, tokens=schedule.boundary(phase, step), left_out=[list(s) for s in back.left_out]
         )
         say(f"[yellow]{phase.name}: going back to {own.name if own else 'its start'}, on with step {step}")
-    if isinstance(model, ForeignMaskedLM):
+    if isinstance(model, TransformersMaskedLM):
         _check_foreign(model, phase, recipe, world)
     model.to(world.device).train()
-    noise = Noise(model) if world.device.type == "cpu" and isinstance(model, MaskedLM) else None
+    noise = SeededDropout(model) if world.device.type == "cpu" and isinstance(model, MaskedLM) else None
     objective = distributed.spread(Objective(model), world, recipe.machine.parallel)
     optimizer = build(model, phase.optimizer, phase.learning_rate.peak)
     if carried is not None:
         checkpoint.load_optimizer(carried, optimizer)
-    return Trainee(model=model, objective=objective, noise=noise, optimizer=optimizer, position=position)
+    return TrainState(model=model, objective=objective, noise=noise, optimizer=optimizer, position=position)
 
 
 def _last(folder: Path, world: distributed.World, say: Say) -> Path | None:
@@ -138,7 +138,7 @@ def _begin(
     return model, fresh, carried
 
 
-def _check_foreign(model: ForeignMaskedLM, phase: Phase, recipe: Recipe, world: distributed.World) -> None:
+def _check_foreign(model: TransformersMaskedLM, phase: Phase, recipe: Recipe, world: distributed.World) -> None:
     """Raises TrainingError for what only our own families can do."""
     kind, room = model.config.model_type, model.config.positions
     problem = None
@@ -174,7 +174,7 @@ def architecture(recipe: Recipe, tokenizer: Tokenizer) -> EncoderConfig:
     return config
 
 
-def _check_vocabulary(config: EncoderConfig | ForeignConfig, tokenizer: Tokenizer, where: str) -> None:
+def _check_vocabulary(config: EncoderConfig | TransformersConfig, tokenizer: Tokenizer, where: str) -> None:
     if config.vocab_size < tokenizer.vocab_size:
         raise TrainingError(
             f"{where} has {config.vocab_size} embeddings, but the tokenizer has {tokenizer.vocab_size} tokens; "

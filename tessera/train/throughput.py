@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 
 from tessera.data.packing import Batch, micro_batches, share
-from tessera.model.transformers_model import ForeignConfig
+from tessera.model.transformers_model import TransformersConfig
 from tessera.plan.architecture import EncoderConfig
 from tessera.plan.cost import data_sheet, step_flops
 from tessera.train.distributed import World, gathered
@@ -56,12 +56,14 @@ class _Sum:
         return _Sum(**{name: getattr(self, name) + getattr(other, name) for name in _Sum.__slots__})
 
 
-class Meter:
+class ThroughputMeter:
     """Turns the seconds of steps into figures."""
 
-    def __init__(self, config: EncoderConfig | ForeignConfig, peak: Peak, world: World) -> None:
+    def __init__(self, config: EncoderConfig | TransformersConfig, peak: Peak, world: World) -> None:
         self.peak, self.world = peak, world
-        self._flops = config.step_flops if isinstance(config, ForeignConfig) else functools.partial(step_flops, config)
+        self._flops = (
+            config.step_flops if isinstance(config, TransformersConfig) else functools.partial(step_flops, config)
+        )
         self.memory = 0.0  # of all steps
         self._whole = _Sum()
         self._recent: deque[tuple[float, _Sum]] = deque()

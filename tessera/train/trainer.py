@@ -21,22 +21,22 @@ from tessera.files import write_json
 from tessera.model.attention import choose
 from tessera.model.hub import AnyMaskedLM
 from tessera.model.precision import compute_dtype
-from tessera.model.transformers_model import ForeignMaskedLM
+from tessera.model.transformers_model import TransformersMaskedLM
 from tessera.plan import schedule
 from tessera.plan.architecture import parameters
-from tessera.plan.course import Course, mean_shares, shares_of
+from tessera.plan.course import MixtureSchedule, mean_shares, shares_of
 from tessera.plan.recipe import Phase, Recipe
 from tessera.plan.units import show_tokens
 from tessera.train import bad_steps, checkpoint, distributed
 from tessera.train.bad_steps import Fault
 from tessera.train.checkpoint import CheckpointError, Position
-from tessera.train.checkpoint_policy import Keeper, whole_model
+from tessera.train.checkpoint_policy import CheckpointPolicy, whole_model
 from tessera.train.gradient import backward
 from tessera.train.held_out import bits_per_byte
 from tessera.train.metrics import Metrics, mixture
 from tessera.train.optimizer import clip_gradients, set_learning_rate
-from tessera.train.start import Back, Say, Text, Trainee, TrainingError, start
-from tessera.train.throughput import Meter, find_peak, passes
+from tessera.train.start import Rollback, Say, Text, TrainingError, TrainState, start
+from tessera.train.throughput import ThroughputMeter, find_peak, passes
 
 Progress = Callable[[int, int, str], None]
 
@@ -51,7 +51,7 @@ class Job:
     text: Text
     world: distributed.World
     stream: Stream
-    shares: list[float] | Course
+    shares: list[float] | MixtureSchedule
     dtype: torch.dtype
     on_progress: Progress
     say: Say
@@ -99,12 +99,12 @@ def train(
     return job.folder / "final"
 
 
-def _stretch(job: Job, back: Back | None) -> Back | None:
+def _stretch(job: Job, back: Rollback | None) -> Rollback | None:
     """Trains from the last checkpoint, or from where `back` leads, to the end: None; or to a step that leads back."""
     recipe, phase, world = job.recipe, job.phase, job.world
     trainee = start(recipe, phase, job.run, job.text, world, job.say, back)
-    keep = Keeper(recipe, phase, job.folder, job.text.tokenizer_folder, world)
-    meter = Meter(trainee.model.config, find_peak(world, job.dtype), world)
+    keep = CheckpointPolicy(recipe, phase, job.folder, job.text.tokenizer_folder, world)
+    meter = ThroughputMeter(trainee.model.config, find_peak(world, job.dtype), world)
     if world.leads:
         write_json(job.folder / "mixture.json", mixture(phase, job.stream.shards.buckets, job.shares, None))
         _introduce(job, trainee, meter)
@@ -147,7 +147,7 @@ def _stretch(job: Job, back: Back | None) -> Back | None:
     return None
 
 
-def _step(job: Job, trainee: Trainee, step: int, batch: Batch) -> tuple[float, float, Fault | None]:
+def _step(job: Job, trainee: TrainState, step: int, batch: Batch) -> tuple[float, float, Fault | None]:
     """(loss, norm of the gradient, what is wrong or None); the weights are moved where nothing is wrong."""
     phase, world = job.phase, job.world
     set_learning_rate(trainee.optimizer, schedule.learning_rate_at(phase, step))
@@ -163,7 +163,7 @@ def _step(job: Job, trainee: Trainee, step: int, batch: Batch) -> tuple[float, f
     return loss, norm, fault
 
 
-def _answer(job: Job, keep: Keeper, position: Position, fault: Fault) -> Back | None:
+def _answer(job: Job, keep: CheckpointPolicy, position: Position, fault: Fault) -> Rollback | None:
     """What `blow_up` says to do at a fault: None is to leave the step out. Raises TrainingError to stop."""
     policy = job.phase.blow_up.policy
     told = bad_steps.record(job.folder, job.phase, fault, job.stream) if job.world.leads else fault.why
@@ -178,7 +178,7 @@ def _answer(job: Job, keep: Keeper, position: Position, fault: Fault) -> Back | 
             "learning_rate.peak, set optimizer.clip_norm, or have blow_up.policy leave such steps out"
         )
     job.say(f"[yellow]{told}; {'this update is not made' if policy == 'skip' else 'going back'}")
-    return None if policy == "skip" else Back(folder=folder, left_out=[*left_out, (first, fault.step)])
+    return None if policy == "skip" else Rollback(folder=folder, left_out=[*left_out, (first, fault.step)])
 
 
 def _finite(model: AnyMaskedLM, world: distributed.World) -> bool:
@@ -208,7 +208,7 @@ def _log_step(
     )
 
 
-def _measure(job: Job, trainee: Trainee, log: Metrics | None) -> None:
+def _measure(job: Job, trainee: TrainState, log: Metrics | None) -> None:
     """Logs the held-out loss; the leading process computes it, with the whole model."""
     model, position = whole_model(trainee.model, job.world), trainee.position
     if model is not None and log is not None:
@@ -251,7 +251,7 @@ def _batches(job: Job, first: int) -> Iterator[tuple[int, Batch, list[int], floa
             yield step, batch, sizes, waited
 
 
-def _stream(recipe: Recipe, phase: Phase, text: Text, shares: list[float] | Course) -> Stream:
+def _stream(recipe: Recipe, phase: Phase, text: Text, shares: list[float] | MixtureSchedule) -> Stream:
     return Stream(
         text.train,
         shares,
@@ -294,7 +294,7 @@ def _due(every: int | None, phase: Phase, step: int) -> bool:
     return now == phase.tokens or (every is not None and now // every > before // every)
 
 
-def _introduce(job: Job, trainee: Trainee, meter: Meter) -> None:
+def _introduce(job: Job, trainee: TrainState, meter: ThroughputMeter) -> None:
     """Says out loud what this phase really uses."""
     phase, world, model = job.phase, job.world, trainee.model
     sources = sum(share > 0 for share in mean_shares(job.shares))
@@ -310,7 +310,7 @@ def _introduce(job: Job, trainee: Trainee, meter: Meter) -> None:
 
 def _network(model: AnyMaskedLM, world: distributed.World) -> tuple[str, str, str]:
     """Size and attention, how documents go through, and positions, in words."""
-    if isinstance(model, ForeignMaskedLM):
+    if isinstance(model, TransformersMaskedLM):
         return (
             f"{model.config.parameters / 1e6:.1f}M parameters, {type(model.model).__name__} run by transformers "
             f"(attention: {model.model.config._attn_implementation}, whole documents)",

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tessera.data import mapped
-from tessera.data.mapped import Mapped
+from tessera.data.mapped import MmapArray
 
 MANY = 10_000
 
@@ -17,7 +17,7 @@ MANY = 10_000
 @pytest.fixture
 def file(tmp_path):
     np.arange(MANY, dtype="<u2").tofile(tmp_path / "numbers.bin")
-    return Mapped(tmp_path / "numbers.bin", np.dtype("<u2"))
+    return MmapArray(tmp_path / "numbers.bin", np.dtype("<u2"))
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

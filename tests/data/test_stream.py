@@ -10,7 +10,7 @@ from tessera.data.masking import keys
 from tessera.data.packing import micro_batches, share
 from tessera.data.shards import Shards, ShardWriter
 from tessera.data.stream import Stream, cut, permute
-from tessera.plan.course import Course, shares_of
+from tessera.plan.course import MixtureSchedule, shares_of
 from tessera.plan.mixture import shares as mixture_shares
 from tessera.plan.recipe import Crop, Mixture, Phase
 
@@ -211,7 +211,7 @@ def moving(store, tokens=20_000, **mixture):
 def test_a_course_of_one_stretch_is_the_plain_shares(store):
     """Shares that stand still read what they always read, to the last bit."""
     plain = mixture_shares(Mixture(temperature=0.3), store.buckets)
-    once, still = stream(store, shares=Course((0, 10**15), (plain,))), stream(store, shares=plain)
+    once, still = stream(store, shares=MixtureSchedule((0, 10**15), (plain,))), stream(store, shares=plain)
     for t in (0, 1, 777, 12_345, 10**9 + 7, 10**15 - 1):
         assert once.draws(t).tolist() == still.draws(t).tolist()
         assert still.draws(t).tolist() == np.floor(still._rate[0] * t + still._phase).astype(np.int64).tolist()
@@ -250,7 +250,7 @@ def test_moving_shares_read_are_the_shares_planned(tmp_path):
         entries={"l003": 2_000_000, "l040": 4_567_891},
         max_epochs=25,
     )
-    assert isinstance(course, Course)
+    assert isinstance(course, MixtureSchedule)
     reader = stream(store, shares=course, context=150, replacement="mask")
     tokens, before = np.zeros(100), np.zeros(100)
     for t in range(0, 10_000_000, 100_000):

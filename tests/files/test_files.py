@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.files import new_folder, remove_folder, write_json, write_text
+from tessera.files import atomic_folder, remove_folder, write_json, write_text
 
 
 def test_a_folder_takes_its_name_when_the_block_ends_well(tmp_path):
-    with new_folder(tmp_path / "model") as draft:
+    with atomic_folder(tmp_path / "model") as draft:
         (draft / "a").write_text("1")
         assert not (tmp_path / "model").exists()
     assert (tmp_path / "model" / "a").read_text() == "1"
@@ -22,7 +22,7 @@ def test_a_failure_leaves_what_was_there(tmp_path, replace):
         (tmp_path / "model" / "old").write_text("keep me")
 
     def write_half() -> None:
-        with new_folder(tmp_path / "model", replace=replace) as draft:
+        with atomic_folder(tmp_path / "model", replace=replace) as draft:
             (draft / "new").write_text("half")
             raise KeyboardInterrupt
 
@@ -35,9 +35,9 @@ def test_a_failure_leaves_what_was_there(tmp_path, replace):
 def test_a_folder_with_something_in_it_is_replaced_only_when_asked(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "old").write_text("keep me")
-    with pytest.raises(FileExistsError, match="model: there already"), new_folder(tmp_path / "model"):
+    with pytest.raises(FileExistsError, match="model: there already"), atomic_folder(tmp_path / "model"):
         pass
-    with new_folder(tmp_path / "model", replace=True) as draft:
+    with atomic_folder(tmp_path / "model", replace=True) as draft:
         (draft / "new").write_text("1")
     assert [p.name for p in (tmp_path / "model").iterdir()] == ["new"]
 
@@ -45,7 +45,7 @@ def test_a_folder_with_something_in_it_is_replaced_only_when_asked(tmp_path):
 def test_what_an_earlier_kill_left_is_cleared(tmp_path):
     (tmp_path / ".model.writing").mkdir()
     (tmp_path / ".model.writing" / "half").write_text("")
-    with new_folder(tmp_path / "model"):
+    with atomic_folder(tmp_path / "model"):
         pass
     assert list((tmp_path / "model").iterdir()) == []
 

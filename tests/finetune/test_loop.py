@@ -156,7 +156,7 @@ def test_rows_of_the_embedding_that_no_example_has_end_as_if_they_had_been_train
         return learner.encoder.embedding.weight
 
     lean = trained()
-    monkeypatch.setattr(loop, "SeenRows", Whole)
+    monkeypatch.setattr(loop, "PartialEmbedding", Whole)
     torch.testing.assert_close(lean, trained(), rtol=1e-4, atol=1e-6)
     assert not torch.equal(lean[300], start.encoder.embedding.weight[300])  # decayed, though never seen
 

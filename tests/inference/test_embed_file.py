@@ -114,7 +114,7 @@ def test_it_goes_on_where_it_was_stopped_wherever_that_was(model, tmp_path, monk
     for name in ("parquet", "npy"):
         due = embed_file(model, source, tmp_path / f"due.{name}", part_rows=9).read_bytes()
         out = tmp_path / f"out.{name}"
-        inner, calls = stream.new_file, []
+        inner, calls = stream.atomic_file, []
         for stop in range(1, 9):  # after each file that is written, parts and output
 
             def stopping(path, stop=stop, calls=calls, inner=inner, **options):
@@ -124,13 +124,13 @@ def test_it_goes_on_where_it_was_stopped_wherever_that_was(model, tmp_path, monk
                 return inner(path, **options)
 
             calls.clear()
-            monkeypatch.setattr(stream, "new_file", stopping)
+            monkeypatch.setattr(stream, "atomic_file", stopping)
             try:
                 embed_file(model, source, out, part_rows=9)
             except KeyboardInterrupt:
                 assert not out.exists()
                 assert not list(tmp_path.rglob("*.writing"))
-            monkeypatch.setattr(stream, "new_file", inner)
+            monkeypatch.setattr(stream, "atomic_file", inner)
             if stop % 2:  # each second time from what the last stop left
                 embed_file(model, source, out, part_rows=9)
                 assert out.read_bytes() == due

@@ -13,7 +13,7 @@ from small_encoder import FAMILIES, LONGEST, TEXTS, small_model, write_model
 from tessera import Encoder
 from tessera.data.tokenizer import Tokenizer
 from tessera.inference.sentence_folder import Pipeline
-from tessera.inference.tokenize import Reading
+from tessera.inference.tokenize import TextTokenizer
 from tessera.model.pooling import POOLINGS, Dense
 
 
@@ -232,7 +232,7 @@ def test_a_text_of_few_and_long_tokens_is_read_as_far_as_is_needed(tmp_path):
     ends = [(name, words[name]) for name in ("[CLS]", "[SEP]")]
     inner.post_processor = tokenizers.processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     inner.save(str(tmp_path / "tokenizer.json"))
-    reading = Reading(tokenizer=Tokenizer.load(tmp_path), prompt="", max_length=16)
+    reading = TextTokenizer(tokenizer=Tokenizer.load(tmp_path), prompt="", max_length=16)
     text = " ".join(f"{'z' * 120} {'one' if n % 3 else 'two'}" for n in range(20_000))
     assert 13 * 60 < len(reading._useful(text)) < len(text) // 5
     whole = reading.tokenizer.encode_batch([text])[0].tolist()

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tessera.model.mlm import MaskedLM, initialize
-from tessera.model.packed import Frozen, can_freeze, packed
-from tessera.model.sparse_embedding import SeenRows
+from tessera.model.packed import PackedEncoder, can_freeze, packed
+from tessera.model.sparse_embedding import PartialEmbedding
 
 pytestmark = pytest.mark.skipif(not can_freeze(), reason="this PyTorch is built without oneDNN")
 
@@ -26,14 +26,14 @@ def model(request: pytest.FixtureRequest, tiny: Any) -> MaskedLM:
 @pytest.mark.parametrize("lengths", [[1], [30, 4, 25], [3] * 20, [200, 7, 0, 90]])
 def test_a_frozen_encoder_agrees_with_the_moving_one(model: MaskedLM, documents: Any, lengths: list[int]) -> None:
     tokens, starts = documents(lengths)
-    found = Frozen(model.encoder, torch.float32)(tokens, starts)
+    found = PackedEncoder(model.encoder, torch.float32)(tokens, starts)
     torch.testing.assert_close(found, model.encoder(tokens, starts), rtol=1e-4, atol=1e-4)
     assert not found.requires_grad
 
 
 def test_bfloat16_points_the_same_way(model: MaskedLM, documents: Any) -> None:
     tokens, starts = documents([30, 4, 100])
-    rough = Frozen(model.encoder, torch.bfloat16)(tokens, starts)
+    rough = PackedEncoder(model.encoder, torch.bfloat16)(tokens, starts)
     assert rough.dtype == torch.bfloat16
     cosines = torch.nn.functional.cosine_similarity(rough.float(), model.encoder(tokens, starts))
     assert cosines.min() > 0.995
@@ -41,7 +41,7 @@ def test_bfloat16_points_the_same_way(model: MaskedLM, documents: Any) -> None:
 
 def test_what_happens_to_the_weights_later_is_not_seen(model: MaskedLM, documents: Any) -> None:
     batch = documents([9])
-    frozen = Frozen(model.encoder, torch.float32)
+    frozen = PackedEncoder(model.encoder, torch.float32)
     before = frozen(*batch)
     with torch.no_grad():
         model.encoder.layers[0].mlp.down.weight.zero_()
@@ -50,20 +50,25 @@ def test_what_happens_to_the_weights_later_is_not_seen(model: MaskedLM, document
 
 def test_no_tokens_give_no_states(model: MaskedLM) -> None:
     nothing = torch.zeros(0, dtype=torch.int64)
-    assert Frozen(model.encoder, torch.bfloat16)(nothing, torch.tensor([0])).shape == (0, model.config.hidden_size)
+    assert PackedEncoder(model.encoder, torch.bfloat16)(nothing, torch.tensor([0])).shape == (
+        0,
+        model.config.hidden_size,
+    )
 
 
 def test_only_what_is_on_a_cpu_is_frozen(tiny: Any) -> None:
     with torch.device("meta"):
         elsewhere = MaskedLM(tiny("mmbert"))
     with pytest.raises(ValueError, match="frozen on CPUs where PyTorch has oneDNN; this one is on meta"):
-        Frozen(elsewhere.encoder, torch.float32)
+        PackedEncoder(elsewhere.encoder, torch.float32)
 
 
 def test_an_encoder_in_training_is_packed_as_it_is_now(model: MaskedLM) -> None:
     tokens, starts = torch.tensor([5, 9, 7, 5]), torch.tensor([0, 4])
     plain = model.encoder(tokens, starts)
-    rows = SeenRows(model.encoder.embedding.weight, torch.tensor([5, 9]))  # 7 is not among those that are trained
+    rows = PartialEmbedding(
+        model.encoder.embedding.weight, torch.tensor([5, 9])
+    )  # 7 is not among those that are trained
     encoder = copy.deepcopy(model.encoder).eval()
     encoder.embedding = rows.eval()
     assert torch.allclose(packed(encoder, torch.float32)(tokens, starts), plain, atol=1e-5)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tessera.model import hub, task_heads, transformers_model
 from tessera.model.encoder import Encoder
 from tessera.model.hf_names import their_config
-from tessera.model.sparse_embedding import SeenRows
+from tessera.model.sparse_embedding import PartialEmbedding
 
 CLASSIFIER, TAGGER = "ForSequenceClassification", "ForTokenClassification"
 
@@ -168,7 +168,7 @@ def test_scores_are_float32_under_bfloat16(tiny, documents):
 
 def test_rows_in_use_are_trained_and_the_others_shrink_together():
     whole = torch.arange(12.0).view(6, 2)
-    rows = SeenRows(whole, torch.tensor([1, 4]))
+    rows = PartialEmbedding(whole, torch.tensor([1, 4]))
     assert [tuple(p.shape) for p in rows.parameters()] == [(2, 2)]
     assert torch.equal(rows(torch.tensor([[4, 1]])), whole[[4, 1]][None])
     with torch.no_grad():
@@ -186,7 +186,7 @@ def test_rows_in_use_are_trained_and_the_others_shrink_together():
 def test_the_gradient_of_rows_in_use_is_that_of_the_whole_table():
     whole, tokens = torch.randn(9, 3), torch.tensor([2, 7, 2, 5])
     table = torch.nn.Embedding.from_pretrained(whole.clone(), freeze=False)
-    rows = SeenRows(whole, torch.tensor([2, 5, 7]))
+    rows = PartialEmbedding(whole, torch.tensor([2, 5, 7]))
     for embedding in (table, rows):
         (embedding(tokens) * torch.arange(12.0).view(4, 3)).sum().backward()
     assert torch.equal(rows.weight.grad, table.weight.grad[[2, 5, 7]])

@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers import AutoModel, AutoModelForMaskedLM
 
 from tessera.model import hub, transformers_model
-from tessera.model.transformers_model import Foreign, ForeignMaskedLM, groups
+from tessera.model.transformers_model import TransformersEncoder, TransformersMaskedLM, groups
 
 SHAPE = {
     "vocab_size": 211, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 36,
@@ -77,7 +77,7 @@ def test_hidden_states_are_those_of_transformers_at_every_length(name, folder, d
     lengths = list(range(1, USABLE[name] + 1))
     tokens, starts = documents(lengths, vocab_size=211)
     ours, theirs = hub.load_encoder(folder), AutoModel.from_pretrained(folder).eval()
-    assert isinstance(ours, Foreign)
+    assert isinstance(ours, TransformersEncoder)
     with torch.no_grad():
         found = ours(tokens, starts)
         alone = torch.cat([theirs(input_ids=d[None]).last_hidden_state[0] for d in tokens.split(lengths)])
@@ -92,7 +92,7 @@ def test_segments_are_looked_at_where_a_model_has_a_table_of_them(name, folder, 
     tokens, starts = documents(lengths, vocab_size=211)
     segments = torch.cat([(torch.arange(n) > n // 3).long() for n in lengths])
     ours, theirs = hub.load_encoder(folder), AutoModel.from_pretrained(folder).eval()
-    assert isinstance(ours, Foreign)
+    assert isinstance(ours, TransformersEncoder)
     batch = padded(list(tokens.split(lengths)), theirs.config.pad_token_id)
     blind = ours(tokens, starts)
     assert torch.equal(ours(tokens, starts, torch.zeros_like(tokens)), blind)
@@ -320,7 +320,7 @@ def test_a_pickle_is_refused_and_the_way_out_that_is_printed_works(bert):
     steps = re.findall(r"^  (.*)$", str(error.value), re.MULTILINE)
     assert len(steps) == 2
     exec("\n".join(steps), {})
-    assert isinstance(hub.load_any(bert), ForeignMaskedLM)
+    assert isinstance(hub.load_any(bert), TransformersMaskedLM)
 
 
 def test_weights_that_are_missing_left_over_or_of_another_shape_are_named(bert):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tessera.plan.course import STRETCHES, Course, cap_over_time, mean_shares, shares_of
+from tessera.plan.course import STRETCHES, MixtureSchedule, cap_over_time, mean_shares, shares_of
 from tessera.plan.loading import RecipeError, dump, load, science
 from tessera.plan.mixture import Bucket, cap, shares
 from tessera.plan.recipe import Curve, Phase, at
@@ -52,7 +52,7 @@ def test_the_mask_of_a_step_is_that_of_the_middle_of_its_window():
 
 def test_a_temperature_that_moves_is_at_every_stretch_the_temperature_of_its_middle():
     course = shares_of(phase(temperature={"from": 1.0, "to": 0.0}), buckets())
-    assert isinstance(course, Course)
+    assert isinstance(course, MixtureSchedule)
     assert len(course.shares) == STRETCHES
     for k in (0, 100, 511):
         now = phase(temperature=1 - (k + 0.5) / STRETCHES).mixture

@@ -18,11 +18,11 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from tessera.data.shards import Shards, ShardWriter
 from tessera.data.tokenizer import Tokenizer
 from tessera.model import hub
-from tessera.model.transformers_model import ForeignMaskedLM
+from tessera.model.transformers_model import TransformersMaskedLM
 from tessera.plan.recipe import Recipe
 from tessera.train.distributed import World
 from tessera.train.gradient import Objective, backward
-from tessera.train.start import Back, start
+from tessera.train.start import Rollback, start
 from tessera.train.trainer import Text, TrainingError
 from tessera.train.trainer import train as train_phase
 
@@ -142,7 +142,7 @@ def test_transformers_loads_the_checkpoint_and_gives_the_same_logits(folder, uni
     assert not told["missing_keys"] | told["unexpected_keys"]
     given = AutoTokenizer.from_pretrained(final)("the old house sees a river", return_tensors="pt")
     ours = hub.load_any(final)
-    assert isinstance(ours, ForeignMaskedLM)
+    assert isinstance(ours, TransformersMaskedLM)
     ids = given["input_ids"][0]
     assert ids.tolist() == Tokenizer.load(final).encode_batch(["the old house sees a river"])[0].tolist()
     with torch.no_grad():
@@ -209,4 +209,4 @@ def test_what_only_our_own_families_can_do_is_refused(tmp_path, folder, own_text
     asked = Recipe.model_validate(data)
     world = World(rank=0, size=2 if machine else 1, device=torch.device("cpu"))
     with pytest.raises(TrainingError, match=says):
-        start(asked, asked.phases[0], tmp_path, own_text, world, print, Back(folder=None, left_out=[[0, 0]]))
+        start(asked, asked.phases[0], tmp_path, own_text, world, print, Rollback(folder=None, left_out=[[0, 0]]))

@@ -7,7 +7,7 @@ from going import changed
 
 from tessera.data.packing import Batch, select
 from tessera.model.mlm import MaskedLM, initialize
-from tessera.train.noise import Noise, kept
+from tessera.train.noise import SeededDropout, kept
 
 
 def rows(count: int, seed: int = 0) -> np.ndarray:
@@ -44,7 +44,7 @@ def batch(lengths: list[int]) -> Batch:
 def test_a_document_has_the_same_noise_in_whatever_company_and_other_noise_in_another_step():
     model = MaskedLM(changed().model.config(vocab_size=50, attention_output_dropout=0.5))
     initialize(model, torch.Generator().manual_seed(0))
-    noise, whole = Noise(model), batch([9, 4, 17])
+    noise, whole = SeededDropout(model), batch([9, 4, 17])
 
     def hidden(piece: Batch, seed: int) -> torch.Tensor:
         noise.set(seed, piece)
@@ -63,7 +63,7 @@ def test_a_document_has_the_same_noise_in_whatever_company_and_other_noise_in_an
 
 def test_what_stays_is_scaled_so_that_the_mean_is_kept():
     model = MaskedLM(changed().model.config(vocab_size=50, attention_output_dropout=0.25))
-    noise, whole = Noise(model), batch([3_000])
+    noise, whole = SeededDropout(model), batch([3_000])
     noise.set(1, whole)
     attention = model.encoder.layers[0].attention
     assert attention.dropout == 0.0  # PyTorch's own is off

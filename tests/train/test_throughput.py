@@ -14,7 +14,7 @@ from tessera.data.packing import Batch
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.train import throughput
 from tessera.train.distributed import World, gathered
-from tessera.train.throughput import Meter, Peak, find_peak, passes
+from tessera.train.throughput import Peak, ThroughputMeter, find_peak, passes
 from tessera.train.trainer import train
 
 # One local layer (a token sees one on either side), one global: the first is global.
@@ -36,7 +36,9 @@ def batch(lengths: list[int], masked: int = 0) -> Batch:
 
 
 def measured(lengths: list[int], sizes: list[int], *, masked: int = 0, planned: int = 10, spent=1.5, waited=0.5):
-    return Meter(CONFIG, Peak(flops=1e6, source=""), ALONE).step(batch(lengths, masked), planned, sizes, spent, waited)
+    return ThroughputMeter(CONFIG, Peak(flops=1e6, source=""), ALONE).step(
+        batch(lengths, masked), planned, sizes, spent, waited
+    )
 
 
 def test_mfu_counts_the_pairs_that_see_each_other_and_the_head_where_something_is_masked():
@@ -68,7 +70,7 @@ def test_the_busiest_process_and_its_largest_pass_make_the_room(monkeypatch):
         throughput, "gathered", lambda own, world: [own, [1, 4, 3e9]]
     )  # the other made one pass of four
     world = World(rank=0, size=2, device=ALONE.device)
-    row = Meter(CONFIG, Peak(flops=1e6, source=""), world).step(batch([6, 3, 4]), 13, [6, 3], 1.0, 0.0)
+    row = ThroughputMeter(CONFIG, Peak(flops=1e6, source=""), world).step(batch([6, 3, 4]), 13, [6, 3], 1.0, 0.0)
     assert row["packing"] == pytest.approx(13 / (2 * 2 * 6))
     assert row["peak_memory_bytes"] == 3e9
 
@@ -84,7 +86,7 @@ def test_what_is_shown_are_means_of_the_last_seconds_and_of_all(monkeypatch):
     clock = iter([0.0, 15.0, 30.0])
     monkeypatch.setattr(throughput.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(throughput, "used_memory", lambda device: 3 * 2.0**30)
-    of = Meter(CONFIG, Peak(flops=1e9, source=""), ALONE)
+    of = ThroughputMeter(CONFIG, Peak(flops=1e9, source=""), ALONE)
     for tokens, spent in ((2_000_000, 1.0), (30, 1.0), (10, 3.0)):
         of.step(batch([tokens]), 10, [tokens], spent, 0.0)
     assert of.recent().startswith("10 tokens/s, MFU 0.0%, data wait 0%, packing ")  # (30 + 10) / (1 + 3)

@@ -15,7 +15,7 @@ from tessera.plan.recipe import Model, Recipe
 from tessera.train import checkpoint, trainer
 from tessera.train.distributed import World
 from tessera.train.gradient import Objective, backward
-from tessera.train.noise import Noise
+from tessera.train.noise import SeededDropout
 from tessera.train.start import architecture
 from tessera.train.trainer import train
 
@@ -48,7 +48,7 @@ def test_the_gradient_is_the_mean_over_the_masked_positions_of_the_whole_batch(t
     batch = stream.read(0, 2_000, 0.3)
     gradients = []
     model = MaskedLM(config)
-    noise = Noise(model)
+    noise = SeededDropout(model)
     for size in (150, 700, 100_000):
         model.zero_grad()
         loss = backward(Objective(model), batch, size, ALONE, torch.float32, noise=noise, seed=1)
@@ -64,7 +64,7 @@ def test_processes_without_a_document_add_nothing_and_the_shares_add_up_to_the_w
     few = select(stream.read(0, 2_000, 0.3), np.array([0, 1]))
     torch.manual_seed(0)
     model = MaskedLM(architecture(plan, text.tokenizer))
-    noise = Noise(model)
+    noise = SeededDropout(model)
 
     def gradient(ranks: int) -> tuple[float, torch.Tensor]:
         model.zero_grad()
