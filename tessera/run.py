@@ -9,10 +9,9 @@ import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import yaml
-from rich.markup import escape
 
 from tessera.corpus import prepare
 from tessera.data.shards import Shards, verify
@@ -26,6 +25,7 @@ from tessera.plan.architecture import EncoderConfig
 from tessera.plan.loading import changes, dump, science
 from tessera.plan.recipe import Merge, Phase, Recipe
 from tessera.plan.strict import is_folder
+from tessera.progress import Silent, Watcher
 from tessera.report import summarize, write_report
 from tessera.train import checkpoint, distributed
 from tessera.train.model_card import card
@@ -39,27 +39,6 @@ STAGES: tuple[Stage, ...] = ("documents", "tokenizer", "shards", "train", "merge
 
 class RunError(ValueError):
     """A run that cannot go on as asked, with what to do."""
-
-
-class Watcher(Protocol):
-    """Who is told how far a run is."""
-
-    def say(self, text: str) -> None:
-        """One line for people."""
-
-    def progress(self, stage: str) -> Callable[[int, int, str], None]:
-        """A stage begins; call the result with (done, total, what)."""
-
-
-class Silent:
-    """A watcher that says nothing."""
-
-    def say(self, text: str) -> None:
-        """Says nothing."""
-
-    def progress(self, stage: str) -> Callable[[int, int, str], None]:
-        """Shows nothing."""
-        return lambda done, total, what: None
 
 
 def run(
@@ -181,13 +160,11 @@ def _shards(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
         shown = list(reasons.items())[:_SHOWN_REASONS]
         for reason, found in shown:
             example = found["example"]
-            watcher.say(
-                f"[yellow]{source}: {found['count']:,} dropped: {escape(reason)} (for example {escape(example)})"
-            )
+            watcher.warn(f"{source}: {found['count']:,} dropped: {reason} (for example {example})")
         rest = [found["count"] for found in reasons.values()][_SHOWN_REASONS:]
         if rest:
-            watcher.say(
-                f"[yellow]{source}: {sum(rest):,} more for {len(rest)} other reasons; see "
+            watcher.warn(
+                f"{source}: {sum(rest):,} more for {len(rest)} other reasons; see "
                 f"{folder / 'shards' / 'report.json'}, or tessera prepare --show-dropped 3"
             )
 
@@ -198,7 +175,7 @@ def _train(recipe: Recipe, folder: Path, world: distributed.World, watcher: Watc
         if (folder / phase.name / "final").exists():
             continue
         text = text or _text(folder, watcher)
-        train(recipe, phase, folder, text, world, watcher.progress(phase.name), watcher.say)
+        train(recipe, phase, folder, text, world, watcher.progress(phase.name), watcher)
         distributed.wait(world)
 
 
@@ -209,7 +186,7 @@ def _text(folder: Path, watcher: Watcher) -> Text:
     held_out = Shards.open(folder / "shards" / "held_out")
     for shards in (train_shards, held_out):
         if shards.tokens > _CHECKED_TOKENS:
-            watcher.say(f"[yellow]{shards.folder}: too large to check at every start; see tessera verify")
+            watcher.warn(f"{shards.folder}: too large to check at every start; see tessera verify")
         else:
             verify(shards.folder)
         if shards.tokenizer_fingerprint != tokenizer.fingerprint:

@@ -36,9 +36,9 @@ from numpy.typing import NDArray
 from tessera.corpus.copies import EXACT, NEAR, NOBODY, Copies, CopiesWriter, Positions, merge
 from tessera.corpus.daft_runner import read_parquet
 from tessera.data.masking import mix
-from tessera.data.tokenizer import Progress
 from tessera.files import atomic_file, atomic_folder, remove_folder, write_json
 from tessera.plan.corpus import Duplicates, NearDuplicates
+from tessera.progress import Progress, silent
 
 if TYPE_CHECKING:
     import daft
@@ -81,7 +81,7 @@ def find(documents: Sequence[Path], rules: Duplicates, out: Path, on_progress: P
         searches.append(_Search(files, out / "exact", None, None))
     if rules.near is not None:
         searches.append(_Search(files, out / "near", rules.near, searches[0].found if searches else None))
-    report, total = on_progress or (lambda done, total, what: None), sum(search.steps for search in searches)
+    report, total = on_progress or silent, sum(search.steps for search in searches)
     for done, what in enumerate(itertools.chain.from_iterable(search.run() for search in searches)):
         report(done, total, what)
     with atomic_folder(out / "copies") as folder, CopiesWriter(folder) as copies:

@@ -6,7 +6,7 @@ A tokenizer we train is a lossless byte-level BPE: every text of every script co
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -34,6 +34,7 @@ from tessera.data.tokenizer_json import (
 from tessera.data.unigram import Nameless, holds_names
 from tessera.files import write_text
 from tessera.plan.corpus import TokenizerTraining
+from tessera.progress import Progress, silent
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -52,7 +53,6 @@ _SPLIT: dict[str, str] = {
 _AT_ONCE = 256  # texts; what the library returns is a hundred bytes a token, and freeing much of it costs a tenth
 _LONGEST_TOKEN = 48  # bytes; scripts without spaces would otherwise turn whole boilerplate sentences into tokens
 
-Progress = Callable[[int, int, str], None]
 Engine = Literal["tokenizers", "gigatoken"]
 
 
@@ -255,7 +255,7 @@ def train(
     if not total:
         raise ValueError("no text to train a tokenizer on; see what the sources skipped and why")
     _check_counts(texts_by_language, training)
-    report = on_progress or (lambda done, total, what: None)
+    report = on_progress or silent
     inner = tokenizers.Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.Sequence(
         [

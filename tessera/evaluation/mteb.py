@@ -26,12 +26,13 @@ from typing import Any
 
 from tessera import __version__
 from tessera.evaluation.mteb_data import Absent, compare_counts, localize
-from tessera.evaluation.mteb_model import Model, Progress, library
+from tessera.evaluation.mteb_model import Model, library
 from tessera.evaluation.mteb_results import by_language, catch_predictions, half_widths, outcomes
 from tessera.files import write_json
 from tessera.inference.sentence_folder import fingerprint
 from tessera.plan.errors import did_you_mean
 from tessera.plan.strict import name_of
+from tessera.progress import Progress
 
 _WRITE = "mteb"  # folder of mteb's own files
 

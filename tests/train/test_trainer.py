@@ -107,7 +107,7 @@ def test_mask_temperature_and_shares_may_move_within_a_phase(tmp_path, text):
         },
     }
     plan = Recipe.model_validate(data)
-    train(plan, plan.phase("first"), tmp_path, text, ALONE, lambda *_: None, lambda _: None)
+    train(plan, plan.phase("first"), tmp_path, text, ALONE)
     masks = [0.3 - 0.2 * (step + 0.5) / 6 for step in range(6)]
     assert [line["mask_ratio"] for line in lines(tmp_path)] == pytest.approx(masks)
     rows = json.loads((tmp_path / "first" / "mixture.json").read_text())
@@ -123,7 +123,7 @@ def test_mask_temperature_and_shares_may_move_within_a_phase(tmp_path, text):
 def test_old_checkpoints_are_dropped_and_lasting_ones_kept(tmp_path, text):
     plan = recipe()
     phase = plan.phases[0].model_copy(update={"checkpoint_every": 2_000})
-    train(plan, phase, tmp_path, text, ALONE, lambda *_: None, lambda _: None)
+    train(plan, phase, tmp_path, text, ALONE)
     steps = [checkpoint.step_of(f) for f in checkpoint.checkpoints(tmp_path / "first")]
     assert steps == [schedule.step_at(phase, tokens) for tokens in (2_000, 4_000, 6_000)]
 
