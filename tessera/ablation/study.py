@@ -36,9 +36,9 @@ from tessera.evaluation.tasks import read_task
 from tessera.files import write_json, write_text
 from tessera.plan.course import shares_of
 from tessera.plan.errors import did_you_mean
+from tessera.plan.fields import is_folder
 from tessera.plan.loading import changes, dump, load, science
 from tessera.plan.recipe import Phase, Recipe
-from tessera.plan.strict import is_folder
 from tessera.progress import Progress, Say, Watcher
 from tessera.train import checkpoint
 

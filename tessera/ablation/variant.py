@@ -20,9 +20,9 @@ from tessera.evaluation.suite import HELD_OUT, evaluate
 from tessera.files import atomic_folder, write_json
 from tessera.model import hub, merging
 from tessera.model.precision import compute_dtype
+from tessera.plan.fields import is_folder
 from tessera.plan.loading import load
 from tessera.plan.recipe import Evaluation, Recipe
-from tessera.plan.strict import is_folder
 from tessera.progress import Progress, silent
 from tessera.train import checkpoint, distributed
 from tessera.train.held_out import bits_per_byte

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from tessera.cli.app import app
 from tessera.cli.options import Set, read_recipe
-from tessera.plan.strict import name_of
+from tessera.files import model_name
 from tessera.terminal import Watcher, console, print_table
 
 
@@ -55,7 +55,7 @@ def evaluate(
     found = []
     with Watcher(console) as watcher:
         for path in _measure(model, task, protocol, data, recipe, mteb, benchmark, language, available, dtype, out,
-                             name or name_of(model), held_out, oracle, set_, watcher):  # fmt: skip
+                             name or model_name(model), held_out, oracle, set_, watcher):  # fmt: skip
             watcher.say(str(path))
             found.append(path)
     from tessera.report.compare import compare as beside

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 
 from tessera import terminal
 from tessera.cli.app import app, tokenizer_app
@@ -94,8 +95,9 @@ def plan(
         return
     for title, columns, rows in plan_tables.tables(planned, all_):
         print_table(title, columns, rows, box=SIMPLE_HEAD, at_least=100)
+    wide = Console(highlight=False, markup=False, width=max(100, console.width))
     for line in plan_tables.said(planned):
-        console.print(line, style="yellow" if line.startswith("warning") else None, soft_wrap=True)
+        wide.print(line, style="yellow" if line.startswith("warning") else None)
 
 
 @app.command()
@@ -109,7 +111,7 @@ def merge(
     decay: Annotated[float, typer.Option(help="exponential: weight of a model relative to the next")] = 0.5,
 ) -> None:
     """Several models into one, as a Hugging Face folder."""
-    from tessera.run import merge_folders
+    from tessera.train.merge_models import merge_folders
 
     weights = tuple(weight) if weight else None
     written = merge_folders(models, out, method=method, base=base, density=density, weights=weights, decay=decay)

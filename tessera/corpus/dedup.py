@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from tessera.corpus.copies import EXACT, NEAR, NOBODY, Copies, CopiesWriter, Positions, merge
 from tessera.corpus.daft_runner import read_parquet
-from tessera.data.masking import mix
+from tessera.data.hashing import mix
 from tessera.files import atomic_file, atomic_folder, remove_folder, write_json
 from tessera.plan.corpus import Duplicates, NearDuplicates
 from tessera.progress import Progress, silent

@@ -24,6 +24,8 @@ from tessera.data.tokenizer_json import (
     PAD,
     SEPARATOR,
     SPECIAL_TOKENS,
+    WithoutNames,
+    holds_names,
     measure,
     partial,
     required,
@@ -31,7 +33,6 @@ from tessera.data.tokenizer_json import (
     template,
     unknown,
 )
-from tessera.data.unigram import Nameless, holds_names
 from tessera.files import write_text
 from tessera.plan.corpus import TokenizerTraining
 from tessera.progress import Progress, silent
@@ -81,7 +82,7 @@ class Tokenizer:
     definition: dict[str, Any]  # tokenizer.json as it was read
     _inner: tokenizers.Tokenizer
     _fast: Gigatoken | None
-    _nameless: Nameless | None
+    _without_names: WithoutNames | None
 
     @classmethod
     def load(cls, path: str | Path, engine: Engine = "tokenizers") -> Self:
@@ -126,7 +127,7 @@ class Tokenizer:
             definition=definition,
             _inner=inner,
             _fast=None if engine == "tokenizers" else Gigatoken(definition),
-            _nameless=Nameless(definition, special_ids) if holds_names(definition) else None,
+            _without_names=WithoutNames(definition, special_ids) if holds_names(definition) else None,
         )
         if engine != "tokenizers":
             loaded.prove(list(hard_texts(definition)))
@@ -164,12 +165,12 @@ class Tokenizer:
             some = list(texts[start : start + _AT_ONCE])
             encoded = self._inner.encode_batch_fast(some, add_special_tokens=special)
             ids += [np.array(e.ids, dtype=np.int32) for e in encoded]
-        if self._nameless is not None:
+        if self._without_names is not None:
             before, after = self.template if special else ((), ())
             names = [i for i in self.special_ids if i != self.unknown_id]
             for place, row in enumerate(ids):
                 if np.isin(row[len(before) : len(row) - len(after)], names).any():
-                    own = self._nameless.encode(texts[place])
+                    own = self._without_names.encode(texts[place])
                     ids[place] = np.array([*before, *own, *after], dtype=np.int32)
         return ids
 

@@ -14,6 +14,5 @@ In reading order:
     overview.py      what a recipe will do, by phase and language
     loading.py       a recipe out of a YAML file and back, dotted overrides, what two differ in
     errors.py        what is wrong with a recipe, in words for the person who wrote it
-    units.py         2.3T tokens, 50MB of text, a share between 0 and 1
-    strict.py        what all models of a recipe have in common
+    fields.py        strict models, names, 2.3T tokens, 50MB of text, a share between 0 and 1
 """

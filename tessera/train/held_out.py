@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tessera.data.masking import keys, mask
+from tessera.data.hashing import keys
+from tessera.data.masking import mask
 from tessera.data.shards import Shards
 from tessera.data.tokenizer import Tokenizer
 from tessera.model.hub import AnyMaskedLM

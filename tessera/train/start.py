@@ -14,14 +14,13 @@ from tessera.model.resize import resize
 from tessera.model.transformers_model import TransformersConfig, TransformersMaskedLM
 from tessera.plan import schedule
 from tessera.plan.architecture import EncoderConfig
+from tessera.plan.fields import is_folder
 from tessera.plan.recipe import Phase, Recipe
-from tessera.plan.strict import is_folder
 from tessera.progress import Watcher
 from tessera.train import checkpoint, distributed
 from tessera.train.bad_steps import Stretch
 from tessera.train.checkpoint import Position
-from tessera.train.gradient import Objective
-from tessera.train.noise import SeededDropout
+from tessera.train.gradient import Objective, SeededDropout
 from tessera.train.optimizer import build
 
 

@@ -25,8 +25,8 @@ from tessera.model.transformers_model import TransformersMaskedLM
 from tessera.plan import schedule
 from tessera.plan.architecture import parameters
 from tessera.plan.course import MixtureSchedule, mean_shares, shares_of
+from tessera.plan.fields import show_tokens
 from tessera.plan.recipe import Phase, Recipe
-from tessera.plan.units import show_tokens
 from tessera.progress import Progress, Silent, Watcher, silent
 from tessera.train import bad_steps, checkpoint, distributed
 from tessera.train.bad_steps import Fault

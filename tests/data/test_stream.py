@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.data.masking import keys
+from tessera.data.hashing import keys, permute
 from tessera.data.packing import micro_batches, share
 from tessera.data.shards import Shards, ShardWriter
-from tessera.data.stream import Stream, cut, permute
+from tessera.data.stream import Stream, cut
 from tessera.plan.course import MixtureSchedule, shares_of
 from tessera.plan.mixture import shares as mixture_shares
 from tessera.plan.recipe import Crop, Mixture, Phase

@@ -14,8 +14,7 @@ from tessera.plan.course import shares_of
 from tessera.plan.recipe import Model, Recipe
 from tessera.train import checkpoint, trainer
 from tessera.train.distributed import World
-from tessera.train.gradient import Objective, backward
-from tessera.train.noise import SeededDropout
+from tessera.train.gradient import Objective, SeededDropout, backward
 from tessera.train.start import architecture
 from tessera.train.trainer import train
 
