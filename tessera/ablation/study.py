@@ -34,10 +34,10 @@ from tessera.data.shards import Shards, verify
 from tessera.evaluation.suite import HELD_OUT, fingerprint
 from tessera.evaluation.tasks import read_task
 from tessera.files import write_json, write_text
-from tessera.plan.course import shares_of
 from tessera.plan.errors import did_you_mean
 from tessera.plan.fields import is_folder
 from tessera.plan.loading import changes, dump, load, science
+from tessera.plan.mixture import mixture_of
 from tessera.plan.recipe import Phase, Recipe
 from tessera.progress import Progress, Say, Watcher
 from tessera.train import checkpoint
@@ -174,7 +174,7 @@ def _check(ablation: Ablation, start: Start, text: Shards, seeds: int, jobs: int
     for axis in ablation.axes:
         for variant in axis.variants:
             try:
-                shares_of(variant.phase, text.buckets)
+                mixture_of(variant.phase, text.buckets)
             except ValueError as error:
                 where = f"--vary phases.{variant.phase.name}.{axis.key}={variant.label}"
                 raise AblationError(f"{where}: the text of {start.run} does not have it: {error}") from None

@@ -7,7 +7,7 @@ The clock counts planned tokens t of the phase. Bucket b with share s and mean b
 blocks by then, so the window [t0, t1) holds its draws D(t0) to D(t1) - 1, and windows concatenate wherever they are
 cut. With n blocks in the bucket, draw d is block permute(d mod n) of epoch d // n: every epoch reads each block
 exactly once, in an order of its own. The state of a run is one integer, and nothing depends on the number of processes.
-Where shares move, t * s becomes the integral of s: a polygon over the stretches of plan/course.py.
+Where shares move, t * s becomes the integral of s: a polygon over the stretches of plan/mixture.py.
 
 A block is a document, or a piece of at most `context` tokens of a longer one.
 
@@ -24,7 +24,7 @@ from tessera.data.hashing import mix, named_keys, permute
 from tessera.data.masking import mask
 from tessera.data.packing import Batch, ranges
 from tessera.data.shards import Shards
-from tessera.plan.course import MixtureSchedule
+from tessera.plan.mixture import MixtureSchedule
 from tessera.plan.recipe import Crop
 
 
@@ -34,7 +34,7 @@ class Stream:
     def __init__(
         self,
         shards: Shards,
-        shares: Sequence[float] | MixtureSchedule,
+        mixture: MixtureSchedule,
         *,
         context: int,
         seed: int,
@@ -47,14 +47,13 @@ class Stream:
     ) -> None:
         """Starts at once where the store's blocks are counted already, see blocks.py; nothing else is read.
 
-        shares        [B] of tokens, sum 1, or a course of them; see plan/mixture.py and plan/course.py
+        mixture       shares of the buckets over the phase, see plan/mixture.py
         context       longest piece of a document, in tokens
         seed, phase_name   where chance comes from; another phase reads in another order
 
         Raises ValueError where the shares do not fit the store.
         """
-        course = shares if isinstance(shares, MixtureSchedule) else MixtureSchedule((0, 1), (shares,))
-        for row in course.shares:
+        for row in mixture.shares:
             _check_shares(row, shards)
         self.shards = shards
         self.context = context
@@ -70,12 +69,12 @@ class Stream:
         self._first_block = self._index.before(first)
         self.blocks: NDArray[np.int64] = self._index.before(last) - self._first_block  # [B]
         tokens = np.asarray(shards.offsets[last]) - np.asarray(shards.offsets[first])
-        share = np.asarray(course.shares, np.float64)
+        share = np.asarray(mixture.shares, np.float64)
         for bucket in np.flatnonzero(share.any(0) & (self.blocks == 0)):
             most = share[:, bucket].max()
             raise ValueError(f"bucket {shards.buckets[bucket].key} has a share of {most:.3g} but no tokens")
         self._rate = share * self.blocks / np.maximum(tokens, 1)  # [K, B] draws for each planned token
-        self._knots = np.asarray(course.knots, np.int64)
+        self._knots = np.asarray(mixture.knots, np.int64)
         drawn = np.cumsum(self._rate * np.diff(self._knots)[:, None], axis=0)
         self._before = np.concatenate((np.zeros((1, len(self.blocks))), drawn[:-1]))  # [K, B] draws before each stretch
 

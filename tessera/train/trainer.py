@@ -24,8 +24,8 @@ from tessera.model.precision import compute_dtype
 from tessera.model.transformers_model import TransformersMaskedLM
 from tessera.plan import schedule
 from tessera.plan.architecture import parameters
-from tessera.plan.course import MixtureSchedule, mean_shares, shares_of
 from tessera.plan.fields import show_tokens
+from tessera.plan.mixture import MixtureSchedule, mixture_of
 from tessera.plan.recipe import Phase, Recipe
 from tessera.progress import Progress, Silent, Watcher, silent
 from tessera.train import bad_steps, checkpoint, distributed
@@ -50,7 +50,7 @@ class Job:
     text: Text
     world: distributed.World
     stream: Stream
-    shares: list[float] | MixtureSchedule
+    shares: MixtureSchedule
     dtype: torch.dtype
     on_progress: Progress
     watcher: Watcher
@@ -75,7 +75,7 @@ def train(
     and `blow_up` does not forgive it, CheckpointError on a full disk, LostProcess where another process of the world
     has ended; what was written before stays.
     """
-    shares = shares_of(phase, text.train.buckets)
+    shares = mixture_of(phase, text.train.buckets)
     job = Job(
         recipe=recipe,
         phase=phase,
@@ -256,7 +256,7 @@ def _batches(job: Job, first: int) -> Iterator[tuple[int, Batch, list[int], floa
             yield step, batch, sizes, waited
 
 
-def _stream(recipe: Recipe, phase: Phase, text: Text, shares: list[float] | MixtureSchedule) -> Stream:
+def _stream(recipe: Recipe, phase: Phase, text: Text, shares: MixtureSchedule) -> Stream:
     return Stream(
         text.train,
         shares,
@@ -302,7 +302,7 @@ def _due(every: int | None, phase: Phase, step: int) -> bool:
 def _introduce(job: Job, trainee: TrainState, meter: ThroughputMeter) -> None:
     """Says out loud what this phase really uses."""
     phase, world, model = job.phase, job.world, trainee.model
-    sources = sum(share > 0 for share in mean_shares(job.shares))
+    sources = sum(share > 0 for share in job.mixture.mean())
     kind = f" ({job.recipe.machine.parallel})" if world.size > 1 else ""
     network, packing, positions = _network(model, world)
     job.watcher.say(

@@ -16,6 +16,7 @@ from tessera.data import blocks
 from tessera.data.blocks import MmapArray
 from tessera.data.shards import Shards, ShardWriter, verify
 from tessera.data.stream import Stream
+from tessera.plan.mixture import MixtureSchedule
 
 MANY = 10_000  # numbers in a file
 LENGTHS = [3, 40, 8, 1, 17] * 90  # 450 documents: three strides and a bit
@@ -139,8 +140,8 @@ def test_a_stream_reads_the_same_whether_the_counts_were_kept_or_not(tmp_path, m
 
     def batch():
         stream = Stream(
-            Shards.open(store.folder), [1.0], context=8, seed=0, phase_name="p", replacement="mask", crop=None,
-            mask_id=4, special_ids=range(5), vocab_size=100,
+            Shards.open(store.folder), MixtureSchedule((0, 1), ([1.0],)), context=8, seed=0, phase_name="p",
+            replacement="mask", crop=None, mask_id=4, special_ids=range(5), vocab_size=100,
         )  # fmt: skip
         read = stream.read(1_000, 2_000, 0.3)
         return read.starts.tolist(), read.positions.tolist()

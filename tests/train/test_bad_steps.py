@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from tiny_run import recipe
 
 from tessera.plan import schedule
-from tessera.plan.course import shares_of
+from tessera.plan.mixture import mixture_of
 from tessera.train import bad_steps, checkpoint, trainer
 from tessera.train.trainer import Text, TrainingError
 
@@ -80,7 +80,7 @@ def test_forgiveness_counts_what_follows_without_a_kept_step():
 @pytest.mark.parametrize("crop", [None, {"how": "uniform", "min_length": 5}])
 def test_the_documents_of_a_step_are_those_that_were_read(text: Text, crop):
     plan = changed(crop=crop)
-    stream = trainer._stream(plan, first(plan), text, shares_of(first(plan), text.train.buckets))
+    stream = trainer._stream(plan, first(plan), text, mixture_of(first(plan), text.train.buckets))
     batch, store = stream.read(1_000, 2_000, 0.3), text.train
     read = bad_steps.documents(stream, 1_000, 2_000)
     assert read.bucket.tolist() == batch.sources.tolist()

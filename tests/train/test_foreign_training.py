@@ -161,11 +161,11 @@ def test_what_runs_is_said(tmp_path, folder, own_text):
 
 
 def test_the_gradient_does_not_depend_on_how_a_batch_is_cut(folder, own_text):
-    from tessera.plan.course import shares_of
+    from tessera.plan.mixture import mixture_of
     from tessera.train import trainer
 
     one = plan(folder)
-    stream = trainer._stream(one, one.phases[0], own_text, shares_of(one.phases[0], own_text.train.buckets))
+    stream = trainer._stream(one, one.phases[0], own_text, mixture_of(one.phases[0], own_text.train.buckets))
     batch = stream.read(0, 2_000, 0.3)
     model = hub.load_any(folder)
     found = []
