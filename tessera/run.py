@@ -7,6 +7,7 @@ Every stage leaves files in the run folder and reads only files, so each can be 
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -220,7 +221,7 @@ def _merge(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
             scale=merge.scale,
             decay=merge.decay,
             tokenizer=folder / "tokenizer",
-            describe=lambda config, summary, name=merge.name: card(recipe, name, config, None, summary),
+            describe=partial(card, recipe, merge.name),
         )
         write_json(target / "merge.json", {**merge.model_dump(mode="json"), "read": names})
         progress(1, 1, f"{merge.method} of {', '.join(names)}")

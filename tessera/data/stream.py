@@ -1,5 +1,6 @@
-"""The n-th reading of a mixture is computed, not remembered: any window of a phase, at the same cost wherever it lies.
+"""The dataloader, without a state: the batch of any window of a phase is computed, at the same cost wherever it lies.
 
+The n-th reading of a mixture is not remembered, so there is nothing to save and nothing to wind forward on resuming.
 The clock counts planned tokens t of the phase. Bucket b with share s and mean block length m has drawn
 
     D(t) = floor(t * s / m + phi)        phi in [0, 1), from (seed, phase, bucket)
@@ -27,9 +28,12 @@ from tessera.data.shards import Shards
 from tessera.plan.mixture import MixtureSchedule
 from tessera.plan.recipe import Crop
 
+Integers = NDArray[np.int64]
+Keys = NDArray[np.uint64]
+
 
 class Stream:
-    """What a phase reads: `read(t0, t1, mask_ratio)` gives the batch of any window."""
+    """The dataloader of a phase: `read(t0, t1, mask_ratio)` gives the batch of any window of planned tokens."""
 
     def __init__(
         self,
@@ -63,6 +67,7 @@ class Stream:
         self.special_ids = tuple(special_ids)
         self.vocab_size = vocab_size
 
+        # the blocks of a bucket lie in a row: the first of them, and how many
         self._index = shards.blocks(context)
         first = np.asarray(shards.first_document, np.int64)
         last = first + np.array([bucket.documents for bucket in shards.buckets], np.int64)
@@ -73,6 +78,7 @@ class Stream:
         for bucket in np.flatnonzero(share.any(0) & (self.blocks == 0)):
             most = share[:, bucket].max()
             raise ValueError(f"bucket {shards.buckets[bucket].key} has a share of {most:.3g} but no tokens")
+        # a bucket gives blocks at a rate: its share over the mean length of its blocks
         self._rate = share * self.blocks / np.maximum(tokens, 1)  # [K, B] draws for each planned token
         self._knots = np.asarray(mixture.knots, np.int64)
         drawn = np.cumsum(self._rate * np.diff(self._knots)[:, None], axis=0)
@@ -100,38 +106,41 @@ class Stream:
         """
         if not 0 <= t0 <= t1:
             raise ValueError(f"the window [{t0}, {t1}) is none; give 0 <= t0 <= t1")
-        bucket, starts, lengths, keys = self.pieces(t0, t1)
+        bucket, starts, lengths, keys = self.documents(t0, t1)
+        # fetch their tokens out of the memory-mapped shards, packed end to end
+        ends = np.concatenate(([0], np.cumsum(lengths)))
+        tokens = self.shards.gather(starts, lengths)
+        # hide some, by the key of each document
+        inputs, positions, targets = mask(
+            tokens, keys, ends, mask_ratio, self.replacement, self.mask_id, self.special_ids, self.vocab_size
+        )
+        sources = bucket.astype(np.int32)
+        return Batch(tokens=inputs, starts=ends, positions=positions, targets=targets, sources=sources)
+
+    def documents(self, t0: int, t1: int) -> tuple[Integers, Integers, Integers, Keys]:
+        """Bucket, first token in the store, length and key of each document of the batch of a window, all [N]."""
+        bucket, starts, lengths, keys = self._drawn(t0, t1)
+        # cut blocks to random lengths, where the phase asks for it
         if self.crop is not None:
             piece, starts, lengths, keys = cut(starts, lengths, keys, self.crop, self.context)
             bucket = bucket[piece]
+        # shuffle within the batch, or buckets would follow one another
         order = np.argsort(mix(~keys), kind="stable")
-        lengths, keys = lengths[order], keys[order]
-        ends = np.concatenate(([0], np.cumsum(lengths)))
-        inputs, positions, targets = mask(
-            self.shards.gather(starts[order], lengths),
-            keys,
-            ends,
-            mask_ratio,
-            self.replacement,
-            self.mask_id,
-            self.special_ids,
-            self.vocab_size,
-        )
-        sources = bucket[order].astype(np.int32)
-        return Batch(tokens=inputs, starts=ends, positions=positions, targets=targets, sources=sources)
+        return bucket[order], starts[order], lengths[order], keys[order]
 
-    def pieces(
-        self, t0: int, t1: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:
-        """Bucket, first token, length and key of each block drawn in the window, all [n]."""
+    def _drawn(self, t0: int, t1: int) -> tuple[Integers, Integers, Integers, Keys]:
+        """Bucket, first token, length and key of each block drawn in the window, all [n], bucket by bucket."""
+        # how many blocks each bucket gives: its draws by t1 without those by t0
         before = self.draws(t0)
         count = self.draws(t1) - before
         active = np.flatnonzero(count)
         bucket = np.repeat(active, count[active])
         draw = ranges(before[active], count[active])
+        # which block a draw is: the epoch it falls into has a shuffle of its own
         epoch, index = np.divmod(draw, self.blocks[bucket])
         order_key = mix(self._order_key[bucket] + mix(epoch.astype(np.uint64)))
         block = self._first_block[bucket] + permute(index, self.blocks[bucket], order_key)
+        # where that block lies in the store
         document, inside = self._index.find(block)
         starts = self.shards.offsets[document] + inside * self.context
         lengths = np.minimum(self.shards.offsets[document + 1] - starts, self.context)
@@ -146,8 +155,8 @@ def _check_shares(shares: Sequence[float], shards: Shards) -> None:
 
 
 def cut(
-    starts: NDArray[np.int64], lengths: NDArray[np.int64], keys: NDArray[np.uint64], crop: Crop, context: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:
+    starts: Integers, lengths: Integers, keys: Keys, crop: Crop, context: int
+) -> tuple[Integers, Integers, Integers, Keys]:
     """Blocks in random pieces that together hold every token.
 
     starts, lengths, keys   [n], of the blocks
@@ -159,7 +168,7 @@ def cut(
     Source: EuroBERT, arXiv:2503.05500, 2.3 (random lengths) and its released code (complementary pieces).
     """
     block, begin, rest = np.arange(len(starts)), starts.copy(), lengths.copy()
-    pieces: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]] = []
+    pieces: list[tuple[Integers, Integers, Integers, Keys]] = []
     number = 0
     while len(block):
         number += 1
@@ -179,6 +188,6 @@ def cut(
     return of, first, size, own
 
 
-def _uniform(key: NDArray[np.uint64], low: int, high: NDArray[np.int64]) -> NDArray[np.int64]:
+def _uniform(key: Keys, low: int, high: Integers) -> Integers:
     """Whole numbers in [low, high]."""
     return low + (mix(~key) % (high - low + 1).astype(np.uint64)).astype(np.int64)

@@ -13,15 +13,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.data.hashing import mix
-from tessera.data.stream import Stream, cut
+from tessera.data.stream import Stream
 from tessera.files import write_json
 from tessera.plan import schedule
 from tessera.plan.recipe import Phase
 
 _SHOWN = 6  # documents in a message; all are in the file
 
-Stretch = tuple[int, int]  # first and last step whose reading was left out
+Steps = tuple[int, int]  # first and last step of those that were read and not learnt from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +52,10 @@ def find(phase: Phase, vocab_size: int, step: int, loss: float, gradient_norm: f
     return None if why is None else Fault(step=step, why=why, loss=loss, gradient_norm=gradient_norm)
 
 
-def too_many(phase: Phase, left_out: Sequence[Stretch], first: int) -> str | None:
+def too_many(phase: Phase, left_out: Sequence[Steps], first: int) -> str | None:
     """Why no more is forgiven, or None. `first` is the first step that would be left out now.
 
-    In a row are stretches between which no step was kept: each begins where one ended, or where one began.
+    In a row are those between which no step was kept: each begins where one ended, or where one began.
     """
     bounds, row, place = phase.blow_up, 0, first
     for begin, end in reversed(left_out):
@@ -82,12 +81,7 @@ class Documents:
 
 def documents(stream: Stream, t0: int, t1: int) -> Documents:
     """Where each document of the batch of the window [t0, t1) stands in the store."""
-    bucket, starts, lengths, keys = stream.pieces(t0, t1)
-    if stream.crop is not None:
-        piece, starts, lengths, keys = cut(starts, lengths, keys, stream.crop, stream.context)
-        bucket = bucket[piece]
-    order = np.argsort(mix(~keys), kind="stable")  # as Stream.read has them
-    bucket, starts, lengths = bucket[order], starts[order], lengths[order]
+    bucket, starts, lengths, _ = stream.documents(t0, t1)
     offsets = stream.shards.offsets
     place = np.searchsorted(offsets, starts, side="right") - 1
     first = np.asarray(stream.shards.first_document, np.int64)[bucket]

@@ -9,6 +9,7 @@ from tessera.files import remove_folder
 from tessera.model import hub
 from tessera.model.mlm import MaskedLM
 from tessera.plan import schedule
+from tessera.plan.fields import show_tokens
 from tessera.plan.recipe import Phase, Recipe
 from tessera.train import checkpoint, distributed
 from tessera.train.checkpoint import CheckpointError, Position
@@ -31,16 +32,18 @@ class CheckpointPolicy:
         asked = self.world.leads and (last or late or self._lasting(position.step))  # one clock for all
         return distributed.total([float(asked)], self.world)[0] > 0
 
-    def write(self, trainee: TrainState) -> None:
+    def write(self, state: TrainState) -> None:
         """Writes a checkpoint. All processes come here together; a full disk is an error in each of them."""
-        target = self.folder / f"checkpoint-{trainee.position.step}"
-        model, state = whole_model(trainee.model, self.world), pack_state(trainee.optimizer, keep=self.world.leads)
+        target = self.folder / f"checkpoint-{state.position.step}"
+        model, packed = whole_model(state.model, self.world), pack_state(state.optimizer, keep=self.world.leads)
         problem = None
         if model is not None:
-            position = trainee.position
-            text = card(self.recipe, self.phase.name, model.config, position.total_tokens_before + position.tokens)
+            position = state.position
+            read = show_tokens(position.total_tokens_before + position.tokens)
+            made = f"Tokens read from the first phase to this checkpoint: {read}."
+            text = card(self.recipe, self.phase.name, model.config, made)
             try:
-                checkpoint.save(target, model, state, position, tokenizer_files=self.tokenizer, card=text)
+                checkpoint.save(target, model, packed, position, tokenizer_files=self.tokenizer, card=text)
             except CheckpointError as error:
                 problem = str(error)
             else:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -21,9 +21,14 @@ class Metrics:
 
     folder   of the phase
     step     updates already made: what the file holds beyond that was computed again
+    writes   whether this process is the one that writes; the others say the same and nothing comes of it
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path, step: int, *, writes: bool = True) -> None:
+        self._file: TextIO | None = None
+        self._events: SummaryWriter | None = None
+        if not writes:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
@@ -33,21 +38,18 @@ class Metrics:
 
     def step(self, **values: float | int) -> None:
         """One line for one update of the weights: the science of it, then what it took (see train/throughput.py)."""
-        self._write({"kind": "step", **values})
-        for key in filter(values.__contains__, _DRAWN):
-            self._events.add_scalar(key, values[key], int(values["step"]))
+        drawn = {key: values[key] for key in _DRAWN if key in values}
+        self._write({"kind": "step", **values}, **drawn)
 
     def held_out(self, step: int, tokens: int, total_tokens: int, languages: dict[str, dict[str, float]]) -> None:
         """The held-out loss of every language after `step` updates."""
         languages = {
             code: {key: round(float(value), 5) for key, value in row.items()} for code, row in sorted(languages.items())
         }
-        self._write(
-            {"kind": "held_out", "step": step, "tokens": tokens, "total_tokens": total_tokens, "languages": languages}
-        )
-        if languages:
-            mean = sum(row["bits_per_byte"] for row in languages.values()) / len(languages)
-            self._events.add_scalar("held_out_bits_per_byte", mean, step)
+        bits = [row["bits_per_byte"] for row in languages.values()]
+        drawn = {"held_out_bits_per_byte": sum(bits) / len(bits)} if bits else {}
+        line = {"kind": "held_out", "step": step, "tokens": tokens, "total_tokens": total_tokens}
+        self._write({**line, "languages": languages}, **drawn)
 
     def left_out(self, policy: str, position: Position, first: int, last: int) -> None:
         """Steps `first` to `last`, counted from 0, were read and not learnt from; `position` is where it goes on."""
@@ -55,16 +57,22 @@ class Metrics:
         self._write({"kind": policy, "step": position.step, "tokens": position.tokens, "total_tokens": total,
                      "first": first, "last": last})  # fmt: skip
 
-    def _write(self, line: dict[str, Any]) -> None:
+    def _write(self, line: dict[str, Any], **drawn: float) -> None:
+        """A line of the file, and events of TensorBoard."""
+        if self._file is None or self._events is None:
+            return
         self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
         self._file.flush()
+        for key, value in drawn.items():
+            self._events.add_scalar(key, value, int(line["step"]))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._file.close()
-        self._events.close()
+        if self._file is not None and self._events is not None:
+            self._file.close()
+            self._events.close()
 
 
 def mixture(

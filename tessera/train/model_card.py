@@ -8,14 +8,11 @@ from tessera.plan.fields import show_tokens
 from tessera.plan.recipe import Phase, Recipe
 
 
-def card(
-    recipe: Recipe, stage: str, config: EncoderConfig | TransformersConfig, total_tokens: int | None, merge: str = ""
-) -> str:
+def card(recipe: Recipe, stage: str, config: EncoderConfig | TransformersConfig, made: str) -> str:
     """A model card with the front matter that the Hub reads.
 
-    stage         the phase or merge the model is of
-    total_tokens  planned tokens read up to here, or None for a merge
-    merge         for a merge: one sentence on how and of what
+    stage   the phase or merge the model is of
+    made    one sentence: the tokens that were read up to here, or how it was merged and of what
     """
     front = {
         "library_name": "transformers",
@@ -36,11 +33,9 @@ def card(
     ]
     if recipe.notes:
         lines += [recipe.notes.strip(), ""]
-    if merge:
-        lines += [merge, ""]
-    if total_tokens is not None:
-        lines += [f"Tokens read from the first phase to this checkpoint: {show_tokens(total_tokens)}.", ""]
     lines += [
+        made,
+        "",
         "| phase | from | tokens | context | mask | learning rate | temperature |",
         "|---|---|---|---|---|---|---|",
     ]

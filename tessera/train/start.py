@@ -18,7 +18,7 @@ from tessera.plan.fields import is_folder
 from tessera.plan.recipe import Phase, Recipe
 from tessera.progress import Watcher
 from tessera.train import checkpoint, distributed
-from tessera.train.bad_steps import Stretch
+from tessera.train.bad_steps import Steps
 from tessera.train.checkpoint import Position
 from tessera.train.gradient import Objective, SeededDropout
 from tessera.train.optimizer import build
@@ -54,7 +54,7 @@ class Rollback:
     """Where a phase goes back to, and what it leaves out from there."""
 
     folder: Path | None  # a checkpoint, or None for the phase's own start
-    left_out: list[Stretch]  # in all; the last one ends at the step that went wrong
+    left_out: list[Steps]  # in all; the last one ends at the step that went wrong
 
 
 def start(

@@ -1,10 +1,9 @@
-"""One phase of training: from where it starts to its last token, through any number of interruptions.
+"""The training loop of one phase: from where it starts to its last token, through any number of interruptions.
 
-The loop knows the stream, the model, the optimizer and the clock, and no tasks. All it keeps is a `Position` of
+It knows the stream, the model, the optimizer and the clock, and no tasks. All it keeps is a `Position` of
 integers; batches, masks, dropout and rates are computed from it.
 """
 
-import contextlib
 import hashlib
 import time
 from collections.abc import Iterator
@@ -50,7 +49,7 @@ class Job:
     text: Text
     world: distributed.World
     stream: Stream
-    shares: MixtureSchedule
+    mixture: MixtureSchedule
     dtype: torch.dtype
     on_progress: Progress
     watcher: Watcher
@@ -75,24 +74,24 @@ def train(
     and `blow_up` does not forgive it, CheckpointError on a full disk, LostProcess where another process of the world
     has ended; what was written before stays.
     """
-    shares = mixture_of(phase, text.train.buckets)
+    planned = mixture_of(phase, text.train.buckets)
     job = Job(
         recipe=recipe,
         phase=phase,
         run=run,
         text=text,
         world=world,
-        stream=_stream(recipe, phase, text, shares),
-        shares=shares,
+        stream=_stream(recipe, phase, text, planned),
+        mixture=planned,
         dtype=compute_dtype(recipe.machine.dtype, world.device),
-        on_progress=on_progress,
+        on_progress=on_progress if world.leads else silent,
         watcher=watcher if world.leads else Silent(),
     )
     try:
         with distributed.watched(world):
-            back = _stretch(job, None)
-            while back is not None:
-                back = _stretch(job, back)
+            back = _train_from(job, None)
+            while back is not None:  # a step went wrong, and the recipe has it go on from an earlier checkpoint
+                back = _train_from(job, back)
     except OSError as error:
         why = checkpoint.full(error)
         if why is None:
@@ -104,85 +103,94 @@ def train(
     return job.folder / "final"
 
 
-def _stretch(job: Job, back: Rollback | None) -> Rollback | None:
+def _train_from(job: Job, back: Rollback | None) -> Rollback | None:
     """Trains from the last checkpoint, or from where `back` leads, to the end: None; or to a step that leads back."""
     recipe, phase, world = job.recipe, job.phase, job.world
-    trainee = start(recipe, phase, job.run, job.text, world, job.watcher, back)
-    keep = CheckpointPolicy(recipe, phase, job.folder, job.text.tokenizer_folder, world)
-    meter = ThroughputMeter(trainee.model.config, find_peak(world, job.dtype), world)
+    # load or make the model, the optimizer and the position
+    state = start(recipe, phase, job.run, job.text, world, job.watcher, back)
+    policy = CheckpointPolicy(recipe, phase, job.folder, job.text.tokenizer_folder, world)
+    meter = ThroughputMeter(state.model.config, find_peak(world, job.dtype), world)
     if world.leads:
-        write_json(job.folder / "mixture.json", mixture(phase, job.stream.shards.buckets, job.shares, None))
-        _introduce(job, trainee, meter)
-    with Metrics(job.folder, trainee.position.step) if world.leads else contextlib.nullcontext() as log:
-        if back is not None:  # written before anything is built on it
-            keep.write(trainee)
-            if log is not None:
-                log.left_out("rollback", trainee.position, *back.left_out[-1])
-        for step, batch, sizes, waited in _batches(job, trainee.position.step):
+        write_json(job.folder / "mixture.json", mixture(phase, job.stream.shards.buckets, job.mixture, None))
+        _introduce(job, state, meter)
+    with Metrics(job.folder, state.position.step, writes=world.leads) as log:
+        # after a rollback: a checkpoint of what is left out, written before anything is built on it
+        if back is not None:
+            policy.write(state)
+            log.left_out("rollback", state.position, *back.left_out[-1])
+        # the training loop: one batch of the dataloader, one update of the weights
+        for step, batch, sizes, waited in _batches(job, state.position.step):
             began = time.perf_counter()
-            loss, norm, fault = _step(job, trainee, step, batch)
+            # forward, backward and, where nothing is wrong with the step, the update
+            loss, norm, fault = _step(job, state, step, batch)
             if fault is not None:
-                back = _answer(job, keep, trainee.position, fault)
+                # a step that went wrong: stop, go back, or leave it out, as the recipe says
+                back = _answer(job, policy, state.position, fault)
                 if back is not None:
                     return back
-                trainee.position = _leave_out(trainee.position, phase, step)
-                if log is not None:
-                    log.left_out("skip", trainee.position, step, step)
+                state.position = _leave_out(state.position, phase, step)
+                log.left_out("skip", state.position, step, step)
             else:
-                trainee.position = _advance(trainee.position, phase, batch)
+                # count what was read, and log the step
+                state.position = _advance(state.position, phase, batch)
                 planned = schedule.boundary(phase, step + 1) - schedule.boundary(phase, step)
                 took = meter.step(batch, planned, sizes, time.perf_counter() - began, waited)
-                if log is not None:
-                    _log_step(job, log, trainee.position, step, batch, loss, norm, took)
-                    job.on_progress(trainee.position.tokens, phase.tokens, f"loss {loss:.3f}, {meter.recent()}")
-            if _due(recipe.evaluation.every, phase, trainee.position.step) and job.text.held_out is not None:
-                _measure(job, trainee, log)
-            if keep.due(trainee.position):
-                if not _finite(trainee.model, world):
+                _log_step(job, log, state.position, step, batch, loss, norm, took)
+                job.on_progress(state.position.tokens, phase.tokens, f"loss {loss:.3f}, {meter.recent()}")
+            # once in a while: evaluate held-out bits per byte
+            if _due(recipe.evaluation.every, phase, state.position.step) and job.text.held_out is not None:
+                _measure(job, state, log)
+            # by the clock, at every checkpoint_every tokens and at the end: save a checkpoint, if the weights are whole
+            if policy.due(state.position):
+                if not _finite(state.model, world):
                     why = "its update left weights that are no numbers"
-                    return _answer(
-                        job, keep, trainee.position, Fault(step=step, why=why, loss=loss, gradient_norm=norm, made=True)
-                    )
-                keep.write(trainee)
-    if world.leads:  # `final`, written next, says that the phase is whole
-        write_json(job.folder / "mixture.json", mixture(phase, job.stream.shards.buckets, job.shares, trainee.position))
+                    fault = Fault(step=step, why=why, loss=loss, gradient_norm=norm, made=True)
+                    return _answer(job, policy, state.position, fault)
+                policy.write(state)
+    # the end of the phase: `final`, written last, says that it is whole
+    if world.leads:
+        write_json(job.folder / "mixture.json", mixture(phase, job.stream.shards.buckets, job.mixture, state.position))
         job.watcher.say(f"{phase.name}: {meter.summary()}")
-    keep.finish(trainee.position)
+    policy.finish(state.position)
     distributed.wait(world)
     return None
 
 
-def _step(job: Job, trainee: TrainState, step: int, batch: Batch) -> tuple[float, float, Fault | None]:
+def _step(job: Job, state: TrainState, step: int, batch: Batch) -> tuple[float, float, Fault | None]:
     """(loss, norm of the gradient, what is wrong or None); the weights are moved where nothing is wrong."""
     phase, world = job.phase, job.world
-    set_learning_rate(trainee.optimizer, schedule.learning_rate_at(phase, step))
+    # the rate of this step, by the schedule
+    set_learning_rate(state.optimizer, schedule.learning_rate_at(phase, step))
+    # forward and backward, micro-batch by micro-batch: gradient accumulation
     seed = _seed(job.recipe.seed, phase.name, step)
     tokens = job.recipe.machine.micro_batch_tokens
-    own = backward(trainee.objective, batch, tokens, world, job.dtype, noise=trainee.noise, seed=seed)
-    norm = clip_gradients(trainee.model.parameters(), phase.optimizer.clip_norm)
-    loss, norm = distributed.total([own, norm / world.size], world)  # all processes judge the same two numbers
-    fault = bad_steps.find(phase, trainee.model.config.vocab_size, step, loss, norm)
+    own = backward(state.objective, batch, tokens, world, job.dtype, noise=state.noise, seed=seed)
+    norm = clip_gradients(state.model.parameters(), phase.optimizer.clip_norm)
+    # is the step sound? all processes judge the same two numbers
+    loss, norm = distributed.total([own, norm / world.size], world)
+    fault = bad_steps.find(phase, state.model.config.vocab_size, step, loss, norm)
+    # update the weights
     if fault is None:
-        trainee.optimizer.step()
-    trainee.optimizer.zero_grad(set_to_none=True)
+        state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
     return loss, norm, fault
 
 
-def _answer(job: Job, keep: CheckpointPolicy, position: Position, fault: Fault) -> Rollback | None:
+def _answer(job: Job, checkpoints: CheckpointPolicy, position: Position, fault: Fault) -> Rollback | None:
     """What `blow_up` says to do at a fault: None is to leave the step out. Raises TrainingError to stop."""
     policy = job.phase.blow_up.policy
-    told = bad_steps.record(job.folder, job.phase, fault, job.stream) if job.world.leads else fault.why
-    folder = keep.before(fault.step) if policy == "rollback" else None
+    message = bad_steps.record(job.folder, job.phase, fault, job.stream) if job.world.leads else fault.why
+    folder = checkpoints.before(fault.step) if policy == "rollback" else None
     first = fault.step if policy != "rollback" else checkpoint.step_of(folder) if folder is not None else 0
-    left_out: list[bad_steps.Stretch] = [(begin, end) for begin, end in position.left_out]
+    left_out: list[bad_steps.Steps] = [(begin, end) for begin, end in position.left_out]
     refused = bad_steps.too_many(job.phase, left_out, first)
     if policy == "stop" or refused is not None or (policy == "skip" and fault.made):
         forgiven = f" {refused}." if refused is not None and policy != "stop" else ""
         raise TrainingError(
-            f"{told}.{forgiven} Nothing of this step was written, and the last checkpoint is whole: lower "
+            f"{message}.{forgiven} Nothing of this step was written, and the last checkpoint is whole: lower "
             "learning_rate.peak, set optimizer.clip_norm, or have blow_up.policy leave such steps out"
         )
-    job.watcher.warn(f"{told}; {'this update is not made' if policy == 'skip' else 'going back'}")
+    job.watcher.warn(f"{message}; {'this update is not made' if policy == 'skip' else 'going back'}")
     return None if policy == "skip" else Rollback(folder=folder, left_out=[*left_out, (first, fault.step)])
 
 
@@ -213,10 +221,10 @@ def _log_step(
     )
 
 
-def _measure(job: Job, trainee: TrainState, log: Metrics | None) -> None:
+def _measure(job: Job, state: TrainState, log: Metrics) -> None:
     """Logs the held-out loss; the leading process computes it, with the whole model."""
-    model, position = whole_model(trainee.model, job.world), trainee.position
-    if model is not None and log is not None:
+    model, position = whole_model(state.model, job.world), state.position
+    if model is not None:
         bits = measure(model.to(job.world.device), job.text, job.recipe, job.dtype)
         log.held_out(position.step, position.tokens, position.total_tokens_before + position.tokens, bits)
     distributed.wait(job.world)
@@ -237,7 +245,10 @@ def measure(model: AnyMaskedLM, text: Text, recipe: Recipe, dtype: torch.dtype) 
 
 
 def _batches(job: Job, first: int) -> Iterator[tuple[int, Batch, list[int], float]]:
-    """(step, batch, tokens of each pass, seconds waited) from `first` on; the next is made while one is trained on."""
+    """(step, batch, tokens of each pass, seconds waited) from `first` on, with prefetch.
+
+    A thread makes the next batch while one is trained on.
+    """
     stream, phase, steps = job.stream, job.phase, schedule.total_steps(job.phase)
 
     def read(step: int) -> tuple[Batch, list[int]]:
@@ -246,20 +257,20 @@ def _batches(job: Job, first: int) -> Iterator[tuple[int, Batch, list[int], floa
         return batch, passes(batch, job.world, job.recipe.machine.micro_batch_tokens)
 
     with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(read, first) if first < steps else None
+        prefetched = reader.submit(read, first) if first < steps else None
         for step in range(first, steps):
-            assert ahead is not None
+            assert prefetched is not None
             began = time.perf_counter()
-            batch, sizes = ahead.result()
+            batch, sizes = prefetched.result()
             waited = time.perf_counter() - began
-            ahead = reader.submit(read, step + 1) if step + 1 < steps else None
+            prefetched = reader.submit(read, step + 1) if step + 1 < steps else None
             yield step, batch, sizes, waited
 
 
-def _stream(recipe: Recipe, phase: Phase, text: Text, shares: MixtureSchedule) -> Stream:
+def _stream(recipe: Recipe, phase: Phase, text: Text, planned: MixtureSchedule) -> Stream:
     return Stream(
         text.train,
-        shares,
+        planned,
         context=phase.context,
         seed=recipe.seed,
         phase_name=phase.name,
@@ -299,9 +310,9 @@ def _due(every: int | None, phase: Phase, step: int) -> bool:
     return now == phase.tokens or (every is not None and now // every > before // every)
 
 
-def _introduce(job: Job, trainee: TrainState, meter: ThroughputMeter) -> None:
+def _introduce(job: Job, state: TrainState, meter: ThroughputMeter) -> None:
     """Says out loud what this phase really uses."""
-    phase, world, model = job.phase, job.world, trainee.model
+    phase, world, model = job.phase, job.world, state.model
     sources = sum(share > 0 for share in job.mixture.mean())
     kind = f" ({job.recipe.machine.parallel})" if world.size > 1 else ""
     network, packing, positions = _network(model, world)

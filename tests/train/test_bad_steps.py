@@ -179,10 +179,10 @@ def test_what_was_forgiven_is_not_forgotten_when_a_run_resumes(tmp_path, text, p
 def test_weights_that_are_no_numbers_are_never_written(tmp_path, text, monkeypatch):
     step = trainer._step
 
-    def spoilt(job, trainee, number, batch):
-        found = step(job, trainee, number, batch)
+    def spoilt(job, state, number, batch):
+        found = step(job, state, number, batch)
         if number == 3:
-            trainee.model.encoder.norm.weight.data[5] = math.inf
+            state.model.encoder.norm.weight.data[5] = math.inf
         return found
 
     monkeypatch.setattr(trainer, "_step", spoilt)

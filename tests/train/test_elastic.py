@@ -161,10 +161,10 @@ def dies(world: World, folder: Path, out: Path) -> None:
 
     step = trainer._step
 
-    def fatal(job: trainer.Job, trainee: object, number: int, batch: object) -> object:
+    def fatal(job: trainer.Job, state: object, number: int, batch: object) -> object:
         if number == 2 and world.rank == 1:
             os._exit(7)
-        return step(job, trainee, number, batch)
+        return step(job, state, number, batch)
 
     trainer._step = fatal
     try:
@@ -215,11 +215,11 @@ from tessera.train.distributed import join, leave
 
 step, mark, out = trainer._step, Path({mark!r}), Path({out!r})
 
-def fatal(job, trainee, number, batch):
+def fatal(job, state, number, batch):
     if number == 3 and job.world.rank == 1 and not mark.exists():
         mark.write_text("died once")
         os._exit(7)
-    return step(job, trainee, number, batch)
+    return step(job, state, number, batch)
 
 class Prints(Silent):
     say = warn = staticmethod(print)
