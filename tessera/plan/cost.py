@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from tessera.plan.architecture import EncoderConfig, flops_per_token, head_flops, parameters
 from tessera.plan.errors import did_you_mean
-from tessera.plan.recipe import Phase, at
+from tessera.plan.fields import at
+from tessera.plan.recipe import Phase
 
 LOGITS_AT_ONCE = 4096  # scored positions whose logits are held together; model/mlm.py
 

@@ -1,10 +1,11 @@
-"""Fields of a recipe: strict models, names, and numbers as people write them (`2.3T` tokens, `50MB`, a share)."""
+"""Fields of a recipe: strict models, names, and numbers as people write them: `2.3T` tokens, `50MB`, shares, curves."""
 
+import math
 import re
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from tessera.plan.errors import TRUTH
 
@@ -108,3 +109,43 @@ Share = Annotated[float, BeforeValidator(_share)]
 
 Ratio = Annotated[float, BeforeValidator(_inner_share)]
 """A share of a whole, in (0, 1)."""
+
+
+class Curve(Strict):
+    """A share that moves with the planned tokens of its phase, from the first to the last."""
+
+    from_: Share = Field(alias="from")
+    to: Share
+    shape: Literal["linear", "cosine"] = "linear"
+
+    def __format__(self, spec: str) -> str:
+        """Both ends, each written as a plain number would be: `0.3 -> 0.15`."""
+        return f"{self.from_:{spec}} -> {self.to:{spec}}"
+
+    def at(self, progress: float) -> float:
+        """Its value once this part of the phase, 0 to 1, is read; a cosine starts and ends gently."""
+        if self.shape == "cosine":
+            progress = (1.0 - math.cos(math.pi * progress)) / 2.0
+        return self.from_ + (self.to - self.from_) * progress
+
+
+class RatioCurve(Curve):
+    """A curve that never reaches 0 or 1."""
+
+    from_: Ratio = Field(alias="from")
+    to: Ratio
+
+
+# Which of the two is meant is seen at once, so that only its own mistakes are reported.
+_KIND = Discriminator(lambda given: "<curve>" if isinstance(given, (dict, Curve)) else "<number>")
+
+MovingShare = Annotated[Annotated[Share, Tag("<number>")] | Annotated[Curve, Tag("<curve>")], _KIND]
+"""A plain number, or a curve over the phase (annealing)."""
+
+MovingRatio = Annotated[Annotated[Ratio, Tag("<number>")] | Annotated[RatioCurve, Tag("<curve>")], _KIND]
+"""The same in (0, 1)."""
+
+
+def at(given: float | Curve, progress: float) -> float:
+    """The value of a number, which is itself, or of a curve, at a part of the phase between 0 and 1."""
+    return given.at(progress) if isinstance(given, Curve) else given

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from tessera.plan import cost, schedule
 from tessera.plan.architecture import EncoderConfig, parameters
+from tessera.plan.fields import at
 from tessera.plan.mixture import Bucket, MixtureSchedule, mixture_of
-from tessera.plan.recipe import Merge, Phase, Recipe, at
+from tessera.plan.recipe import Merge, Phase, Recipe
 from tessera.plan.token_counts import Inventory, PhaseText, text_of
 
 

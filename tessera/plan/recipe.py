@@ -2,24 +2,30 @@
 
 A recipe names the text, the tokenizer, the model, the phases (a graph: each phase says which one it starts `from`),
 the merges that join phases, and what is evaluated. Only `machine:` may change between a run and its resumption;
-`reading.science(recipe)` is everything else.
+`loading.science(recipe)` is everything else.
 """
 
-import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import Columns, Corpus, TokenizerTraining
 from tessera.plan.errors import did_you_mean, one_line
-from tessera.plan.fields import Name, Ratio, Share, Strict, Tokens, TokensOrNone, is_folder, refuse_twins
+from tessera.plan.fields import (
+    Curve,
+    MovingRatio,
+    MovingShare,
+    Name,
+    Ratio,
+    Share,
+    Strict,
+    Tokens,
+    TokensOrNone,
+    at,
+    is_folder,
+    refuse_twins,
+)
 
 # ------------------------------------------------------------------------------------------------------------ the run
 
@@ -30,12 +36,10 @@ class Largest(Strict):
     largest: int = Field(ge=1)
 
 
-def _how_languages(given: Any) -> str | None:
-    if given == "all":
-        return "<all>"
-    if isinstance(given, (dict, Largest)):
-        return "<largest>"
-    return "<list>" if isinstance(given, (list, tuple)) else None
+def _kind_of_languages(given: Any) -> str | None:
+    if isinstance(given, (list, tuple)):
+        return "<list>"
+    return "<largest>" if isinstance(given, (dict, Largest)) else "<all>" if given == "all" else None
 
 
 Languages = Annotated[
@@ -43,56 +47,11 @@ Languages = Annotated[
     | Annotated[Largest, Tag("<largest>")]
     | Annotated[tuple[str, ...], Tag("<list>")],
     Discriminator(
-        _how_languages,
+        _kind_of_languages,
         custom_error_type="languages",
         custom_error_message="give `all`, a list as in [fao_Latn, dan_Latn], or {largest: 60}",
     ),
 ]
-
-
-class Curve(Strict):
-    """A share that moves with the planned tokens of its phase, from the first to the last."""
-
-    from_: Share = Field(alias="from")
-    to: Share
-    shape: Literal["linear", "cosine"] = "linear"
-
-    def __format__(self, spec: str) -> str:
-        """Both ends, each written as a plain number would be: `0.3 -> 0.15`."""
-        return f"{self.from_:{spec}} -> {self.to:{spec}}"
-
-    def at(self, progress: float) -> float:
-        """Its value once this part of the phase, 0 to 1, is read; a cosine starts and ends gently."""
-        if self.shape == "cosine":
-            progress = (1.0 - math.cos(math.pi * progress)) / 2.0
-        return self.from_ + (self.to - self.from_) * progress
-
-
-class RatioCurve(Curve):
-    """A curve that never reaches 0 or 1."""
-
-    from_: Ratio = Field(alias="from")
-    to: Ratio
-
-
-def _how_it_moves(given: Any) -> str:
-    return "<curve>" if isinstance(given, (dict, Curve)) else "<number>"
-
-
-MovingShare = Annotated[
-    Annotated[Share, Tag("<number>")] | Annotated[Curve, Tag("<curve>")], Discriminator(_how_it_moves)
-]
-"""A plain number, or a curve over the phase."""
-
-MovingRatio = Annotated[
-    Annotated[Ratio, Tag("<number>")] | Annotated[RatioCurve, Tag("<curve>")], Discriminator(_how_it_moves)
-]
-"""The same in (0, 1)."""
-
-
-def at(given: float | Curve, progress: float) -> float:
-    """The value of a number, which is itself, or of a curve, at a part of the phase between 0 and 1."""
-    return given.at(progress) if isinstance(given, Curve) else given
 
 
 class Mixture(Strict):
@@ -174,12 +133,12 @@ class Crop(Strict):
 
 
 class Phase(Strict):
-    """One stretch of training on one diet."""
+    """One stretch of training on one data mixture, at one context length."""
 
     name: Name
     from_: str = Field(alias="from")  # "scratch", an earlier phase, or a folder with a Hugging Face checkpoint
     tokens: Tokens  # to read in this phase
-    context: int = Field(ge=8)  # longest piece of a document, in tokens
+    context: int = Field(ge=8)  # context length: longest piece of a document, in tokens
     batch_tokens: Tokens  # read between two updates of the weights
     batch_warmup: BatchWarmup | None = None
     mask_ratio: MovingRatio  # share of tokens to predict; special tokens are never chosen

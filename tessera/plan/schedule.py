@@ -6,7 +6,8 @@ that grows its batch, or is resumed on another number of processes, keeps its cu
 
 import math
 
-from tessera.plan.recipe import LearningRate, Phase, at
+from tessera.plan.fields import at
+from tessera.plan.recipe import LearningRate, Phase
 
 
 def boundary(phase: Phase, step: int) -> int:
@@ -41,15 +42,6 @@ def total_steps(phase: Phase) -> int:
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if boundary(phase, middle) >= phase.tokens else (middle + 1, high)
-    return low
-
-
-def step_at(phase: Phase, tokens: int) -> int:
-    """The first step that begins at or after `tokens`."""
-    low, high = 0, total_steps(phase)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if boundary(phase, middle) >= tokens else (middle + 1, high)
     return low
 
 

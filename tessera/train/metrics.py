@@ -8,8 +8,9 @@ from typing import Any, Self, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
+from tessera.plan.fields import Curve
 from tessera.plan.mixture import Bucket, MixtureSchedule
-from tessera.plan.recipe import Curve, Phase
+from tessera.plan.recipe import Phase
 from tessera.train.checkpoint import Position
 
 _DRAWN = ("loss", "learning_rate", "mask_ratio", "gradient_norm", "tokens_per_second", "mfu", "data_wait_seconds",

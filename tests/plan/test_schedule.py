@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.plan.recipe import BatchWarmup, LearningRate, Phase
-from tessera.plan.schedule import boundary, learning_rate, learning_rate_at, step_at, total_steps
+from tessera.plan.schedule import boundary, learning_rate, learning_rate_at, total_steps
 
 
 def phase(tokens: int = 1000, batch: int = 100, growth: BatchWarmup | None = None, **rate: object) -> Phase:
@@ -65,12 +65,3 @@ def test_windows_cover_the_phase_without_gap_and_end_with_it(tokens, batch, shar
         for step in {0, 1, last // 3, last // 2, last - 1}:
             assert 0 <= boundary(p, step) <= boundary(p, step + 1) <= tokens
             assert boundary(p, step + 1) - boundary(p, step) <= batch + 1
-
-
-@given(tokens=st.integers(200, 10**9), batch=st.integers(8, 10**5), at=st.floats(0, 1))
-def test_a_position_finds_its_step(tokens, batch, at):
-    p = phase(tokens, batch)
-    wanted = int(at * tokens)
-    step = step_at(p, wanted)
-    assert boundary(p, step) >= wanted
-    assert step == 0 or boundary(p, step - 1) < wanted

@@ -19,8 +19,9 @@ from tessera.data.masking import mask
 from tessera.model.attention import Layout, frequencies
 from tessera.model.encoder import Block
 from tessera.model.mlm import MaskedLM, initialize
+from tessera.plan.fields import at
 from tessera.plan.loading import load
-from tessera.plan.recipe import Optimizer, Phase, Recipe, at
+from tessera.plan.recipe import Optimizer, Phase, Recipe
 from tessera.plan.schedule import boundary, learning_rate, learning_rate_at
 from tessera.train.optimizer import build, clip_gradients
 
