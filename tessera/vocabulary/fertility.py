@@ -1,4 +1,4 @@
-"""What each language pays for a tokenizer: tokens per word and byte, what is not written whole, where words begin."""
+"""Tokenizer fertility: tokens per word and byte of each language, what is not written whole, where words begin."""
 
 import csv
 import io
