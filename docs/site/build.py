@@ -128,6 +128,22 @@ class Docstrings(griffe.Extension):
             if comment:
                 attr.docstring = griffe.Docstring(escaped(comment[1]), parent=attr)
 
+    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
+        _without_silent_fields(pkg)
+
+
+def _without_silent_fields(above: griffe.Module | griffe.Class) -> None:
+    """The fields of a dataclass stand in its signature; below it those are shown that have something to say."""
+    for name, member in list(above.members.items()):
+        if isinstance(member, griffe.Module | griffe.Class):
+            _without_silent_fields(member)
+        elif (
+            "dataclass" in above.labels
+            and member.docstring is None
+            and member.labels <= {"instance-attribute", "class-attribute"}
+        ):
+            above.del_member(name)
+
 
 def as_markdown(text: str) -> str:
     """A docstring as Markdown: names with what they mean become a list, indented lines stay as they are."""

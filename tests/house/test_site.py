@@ -48,6 +48,16 @@ def test_every_page_of_the_repository_is_a_page_of_the_site(pages):
     assert {*guides, *recipes, "index.html", "contributing.html", "changelog.html", "commands.html"} <= set(pages)
 
 
+@pytest.mark.parametrize(
+    "page", [HOUSE / "README.md", *sorted((HOUSE / "docs").rglob("*.md"))], ids=lambda page: page.stem
+)
+def test_what_belongs_to_an_item_of_a_list_is_indented_by_four(page):
+    """GitHub is content with two; the Markdown of the site then ends the list."""
+    prose = re.sub(r"^( *)```.*?^\1```", r"\1code", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    assert not re.findall(r"^\n {1,3}\S.*", prose, re.MULTILINE)
+    assert not re.findall(r"^[^-\d\s].*\n(?:- |1\. ).*", prose, re.MULTILINE)  # nor does a list begin without a gap
+
+
 def test_every_module_is_in_the_reference_with_its_public_names(pages):
     for path in PACKAGE.rglob("*.py"):
         room, name = path.parent.relative_to(PACKAGE), path.stem
