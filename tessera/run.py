@@ -136,7 +136,7 @@ def _read(recipe: Recipe, folder: Path, watcher: Watcher) -> prepare.IngestedCor
     return prepare.read(
         recipe.corpus,
         folder / "documents",
-        on=machine.engine,
+        engine=machine.engine,
         workers=machine.threads,
         scorers={name: Scorer(name, dtype="float32") for name in models},  # the same tiers on every machine
         on_progress=watcher.progress("documents"),
@@ -167,7 +167,7 @@ def _shards(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
         _read(recipe, folder, Silent()),
         Tokenizer.load(folder / "tokenizer"),
         folder / "shards",
-        with_=recipe.machine.tokenize,
+        library=recipe.machine.tokenize,
         workers=recipe.machine.threads,
         on_progress=watcher.progress("shards"),
     )

@@ -137,11 +137,7 @@ def _without_silent_fields(above: griffe.Module | griffe.Class) -> None:
     for name, member in list(above.members.items()):
         if isinstance(member, griffe.Module | griffe.Class):
             _without_silent_fields(member)
-        elif (
-            "dataclass" in above.labels
-            and member.docstring is None
-            and member.labels <= {"instance-attribute", "class-attribute"}
-        ):
+        elif "dataclass" in above.labels and "instance-attribute" in member.labels and member.docstring is None:
             above.del_member(name)
 
 

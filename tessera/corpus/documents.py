@@ -51,7 +51,7 @@ class Pair:
     target_language: str
 
 
-class Row(NamedTuple):
+class CorpusRow(NamedTuple):
     """A row of a file: a document, a pair, or the reason why it is neither."""
 
     number: int  # from 1, as an editor counts lines; rises, but leaves out blank lines
@@ -124,7 +124,7 @@ def read(source: Source, skipped: Skipped, *, max_line_bytes: int = MAX_LINE_BYT
         check_usable(source, good=good, bad=bad, examples=_most_frequent(skipped))
 
 
-def read_file(file: File, source: Source, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Row]:
+def read_file(file: File, source: Source, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[CorpusRow]:
     """Every row of one file in its order, those that cannot be used with the reason.
 
     That is: not JSON, without a column or a known language, without text, not UTF-8, or longer than `max_line_bytes`
@@ -148,10 +148,10 @@ def read_file(file: File, source: Source, *, max_line_bytes: int = MAX_LINE_BYTE
                     reason, shown = str(bad), bad.shown
                 else:
                     text = item.source_text if isinstance(item, Pair) else item.text
-                    yield Row(number, item, None, text[:_SHOWN], unit)
+                    yield CorpusRow(number, item, None, text[:_SHOWN], unit)
                     lost = None
                     continue
-            row = Row(number, None, reason, shown or _shown(raw, source), unit)
+            row = CorpusRow(number, None, reason, shown or _shown(raw, source), unit)
             if lost is not None:
                 lost.add(reason, file.url, f"{row.place}: {row.shown!r}")
                 if (bad_rows := lost.counts.total()) == _HOPELESS:

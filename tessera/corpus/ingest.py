@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from tessera.corpus import daft_runner, quality
-from tessera.corpus.documents import Document, Pair, Row, check_usable, read_file, why_not_pair
+from tessera.corpus.documents import CorpusRow, Document, Pair, check_usable, read_file, why_not_pair
 from tessera.corpus.filters import Filter
 from tessera.corpus.quality import Scorer
 from tessera.data.storage import File, files
@@ -228,7 +228,7 @@ class _Ingest:
             out.add_key_value_metadata({_META: json.dumps({"made_of": job.fingerprint, "counts": asdict(counts)})})
         return counts
 
-    def _judge(self, rows: Sequence[Row], job: _IngestJob, counts: DocumentCounts) -> pa.RecordBatch:
+    def _judge(self, rows: Sequence[CorpusRow], job: _IngestJob, counts: DocumentCounts) -> pa.RecordBatch:
         """Rows with all that is known of them."""
         source, first = job.source, job.number << 32
         made: list[tuple[Any, ...]] = []  # in the order of _VARYING
@@ -267,7 +267,7 @@ class _Ingest:
             return next((why for text, language in sides if (why := self._pair_filter.why_not(text, language))), None)
         return reason
 
-    def _scores(self, rows: Sequence[Row], source: Source) -> list[float | None]:
+    def _scores(self, rows: Sequence[CorpusRow], source: Source) -> list[float | None]:
         """The score of each row, from its column or from what scores the source."""
         if source.score is None:
             return [row.item.quality if isinstance(row.item, Document) else None for row in rows]
@@ -289,8 +289,8 @@ def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     return pa.DictionaryArray.from_arrays(numbers, pa.array(list(place), kind.value_type))
 
 
-def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    batch: list[Row] = []
+def _batches(rows: Iterator[CorpusRow]) -> Iterator[list[CorpusRow]]:
+    batch: list[CorpusRow] = []
     size = 0
     for row in rows:
         batch.append(row)

@@ -91,20 +91,21 @@ def read(
     corpus: Corpus,
     folder: str | Path,
     *,
-    on: daft_runner.Engine = "native",
+    engine: daft_runner.Engine = "native",
     workers: int | None = None,
     scorers: Mapping[str, Scorer] | None = None,
     on_progress: Progress | None = None,
 ) -> IngestedCorpus:
     """Reads, filters, compares and splits a corpus; what is in `folder` already and still fits is not done again.
 
+    engine   that Daft runs on
     workers  files at a time; None: the cores of this machine
     scorers  what scores sources with `score: ./folder`, by that name; see ingest.ingest
 
     Raises ValueError for sources that cannot be read (see documents.py) or hold nothing to train on.
     """
     folder, report = Path(folder), on_progress or (lambda done, total, what: None)
-    daft_runner.choose(on)
+    daft_runner.choose(engine)
     size = 0
 
     def reading(done: int, total: int, what: str) -> None:
@@ -127,13 +128,13 @@ def encode(
     tokenizer: Tokenizer,
     out: str | Path,
     *,
-    with_: Engine = "tokenizers",
+    library: Engine = "tokenizers",
     workers: int | None = None,
     on_progress: Progress | None = None,
 ) -> Report:
     """Encodes documents into `out`/train and `out`/held_out. `on_progress` hears bytes of documents done, and of all.
 
-    with_  the library that encodes; gigatoken is first held against `tokenizers` on documents of every file
+    library  encodes; gigatoken is first held against `tokenizers` on documents of every file
 
     Raises FileExistsError where `out` is there, ValueError where nothing remains to train on or gigatoken gives other
     ids, and OSError where the disk is full; what was finished stays beside `out` and is not done again.
@@ -151,9 +152,9 @@ def encode(
     report(done, total, f"{len(counted)} of {len(jobs)} tasks")
     apart = workers > 1 and len(todo) > 1 and total - done > daft_runner.PROCESS_BYTES
     threads = max(1, cores() // min(workers, max(1, len(todo)))) if apart else None
-    if with_ != "tokenizers":
-        _prove(read, Tokenizer.load(tokenizer.folder, with_))
-    task = tokenize.Encode(tokenizer.folder, with_, read.split, threads)
+    if library != "tokenizers":
+        _prove(read, Tokenizer.load(tokenizer.folder, library))
+    task = tokenize.Encode(tokenizer.folder, library, read.split, threads)
     sizes = {job.number: job.size for job in jobs}
     for number, counts in daft_runner.spread(task, todo, workers=workers, processes=apart):
         counted[number] = {source: DocumentCounts(**of_source) for source, of_source in counts.items()}
