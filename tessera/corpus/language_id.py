@@ -153,8 +153,7 @@ def identifier(model: str) -> Identifier:
 def check(model: str) -> None:
     """Raises what `identifier` would raise where that can be seen without loading it."""
     if model == PY3LANGID:
-        if importlib.util.find_spec("py3langid") is None:
-            raise ImportError('corpus.filters.language needs py3langid; pip install "tessera-encoders[prepare]"')
+        _ask_for("py3langid", "langcodes")
         return
     path = Path(model).expanduser()
     if not path.is_file():
@@ -168,6 +167,7 @@ def check(model: str) -> None:
         raise ValueError(f"{path}: not a fastText model; give a .bin or .ftz file as fastText saves it")
     if importlib.util.find_spec("fasttext") is None:
         raise ImportError(f"{path} is a fastText model; pip install fasttext-numpy2-wheel")
+    _ask_for("langcodes")
     least = _FASTTEXT_HEAD.size
     if len(head) == least and path.suffix != ".ftz":  # .ftz is quantised: smaller, by how much it does not say here
         dim, buckets, words, labels = (_FASTTEXT_HEAD.unpack(head)[place] for place in (2, 10, 16, 17))
@@ -177,6 +177,12 @@ def check(model: str) -> None:
             f"{path}: cut short, it has {path.stat().st_size:,} bytes and needs {least:,} or more; copy it again. "
             "(Where it is quantised, call it .ftz.)"
         )
+
+
+def _ask_for(*packages: str) -> None:
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise ImportError(f'corpus.filters.language needs {package}; pip install "tessera-encoders[prepare]"')
 
 
 class _Py3langid:
