@@ -63,6 +63,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         path = ON_SITE.get(path, path.removeprefix("docs/"))
         return f"]({posixpath.relpath(path, posixpath.dirname(here) or '.')}{hash_}{anchor})"
 
+    # GitHub wants `a\|b` in a table, the site takes a bar between backquotes as it is.
+    markdown = re.sub(r"`[^`\n]+`", lambda code: code[0].replace(r"\|", "|"), markdown)
     return re.sub(r"\]\(([^)\s]+)\)", on_site, markdown)
 
 

@@ -91,6 +91,11 @@ def test_what_readme_and_guides_link_to_outside_of_docs_is_found_on_the_site(pag
     assert 'href="../recipes/nano.html"' in pages["results/optimizers.html"]
 
 
+def test_a_bar_in_the_code_of_a_table_is_a_bar(pages):
+    assert "<code>&lt;|parallel_sep|&gt;</code>" in pages["recipes.html"]
+    assert not [page for page, text in pages.items() if page[:3] != "ref" and re.search(r"<code>[^<]*\\\|", text)]
+
+
 def test_nothing_is_loaded_from_elsewhere(site, pages):
     for page, text in pages.items():
         loaded = re.findall(r"<(?:script|img|iframe|link)\b[^>]*(?:src|href)=[\"']?((?:https?:)?//[^\"' >]+)", text)
