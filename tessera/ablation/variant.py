@@ -8,7 +8,7 @@ import ctypes
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,15 +20,15 @@ from tessera.evaluation.suite import HELD_OUT, evaluate
 from tessera.files import atomic_folder, write_json
 from tessera.model import hub, merging
 from tessera.model.precision import compute_dtype
+from tessera.plan.fields import is_folder
 from tessera.plan.loading import load
 from tessera.plan.recipe import Evaluation, Recipe
-from tessera.plan.strict import is_folder
+from tessera.progress import Progress, silent
 from tessera.train import checkpoint, distributed
 from tessera.train.held_out import bits_per_byte
 from tessera.train.start import Text
 from tessera.train.trainer import train
 
-Progress = Callable[[int, int, str], None]
 MADE_OF, FINISHED = "variant.json", "finished.json"
 
 
@@ -49,7 +49,7 @@ def make(folder: Path, on_progress: Progress | None = None, threads: int | None 
     Raises what `trainer.train` and `suite.evaluate` raise.
     """
     began = time.perf_counter()
-    report = on_progress or (lambda done, total, what: None)
+    report = on_progress or silent
     recipe = load(folder / "recipe.yaml")
     made_of = json.loads((folder / MADE_OF).read_text(encoding="utf-8"))
     phase = recipe.phases[-1]
@@ -67,7 +67,7 @@ def make(folder: Path, on_progress: Progress | None = None, threads: int | None 
             tokenizer=tokenizer,
             tokenizer_folder=folder / "tokenizer",
         )
-        train(recipe, phase, folder, text, world, report, lambda line: None)
+        train(recipe, phase, folder, text, world, report)
     files = [_measure(recipe, folder, model, made_of["evaluation_seed"], tokenizer, world, report)]
     files += evaluate(
         model,
