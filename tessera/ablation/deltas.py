@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tessera.ablation.axes import REFERENCE
-from tessera.evaluation.metrics import interval, student
 from tessera.evaluation.suite import HELD_OUT
+from tessera.statistics import critical_t, interval, pooled_spread
 
 ABLATION, DELTAS = "ablation.json", "deltas.json"
 BITS = "held-out"  # what its measures are called
@@ -53,7 +53,7 @@ def study(folder: str | Path) -> dict[str, Any]:
     for measure, by_variant in found.items():
         base = by_variant.get(REFERENCE, {})
         reference[measure] = {**_mean(base), "scores": base}
-        error = pooled(by_variant)
+        error = pooled_spread(by_variant)
         rows += [
             row
             for axis in asked["axes"]
@@ -62,22 +62,6 @@ def study(folder: str | Path) -> dict[str, Any]:
         ]
     head = {key: value for key, value in asked.items() if key != "axes"}
     return {**head, "measures": [_describe(name) for name in found], "reference": reference, "rows": rows}
-
-
-def pooled(by_variant: Mapping[str, Scores]) -> tuple[float, int] | None:
-    """(standard deviation of chance in one score, degrees of freedom), from the seeds that all variants have.
-
-    None where fewer than two variants or seeds are there.
-    """
-    seeds = sorted(set.intersection(*(set(scores) for scores in by_variant.values()))) if by_variant else []
-    if len(seeds) < 2 or len(by_variant) < 2:
-        return None
-    table = [[scores[seed] for seed in seeds] for scores in by_variant.values()]
-    whole = statistics.fmean(value for row in table for value in row)
-    of_seed = [statistics.fmean(column) for column in zip(*table, strict=True)]
-    left = [value - statistics.fmean(row) - of_seed[place] + whole for row in table for place, value in enumerate(row)]
-    freedom = (len(table) - 1) * (len(seeds) - 1)
-    return math.sqrt(math.fsum(value * value for value in left) / freedom), freedom
 
 
 def _row(
@@ -90,7 +74,7 @@ def _row(
         return None
     delta, own = interval([scores[seed] - base[seed] for seed in shared])
     same = value["variant"] == REFERENCE
-    both = None if error is None or same else student(0.95, error[1]) * error[0] * math.sqrt(2 / len(shared))
+    both = None if error is None or same else critical_t(0.95, error[1]) * error[0] * math.sqrt(2 / len(shared))
     return {
         "axis": key,
         "label": value["label"],

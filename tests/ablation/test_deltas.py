@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.ablation.deltas import pooled, study
-from tessera.evaluation.metrics import interval, student
+from tessera.ablation.deltas import study
+from tessera.statistics import critical_t, interval, pooled_spread
 
 ASKED = {
     "recipe": "small", "phase": "decay", "from": "runs/small/mid/final", "tokens": 100, "seeds": [1, 2],
@@ -94,16 +94,16 @@ scores = st.lists(st.floats(-100, 100), min_size=2, max_size=6)
 @given(st.data(), scores)
 def test_with_one_variant_beside_the_reference_pooling_changes_nothing(data, base):
     other = data.draw(st.lists(st.floats(-100, 100), min_size=len(base), max_size=len(base)))
-    found = pooled({"reference": dict(enumerate(base)), "other": dict(enumerate(other))})
+    found = pooled_spread({"reference": dict(enumerate(base)), "other": dict(enumerate(other))})
     assert found is not None
     spread, freedom = found
     _, own = interval([a - b for a, b in zip(other, base, strict=True)])
     assert freedom == len(base) - 1
-    assert math.isclose(student(0.95, freedom) * spread * math.sqrt(2 / len(base)), own, rel_tol=1e-6, abs_tol=1e-9)
+    assert math.isclose(critical_t(0.95, freedom) * spread * math.sqrt(2 / len(base)), own, rel_tol=1e-6, abs_tol=1e-9)
 
 
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=5), st.lists(st.floats(-10, 10), min_size=2, max_size=5))
 def test_where_seeds_move_all_variants_alike_there_is_no_chance_left(of_variant, of_seed):
-    found = pooled({str(v): {s: a + b for s, b in enumerate(of_seed)} for v, a in enumerate(of_variant)})
+    found = pooled_spread({str(v): {s: a + b for s, b in enumerate(of_seed)} for v, a in enumerate(of_variant)})
     assert found is not None
     assert found[0] < 1e-9
