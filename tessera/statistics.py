@@ -110,17 +110,22 @@ def permutation(gaps: ArrayLike) -> float:
     """
     from scipy import stats
 
-    moved = np.round(np.asarray(gaps, float), 9)  # so that equal ones are equal whatever their sums went through
-    moved = moved[moved != 0]  # the sign of 0 changes nothing
+    moved = np.asarray(gaps, float)
+    moved = moved[np.abs(moved) > 1e-9]  # the sign of 0 changes nothing
     if len(moved) < 2:
         return 1.0
     if len(moved) > _MANY:
         return float(stats.ttest_1samp(moved, 0.0).pvalue)
     draws = 2**_ALL_SIGNS if len(moved) <= _ALL_SIGNS else _DRAWS
     found = stats.permutation_test(
-        (moved,), np.mean, permutation_type="samples", vectorized=True, n_resamples=draws, batch=2_000, rng=0
+        (moved,), _total, permutation_type="samples", vectorized=True, n_resamples=draws, batch=2_000, rng=0
     )
     return float(found.pvalue)
+
+
+def _total(values: NDArray[np.float64], axis: int) -> Any:
+    """Rounded, so that sums that are equal stay so whatever order they are added in."""
+    return values.sum(axis).round(9)
 
 
 def paired(a: Outcomes, b: Outcomes) -> tuple[float, float] | None:

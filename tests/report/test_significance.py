@@ -64,6 +64,12 @@ def test_few_differences_are_tried_with_all_assignments_of_signs(seed):
     assert permutation(gaps) == pytest.approx(all_signs(gaps))
 
 
+def test_differences_that_are_equal_but_for_rounding_are_equal():
+    thirds = np.array([2, -1, 1, -2, -4, -1, 1, -3, 3, 2, -2, 4, -3])
+    assert permutation(thirds / 3) == permutation(thirds) == pytest.approx(all_signs(thirds))
+    assert permutation([100 * (n / 7 - (n - 1) / 7) for n in range(1, 8)]) == 2 / 2**7
+
+
 def test_six_languages_that_all_gain_can_prove_one_in_thirty_two_and_no_more():
     assert permutation([1, 2, 3, 4, 5, 6]) == pytest.approx(2 / 2**6)
     assert permutation([1e9] * 6) == pytest.approx(2 / 2**6)
