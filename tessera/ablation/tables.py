@@ -8,12 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tessera.report.charts import altair
-from tessera.report.style import INK, LIGHT
+from tessera.report.style import INK, LIGHT, altair, check_picture, write_picture
 
 Study = Mapping[str, Any]
 Row = Mapping[str, Any]
-_FORMATS = (".png", ".svg", ".html")
 _COLUMNS = ["axis", "value", "mean", "spread", "delta", "± own", "± pooled", "seeds", ""]
 _LONG = 46  # letters of a row's name in the picture
 KINDS = ("own", "pooled")  # of intervals
@@ -66,40 +64,13 @@ def said(study: Study) -> list[str]:
     ]
 
 
-def markdown(study: Study) -> str:
-    """A table for documents: a row for each variant, a column for each measure, delta ± the pooled half width.
-
-    Differences beyond both intervals are bold; the reference has its mean and spread.
-    """
-    measures = study["measures"]
-    lines = [
-        "| | " + " | ".join(measure["name"] for measure in measures) + " |",
-        "|---" * (len(measures) + 1) + "|",
-        "| *reference* | " + " | ".join(_base(study["reference"][m["name"]], m) for m in measures) + " |",
-    ]
-    for name, row in _rows(study).items():
-        cells = []
-        for measure in measures:
-            found = row.get(measure["name"])
-            if found is None:
-                cells.append("")
-                continue
-            digits = 2 if measure["unit"] == "%" else 3
-            text = _number(found["delta"], digits, "delta")
-            text += f" ± {found['pooled']:.{digits}f}" if found["pooled"] is not None else ""
-            cells.append(text if verdict(found, measure) == UNSURE else f"**{text}**")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def draw(study: Study, path: Path) -> Path:
     """Writes the picture (.png, .svg or .html) and returns the file.
 
     A thin line is the variant's own interval, cut where the column ends, a thick one the pooled interval. Raises
     ValueError for another ending, ImportError without the extra `report`.
     """
-    if path.suffix.lower() not in _FORMATS:
-        raise ValueError(f"--plot: {path} cannot be written; give a name that ends in one of {', '.join(_FORMATS)}")
+    check_picture(path)
     alt = altair()
     order = list(_rows(study))
     columns = [_column(alt, study, measure, order, first=n == 0) for n, measure in enumerate(study["measures"])]
@@ -114,13 +85,7 @@ def draw(study: Study, path: Path) -> Path:
         subtitle=f"{study['tokens']:,} tokens, {seeds} seed{'s' if seeds > 1 else ''}. Thick: 95% interval, chance "
         "pooled over variants; thin: the variant's own seeds. Right of the line is better; coloured: beyond both.",
     )  # fmt: skip
-    whole = _styled(alt.vconcat(*rows, spacing=22).properties(title=title))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix.lower() == ".html":
-        whole.save(str(path), format="html", inline=True)
-    else:
-        whole.save(str(path), scale_factor=1.6)
-    return path
+    return write_picture(alt.vconcat(*rows, spacing=22).properties(title=title), path, scale=1.6)
 
 
 def _column(alt: Any, study: Study, measure: Mapping[str, Any], order: Sequence[str], first: bool) -> Any:
@@ -169,21 +134,5 @@ def _rows(study: Study) -> dict[str, dict[str, Row]]:
     return found
 
 
-def _base(reference: Row, measure: Mapping[str, Any]) -> str:
-    digits = 2 if measure["unit"] == "%" else 3
-    spread = f" (spread {reference['spread']:.{digits}f})" if reference["spread"] is not None else ""
-    return f"{reference['mean']:.{digits}f}{spread}"
-
-
 def _number(value: float | None, digits: int, key: str) -> str:
     return "" if value is None else f"{value:+.{digits}f}" if key == "delta" else f"{value:.{digits}f}"
-
-
-def _styled(chart: Any) -> Any:
-    return (
-        chart.configure(background="white", font="Liberation Sans, sans-serif", padding=12)
-        .configure_axis(labelColor=INK["muted"], titleColor=INK["muted"], gridColor=INK["grid"], labelFlush=False,
-                        domainColor=INK["line"], tickColor=INK["line"], titleFontWeight="normal")
-        .configure_view(stroke=None)
-        .configure_title(anchor="start", color=INK["text"], fontSize=13, subtitleColor=INK["muted"], offset=8)
-    )  # fmt: skip

@@ -39,7 +39,7 @@ def ablate(
     out: Annotated[Path | None, typer.Option(help="where to write (default: runs/<name>-ablations)")] = None,
 ) -> None:
     """One phase from one checkpoint, one value changed at a time, over seeds: what it does. Run it again to go on."""
-    from tessera.report.charts import altair
+    from tessera.report.style import altair
 
     altair()  # rather now than after hours of training
     from tessera.ablation import tables as report

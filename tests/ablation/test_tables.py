@@ -1,13 +1,11 @@
-"""An ablation as people see it: tables, a table for documents, a picture."""
+"""An ablation as people see it: tables, a picture."""
 
-import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tessera.ablation.tables import draw, markdown, said, tables
+from tessera.ablation.tables import draw, said, tables
 
 BITS = {"name": "held-out", "unit": "bits per byte", "lower_is_better": True}
 TOPICS = {"name": "topics", "unit": "%", "lower_is_better": False}
@@ -58,16 +56,6 @@ def test_one_seed_is_said_to_prove_nothing(study):
     assert said({**study, "rows": rows}) == ["1 seed: no interval can be given; use --seeds 3 or more"]
 
 
-def test_the_table_for_documents_has_what_is_beyond_chance_in_bold(study):
-    assert markdown(study).splitlines() == [
-        "| | held-out | topics |",
-        "|---|---|---|",
-        "| *reference* | 3.000 (spread 0.010) | 3.00 (spread 0.01) |",
-        "| mask_ratio = 0.1 | **-0.050 ± 0.020** | **-5.00 ± 2.00** |",
-        "| mask_ratio = 0.3 | **+0.050 ± 0.020** | +1.00 ± 2.00 |",
-    ]
-
-
 def test_better_is_on_the_right_whichever_way_a_measure_counts(study, tmp_path):
     draw(study, tmp_path / "deltas.html")
     page = (tmp_path / "deltas.html").read_text(encoding="utf-8")
@@ -80,10 +68,6 @@ def test_better_is_on_the_right_whichever_way_a_measure_counts(study, tmp_path):
 def test_a_picture_of_another_kind_is_refused(study, tmp_path):
     with pytest.raises(ValueError, match=r"ends in one of \.png, \.svg, \.html"):
         draw(study, tmp_path / "deltas.pdf")
-
-
-def test_what_is_drawn_survives_a_trip_through_a_file(study, tmp_path: Path):
-    assert markdown(json.loads(json.dumps(study))) == markdown(study)
 
 
 def test_a_difference_must_be_beyond_both_intervals_to_count(study):

@@ -266,7 +266,7 @@ def test_pictures_by_language_group_length_and_task(tmp_path):
     for kind in ("groups", "tasks"):
         assert size(draw(compare(paths), tmp_path / f"{kind}.png", kind))[1] > 100
     page = draw(compare([long]), tmp_path / "length.html").read_text(encoding="utf-8")
-    spec = json.loads(re.search(r"const spec = (\{.*?\});?\n", page)[1])
+    spec = json.loads(re.search(r'id="specs">(.*?)</script>', page)[1])
     assert spec["layer"][0]["encoding"]["x"]["sort"] == ["1K-5K", "5K-9K", "over 151K"]
     with pytest.raises(ValueError, match="nothing here has what a picture by length needs"):
         draw(compare(paths), tmp_path / "no.png", "length")
@@ -285,7 +285,7 @@ def test_many_languages_are_points_and_a_group_counts_only_what_all_have(tmp_pat
 
     many = {f"{a}{b}x_Latn": 0.5 for a in "abcdefgh" for b in "abcdefgh"}
     page = draw(compare([result(tmp_path, "a", many)]), tmp_path / "many.html").read_text(encoding="utf-8")
-    spec = json.loads(re.search(r"const spec = (\{.*?\});?\n", page)[1])
+    spec = json.loads(re.search(r'id="specs">(.*?)</script>', page)[1])
     assert spec["mark"]["type"] == "circle"
     assert len(spec["data"]["values"]) == 64
     paths = [
@@ -293,6 +293,19 @@ def test_many_languages_are_points_and_a_group_counts_only_what_all_have(tmp_pat
         result(tmp_path, "b", {"deu_Latn": 0.2}),
     ]
     page = draw(compare(paths), tmp_path / "groups.html", "groups").read_text(encoding="utf-8")
-    spec = json.loads(re.search(r"const spec = (\{.*?\});?\n", page)[1])
+    spec = json.loads(re.search(r'id="specs">(.*?)</script>', page)[1])
     values = {(row["group"], row["model"]): row["value"] for row in spec["data"]["values"]}
     assert values == {("Germanic (1)", "a"): 40.0, ("Germanic (1)", "b"): 20.0}
+
+
+def test_a_models_name_cannot_become_part_of_the_picture(tmp_path):
+    pytest.importorskip("altair")
+    from tessera.report.compare_charts import draw
+
+    evil = "</script><img src=x onerror=alert(1)>"
+    path = result(tmp_path, "a", {"deu_Latn": 0.4, "nld_Latn": 0.8})
+    path.write_text(path.read_text().replace('"a"', json.dumps(evil)))
+    page = draw(compare([path]), tmp_path / "evil.html").read_text(encoding="utf-8")
+    assert "<img" not in page
+    spec = json.loads(re.search(r'id="specs">(.*?)</script>', page)[1])
+    assert {row["model"] for row in spec["data"]["values"]} == {evil}

@@ -91,7 +91,8 @@ def test_a_difference_is_the_same_from_both_sides():
     rng = np.random.default_rng(0)
     a, b = ({"x": rng.normal(size=40)} for _ in range(2))
     there, back = paired(a, b), paired(b, a)
-    assert there and back
+    assert there is not None
+    assert back is not None
     assert (there[0], there[1]) == pytest.approx((-back[0], back[1]))
 
 
