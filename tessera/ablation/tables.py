@@ -1,4 +1,4 @@
-"""What an ablation says, as tables and as a picture of differences to the reference, from its deltas.json only.
+"""Tables and plot of an ablation: differences to the baseline with their intervals, from its deltas.json only.
 
 The picture is what figures 4 to 6 of EuroBERT (arXiv:2503.05500) show, lying: a row for each variant, a column for each
 measure, and the intervals that those figures lack.
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tessera.ablation.axes import BASELINE
 from tessera.report.style import INK, LIGHT, altair, check_picture, write_picture
 
 Study = Mapping[str, Any]
@@ -27,7 +28,7 @@ def tables(study: Study) -> list[tuple[str, list[str], list[list[str]]]]:
         cells = []
         for number, row in enumerate(rows):
             first = number == 0 or rows[number - 1]["axis"] != row["axis"]
-            said = "reference" if row["variant"] == "reference" else verdict(row, measure)
+            said = "baseline" if row["variant"] == BASELINE else verdict(row, measure)
             numbers = [_number(row[key], digits, key) for key in ("mean", "spread", "delta", "own", "pooled")]
             words = [row["axis"] if first else "", row["label"]]
             cells.append([*words, *numbers, str(len(row["seeds"])), "" if said == UNSURE else said])
@@ -81,7 +82,7 @@ def draw(study: Study, path: Path) -> Path:
         rows.append(alt.hconcat(*columns[half:], spacing=14))
     seeds = max(len(row["seeds"]) for row in study["rows"])
     title = alt.TitleParams(
-        f"{study['recipe']}, {study['phase']} from {study['from']}: difference to the reference",
+        f"{study['recipe']}, {study['phase']} from {study['from']}: difference to the baseline",
         subtitle=f"{study['tokens']:,} tokens, {seeds} seed{'s' if seeds > 1 else ''}. Thick: 95% interval, chance "
         "pooled over variants; thin: the variant's own seeds. Right of the line is better; coloured: beyond both.",
     )  # fmt: skip
@@ -122,10 +123,10 @@ def _ends(key: str, row: Row) -> dict[str, float]:
 
 
 def _rows(study: Study) -> dict[str, dict[str, Row]]:
-    """{name of a variant: {measure: row}} in the order asked, without the values that are the reference's own."""
+    """{name of a variant: {measure: row}} in the order asked, without the values that are the baseline's own."""
     found: dict[str, dict[str, Row]] = {}
     for row in study["rows"]:
-        if row["variant"] == "reference":
+        if row["variant"] == BASELINE:
             continue
         name = f"{row['axis'].removeprefix('mixture.')} = {row['label']}"
         if ":" in row["label"]:  # of a whole mixture only what differs is told

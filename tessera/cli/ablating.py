@@ -44,8 +44,8 @@ def ablate(
     altair()  # rather now than after hours of training
     from tessera.ablation import tables as report
     from tessera.ablation.axes import read
+    from tessera.ablation.folders import find_start
     from tessera.ablation.study import ablate as walk
-    from tessera.ablation.study import find_start
 
     name = read_recipe(recipe, set_).name
     asked = read(recipe, vary, dict(item.split("=", 1) for item in set_ or []), merge or ())

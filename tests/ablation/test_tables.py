@@ -38,9 +38,9 @@ def test_fewer_bits_are_better_and_fewer_percent_are_worse(study):
     assert bits == "held-out, bits per byte (lower is better)"
     assert topics == "topics, % (higher is better)"
     assert [(cells[1], cells[4], cells[-1]) for cells in of_bits] == [
-        ("0.05", "+0.0000", "reference"), ("0.1", "-0.0500", "better"), ("0.3", "+0.0500", "worse")
+        ("0.05", "+0.0000", "baseline"), ("0.1", "-0.0500", "better"), ("0.3", "+0.0500", "worse")
     ]  # fmt: skip
-    assert [cells[-1] for cells in of_topics] == ["reference", "worse", ""]
+    assert [cells[-1] for cells in of_topics] == ["baseline", "worse", ""]
 
 
 def test_the_reader_is_told_how_many_differences_chance_would_make(study):
@@ -73,4 +73,4 @@ def test_a_picture_of_another_kind_is_refused(study, tmp_path):
 def test_a_difference_must_be_beyond_both_intervals_to_count(study):
     for wide in ("own", "pooled"):
         rows = [{**r, wide: 100.0} if r["pooled"] else r for r in study["rows"]]
-        assert {cells[-1] for _, _, of in tables({**study, "rows": rows}) for cells in of} == {"reference", ""}
+        assert {cells[-1] for _, _, of in tables({**study, "rows": rows}) for cells in of} == {"baseline", ""}
