@@ -96,7 +96,7 @@ def _open(recipe: Recipe, folder: Path, accept_changes: bool, watcher: Watcher) 
     write_text(path, dump(recipe))
 
 
-def documents_of(folder: str | Path) -> prepare.Documents:
+def documents_of(folder: str | Path) -> prepare.IngestedCorpus:
     """The documents of a run that were read before, and which of them go where."""
     recipe = Recipe.model_validate(yaml.safe_load((Path(folder) / "recipe.yaml").read_text(encoding="utf-8")))
     return _read(recipe, Path(folder), Silent())
@@ -107,14 +107,14 @@ def _documents(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
         _read(recipe, folder, watcher)
 
 
-def _read(recipe: Recipe, folder: Path, watcher: Watcher) -> prepare.Documents:
+def _read(recipe: Recipe, folder: Path, watcher: Watcher) -> prepare.IngestedCorpus:
     """The corpus, read and looked at once; what is done already is only opened."""
     machine = recipe.machine
     models = {source.score for source in recipe.corpus.sources if source.score and is_folder(source.score)}
     return prepare.read(
         recipe.corpus,
         folder / "documents",
-        on=machine.engine,
+        engine=machine.engine,
         workers=machine.threads,
         scorers={name: Scorer(name, dtype="float32") for name in models},  # the same tiers on every machine
         on_progress=watcher.progress("documents"),
@@ -145,7 +145,7 @@ def _shards(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
         _read(recipe, folder, Silent()),
         Tokenizer.load(folder / "tokenizer"),
         folder / "shards",
-        with_=recipe.machine.tokenize,
+        library=recipe.machine.tokenize,
         workers=recipe.machine.threads,
         on_progress=watcher.progress("shards"),
     )

@@ -1,4 +1,4 @@
-"""Passages of evaluation sets that must not be trained on, and the documents that hold one.
+"""Decontamination: passages (n-grams) of evaluation sets, and the training documents that hold one.
 
 A passage is n words in a row (13, as in arXiv:2005.14165, appendix C) of any text of the set, where words are runs of
 letters and digits, whatever their case and what stands between them. In scripts without spaces it is 4 x n characters.

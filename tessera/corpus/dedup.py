@@ -1,4 +1,4 @@
-"""Which documents are copies of another one, word for word or nearly: Daft queries over the files of documents.
+"""Deduplication, exact and near (MinHash with bands): which documents are copies of an earlier one, as Daft queries.
 
     made_from.json   the documents and the rules that all of it belongs to
     exact/ near/     what a run that was killed goes on from; gone when it is finished
@@ -61,7 +61,9 @@ _LETTER = (
 )
 
 
-def find(documents: Sequence[Path], rules: Duplicates, out: Path, on_progress: Progress | None = None) -> Copies:
+def find_duplicates(
+    documents: Sequence[Path], rules: Duplicates, out: Path, on_progress: Progress | None = None
+) -> Copies:
     """Finds the copies among the documents that nothing else speaks against, and writes them to `out`.
 
     documents   parquet files with the columns position, text, second, key, reason; positions differ

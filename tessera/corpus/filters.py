@@ -1,5 +1,5 @@
-"""What is not trained on: texts that are too short or too long, that repeat themselves, that are in another language or
-script than they are said to be, or that hold a passage of an evaluation set.
+"""Quality filtering by rules: drops texts that are too short or too long, that repeat themselves, that are in another
+language or script than they are said to be, or that hold a passage of an evaluation set.
 
 Each rule has one reason, the same for every document, so that reasons can be counted. The rules that cost least come
 first, and the first that applies gives the reason.

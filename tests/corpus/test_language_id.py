@@ -147,6 +147,13 @@ def test_a_fasttext_file_that_is_not_there_or_none_is_refused(tmp_path):
         check(str(tmp_path / "lid.bin"))
 
 
+@pytest.mark.parametrize("missing", ["py3langid", "langcodes"])
+def test_a_package_that_is_missing_is_asked_for_with_the_line_to_type(missing, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else "there")
+    with pytest.raises(ImportError, match=rf"needs {missing}; pip install .tessera-encoders\[prepare\]"):
+        check(PY3LANGID)
+
+
 def test_fasttext_is_asked_for_with_the_line_to_type(tmp_path, monkeypatch):
     (tmp_path / "lid.bin").write_bytes((793_712_314).to_bytes(4, "little"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

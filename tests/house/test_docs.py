@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from tessera.plan import corpus, recipe
+from tessera.plan import corpus, fields, recipe
 from tessera.plan.fields import Strict
 from tessera.plan.recipe import Recipe
 
@@ -48,7 +48,7 @@ def words(text: str) -> set[str]:
 
 def test_no_model_of_the_recipe_is_overlooked():
     list(keys(Recipe, (), reached := set()))
-    things = [*vars(recipe).values(), *vars(corpus).values()]
+    things = [*vars(recipe).values(), *vars(corpus).values(), *vars(fields).values()]
     models = {thing for thing in things if inspect.isclass(thing) and issubclass(thing, Strict)}
     assert reached == models - {Strict}
 
