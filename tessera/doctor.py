@@ -1,4 +1,4 @@
-"""What this machine has, what tessera would use of it, and what is missing."""
+"""Diagnosis of the environment: what this machine has, what tessera would use of it, and what is missing."""
 
 import importlib.metadata
 import importlib.util

@@ -1,4 +1,4 @@
-"""Documents in blocks of at most `context` tokens: how many come before a document, and which document holds a block.
+"""Documents cut into blocks of at most the context length: which document holds a block, how many come before one.
 
 Only every 128th document's count is kept, 62 MB for a billion documents; between two of them the document offsets are
 read again. The counts are made by one pass over the offsets. A store large enough for that to be felt keeps them beside

@@ -1,4 +1,4 @@
-"""Languages and scripts: codes as FineWeb2 writes them (`fao_Latn`), and which script a text is in.
+"""Language codes and scripts: codes as FineWeb2 writes them (`fao_Latn`), and which script a text is in.
 
 A code is ISO 639-3 and ISO 15924. What script a letter belongs to is read off its name in the Unicode database that
 Python carries, so no list of ranges is kept here.

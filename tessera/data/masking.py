@@ -1,4 +1,4 @@
-"""Which tokens a model has to predict: a function of a document's tokens and its key, whatever else is in the batch.
+"""Masking for masked language modelling: a function of a document's tokens and its key, whatever else is in the batch.
 
 Shapes: T tokens of all documents end to end, N documents, M masked positions.
 """

@@ -1,4 +1,6 @@
-"""`Batch`, the only thing that crosses from text to model: documents end to end, never padded.
+"""Packing: documents collated into a `Batch` end to end, never padded; micro-batches, the share of each process.
+
+A `Batch` is the only thing that crosses from text to model.
 
 Shapes: T tokens of all documents end to end, N documents, M masked positions.
 """
@@ -41,7 +43,9 @@ def select(batch: Batch, documents: NDArray[np.int64]) -> Batch:
 
 
 def micro_batches(batch: Batch, max_tokens: int) -> list[Batch]:
-    """The batch in parts of at most `max_tokens` tokens; a document is never split, one that is longer stands alone.
+    """Micro-batches, for gradient accumulation: parts of at most `max_tokens` tokens.
+
+    A document is never split, one that is longer stands alone.
 
     Best fit, longest first. Documents keep their order inside a part.
     """

@@ -1,4 +1,4 @@
-"""Rows out of files, whatever their format: jsonl, parquet, plain text, WARC and WET; read in a stream.
+"""Streaming readers of rows, whatever the format: jsonl, parquet, plain text, WARC and WET.
 
 Memory is bounded by the longest row allowed and by one batch of parquet, whatever the size of the file.
 """

@@ -1,4 +1,4 @@
-"""Writing a token store; what lies in one is told in shards.py, which reads it."""
+"""The writer of token shards; shards.py, which reads them, says what lies in a store."""
 
 # Shapes: D documents, B buckets.
 

@@ -1,4 +1,4 @@
-"""The token store: a few large memory-mapped files, one index, a checksum for each file.
+"""Token shards: a store of a few large memory-mapped files, one index, a checksum for each file.
 
     tokens-00000.bin ...   ids of all documents end to end, uint16 or uint32, little-endian
     offsets.bin            int64 [D + 1], where each document starts, counted in tokens over all files

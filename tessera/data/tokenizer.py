@@ -1,4 +1,4 @@
-"""From text to token ids and back: training a tokenizer, loading any `tokenizer.json`, and what a token costs.
+"""Tokenizers: training one, loading any `tokenizer.json`, encoding and decoding, the bytes of each token.
 
 A tokenizer we train is a lossless byte-level BPE: every text of every script comes back byte for byte.
 """
@@ -16,23 +16,9 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
+from tessera.data import tokenizer_json
 from tessera.data.gigatoken import Gigatoken, difference, framed, hard_texts, rows
-from tessera.data.tokenizer_json import (
-    BEGIN,
-    END,
-    MASK,
-    PAD,
-    SEPARATOR,
-    SPECIAL_TOKENS,
-    WithoutNames,
-    holds_names,
-    measure,
-    partial,
-    required,
-    roles,
-    template,
-    unknown,
-)
+from tessera.data.tokenizer_json import BEGIN, END, MASK, PAD, SEPARATOR, SPECIAL_TOKENS, UnigramWithoutSpecials
 from tessera.files import write_text
 from tessera.plan.corpus import TokenizerTraining
 from tessera.progress import Progress, silent
@@ -82,7 +68,7 @@ class Tokenizer:
     definition: dict[str, Any]  # tokenizer.json as it was read
     _inner: tokenizers.Tokenizer
     _fast: Gigatoken | None
-    _without_names: WithoutNames | None
+    _without_specials: UnigramWithoutSpecials | None
 
     @classmethod
     def load(cls, path: str | Path, engine: Engine = "tokenizers") -> Self:
@@ -109,7 +95,7 @@ class Tokenizer:
         inner.no_padding()
         inner.encode_special_tokens = True
         vocabulary = inner.get_vocab(with_added_tokens=True)
-        role = roles(file, vocabulary)
+        required, role = tokenizer_json.required, tokenizer_json.roles(file, vocabulary)
         special = {i for i, token in inner.get_added_tokens_decoder().items() if token.special}
         special_ids = tuple(sorted(special | {i for i in role.values() if i is not None}))
         loaded = cls(
@@ -121,13 +107,15 @@ class Tokenizer:
             eos_id=required(role["eos"], file, "eos_token", "every document ends with it"),
             pad_id=required(role["eos"] if role["pad"] is None else role["pad"], file, "pad_token", ""),
             separator_id=role["separator"],
-            unknown_id=unknown(definition, vocabulary),
+            unknown_id=tokenizer_json.unknown(definition, vocabulary),
             special_ids=special_ids,
-            template=template(inner),
+            template=tokenizer_json.template(inner),
             definition=definition,
             _inner=inner,
             _fast=None if engine == "tokenizers" else Gigatoken(definition),
-            _without_names=WithoutNames(definition, special_ids) if holds_names(definition) else None,
+            _without_specials=UnigramWithoutSpecials(definition, special_ids)
+            if has_special_pieces(definition)
+            else None,
         )
         if engine != "tokenizers":
             loaded.prove(list(hard_texts(definition)))
@@ -165,12 +153,12 @@ class Tokenizer:
             some = list(texts[start : start + _AT_ONCE])
             encoded = self._inner.encode_batch_fast(some, add_special_tokens=special)
             ids += [np.array(e.ids, dtype=np.int32) for e in encoded]
-        if self._without_names is not None:
+        if self._without_specials is not None:
             before, after = self.template if special else ((), ())
             names = [i for i in self.special_ids if i != self.unknown_id]
             for place, row in enumerate(ids):
                 if np.isin(row[len(before) : len(row) - len(after)], names).any():
-                    own = self._without_names.encode(texts[place])
+                    own = self._without_specials.encode(texts[place])
                     ids[place] = np.array([*before, *own, *after], dtype=np.int32)
         return ids
 
@@ -189,7 +177,7 @@ class Tokenizer:
         (WordPiece), and then the sum over a text differs from its size by these.
         """
         lengths = np.zeros(self.vocab_size, dtype=np.int32)
-        stands_for = measure(self.definition)
+        stands_for = tokenizer_json.measure(self.definition)
         added = self._inner.get_added_tokens_decoder()
         for token, i in self._inner.get_vocab(with_added_tokens=True).items():
             lengths[i] = len(added[i].content.encode()) if i in added else stands_for(token)
@@ -202,7 +190,7 @@ class Tokenizer:
         In a byte-level vocabulary those that hold a piece of a character, elsewhere the byte fallback `<0x..>`.
         """
         found = np.zeros(self.vocab_size, dtype=bool)
-        is_partial = partial(self.definition)
+        is_partial = tokenizer_json.partial(self.definition)
         for token, i in self._inner.get_vocab(with_added_tokens=False).items():
             found[i] = is_partial(token)
         found[list(self.special_ids)] = False

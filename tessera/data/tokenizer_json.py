@@ -1,4 +1,4 @@
-"""What a `tokenizer.json` and the files beside it say of themselves: roles, template, what each entry stands for."""
+"""Parsing a `tokenizer.json` and the files beside it: special tokens, template, what each entry stands for."""
 
 import json
 import re
@@ -59,7 +59,7 @@ def required(role: int | None, file: Path, key: str, why: str) -> int:
 
 def unknown(definition: dict[str, Any], vocabulary: Mapping[str, int]) -> int | None:
     """The id that stands for what the vocabulary cannot write; None where it can write everything."""
-    model = definition.get("model") or {}
+    model = _model(definition)
     if isinstance(model.get("unk_id"), int):  # Unigram
         return int(model["unk_id"])
     return vocabulary.get(model.get("unk_token") or "")
@@ -79,7 +79,7 @@ def measure(definition: dict[str, Any]) -> Callable[[str], int]:
     kinds = _kinds(definition)
     if "ByteLevel" in kinds:
         return len  # one character of the byte alphabet is one byte
-    prefix = (definition.get("model") or {}).get("continuing_subword_prefix") or ""
+    prefix = _model(definition).get("continuing_subword_prefix") or ""
     if "WordPiece" in kinds and prefix:
         return lambda token: len(token.removeprefix(prefix).encode())
     return lambda token: 1 if _BYTE.fullmatch(token) else len(token.replace("▁", " ").encode())
@@ -129,7 +129,7 @@ def without_prefix(definition: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-class WithoutNames:
+class UnigramWithoutSpecials:
     """A Unigram tokenizer (XLM-R, mDeBERTa) for texts in which names of special tokens stand as text.
 
     Such a vocabulary holds the names as pieces, so that `<s>` in a web page would begin a document in the middle of
@@ -161,9 +161,13 @@ class WithoutNames:
         return {**self._definition, "model": {**model, "vocab": pieces}, "added_tokens": added, "post_processor": None}
 
 
-def holds_names(definition: dict[str, Any]) -> bool:
-    """Whether the names of special tokens are pieces that a text may be cut into."""
-    return bool((definition.get("model") or {}).get("type") == "Unigram")
+def without_specials(definition: dict[str, Any], special: tuple[int, ...]) -> UnigramWithoutSpecials | None:
+    """The tokenizer for such texts, where the names of special tokens are pieces that a text may be cut into."""
+    return UnigramWithoutSpecials(definition, special) if _model(definition).get("type") == "Unigram" else None
+
+
+def _model(definition: dict[str, Any]) -> dict[str, Any]:
+    return definition.get("model") or {}
 
 
 def _kinds(definition: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What an encoder looks like, and what it weighs and costs, by arithmetic.
+"""Encoder configurations and presets: what an encoder looks like, and its parameters and FLOPs by arithmetic.
 
 One frozen configuration describes both families; they differ by values, not by names. Field names are those of a
 Hugging Face configuration where one exists.

@@ -1,4 +1,4 @@
-"""The text of a run as strict models: sources, what is not wanted of them, what is held out, the tokenizer.
+"""The corpus of a run as strict models: sources, quality filters, deduplication, the held-out split, the tokenizer.
 
 See corpus/prepare.py for what is done with it.
 """

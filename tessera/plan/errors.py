@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in words for the person who wrote it: pydantic's findings, retold.
+"""Validation errors in words for the person who wrote a recipe: pydantic's findings, retold.
 
 Each mistake is a place (dotted, items of a list by their names) and a message that says what was given and what is
 allowed.

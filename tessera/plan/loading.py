@@ -1,4 +1,4 @@
-"""A recipe out of a YAML file and back, with dotted overrides; what two recipes differ in.
+"""Loading a recipe from a YAML file, and dumping it; dotted overrides; what two recipes differ in.
 
 Whatever is wrong with a file is said with the file, the place, what was given and what is allowed.
 """

@@ -1,4 +1,4 @@
-"""What a recipe will do, before anything is spent: by phase and language, in tokens, steps, rates, hours and bytes."""
+"""A dry run of a recipe: what it will do, by phase and language, in tokens, steps, rates, hours and bytes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,9 +98,9 @@ def overview(
     phases = []
     for phase in recipe.phases:
         text = text_of(recipe, phase, inventory) if inventory is not None else None
-        planned, said = _phase(recipe, phase, text, config, machine, warn_epochs)
+        planned, warned = _phase(recipe, phase, text, config, machine, warn_epochs)
         phases.append(planned)
-        warnings += said
+        warnings += warned
     has = cost.gpu(machine.gpu).memory
     for planned in phases:
         if planned.memory is not None and sum(planned.memory.values()) > 0.95 * has:
@@ -230,19 +230,19 @@ def _languages(text: PhaseText, shares: MixtureSchedule) -> tuple[LanguagePlan, 
 
 
 def _warnings(phase: Phase, languages: Sequence[LanguagePlan], warn_epochs: float) -> list[str]:
-    said = []
+    warnings = []
     limit = warn_epochs * (1 + 1e-6)
     often = sorted((p for p in languages if (p.most_epochs or 0) > limit), key=lambda p: -(p.most_epochs or 0))
     if often:
         named = ", ".join(f"{p.language} ({p.most_epochs:.1f})" for p in often[:5])
         more = f" and {len(often) - 5} more" if len(often) > 5 else ""
-        said.append(f"{phase.name}: {len(often)} languages are read more than {warn_epochs:g} times: {named}{more}")
+        warnings.append(f"{phase.name}: {len(often)} languages are read more than {warn_epochs:g} times: {named}{more}")
     capped = [p for p in languages if p.capped]
     if capped:
         named = ", ".join(p.language for p in sorted(capped, key=lambda p: -p.tokens)[:5])
         more = f" and {len(capped) - 5} more" if len(capped) > 5 else ""
-        said.append(f"{phase.name}: max_epochs {phase.mixture.max_epochs:g} bites for {len(capped)}: {named}{more}")
-    return said
+        warnings.append(f"{phase.name}: max_epochs {phase.mixture.max_epochs:g} bites for {len(capped)}: {named}{more}")
+    return warnings
 
 
 def _merge(merge: Merge) -> str:

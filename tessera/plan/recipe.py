@@ -1,4 +1,4 @@
-"""A whole run as strict models; plan/loading.py has them out of a YAML file.
+"""The configuration of a whole run as strict models; plan/loading.py reads them from a YAML file.
 
 A recipe names the text, the tokenizer, the model, the phases (a graph: each phase says which one it starts `from`),
 the merges that join phases, and what is evaluated. Only `machine:` may change between a run and its resumption;

@@ -1,4 +1,4 @@
-"""What changes during a phase, as pure functions of the tokens read in it.
+"""Schedules of batch size, learning rate (warm-up, decay) and mask ratio, as pure functions of the tokens read.
 
 The clock counts planned tokens: step s covers the window [boundary(s), boundary(s + 1)), whatever the machine. A phase
 that grows its batch, or is resumed on another number of processes, keeps its curves. No schedule keeps state.

@@ -1,4 +1,4 @@
-"""How much text there is: from the shards of a run, or from a table of counts where nothing is tokenised yet."""
+"""Token counts by source and language: from the shards of a run, or from a table where nothing is tokenised yet."""
 
 import csv
 import json

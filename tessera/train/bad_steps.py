@@ -1,4 +1,4 @@
-"""A step that goes wrong: what is wrong with it, what was read in it, and whether the run may go on.
+"""Loss spikes and NaNs: what is wrong with a step, what was read in it, and whether the run may go on.
 
 Which steps went wrong is part of the position of a run, so a run that is stopped and resumed forgives as many as one
 that never stopped. Everything here is a function of the step and of that list.

@@ -85,8 +85,8 @@ def save(
 def full(error: Exception) -> str | None:
     """The system's words where an error says that there is no room to write; safetensors has the number in its text."""
     number = error.errno if isinstance(error, OSError) else None
-    if isinstance(error, SafetensorError) and (told := re.search(r"os error (\d+)", str(error))):
-        number = int(told[1])
+    if isinstance(error, SafetensorError) and (found := re.search(r"os error (\d+)", str(error))):
+        number = int(found[1])
     return os.strerror(number) if number in _FULL else None
 
 

@@ -1,4 +1,4 @@
-"""One process or many: what `torchrun` started, joined to one world; the model whole in each, or a part of it."""
+"""Distributed training: the processes that `torchrun` started, joined to one world; DDP, or FSDP2 (sharded weights)."""
 
 import contextlib
 import functools

@@ -1,4 +1,4 @@
-"""What a phase writes: `metrics.jsonl`, one line a step, TensorBoard events beside it, the shares of its mixture."""
+"""Logging of metrics: `metrics.jsonl`, one line a step, TensorBoard events beside it, the shares of the mixture."""
 
 import json
 from collections.abc import Sequence

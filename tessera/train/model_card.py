@@ -1,4 +1,4 @@
-"""The README.md of a model folder: what it was made of, for people and for the Hugging Face Hub."""
+"""The model card, README.md of a model folder: what it was made of, for people and for the Hugging Face Hub."""
 
 import yaml
 

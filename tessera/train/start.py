@@ -1,4 +1,4 @@
-"""Where a phase starts: from its own last whole checkpoint, from another phase, from a folder, or from nothing."""
+"""Initialising or resuming a phase: from its own last whole checkpoint, another phase, a folder, or nothing."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

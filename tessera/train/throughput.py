@@ -1,4 +1,4 @@
-"""What a step took: tokens a second, MFU, waiting, packing, memory. All of it is of the machine, none of the science.
+"""Throughput: tokens a second, MFU, waiting, packing, memory. All of it is of the machine, none of the science.
 
 Of a step in which the busiest of G processes makes P passes, and the largest pass has S tokens:
 
@@ -105,16 +105,16 @@ class ThroughputMeter:
 
     def recent(self) -> str:
         """The last seconds in words, for a line that is written again and again."""
-        return self._told(sum((each for _, each in self._recent), _Sum()))
+        return self._in_words(sum((each for _, each in self._recent), _Sum()))
 
     def summary(self) -> str:
         """All steps since the start of this process, in words."""
         if not self._whole.steps:
             return "no step was left to make"
         of = self._whole
-        return f"{of.tokens:,} tokens in {of.steps:,} steps and {of.seconds:,.1f} s, {self._told(of)}"
+        return f"{of.tokens:,} tokens in {of.steps:,} steps and {of.seconds:,.1f} s, {self._in_words(of)}"
 
-    def _told(self, of: _Sum) -> str:
+    def _in_words(self, of: _Sum) -> str:
         seconds = max(of.seconds, 1e-9)
         words = [
             f"{_rate(of.tokens / seconds)} tokens/s",
@@ -156,9 +156,9 @@ def find_peak(world: World, dtype: torch.dtype, seconds: float = 0.3) -> Peak:
     own = row[1] if row else _measured(world.device, dtype, torch.get_num_threads(), seconds)
     every = [flops for (flops,) in gathered([own], world)]
     kind = f"{str(dtype).removeprefix('torch.')} matrix products"
-    told = f"{kind} of {row[0]}, by its data sheet" if row else f"{kind} as measured here just now"
+    words = f"{kind} of {row[0]}, by its data sheet" if row else f"{kind} as measured here just now"
     each = f" ({world.size} x {_flops(sum(every) / world.size)})" if world.size > 1 else ""
-    return Peak(flops=sum(every), source=f"{_flops(sum(every))}{each}, {told}")
+    return Peak(flops=sum(every), source=f"{_flops(sum(every))}{each}, {words}")
 
 
 @functools.cache
