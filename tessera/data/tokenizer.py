@@ -113,9 +113,7 @@ class Tokenizer:
             definition=definition,
             _inner=inner,
             _fast=None if engine == "tokenizers" else Gigatoken(definition),
-            _without_specials=UnigramWithoutSpecials(definition, special_ids)
-            if has_special_pieces(definition)
-            else None,
+            _without_specials=tokenizer_json.without_specials(definition, special_ids),
         )
         if engine != "tokenizers":
             loaded.prove(list(hard_texts(definition)))
