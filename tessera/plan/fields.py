@@ -149,3 +149,28 @@ MovingRatio = Annotated[Annotated[Ratio, Tag("<number>")] | Annotated[RatioCurve
 def at(given: float | Curve, progress: float) -> float:
     """The value of a number, which is itself, or of a curve, at a part of the phase between 0 and 1."""
     return given.at(progress) if isinstance(given, Curve) else given
+
+
+class Largest(Strict):
+    """The languages with most tokens in the sources at hand."""
+
+    largest: int = Field(ge=1)
+
+
+def _kind_of_languages(given: Any) -> str | None:
+    if isinstance(given, (list, tuple)):
+        return "<list>"
+    return "<largest>" if isinstance(given, (dict, Largest)) else "<all>" if given == "all" else None
+
+
+Languages = Annotated[
+    Annotated[Literal["all"], Tag("<all>")]
+    | Annotated[Largest, Tag("<largest>")]
+    | Annotated[tuple[str, ...], Tag("<list>")],
+    Discriminator(
+        _kind_of_languages,
+        custom_error_type="languages",
+        custom_error_message="give `all`, a list as in [fao_Latn, dan_Latn], or {largest: 60}",
+    ),
+]
+"""All there are, some by name, or the largest."""

@@ -7,13 +7,14 @@ the merges that join phases, and what is evaluated. Only `machine:` may change b
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import Columns, Corpus, TokenizerTraining
 from tessera.plan.errors import did_you_mean, one_line
 from tessera.plan.fields import (
     Curve,
+    Languages,
     MovingRatio,
     MovingShare,
     Name,
@@ -28,30 +29,6 @@ from tessera.plan.fields import (
 )
 
 # ------------------------------------------------------------------------------------------------------------ the run
-
-
-class Largest(Strict):
-    """The languages with most tokens in the sources at hand."""
-
-    largest: int = Field(ge=1)
-
-
-def _kind_of_languages(given: Any) -> str | None:
-    if isinstance(given, (list, tuple)):
-        return "<list>"
-    return "<largest>" if isinstance(given, (dict, Largest)) else "<all>" if given == "all" else None
-
-
-Languages = Annotated[
-    Annotated[Literal["all"], Tag("<all>")]
-    | Annotated[Largest, Tag("<largest>")]
-    | Annotated[tuple[str, ...], Tag("<list>")],
-    Discriminator(
-        _kind_of_languages,
-        custom_error_type="languages",
-        custom_error_message="give `all`, a list as in [fao_Latn, dan_Latn], or {largest: 60}",
-    ),
-]
 
 
 class Mixture(Strict):
