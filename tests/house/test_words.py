@@ -26,10 +26,9 @@ WORDS = {
 }
 
 # Words that are still to come. A word that has come fails the test until it is taken out of this list.
-NOT_YET = [
-    "dataloader", "collate", "prefetch", "gradient accumulation", "context length", "baseline", "annealing", "curriculum",
-    "early stopping",
-]  # fmt: skip
+NOT_YET = """
+dataloader, collate, prefetch, gradient accumulation, context length, baseline, annealing, curriculum, early stopping
+""".strip().split(", ")
 
 
 def marked(word: str) -> object:
