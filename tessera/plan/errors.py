@@ -5,7 +5,7 @@ allowed.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -23,7 +23,6 @@ _WORDS = {
     "finite_number": "a finite number is needed here",
     "too_short": "at least one is needed",
 }
-_SHOWN = 20  # names in a hint
 TRUTH = "YAML reads yes, no, on, off, true and false as truth values; if text is meant, put it in quotes"
 
 
@@ -50,8 +49,13 @@ def did_you_mean(word: str, known: Iterable[Any]) -> str:
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"known are {', '.join(names[:_SHOWN])}{more}" if names else "there are none"
+    return f"known are {some(names, 20)}" if names else "there are none"
+
+
+def some(names: Sequence[str], shown: int = 5) -> str:
+    """The first names of a list, and how many more there are."""
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
 def _message(item: Any, root: type[BaseModel]) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tessera.plan import cost, schedule
 from tessera.plan.architecture import EncoderConfig, parameters
+from tessera.plan.errors import some
 from tessera.plan.fields import at
 from tessera.plan.mixture import Bucket, MixtureSchedule, mixture_of
 from tessera.plan.recipe import Merge, Phase, Recipe
@@ -234,14 +235,12 @@ def _warnings(phase: Phase, languages: Sequence[LanguagePlan], warn_epochs: floa
     limit = warn_epochs * (1 + 1e-6)
     often = sorted((p for p in languages if (p.most_epochs or 0) > limit), key=lambda p: -(p.most_epochs or 0))
     if often:
-        named = ", ".join(f"{p.language} ({p.most_epochs:.1f})" for p in often[:5])
-        more = f" and {len(often) - 5} more" if len(often) > 5 else ""
-        warnings.append(f"{phase.name}: {len(often)} languages are read more than {warn_epochs:g} times: {named}{more}")
-    capped = [p for p in languages if p.capped]
+        named = some([f"{p.language} ({p.most_epochs:.1f})" for p in often])
+        warnings.append(f"{phase.name}: {len(often)} languages are read more than {warn_epochs:g} times: {named}")
+    capped = sorted((p for p in languages if p.capped), key=lambda p: -p.tokens)
     if capped:
-        named = ", ".join(p.language for p in sorted(capped, key=lambda p: -p.tokens)[:5])
-        more = f" and {len(capped) - 5} more" if len(capped) > 5 else ""
-        warnings.append(f"{phase.name}: max_epochs {phase.mixture.max_epochs:g} bites for {len(capped)}: {named}{more}")
+        named = some([p.language for p in capped])
+        warnings.append(f"{phase.name}: max_epochs {phase.mixture.max_epochs:g} bites for {len(capped)}: {named}")
     return warnings
 
 

@@ -45,6 +45,13 @@ def total_steps(phase: Phase) -> int:
     return low
 
 
+def passes_multiple(phase: Phase, step: int, every: int | None) -> bool:
+    """Whether a multiple of `every` tokens lies in the window that ended before `step`; never where that is None."""
+    if every is None or step == 0:
+        return False
+    return boundary(phase, step) // every > boundary(phase, step - 1) // every
+
+
 def learning_rate(rate: LearningRate, tokens: float, total: int) -> float:
     r"""The learning rate once `tokens` of `total` tokens have been read.
 

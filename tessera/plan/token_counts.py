@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from tessera.plan.errors import some
 from tessera.plan.fields import parse_tokens
 from tessera.plan.mixture import Bucket
 from tessera.plan.recipe import Phase, Recipe
@@ -59,7 +60,7 @@ def from_counts(given: str, recipe: Recipe, exponent: float = 1.0) -> Inventory:
     least = min(counts.values(), default=1)
     rename, unclear = _scripts({language for language, _ in counts}, recipe)
     if unclear:
-        warnings.append(f"{path}: the recipe has several scripts of {_some(unclear)}; written bare, they match none")
+        warnings.append(f"{path}: the recipe has several scripts of {some(unclear)}; written bare, they match none")
     sizes: dict[tuple[str, str], int] = {}
     left_out = []
     for (language, source), count in counts.items():
@@ -73,7 +74,7 @@ def from_counts(given: str, recipe: Recipe, exponent: float = 1.0) -> Inventory:
         sizes[code, name] = count if exponent == 1.0 else max(1, round(least * (count / least) ** exponent))
     if left_out:
         warnings.append(
-            f"{path}: {_some(left_out)} left out, for the recipe reads them from several sources; add a column `source`"
+            f"{path}: {some(left_out)} left out, for the recipe reads them from several sources; add a column `source`"
         )
     buckets = tuple(
         Bucket(source=source, language=code, tokens=n, documents=0, bytes=0) for (code, source), n in sizes.items()
@@ -98,10 +99,10 @@ def text_of(recipe: Recipe, phase: Phase, inventory: Inventory) -> PhaseText:
     known = {bucket.language for bucket in buckets}
     if isinstance(mixture.languages, tuple) and (missing := [c for c in mixture.languages if c not in known]):
         changed["languages"] = tuple(c for c in mixture.languages if c in known)
-        warnings.append(f"{phase.name}: no counts of {_some(missing)}; left out")
+        warnings.append(f"{phase.name}: no counts of {some(missing)}; left out")
     if missing := [c for c in mixture.entries if c not in known]:
         changed["entries"] = {c: n for c, n in mixture.entries.items() if c in known}
-        warnings.append(f"{phase.name}: no counts of {_some(missing)}, which enter later; left out")
+        warnings.append(f"{phase.name}: no counts of {some(missing)}, which enter later; left out")
     if mixture.tiers is not None:
         changed["tiers"] = None
         warnings.append(f"{phase.name}: counts have no tiers; tiers {list(mixture.tiers)} are planned as all text")
@@ -175,8 +176,3 @@ def _source_of(language: str, recipe: Recipe) -> str | None:
         return next(iter(own)) if len(own) == 1 else None
     many = [s.name for s in recipe.corpus.sources if s.language is None and s.kind == "documents"]
     return many[0] if many else recipe.corpus.sources[0].name
-
-
-def _some(names: list[str], shown: int = 5) -> str:
-    more = len(names) - shown
-    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from tessera.data.stream import Stream
 from tessera.files import write_json
 from tessera.plan import schedule
+from tessera.plan.errors import some
 from tessera.plan.recipe import Phase
-
-_SHOWN = 6  # documents in a message; all are in the file
 
 Steps = tuple[int, int]  # first and last step of those that were read and not learnt from
 
@@ -114,11 +113,10 @@ def record(folder: Path, phase: Phase, fault: Fault, stream: Stream) -> str:
             "documents": rows,
         },
     )
-    shown = ", ".join(f"{row['bucket']} {row['document']}" for row in rows[:_SHOWN])
-    more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+    shown = some([f"{row['bucket']} {row['document']}" for row in rows], 6)
     return (
         f"{phase.name}, step {fault.step}: {fault.why}. It read {int(read.tokens.sum()):,} tokens, planned tokens "
-        f"{begin:,} to {end:,}, of the documents {shown}{more} (all are in {path})"
+        f"{begin:,} to {end:,}, of the documents {shown} (all are in {path})"
     )
 
 

@@ -78,11 +78,7 @@ class CheckpointPolicy:
             remove_folder(folder)
 
     def _lasting(self, step: int) -> bool:
-        every = self.phase.checkpoint_every
-        if every is None or step == 0:
-            return False
-        now, before = schedule.boundary(self.phase, step), schedule.boundary(self.phase, step - 1)
-        return now // every > before // every
+        return schedule.passes_multiple(self.phase, step, self.phase.checkpoint_every)
 
 
 def whole_model(model: hub.AnyMaskedLM, world: distributed.World) -> hub.AnyMaskedLM | None:

@@ -138,7 +138,8 @@ def _train_from(job: Job, back: Rollback | None) -> Rollback | None:
                 _log_step(job, log, state.position, step, batch, loss, norm, took)
                 job.on_progress(state.position.tokens, phase.tokens, f"loss {loss:.3f}, {meter.recent()}")
             # once in a while: evaluate held-out bits per byte
-            if _due(recipe.evaluation.every, phase, state.position.step) and job.text.held_out is not None:
+            last = state.position.step == schedule.total_steps(phase)
+            if last or schedule.passes_multiple(phase, state.position.step, recipe.evaluation.every):
                 _measure(job, state, log)
             # by the clock, at every checkpoint_every tokens and at the end: save a checkpoint, if the weights are whole
             if policy.due(state.position):
@@ -222,7 +223,9 @@ def _log_step(
 
 
 def _measure(job: Job, state: TrainState, log: Metrics) -> None:
-    """Logs the held-out loss; the leading process computes it, with the whole model."""
+    """Logs the held-out loss, where there is held-out text; the leading process computes it, with the whole model."""
+    if job.text.held_out is None:
+        return
     model, position = whole_model(state.model, job.world), state.position
     if model is not None:
         bits = measure(model.to(job.world.device), job.text, job.recipe, job.dtype)
@@ -302,12 +305,6 @@ def _leave_out(position: Position, phase: Phase, step: int) -> Position:
         tokens=schedule.boundary(phase, step + 1),
         left_out=[*position.left_out, [step, step]],
     )
-
-
-def _due(every: int | None, phase: Phase, step: int) -> bool:
-    """Whether a multiple of `every` tokens, or the end, lies in the window that ended before `step`."""
-    now, before = schedule.boundary(phase, step), schedule.boundary(phase, step - 1)
-    return now == phase.tokens or (every is not None and now // every > before // every)
 
 
 def _introduce(job: Job, state: TrainState, meter: ThroughputMeter) -> None:
