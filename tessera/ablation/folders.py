@@ -19,9 +19,9 @@ from pathlib import Path
 from tessera.ablation.axes import Variant
 from tessera.files import write_json, write_text
 from tessera.plan.errors import did_you_mean
+from tessera.plan.fields import is_folder
 from tessera.plan.loading import changes, dump, load, science
 from tessera.plan.recipe import Evaluation, Phase, Recipe
-from tessera.plan.strict import is_folder
 
 MADE_OF, FINISHED = "variant.json", "finished.json"
 

@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -35,28 +35,18 @@ from tessera.evaluation.tasks import read_task
 from tessera.files import atomic_folder, write_json
 from tessera.model import hub, merging
 from tessera.model.precision import compute_dtype
-from tessera.plan.course import shares_of
 from tessera.plan.errors import did_you_mean
+from tessera.plan.fields import is_folder
 from tessera.plan.loading import load
+from tessera.plan.mixture import mixture_of
 from tessera.plan.recipe import Recipe
-from tessera.plan.strict import is_folder
+from tessera.progress import Progress, Say, Watcher, silent
 from tessera.train import checkpoint, distributed
 from tessera.train.held_out import bits_per_byte
 from tessera.train.start import Text
 from tessera.train.trainer import train
 
-Progress = Callable[[int, int, str], None]
 _CHECKED_TOKENS = 10**10  # a few seconds of reading
-
-
-class Watcher(Protocol):
-    """Who is told how far it is."""
-
-    def say(self, text: str) -> None:
-        """One line for people."""
-
-    def progress(self, stage: str) -> Progress:
-        """A stage begins; call the result with (done, total, what)."""
 
 
 def ablate(
@@ -133,7 +123,7 @@ def _check(ablation: Ablation, start: Start, text: Shards, seeds: int, jobs: int
     for axis in ablation.axes:
         for variant in axis.variants:
             try:
-                shares_of(variant.phase, text.buckets)
+                mixture_of(variant.phase, text.buckets)
             except ValueError as error:
                 where = f"--vary phases.{variant.phase.name}.{axis.key}={variant.label}"
                 raise AblationError(f"{where}: the text of {start.run} does not have it: {error}") from None
@@ -189,7 +179,7 @@ def _alone(folder: Path, threads: int) -> tuple[float, str | None]:
 
 
 def side_by_side(
-    todo: Sequence[Job], at_once: int, report: Progress, say: Callable[[str], None],
+    todo: Sequence[Job], at_once: int, report: Progress, say: Say,
     work: Callable[[Path, int], tuple[float, str | None]] = _alone,
 ) -> None:  # fmt: skip
     """A process pool: each job in a new process, so many at once; where one fails, the others are ended.
@@ -231,7 +221,7 @@ def make(folder: Path, on_progress: Progress | None = None, threads: int | None 
     Raises what `trainer.train` and `suite.evaluate` raise.
     """
     began = time.perf_counter()
-    report = on_progress or (lambda done, total, what: None)
+    report = on_progress or silent
     recipe = load(folder / "recipe.yaml")
     made_of = json.loads((folder / folders.MADE_OF).read_text(encoding="utf-8"))
     phase = recipe.phases[-1]
@@ -249,7 +239,7 @@ def make(folder: Path, on_progress: Progress | None = None, threads: int | None 
             tokenizer=tokenizer,
             tokenizer_folder=folder / "tokenizer",
         )
-        train(recipe, phase, folder, text, world, report, lambda line: None)
+        train(recipe, phase, folder, text, world, report)
     files = [_measure(recipe, folder, model, made_of["evaluation_seed"], tokenizer, world, report)]
     files += evaluate(
         model,

@@ -35,10 +35,10 @@ from numpy.typing import NDArray
 
 from tessera.corpus.copies import EXACT, NEAR, NOBODY, Copies, CopiesWriter, Positions, merge
 from tessera.corpus.daft_runner import read_parquet
-from tessera.data.masking import mix
-from tessera.data.tokenizer import Progress
+from tessera.data.hashing import mix
 from tessera.files import atomic_file, atomic_folder, remove_folder, write_json
 from tessera.plan.corpus import Duplicates, NearDuplicates
+from tessera.progress import Progress, silent
 
 if TYPE_CHECKING:
     import daft
@@ -83,7 +83,7 @@ def find_duplicates(
         searches.append(_Search(files, out / "exact", None, None))
     if rules.near is not None:
         searches.append(_Search(files, out / "near", rules.near, searches[0].found if searches else None))
-    report, total = on_progress or (lambda done, total, what: None), sum(search.steps for search in searches)
+    report, total = on_progress or silent, sum(search.steps for search in searches)
     for done, what in enumerate(itertools.chain.from_iterable(search.run() for search in searches)):
         report(done, total, what)
     with atomic_folder(out / "copies") as folder, CopiesWriter(folder) as copies:

@@ -23,9 +23,9 @@ from tessera.corpus.documents import CorpusRow, Document, Pair, check_usable, re
 from tessera.corpus.filters import Filter
 from tessera.corpus.quality import Scorer
 from tessera.data.storage import File, files
-from tessera.data.tokenizer import Progress
 from tessera.files import atomic_file
 from tessera.plan.corpus import Corpus, Filters, Source
+from tessera.progress import Progress, silent
 
 _VERSION = 1
 _NAME = pa.dictionary(pa.int32(), pa.string())
@@ -132,7 +132,7 @@ def ingest(
 
     The caller has chosen the engine. Raises ValueError for sources that cannot be read.
     """
-    folder, report = Path(folder), on_progress or (lambda done, total, what: None)
+    folder, report = Path(folder), on_progress or silent
     folder.mkdir(parents=True, exist_ok=True)
     scores = {name: scorer_of(name, scorers) for source in corpus.sources if (name := source.score) is not None}
     jobs = _jobs(corpus, folder, scores)

@@ -24,8 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.data.languages import language_code
-from tessera.data.scripts import script_of, written_with
+from tessera.data.languages import language_code, script_of, written_with
 
 PY3LANGID = "py3langid"
 

@@ -24,9 +24,10 @@ from tessera.corpus.ingest import DocumentCounts, DocumentFile
 from tessera.corpus.quality import Scorer
 from tessera.corpus.split import Split
 from tessera.data.shards import Shards, concatenate
-from tessera.data.tokenizer import Engine, Progress, Tokenizer
+from tessera.data.tokenizer import Engine, Tokenizer
 from tessera.files import atomic_folder, remove_folder, write_json
 from tessera.plan.corpus import Corpus
+from tessera.progress import Progress, silent
 
 Store = Literal["train", "held_out"]
 STORES: tuple[Store, ...] = ("train", "held_out")
@@ -104,7 +105,7 @@ def read(
 
     Raises ValueError for sources that cannot be read (see documents.py) or hold nothing to train on.
     """
-    folder, report = Path(folder), on_progress or (lambda done, total, what: None)
+    folder, report = Path(folder), on_progress or silent
     daft_runner.choose(engine)
     size = 0
 
@@ -142,7 +143,7 @@ def encode(
     out, started = Path(out), time.monotonic()
     if out.exists():
         raise FileExistsError(f"{out}: there already; remove it, or prepare into another folder")
-    workers, report = workers or cores(), on_progress or (lambda done, total, what: None)
+    workers, report = workers or cores(), on_progress or silent
     drafts = out.with_name(f".{out.name}.parts")
     jobs = tokenize.encode_jobs(read.corpus, read.files, read.split, tokenizer, drafts)
     total = sum(job.size for job in jobs)

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.corpus.documents import Pair, Skipped, read
+from tessera.data.templates import encode_words
 from tessera.data.tokenizer import Tokenizer
 from tessera.data.tokenizer_json import SPACES
-from tessera.data.words import encode_words
 from tessera.plan.corpus import Corpus
 
 FertilityRow = dict[str, Any]

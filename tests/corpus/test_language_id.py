@@ -6,8 +6,7 @@ import pyarrow as pa
 import pytest
 
 from tessera.corpus.language_id import PY3LANGID, _Py3langid, check, identifier
-from tessera.data.languages import language_code
-from tessera.data.scripts import has_spaces, other_script, script_of, written_with
+from tessera.data.languages import has_spaces, language_code, other_script, script_of, written_with
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 
