@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from packaging.requirements import Requirement
 
 from tessera.model.attention import BACKENDS, choose
 from tessera.model.precision import compute_dtype
@@ -162,18 +163,17 @@ def _choices(device: torch.device) -> Iterator[Finding]:
 
 def _extras() -> Iterator[Finding]:
     """Each extra: its packages, those missing or outside their bounds, the line that brings them."""
-    extras: dict[str, list[str]] = {}
-    for line in importlib.metadata.requires(DISTRIBUTION) or []:
-        if match := re.search(r"extra == ['\"]([\w-]+)['\"]", line):
-            extras.setdefault(match[1], []).append(line.partition(";")[0].strip())
+    extras: dict[str, list[Requirement]] = {}
+    for requirement in map(Requirement, importlib.metadata.requires(DISTRIBUTION) or []):
+        if match := re.search(r"extra == ['\"]([\w-]+)['\"]", str(requirement.marker)):
+            extras.setdefault(match[1], []).append(requirement)
     for extra, requirements in extras.items():
         there, wanting = [], []
         for requirement in requirements:
-            name, bounds = _parsed(requirement)
-            version = _version(name)
+            name, bounds, version = requirement.name, requirement.specifier, _version(requirement.name)
             if version is None:
                 wanting.append(f"{name} is missing")
-            elif not within(version, bounds):
+            elif not bounds.contains(version, prereleases=True):
                 wanting.append(f"{name} {version} is not {bounds}")
             else:
                 there.append(f"{name} {version}")
@@ -181,33 +181,6 @@ def _extras() -> Iterator[Finding]:
         yield Finding(
             f"extra [{extra}]", "; ".join([", ".join(there), *wanting] if there else wanting), line if wanting else ""
         )
-
-
-def _parsed(requirement: str) -> tuple[str, str]:
-    """Name and bounds of `name<2,>=1`."""
-    match = re.match(r"([A-Za-z0-9._-]+)\s*(.*)", requirement)
-    assert match is not None
-    return match[1], match[2]
-
-
-def within(version: str, bounds: str) -> bool:
-    """Whether `1.2.3+cpu` keeps bounds of the kinds >= and <, the only ones that this project writes."""
-    have = _numbers(version)
-    for bound in filter(None, bounds.replace(" ", "").split(",")):
-        sign = bound.rstrip("0123456789.")
-        limit = _numbers(bound.removeprefix(sign))
-        assert sign in (">=", "<"), bound
-        if (have < limit) is (sign == ">="):
-            return False
-    return True
-
-
-def _numbers(version: str) -> list[int]:
-    found = re.match(r"\d+(\.\d+)*", version)
-    numbers = [int(part) for part in found[0].split(".")] if found else []
-    while numbers and numbers[-1] == 0:  # 2.0 is 2
-        numbers.pop()
-    return numbers
 
 
 def _torchvision() -> Finding:

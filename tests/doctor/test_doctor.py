@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from tessera import doctor
 from tessera.cli import app
-from tessera.doctor import examine, product_rate, within
+from tessera.doctor import examine, product_rate
 
 
 def found(*, seconds: float = 0.001) -> dict[str, doctor.Finding]:
@@ -84,28 +84,6 @@ def test_an_extra_that_is_not_whole_comes_with_the_line_to_type(versions, instal
     assert said in finding.found
     assert finding.advice == 'pip install "tessera-encoders[evaluate]"'
     assert found()["extra [report]"].advice == ""
-
-
-@pytest.mark.parametrize(
-    ("version", "bounds", "answer"),
-    [
-        ("2.13.0+cpu", ">=2.11,<2.14", True),
-        ("2.9.1", ">=2.11,<2.14", False),
-        ("2.14.0", ">=2.11,<2.14", False),
-        ("2.0", "<2", False),
-        ("1.9.0.post1", "<2,>=1.9", True),
-        ("5.17", ">=5.17.0", True),
-        ("1.0", "", True),
-    ],
-)
-def test_bounds_are_compared_as_numbers(version, bounds, answer):
-    assert within(version, bounds) is answer
-
-
-def test_every_bound_of_this_project_is_understood():
-    for line in importlib.metadata.requires("tessera-encoders") or []:
-        name, bounds = doctor._parsed(line.partition(";")[0].strip())
-        assert within(importlib.metadata.version(name), bounds), line
 
 
 @pytest.mark.parametrize(
