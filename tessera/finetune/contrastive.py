@@ -28,12 +28,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from tessera.finetune.examples import Triple
-from tessera.finetune.loop import Plan, Progress, TrainingSummary, optimize
+from tessera.finetune.loop import Plan, TrainingSummary, optimize
 from tessera.finetune.retriever import Contrast, Ids, Retriever
 from tessera.inference.encode import by_length
 from tessera.inference.nearest import nearest
 from tessera.model.encoder import Encoder
 from tessera.plan.task import Protocol
+from tessera.progress import Progress
 
 Answers = dict[str, set[str]]  # of each query, the documents that are known to answer it
 

@@ -31,9 +31,9 @@ from tessera.model.packed import packed
 from tessera.model.sparse_embedding import PartialEmbedding
 from tessera.plan.recipe import Optimizer
 from tessera.plan.task import Protocol
+from tessera.progress import Progress, silent
 from tessera.train.optimizer import build, clip_gradients, set_learning_rate
 
-Progress = Callable[[int, int, str], None]
 CLIP = 1.0  # norm of the gradient
 
 
@@ -204,8 +204,7 @@ def optimize(
             optimizer.zero_grad(set_to_none=True)
             if table is not None:
                 table.decay(1 - now * protocol.weight_decay)
-            if on_progress is not None:
-                on_progress(step + 1, steps, what)
+            (on_progress or silent)(step + 1, steps, what)
             if stopping is not None and ((step + 1) % plan.epoch == 0 or step + 1 == steps) and stopping.ends(step + 1):
                 break
     if stopping is not None:

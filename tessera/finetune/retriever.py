@@ -3,7 +3,7 @@
 # Shapes: T tokens of N texts end to end, C hidden size.
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -25,10 +25,10 @@ from tessera.model.mlm import pool
 from tessera.model.packed import packed
 from tessera.model.precision import autocast, compute_dtype
 from tessera.plan.recipe import Machine
+from tessera.progress import Progress
 
 Ids = NDArray[np.int32]
 Floats = NDArray[np.float32]
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
