@@ -8,6 +8,7 @@ fit(folder, texts, marks, out)  writes a folder that inference/text_scorer.py re
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -81,6 +82,8 @@ def fit(
     hidden states. Needs memory for 3 n x C float64. Raises ValueError for marks that nothing can be fitted to,
     ImportError without scikit-learn.
     """
+    if find_spec("sklearn") is None:
+        raise ImportError('fitting a head needs scikit-learn; pip install "tessera-encoders[evaluate]"')
     folder, wanted = Path(folder), np.asarray(marks, np.float64)
     if len(texts) != len(wanted):
         raise ValueError(f"{len(texts)} texts but {len(wanted)} marks; give one mark for each text")
@@ -131,10 +134,8 @@ def _without_classifier(folder: Path, pooling: Literal["mean", "cls"]) -> Docume
 
 def _ridge(features: NDArray[np.float32], marks: NDArray[np.float64]) -> tuple[Tensor, Tensor, Fit]:
     """(weight [C], mean feature [C], how good): a mark is foretold as mean mark + weight @ (feature - mean feature)."""
-    try:
-        from sklearn.linear_model import RidgeCV
-    except ImportError:
-        raise ImportError('a fitted head needs scikit-learn; pip install "tessera-encoders[evaluate]"') from None
+    from sklearn.linear_model import RidgeCV
+
     x = features.astype(np.float64)
     centre = x.mean(0)
     x -= centre

@@ -91,6 +91,12 @@ def test_what_cannot_be_fitted_is_said(base, tmp_path):
     assert not (tmp_path / "a").exists()
 
 
+def test_without_scikit_learn_nothing_is_read(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(text_scorer, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"fitting a head needs scikit-learn; pip install .*\[evaluate\]"):
+        fit(tmp_path / "nowhere", *marked_texts(20), tmp_path / "a")
+
+
 def test_marked_texts_are_read_by_their_columns(tmp_path):
     rows = [
         {"body": "good", "grade": 4},
