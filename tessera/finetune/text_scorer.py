@@ -79,8 +79,7 @@ def fit(
     Ridge regression. For a EuroBERT it is on the pooled hidden states: two units of the dense layer before its
     classifier are enough to let a number through, because gelu(x) - gelu(-x) = x. The norm in a ModernBERT's head lets
     none through as it is, so there the regression is on what the trained masked-language-model head makes of the pooled
-    hidden states. Needs memory for 3 n x C float64. Raises ValueError for marks that nothing can be fitted to,
-    ImportError without scikit-learn.
+    hidden states. Needs scikit-learn, and memory for 3 n x C float64. Raises ValueError for marks without a meaning.
     """
     if find_spec("sklearn") is None:
         raise ImportError('fitting a head needs scikit-learn; pip install "tessera-encoders[evaluate]"')
