@@ -22,7 +22,7 @@ from tessera.files import atomic_file
 from tessera.finetune.examples import Choices, Labelled, Question, Tagged
 from tessera.finetune.features import KINDS, Answer, Example, Kind
 from tessera.finetune.learner import Learner, Pretrained
-from tessera.finetune.loop import Course, Diverged, predict, train
+from tessera.finetune.loop import Diverged, TrainingSummary, predict, train
 from tessera.plan.task import Protocol, SplitName, Task
 from tessera.progress import Progress
 
@@ -224,13 +224,13 @@ def perform(group: Group, trial: Trial, start: Pretrained, report: Progress) -> 
     }
 
 
-def told(course: Course) -> Json:
+def told(course: TrainingSummary) -> Json:
     """How a training went, as files say it."""
     last = course.losses[-max(1, len(course.losses) // 10) :]
     return {"steps": course.steps, "tokens": course.tokens, "loss": statistics.fmean(last)}  # of the last tenth
 
 
-def fit(group: Group, trial: Trial, start: Pretrained, report: Progress) -> tuple[Learner, Course]:
+def fit(group: Group, trial: Trial, start: Pretrained, report: Progress) -> tuple[Learner, TrainingSummary]:
     """A trained model and how the training went. Raises Diverged."""
     learner = start.learner(
         group.kind, len(group.labels), trial.protocol, seed=trial.seed, no_answer=group.task.no_answer

@@ -2,12 +2,12 @@
 
 In reading order:
 
-    examples.py     examples of every kind of task
-    features.py     examples as documents of tokens, scores of a head as answers
-    windows.py      questions about long texts, in windows that overlap
-    learner.py      an encoder with a head on a task
-    loop.py         training and predicting on packed documents
-    contrastive.py  a retriever trained: InfoNCE, cached gradients, hard negatives
-    retriever.py    an encoder as queries and documents
-    text_scorer.py  a regression head fitted to marked texts in closed form
+    examples.py     labelled examples of every kind of task
+    windows.py      question answering over long texts: sliding windows with a stride
+    features.py     examples as documents of tokens with targets, logits as answers
+    learner.py      an encoder with a task head: forward pass and loss
+    loop.py         the training loop: schedule, clipping, early stopping; train and predict
+    retriever.py    a bi-encoder: queries and documents to vectors
+    contrastive.py  a retriever trained in that loop: InfoNCE, cached gradients, hard negatives
+    text_scorer.py  a regression head fitted to marked texts by ridge regression
 """

@@ -1,12 +1,13 @@
-"""Contrastive training for retrieval: a query is drawn to the document that answers it and away from the others.
+"""Contrastive fine-tuning for dense retrieval: InfoNCE with in-batch and hard negatives, gradient caching.
 
     retriever = Retriever.of(pretrained(folder), Contrast(query_prompt="query: "), max_length=512)
     train(retriever, triples, protocol, rate=5e-5, seed=0)
     retriever.save(folder, "runs/retriever")
 
-The documents of a batch serve all its queries: those of other queries, and hard negatives of any. A text that is known
-to answer a query is never held against it, however it came into the batch. Texts are told apart by what they say, so a
-document that stands in a batch twice is one document.
+A query is drawn to the document that answers it and away from the others. The documents of a batch serve all its
+queries: those of other queries, and hard negatives of any. A text that is known to answer a query is never held against
+it, however it came into the batch. Texts are told apart by what they say, so a document that stands in a batch twice is
+one document.
 
 A large batch needs the memory of a small one: vectors of all micro-batches first, then the gradient of the loss at the
 vectors, then each micro-batch again with its part of that gradient, which together is the gradient of the whole batch
@@ -16,28 +17,24 @@ vectors, then each micro-batch again with its part of that gradient, which toget
 # Shapes: B queries, D documents, C hidden size.
 
 import functools
-import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from tessera.finetune.examples import Triple
-from tessera.finetune.loop import CLIP, Course, Diverged, learning_rate
+from tessera.finetune.loop import Plan, TrainingSummary, optimize
 from tessera.finetune.retriever import Contrast, Ids, Retriever
 from tessera.inference.encode import by_length
 from tessera.inference.nearest import nearest
 from tessera.model.encoder import Encoder
-from tessera.model.sparse_embedding import PartialEmbedding
-from tessera.plan.recipe import Optimizer
 from tessera.plan.task import Protocol
 from tessera.progress import Progress
-from tessera.train.optimizer import build, clip_gradients, set_learning_rate
 
 Answers = dict[str, set[str]]  # of each query, the documents that are known to answer it
 
@@ -157,7 +154,7 @@ def train(
     seed: int,
     corpus: Sequence[str] = (),
     on_progress: Progress | None = None,
-) -> Course:
+) -> TrainingSummary:
     """Trains the encoder, in place; on a CPU the same seed gives the same bytes.
 
     rate      the highest learning rate
@@ -171,59 +168,35 @@ def train(
         raise ValueError(
             f"contrast: {len(triples)} pairs with less than two different documents; nothing to tell apart"
         )
-    size = min(protocol.batch_size, len(triples))
-    epoch = len(triples) // size
-    steps = protocol.steps if protocol.steps is not None else math.ceil(epoch * (protocol.epochs or 1))
-    plan = list(itertools.islice(_orders(len(triples), size, seed), steps))
-    mining = None if retriever.contrast.mine_after is None else int(steps * retriever.contrast.mine_after)
+    plan, how = Plan.of(len(triples), protocol, seed, drop_last=True), retriever.contrast
+    mining = None if how.mine_after is None else int(len(plan.batches) * how.mine_after)
     answers, current = known(triples), list(triples)
-    read = _Read(
-        retriever, [triples[i] for chosen in plan for i in chosen], corpus, triples if mining is not None else ()
+    drawn = [triples[i] for batch in plan.batches for i in batch]
+    read = _Read(retriever, drawn, corpus, triples if mining is not None else ())
+
+    def accumulate(step: int, chosen: Sequence[int]) -> tuple[float, int]:
+        """The loss of a batch and its cached gradient; hard negatives are mined before the step that is due."""
+        nonlocal current
+        if step == mining:
+            current = mine(retriever, current, corpus, protocol.negatives, on_progress=on_progress)
+        batch = draw([current[i] for i in chosen], answers, protocol.negatives, np.random.default_rng([seed, step]))
+        texts = read(batch)
+        loss = functools.partial(nested, batch=batch, how=how, temperature=protocol.temperature)
+        value = backward(retriever.pooled, texts, loss, retriever.machine.micro_batch_tokens)
+        return value, sum(map(len, texts))
+
+    return optimize(
+        retriever.encoder,
+        None,
+        plan,
+        accumulate,
+        protocol,
+        rate=rate,
+        seed=seed,
+        seen=np.unique(np.concatenate(list(read.ids.values()))) if isinstance(retriever.encoder, Encoder) else None,
+        on_progress=on_progress,
+        what="contrastive training",
     )
-    embedding = _only_seen(retriever.encoder, read)
-    settings = Optimizer(betas=protocol.betas, eps=protocol.eps, weight_decay=protocol.weight_decay)
-    optimizer = build(retriever.encoder, settings, rate)
-    losses: list[float] = []
-    tokens = 0
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for step, chosen in enumerate(plan):
-            if step == mining:
-                current = mine(retriever, current, corpus, protocol.negatives, on_progress=on_progress)
-            batch = draw([current[i] for i in chosen], answers, protocol.negatives, np.random.default_rng([seed, step]))
-            texts = read(batch)
-            now = learning_rate(step, steps, rate, protocol)
-            losses.append(_update(retriever, batch, texts, optimizer, now, protocol.temperature))
-            if not math.isfinite(losses[-1]):
-                raise Diverged(f"the loss is {losses[-1]} after {step + 1} steps at a learning rate of {rate:g}")
-            if embedding is not None:
-                embedding.decay(1 - now * protocol.weight_decay)
-            tokens += sum(map(len, texts))
-            if on_progress is not None:
-                on_progress(step + 1, steps, "contrastive training")
-    if embedding is not None:
-        retriever.encoder.embedding = nn.Embedding.from_pretrained(embedding.embedding(), freeze=False)
-    retriever.encoder.eval()
-    return Course(steps=steps, tokens=tokens, losses=tuple(losses))
-
-
-def _update(
-    retriever: Retriever,
-    batch: Batch,
-    texts: Sequence[Ids],
-    optimizer: torch.optim.Optimizer,
-    rate: float,
-    temperature: float,
-) -> float:
-    """One step of the optimizer; returns the loss before it."""
-    retriever.encoder.train()
-    loss = functools.partial(nested, batch=batch, how=retriever.contrast, temperature=temperature)
-    value = backward(retriever.pooled, texts, loss, retriever.machine.micro_batch_tokens)
-    set_learning_rate(optimizer, rate)
-    clip_gradients(retriever.encoder.parameters(), CLIP)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return value
 
 
 def mine(
@@ -282,24 +255,6 @@ class _Read:
         """Queries, then documents."""
         query, document = self._prompts
         return [self.ids[query + t] for t in batch.queries] + [self.ids[document + t] for t in batch.documents]
-
-
-def _only_seen(encoder: nn.Module, read: _Read) -> PartialEmbedding | None:
-    """Gives an encoder of ours an embedding that is trained in the tokens of the training data only."""
-    if not isinstance(encoder, Encoder):
-        return None
-    seen = np.unique(np.concatenate(list(read.ids.values()))).astype(np.int64)
-    table = encoder.embedding.weight
-    rows = PartialEmbedding(table, torch.from_numpy(seen).to(table.device))
-    encoder.embedding = rows  # type: ignore[assignment]
-    return rows
-
-
-def _orders(items: int, size: int, seed: int) -> Iterator[list[int]]:
-    """Batches of `size` items, in an order of its own for each epoch; without end."""
-    for epoch in itertools.count():
-        order = np.random.default_rng([seed, epoch]).permutation(items).tolist()
-        yield from (order[first : first + size] for first in range(0, items - size + 1, size))
 
 
 def _chance() -> tuple[Tensor, list[Tensor]]:

@@ -1,4 +1,4 @@
-"""Examples of every kind of task: what a head is trained and tested on, each with the row it comes from."""
+"""Labelled examples for fine-tuning, of every kind of task; each with the row of the data set that it comes from."""
 
 from dataclasses import dataclass
 

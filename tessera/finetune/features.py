@@ -1,4 +1,4 @@
-"""Examples as documents of tokens with what is to be found out about each, and the scores of a head as answers.
+"""Features and targets out of labelled examples (tokenization, truncation, label alignment); logits back to answers.
 
 classify, pair, reward, regress   a document, one target
 choose                            a document for each option, one target
@@ -29,16 +29,13 @@ Kind = Literal["classify", "pair", "reward", "regress", "choose", "tag", "span"]
 Labelling = Literal["first", "majority"]
 Example = Labelled | Choices | Tagged | Question
 Answer = int | float | str | tuple[int, ...]
+Label = int | float | None
 
 KINDS: tuple[Kind, ...] = ("classify", "pair", "reward", "regress", "choose", "tag", "span")
 _NOTHING = np.zeros(0, np.int64)
 
 
-def _nothing() -> Places:
-    return _NOTHING
-
-
-def _target(label: int | float | None) -> NDArray[np.float64] | Places:
+def _target(label: Label) -> NDArray[np.float64] | Places:
     if label is None:
         return _NOTHING
     return np.array([label], np.float64) if isinstance(label, float) else np.array([label], np.int64)
@@ -51,15 +48,20 @@ class Item:
     example: int  # its number among the examples
     documents: tuple[Ids, ...]
     segments: tuple[Ids, ...] = ()  # of each document, that of each token; none: 0 for all
-    places: Places = field(default_factory=_nothing)  # [m], tag: tokens that are asked for; elsewhere nothing
-    owners: Places = field(default_factory=_nothing)  # [m], tag: the word that each of them belongs to
+    places: Places = field(default_factory=lambda: _NOTHING)  # [m], tag: tokens that are asked for; elsewhere nothing
+    owners: Places = field(default_factory=lambda: _NOTHING)  # [m], tag: the word that each of them belongs to
     # one; [m] for tag; first and last token for span; none: unknown
-    targets: NDArray[np.float64] | Places = field(default_factory=_nothing)
+    targets: NDArray[np.float64] | Places = field(default_factory=lambda: _NOTHING)
     window: windows.Window | None = None  # span
 
     @property
     def tokens(self) -> int:
         return sum(map(len, self.documents))
+
+    @property
+    def rows(self) -> int:
+        """Of scores: for tokens that are asked for, all tokens of a window, or documents."""
+        return len(self.places) or (len(self.documents) if self.window is None else self.tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,46 +92,30 @@ class Reader:
             case "span":
                 return self._windows([e for e in examples if isinstance(e, Question)])
             case "choose":
-                return self._choices([e for e in examples if isinstance(e, Choices)])
+                choices = [e for e in examples if isinstance(e, Choices)]
+                return self._joined([e.text for e in choices], [e.options for e in choices], [e.label for e in choices])
             case _:
-                return self._labelled([e for e in examples if isinstance(e, Labelled)])
+                rows = [e for e in examples if isinstance(e, Labelled)]
+                others = [() if e.second is None else (e.second,) for e in rows]
+                return self._joined([e.text for e in rows], others, [e.label for e in rows])
 
-    def _labelled(self, examples: Sequence[Labelled]) -> list[Item]:
-        first = self.tokenizer.encode_plain([e.text for e in examples])
-        second = self.tokenizer.encode_plain([e.second or "" for e in examples])
+    def _joined(self, texts: Sequence[str], others: Sequence[Sequence[str]], labels: Sequence[Label]) -> list[Item]:
+        """Each text with each of its others as a document; alone where it has none."""
+        firsts = self.tokenizer.encode_plain(texts)
+        every = iter(self.tokenizer.encode_plain([other for several in others for other in several]))
         found = []
-        for number, example in enumerate(examples):
-            others = [] if example.second is None else [second[number]]
+        for number, first in enumerate(firsts):
+            seconds = [next(every) for _ in others[number]]
+            joined = [templates.join(self.tokenizer, first, second, self.max_length) for second in seconds]
             found.append(
                 Item(
                     example=number,
-                    documents=(self._document(first[number], *others),),
-                    segments=self._segments(len(first[number]), map(len, others)),
-                    targets=_target(example.label),
+                    documents=tuple(joined or [templates.alone(self.tokenizer, first, self.max_length)]),
+                    segments=self._segments(len(first), map(len, seconds)),
+                    targets=_target(labels[number]),
                 )
             )
         return found
-
-    def _choices(self, examples: Sequence[Choices]) -> list[Item]:
-        texts = self.tokenizer.encode_plain([e.text for e in examples])
-        every = iter(self.tokenizer.encode_plain([option for e in examples for option in e.options]))
-        found = []
-        for number, (example, text) in enumerate(zip(examples, texts, strict=True)):
-            options = [next(every) for _ in example.options]
-            found.append(
-                Item(
-                    example=number,
-                    documents=tuple(self._document(text, option) for option in options),
-                    segments=self._segments(len(text), map(len, options)),
-                    targets=_target(example.label),
-                )
-            )
-        return found
-
-    def _document(self, first: Ids, second: Ids | None = None) -> Ids:
-        if second is None:
-            return templates.alone(self.tokenizer, first, self.max_length)
-        return templates.join(self.tokenizer, first, second, self.max_length)
 
     def _segments(self, first: int, others: Iterable[int]) -> tuple[Ids, ...]:
         """Of the documents of a text of so many tokens with each of the others."""

@@ -1,4 +1,4 @@
-"""An encoder with a head on a task, on packed documents: what it is, what it scores, what its loss is."""
+"""An encoder with a task head to fine-tune, on packed documents: forward pass and loss of every kind of task."""
 
 # Shapes: T tokens of D documents end to end, M tokens that are asked for, N items, K labels.
 
@@ -18,6 +18,7 @@ from tessera.model import hub, task_heads
 from tessera.model.encoder import Attention, Encoder
 from tessera.model.hf_files import read_json
 from tessera.model.hf_names import Pooling, our_pooling
+from tessera.model.hub import AnyEncoder
 from tessera.model.precision import autocast, compute_dtype
 from tessera.model.transformers_folder import marks_segments
 from tessera.model.transformers_model import TransformersEncoder
@@ -29,13 +30,11 @@ from tessera.plan.task import Protocol
 class Pretrained:
     """What every trial starts from; never trained itself."""
 
-    encoder: Encoder | TransformersEncoder
+    encoder: AnyEncoder
     pooling: Pooling
     tokenizer: Tokenizer
     machine: Machine
-    head: Mapping[
-        str, Tensor
-    ]  # weights that a head begins with where they fit: of the masked-language model, of a task
+    head: Mapping[str, Tensor]  # what a new head begins with where it fits: of the masked-language model, of a task
     head_kind: Kind | None = None  # of that task
     segments: bool = False  # whether the encoder is told the two texts of a pair apart
 
@@ -45,8 +44,9 @@ class Pretrained:
         labels     how many there are; without meaning for regress, choose and span
         no_answer  span: whether a question may have none
         """
-        encoder = self._copy()
-        config = self.encoder.config
+        encoder, config = copied(self.encoder), self.encoder.config
+        for attention in (part for part in encoder.modules() if isinstance(part, Attention)):
+            attention.dropout = 0.0  # as transformers fine-tunes these families; theirs are made without
         head: task_heads.Head
         if kind in ("tag", "span"):
             head = task_heads.TokenHead(config, 2 if kind == "span" else labels)
@@ -73,20 +73,12 @@ class Pretrained:
             micro_batch_tokens=self.machine.micro_batch_tokens,
         )
 
-    def _copy(self) -> Encoder | TransformersEncoder:
-        """The encoder with weights of its own, but for the rows of the embedding, which `train` takes as it needs."""
-        table = embedding(self.encoder)
-        encoder = copy.deepcopy(self.encoder, {id(table): table})
-        for attention in (part for part in encoder.modules() if isinstance(part, Attention)):
-            attention.dropout = 0.0  # as transformers fine-tunes these families; theirs are made without
-        return encoder
-
 
 @dataclasses.dataclass(slots=True, eq=False, kw_only=True)
 class Learner:
     """An encoder and its head on a task."""
 
-    encoder: Encoder | TransformersEncoder
+    encoder: AnyEncoder
     head: task_heads.Head
     reader: Reader
     device: torch.device
@@ -140,19 +132,17 @@ class Learner:
 def pretrained(folder: str | Path, machine: Machine | None = None) -> Pretrained:
     """Reads a model to fine-tune, onto the device of `machine`. Raises ValueError as hub.load_encoder."""
     folder, machine = Path(folder), machine or Machine()
-    given = read_json(folder / "config.json")
     head: dict[str, Tensor] = {}
     pooling: Pooling = "cls"
-    encoder: Encoder | TransformersEncoder
-    if not hub.is_ours(folder):
-        encoder = hub.load_encoder(folder, machine.attention)
-    elif hub.has_head(folder):
+    encoder: AnyEncoder
+    if hub.is_ours(folder) and hub.has_head(folder):
         model = hub.load(folder, machine.attention)
         # In transformers both heads of a ModernBERT bear the same name, so that one begins as the other was trained.
         encoder, head = model.encoder, {f"transform.{k}": v for k, v in model.transform.state_dict().items()}
     else:
-        encoder = hub.load_own_encoder(folder, machine.attention)
+        encoder = hub.load_encoder(folder, machine.attention)
     if hub.is_ours(folder):
+        given = read_json(folder / "config.json")
         pooling = our_pooling(given, given["model_type"], folder / "config.json")
     device = "cuda" if machine.device == "auto" and torch.cuda.is_available() else machine.device
     tokenizer = Tokenizer.load(folder)
@@ -171,12 +161,17 @@ def pretrained(folder: str | Path, machine: Machine | None = None) -> Pretrained
     )
 
 
-def embedding(encoder: Encoder | TransformersEncoder) -> nn.Module:
+def copied(encoder: AnyEncoder, *, whole: bool = False) -> AnyEncoder:
+    """With weights of its own; the embedding's only where `whole`, else it is shared, and replaced in training."""
+    return copy.deepcopy(encoder, {} if whole else {id(embedding(encoder)): embedding(encoder)})
+
+
+def embedding(encoder: AnyEncoder) -> nn.Module:
     """What makes tokens into vectors."""
     return encoder.embedding if isinstance(encoder, Encoder) else encoder.model.get_input_embeddings()
 
 
-def set_embedding(encoder: Encoder | TransformersEncoder, table: nn.Module) -> None:
+def set_embedding(encoder: AnyEncoder, table: nn.Module) -> None:
     """Puts another in its place."""
     if isinstance(encoder, Encoder):
         encoder.embedding = table  # type: ignore[assignment]  # it is called, nothing else

@@ -1,33 +1,38 @@
-"""Fine-tuning on packed documents: training on examples of any kind, and what the model then says of others.
+"""The training loop of fine-tuning: a plan of batches, a learning-rate schedule, clipped gradients, early stopping.
 
     start = pretrained(folder, machine)
     learner = start.learner(task kind, labels, seed=0, max_length=256)
     train(learner, examples, protocol, rate=2e-5, seed=0)
     predict(learner, other_examples)
 
-A batch is so many examples whatever their length; it is cut into micro-batches by tokens and weighed as a whole, so the
-cut changes speed and the last digits only. On a CPU the same seed gives the same bytes.
+A batch is so many examples whatever their length; it is cut into micro-batches by tokens and weighed as a whole
+(gradient accumulation), so the cut changes speed and the last digits only. On a CPU the same seed gives the same bytes.
+Contrastive training (contrastive.py) is the same loop over other steps: `optimize`.
 """
 
 # Shapes: R rows of scores, C hidden size.
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tessera.finetune.features import Answer, Example, Floats, Item, Kind
+from tessera.finetune.features import Answer, Example, Floats, Item
 from tessera.finetune.learner import Learner, embedding, set_embedding
 from tessera.model.encoder import Encoder
+from tessera.model.hub import AnyEncoder
 from tessera.model.packed import packed
 from tessera.model.sparse_embedding import PartialEmbedding
+from tessera.plan.recipe import Optimizer
 from tessera.plan.task import Protocol
 from tessera.progress import Progress, silent
-from tessera.train.optimizer import clip_gradients, set_learning_rate
+from tessera.train.optimizer import build, clip_gradients, set_learning_rate
 
 CLIP = 1.0  # norm of the gradient
 
@@ -37,8 +42,8 @@ class Diverged(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
-    """How a training went."""
+class TrainingSummary:
+    """Losses and validation scores of a training that has ended."""
 
     steps: int
     tokens: int  # read, special ones included
@@ -56,13 +61,13 @@ def train(
     seed: int,
     validate: Callable[[], float] | None = None,
     on_progress: Progress | None = None,
-) -> Course:
-    """Trains encoder and head, in place.
+) -> TrainingSummary:
+    """Fine-tunes encoder and head, in place.
 
     rate      the highest learning rate
     seed      of the order of the examples, and of dropout where an encoder has some
     validate  a score, the higher the better. Where the protocol has patience it is asked after each epoch, the weights
-              that scored best are taken, and training ends after so many epochs without a better one
+              that scored best are taken, and training ends after so many epochs without a better one (early stopping)
 
     Raises Diverged where the loss is no finite number, ValueError for examples without targets.
     """
@@ -70,47 +75,35 @@ def train(
     missing = next((item.example for item in items if not len(item.targets)), None)
     if missing is not None or not items:
         raise ValueError("there is nothing to train on" if missing is None else f"example {missing} has no target")
-    _look_at(learner, items)
-    table = _only_seen(learner, items)
-    optimizer = _optimizer(learner, protocol, rate)
-    steps, epoch = _steps(len(items), protocol)
-    losses: list[float] = []
-    scored: list[tuple[int, float]] = []
-    kept: dict[str, dict[str, Tensor]] = {}
-    tokens = 0
-    report = on_progress or silent
-    early = protocol.patience is not None and validate is not None
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for step, chosen in zip(range(steps), _batches(len(items), protocol.batch_size, seed), strict=False):
-            batch = [items[i] for i in chosen]
-            now = learning_rate(step, steps, rate, protocol)
-            set_learning_rate(optimizer, now)
-            losses.append(_step(learner, batch, optimizer))
-            table.decay(1 - now * protocol.weight_decay)
-            tokens += sum(item.tokens for item in batch)
-            if not math.isfinite(losses[-1]):
-                raise Diverged(f"the loss is {losses[-1]} after {step + 1} steps at a learning rate of {rate:g}")
-            report(step + 1, steps, "fine-tuning")
-            if early and ((step + 1) % epoch == 0 or step + 1 == steps):
-                assert validate is not None
-                scored.append((step + 1, validate()))
-                best = max(scored, key=lambda s: s[1])
-                if best is scored[-1]:
-                    kept = _weights(learner)
-                elif len(scored) - 1 - scored.index(best) >= (protocol.patience or 0):
-                    break
-    if kept:
-        learner.encoder.load_state_dict(kept["encoder"])
-        learner.head.load_state_dict(kept["head"])
-    set_embedding(learner.encoder, nn.Embedding.from_pretrained(table.embedding()))
-    learner.encoder.eval()
-    return Course(
-        steps=len(losses),
-        tokens=tokens,
-        losses=tuple(losses),
-        validation=tuple(scored),
-        best=max(scored, key=lambda s: s[1])[0] if scored else None,
+    if learner.reader.kind == "regress":  # a scale of 0 to 100 would take thousands of steps for the bias alone
+        targets = np.array([item.targets[0] for item in items])
+        learner.centre, learner.scale = float(targets.mean()), float(targets.std()) or 1.0
+
+    def accumulate(step: int, chosen: Sequence[int]) -> tuple[float, int]:
+        """The mean loss of what is asked in a batch, its gradient by micro-batches."""
+        batch = [items[i] for i in chosen]
+        asked = sum(len(item.targets) if learner.reader.kind == "tag" else 1 for item in batch)
+        summed = 0.0
+        for numbers in _by_tokens(batch, learner.micro_batch_tokens):
+            loss = learner.loss([batch[i] for i in numbers]) / asked
+            loss.backward()
+            summed += float(loss.detach())
+        return summed, sum(item.tokens for item in batch)
+
+    documents = [document for item in items for document in item.documents]
+    padding = learner.encoder.config.pad_token_id
+    return optimize(
+        learner.encoder,
+        learner.head,
+        Plan.of(len(items), protocol, seed),
+        accumulate,
+        protocol,
+        rate=rate,
+        seed=seed,
+        seen=np.unique(np.concatenate([*documents, [] if padding is None else [padding]])),
+        validate=validate,
+        on_progress=on_progress,
+        what="fine-tuning",
     )
 
 
@@ -126,7 +119,7 @@ def predict(learner: Learner, examples: Sequence[Example], on_progress: Progress
     for numbers in _by_tokens(items, learner.micro_batch_tokens):
         batch = [items[i] for i in numbers]
         scores = still.scores(batch).float().cpu().numpy()
-        ends = np.cumsum([_rows(learner.reader.kind, item) for item in batch])
+        ends = np.cumsum([item.rows for item in batch])
         for number, rows in zip(numbers, np.split(scores, ends[:-1]), strict=True):
             found[number] = rows if learner.reader.kind in ("tag", "span") else rows.reshape(-1)
         done += len(batch)
@@ -137,8 +130,94 @@ def predict(learner: Learner, examples: Sequence[Example], on_progress: Progress
     return learner.reader.answers(examples, items, found)
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which examples each step learns from, by their numbers."""
+
+    batches: tuple[list[int], ...]
+    epoch: int  # steps
+
+    @classmethod
+    def of(cls, items: int, protocol: Protocol, seed: int, *, drop_last: bool = False) -> "Plan":
+        """Every item once an epoch, in an order of its own.
+
+        drop_last  an epoch leaves out what does not fill a batch; else its last batch is smaller
+        """
+        size = min(protocol.batch_size, items)
+        epoch = items // size if drop_last else math.ceil(items / size)
+        steps = protocol.steps if protocol.steps is not None else math.ceil(epoch * (protocol.epochs or 1))
+
+        def batches() -> Iterator[list[int]]:
+            for number in itertools.count():
+                order = np.random.default_rng([seed, number]).permutation(items).tolist()
+                yield from (order[first : first + size] for first in range(0, epoch * size, size))
+
+        return cls(tuple(itertools.islice(batches(), steps)), epoch)
+
+
+def optimize(
+    encoder: AnyEncoder,
+    head: nn.Module | None,
+    plan: Plan,
+    accumulate: Callable[[int, Sequence[int]], tuple[float, int]],
+    protocol: Protocol,
+    *,
+    rate: float,
+    seed: int,
+    seen: NDArray[np.integer] | None,
+    validate: Callable[[], float] | None = None,
+    on_progress: Progress | None = None,
+    what: str,
+) -> TrainingSummary:
+    """The loop: AdamW over encoder and head, in place; norms and biases are not decayed.
+
+    accumulate  (number of the step, its batch) -> (loss, tokens read); adds the gradient to that of the weights
+    seen        distinct tokens of the training data: the embedding is trained in these only; None: whole
+    what        one word for what is done, for `on_progress`
+
+    For the rest see `train`.
+    """
+    table = None if seen is None else _train_in_part(encoder, seen)
+    network = nn.ModuleDict({"encoder": encoder} if head is None else {"encoder": encoder, "head": head})
+    settings = Optimizer(betas=protocol.betas, eps=protocol.eps, weight_decay=protocol.weight_decay)
+    optimizer = build(network, settings, rate)
+    # The order in which norms are summed sets the last digit of their sum; these two give what they always gave.
+    groups = (p for group in optimizer.param_groups for p in group["params"])
+    weights = list(network.parameters() if head is None else groups)
+    patience = protocol.patience
+    stopping = None if validate is None or patience is None else _EarlyStopping(network, validate, patience)
+    losses: list[float] = []
+    tokens, steps = 0, len(plan.batches)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for step, batch in enumerate(plan.batches):
+            network.train()
+            loss, read = accumulate(step, batch)
+            losses.append(loss)
+            tokens += read
+            if not math.isfinite(loss):
+                raise Diverged(f"the loss is {loss} after {step + 1} steps at a learning rate of {rate:g}")
+            now = learning_rate(step, steps, rate, protocol)
+            set_learning_rate(optimizer, now)
+            clip_gradients(weights, CLIP)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if table is not None:
+                table.decay(1 - now * protocol.weight_decay)
+            (on_progress or silent)(step + 1, steps, what)
+            if stopping is not None and ((step + 1) % plan.epoch == 0 or step + 1 == steps) and stopping.ends(step + 1):
+                break
+    if stopping is not None:
+        network.load_state_dict(stopping.weights)
+    if table is not None:
+        set_embedding(encoder, nn.Embedding.from_pretrained(table.embedding(), freeze=False))
+    encoder.eval()
+    summary = TrainingSummary(steps=len(losses), tokens=tokens, losses=tuple(losses))
+    return summary if stopping is None else replace(summary, validation=tuple(stopping.scores), best=stopping.best[0])
+
+
 def learning_rate(step: int, steps: int, peak: float, protocol: Protocol) -> float:
-    """Of one step: up in a line over the first `warmup_ratio` of the steps, then as the schedule says.
+    """Learning-rate schedule: up in a line over the first `warmup_ratio` of the steps, then as the protocol says.
 
     The curve at the middle of the step, so that neither the first nor the last is spent at a rate of 0.
     """
@@ -155,66 +234,34 @@ def learning_rate(step: int, steps: int, peak: float, protocol: Protocol) -> flo
             return peak
 
 
-def _step(learner: Learner, batch: Sequence[Item], optimizer: torch.optim.Optimizer) -> float:
-    """One update; returns the mean loss of what was asked."""
-    learner.encoder.train()
-    learner.head.train()
-    asked = sum(len(i.targets) if learner.reader.kind == "tag" else 1 for i in batch)
-    summed = 0.0
-    for numbers in _by_tokens(batch, learner.micro_batch_tokens):
-        loss = learner.loss([batch[i] for i in numbers]) / asked
-        loss.backward()
-        summed += float(loss.detach())
-    clip_gradients([p for group in optimizer.param_groups for p in group["params"]], CLIP)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return summed
+@dataclass(slots=True)
+class _EarlyStopping:
+    """Remembers the weights that scored best on validation, the first of equals."""
+
+    network: nn.Module
+    validate: Callable[[], float]
+    patience: int  # scores in a row without a better one
+    scores: list[tuple[int, float]] = field(default_factory=list)  # (steps done, score)
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def best(self) -> tuple[int, float]:
+        return max(self.scores, key=lambda score: score[1])
+
+    def ends(self, steps: int) -> bool:
+        """Scores the network as it is after so many steps; whether patience is at its end."""
+        self.scores.append((steps, self.validate()))
+        if self.best is self.scores[-1]:
+            self.weights = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        return len(self.scores) - 1 - self.scores.index(self.best) >= self.patience
 
 
-def _look_at(learner: Learner, items: Sequence[Item]) -> None:
-    """What a learner has to know of its training data before it starts."""
-    if learner.reader.kind == "regress":  # a scale of 0 to 100 would take thousands of steps for the bias alone
-        targets = np.array([item.targets[0] for item in items])
-        learner.centre, learner.scale = float(targets.mean()), float(targets.std()) or 1.0
-
-
-def _only_seen(learner: Learner, items: Sequence[Item]) -> PartialEmbedding:
-    """Gives the encoder an embedding of which the tokens of the training data are weights, the others as they are."""
-    documents = [document for item in items for document in item.documents]
-    padding = learner.encoder.config.pad_token_id
-    seen = np.unique(np.concatenate([*documents, [] if padding is None else [padding]]))
-    whole = embedding(learner.encoder).get_parameter("weight")
-    rows = PartialEmbedding(whole, torch.from_numpy(seen.astype(np.int64)).to(learner.device))
-    set_embedding(learner.encoder, rows)
-    return rows
-
-
-def _optimizer(learner: Learner, protocol: Protocol, rate: float) -> torch.optim.Optimizer:
-    """AdamW; norms and biases are not decayed."""
-    parameters = [*learner.encoder.parameters(), *learner.head.parameters()]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": protocol.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=rate, betas=protocol.betas, eps=protocol.eps, fused=True)
-
-
-def _steps(items: int, protocol: Protocol) -> tuple[int, int]:
-    """(steps in all, steps of an epoch); the last batch of an epoch may be smaller."""
-    epoch = math.ceil(items / protocol.batch_size)
-    if protocol.steps is not None:
-        return protocol.steps, epoch
-    assert protocol.epochs is not None
-    return math.ceil(epoch * protocol.epochs), epoch
-
-
-def _batches(items: int, size: int, seed: int) -> Iterator[list[int]]:
-    """Every item once an epoch, in an order of its own; without end."""
-    epoch = 0
-    while True:
-        order = np.random.default_rng([seed, epoch]).permutation(items).tolist()
-        yield from (order[first : first + size] for first in range(0, items, size))
-        epoch += 1
+def _train_in_part(encoder: AnyEncoder, seen: NDArray[np.integer]) -> PartialEmbedding:
+    """Gives the encoder an embedding of which only the seen tokens are weights, the others as they are."""
+    whole = embedding(encoder).get_parameter("weight")
+    table = PartialEmbedding(whole, torch.from_numpy(seen.astype(np.int64)).to(whole.device))
+    set_embedding(encoder, table)
+    return table
 
 
 def _by_tokens(items: Sequence[Item], max_tokens: int) -> Iterator[list[int]]:
@@ -229,19 +276,3 @@ def _by_tokens(items: Sequence[Item], max_tokens: int) -> Iterator[list[int]]:
         size += items[number].tokens
     if batch:
         yield batch
-
-
-def _rows(kind: Kind, item: Item) -> int:
-    """How many rows of scores an item has."""
-    match kind:
-        case "tag":
-            return len(item.places)
-        case "span":
-            return item.tokens
-        case _:
-            return len(item.documents)
-
-
-def _weights(learner: Learner) -> dict[str, dict[str, Tensor]]:
-    parts: dict[str, nn.Module] = {"encoder": learner.encoder, "head": learner.head}
-    return {name: {k: v.detach().clone() for k, v in part.state_dict().items()} for name, part in parts.items()}

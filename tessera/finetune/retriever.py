@@ -1,8 +1,7 @@
-"""An encoder that turns queries and documents into vectors: what is trained by contrast, searched with, and saved."""
+"""A bi-encoder for dense retrieval: queries and documents to vectors; trained by contrast, searched with, saved."""
 
 # Shapes: T tokens of N texts end to end, C hidden size.
 
-import copy
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,15 +15,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from tessera.data.tokenizer import Tokenizer
-from tessera.finetune.learner import Pretrained
+from tessera.finetune.learner import Pretrained, copied
 from tessera.inference import sentence_folder as folders
 from tessera.inference.encode import each, fit
 from tessera.model import hub
 from tessera.model.encoder import Encoder
+from tessera.model.hub import AnyEncoder
 from tessera.model.mlm import pool
 from tessera.model.packed import packed
 from tessera.model.precision import autocast, compute_dtype
-from tessera.model.transformers_model import TransformersEncoder
 from tessera.plan.recipe import Machine
 from tessera.progress import Progress
 
@@ -56,7 +55,7 @@ class Contrast:
 class Retriever:
     """An encoder, and how texts are put to it."""
 
-    encoder: Encoder | TransformersEncoder
+    encoder: AnyEncoder
     tokenizer: Tokenizer
     machine: Machine
     contrast: Contrast
@@ -69,7 +68,7 @@ class Retriever:
         if contrast.dimensions and max(contrast.dimensions) > config.hidden_size:
             raise ValueError(f"dimensions are {list(contrast.dimensions)}, but the model has {config.hidden_size}")
         return cls(
-            encoder=_copy(start.encoder),
+            encoder=copied(start.encoder, whole=not isinstance(start.encoder, Encoder)),
             tokenizer=start.tokenizer,
             machine=start.machine,
             contrast=contrast,
@@ -137,10 +136,3 @@ class Retriever:
             on_progress=on_progress,
             what=what,
         )
-
-
-def _copy(encoder: Encoder | TransformersEncoder) -> Encoder | TransformersEncoder:
-    """With weights of its own, but for the embedding of ours, which training replaces and never changes."""
-    if isinstance(encoder, Encoder):
-        return copy.deepcopy(encoder, {id(encoder.embedding): encoder.embedding})
-    return copy.deepcopy(encoder)

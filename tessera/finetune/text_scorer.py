@@ -1,4 +1,4 @@
-"""A regression head on a frozen encoder, fitted to marked texts in closed form: how good a text is, for tiers.
+"""A regression head fitted to marked texts on a frozen encoder, by ridge regression: how good a text is, for tiers.
 
 fit(folder, texts, marks, out)  writes a folder that inference/text_scorer.py reads
 """
@@ -8,13 +8,14 @@ fit(folder, texts, marks, out)  writes a folder that inference/text_scorer.py re
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from tessera.corpus import documents
 from tessera.data.tokenizer import Tokenizer
@@ -22,8 +23,8 @@ from tessera.files import atomic_folder, write_json
 from tessera.inference.encode import each
 from tessera.inference.text_scorer import Dtype, limit_of
 from tessera.model import hub
-from tessera.model.encoder import Encoder
-from tessera.model.mlm import Dense, Regressor, Transform, pool
+from tessera.model.mlm import pool
+from tessera.model.task_heads import ClassificationDense, DocumentClassifier, DocumentHead
 from tessera.plan.corpus import Columns, Source
 from tessera.progress import Progress
 
@@ -78,8 +79,10 @@ def fit(
     Ridge regression. For a EuroBERT it is on the pooled hidden states: two units of the dense layer before its
     classifier are enough to let a number through, because gelu(x) - gelu(-x) = x. The norm in a ModernBERT's head lets
     none through as it is, so there the regression is on what the trained masked-language-model head makes of the pooled
-    hidden states. Needs memory for 2 n x C float64. Raises ValueError for marks that nothing can be fitted to.
+    hidden states. Needs scikit-learn, and memory for 3 n x C float64. Raises ValueError for marks without a meaning.
     """
+    if find_spec("sklearn") is None:
+        raise ImportError('fitting a head needs scikit-learn; pip install "tessera-encoders[evaluate]"')
     folder, wanted = Path(folder), np.asarray(marks, np.float64)
     if len(texts) != len(wanted):
         raise ValueError(f"{len(texts)} texts but {len(wanted)} marks; give one mark for each text")
@@ -88,12 +91,16 @@ def fit(
     model, tokenizer = _without_classifier(folder, pooling), Tokenizer.load(folder)
     max_length = min(max_length, limit_of(folder), model.config.max_position_embeddings)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    through = model.features if model.config.mlm_transform else _Pooled(model.encoder, pooling)
+
+    def compute(tokens: Tensor, starts: Tensor) -> Tensor:
+        hidden = model.encoder(tokens, starts)
+        return model.head.features(hidden, starts) if model.config.mlm_transform else pool(hidden, starts, pooling)
+
     features = each(
         model,
         tokenizer,
         texts,
-        through,
+        compute,
         model.config.hidden_size,
         max_length=max_length,
         dtype=dtype,
@@ -101,7 +108,7 @@ def fit(
         what="reading marked texts",
     )
     weight, centre, found = _ridge(features, wanted)
-    _set_head(model.cpu(), weight, centre, float(wanted.mean()))
+    _set_head(model.cpu().head, weight, centre, float(wanted.mean()))
     how = (
         f"Ridge regression ({pooling} pooling, {max_length} tokens) on {found.texts:,} marked texts; leave-one-out "
         f"R2 {found.r2:.3f}, correlation {found.correlation:.3f}.\n"
@@ -114,69 +121,52 @@ def fit(
     return found
 
 
-def _without_classifier(folder: Path, pooling: Literal["mean", "cls"]) -> Regressor:
+def _without_classifier(folder: Path, pooling: Literal["mean", "cls"]) -> DocumentClassifier:
     """The model of the folder under a regression head whose own layers are yet to be set."""
-    config = hub.read_config(folder)
-    with torch.device("meta"):
-        model = Regressor(config, pooling)
-    if config.mlm_transform:
-        base = hub.load(folder)
-        assert isinstance(base.transform, Transform)
-        model.encoder, model.transform = base.encoder, base.transform
-    else:
-        model.encoder, model.transform = hub.load_own_encoder(folder), Dense(config)
-    model.classifier = nn.Linear(config.hidden_size, 1)
-    return model
-
-
-@dataclass(frozen=True, slots=True)
-class _Pooled:
-    encoder: Encoder
-    pooling: Literal["mean", "cls"]
-
-    def __call__(self, tokens: Tensor, starts: Tensor) -> Tensor:
-        return pool(self.encoder(tokens, starts), starts, self.pooling)
+    head = DocumentHead(hub.read_config(folder), 1, pooling)
+    if isinstance(head.transform, ClassificationDense):
+        return DocumentClassifier(hub.load_own_encoder(folder), head)
+    base = hub.load(folder)
+    head.transform.load_state_dict(base.transform.state_dict())
+    return DocumentClassifier(base.encoder, head)
 
 
 def _ridge(features: NDArray[np.float32], marks: NDArray[np.float64]) -> tuple[Tensor, Tensor, Fit]:
     """(weight [C], mean feature [C], how good): a mark is foretold as mean mark + weight @ (feature - mean feature)."""
-    n = len(features)
-    centre = features.mean(0, dtype=np.float64)
-    x, y = features - centre, marks - marks.mean()
-    squares, axes = np.linalg.eigh(x.T @ x)
-    squares = squares.clip(0)
-    if not squares.any():
+    from sklearn.linear_model import RidgeCV
+
+    x = features.astype(np.float64)
+    centre = x.mean(0)
+    x -= centre
+    unit = float(np.square(x).sum()) / x.shape[1]  # of the penalties: n times the mean variance of a feature
+    if not unit:
         raise ValueError("the model gives all texts the same vector, so no marks can be fitted to it")
-    x = x @ axes
-    along, x_squared = x.T @ y, x * x
-    errors = {}
-    for penalty in _PENALTIES:
-        shrink = 1 / (squares + penalty * squares.mean())
-        errors[penalty] = (y - x @ (shrink * along)) / (1 - 1 / n - x_squared @ shrink)
-    best = min(errors, key=lambda penalty: float(np.square(errors[penalty]).sum()))
-    weight = axes @ (along / (squares + best * squares.mean()))
+    # With a scoring, sklearn keeps the marks foretold without each text, else only their squared errors.
+    ridge = RidgeCV(_PENALTIES * unit, scoring="neg_mean_squared_error", store_cv_results=True).fit(x, marks)
+    best = int(np.argmin(np.abs(_PENALTIES * unit - ridge.alpha_)))
+    foretold = ridge.cv_results_[:, best]
     how = Fit(
-        texts=n,
-        penalty=float(best),
-        r2=float(1 - np.square(errors[best]).sum() / np.square(y).sum()),
-        correlation=float(np.corrcoef(y, y - errors[best])[0, 1]),
+        texts=len(x),
+        penalty=float(_PENALTIES[best]),
+        r2=float(1 - np.square(marks - foretold).sum() / np.square(marks - marks.mean()).sum()),
+        correlation=float(np.corrcoef(marks, foretold)[0, 1]),
     )
-    return torch.from_numpy(weight), torch.from_numpy(centre), how
+    return torch.from_numpy(ridge.coef_), torch.from_numpy(centre), how
 
 
 @torch.no_grad()
-def _set_head(model: Regressor, weight: Tensor, centre: Tensor, mean: float) -> None:
+def _set_head(head: DocumentHead, weight: Tensor, centre: Tensor, mean: float) -> None:
     """Makes the head compute mean + weight @ (feature - centre)."""
-    if isinstance(model.transform, Dense):
-        dense, last = model.transform.dense, model.classifier
-        for layer in (dense, last):
-            layer.weight.zero_()
-            layer.bias.zero_()
+    last = head.classifier
+    if isinstance(head.transform, ClassificationDense):
+        dense = head.transform.dense
+        for parameter in (*dense.parameters(), *last.parameters()):
+            parameter.zero_()
         for row, sign in enumerate((1.0, -1.0)):
             dense.weight[row] = sign * weight
             dense.bias[row] = -sign * (weight @ centre)
             last.weight[0, row] = sign
         last.bias.fill_(mean)
     else:
-        model.classifier.weight.copy_(weight[None])
-        model.classifier.bias.fill_(mean - float(weight @ centre))
+        last.weight.copy_(weight[None])
+        last.bias.fill_(mean - float(weight @ centre))

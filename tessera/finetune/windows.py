@@ -1,4 +1,4 @@
-"""Questions about long texts: windows that overlap, and the best answer of all of them by characters of the text."""
+"""Sliding windows with a stride for question answering over long texts, and the best span of all windows of a text."""
 
 # Shapes: n tokens of a document, c of them of the text.
 

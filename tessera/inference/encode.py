@@ -12,9 +12,10 @@ from torch import Tensor
 
 from tessera.data.tokenizer import Tokenizer
 from tessera.model.hub import AnyMaskedLM
-from tessera.model.mlm import Regressor, pool
+from tessera.model.mlm import pool
 from tessera.model.packed import packed
 from tessera.model.precision import autocast, compute_dtype
+from tessera.model.task_heads import DocumentClassifier
 from tessera.progress import Progress
 
 _TEXTS = 16_384  # tokenized and sorted by length together: bounds the memory, not the result
@@ -64,7 +65,7 @@ def embed(
 
 
 def each(
-    model: AnyMaskedLM | Regressor,
+    model: AnyMaskedLM | DocumentClassifier,
     tokenizer: Tokenizer,
     texts: Sequence[str],
     compute: Callable[[Tensor, Tensor], Tensor],

@@ -1,4 +1,4 @@
-"""One number for each text, from a model with a regression head: how good a text is, for tiers.
+"""Quality scores of texts by a model with a regression head, one number for each text: how good it is, for tiers.
 
     scores(load(folder), texts)     here and now
     Scorer(folder)                  to hand down to corpus/ingest.py, whose workers load the model themselves
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tessera.data.tokenizer import Tokenizer
 from tessera.inference.encode import each
 from tessera.model import hub
-from tessera.model.mlm import Regressor
+from tessera.model.task_heads import DocumentClassifier
 from tessera.progress import Progress
 
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -36,7 +36,7 @@ _one_at_a_time = threading.Lock()
 class Loaded:
     """A model that scores, with its tokenizer."""
 
-    model: Regressor
+    model: DocumentClassifier
     tokenizer: Tokenizer
     max_length: int  # tokens that are read of a text: what both the model and the tokenizer's configuration allow
 
@@ -78,7 +78,7 @@ def scores(
         loaded.model,
         loaded.tokenizer,
         texts,
-        lambda tokens, starts: loaded.model(tokens, starts)[:, None],
+        loaded.model,
         1,
         max_length=loaded.max_length,
         max_tokens=max_tokens,

@@ -19,15 +19,17 @@ from tessera.model import transformers_folder, transformers_model
 from tessera.model.encoder import Encoder
 from tessera.model.hf_files import copy_tokenizer, open_weights, read_json
 from tessera.model.hf_names import NAMES, Names, family, our_config, our_pooling, their_config, their_regression, theirs
-from tessera.model.mlm import MaskedLM, Regressor
+from tessera.model.mlm import MaskedLM
+from tessera.model.task_heads import DocumentClassifier, DocumentHead
 from tessera.model.transformers_model import TransformersEncoder, TransformersMaskedLM
 from tessera.plan.architecture import EncoderConfig
 
 AnyMaskedLM = MaskedLM | TransformersMaskedLM
+AnyEncoder = Encoder | TransformersEncoder
 
 
 def save(
-    model: MaskedLM | Regressor | TransformersEncoder | TransformersMaskedLM,
+    model: MaskedLM | DocumentClassifier | TransformersEncoder | TransformersMaskedLM,
     folder: Path,
     tokenizer_files: Path | None = None,
     card: str | None = None,
@@ -52,11 +54,15 @@ def save(
             (draft / "README.md").write_text(card, encoding="utf-8")
 
 
-def _write(model: MaskedLM | Regressor, folder: Path, dtype: torch.dtype) -> None:
+def _write(model: MaskedLM | DocumentClassifier, folder: Path, dtype: torch.dtype) -> None:
     name = family(model.config)
     fields = their_config(model.config, name, dtype)
-    if isinstance(model, Regressor):
-        fields |= their_regression(name, model.pooling)
+    if isinstance(model, DocumentClassifier):
+        if (labels := model.head.classifier.out_features) != 1:
+            raise ValueError(
+                f"the head tells {labels} classes apart; only a regression head, with one label, is written"
+            )
+        fields |= their_regression(name, model.head.pooling)
     (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
     weights = dict(_weights({k: v.detach() for k, v in model.state_dict().items()}, NAMES[name], dtype))
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -66,7 +72,7 @@ def _weights(state: dict[str, Tensor], names: Names, dtype: torch.dtype) -> Iter
     """Their weights from ours, with copies of the values."""
     inner = state["encoder.layers.0.attention.output.weight"].shape[1]
     for name, tensor in state.items():
-        parts = theirs(name, names)
+        parts = theirs(name.removeprefix("head."), names)
         keys = (len(tensor) - inner) // 2
         sizes = (inner, keys, keys) if len(parts) == 3 else (len(tensor) // len(parts),) * len(parts)  # 3: q, k, v
         for part, values in zip(parts, tensor.split(sizes), strict=True):
@@ -103,7 +109,7 @@ def is_ours(folder: Path) -> bool:
     return read_json(Path(folder) / "config.json").get("model_type") in NAMES
 
 
-def load_encoder(folder: Path, attention: str = "auto") -> Encoder | TransformersEncoder:
+def load_encoder(folder: Path, attention: str = "auto") -> AnyEncoder:
     """The encoder alone, from a folder with or without a head: natively for our families, else through transformers.
 
     Errors as for `load_any`.
@@ -124,8 +130,8 @@ def load_own_encoder(folder: Path, attention: str = "auto") -> Encoder:
     return encoder
 
 
-def load_regressor(folder: Path, attention: str = "auto") -> Regressor:
-    """A model that gives each document one number, from a sequence classifier with a single label, in float32.
+def load_regressor(folder: Path, attention: str = "auto") -> DocumentClassifier:
+    """A regression model, one number for each document: a sequence classifier with a single label, in float32.
 
     Raises ValueError as `load` does, and for a folder without such a head.
     """
@@ -147,7 +153,8 @@ def load_regressor(folder: Path, attention: str = "auto") -> Regressor:
     place = folder / "config.json"
     given = read_json(place)
     with torch.device("meta"):
-        model = Regressor(config, our_pooling(given, given["model_type"], place), attention)
+        regression = DocumentHead(config, 1, our_pooling(given, given["model_type"], place))
+        model = DocumentClassifier(Encoder(config, attention), regression)
     _fill(model, "", folder, config, names)
     return model
 
@@ -182,7 +189,8 @@ def _fill(module: torch.nn.Module, prefix: str, folder: Path, config: EncoderCon
             )
         state = {}
         for name, empty in module.state_dict().items():
-            wanted = [part.removeprefix("model.") if bare else part for part in theirs(prefix + name, names)]
+            known = theirs(prefix + name.removeprefix("head."), names)
+            wanted = [part.removeprefix("model.") if bare else part for part in known]
             parts = [_take(found, part, folder) for part in wanted]
             state[name] = (torch.cat(parts) if len(parts) > 1 else parts[0]).to(torch.float32, copy=True)
             if state[name].shape != empty.shape:

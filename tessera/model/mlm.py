@@ -1,4 +1,4 @@
-"""The masked-language-model head, its loss, pooling, and a head that gives each document one number.
+"""Masked language modeling (MLM): the prediction head, its cross-entropy loss, pooling, weight initialization.
 
 Only the positions that are asked for go through the vocabulary projection, which is most of the work of a small model.
 """
@@ -84,54 +84,6 @@ class MaskedLM(nn.Module):
 
     def _decoder(self) -> Tensor:
         return self.encoder.embedding.weight if self.decoder_weight is None else self.decoder_weight
-
-
-class Regressor(nn.Module):
-    """An encoder and what gives each document one number.
-
-    pooling  mean or cls: of the hidden states. late: the mean of what the dense layer makes of each token
-
-    With `mlm_transform`, pooled, dense, activation, norm, linear, as transformers' ModernBertForSequenceClassification;
-    without, pooled, dense with a bias, GELU, linear, as its EuroBertForSequenceClassification.
-    """
-
-    def __init__(self, config: EncoderConfig, pooling: Literal["mean", "cls", "late"], attention: str = "auto") -> None:
-        super().__init__()
-        self.encoder = Encoder(config, attention)
-        self.pooling = pooling
-        self.transform = Transform(config) if config.mlm_transform else Dense(config)
-        self.classifier = nn.Linear(config.hidden_size, 1)
-
-    @property
-    def config(self) -> EncoderConfig:
-        return self.encoder.config
-
-    def forward(self, tokens: Tensor, starts: Tensor) -> Tensor:
-        """tokens [T], starts [N+1] -> [N] float32"""
-        features = self.features(tokens, starts)
-        with torch.autocast(features.device.type, enabled=False):  # bfloat16 would round 3.49 to 3.5
-            return self.classifier(features)[:, 0]
-
-    def features(self, tokens: Tensor, starts: Tensor) -> Tensor:
-        """What the last, linear layer sees of each document: [N, C] float32."""
-        hidden = self.encoder(tokens, starts)
-        if self.pooling == "late":
-            return pool(self.transform(hidden), starts, "mean")
-        pooled = pool(hidden, starts, self.pooling)
-        with torch.autocast(pooled.device.type, enabled=False):
-            return self.transform(pooled)
-
-
-class Dense(nn.Module):
-    """What EuroBERT does before its classifier: dense, activation."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """[M, C] -> [M, C]"""
-        return functional.gelu(self.dense(hidden))
 
 
 def pool(hidden: Tensor, starts: Tensor, how: Literal["mean", "cls"]) -> Tensor:

@@ -1,4 +1,4 @@
-"""An embedding that is trained only in the rows of tokens that the training data has; nothing comes out otherwise.
+"""An embedding whose gradient and optimizer state cover only the tokens of the training data; the result is the same.
 
 A multilingual vocabulary of 256,000 tokens is most of a small model, and a data set holds a few thousand of them. The
 other rows get no gradient, so AdamW changes them by weight decay alone, the same factor for all: here that is one

@@ -1,4 +1,4 @@
-"""Heads for fine-tuning, on hidden states: one for each document, one for each token; and losses within a document.
+"""Task heads for fine-tuning: classification and regression of documents, token classification, question answering.
 
 They take hidden states and not tokens, so they stand on our encoders and on those that transformers runs alike.
 With the same weights they compute what transformers' ...ForSequenceClassification, ...ForTokenClassification,
@@ -8,46 +8,85 @@ With the same weights they compute what transformers' ...ForSequenceClassificati
 # Shapes: T tokens of N documents end to end, M tokens that are asked for, C hidden size, K labels.
 
 from collections.abc import Mapping
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from tessera.model.encoder import Encoder
 from tessera.model.hf_names import Pooling
-from tessera.model.mlm import Dense, Transform, pool
+from tessera.model.mlm import Transform, pool
 from tessera.model.transformers_model import TransformersConfig
 from tessera.plan.architecture import EncoderConfig
 
 _DEVIATION = 0.02  # of new weights where the encoder's configuration does not say
 
 
+class ClassificationDense(nn.Module):
+    """The hidden layer of EuroBERT's classification head: dense with a bias, GELU."""
+
+    def __init__(self, config: EncoderConfig | TransformersConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[M, C] -> [M, C]"""
+        return functional.gelu(self.dense(hidden))
+
+
 class DocumentHead(nn.Module):
-    """Scores of each document: classes, one number, or how good an option is.
+    """Classification head over whole documents: logits of classes, one number (regression), or how good an option is.
 
     pooling  mean or cls: of the hidden states. late: the mean of what the dense layer makes of each token
+
+    With `mlm_transform`, pooled, dense, activation, norm, linear, as transformers' ModernBertForSequenceClassification;
+    without, pooled, dense with a bias, GELU, linear, as its EuroBertForSequenceClassification.
     """
 
     def __init__(self, config: EncoderConfig | TransformersConfig, labels: int, pooling: Pooling) -> None:
         super().__init__()
         self.pooling = pooling
-        self.transform = Transform(config) if _transforms(config) else Dense(config)  # type: ignore[arg-type]
+        self.transform = Transform(config) if _transforms(config) else ClassificationDense(config)
         self.classifier = nn.Linear(config.hidden_size, labels)
 
     def forward(self, hidden: Tensor, starts: Tensor) -> Tensor:
         """hidden [T, C], starts [N+1] -> [N, K] float32"""
+        features = self.features(hidden, starts)
+        with torch.autocast(features.device.type, enabled=False):  # bfloat16 would round 3.49 to 3.5
+            return self.classifier(features)
+
+    def features(self, hidden: Tensor, starts: Tensor) -> Tensor:
+        """What the last, linear layer sees of each document: [N, C] float32."""
         if self.pooling == "late":
-            features = pool(self.transform(hidden), starts, "mean")
-        else:
-            features = pool(hidden, starts, self.pooling)
-        with torch.autocast(hidden.device.type, enabled=False):  # bfloat16 would round 3.49 to 3.5
-            return self.classifier(features if self.pooling == "late" else self.transform(features))
+            return pool(self.transform(hidden), starts, "mean")
+        pooled = pool(hidden, starts, self.pooling)
+        with torch.autocast(pooled.device.type, enabled=False):
+            return self.transform(pooled)
+
+
+class DocumentClassifier(nn.Module):
+    """An encoder with a classification head, as a ...ForSequenceClassification; with one label it is a regressor."""
+
+    def __init__(self, encoder: Encoder, head: DocumentHead) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, head
+
+    @property
+    def config(self) -> EncoderConfig:
+        return self.encoder.config
+
+    def forward(self, tokens: Tensor, starts: Tensor) -> Tensor:
+        """tokens [T], starts [N+1] -> [N, K] float32"""
+        return self.head(self.encoder(tokens, starts), starts)
 
 
 class TokenHead(nn.Module):
-    """Scores of tokens: tags, or whether an answer starts and ends there."""
+    """Token classification head: logits of tags, or of an answer's start and end (extractive question answering)."""
 
     def __init__(self, config: EncoderConfig | TransformersConfig, labels: int) -> None:
         super().__init__()
-        self.transform = Transform(config) if _transforms(config) else nn.Identity()  # type: ignore[arg-type]
+        self.transform = Transform(config) if _transforms(config) else nn.Identity()
         self.classifier = nn.Linear(config.hidden_size, labels)
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -82,7 +121,7 @@ def fill(head: Head, trained: Mapping[str, Tensor], *, classifier: bool) -> None
 
 
 def losses_within(scores: Tensor, starts: Tensor, targets: Tensor) -> Tensor:
-    """-log of the share that the target has of its group: which option is right, at which token an answer starts.
+    """Cross-entropy within each group of scores: which option is right, at which token an answer starts.
 
     scores   [T, K], each column a question of its own
     starts   [N+1], groups end to end
@@ -99,5 +138,5 @@ def losses_within(scores: Tensor, starts: Tensor, targets: Tensor) -> Tensor:
     return top + sums.log() - scores.gather(0, starts[:-1, None] + targets)
 
 
-def _transforms(config: EncoderConfig | TransformersConfig) -> bool:
+def _transforms(config: EncoderConfig | TransformersConfig) -> TypeGuard[EncoderConfig]:
     return isinstance(config, EncoderConfig) and config.mlm_transform

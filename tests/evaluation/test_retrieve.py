@@ -182,9 +182,9 @@ def test_the_rate_is_chosen_on_validation_and_by_an_oracle_only_if_asked_for(fol
 
 
 def retrieving_course():
-    from tessera.finetune.loop import Course
+    from tessera.finetune.loop import TrainingSummary
 
-    return Course(steps=1, tokens=1, losses=(1.0,))
+    return TrainingSummary(steps=1, tokens=1, losses=(1.0,))
 
 
 def test_finished_trials_are_not_run_again_and_changed_ones_are(folder, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import random
 import statistics
 
@@ -18,7 +19,7 @@ from tessera.finetune import loop, windows
 from tessera.finetune.examples import Labelled, Question, Tagged
 from tessera.finetune.features import Reader, parts, spaced
 from tessera.finetune.learner import pretrained
-from tessera.finetune.loop import Diverged, learning_rate, predict, train
+from tessera.finetune.loop import Diverged, Plan, learning_rate, predict, train
 from tessera.plan.recipe import Machine
 
 CALM = Machine(device="cpu", dtype="float32")
@@ -223,6 +224,24 @@ def test_examples_without_answers_are_not_trained_on(start):
     rows = [*examples("classify", 3, seed=1), *unanswered(examples("classify", 1, seed=1))]
     with pytest.raises(ValueError, match="example 3 has no target"):
         train(learner, rows, protocol(), rate=1e-3, seed=0)
+
+
+def test_every_item_comes_once_an_epoch_and_what_fills_no_batch_may_be_dropped():
+    plan = Plan.of(7, protocol(epochs=2, batch_size=3), 0)
+    assert ([len(batch) for batch in plan.batches], plan.epoch) == ([3, 3, 1, 3, 3, 1], 3)
+    first, second = (list(itertools.chain(*part)) for part in (plan.batches[:3], plan.batches[3:]))
+    assert sorted(first) == sorted(second) == list(range(7))
+    assert first != second
+    whole = Plan.of(7, protocol(epochs=2, batch_size=3), 0, drop_last=True)
+    assert ([*whole.batches], whole.epoch) == ([first[:3], first[3:6], second[:3], second[3:6]], 2)
+    few = Plan.of(2, protocol(steps=3, batch_size=16), 0, drop_last=True)
+    assert [sorted(batch) for batch in few.batches] == [[0, 1]] * 3
+
+
+def test_a_trained_model_may_be_trained_on(start):
+    learner = start.learner("classify", 4, protocol(), seed=0)
+    train(learner, examples("classify", 16, seed=1), protocol(steps=1), rate=1e-3, seed=0)
+    assert all(weight.requires_grad for weight in learner.encoder.parameters())
 
 
 @pytest.mark.parametrize(

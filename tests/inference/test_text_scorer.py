@@ -1,20 +1,19 @@
-"""Scores: those of transformers, the same in every batch and process, and heads that are fitted to marks."""
+"""Scores: those of transformers, the same in every batch and process."""
 
 import json
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from tessera.data import tokenizer as tokenizers
-from tessera.finetune import text_scorer as fitted
-from tessera.finetune.text_scorer import fit, marked
 from tessera.inference import text_scorer
 from tessera.inference.text_scorer import Scorer, load, scores
 from tessera.model import hub
-from tessera.model.mlm import MaskedLM, Regressor, initialize
+from tessera.model.encoder import Encoder
+from tessera.model.mlm import MaskedLM, initialize
+from tessera.model.task_heads import DocumentClassifier, DocumentHead
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import TokenizerTraining
 
@@ -51,6 +50,11 @@ def tiny(family, tokenizer):
     return EncoderConfig.model_validate({**PRESETS[FAMILIES[family][0]].model_dump(), **fields})
 
 
+def regressor(family, tokenizer, pooling):
+    config = tiny(family, tokenizer)
+    return DocumentClassifier(Encoder(config), DocumentHead(config, 1, pooling))
+
+
 @pytest.fixture(scope="module")
 def base(tokenizer, tmp_path_factory):
     """{family: a folder with a model for masked tokens}"""
@@ -66,7 +70,7 @@ def base(tokenizer, tmp_path_factory):
 def their_folder(family, pooling, tokenizer, folder, labels=1):
     """A sequence classifier with random weights, made and written by transformers."""
     transformers = pytest.importorskip("transformers")
-    hub.save(Regressor(tiny(family, tokenizer), pooling), folder / "ours", tokenizer.folder)
+    hub.save(regressor(family, tokenizer, pooling), folder / "ours", tokenizer.folder)
     config = transformers.AutoConfig.from_pretrained(folder / "ours", num_labels=labels)
     torch.manual_seed(0)
     model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
@@ -93,7 +97,7 @@ def test_scores_are_those_of_transformers(family, pooling, tokenizer, tmp_path):
     theirs, folder = their_folder(family, pooling, tokenizer, tmp_path)
     loaded = load(folder)
     assert loaded.max_length == 40  # of the tokenizer's configuration, less than the model's 64
-    assert loaded.model.pooling == pooling
+    assert loaded.model.head.pooling == pooling
     found = scores(loaded, TEXTS, dtype="float32")
     assert found.dtype == np.float32
     assert found == pytest.approx(their_scores(theirs, tokenizer), abs=1e-4)
@@ -104,7 +108,7 @@ def test_scores_are_those_of_transformers(family, pooling, tokenizer, tmp_path):
 def test_transformers_give_the_scores_of_our_folders(family, pooling, tokenizer, tmp_path):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    hub.save(Regressor(tiny(family, tokenizer), pooling), tmp_path / "a", tokenizer.folder)
+    hub.save(regressor(family, tokenizer, pooling), tmp_path / "a", tokenizer.folder)
     theirs, report = transformers.AutoModelForSequenceClassification.from_pretrained(
         tmp_path / "a", output_loading_info=True
     )
@@ -115,7 +119,7 @@ def test_transformers_give_the_scores_of_our_folders(family, pooling, tokenizer,
 
 
 def test_neither_batches_nor_order_change_a_score(tokenizer, tmp_path):
-    hub.save(Regressor(tiny("modernbert", tokenizer), "mean"), tmp_path / "a", tokenizer.folder)
+    hub.save(regressor("modernbert", tokenizer, "mean"), tmp_path / "a", tokenizer.folder)
     loaded = load(tmp_path / "a")
     expected = scores(loaded, TEXTS, dtype="float32")
     for max_tokens in (1, 20, 100_000):
@@ -126,7 +130,7 @@ def test_neither_batches_nor_order_change_a_score(tokenizer, tmp_path):
 
 
 def test_a_scorer_travels_as_a_name_and_reads_its_model_where_it_arrives(tokenizer, tmp_path, monkeypatch):
-    hub.save(Regressor(tiny("eurobert", tokenizer), "late"), tmp_path / "a", tokenizer.folder)
+    hub.save(regressor("eurobert", tokenizer, "late"), tmp_path / "a", tokenizer.folder)
     monkeypatch.chdir(tmp_path)
     scorer = Scorer("./a", dtype="float32")
     sent = pickle.dumps(scorer)
@@ -139,7 +143,7 @@ def test_a_scorer_travels_as_a_name_and_reads_its_model_where_it_arrives(tokeniz
 
 
 def test_a_scorer_computes_with_its_own_threads_and_leaves_those_of_others(tokenizer, tmp_path, monkeypatch):
-    hub.save(Regressor(tiny("eurobert", tokenizer), "mean"), tmp_path / "a", tokenizer.folder)
+    hub.save(regressor("eurobert", tokenizer, "mean"), tmp_path / "a", tokenizer.folder)
     seen, before, compute = [], torch.get_num_threads(), text_scorer.scores
     monkeypatch.setattr(text_scorer, "scores", lambda *a, **k: seen.append(torch.get_num_threads()) or compute(*a, **k))
     for threads in (before + 1, 1):
@@ -151,14 +155,14 @@ def test_a_scorer_computes_with_its_own_threads_and_leaves_those_of_others(token
 
 
 def test_the_fingerprint_changes_with_what_the_scores_depend_on(tokenizer, tmp_path):
-    model = Regressor(tiny("eurobert", tokenizer), "mean")
+    model = regressor("eurobert", tokenizer, "mean")
     for name in ("a", "b"):
         hub.save(model, tmp_path / name, tokenizer.folder, card=f"# {name}\n")
     first = Scorer(str(tmp_path / "a")).fingerprint()
     assert first == Scorer(str(tmp_path / "b")).fingerprint()
     assert first != Scorer(str(tmp_path / "a"), dtype="float32").fingerprint()
     with torch.no_grad():
-        model.classifier.bias += 1
+        model.head.classifier.bias += 1
     hub.save(model, tmp_path / "c", tokenizer.folder)
     assert first != Scorer(str(tmp_path / "c")).fingerprint()
     with pytest.raises(ValueError, match=r"config\.json is missing"):
@@ -172,104 +176,26 @@ def test_what_does_not_score_is_refused(tokenizer, base, tmp_path):
     with pytest.raises(ValueError, match="tells 3 classes apart; a score is one number"):
         load(folder)
     with pytest.raises(ValueError, match="pooling is 'late'; modernbert has cls and mean"):
-        hub.save(Regressor(tiny("modernbert", tokenizer), "late"), tmp_path / "late")
+        hub.save(regressor("modernbert", tokenizer, "late"), tmp_path / "late")
 
 
 def test_a_score_that_is_no_number_names_its_text(tokenizer, tmp_path):
-    model = Regressor(tiny("eurobert", tokenizer), "mean")
+    model = regressor("eurobert", tokenizer, "mean")
     with torch.no_grad():
-        model.classifier.bias.fill_(torch.nan)
+        model.head.classifier.bias.fill_(torch.nan)
     hub.save(model, tmp_path / "a", tokenizer.folder)
     with pytest.raises(ValueError, match="gives nan to the text that begins 'one two three'"):
         scores(load(tmp_path / "a"), TEXTS)
 
 
 def test_how_a_folder_pools_is_read_from_old_and_new_configurations(tokenizer, tmp_path):
-    hub.save(Regressor(tiny("eurobert", tokenizer), "mean"), tmp_path / "a", tokenizer.folder)
+    hub.save(regressor("eurobert", tokenizer, "mean"), tmp_path / "a", tokenizer.folder)
     place = tmp_path / "a" / "config.json"
     written = json.loads(place.read_text())
     del written["classifier_pooling"]
     for said, pooling in (({}, "late"), ({"clf_pooling": "bos"}, "cls"), ({"classifier_pooling": "mean"}, "mean")):
         place.write_text(json.dumps({**written, **said}))
-        assert hub.load_regressor(tmp_path / "a").pooling == pooling
+        assert hub.load_regressor(tmp_path / "a").head.pooling == pooling
     place.write_text(json.dumps({**written, "classifier_pooling": "max"}))
     with pytest.raises(ValueError, match="classifier_pooling is 'max'; eurobert has late, bos, mean"):
         hub.load_regressor(tmp_path / "a")
-
-
-# --------------------------------------------------------------------------------------------------- making such a head
-
-
-def marked_texts(n, seed=0):
-    """Texts with more or fewer good words, and how good they are."""
-    rng = np.random.default_rng(seed)
-    shares = rng.uniform(size=n)
-    texts = [" ".join(np.where(rng.uniform(size=12) < share, "three", "xyz")) for share in shares]
-    return texts, [5.0 * text.count("three") / 12 for text in texts]
-
-
-@pytest.mark.parametrize(("family", "pooling"), [("modernbert", "mean"), ("eurobert", "mean"), ("eurobert", "cls")])
-def test_a_fitted_head_foretells_marks_it_has_not_seen_here_and_in_transformers(
-    family, pooling, base, tokenizer, tmp_path
-):
-    transformers = pytest.importorskip("transformers")
-    found = fit(base[family], *marked_texts(200), tmp_path / "a", pooling=pooling, max_length=30, dtype="float32")
-    assert found.texts == 200
-    texts, marks = marked_texts(100, seed=1)
-    loaded = load(tmp_path / "a")
-    assert loaded.max_length == 30
-    given = scores(loaded, texts, dtype="float32")
-    assert np.corrcoef(given, marks)[0, 1] == pytest.approx(found.correlation, abs=0.1)
-    assert (found.r2, found.correlation) > (0.7, 0.8)
-    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "a").eval()
-    assert scores(loaded, TEXTS, dtype="float32") == pytest.approx(their_scores(theirs, tokenizer, 30), abs=1e-4)
-    before, after = (hub.load_encoder(folder).state_dict() for folder in (base[family], tmp_path / "a"))
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    assert "on 200 marked texts" in (tmp_path / "a" / "README.md").read_text()
-
-
-def test_the_error_of_a_fit_is_that_of_heads_fitted_without_each_text():
-    rng = np.random.default_rng(0)
-    features, marks = rng.normal(size=(30, 4)).astype(np.float32), rng.normal(size=30)
-    marks += features @ np.array([1.0, -1.0, 0.5, 0.0])
-    _, _, found = fitted._ridge(features, marks)
-    spread = np.linalg.eigvalsh(np.cov(features.T, bias=True) * 30).mean()
-    errors = []
-    for left_out in range(30):
-        rest = np.arange(30) != left_out
-        x, y = features[rest] - features[rest].mean(0), marks[rest] - marks[rest].mean()
-        weight = np.linalg.solve(x.T @ x + found.penalty * spread * np.eye(4), x.T @ y)
-        errors.append(marks[left_out] - marks[rest].mean() - (features[left_out] - features[rest].mean(0)) @ weight)
-    assert found.r2 == pytest.approx(1 - np.square(errors).sum() / np.square(marks - marks.mean()).sum(), rel=1e-4)
-
-
-def test_marks_that_mean_nothing_are_not_foretold(base, tmp_path):
-    texts, _ = marked_texts(60)
-    found = fit(base["eurobert"], texts, np.random.default_rng(5).normal(size=60).tolist(), tmp_path / "a")
-    assert found.r2 < 0.2
-
-
-def test_what_cannot_be_fitted_is_said(base, tmp_path):
-    texts, marks = marked_texts(20)
-    for wrong, text in (
-        ((texts, marks[1:]), "20 texts but 19 marks"),
-        ((texts[:9], marks[:9]), "ten texts or more"),
-        ((texts, [1.0] * 20), "finite numbers and differ"),
-        ((texts, [*marks[1:], float("nan")]), "finite numbers and differ"),
-        ((["same"] * 20, marks), "gives all texts the same vector"),
-    ):
-        with pytest.raises(ValueError, match=text):
-            fit(base["eurobert"], *wrong, tmp_path / "a", dtype="float32")
-    assert not (tmp_path / "a").exists()
-
-
-def test_marked_texts_are_read_by_their_columns(tmp_path):
-    rows = [
-        {"body": "good", "grade": 4},
-        {"body": "bad", "grade": 0.5},
-        {"body": "unmarked"},
-        {"body": "fair", "grade": 2},
-    ]
-    Path(tmp_path / "marks.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    found = marked(tmp_path / "marks.jsonl", text="body", mark="grade")
-    assert found == (["good", "bad", "fair"], [4.0, 0.5, 2.0])

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from tessera.model import cross_entropy
-from tessera.model.mlm import MaskedLM, Regressor, initialize, pool
+from tessera.model.mlm import MaskedLM, initialize, pool
 
 
 @pytest.fixture
@@ -131,20 +131,3 @@ def test_normal_weights_have_one_deviation(tiny: Any) -> None:
 def test_a_tied_decoder_is_one_parameter(tiny: Any) -> None:
     assert "decoder_weight" not in dict(MaskedLM(tiny("mmbert")).named_parameters())
     assert "decoder_weight" in dict(MaskedLM(tiny("eurobert")).named_parameters())
-
-
-def test_a_late_score_is_the_mean_of_what_each_token_says(tiny: Any, documents: Any) -> None:
-    model = Regressor(tiny("eurobert"), "late").eval()
-    tokens, starts = documents([7, 1, 12])
-    each = model.classifier(model.transform(model.encoder(tokens, starts)))[:, 0]
-    wanted = torch.stack([each[:7].mean(), each[7], each[8:].mean()])
-    torch.testing.assert_close(model(tokens, starts), wanted)
-
-
-@pytest.mark.parametrize(("name", "pooling"), [("mmbert", "mean"), ("eurobert", "cls"), ("eurobert", "late")])
-def test_a_score_is_not_rounded_to_bfloat16(name: str, pooling: Any, tiny: Any, documents: Any) -> None:
-    model = Regressor(tiny(name), pooling).eval()
-    with torch.autocast("cpu", torch.bfloat16):
-        rough = model(*documents([9, 30, 4]))
-    assert rough.dtype == torch.float32
-    assert not torch.equal(rough, rough.bfloat16().float())

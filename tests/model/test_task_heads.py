@@ -163,6 +163,27 @@ def test_scores_are_float32_under_bfloat16(tiny, documents):
         assert task_heads.TokenHead(config, 2)(hidden).dtype == torch.float32
 
 
+def regressor(config, pooling):
+    return task_heads.DocumentClassifier(Encoder(config), task_heads.DocumentHead(config, 1, pooling)).eval()
+
+
+def test_a_late_score_is_the_mean_of_what_each_token_says(tiny, documents):
+    model = regressor(tiny("eurobert"), "late")
+    tokens, starts = documents([7, 1, 12])
+    each = model.head.classifier(model.head.transform(model.encoder(tokens, starts)))
+    wanted = torch.stack([each[:7].mean(0), each[7], each[8:].mean(0)])
+    torch.testing.assert_close(model(tokens, starts), wanted)
+
+
+@pytest.mark.parametrize(("name", "pooling"), [("mmbert", "mean"), ("eurobert", "cls"), ("eurobert", "late")])
+def test_a_score_is_not_rounded_to_bfloat16(name, pooling, tiny, documents):
+    model = regressor(tiny(name), pooling)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = model(*documents([9, 30, 4]))
+    assert rough.dtype == torch.float32
+    assert not torch.equal(rough, rough.bfloat16().float())
+
+
 # ---------------------------------------------------------------------------------------------------------- rows in use
 
 
