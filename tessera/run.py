@@ -17,7 +17,7 @@ from tessera.corpus import prepare
 from tessera.data.shards import Shards, verify
 from tessera.data.tokenizer import Tokenizer, sample
 from tessera.data.tokenizer import train as train_tokenizer
-from tessera.evaluation.suite import evaluate
+from tessera.evaluation.evaluate import check, evaluate_recipe
 from tessera.files import atomic_folder, write_json, write_text
 from tessera.inference.text_scorer import Scorer
 from tessera.plan.fields import is_folder
@@ -76,6 +76,7 @@ def run(
 
 def _open(recipe: Recipe, folder: Path, accept_changes: bool, watcher: Watcher) -> None:
     """Makes the folder, or checks that it is this recipe's."""
+    check(recipe.evaluation)
     path = folder / "recipe.yaml"
     if path.exists():
         before = Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
@@ -235,7 +236,7 @@ def models_of(recipe: Recipe, folder: Path) -> dict[str, Path]:
 
 def _evaluate(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     for name, model in models_of(recipe, folder).items():
-        evaluate(
+        results = evaluate_recipe(
             model,
             recipe.evaluation,
             folder / "evaluation",
@@ -245,6 +246,7 @@ def _evaluate(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
             machine=recipe.machine,
             on_progress=watcher.progress(f"evaluate {name}"),
         )
+        list(results)
 
 
 def _report(recipe: Recipe, folder: Path, watcher: Watcher) -> None:

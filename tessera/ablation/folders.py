@@ -19,9 +19,10 @@ from pathlib import Path
 from tessera.ablation.axes import Variant
 from tessera.files import write_json, write_text
 from tessera.plan.errors import did_you_mean
+from tessera.plan.evaluation import Evaluation
 from tessera.plan.fields import is_folder
 from tessera.plan.loading import changes, dump, load, science
-from tessera.plan.recipe import Evaluation, Phase, Recipe
+from tessera.plan.recipe import Phase, Recipe
 
 MADE_OF, FINISHED = "variant.json", "finished.json"
 
@@ -104,10 +105,7 @@ def recipe_of(base: Recipe, phase: Phase, start: Start, seed: int, tasks: Sequen
             {**phase.model_dump(by_alias=True), "from": origin},
         ],
         "merges": [],
-        "evaluation": {
-            **base.evaluation.model_dump(by_alias=True),
-            "tasks": [t.model_dump(by_alias=True) for t in base.evaluation.tasks if t.name in tasks],
-        },
+        "evaluation": base.evaluation.only(tasks).model_dump(by_alias=True),
         "machine": base.machine.model_dump(by_alias=True),
     }
     return Recipe.model_validate(data)

@@ -30,19 +30,17 @@ from tessera.ablation.deltas import ABLATION, DELTAS, study
 from tessera.ablation.folders import AblationError, Job, Start
 from tessera.data.shards import Shards, verify
 from tessera.data.tokenizer import Tokenizer
-from tessera.evaluation.suite import HELD_OUT, evaluate, fingerprint
-from tessera.evaluation.tasks import read_task
-from tessera.files import atomic_folder, write_json
+from tessera.evaluation.evaluate import check, evaluate_recipe
+from tessera.files import atomic_folder, fingerprint, write_json
 from tessera.model import hub, merging
-from tessera.model.precision import compute_dtype
 from tessera.plan.errors import did_you_mean
 from tessera.plan.fields import is_folder
 from tessera.plan.loading import load
 from tessera.plan.mixture import mixture_of
 from tessera.plan.recipe import Recipe
+from tessera.plan.result import HELD_OUT
 from tessera.progress import Progress, Say, Watcher, silent
 from tessera.train import checkpoint, distributed
-from tessera.train.held_out import bits_per_byte
 from tessera.train.start import Text
 from tessera.train.trainer import train
 
@@ -73,9 +71,7 @@ def ablate(
     wanted = _tasks(ablation.recipe, tasks)
     text = Shards.open(start.run / "shards" / "train")
     _check(ablation, start, text, seeds, jobs)
-    for task in ablation.recipe.evaluation.tasks:
-        if task.name in wanted:
-            read_task(task)
+    check(ablation.recipe.evaluation.only(wanted), rows=True)
     identity = {"start": fingerprint(start.folder), "shards": text.identity}
     every = [
         Job(
@@ -101,7 +97,7 @@ def ablate(
 
 
 def _tasks(recipe: Recipe, names: Sequence[str] | None) -> list[str]:
-    known = [task.name for task in recipe.evaluation.tasks]
+    known = recipe.evaluation.names
     for name in names or ():
         if name not in (*known, HELD_OUT):
             hint = did_you_mean(name, [*known, HELD_OUT])
@@ -218,7 +214,7 @@ def make(folder: Path, on_progress: Progress | None = None, threads: int | None 
     """Trains, or merges, and evaluates the variant in `folder`; returns the seconds.
 
     threads   where the recipe's machine names none
-    Raises what `trainer.train` and `suite.evaluate` raise.
+    Raises what `trainer.train` and `evaluate` raise.
     """
     began = time.perf_counter()
     report = on_progress or silent
@@ -240,13 +236,14 @@ def make(folder: Path, on_progress: Progress | None = None, threads: int | None 
             tokenizer_folder=folder / "tokenizer",
         )
         train(recipe, phase, folder, text, world, report)
-    files = [_measure(recipe, folder, model, made_of["evaluation_seed"], tokenizer, world, report)]
-    files += evaluate(
+    files = evaluate_recipe(
         model,
         recipe.evaluation,
         folder / "evaluation",
         name=phase.name,
-        seed=made_of["evaluation_seed"],
+        held_out=folder / "shards" / "held_out",
+        max_tokens=recipe.evaluation.max_tokens,
+        seed=made_of["evaluation_seed"],  # the same hidden tokens for every variant and seed
         machine=recipe.machine,
         on_progress=report,
     )
@@ -276,28 +273,3 @@ def _merge(recipe: Recipe, folder: Path, variants: Sequence[str]) -> None:
     with atomic_folder(target) as staging:
         hub.save(merged, staging, folder / "tokenizer", f"Merged by TIES from {len(models)} variants.\n")
         checkpoint.seal(staging)
-
-
-def _measure(
-    recipe: Recipe, folder: Path, model: Path, seed: int, tokenizer: Tokenizer, world: distributed.World,
-    report: Progress,
-) -> Path:  # fmt: skip
-    """Held-out bits per byte, with the same hidden tokens for every variant and seed."""
-    path = folder / "evaluation" / f"{recipe.phases[-1].name}.{HELD_OUT}.json"
-    protocol = {"mask_ratio": recipe.evaluation.mask_ratio, "max_tokens": recipe.evaluation.max_tokens, "seed": seed}
-    if path.exists() and json.loads(path.read_text(encoding="utf-8"))["protocol"] == protocol:
-        return path
-    results = bits_per_byte(
-        hub.load_any(model, attention=recipe.machine.attention).to(world.device),
-        Shards.open(folder / "shards" / "held_out"),
-        tokenizer,
-        mask_ratio=recipe.evaluation.mask_ratio,
-        max_tokens=recipe.evaluation.max_tokens,
-        seed=seed,
-        dtype=compute_dtype(recipe.machine.dtype, world.device),
-        batch_tokens=recipe.machine.micro_batch_tokens,
-        on_progress=report,
-    )
-    head = {"model": recipe.phases[-1].name, "task": HELD_OUT, "kind": HELD_OUT, "protocol": protocol}
-    write_json(path, {**head, "results": results, "tessera": __version__})
-    return path

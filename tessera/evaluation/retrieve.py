@@ -79,7 +79,7 @@ def retrieve(
         _fit(found[0], best, start.weights(), contrast, report)[0].save(model_folder, Path(keep))
     parts = {
         "protocol_hash": trials.digest([protocol.model_dump(mode="json", by_alias=True), asdict(contrast)]),
-        "contrast": asdict(contrast),
+        "protocol": {**protocol.model_dump(mode="json", by_alias=True), "contrast": asdict(contrast)},
         "fingerprint": start.fingerprint,
         "data": trials.digest([group.fingerprint for group in found]),
         **_result(found, tried, chosen, outcomes),

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from tessera import __version__
-from tessera.evaluation import suite
 from tessera.evaluation.trials import Json, Trial
-from tessera.files import write_json
+from tessera.files import fingerprint, write_json
 from tessera.finetune.learner import Pretrained, pretrained
+from tessera.plan import result as results
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol, Task
 from tessera.progress import Progress
@@ -33,7 +33,7 @@ class Start:
 
     @classmethod
     def of(cls, folder: Path, machine: Machine) -> "Start":
-        return cls(fingerprint=suite.fingerprint(folder), load=lambda: pretrained(folder, machine))
+        return cls(fingerprint=fingerprint(folder), load=lambda: pretrained(folder, machine))
 
     def weights(self) -> Pretrained:
         self.loaded = self.loaded or self.load()
@@ -166,19 +166,15 @@ def told(group: str, how: Json, outcome: Json, scores: Scores) -> Json:
 def write(out: Path, model: str, task: Task, protocol: Protocol, began: float, parts: Json) -> Path:
     """The file of a result: what all of them have, and its parts."""
     oracle = protocol.select == "oracle" and task.trained
-    whole = {
-        "model": model,
-        "task": task.name,
-        "kind": task.kind,
-        "metric": task.metric,
-        "protocol": protocol.model_dump(mode="json", by_alias=True),
-        "oracle": oracle,
-        "seeds": list(protocol.seeds) if task.trained else [],
-        **parts,
-        "seconds": round(sum(trial["seconds"] for trial in parts["trials"]), 2),
-        "seconds_now": round(time.perf_counter() - began, 2),
-        "tessera": __version__,
-    }
-    path = out / f"{model}.{task.name}.{protocol.name}{'.oracle' if oracle else ''}.json"
-    write_json(path, whole)
-    return path
+    whole = results.Result(
+        model=model,
+        task=task.name,
+        kind=task.kind,
+        metric=task.metric,
+        oracle=oracle,
+        seeds=protocol.seeds if task.trained else (),
+        **{"protocol": protocol.model_dump(mode="json", by_alias=True), **parts},
+        seconds=round(sum(trial["seconds"] for trial in parts["trials"]), 2),
+        seconds_now=round(time.perf_counter() - began, 2),
+    )
+    return results.write(out / f"{model}.{task.name}.{protocol.name}{'.oracle' if oracle else ''}.json", whole)

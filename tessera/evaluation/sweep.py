@@ -12,10 +12,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tessera.evaluation import catalogue, selection, suite, trials
+from tessera.evaluation import catalogue, selection, trials
 from tessera.evaluation.selection import Scores, Start
 from tessera.evaluation.trials import Group, Json, Trial
-from tessera.files import model_name
+from tessera.files import fingerprint, model_name
 from tessera.finetune.features import Answer, Example
 from tessera.finetune.learner import Pretrained
 from tessera.plan.recipe import Machine
@@ -78,7 +78,7 @@ def run(
     predictions = {name: [outcome["predictions"] for outcome in outcomes] for name, outcomes in found.items()}
     parts = {
         "protocol_hash": trials.digest(protocol.model_dump(mode="json", exclude={"name", "cite", "notes"})),
-        "fingerprint": suite.fingerprint(model_folder),
+        "fingerprint": fingerprint(model_folder),
         "data": trials.fingerprint([[group.fingerprint for group in groups], rows]),
         **selection.summary(selection.by_seed(tried, chosen, scores)),
         "examples": {one: len(several) for one, several in rows.items()},

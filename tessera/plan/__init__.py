@@ -4,6 +4,7 @@ In reading order:
 
     recipe.py        a whole run as strict models
     corpus.py        the text of a run as strict models
+    evaluation.py    what is measured in a run: tasks of the catalogue; those of older recipes are translated
     task.py          what is asked of a model, and how it is trained for it
     architecture.py  one configuration for both families, its presets, parameters and FLOPs
     mixture.py       the data mixture and its curriculum: fixed shares, temperature, moving shares, a cap on epochs
@@ -13,5 +14,7 @@ In reading order:
     overview.py      what a recipe will do, by phase and language
     loading.py       a recipe out of a YAML file and back, dotted overrides, what two differ in
     errors.py        what is wrong with a recipe, in words for the person who wrote it
+    result.py        one model on one task; the only file that writes and reads result files
+    languages.py     codes of languages in one spelling, deu_Latn
     fields.py        strict models, names, 2.3T tokens, 50MB of text, a share between 0 and 1
 """

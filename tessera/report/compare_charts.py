@@ -8,7 +8,7 @@ from typing import Any, Literal
 import yaml
 
 from tessera.report.compare import Comparison
-from tessera.report.published import EUROPEAN, EUROPEAN_CODES, Result
+from tessera.report.published import EUROPEAN, EUROPEAN_CODES, Score
 from tessera.report.style import INK, LIGHT, altair, check_picture, write_picture
 
 Kind = Literal["auto", "languages", "groups", "length", "tasks"]
@@ -243,7 +243,7 @@ def _colour(alt: Any, comparison: Comparison) -> Any:
     return alt.Color("model:N", scale=alt.Scale(domain=models, range=list(LIGHT[: len(models)])))
 
 
-def _spoken(result: Result) -> dict[str, float]:
+def _spoken(result: Score) -> dict[str, float]:
     return {code: value for code, value in result.values.items() if code != EUROPEAN}
 
 

@@ -53,7 +53,7 @@ def summarize(folder: Path) -> dict[str, Any]:
 def _page(run: Run) -> str:
     drawn = figures(run)
     names = _language_names(code for codes in run.groups.values() for code in codes)
-    version = next((r.version for r in run.results if r.version), None)
+    version = next((r.tessera for r in run.results if r.tessera), None)
     return style.render(
         "page.html",
         title=run.recipe.name,

@@ -10,7 +10,8 @@ from learnable import THINGS, protocol, sentence
 from typer.testing import CliRunner
 
 from tessera.cli import app
-from tessera.evaluation import frozen, selection, sweep, trials
+from tessera.evaluation import selection, sweep, trials
+from tessera.evaluation.evaluate import evaluate
 from tessera.finetune.examples import Choices, Labelled, Question, Tagged
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Task
@@ -158,7 +159,7 @@ def test_two_fine_tuned_models_are_compared_by_the_examples_of_the_test_set(fold
             ]
             said = [trial["predictions"][language] for trial in trials_of]
             assert each == [round(sum(one[n] == label for one in said) / 3, 6) for n, label in enumerate(right)]
-    assert "paired bootstrap over 48 examples of 2 languages: topics keen p=" in compared(*paths)
+    assert "paired permutation test over 48 examples of 2 languages: topics keen p=" in compared(*paths)
     write(data, {"test": 24}, labelled, seed=1)
     other = sweep.run(folder, this, hows["keen"], data, tmp_path / "other", CALM, name="keen")
     assert "paired" not in compared(paths[0], other)  # other examples: no pairs
@@ -184,7 +185,8 @@ def test_probes_are_compared_by_examples(folder, other, tmp_path):
     data = write(tmp_path / "data", {"train": 40, "dev": 12, "test": 24}, labelled)
     this = task("classify", train="own").model_copy(update={"kind": "probe"})
     paths = [
-        frozen.run(model, this, data, tmp_path / "out", CALM, name=n) for n, model in (("a", folder), ("b", other))
+        next(evaluate(model, [this], tmp_path / "out", data=data, machine=CALM, name=n))
+        for n, model in (("a", folder), ("b", other))
     ]
     for path in paths:
         found = json.loads(path.read_text())
@@ -192,7 +194,7 @@ def test_probes_are_compared_by_examples(folder, other, tmp_path):
             each = found["outcomes"]["accuracy"][language]
             assert len(each) == 24
             assert statistics.fmean(each) == pytest.approx(found["results"][language]["accuracy"])
-    assert "paired bootstrap over 48 examples of 2 languages: topics b p=" in compared(*paths)
+    assert "paired permutation test over 48 examples of 2 languages: topics b p=" in compared(*paths)
 
 
 def test_bitext_mining_is_compared_by_pairs(folder, other, tmp_path):
@@ -212,7 +214,8 @@ def test_bitext_mining_is_compared_by_pairs(folder, other, tmp_path):
         }
     )
     paths = [
-        frozen.run(model, this, data, tmp_path / "out", CALM, name=n) for n, model in (("a", folder), ("b", other))
+        next(evaluate(model, [this], tmp_path / "out", data=data, machine=CALM, name=n))
+        for n, model in (("a", folder), ("b", other))
     ]
     for path in paths:
         found = json.loads(path.read_text())
@@ -221,4 +224,4 @@ def test_bitext_mining_is_compared_by_pairs(folder, other, tmp_path):
             for language, each in by_language.items():
                 assert len(each) == 20
                 assert statistics.fmean(each) == pytest.approx(found["results"][language][metric], abs=1e-6)
-    assert "paired bootstrap over 40 examples of 2 languages: mining b p=" in compared(*paths)
+    assert "paired permutation test over 40 examples of 2 languages: mining b p=" in compared(*paths)

@@ -129,7 +129,7 @@ def test_every_query_of_a_result_has_its_measures_the_mean_over_seeds(folder, tm
     assert set(json.loads(other.read_text())["outcomes"]) == MEASURES
     again, _ = run(folder, tmp_path, how=protocol(seeds=[0, 1], steps=5), name="longer")
     (verdict,) = compare([path, again]).verdicts.values()
-    assert verdict.test == "paired bootstrap over 48 examples of 2 languages"
+    assert verdict.test == "paired permutation test over 48 examples of 2 languages"
 
 
 def test_a_trial_that_was_written_without_measures_of_queries_still_counts(folder, tmp_path):
