@@ -29,7 +29,7 @@ from tessera.inference.encode import fit
 from tessera.inference.runtime import ABOUT, FILES, INPUTS, LOGITS, STATES, VECTORS, Runtime
 from tessera.inference.sentence_folder import Pipeline
 from tessera.model import hub
-from tessera.model.encoder import Encoder
+from tessera.model.encoder import Encoder, pack
 from tessera.model.hf_files import copy_tokenizer
 from tessera.model.mlm import MaskedLM
 from tessera.model.pooling import Unit, pool
@@ -221,8 +221,7 @@ def compare(
         if runtime.dtype is not dtype:
             continue
         for group in ([len(ids) - 1], list(range(len(ids))), list(range(3))):
-            tokens = torch.from_numpy(np.concatenate([ids[n] for n in group]))
-            starts = torch.tensor([0, *(len(ids[n]) for n in group)]).cumsum(0)
+            tokens, starts = pack([ids[n] for n in group])
             for output, rows in _pairs(model, pipeline, runtime, tokens, starts):
                 for n, (theirs, ours) in zip(group, rows, strict=True):
                     cosine, difference = _apart(theirs, ours)

@@ -26,16 +26,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tessera.corpus import documents
+from tessera.data.packing import by_length
 from tessera.data.tokenizer import Tokenizer
 from tessera.export.about import card
 from tessera.export.graph import Say, To, drafted, length_of, need, pooled, quiet, write_graph
 from tessera.files import write_json
 from tessera.inference import sentence_folder as folders
-from tessera.inference.encode import by_length, fit
+from tessera.inference.encode import fit
 from tessera.inference.runtime import ABOUT, FILES, INPUTS, VECTORS, Runtime
 from tessera.inference.sentence_folder import Pipeline
 from tessera.model import hub
-from tessera.model.encoder import Encoder
+from tessera.model.encoder import Encoder, pack
 from tessera.plan.corpus import Columns, Source
 
 # Shapes: n texts, T tokens of a batch end to end, P width of a vector.
@@ -286,10 +287,8 @@ def _vectors(compute: Callable[[Tensor, Tensor], Tensor], ids: Sequence[Ids]) ->
     """[n, P]"""
     rows: dict[int, Vectors] = {}
     with torch.inference_mode():
-        for batch in by_length(ids, _TOKENS):
-            tokens = torch.from_numpy(np.concatenate([ids[n] for n in batch]).astype(np.int64))
-            starts = torch.tensor([0, *(len(ids[n]) for n in batch)]).cumsum(0)
-            rows |= zip(batch, compute(tokens, starts).numpy(), strict=True)
+        for batch in by_length([len(one) for one in ids], _TOKENS):
+            rows |= zip(batch, compute(*pack([ids[n] for n in batch])).numpy(), strict=True)
     return np.stack([rows[n] for n in range(len(ids))])
 
 

@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tessera.data.packing import by_length
 from tessera.finetune.examples import Triple
 from tessera.finetune.loop import CLIP, Course, Diverged, learning_rate
 from tessera.finetune.retriever import Contrast, Ids, Progress, Retriever
-from tessera.inference.encode import by_length
 from tessera.inference.nearest import nearest
 from tessera.model.encoder import Encoder
 from tessera.model.sparse_embedding import PartialEmbedding
@@ -126,7 +126,7 @@ def backward(
     embed       texts -> [N, C]
     max_tokens  of the texts that are held with what their gradient needs, unless one alone has more
     """
-    parts = list(by_length(texts, max_tokens))
+    parts = list(by_length([len(text) for text in texts], max_tokens))
     if len(parts) == 1:
         whole = loss(embed(texts))
         whole.backward()

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tessera.data.packing import by_length
 from tessera.finetune.features import Answer, Example, Floats, Item, Kind
 from tessera.finetune.learner import Learner, embedding, set_embedding
 from tessera.model.encoder import Encoder
@@ -123,7 +124,7 @@ def predict(learner: Learner, examples: Sequence[Example], on_progress: Progress
     still = replace(learner, encoder=cast(Encoder, packed(learner.encoder, learner.dtype)))
     found: list[Floats] = [np.zeros((0, 0), np.float32)] * len(items)
     done = 0
-    for numbers in _by_tokens(items, learner.micro_batch_tokens):
+    for numbers in by_length([item.tokens for item in items], learner.micro_batch_tokens):
         batch = [items[i] for i in numbers]
         scores = still.scores(batch).float().cpu().numpy()
         ends = np.cumsum([_rows(learner.reader.kind, item) for item in batch])
@@ -161,7 +162,7 @@ def _step(learner: Learner, batch: Sequence[Item], optimizer: torch.optim.Optimi
     learner.head.train()
     asked = sum(len(i.targets) if learner.reader.kind == "tag" else 1 for i in batch)
     summed = 0.0
-    for numbers in _by_tokens(batch, learner.micro_batch_tokens):
+    for numbers in by_length([item.tokens for item in batch], learner.micro_batch_tokens):
         loss = learner.loss([batch[i] for i in numbers]) / asked
         loss.backward()
         summed += float(loss.detach())
@@ -215,20 +216,6 @@ def _batches(items: int, size: int, seed: int) -> Iterator[list[int]]:
         order = np.random.default_rng([seed, epoch]).permutation(items).tolist()
         yield from (order[first : first + size] for first in range(0, items, size))
         epoch += 1
-
-
-def _by_tokens(items: Sequence[Item], max_tokens: int) -> Iterator[list[int]]:
-    """Numbers of the items in micro-batches of at most max_tokens unless alone; those of similar length together."""
-    batch: list[int] = []
-    size = 0
-    for number in sorted(range(len(items)), key=lambda i: -items[i].tokens):
-        if batch and size + items[number].tokens > max_tokens:
-            yield batch
-            batch, size = [], 0
-        batch.append(number)
-        size += items[number].tokens
-    if batch:
-        yield batch
 
 
 def _rows(kind: Kind, item: Item) -> int:

@@ -20,7 +20,7 @@ from tessera.finetune.learner import Pretrained
 from tessera.inference import sentence_folder as folders
 from tessera.inference.encode import each, fit
 from tessera.model import hub
-from tessera.model.encoder import Encoder
+from tessera.model.encoder import Encoder, pack
 from tessera.model.mlm import pool
 from tessera.model.packed import packed
 from tessera.model.precision import autocast, compute_dtype
@@ -94,8 +94,7 @@ class Retriever:
 
     def pooled(self, texts: Sequence[Ids]) -> Tensor:
         """[N, C] float32 of texts as tokens, not of length 1 yet; gradients lead back to the encoder."""
-        tokens = torch.from_numpy(np.concatenate(texts).astype(np.int64)).to(self.device)
-        starts = torch.from_numpy(np.cumsum([0, *map(len, texts)])).to(self.device)
+        tokens, starts = pack(texts, self.device)
         with autocast(self.device, compute_dtype(self.machine.dtype, self.device)):
             return pool(self.encoder(tokens, starts), starts, self.contrast.pooling)
 

@@ -10,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tessera.data.packing import by_length
 from tessera.data.tokenizer import Tokenizer
+from tessera.model.encoder import pack
 from tessera.model.hub import AnyMaskedLM
 from tessera.model.mlm import Regressor, pool
 from tessera.model.packed import packed
@@ -97,9 +99,7 @@ def each(
         with torch.inference_mode(), autocast(device, precision):
             done = 0
             for numbers, ids in _batches(tokenizer, texts, longest, max_tokens):
-                tokens = torch.from_numpy(np.concatenate(ids).astype(np.int64)).to(device)
-                starts = torch.from_numpy(np.cumsum([0, *map(len, ids)])).to(device)
-                result[numbers] = compute(tokens, starts).cpu().numpy()
+                result[numbers] = compute(*pack(ids, device)).cpu().numpy()
                 done += len(numbers)
                 if on_progress is not None:
                     on_progress(done, len(texts), what)
@@ -114,22 +114,8 @@ def _batches(
     """(numbers of the texts, their token ids), texts of similar length together, at most max_tokens unless alone."""
     for first in range(0, len(texts), _TEXTS):
         ids = [fit(one, tokenizer, max_length) for one in tokenizer.encode_batch(texts[first : first + _TEXTS])]
-        for batch in by_length(ids, max_tokens):
+        for batch in by_length([len(one) for one in ids], max_tokens):
             yield [first + i for i in batch], [ids[i] for i in batch]
-
-
-def by_length(ids: Sequence[NDArray[np.int32]], max_tokens: int) -> Iterator[list[int]]:
-    """Places in `ids`, the longest first, in batches of at most max_tokens unless alone."""
-    batch: list[int] = []
-    size = 0
-    for place in sorted(range(len(ids)), key=lambda i: -len(ids[i])):
-        if batch and size + len(ids[place]) > max_tokens:
-            yield batch
-            batch, size = [], 0
-        batch.append(place)
-        size += len(ids[place])
-    if batch:
-        yield batch
 
 
 def fit(ids: NDArray[np.int32], tokenizer: Tokenizer, max_length: int) -> NDArray[np.int32]:

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tessera.inference.encode import by_length
+from tessera.data.packing import by_length
 from tessera.inference.tokenize import Ids, TextTokenizer, flat
 from tessera.model.encoder import Encoder as Moving
+from tessera.model.encoder import pack
 from tessera.model.packed import PackedEncoder, can_freeze
 from tessera.model.pooling import Dense, Unit, average, pool
 from tessera.model.precision import autocast
@@ -107,8 +108,8 @@ class Engine:
         with torch.inference_mode():
             pooled, done = torch.empty(len(ids), self.hidden_size * len(how.pooling), device=self.device), 0
             with autocast(self.device, self.dtype):
-                for batch in by_length(ids, how.max_tokens):
-                    tokens, starts = self._batch([ids[n] for n in batch])
+                for batch in by_length([len(one) for one in ids], how.max_tokens):
+                    tokens, starts = pack([ids[n] for n in batch], self.device)
                     found = pool(self.model(tokens, starts), starts, how.pooling, how.skip)
                     pooled[torch.tensor(batch, device=self.device)] = found
                     done += len(batch)
@@ -126,8 +127,8 @@ class Engine:
         """The hidden states of each piece, [t, C]."""
         rows = [np.empty(0, np.float32)] * len(ids)
         with torch.inference_mode(), autocast(self.device, self.dtype):
-            for batch in by_length(ids, max_tokens):
-                tokens, starts = self._batch([ids[n] for n in batch])
+            for batch in by_length([len(one) for one in ids], max_tokens):
+                tokens, starts = pack([ids[n] for n in batch], self.device)
                 hidden = self.model(tokens, starts).float().cpu().numpy()
                 for n, part in zip(batch, np.split(hidden, starts[1:-1].cpu().numpy()), strict=True):
                     rows[n] = part.copy()  # a view would keep the whole batch
@@ -141,7 +142,3 @@ class Engine:
         raise ValueError(
             f"the vector of texts[{first + int(whole.argmin())}] is not finite: numbers grew too large for {self.dtype}"
         )
-
-    def _batch(self, ids: Sequence[Ids]) -> tuple[Tensor, Tensor]:
-        tokens = torch.from_numpy(np.concatenate(ids).astype(np.int64)).to(self.device)
-        return tokens, torch.from_numpy(np.cumsum([0, *map(len, ids)])).to(self.device)
