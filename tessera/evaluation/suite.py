@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from tessera import __version__
 from tessera.data.shards import INDEX, Shards
@@ -29,8 +30,10 @@ from tessera.data.tokenizer import Tokenizer
 from tessera.evaluation import bitext, probe
 from tessera.evaluation.tasks import Bitext, Probing, read_task
 from tessera.files import write_json
-from tessera.inference.encode import embed
+from tessera.inference.engine import each
 from tessera.model import hub
+from tessera.model.packed import packed
+from tessera.model.pooling import pool
 from tessera.model.precision import compute_dtype
 from tessera.plan.recipe import Evaluation, Machine
 from tessera.train import held_out as held_out_text
@@ -172,14 +175,18 @@ class _Model:
     def remember(self, texts: Iterable[str], report: Progress) -> None:
         """Embeds the texts that were not seen before."""
         new = [text for text in dict.fromkeys(texts) if text not in self.rows]
-        added = embed(
+        device = next(self.model.parameters()).device
+        encoder = packed(self.model.encoder, compute_dtype(self.machine.dtype, device))
+        added = each(
             self.model,
             self.tokenizer,
             new,
-            pooling=self.pooling,
+            lambda tokens, starts: functional.normalize(pool(encoder(tokens, starts), starts, self.pooling), dim=-1),
+            self.model.config.hidden_size,
             max_tokens=self.machine.micro_batch_tokens,
             dtype=self.machine.dtype,
             on_progress=report,
+            what="embedding",
         )
         self.rows.update(zip(new, range(len(self.rows), len(self.rows) + len(new)), strict=True))
         self.vectors = np.concatenate((self.vectors, added))

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from tessera.corpus import documents
 from tessera.data.tokenizer import Tokenizer
 from tessera.files import atomic_folder, write_json
-from tessera.inference.encode import each
+from tessera.inference.engine import each
 from tessera.inference.text_scorer import Dtype, limit_of
 from tessera.model import hub
 from tessera.model.encoder import Encoder
-from tessera.model.mlm import Dense, Regressor, Transform, pool
+from tessera.model.mlm import Dense, Regressor, Transform
+from tessera.model.pooling import pool
 from tessera.plan.corpus import Columns, Source
 
 _PENALTIES = np.logspace(-4, 4, 17)  # times the mean variance of a feature

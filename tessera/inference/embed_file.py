@@ -1,4 +1,4 @@
-"""`tessera embed`: a file of texts into a file of vectors, in bounded memory, through any number of interruptions.
+"""Batch embedding of files (`tessera embed`): texts to embeddings in bounded memory, resumed after interruptions.
 
 Texts are read in parts of some thousand. The vectors of a part are written whole, under a name of their own in a folder
 beside the output; a restart computes the parts that are missing. At the end the parts are joined, in order, and the

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from tessera.model.cross_entropy import cross_entropies, summed_cross_entropy
 from tessera.model.encoder import Encoder, Norm
+from tessera.model.pooling import pool
 from tessera.plan.architecture import EncoderConfig
 
 # Shapes: T tokens of N documents end to end, M scored positions, C hidden size, V vocabulary.
@@ -132,23 +133,6 @@ class Dense(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """[M, C] -> [M, C]"""
         return functional.gelu(self.dense(hidden))
-
-
-def pool(hidden: Tensor, starts: Tensor, how: Literal["mean", "cls"]) -> Tensor:
-    """One vector per document: the mean of its hidden states, or its first.
-
-    hidden [T, C], starts [N+1] -> [N, C] float32. Raises ValueError for an empty document or an unknown `how`.
-    """
-    lengths = starts.diff()
-    if len(lengths) and not bool((lengths > 0).all()):
-        raise ValueError(f"document {int((lengths < 1).nonzero()[0])} is empty; there is nothing to pool")
-    if how == "cls":
-        return hidden.index_select(0, starts[:-1]).float()
-    if how != "mean":
-        raise ValueError(f"pooling is {how!r}; give mean or cls")
-    document = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths)
-    sums = torch.zeros(len(lengths), hidden.shape[1], device=hidden.device).index_add(0, document, hidden.float())
-    return sums / lengths[:, None]
 
 
 @torch.no_grad()

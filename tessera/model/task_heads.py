@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from tessera.model.hf_names import Pooling
-from tessera.model.mlm import Dense, Transform, pool
+from tessera.model.mlm import Dense, Transform
+from tessera.model.pooling import pool
 from tessera.model.transformers_model import TransformersConfig
 from tessera.plan.architecture import EncoderConfig
 

@@ -101,11 +101,11 @@ def test_every_task_is_written_with_its_protocol_and_averages(folder, evaluation
 def test_every_text_is_embedded_once(folder, evaluation, tmp_path, monkeypatch):
     seen = []
 
-    def embed(model, tokenizer, texts, **how):
+    def each(model, tokenizer, texts, *_, **how):
         seen.extend(texts)
         return np.random.default_rng(0).standard_normal((len(texts), 32)).astype(np.float32)
 
-    monkeypatch.setattr(suite, "embed", embed)
+    monkeypatch.setattr(suite, "each", each)
     evaluate(folder / "model", evaluation, tmp_path, name="m", machine=CALM)
     assert len(seen) == len(set(seen)) == 2 * 24 + 2 * 4 * (8 + 3)
 
