@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from tessera.evaluation import catalogue, frozen, load, retrieve, sweep, trials
+from tessera.evaluation import catalogue, frozen, load, metrics, retrieve, sweep, trials
 from tessera.evaluation.rows import DataError
-from tessera.evaluation.trials import Progress
 from tessera.model.hf_files import read_json
 from tessera.plan.errors import did_you_mean
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Task
+from tessera.progress import Progress
 
 _MMBERT_VOCABULARY = 200_000  # tokens, at least: its model_type is ModernBERT's
 
@@ -37,13 +37,15 @@ def judge(
     oracle       choose the rate on the test set: results are marked, and are no results
 
     Raises TaskError for names that nobody knows and DataError for languages that a task does not have, before anything
-    is run; else as sweep.run and retrieve.retrieve.
+    is run, ImportError where a metric's library is missing; else as sweep.run and retrieve.retrieve.
     """
     family = family_of(Path(model_folder))
     chosen = [
         (_only(task, languages, data_folder), catalogue.protocol(protocol, task, family))
         for task in catalogue.choose(tasks)
     ]
+    for task, _ in chosen:
+        metrics.check(task.metric)
     out = Path(out, *_folder(languages))
     for task, how in chosen:
         if task.kind in frozen.KINDS:

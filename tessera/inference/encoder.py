@@ -10,7 +10,7 @@ It also stands where a SentenceTransformer or LangChain's Embeddings is expected
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self, Unpack
@@ -29,8 +29,7 @@ from tessera.inference.tokenize import TextTokenizer, check_vocabulary, checked,
 from tessera.model import hub
 from tessera.model.attention import choose
 from tessera.model.precision import autocast, compute_dtype
-
-Progress = Callable[[int, int, str], None]
+from tessera.progress import Progress, silent
 
 _QUERY, _DOCUMENT = ("query",), ("document", "passage", "corpus")  # names of prompts
 
@@ -165,12 +164,11 @@ class Encoder:
         return self._stream(texts, self.how(**options), on_progress)
 
     def _stream(self, texts: Iterable[str], how: EncodeOptions, on_progress: Progress | None) -> Iterator[Vectors]:
-        total, done = len(texts) if isinstance(texts, Sequence) else 0, 0
+        total, done, tell = len(texts) if isinstance(texts, Sequence) else 0, 0, on_progress or silent
         for window in windows(texts, how.reading.longest()):
 
             def report(share: float, done: int = done, texts: int = len(window)) -> None:
-                if on_progress is not None:
-                    on_progress(done + int(share * texts), total, "embedding")
+                tell(done + int(share * texts), total, "embedding")
 
             rows = self._engine.vectors(how.reading.pieces(window), how, report)
             self._engine.check(rows, done)

@@ -22,6 +22,7 @@ from tessera.model.encoder import pack
 from tessera.model.packed import PackedEncoder, packed
 from tessera.model.pooling import Dense, Unit, average, pool
 from tessera.model.precision import autocast, compute_dtype
+from tessera.progress import Progress, silent
 
 Vectors = NDArray[np.float32]
 Pooling = str | Sequence[str]
@@ -74,7 +75,7 @@ def rows(
     device: torch.device,
     dtype: torch.dtype,
     max_tokens: int = 16_384,
-    report: Callable[[int], None] = lambda done: None,
+    report: Callable[[int], None] = silent,
 ) -> Tensor:
     """What `compute` makes of each text, float32 [n, width] on the device, without gradients.
 
@@ -103,7 +104,7 @@ def each(
     max_length: int | None = None,
     max_tokens: int = 16_384,
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
-    on_progress: Callable[[int, int, str], None] | None = None,
+    on_progress: Progress | None = None,
     what: str,
 ) -> Vectors:
     """What `compute` makes of each text, float32 [n, width], for models that are about to be used otherwise.
@@ -123,14 +124,13 @@ def each(
     longest = int(config.max_position_embeddings) if max_length is None else max_length
     reading = TextTokenizer(tokenizer=tokenizer, max_length=longest)
     how: dict[str, Any] = {"max_tokens": max_tokens, "device": device, "dtype": compute_dtype(dtype, device)}
-    found = np.empty((len(texts), width), np.float32)
+    found, tell = np.empty((len(texts), width), np.float32), on_progress or silent
     model.eval()
     try:
         for first in range(0, len(texts), _TEXTS):
 
             def report(done: int, before: int = first) -> None:
-                if on_progress is not None:
-                    on_progress(before + done, len(texts), what)
+                tell(before + done, len(texts), what)
 
             ids = reading.ids(texts[first : first + _TEXTS])
             found[first : first + _TEXTS] = rows(compute, ids, width, report=report, **how).cpu().numpy()
@@ -164,7 +164,7 @@ class Engine:
             one, found = replace(how, alone=False, max_tokens=1), np.empty((len(pieces), how.dimensions), np.float32)
             with autocast(self.device, self.dtype):  # around all of them: it keeps weights that it has rounded
                 for n, own in enumerate(pieces):
-                    found[n] = self.vectors([own], one, lambda share: None)[0]
+                    found[n] = self.vectors([own], one, silent)[0]
                     report((n + 1) / len(pieces))
             return found
         ids, first = flat(pieces)
