@@ -63,13 +63,7 @@ class Setting(NamedTuple):
     dtype: torch.dtype
 
 
-def parity(
-    folder: str | Path,
-    *,
-    seed: int = 0,
-    on_progress: Progress = silent,
-    say: Say = silent,
-) -> list[Row]:
+def parity(folder: str | Path, *, seed: int = 0, on_progress: Progress = silent, say: Say = silent) -> list[Row]:
     """Every comparison for the model in `folder`, in every backend and number format that runs here.
 
     seed   of the documents, which are random tokens

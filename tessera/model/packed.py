@@ -1,9 +1,8 @@
-"""Inference without gradients: on a CPU oneDNN-prepacked weights with activations and residual adds fused into the
-matrix products, elsewhere weights rounded once.
+"""CPU inference: oneDNN-prepacked weights, with activations and residual adds fused into the matrix products.
 
 A forward pass of its own beside model/encoder.py, because the fused products have no gradients and run on CPUs only:
 activation, gate and residual are oneDNN's post-operations, by way of the functions that torch.compile uses for them,
-and no compiler is needed. Hidden states stay in the precision of the products.
+and no compiler is needed. Hidden states stay in the precision of the products. Elsewhere weights are rounded once.
 """
 
 from collections.abc import Callable
@@ -74,7 +73,7 @@ class _Layer:
 
 
 class PackedEncoder(nn.Module):
-    """The answers of an `Encoder`, faster, without gradients.
+    """CPU inference encoder: the answers of an `Encoder`, faster, without gradients.
 
     encoder  on a CPU; it is left as it is, and is not needed afterwards
     dtype    of weights and hidden states, float32 or bfloat16
