@@ -276,6 +276,9 @@ def test_options_that_do_not_fit_are_refused(encoder, options, message):
 def test_a_misspelt_keyword_is_refused_with_a_suggestion(encoder):
     with pytest.raises(TypeError, match="encode has no keyword 'poling'; did you mean 'pooling'"):
         encoder.encode(TEXTS, poling="mean")
+    for call in (encoder.how, lambda **options: encoder.stream([], **options)):  # which take ours only
+        with pytest.raises(TypeError, match="encode has no keyword 'batch_size'"):
+            call(batch_size=3)
 
 
 # -------------------------------------------------------------------------------------------------------------- robust
