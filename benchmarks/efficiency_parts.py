@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tessera.inference.engine import at_rest
 from tessera.model.encoder import Encoder
 from tessera.model.hf_names import family, their_config
-from tessera.model.mlm import pool
+from tessera.model.packed import packed
+from tessera.model.pooling import pool
 from tessera.model.precision import compute_dtype
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.train.throughput import used_memory
@@ -82,7 +82,7 @@ Encode = Callable[[list[np.ndarray]], Tensor]  # documents of one batch -> [N, C
 def tessera(model: str, device: torch.device, dtype: torch.dtype, rehearse: bool) -> Encode:
     """As the class Encoder holds a model."""
     torch.manual_seed(0)
-    standing = at_rest(Encoder(_config(model, rehearse)).eval(), device, dtype)
+    standing = packed(Encoder(_config(model, rehearse)).eval().to(device), dtype, may_round=True)
 
     def encode(batch: list[np.ndarray]) -> Tensor:
         tokens = torch.from_numpy(np.concatenate(batch)).to(device, non_blocking=True)

@@ -135,24 +135,20 @@ def _tessera(what: str, folder: Path) -> Callable[[list[Any]], Any]:
     import numpy as np
     import torch
 
+    from tessera.data.packing import by_length
     from tessera.model import hub
-    from tessera.model.mlm import pool
+    from tessera.model.encoder import pack
     from tessera.model.packed import PackedEncoder
+    from tessera.model.pooling import pool
 
-    frozen = PackedEncoder(hub.load(folder / "model").encoder, torch.bfloat16 if "bfloat16" in what else torch.float32)
+    packed = PackedEncoder(hub.load(folder / "model").encoder, torch.bfloat16 if "bfloat16" in what else torch.float32)
 
     @torch.inference_mode()
     def run(texts: list[Any]) -> Any:
-        out = np.empty((len(texts), frozen.config.hidden_size), np.float32)
-        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
-        while order:
-            count = size = 0
-            while count < len(order) and (count == 0 or size + len(texts[order[count]]) <= 16_384):
-                size, count = size + len(texts[order[count]]), count + 1
-            batch, order = order[:count], order[count:]
-            tokens = torch.from_numpy(np.concatenate([texts[i] for i in batch]))
-            starts = torch.tensor([0, *np.cumsum([len(texts[i]) for i in batch])])
-            vectors = pool(frozen(tokens, starts), starts, "mean")
+        out = np.empty((len(texts), packed.config.hidden_size), np.float32)
+        for batch in by_length([len(text) for text in texts], 16_384):
+            tokens, starts = pack([texts[i] for i in batch])
+            vectors = pool(packed(tokens, starts), starts, "mean")
             out[batch] = torch.nn.functional.normalize(vectors, dim=1).numpy()
         return out
 

@@ -16,7 +16,8 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from tessera.model import hub
-from tessera.model.mlm import MaskedLM, initialize, pool
+from tessera.model.mlm import MaskedLM, initialize
+from tessera.model.pooling import pool
 from tessera.model.precision import autocast
 from tessera.plan.architecture import PRESETS
 

@@ -200,8 +200,7 @@ def _tessera(what: str, folder: Path) -> tuple[Callable[[Any], float], Any, Any]
 
     from tessera.data.packing import micro_batches
     from tessera.model import hub
-    from tessera.model.allocator import keep_memory
-    from tessera.model.precision import autocast
+    from tessera.model.precision import autocast, keep_memory
     from tessera.plan.recipe import Machine, Optimizer
     from tessera.train.optimizer import build
 

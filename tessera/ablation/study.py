@@ -254,7 +254,7 @@ def make(folder: Path, on_progress: Progress | None = None, threads: int | None 
 
 
 def _give_back() -> None:
-    """Frees what model/allocator.py had glibc keep: it is in pieces by now, and each variant would add some more."""
+    """Frees what model/precision.py had glibc keep: it is in pieces by now, and each variant would add some more."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 

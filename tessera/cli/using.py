@@ -77,8 +77,8 @@ def export(
     texts: Annotated[str | None, typer.Option(help="yours, compared beside those built in")] = None,
 ) -> None:
     """A model as one graph for another runtime, held against our own before it is written."""
-    from tessera.export.about import by_text
     from tessera.export.graph import export as write
+    from tessera.export.model_card import by_text
     from tessera.export.quantize import read_texts
 
     with Watcher(console) as watcher:

@@ -1,4 +1,4 @@
-"""A model as one file for ONNX Runtime or OpenVINO, held against ours before its folder takes its name.
+"""ONNX and OpenVINO export: a model as one graph, in numerical parity with ours before its folder takes its name.
 
 The folder holds the graph (dynamic batch and length), the tokenizer, config.json, the pooling as sentence-transformers
 writes it, what it was checked against, and a card with the lines that run it. OpenVINO's graph is made from the ONNX
@@ -21,18 +21,18 @@ import torch
 from torch import Tensor, nn
 
 from tessera.data.tokenizer import Tokenizer
-from tessera.export.about import Check, card, lowest
+from tessera.export.model_card import Check, card, lowest
 from tessera.export.padded import PaddedEmbedder, PaddedMaskedLM
 from tessera.files import atomic_folder, write_json
 from tessera.inference import sentence_folder as folders
-from tessera.inference.encode import fit
 from tessera.inference.runtime import ABOUT, FILES, INPUTS, LOGITS, STATES, VECTORS, Runtime
 from tessera.inference.sentence_folder import Pipeline
+from tessera.inference.tokenize import TextTokenizer
 from tessera.model import hub
-from tessera.model.encoder import Encoder
+from tessera.model.encoder import Encoder, pack
 from tessera.model.hf_files import copy_tokenizer
 from tessera.model.mlm import MaskedLM
-from tessera.model.pooling import Unit, pool
+from tessera.model.pooling import pool
 from tessera.model.precision import compute_dtype
 from tessera.progress import Say, silent
 
@@ -165,8 +165,7 @@ def trace(model: Encoder | MaskedLM, pipeline: Pipeline, path: Path) -> None:
         padded: nn.Module = PaddedMaskedLM(model)
         outputs = [LOGITS]
     else:
-        steps = [*pipeline.steps, *([Unit()] if pipeline.normalize else [])]
-        padded, outputs = PaddedEmbedder(model, pipeline.pooling, steps), [STATES, VECTORS]
+        padded, outputs = PaddedEmbedder(model, pipeline.pooling, pipeline.modules), [STATES, VECTORS]
     free = torch.export.Dim.DYNAMIC
     length = min(37, model.config.max_position_embeddings)
     example = torch.arange(2 * length).reshape(2, -1) % model.config.vocab_size
@@ -209,11 +208,11 @@ def compare(
     Batches of one, of all, and of a few, so that batch and length are seen to be free.
     """
     longest = model.config.max_position_embeddings
-    ids = [fit(one, tokenizer, longest).astype(np.int64) for one in tokenizer.encode_batch([*TEXTS, *texts])]
+    ids = TextTokenizer(tokenizer=tokenizer, max_length=longest).ids([*TEXTS, *texts])
     names = [text[:40] for text in (*TEXTS, *texts)]
     drawn = np.random.default_rng(0)
     for length in (length for length in _LENGTHS if length <= longest):
-        ids.append(drawn.integers(model.config.vocab_size, size=length))
+        ids.append(drawn.integers(model.config.vocab_size, size=length).astype(np.int32))
         names.append("random tokens")
     checks = []
     for dtype in dict.fromkeys((torch.float32, compute_dtype("auto", torch.device("cpu")))):
@@ -221,8 +220,7 @@ def compare(
         if runtime.dtype is not dtype:
             continue
         for group in ([len(ids) - 1], list(range(len(ids))), list(range(3))):
-            tokens = torch.from_numpy(np.concatenate([ids[n] for n in group]))
-            starts = torch.tensor([0, *(len(ids[n]) for n in group)]).cumsum(0)
+            tokens, starts = pack([ids[n] for n in group])
             for output, rows in _pairs(model, pipeline, runtime, tokens, starts):
                 for n, (theirs, ours) in zip(group, rows, strict=True):
                     cosine, difference = _apart(theirs, ours)
@@ -249,7 +247,7 @@ def _pairs(
 def pooled(hidden: Tensor, starts: Tensor, pipeline: Pipeline) -> Tensor:
     """hidden [T, C], starts [N+1] -> [N, P], with all that comes after pooling."""
     vectors = pool(hidden, starts, pipeline.pooling)
-    for step in (*pipeline.steps, *([Unit()] if pipeline.normalize else [])):
+    for step in pipeline.modules:
         vectors = step(vectors)
     return vectors
 

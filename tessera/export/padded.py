@@ -1,8 +1,8 @@
-"""A model as every runtime expects it: padded rows and a mask, written with operations that export.
+"""The model with padding and an attention mask, as other runtimes expect it, written with operations that export.
 
-The weights are those of the model it is made of; only the way through them differs from model/encoder.py, which reads
-documents end to end. Windows cost what they should: rows are cut into blocks of one side of the window, and a block
-sees itself and its two neighbours, so that a layer with a window is linear in the length.
+A forward pass of its own beside model/encoder.py, because graphs have rows of one length and no documents end to end;
+the weights are the same. Sliding windows cost what they should: rows are cut into blocks of one side of the window, and
+a block sees itself and its two neighbours, so that a layer with a window is linear in the length.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
-"""int8 for a processor, held against the model it comes from before its folder takes its name.
+"""Post-training quantization (PTQ) to int8, measured against the model it comes from before its folder takes its name.
 
-    openvino  weights and activations by NNCF, calibrated on real text; or weights alone
-    onnx      weights by channel and activations as they come, by ONNX Runtime
+    openvino  static: weights and activations by NNCF, calibrated on real text; or weights alone
+    onnx      dynamic: weights by channel and activations as they come, by ONNX Runtime
 
 What int8 loses depends on the model and the text, so it is measured on both: the cosine of every text with our own
 vector in float32, and whether retrieval still finds what it found. docs/export.md says what was compared.
@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,22 +26,22 @@ from torch import Tensor
 
 from tessera.corpus import documents
 from tessera.data.tokenizer import Tokenizer
-from tessera.export.about import card
 from tessera.export.graph import To, drafted, length_of, need, pooled, quiet, write_graph
+from tessera.export.model_card import card
 from tessera.files import write_json
 from tessera.inference import sentence_folder as folders
-from tessera.inference.encode import by_length, fit
-from tessera.inference.runtime import ABOUT, FILES, INPUTS, VECTORS, Runtime
-from tessera.inference.sentence_folder import Pipeline
+from tessera.inference.engine import rows
+from tessera.inference.nearest import nearest, unit
+from tessera.inference.runtime import ABOUT, FILES, INPUTS, VECTORS, Runtime, padded
+from tessera.inference.tokenize import Ids, TextTokenizer
 from tessera.model import hub
-from tessera.model.encoder import Encoder
 from tessera.plan.corpus import Columns, Source
 from tessera.progress import Say, silent
 
 # Shapes: n texts, T tokens of a batch end to end, P width of a vector.
 
 Vectors = NDArray[np.float32]
-Ids = NDArray[np.int32]
+Embed = Callable[[Sequence[Ids]], Vectors]  # token ids of texts -> [n, P]
 Drawn = TypeVar("Drawn")
 
 _CALIBRATED = 128  # texts; more made no difference
@@ -115,9 +114,10 @@ def quantize(
         raise ValueError(f"{inside / 'config.json'}: int8 takes EuroBERT and ModernBERT models")
     model, tokenizer = hub.load_own_encoder(inside, "cpu").eval(), Tokenizer.load(inside)
     longest = length_of(pipeline, model)
-    ids = _Ids(tokenizer, min(max_length, longest), pipeline.lower_case)
-
-    ours = partial(_ours, model, pipeline)
+    cut = min(max_length, longest)
+    ids = TextTokenizer(tokenizer=tokenizer, max_length=cut, lower_case=pipeline.lower_case).ids
+    width = pipeline.width(model.config.hidden_size)
+    ours = _embed(lambda tokens, starts: pooled(model(tokens, starts), starts, pipeline), width)
     with drafted(Path(target), inside, pipeline, model) as draft, tempfile.TemporaryDirectory(dir=draft.parent) as work:
         plain = Path(work)
         say(f"{to}: tracing {model.config.num_hidden_layers} layers")
@@ -127,15 +127,15 @@ def quantize(
         say(f"int8, calibrated on {calibrated} texts" if calibrated else "int8 without calibration")
         write_int8(plain, draft, to, weights_only, ids(calibrating))
         say(f"measuring on {len(measuring)} texts that were not calibrated on")
-        engines = Runtime.open(plain), Runtime.open(draft)
-        measured = _measure(ours, *engines, ids, measuring, pairs, _bytes(plain) / _bytes(draft))
-        del engines  # or their files cannot be moved everywhere
+        before, after = (_embed(Runtime.open(place).vectors, width) for place in (plain, draft))
+        measured = _measure(ours, before, after, ids, measuring, pairs, _bytes(plain) / _bytes(draft))
+        del before, after  # or their files cannot be moved everywhere
         if not (measured.lowest_cosine >= min_cosine and measured.drop <= max_drop):
             raise ValueError(
                 f"nothing was written: the bounds are a cosine of {min_cosine} and {max_drop} points of retrieval, "
                 f"measured was: {measured}" + ("; weights_only loses less" if calibrated else "")
             )
-        how: dict[str, Any] = {"weights_only": weights_only, "calibrated_on": calibrated, "max_length": ids.length}
+        how: dict[str, Any] = {"weights_only": weights_only, "calibrated_on": calibrated, "max_length": cut}
         how |= {"min_cosine": min_cosine, "max_drop": max_drop, "measured": asdict(measured)}
         write_json(draft / ABOUT, {"engine": to, "output": "embeddings", "int8": how})
         text = card(to, VECTORS, Path(target).name, longest, f"In int8. Measured: {measured}.")
@@ -219,13 +219,10 @@ def write_int8(source: Path, target: Path, to: To, weights_only: bool, calibrati
 
 
 def _batches(ids: Sequence[Ids]) -> Iterator[dict[str, Any]]:
-    order = sorted(range(len(ids)), key=lambda n: -len(ids[n]))
-    for rows in (order[n : n + _BATCH] for n in range(0, len(order), _BATCH)):
-        given = {name: np.zeros((len(rows), len(ids[rows[0]])), np.int64) for name in INPUTS}
-        for row, n in enumerate(rows):
-            given["input_ids"][row, : len(ids[n])] = ids[n]
-            given["attention_mask"][row, : len(ids[n])] = 1
-        yield given
+    """For calibration: so many texts a step whatever their length, the longest first."""
+    order = sorted(ids, key=lambda one: -len(one))
+    for first in range(0, len(order), _BATCH):
+        yield dict(zip(INPUTS, padded(order[first : first + _BATCH]), strict=True))
 
 
 def _bytes(folder: Path) -> int:
@@ -236,35 +233,20 @@ def _bytes(folder: Path) -> int:
 # --------------------------------------------------------------------------------------------------------- measuring
 
 
-@dataclass(frozen=True, slots=True)
-class _Ids:
-    """Texts to token ids, cut to `length`."""
-
-    tokenizer: Tokenizer
-    length: int
-    lower_case: bool
-
-    def __call__(self, texts: Sequence[str]) -> list[Ids]:
-        given = [text.lower() if self.lower_case else text for text in texts]
-        return [fit(one, self.tokenizer, self.length) for one in self.tokenizer.encode_batch(given)]
-
-
 def _measure(
-    ours: Callable[[Tensor, Tensor], Tensor],
-    before: Runtime,
-    after: Runtime,
-    ids: _Ids,
+    ours: Embed,
+    before: Embed,
+    after: Embed,
+    ids: Callable[[Sequence[str]], list[Ids]],
     texts: Sequence[str],
     pairs: Sequence[tuple[str, str]],
     smaller: float,
 ) -> Measured:
     whole = ids(texts)
-    wanted, found = _vectors(ours, whole), _vectors(after.vectors, whole)
-    lengths = np.linalg.norm(wanted, axis=1) * np.linalg.norm(found, axis=1)
-    cosines = (wanted * found).sum(1) / np.maximum(lengths, 1e-12)
+    cosines = (unit(ours(whole)) * unit(after(whole))).sum(1)
     sides = list(zip(*(pairs or map(_halves, texts)), strict=True))
     queries, answers = ids(sides[0]), ids(sides[1])
-    scores = [_retrieval(_vectors(one, queries), _vectors(one, answers)) for one in (ours, after.vectors)]
+    scores = [_retrieval(embed(queries), embed(answers)) for embed in (ours, after)]
     return Measured(
         texts=len(texts),
         lowest_cosine=float(cosines.min()),
@@ -279,19 +261,10 @@ def _measure(
     )
 
 
-def _ours(model: Encoder, pipeline: Pipeline, tokens: Tensor, starts: Tensor) -> Tensor:
-    return pooled(model(tokens, starts), starts, pipeline)
-
-
-def _vectors(compute: Callable[[Tensor, Tensor], Tensor], ids: Sequence[Ids]) -> Vectors:
-    """[n, P]"""
-    rows: dict[int, Vectors] = {}
-    with torch.inference_mode():
-        for batch in by_length(ids, _TOKENS):
-            tokens = torch.from_numpy(np.concatenate([ids[n] for n in batch]).astype(np.int64))
-            starts = torch.tensor([0, *(len(ids[n]) for n in batch)]).cumsum(0)
-            rows |= zip(batch, compute(tokens, starts).numpy(), strict=True)
-    return np.stack([rows[n] for n in range(len(ids))])
+def _embed(compute: Callable[[Tensor, Tensor], Tensor], width: int) -> Embed:
+    """compute: (tokens [T], starts [N+1]) -> [N, P] of a batch."""
+    how: dict[str, Any] = {"device": torch.device("cpu"), "dtype": torch.float32, "max_tokens": _TOKENS}
+    return lambda ids: rows(compute, ids, width, **how).numpy()
 
 
 def _halves(text: str) -> tuple[str, str]:
@@ -304,18 +277,18 @@ def _halves(text: str) -> tuple[str, str]:
 
 def _retrieval(queries: Vectors, answers: Vectors) -> float:
     """Of a hundred, both ways: those whose nearest neighbour by cosine is the other side."""
-    a, b = (side / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-12) for side in (queries, answers))
-    right, cosines = np.arange(len(a)), a @ b.T
-    return 50.0 * float((cosines.argmax(1) == right).mean() + (cosines.argmax(0) == right).mean())
+    a, b = unit(queries), unit(answers)
+    right = np.arange(len(a))[:, None]
+    return 50.0 * float((nearest(a, b, 1)[0] == right).mean() + (nearest(b, a, 1)[0] == right).mean())
 
 
-def _faster(before: Runtime, after: Runtime, ids: Sequence[Ids]) -> float:
+def _faster(before: Embed, after: Embed, ids: Sequence[Ids]) -> float:
     """Time of one over time of the other, in turns, the least of three after one to warm up."""
     least = [float("inf")] * 2
     for turn in range(4):
-        for n, runtime in enumerate((before, after)):
+        for n, embed in enumerate((before, after)):
             began = time.perf_counter()
-            _vectors(runtime.vectors, ids)
+            embed(ids)
             if turn:
                 least[n] = min(least[n], time.perf_counter() - began)
     return least[0] / least[1]

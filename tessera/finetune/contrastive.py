@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from tessera.data.packing import by_length
 from tessera.finetune.examples import Triple
 from tessera.finetune.loop import Plan, TrainingSummary, optimize
 from tessera.finetune.retriever import Contrast, Ids, Retriever
-from tessera.inference.encode import by_length
 from tessera.inference.nearest import nearest
 from tessera.model.encoder import Encoder
 from tessera.plan.task import Protocol
@@ -124,7 +124,7 @@ def backward(
     embed       texts -> [N, C]
     max_tokens  of the texts that are held with what their gradient needs, unless one alone has more
     """
-    parts = list(by_length(texts, max_tokens))
+    parts = list(by_length([len(text) for text in texts], max_tokens))
     if len(parts) == 1:
         whole = loss(embed(texts))
         whole.backward()

@@ -15,7 +15,7 @@ from torch.nn import functional
 from tessera.data.tokenizer import Tokenizer
 from tessera.finetune.features import Item, Kind, Reader
 from tessera.model import hub, task_heads
-from tessera.model.encoder import Attention, Encoder
+from tessera.model.encoder import Attention, Encoder, pack
 from tessera.model.hf_files import read_json
 from tessera.model.hf_names import Pooling, our_pooling
 from tessera.model.hub import AnyEncoder
@@ -90,12 +90,11 @@ class Learner:
     def scores(self, items: Sequence[Item]) -> Tensor:
         """[D, K] for documents and options, [M, K] for tags, [T, 2] for windows."""
         documents = [document for item in items for document in item.documents]
-        starts = torch.from_numpy(np.cumsum([0, *map(len, documents)]))
-        tokens = torch.from_numpy(np.concatenate(documents).astype(np.int64)).to(self.device)
+        tokens, starts = pack(documents, self.device)
         with autocast(self.device, self.dtype):
-            hidden = self.encoder(tokens, starts.to(self.device), *self._segments(items))
+            hidden = self.encoder(tokens, starts, *self._segments(items))
             if isinstance(self.head, task_heads.DocumentHead):
-                return self.head(hidden, starts.to(self.device))
+                return self.head(hidden, starts)
             if self.reader.kind == "tag":
                 places = np.concatenate([item.places + at for item, at in zip(items, starts.tolist(), strict=False)])
                 hidden = hidden.index_select(0, torch.from_numpy(places).to(self.device))

@@ -23,7 +23,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tessera.finetune.features import Answer, Example, Floats, Item
+from tessera.data.packing import by_length
+from tessera.finetune.features import Answer, Example, Floats
 from tessera.finetune.learner import Learner, embedding, set_embedding
 from tessera.model.encoder import Encoder
 from tessera.model.hub import AnyEncoder
@@ -84,7 +85,7 @@ def train(
         batch = [items[i] for i in chosen]
         asked = sum(len(item.targets) if learner.reader.kind == "tag" else 1 for item in batch)
         summed = 0.0
-        for numbers in _by_tokens(batch, learner.micro_batch_tokens):
+        for numbers in by_length([item.tokens for item in batch], learner.micro_batch_tokens):
             loss = learner.loss([batch[i] for i in numbers]) / asked
             loss.backward()
             summed += float(loss.detach())
@@ -116,7 +117,7 @@ def predict(learner: Learner, examples: Sequence[Example], on_progress: Progress
     still = replace(learner, encoder=cast(Encoder, packed(learner.encoder, learner.dtype)))
     found: list[Floats] = [np.zeros((0, 0), np.float32)] * len(items)
     done = 0
-    for numbers in _by_tokens(items, learner.micro_batch_tokens):
+    for numbers in by_length([item.tokens for item in items], learner.micro_batch_tokens):
         batch = [items[i] for i in numbers]
         scores = still.scores(batch).float().cpu().numpy()
         ends = np.cumsum([item.rows for item in batch])
@@ -262,17 +263,3 @@ def _train_in_part(encoder: AnyEncoder, seen: NDArray[np.integer]) -> PartialEmb
     table = PartialEmbedding(whole, torch.from_numpy(seen.astype(np.int64)).to(whole.device))
     set_embedding(encoder, table)
     return table
-
-
-def _by_tokens(items: Sequence[Item], max_tokens: int) -> Iterator[list[int]]:
-    """Numbers of the items in micro-batches of at most max_tokens unless alone; those of similar length together."""
-    batch: list[int] = []
-    size = 0
-    for number in sorted(range(len(items)), key=lambda i: -items[i].tokens):
-        if batch and size + items[number].tokens > max_tokens:
-            yield batch
-            batch, size = [], 0
-        batch.append(number)
-        size += items[number].tokens
-    if batch:
-        yield batch

@@ -17,12 +17,13 @@ from torch.nn import functional
 from tessera.data.tokenizer import Tokenizer
 from tessera.finetune.learner import Pretrained, copied
 from tessera.inference import sentence_folder as folders
-from tessera.inference.encode import each, fit
+from tessera.inference.engine import each
+from tessera.inference.tokenize import TextTokenizer
 from tessera.model import hub
-from tessera.model.encoder import Encoder
+from tessera.model.encoder import Encoder, pack
 from tessera.model.hub import AnyEncoder
-from tessera.model.mlm import pool
 from tessera.model.packed import packed
+from tessera.model.pooling import pool
 from tessera.model.precision import autocast, compute_dtype
 from tessera.plan.recipe import Machine
 from tessera.progress import Progress
@@ -89,12 +90,11 @@ class Retriever:
 
     def read(self, texts: Sequence[str]) -> list[Ids]:
         """Tokens of texts that have their prompts already."""
-        return [fit(ids, self.tokenizer, self.max_length) for ids in self.tokenizer.encode_batch(texts)]
+        return TextTokenizer(tokenizer=self.tokenizer, max_length=self.max_length).ids(texts)
 
     def pooled(self, texts: Sequence[Ids]) -> Tensor:
         """[N, C] float32 of texts as tokens, not of length 1 yet; gradients lead back to the encoder."""
-        tokens = torch.from_numpy(np.concatenate(texts).astype(np.int64)).to(self.device)
-        starts = torch.from_numpy(np.cumsum([0, *map(len, texts)])).to(self.device)
+        tokens, starts = pack(texts, self.device)
         with autocast(self.device, compute_dtype(self.machine.dtype, self.device)):
             return pool(self.encoder(tokens, starts), starts, self.contrast.pooling)
 
@@ -125,7 +125,7 @@ class Retriever:
             return functional.normalize(pool(still(tokens, starts), starts, self.contrast.pooling), dim=-1)
 
         return each(
-            self.encoder,  # type: ignore[arg-type]  # all that is asked of a model there: config, weights, train and eval
+            self.encoder,
             self.tokenizer,
             texts,
             unit,

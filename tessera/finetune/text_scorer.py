@@ -20,10 +20,10 @@ from torch import Tensor
 from tessera.corpus import documents
 from tessera.data.tokenizer import Tokenizer
 from tessera.files import atomic_folder, write_json
-from tessera.inference.encode import each
+from tessera.inference.engine import each
 from tessera.inference.text_scorer import Dtype, limit_of
 from tessera.model import hub
-from tessera.model.mlm import pool
+from tessera.model.pooling import pool
 from tessera.model.task_heads import ClassificationDense, DocumentClassifier, DocumentHead
 from tessera.plan.corpus import Columns, Source
 from tessera.progress import Progress

@@ -1,17 +1,16 @@
-"""Data and model, standing still: texts to vectors, masks filled, numbers for texts; parity.
+"""Data and model without gradients: texts to embeddings, masks filled, quality scores; parity.
 
 In reading order:
 
-    encoder.py          class Encoder: texts to vectors, tokens to vectors, masks to words
-    engine.py           its batches through the model, and what comes after pooling
-    tokenize.py         from texts to token ids of at most the model's length, one piece a text or several
-    sentence_folder.py  what a folder says of itself: pooling, prompts, length
-    similarity.py       an Encoder called as sentence-transformers is
-    fill_mask.py        what may stand where a text has a mask
-    nearest.py          exact nearest neighbours, scores by length, clusters
-    embed_file.py       a file of texts into a file of vectors, through interruptions
-    encode.py           texts to vectors inside a run, without what a folder adds
-    text_scorer.py      one number for each text, from a model with a regression head
-    runtime.py          an exported folder at work behind the interface of an Encoder
-    parity.py           a checkpoint on this machine: beside transformers, by hand, in every backend
+    encoder.py          class Encoder: sentence and token embeddings, fill-mask, similarity
+    tokenize.py         texts to token ids: truncation, chunks, prompts
+    engine.py           batched inference: ids to embeddings or hidden states, the only way there
+    sentence_folder.py  the sentence-transformers format: pooling, prompts, length
+    similarity.py       similarity scores, and the keywords of sentence-transformers
+    fill_mask.py        fill-mask: the most probable tokens for a mask
+    nearest.py          exact nearest-neighbour search
+    embed_file.py       a file of texts into a file of embeddings, through interruptions
+    text_scorer.py      quality scores of texts by a regression head
+    runtime.py          inference with OpenVINO or ONNX Runtime
+    parity.py           numerical parity of a checkpoint: beside transformers, by hand, in every backend
 """

@@ -1,4 +1,4 @@
-"""`tessera embed`: a file of texts into a file of vectors, in bounded memory, through any number of interruptions.
+"""Batch embedding of files (`tessera embed`): texts to embeddings in bounded memory, resumed after interruptions.
 
 Texts are read in parts of some thousand. The vectors of a part are written whole, under a name of their own in a folder
 beside the output; a restart computes the parts that are missing. At the end the parts are joined, in order, and the
@@ -63,6 +63,11 @@ class _Found(NamedTuple):
     bad: int
     mended: int
 
+    def __str__(self) -> str:
+        bad = f"; {self.bad:,} bad rows are left out" if self.bad else ""
+        mended = f"; half characters are replaced in {self.mended:,}" if self.mended else ""
+        return f"{self.rows:,} texts{bad}{mended}"
+
 
 def embed_file(
     model: str | Path,
@@ -115,15 +120,10 @@ def embed_file(
     _agree(parts, settings)
     say(str(encoder))
     reader = _Reader(files, text, id, skip_bad)
-    found = reader.look(lambda done: on_progress(0, 0, f"reads {done:,} rows"))
-    say(
-        f"{found.rows:,} texts"
-        + (f"; {found.bad:,} bad rows are left out" if found.bad else "")
-        + (f"; half characters are replaced in {found.mended:,}" if found.mended else "")
-    )
+    say(str(reader.look(lambda done: on_progress(0, 0, f"reads {done:,} rows"))))
     write_json(parts / _SETTINGS, asdict(settings))
-    _embed(encoder, reader, found, parts, settings, on_progress, say, options)
-    _join(parts, out, settings, reader.id_name, found, how.dimensions)
+    _embed(encoder, reader, parts, settings, on_progress, say, options)
+    _join(parts, out, settings, reader, how.dimensions)
     remove_folder(parts)
     return out
 
@@ -152,19 +152,12 @@ def _settings(
 
 
 def _embed(
-    encoder: Encoder,
-    reader: "_Reader",
-    found: _Found,
-    parts: Path,
-    settings: Settings,
-    on_progress: Progress,
-    say: Say,
-    options: dict[str, Any],
+    encoder: Encoder, reader: "_Reader", parts: Path, settings: Settings, on_progress: Progress, say: Say, options: Any
 ) -> None:
     """Writes the parts that are not there."""
-    done = 0
+    done, found = 0, reader.found
     try:
-        for number, (ids, texts) in enumerate(reader.parts(found, settings.part_rows)):
+        for number, (ids, texts) in enumerate(reader.parts(settings.part_rows)):
             path = parts / f"{number:06}.parquet"
             if not path.is_file():
 
@@ -183,6 +176,8 @@ def _embed(
 class _Reader:
     """The rows of the input, twice: once to look, once to work."""
 
+    found: _Found
+
     def __init__(self, files: list[storage.File], text: str, id: str | None, skip_bad: bool) -> None:
         self.files, self.text, self.id, self.skip_bad = files, text, id, skip_bad
         self.source = _source("", text, id)
@@ -191,7 +186,7 @@ class _Reader:
         self.id_name = "id" if self.id_column else _ROW
 
     def look(self, tell: Callable[[int], None]) -> _Found:
-        """How many rows there are, and that they are good. Raises ValueError naming the first bad one."""
+        """Counts rows (kept as `found`) and checks them. Raises ValueError naming the first bad one."""
         count = bad = mended = 0
         whole = self.id_column is not None or len(self.files) == 1  # whether ids so far are whole numbers
         for place, reason, key, text in self._rows():
@@ -207,9 +202,10 @@ class _Reader:
                 tell(count)
         if not count:
             raise ValueError(f"{self.files[0]}: holds no text")
-        return _Found(count, pa.int64() if whole else pa.string(), bad, mended)
+        self.found = _Found(count, pa.int64() if whole else pa.string(), bad, mended)
+        return self.found
 
-    def parts(self, found: _Found, part_rows: int) -> Iterator[tuple[list[Any], list[str]]]:
+    def parts(self, part_rows: int) -> Iterator[tuple[list[Any], list[str]]]:
         """(ids, texts) of each part."""
         ids: list[Any] = []
         texts: list[str] = []
@@ -217,7 +213,7 @@ class _Reader:
         for _, reason, key, text in self._rows():
             if reason:
                 continue
-            ids.append(key if pa.types.is_integer(found.id_type) else str(key))
+            ids.append(key if pa.types.is_integer(self.found.id_type) else str(key))
             texts.append(_mend(text))
             size += len(text)
             if len(texts) == part_rows or size >= _PART_CHARACTERS:
@@ -295,9 +291,8 @@ def _is_finished(out: Path, settings: Settings) -> bool:
 def _agree(parts: Path, settings: Settings) -> None:
     """Raises ValueError where parts were begun with other settings."""
     place = parts / _SETTINGS
-    if not place.is_file() or not any(parts.glob("*.parquet")):
-        return
-    if named := _different(json.loads(place.read_text(encoding="utf-8")), settings):
+    begun = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
+    if any(parts.glob("*.parquet")) and begun and (named := _different(begun, settings)):
         raise ValueError(f"{parts} was begun with another {named}; go on with the same, or remove the folder")
 
 
@@ -314,8 +309,7 @@ def _shown(value: Any) -> str:
 
 
 def _write_part(path: Path, id_name: str, ids: pa.Array, vectors: np.ndarray[Any, Any]) -> None:
-    flat = pa.array(vectors.reshape(-1))
-    column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
     with atomic_file(path) as draft:
         pa.parquet.write_table(pa.table({id_name: ids, "embedding": column}), draft, **_HOW_WRITTEN)
 
@@ -324,13 +318,13 @@ def _write_part(path: Path, id_name: str, ids: pa.Array, vectors: np.ndarray[Any
 _HOW_WRITTEN: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
 
 
-def _join(parts: Path, out: Path, settings: Settings, id_name: str, found: _Found, width: int) -> None:
+def _join(parts: Path, out: Path, settings: Settings, reader: _Reader, width: int) -> None:
     """One file out of all parts, one part in memory at a time."""
     tables = (pa.parquet.read_table(path) for path in sorted(parts.glob("*.parquet")))
     metadata = {_METADATA: json.dumps(asdict(settings), ensure_ascii=False)}
     element = pa.float16() if settings.output == "float16" else pa.float32()
     column = pa.field("embedding", pa.list_(element, width))
-    identity = pa.field(id_name, found.id_type)
+    identity = pa.field(reader.id_name, reader.found.id_type)
     if out.suffix == ".parquet":
         schema = pa.schema([identity, column], metadata)
         with atomic_file(out) as draft, pa.parquet.ParquetWriter(draft, schema, **_HOW_WRITTEN) as writer:
@@ -345,9 +339,9 @@ def _join(parts: Path, out: Path, settings: Settings, id_name: str, found: _Foun
         draft.open("wb") as file,
         pa.parquet.ParquetWriter(ids_draft, schema, **_HOW_WRITTEN) as writer,
     ):
-        np.lib.format.write_array_header_1_0(file, header | {"shape": (found.rows, width)})
+        np.lib.format.write_array_header_1_0(file, header | {"shape": (reader.found.rows, width)})
         for table in tables:
-            writer.write_table(table.select([id_name]).cast(schema))
+            writer.write_table(table.select([reader.id_name]).cast(schema))
             for chunk in table.column("embedding").chunks:
                 file.write(chunk.flatten().to_numpy(zero_copy_only=False).tobytes())
 

@@ -1,4 +1,4 @@
-"""Texts to vectors, tokens to vectors, masks to words: one class for every model folder.
+"""Class `Encoder`: sentence embeddings, token embeddings, fill-mask and similarity, from any model folder.
 
     encoder = Encoder.from_pretrained("runs/mine/final")
     vectors = encoder.encode(["one text", "another"])
@@ -13,27 +13,23 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from tessera.data.tokenizer import Tokenizer
 from tessera.inference import sentence_folder as folders
-from tessera.inference.engine import EncodeOptions, Engine, Tokens
+from tessera.inference.engine import EncodeOptions, Engine, Options, Pooling, Tokens, Vectors
 from tessera.inference.fill_mask import MaskFiller
 from tessera.inference.runtime import Runtime, kind
 from tessera.inference.sentence_folder import Pipeline
-from tessera.inference.similarity import as_sentence_transformers, paired_scores, scores
-from tessera.inference.tokenize import TextTokenizer, checked, windows
+from tessera.inference.similarity import Keywords, as_sentence_transformers, check_keywords, paired_scores, scores
+from tessera.inference.tokenize import TextTokenizer, check_vocabulary, checked, windows
 from tessera.model import hub
 from tessera.model.attention import choose
 from tessera.model.precision import autocast, compute_dtype
-from tessera.progress import Progress
-
-Vectors = NDArray[np.float32]
-Pooling = str | Sequence[str]
+from tessera.progress import Progress, silent
 
 _QUERY, _DOCUMENT = ("query",), ("document", "passage", "corpus")  # names of prompts
 
@@ -66,11 +62,7 @@ class Encoder:
         if threads is not None:
             torch.set_num_threads(threads)
         config: Any = model.config
-        if tokenizer.vocab_size > config.vocab_size:
-            raise ValueError(
-                f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}; give the "
-                "tokenizer that the model was trained with"
-            )
+        check_vocabulary(tokenizer, config)
         self.config = config
         self.pipeline = Pipeline() if pipeline is None else pipeline
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
@@ -126,23 +118,9 @@ class Encoder:
     # ---------------------------------------------------------------------------------------------------- texts
 
     def encode(
-        self,
-        texts: str | Iterable[str],
-        *,
-        pooling: Pooling | None = None,
-        normalize: bool | None = None,
-        prompt: str | None = None,
-        prompt_name: str | None = None,
-        dimensions: int | None = None,
-        max_length: int | None = None,
-        long: Literal["truncate", "chunk"] = "truncate",
-        overlap: int = 0,
-        max_tokens: int = 16_384,
-        batch_invariant: bool = False,
-        on_progress: Progress | None = None,
-        **theirs: Any,
+        self, texts: str | Iterable[str], *, on_progress: Progress | None = None, **options: Unpack[Keywords]
     ) -> Vectors:
-        """One vector for each text, float32 [n, h], in the order of the texts; of a single str one vector [h].
+        """Sentence embeddings: one vector for each text, float32 [n, h], in their order; of a single str one [h].
 
         texts            a list, or anything that yields texts: it is read once, some thousand at a time
         pooling          of POOLINGS in model/pooling.py, or several; None: as the folder says, mean where it does
@@ -152,67 +130,57 @@ class Encoder:
                          folder's default prompt if it has one
         dimensions       the first so many of each vector, before it is normalized (Matryoshka, arXiv:2205.13147)
         max_length       tokens of a text, special ones included; None: what the model was made for
-        long             truncate: a longer text ends there. chunk: it becomes several pieces of at most max_length,
-                         whose vectors are averaged, each weighing as many tokens as it has
-        overlap          tokens that a chunk shares with the one before
-        max_tokens       of a batch; a longer piece makes a batch of its own. Changes speed and memory only
+        long             truncate: a longer text ends there. chunk: it becomes several pieces of at most max_length
+                         (sliding windows), whose vectors are averaged, each weighing as many tokens as it has
+        overlap          tokens that a chunk shares with the one before; 0
+        max_tokens       of a batch, 16,384; a longer piece makes a batch of its own. Changes speed and memory only
         batch_invariant  the same bytes for a text whatever it is encoded with: each goes through the model alone
         on_progress      called with (done, of how many; 0 where that is not known, "embedding")
-        theirs           keywords of SentenceTransformer.encode mean what they mean there
+        The keywords of SentenceTransformer.encode mean what they mean there.
 
-        Raises TypeError naming the place of what is no str, ValueError for a text that is no Unicode, options that do
-        not fit, and a model whose weights are not numbers.
+        Raises TypeError naming the place of what is no str or a keyword that nobody knows, ValueError for a text that
+        is no Unicode, options that do not fit, and a model whose weights are not numbers.
         """
-        if theirs:
-            ours = {name: value for name, value in locals().items() if name not in ("self", "texts", "theirs")}
-            cut = ours["max_length"]
+        check_keywords(options, Keywords.__optional_keys__)
+        ours: Any = {name: value for name, value in options.items() if name in Options.__optional_keys__}
+        if len(ours) < len(options):
+            theirs = {name: value for name, value in options.items() if name not in ours}
             return as_sentence_transformers(
-                lambda: self.encode(texts, **ours),
-                lambda: self.encode_tokens(texts, max_length=cut),
+                lambda: self.encode(texts, on_progress=on_progress, **ours),
+                lambda: self.encode_tokens(texts, max_length=ours.get("max_length")),
                 theirs,
                 self.device,
             )
-        how = self.how(
-            pooling, normalize, prompt, prompt_name, dimensions, max_length, long, overlap, max_tokens, batch_invariant
-        )
+        how = self.how(**ours)
         if isinstance(texts, str):
             return next(self._stream([texts], how, on_progress))[0]
         rows = list(self._stream(texts, how, on_progress))
         return np.concatenate(rows) if len(rows) > 1 else rows[0] if rows else np.empty((0, how.dimensions), np.float32)
 
-    def stream(self, texts: Iterable[str], **options: Any) -> Iterator[Vectors]:
-        """The rows of `encode`, some thousand at a time, for texts without end; the same keywords."""
-        report = options.pop("on_progress", None)
-        return self._stream(texts, self.how(**options), report)
+    def stream(
+        self, texts: Iterable[str], *, on_progress: Progress | None = None, **options: Unpack[Options]
+    ) -> Iterator[Vectors]:
+        """The rows of `encode`, some thousand at a time, for texts without end; our keywords of it."""
+        return self._stream(texts, self.how(**options), on_progress)
 
     def _stream(self, texts: Iterable[str], how: EncodeOptions, on_progress: Progress | None) -> Iterator[Vectors]:
-        total, done = len(texts) if isinstance(texts, Sequence) else 0, 0
+        total, done, tell = len(texts) if isinstance(texts, Sequence) else 0, 0, on_progress or silent
         for window in windows(texts, how.reading.longest()):
 
             def report(share: float, done: int = done, texts: int = len(window)) -> None:
-                if on_progress is not None:
-                    on_progress(done + int(share * texts), total, "embedding")
+                tell(done + int(share * texts), total, "embedding")
 
             rows = self._engine.vectors(how.reading.pieces(window), how, report)
             self._engine.check(rows, done)
             done += len(window)
             yield rows
 
-    def how(
-        self,
-        pooling: Pooling | None = None,
-        normalize: bool | None = None,
-        prompt: str | None = None,
-        prompt_name: str | None = None,
-        dimensions: int | None = None,
-        max_length: int | None = None,
-        long: Literal["truncate", "chunk"] = "truncate",
-        overlap: int = 0,
-        max_tokens: int = 16_384,
-        batch_invariant: bool = False,
-    ) -> EncodeOptions:
+    def how(self, **options: Unpack[Options]) -> EncodeOptions:
         """The options of `encode`, settled. Raises ValueError for what does not fit the model or itself."""
+        check_keywords(options, Options.__optional_keys__)
         line, most = self.pipeline, self.config.max_position_embeddings
+        pooling, normalize = options.get("pooling"), options.get("normalize")
+        dimensions, max_length = options.get("dimensions"), options.get("max_length")
         names = line.pooling if pooling is None else (pooling,) if isinstance(pooling, str) else tuple(pooling)
         width = replace(line, pooling=names).width(self.config.hidden_size)
         if dimensions is not None and not 1 <= dimensions <= width:
@@ -221,10 +189,10 @@ class Encoder:
             raise ValueError(f'max_length is {max_length}, but this model reads {most} tokens; long="chunk" reads more')
         reading = TextTokenizer(
             tokenizer=self.tokenizer,
-            prompt=checked(line.prompt(prompt, prompt_name), 0),
+            prompt=checked(line.prompt(options.get("prompt"), options.get("prompt_name")), 0),
             max_length=self.max_seq_length if max_length is None else max_length,
-            long=long,
-            overlap=overlap,
+            long=options.get("long", "truncate"),
+            overlap=options.get("overlap", 0),
             lower_case=line.lower_case,
         )
         return EncodeOptions(
@@ -233,8 +201,8 @@ class Encoder:
             skip=0 if line.include_prompt else reading.skipped(),
             normalize=line.normalize if normalize is None else normalize,
             dimensions=width if dimensions is None else dimensions,
-            max_tokens=max_tokens,
-            alone=batch_invariant,
+            max_tokens=options.get("max_tokens", 16_384),
+            alone=options.get("batch_invariant", False),
         )
 
     # --------------------------------------------------------------------------------------------------- tokens
@@ -242,7 +210,7 @@ class Encoder:
     def encode_tokens(
         self, texts: Iterable[str], *, max_length: int | None = None, max_tokens: int = 16_384
     ) -> list[Tokens]:
-        """Every token's hidden state, with the characters it comes from; longer texts are cut off at max_length."""
+        """Token embeddings: hidden states, with the characters that each comes from; truncated to max_length."""
         reading = self.how(prompt="", max_length=max_length).reading
         found: list[Tokens] = []
         for window in windows([texts] if isinstance(texts, str) else texts, reading.longest()):
@@ -344,7 +312,7 @@ class Encoder:
         """
         if self.source is None:
             raise ValueError("this Encoder was not read from a folder; write its model with model.hub.save first")
-        line, how = self.pipeline, self.how(pooling, normalize, prompt="", max_length=max_length)
+        line, how = self.pipeline, self.how(pooling=pooling, normalize=normalize, prompt="", max_length=max_length)
         known = line.prompts if prompts is None else prompts
         pipeline = replace(
             line,

@@ -1,4 +1,4 @@
-"""What may stand where a text has a mask."""
+"""Fill-mask: the most probable tokens where a text has a mask."""
 
 import json
 from dataclasses import dataclass

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 _ROWS = 512  # queries compared at once
-_COLUMNS = 16_384  # with so many documents: bounds the memory at _ROWS x _COLUMNS similarities and as many flags
+_COLUMNS = 16_384  # with so many documents: bounds the memory at _ROWS x _COLUMNS similarities, twice, and their flags
 
 
 def nearest(queries: Floats, documents: Floats | Iterable[Floats], k: int) -> tuple[NDArray[np.int64], Floats]:
@@ -58,9 +58,16 @@ def _parts(documents: Floats | Iterable[Floats]) -> Iterator[Floats]:
 def _top(products: Floats, k: int) -> NDArray[np.int64]:
     """Columns of the k highest of each row [q, k], the highest first, of equals the first."""
     least = np.partition(products, products.shape[1] - k, axis=1)[:, [products.shape[1] - k]]
-    above, equal = products > least, products == least
-    room = k - above.sum(1, keepdims=True)
-    kept = above | (equal & (np.cumsum(equal, axis=1) <= room))
+    kept = products >= least
+    for row in np.flatnonzero(kept.sum(1) > k):  # of those that equal the least too many: the first ones stay
+        equal = np.flatnonzero(products[row] == least[row])
+        kept[row, equal[k - int(kept[row].sum()) :]] = False
     columns = np.nonzero(kept)[1].reshape(len(products), k)
     order = np.argsort(-np.take_along_axis(products, columns, 1), axis=1, kind="stable")
     return np.take_along_axis(columns, order, 1)
+
+
+def unit(vectors: Floats) -> Floats:
+    """Rows of length 1, whose inner products are cosines; a row of zeros stays one and is near to nothing."""
+    length = np.linalg.norm(vectors.astype(np.float32), axis=1, keepdims=True)
+    return (vectors / np.maximum(length, 1e-12)).astype(np.float32)

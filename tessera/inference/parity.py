@@ -1,4 +1,4 @@
-"""Whether a checkpoint gives on this machine what it should: packed, one at a time, padded in transformers.
+"""Numerical parity of a checkpoint on this machine: packed, one at a time, padded in transformers.
 
 Two kinds of questions. Numbers are compared with those of transformers reading one document at a time in float32 (where
 it is not installed, with those of our reference backend). Laws are checked on the model's own layers without any
@@ -63,13 +63,7 @@ class Setting(NamedTuple):
     dtype: torch.dtype
 
 
-def parity(
-    folder: str | Path,
-    *,
-    seed: int = 0,
-    on_progress: Progress = silent,
-    say: Say = silent,
-) -> list[Row]:
+def parity(folder: str | Path, *, seed: int = 0, on_progress: Progress = silent, say: Say = silent) -> list[Row]:
     """Every comparison for the model in `folder`, in every backend and number format that runs here.
 
     seed   of the documents, which are random tokens

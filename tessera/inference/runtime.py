@@ -1,4 +1,4 @@
-"""An exported model at work: OpenVINO or ONNX Runtime behind the interface of an Encoder.
+"""Inference with OpenVINO or ONNX Runtime: an exported model behind the interface of an Encoder.
 
     runtime = Runtime.open(folder)
     hidden = runtime(tokens, starts)          # [T, C], as model.encoder.Encoder gives them
@@ -10,7 +10,7 @@ Documents come and go end to end; inside they are padded, those of similar lengt
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -106,16 +106,24 @@ class Runtime(nn.Module):
             )
         padding = self.config.pad_token_id or 0
         for rows in together(lengths):
-            batch = np.full((len(rows), max(int(lengths[rows[0]]), 1)), padding, np.int64)
-            mask = np.zeros_like(batch)
-            for row, number in enumerate(rows):
-                batch[row, : lengths[number]] = ids[edges[number] : edges[number + 1]]
-                mask[row, : lengths[number]] = 1
-            yield rows, batch, mask
+            yield rows, *padded([ids[edges[number] : edges[number + 1]] for number in rows], padding)
+
+
+def padded(documents: Sequence[NDArray[np.integer]], padding: int = 0) -> tuple[Ints, Ints]:
+    """Padding: input_ids and attention_mask [B, L], 1 where there is a token."""
+    ids = np.full((len(documents), max(1, *map(len, documents))), padding, np.int64)
+    mask = np.zeros_like(ids)
+    for row, document in enumerate(documents):
+        ids[row, : len(document)] = document
+        mask[row, : len(document)] = 1
+    return ids, mask
 
 
 def together(lengths: NDArray[np.int64]) -> Iterator[list[int]]:
-    """Numbers of the documents that share a call, the longest first: little padding, and calls of a good size."""
+    """Numbers of the documents that share a call, the longest first: little padding, and calls of a good size.
+
+    Not data/packing.by_length: here a call costs its padding as well, so how much of it there is ends a batch too.
+    """
     rows: list[int] = []
     real = 0
     for number in np.argsort(-lengths, kind="stable").tolist():

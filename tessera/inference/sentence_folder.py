@@ -1,4 +1,4 @@
-"""What a folder says of itself beside its model, as sentence-transformers does: pooling, prompts, length.
+"""The sentence-transformers format of a model folder, read and written: pooling, prompts, length, similarity.
 
     modules.json                        the steps, and where each is written
     1_Pooling/config.json               how tokens become one vector
@@ -84,6 +84,11 @@ class Pipeline:
                     )
                 width = step.linear.out_features
         return width
+
+    @property
+    def modules(self) -> list[Dense | Unit]:
+        """All that comes after pooling, the last normalization included."""
+        return [*self.steps, *([Unit()] if self.normalize else [])]
 
     def fingerprint(self) -> str:
         """What becomes of texts and hidden states: another one where vectors of the same weights may be others."""

@@ -1,17 +1,41 @@
-"""An Encoder called as others call their models: the keywords and scores of sentence-transformers."""
+"""Similarity scores (cosine, dot, euclidean, manhattan), and the keywords of sentence-transformers' `encode`."""
 
 import difflib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-# What changes nothing here: batches are made by tokens, progress is told to on_progress.
-_SILENT = {"batch_size", "show_progress_bar", "chunk_size", "convert_to_numpy"}
-_KNOWN = {*_SILENT, "output_value", "precision", "convert_to_tensor", "device", "normalize_embeddings", "truncate_dim"}
-_OURS = ("pooling", "normalize", "prompt", "prompt_name", "dimensions", "max_length", "long", "overlap", "max_tokens")
+from tessera.inference.engine import Options
+
+
+class Theirs(TypedDict, total=False):
+    """Keywords of SentenceTransformer.encode."""
+
+    output_value: str | None
+    precision: str | None
+    device: Any
+    normalize_embeddings: bool | None
+    truncate_dim: int | None
+    convert_to_tensor: bool
+    convert_to_numpy: bool
+    batch_size: int  # this and what follows changes nothing: batches are made by tokens, on_progress hears of progress
+    chunk_size: int | None
+    show_progress_bar: bool | None
+
+
+class Keywords(Options, Theirs, total=False):
+    """All keywords of `Encoder.encode`."""
+
+
+def check_keywords(given: Iterable[str], known: Collection[str]) -> None:
+    """Raises TypeError for a keyword that is not known, with one that is like it."""
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, sorted(known), 1)
+            raise TypeError(f"encode has no keyword {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
 
 
 def as_sentence_transformers(
@@ -24,12 +48,8 @@ def as_sentence_transformers(
     convert_to_tensor     a tensor; convert_to_numpy=False without it: a list of tensors
     output_value          sentence_embedding, or token_embeddings: a list of tensors
 
-    Raises TypeError for a keyword that nobody knows, ValueError for what is not done here.
+    Raises ValueError for what is not done here.
     """
-    for name in given:
-        if name not in _KNOWN:
-            close = difflib.get_close_matches(name, [*_KNOWN, *_OURS], 1)
-            raise TypeError(f"encode has no keyword {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
     if given.get("precision") not in (None, "float32"):
         raise ValueError(f"precision is {given['precision']!r}; vectors are float32 here: quantize what comes back")
     if given.get("device") is not None and torch.device(given["device"]).type != device.type:

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from tessera.data.tokenizer import Tokenizer
-from tessera.inference.encode import each
+from tessera.inference.engine import each
 from tessera.model import hub
 from tessera.model.task_heads import DocumentClassifier
 from tessera.progress import Progress

@@ -1,4 +1,4 @@
-"""From texts to what a model reads: token ids of at most its length, one piece a text or several.
+"""Tokenization for inference: texts to token ids, with truncation or chunking (sliding windows) and prompts.
 
 A text that is too long is cut off, or cut into chunks. What is cut off is never tokenized: ten megabytes cost as much
 as their first thousands of tokens.
@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.data.tokenizer import Tokenizer
-from tessera.inference.encode import fit
 
 Ids = NDArray[np.int32]
 
@@ -27,17 +26,17 @@ _SPACE = re.compile(r"\s")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextTokenizer:
-    """How texts become pieces. Checks itself.
+    """How texts become token ids: one piece of at most `max_length` a text, or several. Checks itself.
 
-    prompt      stands before every text, and at the beginning of each of its chunks
     max_length  tokens of a piece, special ones and those of the prompt included
+    prompt      stands before every text, and at the beginning of each of its chunks
     long        truncate: what is too long ends there. chunk: it becomes several pieces
     overlap     tokens that a chunk shares with the one before
     """
 
     tokenizer: Tokenizer
-    prompt: str
     max_length: int
+    prompt: str = ""
     long: Literal["truncate", "chunk"] = "truncate"
     overlap: int = 0
     lower_case: bool = False
@@ -70,6 +69,11 @@ class TextTokenizer:
         short = [n for n, text in enumerate(whole) if len(text) <= _STRETCH]
         read = dict(zip(short, self.tokenizer.encode_batch([whole[n] for n in short]), strict=True))
         return [self._chunks(read[n] if n in read else self._in_stretches(text)) for n, text in enumerate(whole)]
+
+    def ids(self, texts: Sequence[str]) -> list[Ids]:
+        """The only piece of each text, where what is too long ends."""
+        assert self.long == "truncate"
+        return flat(self.pieces(texts))[0]
 
     def with_offsets(self, texts: Sequence[str]) -> list[tuple[Ids, NDArray[np.int64], NDArray[np.bool_]]]:
         """Of each text one piece: ids [t], the characters they come from [t, 2], and which are special [t]."""
@@ -141,6 +145,16 @@ class TextTokenizer:
         return chunks
 
 
+def fit(ids: Ids, tokenizer: Tokenizer, max_length: int) -> Ids:
+    """Truncation: at most max_length tokens, closed by the template's last ones as any text is; never none."""
+    if not len(ids):
+        return np.array([tokenizer.bos_id], np.int32)
+    if len(ids) <= max_length:
+        return ids
+    closing = len(tokenizer.template[1])
+    return np.concatenate((ids[: max_length - closing], ids[len(ids) - closing :]))
+
+
 def windows(texts: Iterable[Any], longest: int) -> Iterator[list[str]]:
     """The texts in order, some thousand at a time, checked. `longest`: characters of a text that will be tokenized.
 
@@ -171,6 +185,15 @@ def checked(text: Any, number: int) -> str:
             f"{error.start}; mend it: text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
         ) from None
     return text
+
+
+def check_vocabulary(tokenizer: Tokenizer, config: Any) -> None:
+    """Raises ValueError where the tokenizer knows tokens that the model does not."""
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}; give the tokenizer "
+            "that the model was trained with"
+        )
 
 
 def flat(pieces: Sequence[Sequence[Ids]]) -> tuple[list[Ids], NDArray[np.int64]]:

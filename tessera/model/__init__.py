@@ -5,14 +5,13 @@ In reading order:
     encoder.py              EuroBERT, ModernBERT and mmBERT as values of one configuration
     attention.py            three backends with one answer: reference, cpu, varlen; rotary positions
     attention_cpu.py        the cpu backend: documents cut into tiles, cost linear under a window
-    packed.py               an encoder standing still on a CPU: weights packed, nothing done in a pass of its own
-    mlm.py                  masked language model, pooling, initialization
+    packed.py               inference without gradients: prepacked weights and fused products on a CPU
+    mlm.py                  masked language model, initialization
     task_heads.py           heads for fine-tuning: documents, tokens, spans, choices
-    pooling.py              every pooling that sentence-transformers knows
+    pooling.py              pooling to sentence embeddings: mean, cls and all that sentence-transformers knows
     cross_entropy.py        the loss over a large vocabulary with its gradient, scores never held whole
     sparse_embedding.py     an embedding trained only in the rows of tokens that the data has
-    precision.py            in which numbers the matrix products run
-    allocator.py            memory of large arrays that is kept and used again
+    precision.py            mixed precision; memory of large arrays that is reused
     hub.py                  Hugging Face folders in and out
     hf_names.py             what Hugging Face calls things: one table a family, both ways
     hf_files.py             the files of a Hugging Face folder, opened with care

@@ -1,11 +1,16 @@
 """The encoder: EuroBERT, ModernBERT and mmBERT are values of one configuration.
 
-Documents lie end to end and never see each other; nothing is ever padded here.
+Documents lie end to end and never see each other; nothing is ever padded here. Of three forward passes this is the one
+with gradients, in training and on GPUs; model/packed.py fuses what a CPU computes without them, export/padded.py is
+written in the operations of other runtimes.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
@@ -14,6 +19,15 @@ from tessera.model.attention import Layout, attend, choose
 from tessera.plan.architecture import EncoderConfig
 
 # Shapes: T tokens of N documents end to end, C hidden size, I intermediate size.
+
+
+def pack(documents: Sequence[NDArray[np.integer]], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Sequence packing: the ids of at least one document end to end, as every model here reads them.
+
+    returns  tokens [T], starts [N+1] (0, ends of the documents), int64 on the device
+    """
+    tokens = torch.from_numpy(np.concatenate(documents).astype(np.int64))
+    return tokens.to(device), torch.from_numpy(np.cumsum([0, *map(len, documents)])).to(device)
 
 
 class Norm(nn.Module):

@@ -4,7 +4,6 @@ Only the positions that are asked for go through the vocabulary projection, whic
 """
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -84,23 +83,6 @@ class MaskedLM(nn.Module):
 
     def _decoder(self) -> Tensor:
         return self.encoder.embedding.weight if self.decoder_weight is None else self.decoder_weight
-
-
-def pool(hidden: Tensor, starts: Tensor, how: Literal["mean", "cls"]) -> Tensor:
-    """One vector per document: the mean of its hidden states, or its first.
-
-    hidden [T, C], starts [N+1] -> [N, C] float32. Raises ValueError for an empty document or an unknown `how`.
-    """
-    lengths = starts.diff()
-    if len(lengths) and not bool((lengths > 0).all()):
-        raise ValueError(f"document {int((lengths < 1).nonzero()[0])} is empty; there is nothing to pool")
-    if how == "cls":
-        return hidden.index_select(0, starts[:-1]).float()
-    if how != "mean":
-        raise ValueError(f"pooling is {how!r}; give mean or cls")
-    document = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths)
-    sums = torch.zeros(len(lengths), hidden.shape[1], device=hidden.device).index_add(0, document, hidden.float())
-    return sums / lengths[:, None]
 
 
 @torch.no_grad()

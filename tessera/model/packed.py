@@ -1,8 +1,8 @@
-"""An encoder standing still on a CPU: weights packed for the matrix library, and nothing done in a pass of its own that
-a matrix product can do as it writes its answer.
+"""CPU inference: oneDNN-prepacked weights, with activations and residual adds fused into the matrix products.
 
-Activation, gate and residual are part of the products (oneDNN's post-operations, by way of the functions that
-torch.compile uses for them); no compiler is needed. Hidden states stay in the precision of the products.
+A forward pass of its own beside model/encoder.py, because the fused products have no gradients and run on CPUs only:
+activation, gate and residual are oneDNN's post-operations, by way of the functions that torch.compile uses for them,
+and no compiler is needed. Hidden states stay in the precision of the products. Elsewhere weights are rounded once.
 """
 
 from collections.abc import Callable
@@ -21,16 +21,40 @@ from tessera.model.sparse_embedding import PartialEmbedding
 _ACTIVATIONS = {"gelu": ("gelu", "none"), "silu": ("swish", "")}  # as oneDNN calls them
 
 
-def can_freeze() -> bool:
+def can_pack() -> bool:
     """Whether this build of PyTorch has the matrix library that is needed."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def packed(encoder: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """What gives the answers of `encoder` fastest: `PackedEncoder` where that is possible, else `encoder` itself."""
-    if not isinstance(encoder, Encoder) or encoder.embedding.weight.device.type != "cpu" or not can_freeze():
+def packed(encoder: nn.Module, dtype: torch.dtype, *, may_round: bool = False) -> nn.Module:
+    """The form of an encoder that gives its answers fastest in inference.
+
+    `PackedEncoder`, a copy, for one of ours on a CPU with the matrix library. Else `encoder` itself, to be run under
+    autocast; or with `may_round` and one of ours a `RoundedEncoder`, which changes its weights.
+    """
+    if not isinstance(encoder, Encoder):
         return encoder
-    return PackedEncoder(encoder, dtype)
+    if encoder.embedding.weight.device.type == "cpu" and can_pack():
+        return PackedEncoder(encoder, dtype)
+    return RoundedEncoder(encoder, dtype) if may_round else encoder
+
+
+class RoundedEncoder(nn.Module):
+    """An `Encoder` whose weights are rounded to `dtype` once and for all; they are its own, not copies."""
+
+    def __init__(self, encoder: Encoder, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.encoder, self.config, self.backend = encoder.to(dtype), encoder.config, encoder.backend
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        """Which a head tied to it needs."""
+        return self.encoder.embedding
+
+    def forward(self, tokens: Tensor, starts: Tensor) -> Tensor:
+        """tokens [T] integers, starts [N+1] (0, ends of the documents) -> hidden states [T, C] in `dtype`."""
+        with torch.autocast(tokens.device.type, enabled=False):  # which would take every norm to float32 and back
+            return self.encoder(tokens, starts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +73,19 @@ class _Layer:
 
 
 class PackedEncoder(nn.Module):
-    """The answers of an `Encoder`, faster, without gradients.
+    """CPU inference encoder: the answers of an `Encoder`, faster, without gradients.
 
     encoder  on a CPU; it is left as it is, and is not needed afterwards
     dtype    of weights and hidden states, float32 or bfloat16
 
-    Raises ValueError for an encoder elsewhere and on machines without the matrix library (`can_freeze`).
+    Raises ValueError for an encoder elsewhere and on machines without the matrix library (`can_pack`).
     """
 
     def __init__(self, encoder: Encoder, dtype: torch.dtype) -> None:
         super().__init__()
         where = encoder.embedding.weight.device
-        if where.type != "cpu" or not can_freeze():
-            raise ValueError(f"an encoder is frozen on CPUs where PyTorch has oneDNN; this one is on {where}")
+        if where.type != "cpu" or not can_pack():
+            raise ValueError(f"weights are packed on CPUs where PyTorch has oneDNN; this encoder is on {where}")
         self.config, self.backend, self.dtype = encoder.config, encoder.backend, dtype
         with torch.no_grad():
             self.embedding = nn.Embedding.from_pretrained(_table(encoder.embedding).to(dtype))

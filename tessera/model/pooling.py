@@ -1,4 +1,4 @@
-"""From hidden states to one vector a text: every pooling that sentence-transformers knows, and what may follow it."""
+"""Pooling: hidden states to sentence embeddings, in every way that sentence-transformers knows, and what may follow."""
 
 # Shapes: T tokens of N texts end to end, C hidden size, P width after pooling.
 
@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from tessera.model import mlm
 
 # In the order in which sentence-transformers joins them where several are asked for.
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
@@ -23,50 +21,51 @@ _ACTIVATIONS = {
 }
 
 
-def pool(hidden: Tensor, starts: Tensor, how: Sequence[str], skip: int = 0) -> Tensor:
-    """One vector a text, or several side by side, in float32.
+def pool(hidden: Tensor, starts: Tensor, how: str | Sequence[str], skip: int = 0) -> Tensor:
+    """Pools hidden states: one vector a text, or several side by side, in float32.
 
     hidden   [T, C]
     starts   [N+1], where each text starts, and T
-    how      of POOLINGS. cls: the first token; lasttoken: the last, the closing special one included; weightedmean:
-             the n-th token counts n times; mean_sqrt_len_tokens: the sum divided by the root of the length
+    how      of POOLINGS, one or several. mean: of all tokens, special ones included; cls: the first; lasttoken: the
+             last, the closing special one included; weightedmean: the n-th token counts n times;
+             mean_sqrt_len_tokens: the sum divided by the root of the length
     skip     tokens of each text that are left out of it, as those of a prompt; the last token always stays
     returns  [N, C * number of poolings]
 
     Raises ValueError for an empty text or an unknown pooling.
     """
-    for name in how:
+    names = (how,) if isinstance(how, str) else tuple(how)
+    for name in names:
         if name not in POOLINGS:
             raise ValueError(f"pooling is {name!r}; give {', '.join(POOLINGS)}")
     lengths = starts.diff()
+    if len(lengths) and not bool((lengths > 0).all()):
+        raise ValueError(f"document {int((lengths < 1).nonzero()[0])} is empty; there is nothing to pool")
     first = lengths.sub(1).clamp(max=skip)  # of each text, what is left out
     if skip:
         place = torch.arange(len(hidden), device=hidden.device) - torch.repeat_interleave(starts[:-1], lengths)
         hidden = hidden[place >= torch.repeat_interleave(first, lengths)]
         lengths = lengths - first
         starts = torch.cat((starts[:1], lengths.cumsum(0)))
-    return torch.cat([_pool(hidden, starts, lengths, name, first) for name in how], dim=1)
+    found = [_pool(hidden, starts, lengths, name, first) for name in names]
+    return found[0] if len(found) == 1 else torch.cat(found, dim=1)
 
 
 def _pool(hidden: Tensor, starts: Tensor, lengths: Tensor, how: str, skipped: Tensor) -> Tensor:
-    if how == "cls":
-        return mlm.pool(hidden, starts, "cls")
-    mean = mlm.pool(hidden, starts, "mean")  # says what is wrong with an empty text
-    if how == "mean":
-        return mean
-    if how == "mean_sqrt_len_tokens":
-        return mean * lengths[:, None].sqrt()
-    if how == "lasttoken":
-        return hidden.index_select(0, starts[1:] - 1).float()
+    if how in ("cls", "lasttoken"):
+        return hidden.index_select(0, starts[:-1] if how == "cls" else starts[1:] - 1).float()
     document = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths)
+    sums = torch.zeros(len(lengths), hidden.shape[1], device=hidden.device)
     if how == "max":
-        lowest = torch.full_like(mean, float("-inf"))
+        lowest = torch.full_like(sums, float("-inf"))
         return lowest.scatter_reduce(0, document[:, None].expand_as(hidden), hidden.float(), "amax")
-    # Tokens that were left out still count as places, as in sentence-transformers.
-    place = torch.arange(len(hidden), device=hidden.device) - starts[document] + skipped[document] + 1
-    weight = place.float()[:, None]
-    sums = torch.zeros_like(mean).index_add(0, document, hidden.float() * weight)
-    return sums / weight.new_zeros(len(lengths), 1).index_add(0, document, weight)
+    if how == "weightedmean":  # tokens that were left out still count as places, as in sentence-transformers
+        place = torch.arange(len(hidden), device=hidden.device) - starts[document] + skipped[document] + 1
+        weight = place.float()[:, None]
+        sums = sums.index_add(0, document, hidden.float() * weight)
+        return sums / weight.new_zeros(len(lengths), 1).index_add(0, document, weight)
+    mean = sums.index_add(0, document, hidden.float()) / lengths[:, None]
+    return mean if how == "mean" else mean * lengths[:, None].sqrt()
 
 
 class Dense(nn.Module):

@@ -1,12 +1,20 @@
-"""In which numbers the matrix products run. Weights, norms' statistics, softmax and losses stay float32."""
+"""Mixed precision (bfloat16 autocast), and memory of large arrays that is kept for reuse.
+
+Matrix products run in the number format that the device is fast in; weights, norms' statistics, softmax and losses stay
+float32.
+"""
 
 import contextlib
+import ctypes
+import platform
 from collections.abc import Iterator
 from typing import Literal
 
 import torch
 
 _BY_NAME = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of mallopt(3)
+_LARGEST = 2**31 - 1
 
 
 def compute_dtype(name: Literal["auto", "float32", "bfloat16"], device: torch.device) -> torch.dtype:
@@ -33,3 +41,17 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # oneDNN has fast bfloat16 products with AVX512_BF16 or AMX only; without them float32 is faster
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def keep_memory() -> bool:
+    """Disables glibc's trimming, so that the memory of large arrays is reused; False where libc is not glibc.
+
+    By default it maps every large array anew, and the system fills each page with zeros at its first touch: an array
+    of 64 MB costs as much again as the matrix product that writes it. The memory stays with the process until its end.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(
+        mallopt(_MMAP_THRESHOLD, _LARGEST) and mallopt(_TRIM_THRESHOLD, _LARGEST) and mallopt(_TOP_PAD, 1 << 26)
+    )

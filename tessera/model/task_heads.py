@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from tessera.model.encoder import Encoder
 from tessera.model.hf_names import Pooling
-from tessera.model.mlm import Transform, pool
+from tessera.model.mlm import Transform
+from tessera.model.pooling import pool
 from tessera.model.transformers_model import TransformersConfig
 from tessera.plan.architecture import EncoderConfig
 

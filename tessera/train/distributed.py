@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from tessera.model.allocator import keep_memory
 from tessera.model.encoder import Block
+from tessera.model.precision import keep_memory
 from tessera.plan.recipe import Machine
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tessera.data.hashing import keys
 from tessera.data.masking import mask
+from tessera.data.packing import by_length
 from tessera.data.shards import Shards
 from tessera.data.tokenizer import Tokenizer
 from tessera.model.hub import AnyMaskedLM
@@ -59,12 +60,11 @@ def bits_per_byte(
         shards, languages, min(CONTEXT, model.config.max_position_embeddings), seed
     )
     chosen = _choose(lengths, chance, language, max_tokens)
-    chosen = chosen[np.argsort(-lengths[chosen], kind="stable")]  # similar lengths together are computed faster
     token_bytes = tokenizer.token_bytes().astype(np.int64)
     nats, tokens, n_bytes = np.zeros(len(languages)), *np.zeros((2, len(languages)), np.int64)
     done = 0
     with _reading(model):
-        for blocks in _batches(chosen, lengths, batch_tokens):
+        for blocks in (chosen[places] for places in by_length(lengths[chosen], batch_tokens)):
             ends = np.concatenate(([0], np.cumsum(lengths[blocks])))
             ids = shards.gather(starts[blocks], lengths[blocks])
             inputs, positions, targets = mask(
@@ -157,16 +157,3 @@ def _choose(lengths: Integers, chance: NDArray[np.uint64], language: Integers, m
     before = np.cumsum(lengths[order]) - lengths[order]
     first = np.searchsorted(language[order], language[order])  # where the language of each block begins
     return order[before - before[first] < max_tokens]
-
-
-def _batches(blocks: Integers, lengths: Integers, batch_tokens: int) -> list[Integers]:
-    """The blocks, in their order, in groups of at most batch_tokens tokens, at least one block each."""
-    if not len(blocks):
-        return []
-    groups, begin, size = [], 0, 0
-    for place, length in enumerate(lengths[blocks].tolist()):
-        if size and size + length > batch_tokens:
-            groups.append(blocks[begin:place])
-            begin, size = place, 0
-        size += length
-    return [*groups, blocks[begin:]]

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.data.packing import Batch, micro_batches, ranges, select, share
+from tessera.data.packing import Batch, by_length, micro_batches, ranges, select, share
 
 
 def batch(lengths, seed=0):
@@ -65,6 +65,17 @@ def test_micro_batches_are_well_filled():
     lengths = np.minimum(1 + rng.exponential(200, 5000), 1024).astype(int).tolist()
     parts = micro_batches(batch(lengths), 4096)
     assert len(parts) <= 1.02 * sum(lengths) / 4096 + 1
+
+
+@given(Lengths, st.integers(1, 80))
+def test_batches_by_length_hold_every_document_once_the_longest_first(lengths, room):
+    batches = list(by_length(lengths, room))
+    order = [number for numbers in batches for number in numbers]
+    assert order == sorted(range(len(lengths)), key=lambda n: (-lengths[n], n))
+    sums = [sum(lengths[n] for n in numbers) for numbers in batches]
+    assert all(numbers and (size <= room or len(numbers) == 1) for numbers, size in zip(batches, sums, strict=True))
+    # the next document would not have gone in
+    assert all(size + lengths[after[0]] > room for size, after in zip(sums, batches[1:], strict=False))
 
 
 def test_a_document_longer_than_a_micro_batch_stands_alone():

@@ -16,8 +16,8 @@ from small_encoder import FAMILIES, TEXTS, small_model
 
 from tessera.data import tokenizer as tokenizers
 from tessera.export import graph as exporting
-from tessera.export.about import by_text, lines
 from tessera.export.graph import export
+from tessera.export.model_card import by_text, lines
 from tessera.export.padded import PaddedEmbedder, PaddedEncoder
 from tessera.inference import sentence_folder as folders
 from tessera.inference.encoder import Encoder

@@ -128,7 +128,7 @@ def test_nobody_imports_upstairs_or_next_door(path):
         ("model/hub.py", "import tessera.data.tokenizer as tokenizer"),
         ("model/hub.py", "def late():\n    from tessera.train import trainer"),
         ("plan/recipe.py", "from tessera.data import tokenizer"),
-        ("train/trainer.py", "from tessera.inference.encode import embed"),
+        ("train/trainer.py", "from tessera.inference.engine import each"),
         ("train/start.py", "from tessera.corpus.prepare import read"),
         ("report/pages.py", "from tessera.model import hub"),
         ("files.py", "from tessera.plan.recipe import Recipe"),

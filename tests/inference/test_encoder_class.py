@@ -276,6 +276,9 @@ def test_options_that_do_not_fit_are_refused(encoder, options, message):
 def test_a_misspelt_keyword_is_refused_with_a_suggestion(encoder):
     with pytest.raises(TypeError, match="encode has no keyword 'poling'; did you mean 'pooling'"):
         encoder.encode(TEXTS, poling="mean")
+    for call in (encoder.how, lambda **options: encoder.stream([], **options)):  # which take ours only
+        with pytest.raises(TypeError, match="encode has no keyword 'batch_size'"):
+            call(batch_size=3)
 
 
 # -------------------------------------------------------------------------------------------------------------- robust
@@ -455,7 +458,7 @@ def test_a_text_without_a_mask_or_too_long_is_refused(encoder):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_without_packed_weights_the_answers_are_the_same(folders, encoders, monkeypatch, family):
-    monkeypatch.setattr("tessera.inference.engine.can_freeze", lambda: False)  # as on a GPU, or without oneDNN
+    monkeypatch.setattr("tessera.model.packed.can_pack", lambda: False)  # as on a GPU, or without oneDNN
     texts = [text for text in TEXTS if text.strip()]
     exact, mask = encoders[family].encode(texts), encoders[family].tokenizer.token(encoders[family].tokenizer.mask_id)
     plain = Encoder.from_pretrained(folders[family], dtype="float32")

@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional
 
 from tessera.model import cross_entropy
-from tessera.model.mlm import MaskedLM, initialize, pool
+from tessera.model.mlm import MaskedLM, initialize
+from tessera.model.pooling import pool
 
 
 @pytest.fixture
@@ -101,8 +102,8 @@ def test_pooling_takes_the_mean_or_the_first_of_each_document() -> None:
     assert pool(hidden, starts, "mean").dtype == torch.float32
     with pytest.raises(ValueError, match="document 1 is empty"):
         pool(hidden, torch.tensor([0, 3, 3]), "mean")
-    with pytest.raises(ValueError, match="'max'; give mean or cls"):
-        pool(hidden, starts, "max")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'median'; give cls, max, mean"):
+        pool(hidden, starts, "median")
 
 
 def test_megatron_weights_are_cut_off_and_outputs_shrink_with_depth(tiny: Any) -> None:

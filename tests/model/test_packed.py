@@ -1,4 +1,4 @@
-"""An encoder that stands still says what the moving one says."""
+"""Packed weights give the answers of the encoder they come from."""
 
 import copy
 from typing import Any
@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tessera.model.mlm import MaskedLM, initialize
-from tessera.model.packed import PackedEncoder, can_freeze, packed
+from tessera.model.packed import PackedEncoder, can_pack, packed
 from tessera.model.sparse_embedding import PartialEmbedding
 
-pytestmark = pytest.mark.skipif(not can_freeze(), reason="this PyTorch is built without oneDNN")
+pytestmark = pytest.mark.skipif(not can_pack(), reason="this PyTorch is built without oneDNN")
 
 
 @pytest.fixture(params=["mmbert", "eurobert"])
@@ -24,7 +24,7 @@ def model(request: pytest.FixtureRequest, tiny: Any) -> MaskedLM:
 
 
 @pytest.mark.parametrize("lengths", [[1], [30, 4, 25], [3] * 20, [200, 7, 0, 90]])
-def test_a_frozen_encoder_agrees_with_the_moving_one(model: MaskedLM, documents: Any, lengths: list[int]) -> None:
+def test_packed_weights_agree_with_their_encoder(model: MaskedLM, documents: Any, lengths: list[int]) -> None:
     tokens, starts = documents(lengths)
     found = PackedEncoder(model.encoder, torch.float32)(tokens, starts)
     torch.testing.assert_close(found, model.encoder(tokens, starts), rtol=1e-4, atol=1e-4)
@@ -41,11 +41,11 @@ def test_bfloat16_points_the_same_way(model: MaskedLM, documents: Any) -> None:
 
 def test_what_happens_to_the_weights_later_is_not_seen(model: MaskedLM, documents: Any) -> None:
     batch = documents([9])
-    frozen = PackedEncoder(model.encoder, torch.float32)
-    before = frozen(*batch)
+    still = PackedEncoder(model.encoder, torch.float32)
+    before = still(*batch)
     with torch.no_grad():
         model.encoder.layers[0].mlp.down.weight.zero_()
-    assert torch.equal(frozen(*batch), before)
+    assert torch.equal(still(*batch), before)
 
 
 def test_no_tokens_give_no_states(model: MaskedLM) -> None:
@@ -56,10 +56,10 @@ def test_no_tokens_give_no_states(model: MaskedLM) -> None:
     )
 
 
-def test_only_what_is_on_a_cpu_is_frozen(tiny: Any) -> None:
+def test_only_what_is_on_a_cpu_is_packed(tiny: Any) -> None:
     with torch.device("meta"):
         elsewhere = MaskedLM(tiny("mmbert"))
-    with pytest.raises(ValueError, match="frozen on CPUs where PyTorch has oneDNN; this one is on meta"):
+    with pytest.raises(ValueError, match="packed on CPUs where PyTorch has oneDNN; this encoder is on meta"):
         PackedEncoder(elsewhere.encoder, torch.float32)
 
 

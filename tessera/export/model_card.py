@@ -1,4 +1,4 @@
-"""What an exported folder says of itself: the lines that run it, and how near it is to the model it was made of."""
+"""Model card of an exported folder: the lines that run it, and its numerical parity with the model it was made of."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
