@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from tessera.files import atomic_folder
-from tessera.model.hf_files import copy_tokenizer
+from tessera.model.hf_files import copy_tokenizer, is_finite
 
 # Shapes: T tokens of N documents end to end, M scored positions, C hidden size, V vocabulary.
 
@@ -247,10 +247,15 @@ def _save(model: TransformersEncoder | TransformersMaskedLM, folder: Path, token
 
 
 def write(model: TransformersEncoder | TransformersMaskedLM, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """config.json and model.safetensors, into a folder that is there."""
+    """config.json and model.safetensors, into a folder that is there. Raises ValueError as `hub.save`."""
     theirs = model.model
     if any(p.dtype != dtype for p in theirs.parameters()):
         theirs = copy.deepcopy(theirs).to(dtype)
+    for name, values in theirs.state_dict().items():
+        if not is_finite(values):
+            raise ValueError(
+                f"nothing was written: weight {name!r} is not finite in {dtype} (NaN, or too large for it)"
+            )
     with quietly():
         theirs.save_pretrained(folder, max_shard_size=_ENDLESS)
 
