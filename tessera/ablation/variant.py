@@ -98,9 +98,7 @@ def _merge(recipe: Recipe, folder: Path, variants: Sequence[str]) -> None:
         return
     base = Path(phase.from_) if is_folder(phase.from_) else folder / phase.from_ / "final"
     models = [folder.parent.parent / name / folder.name / phase.name / "final" for name in variants]
-    merged = hub.load(models[0])
-    states = [merged.state_dict(), *(hub.load(path).state_dict() for path in models[1:])]
-    merged.load_state_dict(merging.ties(hub.load(base).state_dict(), states))
+    merged = merging.merge(models, base=base, tokenizer=folder / "tokenizer")
     with atomic_folder(target) as staging:
         hub.save(merged, staging, folder / "tokenizer", f"Merged by TIES from {len(models)} variants.\n")
         checkpoint.seal(staging)
