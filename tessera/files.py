@@ -103,3 +103,8 @@ def sync(path: Path) -> None:
         os.fsync(number)
     finally:
         os.close(number)
+
+
+def model_name(folder: Path) -> str:
+    """What results call a model: its folder, or the phase that it is the end of."""
+    return folder.parent.name if folder.name == "final" else folder.resolve().name

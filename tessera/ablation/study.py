@@ -16,29 +16,30 @@ one seed read the same batches. What is finished is not done again, what was int
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from tessera import __version__
 from tessera.ablation.axes import Ablation, Variant, label, value_at
 from tessera.ablation.deltas import ABLATION, DELTAS, study
-from tessera.ablation.variant import MADE_OF, Progress, finished, make
+from tessera.ablation.variant import MADE_OF, finished, make
 from tessera.data.shards import Shards, verify
 from tessera.evaluation.suite import HELD_OUT, fingerprint
 from tessera.evaluation.tasks import read_task
 from tessera.files import write_json, write_text
-from tessera.plan.course import shares_of
 from tessera.plan.errors import did_you_mean
+from tessera.plan.fields import is_folder
 from tessera.plan.loading import changes, dump, load, science
+from tessera.plan.mixture import mixture_of
 from tessera.plan.recipe import Phase, Recipe
-from tessera.plan.strict import is_folder
+from tessera.progress import Progress, Say, Watcher
 from tessera.train import checkpoint
 
 _CHECKED_TOKENS = 10**10  # a few seconds of reading
@@ -46,16 +47,6 @@ _CHECKED_TOKENS = 10**10  # a few seconds of reading
 
 class AblationError(ValueError):
     """An ablation that cannot be run as asked, with what to do."""
-
-
-class Watcher(Protocol):
-    """Who is told how far it is."""
-
-    def say(self, text: str) -> None:
-        """One line for people."""
-
-    def progress(self, stage: str) -> Progress:
-        """A stage begins; call the result with (done, total, what)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +174,7 @@ def _check(ablation: Ablation, start: Start, text: Shards, seeds: int, jobs: int
     for axis in ablation.axes:
         for variant in axis.variants:
             try:
-                shares_of(variant.phase, text.buckets)
+                mixture_of(variant.phase, text.buckets)
             except ValueError as error:
                 where = f"--vary phases.{variant.phase.name}.{axis.key}={variant.label}"
                 raise AblationError(f"{where}: the text of {start.run} does not have it: {error}") from None
@@ -303,7 +294,7 @@ def _within(report: Progress, number: int, total: int, name: str, done: int, of:
     report(number, total, f"{name}: {what}")
 
 
-def _side_by_side(todo: Sequence[Job], at_once: int, report: Progress, say: Callable[[str], None]) -> None:
+def _side_by_side(todo: Sequence[Job], at_once: int, report: Progress, say: Say) -> None:
     """Each job in a process of its own."""
     context = multiprocessing.get_context("spawn")  # a forked process would lack the threads that it thinks it has
     threads = max(1, torch.get_num_threads() // at_once)

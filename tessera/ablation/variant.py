@@ -8,7 +8,7 @@ import ctypes
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,18 +17,19 @@ from tessera import __version__
 from tessera.data.shards import Shards
 from tessera.data.tokenizer import Tokenizer
 from tessera.evaluation.suite import HELD_OUT, evaluate
-from tessera.files import atomic_folder, write_json
-from tessera.model import hub, merging
+from tessera.files import write_json
+from tessera.model import hub
 from tessera.model.precision import compute_dtype
+from tessera.plan.fields import is_folder
 from tessera.plan.loading import load
 from tessera.plan.recipe import Evaluation, Recipe
-from tessera.plan.strict import is_folder
-from tessera.train import checkpoint, distributed
+from tessera.progress import Progress, silent
+from tessera.train import distributed
 from tessera.train.held_out import bits_per_byte
+from tessera.train.merge_models import merge_folders
 from tessera.train.start import Text
 from tessera.train.trainer import train
 
-Progress = Callable[[int, int, str], None]
 MADE_OF, FINISHED = "variant.json", "finished.json"
 
 
@@ -49,7 +50,7 @@ def make(folder: Path, on_progress: Progress | None = None, threads: int | None 
     Raises what `trainer.train` and `suite.evaluate` raise.
     """
     began = time.perf_counter()
-    report = on_progress or (lambda done, total, what: None)
+    report = on_progress or silent
     recipe = load(folder / "recipe.yaml")
     made_of = json.loads((folder / MADE_OF).read_text(encoding="utf-8"))
     phase = recipe.phases[-1]
@@ -67,7 +68,7 @@ def make(folder: Path, on_progress: Progress | None = None, threads: int | None 
             tokenizer=tokenizer,
             tokenizer_folder=folder / "tokenizer",
         )
-        train(recipe, phase, folder, text, world, report, lambda line: None)
+        train(recipe, phase, folder, text, world, report)
     files = [_measure(recipe, folder, model, made_of["evaluation_seed"], tokenizer, world, report)]
     files += evaluate(
         model,
@@ -98,10 +99,8 @@ def _merge(recipe: Recipe, folder: Path, variants: Sequence[str]) -> None:
         return
     base = Path(phase.from_) if is_folder(phase.from_) else folder / phase.from_ / "final"
     models = [folder.parent.parent / name / folder.name / phase.name / "final" for name in variants]
-    merged = merging.merge(models, base=base, tokenizer=folder / "tokenizer")
-    with atomic_folder(target) as staging:
-        hub.save(merged, staging, folder / "tokenizer", f"Merged by TIES from {len(models)} variants.\n")
-        checkpoint.seal(staging)
+    text = f"Merged by TIES from {len(models)} variants.\n"
+    merge_folders(models, target, base=base, tokenizer=folder / "tokenizer", describe=lambda *_: text)
 
 
 def _measure(

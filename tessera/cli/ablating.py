@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from tessera.cli.app import app
 from tessera.cli.options import RecipePath, Set, read_recipe
@@ -56,8 +55,8 @@ def ablate(
         written = walk(asked, start, out, seeds=seeds, tasks=tasks, jobs=jobs, watcher=watcher)
     found = json.loads(written.read_text(encoding="utf-8"))
     for title, columns, rows in report.tables(found):
-        print_table(escape(title), columns, [[escape(cell) for cell in row] for row in rows], left=2)
+        print_table(title, columns, rows, left=2)
     for line in report.said(found):
-        console.print(escape(line), soft_wrap=True)
+        console.print(line, soft_wrap=True)
     for file in ("deltas.png", "deltas.html"):
         console.print(f"plot: {report.draw(found, out / file)}", soft_wrap=True)

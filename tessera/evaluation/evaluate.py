@@ -5,11 +5,11 @@ from pathlib import Path
 
 from tessera.evaluation import catalogue, frozen, load, retrieve, sweep, trials
 from tessera.evaluation.rows import DataError
-from tessera.evaluation.trials import Progress
 from tessera.model.hf_files import read_json
 from tessera.plan.errors import did_you_mean
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Task
+from tessera.progress import Progress
 
 _MMBERT_VOCABULARY = 200_000  # tokens, at least: its model_type is ModernBERT's
 

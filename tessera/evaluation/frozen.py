@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from tessera import __version__
 from tessera.evaluation import bitext, load, probe, trials
-from tessera.evaluation.trials import Json, Progress
-from tessera.files import write_json
+from tessera.evaluation.trials import Json
+from tessera.files import model_name, write_json
 from tessera.finetune.examples import Labelled
 from tessera.inference.encoder import Encoder
 from tessera.inference.sentence_folder import fingerprint
 from tessera.plan.recipe import Machine
-from tessera.plan.strict import name_of
 from tessera.plan.task import Task
+from tessera.progress import Progress, silent
 
 KINDS = ("bitext", "probe")
 Rows = dict[str, dict[str, list[Labelled]]]  # split -> language -> examples
@@ -45,8 +45,8 @@ def run(
     if task.kind not in KINDS:
         raise ValueError(f"task {task.name} is of kind {task.kind}, which trains the encoder")
     began, model_folder, machine = time.perf_counter(), Path(model_folder), machine or Machine()
-    model = name or name_of(model_folder)
-    report = on_progress or (lambda done, total, what: None)
+    model = name or model_name(model_folder)
+    report = on_progress or silent
     rows = _read(task, None if data_folder is None else Path(data_folder))
     path = Path(out) / f"{model}.{task.name}.json"
     encoder = Encoder.from_pretrained(

@@ -26,12 +26,12 @@ from typing import Any
 
 from tessera import __version__
 from tessera.evaluation.mteb_data import Absent, compare_counts, localize
-from tessera.evaluation.mteb_model import Model, Progress, library
+from tessera.evaluation.mteb_model import Model, library
 from tessera.evaluation.mteb_results import by_language, catch_predictions, half_widths, outcomes
-from tessera.files import write_json
+from tessera.files import model_name, write_json
 from tessera.inference.sentence_folder import fingerprint
 from tessera.plan.errors import did_you_mean
-from tessera.plan.strict import name_of
+from tessera.progress import Progress
 
 _WRITE = "mteb"  # folder of mteb's own files
 
@@ -67,7 +67,7 @@ def run(
         mteb, out, folder = library(), Path(out), Path(model_folder)
         chosen = choose(tasks, benchmark, languages, splits)
         ready, absent = localize(chosen, Path(data), available=available) if data is not None else (chosen, [])
-        name = name or name_of(folder)
+        name = name or model_name(folder)
         model: Model | None = None
         files = []
         for number, task in enumerate(ready):

@@ -20,7 +20,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from tessera.plan.errors import mistakes
-from tessera.plan.strict import Strict
+from tessera.plan.fields import Strict
 
 _TEXT = ("text", "sentence1", "sentence2", "sentences")  # columns that mteb's statistics count the characters of
 Row = dict[str, Any]

@@ -15,15 +15,16 @@ from pathlib import Path
 
 from tessera.evaluation import load, load_retrieval, ranking, selection, trials
 from tessera.evaluation.selection import Start
-from tessera.evaluation.trials import Json, Progress, Trial
+from tessera.evaluation.trials import Json, Trial
+from tessera.files import model_name
 from tessera.finetune.contrastive import train
 from tessera.finetune.examples import Search, Triple
 from tessera.finetune.learner import Pretrained
 from tessera.finetune.loop import Diverged
 from tessera.finetune.retriever import Contrast, Retriever
 from tessera.plan.recipe import Machine
-from tessera.plan.strict import name_of
 from tessera.plan.task import Protocol, SplitName, Task
+from tessera.progress import Progress, silent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +64,8 @@ def retrieve(
     """
     began = time.perf_counter()
     model_folder, out, contrast = Path(model_folder), Path(out), contrast or Contrast()
-    model = name or name_of(model_folder)
-    report = on_progress or (lambda done, total, what: None)
+    model = name or model_name(model_folder)
+    report = on_progress or silent
     start = Start.of(model_folder, machine or Machine())
     found = groups(task, protocol, None if data_folder is None else Path(data_folder))
     if keep is not None and (len(found) > 1 or not task.trained):

@@ -10,11 +10,12 @@ from typing import TypeVar
 
 from tessera import __version__
 from tessera.evaluation import metrics, suite
-from tessera.evaluation.trials import Json, Progress, Trial
+from tessera.evaluation.trials import Json, Trial
 from tessera.files import write_json
 from tessera.finetune.learner import Pretrained, pretrained
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol, Task
+from tessera.progress import Progress
 
 Scores = Mapping[str, Mapping[str, float]]  # language -> metric -> value
 Outcomes = Mapping[str, Mapping[str, Sequence[float]]]  # language -> metric -> one number for each test example

@@ -33,9 +33,9 @@ from tessera.inference.encode import embed
 from tessera.model import hub
 from tessera.model.precision import compute_dtype
 from tessera.plan.recipe import Evaluation, Machine
+from tessera.progress import Progress, silent
 from tessera.train import held_out as held_out_text
 
-Progress = Callable[[int, int, str], None]
 Results = dict[str, dict[str, float]]
 HELD_OUT = "held_out"  # the task that every evaluation has, and its kind
 
@@ -63,7 +63,7 @@ def evaluate(
     read, ImportError where a probe lacks scikit-learn.
     """
     model_folder, out, machine = Path(model_folder), Path(out), machine or Machine()
-    report = on_progress or (lambda done, total, what: None)
+    report = on_progress or silent
     identity = {"seed": seed, "fingerprint": fingerprint(model_folder)}
     files: list[Path] = []
     model: _Model | None = None

@@ -14,12 +14,13 @@ from pathlib import Path
 
 from tessera.evaluation import catalogue, selection, suite, trials
 from tessera.evaluation.selection import Scores, Start
-from tessera.evaluation.trials import Group, Json, Progress, Trial
+from tessera.evaluation.trials import Group, Json, Trial
+from tessera.files import model_name
 from tessera.finetune.features import Answer, Example
 from tessera.finetune.learner import Pretrained
 from tessera.plan.recipe import Machine
-from tessera.plan.strict import name_of
 from tessera.plan.task import Protocol, Task
+from tessera.progress import Progress, silent
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +61,9 @@ def run(
     """
     began = time.perf_counter()
     model_folder = Path(model_folder)
-    model = name or name_of(model_folder)
+    model = name or model_name(model_folder)
     place = _Place(out=Path(out), model=model, data=None if data_folder is None else Path(data_folder))
-    report = on_progress or (lambda done, total, what: None)
+    report = on_progress or silent
     start = _start(model_folder, task, protocol, place, machine or Machine(), report)
     groups = trials.groups(task, protocol, place.data)
     tried = trials.trials(protocol)

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,8 +24,8 @@ from tessera.finetune.features import KINDS, Answer, Example, Kind
 from tessera.finetune.learner import Learner, Pretrained
 from tessera.finetune.loop import Course, Diverged, predict, train
 from tessera.plan.task import Protocol, SplitName, Task
+from tessera.progress import Progress
 
-Progress = Callable[[int, int, str], None]
 Json = dict[str, Any]
 # What says how a protocol is called, what it tries and how it chooses: nothing that a single trial depends on.
 _NOT_OF_A_TRIAL = {"name", "learning_rates", "sweep", "seeds", "select", "from_task", "cite", "notes"} | {

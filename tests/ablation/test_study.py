@@ -15,7 +15,8 @@ import tessera.cli.ablating  # noqa: F401
 from tessera.ablation.axes import read
 from tessera.ablation.study import AblationError, _heard, ablate, find_start
 from tessera.cli import app
-from tessera.run import Silent, merge_folders
+from tessera.progress import Silent
+from tessera.train.merge_models import merge_folders
 
 MASKS = "phases.decay-a.mask_ratio=0.3,0.1"
 QUICK = {"machine.checkpoint_minutes": "1e-9"}
