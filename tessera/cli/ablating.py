@@ -38,13 +38,13 @@ def ablate(
     out: Annotated[Path | None, typer.Option(help="where to write (default: runs/<name>-ablations)")] = None,
 ) -> None:
     """One phase from one checkpoint, one value changed at a time, over seeds: what it does. Run it again to go on."""
-    from tessera.report.charts import altair
+    from tessera.report.style import altair
 
     altair()  # rather now than after hours of training
     from tessera.ablation import tables as report
     from tessera.ablation.axes import read
+    from tessera.ablation.folders import find_start
     from tessera.ablation.study import ablate as walk
-    from tessera.ablation.study import find_start
 
     name = read_recipe(recipe, set_).name
     asked = read(recipe, vary, dict(item.split("=", 1) for item in set_ or []), merge or ())

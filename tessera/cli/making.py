@@ -87,9 +87,7 @@ def plan(
     if csv is not None:
         plan_tables.write_csv(planned, csv)
     if plot is not None:
-        from tessera.report.planned import draw_plan
-
-        draw_plan(planned, plot)
+        plan_tables.draw_plan(planned, plot)
     if json_:
         print(json.dumps(dataclasses.asdict(planned), ensure_ascii=False))
         return

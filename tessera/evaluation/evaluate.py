@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from tessera.evaluation import catalogue, frozen, load, retrieve, sweep, trials
+from tessera.evaluation import catalogue, frozen, load, metrics, retrieve, sweep, trials
 from tessera.evaluation.rows import DataError
 from tessera.model.hf_files import read_json
 from tessera.plan.errors import did_you_mean
@@ -37,13 +37,15 @@ def judge(
     oracle       choose the rate on the test set: results are marked, and are no results
 
     Raises TaskError for names that nobody knows and DataError for languages that a task does not have, before anything
-    is run; else as sweep.run and retrieve.retrieve.
+    is run, ImportError where a metric's library is missing; else as sweep.run and retrieve.retrieve.
     """
     family = family_of(Path(model_folder))
     chosen = [
         (_only(task, languages, data_folder), catalogue.protocol(protocol, task, family))
         for task in catalogue.choose(tasks)
     ]
+    for task, _ in chosen:
+        metrics.check(task.metric)
     out = Path(out, *_folder(languages))
     for task, how in chosen:
         if task.kind in frozen.KINDS:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from tessera import __version__
-from tessera.evaluation import metrics, suite
+from tessera.evaluation import suite
 from tessera.evaluation.trials import Json, Trial
 from tessera.files import write_json
 from tessera.finetune.learner import Pretrained, pretrained
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol, Task
 from tessera.progress import Progress
+from tessera.statistics import interval
 
 Scores = Mapping[str, Mapping[str, float]]  # language -> metric -> value
 Outcomes = Mapping[str, Mapping[str, Sequence[float]]]  # language -> metric -> one number for each test example
@@ -141,7 +142,7 @@ def summary(seeds: Sequence[Scores]) -> Json:
     return {
         "results": {x: {m: statistics.fmean(seed[x][m] for seed in seeds) for m in names} for x in languages},
         "average": {m: statistics.fmean(values) for m, values in averages.items()},
-        "interval": {m: metrics.interval(v)[1] if len(v) > 1 else None for m, v in averages.items()},
+        "interval": {m: interval(v)[1] if len(v) > 1 else None for m, v in averages.items()},
     }
 
 

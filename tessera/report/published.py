@@ -39,6 +39,7 @@ class Result:
     average: float | None
     half: float | None = None  # half the width of the 95% interval of the average
     over: str = ""  # what the interval is over
+    repeats: int = 0  # how many of them
     by_length: dict[str, float] = field(default_factory=dict)  # "1000-5000" -> value
     outcomes: dict[str, NDArray[np.float64]] = field(default_factory=dict)  # by language, one for each example
     data: Any = None  # equal where two were measured on the same rows
@@ -103,6 +104,7 @@ def _read_file(path: Path, metric: str | None, *, strict: bool) -> list[Result]:
             average=scale * given["average"][chosen],
             half=None if half is None else scale * half,
             over="" if half is None else f"{trials} experiments" if trials else f"{len(given.get('seeds', ()))} seeds",
+            repeats=trials or len(given.get("seeds") or ()),
             by_length={name: scale * row[chosen] for name, row in (given.get("by_length") or {}).items()},
             outcomes=_canonical({code: np.asarray(row) for code, row in each.items()}),
             data=given.get("data") or (given.get("protocol") or {}).get("data"),

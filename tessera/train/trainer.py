@@ -302,7 +302,7 @@ def _due(every: int | None, phase: Phase, step: int) -> bool:
 def _introduce(job: Job, trainee: TrainState, meter: ThroughputMeter) -> None:
     """Says out loud what this phase really uses."""
     phase, world, model = job.phase, job.world, trainee.model
-    sources = sum(share > 0 for share in job.mixture.mean())
+    sources = sum(share > 0 for share in job.shares.mean())
     kind = f" ({job.recipe.machine.parallel})" if world.size > 1 else ""
     network, packing, positions = _network(model, world)
     job.watcher.say(

@@ -37,7 +37,17 @@ FLOORS = {
     "cli": 6,
     "__main__": 7,
 }
-EXTRAS = {"transformers", "sentence_transformers", "sklearn", "altair", "vl_convert", "langcodes", "django", "polib"}
+EXTRAS = {
+    "transformers",
+    "sentence_transformers",
+    "sklearn",
+    "altair",
+    "jinja2",
+    "vl_convert",
+    "langcodes",
+    "django",
+    "polib",
+}
 EXTRAS |= {"daft", "ray", "py3langid", "warcio", "gigatoken", "fasttext"}
 EXTRAS |= {"datasets", "mteb", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf"}
 PICKLES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
