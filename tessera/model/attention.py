@@ -93,7 +93,7 @@ class Layout:
 
 
 def frequencies(theta: float, width: int, device: torch.device | str = "cpu") -> Tensor:
-    """Inverse frequencies of RoPE, [D/2]: by which angle each pair of dimensions turns from one position to the next."""
+    """Inverse frequencies of RoPE, [D/2]: by which angle a pair of dimensions turns from one position to the next."""
     return 1.0 / theta ** (torch.arange(0, width, 2, dtype=torch.float32, device=device) / width)
 
 

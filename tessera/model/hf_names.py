@@ -112,10 +112,14 @@ _IGNORED = frozenset((
 _Size = Annotated[int, Field(ge=1, le=1 << 40)]  # so that products of a few of them can be reckoned with
 _Positive = Annotated[float, Field(gt=0)]
 
-
 # What a field of theirs has to be where it is there; which of them a family asks for is seen later.
 _KINDS: dict[Any, tuple[str, ...]] = {
-    _Size: (*_SAME[:-1], "num_key_value_heads", "head_dim", "global_attn_every_n_layers"),
+    _Size: (
+        *(name for name in _SAME if name != "initializer_range"),
+        "num_key_value_heads",
+        "head_dim",
+        "global_attn_every_n_layers",
+    ),
     _Positive: ("initializer_range", "norm_eps", "rms_norm_eps", "rope_theta", "global_rope_theta", "local_rope_theta"),
     float: ("attention_output_dropout",),
     int: ("local_attention", *_TOKEN_IDS),
@@ -124,11 +128,8 @@ _KINDS: dict[Any, tuple[str, ...]] = {
     list[str]: ("layer_types",),
     dict[str, Any]: ("rope_parameters",),
 }
-_Fields = create_model(
-    "_Fields",
-    __base__=Strictly,
-    **{name: (kind | None, None) for kind, names in _KINDS.items() for name in names},
-)
+_DEFINITIONS: dict[str, Any] = {name: (kind | None, None) for kind, names in _KINDS.items() for name in names}
+_Fields = create_model("_Fields", __base__=Strictly, **_DEFINITIONS)
 
 
 class _Rope(Strictly):
