@@ -1,4 +1,4 @@
-"""The verb that trains one phase many times, with one value changed at a time."""
+"""The ablation verb: one phase trained many times, with one value changed at a time."""
 
 import json
 from pathlib import Path

@@ -25,8 +25,17 @@ WORDS = {
     "early stopping": ("finetune", "evaluation"),
 }
 
+# Words that are still to come. A word that has come fails the test until it is taken out of this list.
+NOT_YET = """
+dataloader, collate, prefetch, context length, early stopping
+""".strip().split(", ")
 
-@pytest.mark.parametrize("word", WORDS)
+
+def marked(word: str) -> object:
+    return pytest.param(word, marks=pytest.mark.xfail(strict=True)) if word in NOT_YET else word
+
+
+@pytest.mark.parametrize("word", [marked(word) for word in WORDS])
 def test_the_fields_word_is_found_where_the_thing_is(word):
     files = [path for room in WORDS[word] for path in (PACKAGE / room).glob("*.py") if path.stem != "__init__"]
     lines = (line for path in files for line in path.read_text(encoding="utf-8").splitlines())
