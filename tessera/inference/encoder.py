@@ -29,6 +29,7 @@ from tessera.inference.similarity import as_sentence_transformers, paired_scores
 from tessera.inference.tokenize import TextTokenizer, checked, windows
 from tessera.model import hub
 from tessera.model.attention import choose
+from tessera.model.hf_files import refuse_adapter
 from tessera.model.precision import autocast, compute_dtype
 from tessera.progress import Progress
 
@@ -105,6 +106,7 @@ class Encoder:
         """
         place = folders.local(name)
         pipeline, inside = folders.read(place)
+        refuse_adapter(inside)
         tokenizer = Tokenizer.load(inside)
         if kind(inside) is not None:  # exported: it computes in its own precision, on a CPU
             exported = Runtime.open(inside, dtype=dtype, threads=threads)

@@ -160,7 +160,14 @@ def test_an_adapter_beside_a_model_is_never_passed_over(name: str, load: Any, fi
 
 def test_an_adapter_alone_is_called_one(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "somewhere"}')
-    for load in (hub.load, hub.load_any, hub.load_encoder, hub.load_regressor, hub.read_config):
+    for load in (
+        hub.load,
+        hub.load_any,
+        hub.load_encoder,
+        hub.load_regressor,
+        hub.read_config,
+        Encoder.from_pretrained,
+    ):
         with pytest.raises(ValueError, match="holds an adapter"):
             load(tmp_path)
 
