@@ -30,7 +30,9 @@ def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     staging.mkdir()
     try:
         yield staging
+        mode = staging.stat().st_mode & 0o666  # a folder is made by umask, or by the access list of the one it is in
         for path in (*staging.rglob("*"), staging):
+            _set_mode(path, mode)
             sync(path)
         if replace:
             remove_folder(target)
@@ -52,11 +54,22 @@ def atomic_file(target: Path, *, many: bool = False) -> Iterator[Path]:
     draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}.writing" if many else f".{target.name}.writing")
     try:
         yield draft
+        if draft.stat().st_mode & 0o077 == 0:
+            probe = draft.with_name(f"{draft.name}.mode")
+            probe.touch()
+            _set_mode(draft, probe.stat().st_mode & 0o666)
+            probe.unlink()
         sync(draft)
         os.replace(draft, target)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    """Gives a file the mode of any new file here: some writers (safetensors) keep theirs to themselves, as 0600."""
+    if path.is_file() and not path.is_symlink() and path.stat().st_mode & 0o777 != mode:
+        path.chmod(mode)
 
 
 def remove_folder(folder: Path) -> None:

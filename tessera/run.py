@@ -221,6 +221,7 @@ def _merge(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
             density=merge.density,
             scale=merge.scale,
             decay=merge.decay,
+            config_of=folder / merge.config_of / "final" if merge.config_of else None,
             tokenizer=folder / "tokenizer",
             describe=partial(card, recipe, merge.name),
         )

@@ -31,8 +31,7 @@ from tessera.ablation.folders import AblationError, Job, Start
 from tessera.data.shards import Shards, verify
 from tessera.data.tokenizer import Tokenizer
 from tessera.evaluation.evaluate import check, evaluate_recipe
-from tessera.files import atomic_folder, fingerprint, write_json
-from tessera.model import hub, merging
+from tessera.files import fingerprint, write_json
 from tessera.plan.errors import did_you_mean
 from tessera.plan.fields import is_folder
 from tessera.plan.loading import load
@@ -41,6 +40,7 @@ from tessera.plan.recipe import Recipe
 from tessera.plan.result import HELD_OUT
 from tessera.progress import Progress, Say, Watcher, silent
 from tessera.train import checkpoint, distributed
+from tessera.train.merge_models import merge_folders
 from tessera.train.start import Text
 from tessera.train.trainer import train
 
@@ -267,9 +267,5 @@ def _merge(recipe: Recipe, folder: Path, variants: Sequence[str]) -> None:
         return
     base = Path(phase.from_) if is_folder(phase.from_) else folder / phase.from_ / "final"
     models = [folder.parent.parent / name / folder.name / phase.name / "final" for name in variants]
-    merged = hub.load(models[0])
-    states = [merged.state_dict(), *(hub.load(path).state_dict() for path in models[1:])]
-    merged.load_state_dict(merging.ties(hub.load(base).state_dict(), states))
-    with atomic_folder(target) as staging:
-        hub.save(merged, staging, folder / "tokenizer", f"Merged by TIES from {len(models)} variants.\n")
-        checkpoint.seal(staging)
+    text = f"Merged by TIES from {len(models)} variants.\n"
+    merge_folders(models, target, base=base, tokenizer=folder / "tokenizer", describe=lambda *_: text)

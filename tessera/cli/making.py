@@ -107,12 +107,17 @@ def merge(
     density: Annotated[float, typer.Option(help="ties: share of each task vector that is kept")] = 0.2,
     weight: Annotated[list[float] | None, typer.Option(help="one for each model (default: equal)")] = None,
     decay: Annotated[float, typer.Option(help="exponential: weight of a model relative to the next")] = 0.5,
+    config_of: Annotated[
+        Path | None, typer.Option(help="the model whose configuration holds where theirs differ (rotary bases, ...)")
+    ] = None,
 ) -> None:
     """Several models into one, as a Hugging Face folder."""
     from tessera.train.merge_models import merge_folders
 
     weights = tuple(weight) if weight else None
-    written = merge_folders(models, out, method=method, base=base, density=density, weights=weights, decay=decay)
+    written = merge_folders(
+        models, out, method=method, base=base, density=density, weights=weights, decay=decay, config_of=config_of
+    )
     console.print(f"model: {written}")
 
 

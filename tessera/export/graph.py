@@ -87,7 +87,7 @@ def export(
     how = pipeline.pooling if pooling is None else (pooling,) if isinstance(pooling, str) else tuple(pooling)
     unit = pipeline.normalize if normalize is None else normalize
     pipeline = replace(pipeline, pooling=how, normalize=unit)
-    model = hub.load(inside, "cpu") if output == "logits" else hub.load_own_encoder(inside, "cpu")
+    model = hub.load(inside, "cpu") if output == "logits" else hub.load_own_encoder(inside, "cpu", drop_head=False)
     tokenizer = Tokenizer.load(inside)
     with drafted(Path(target), inside, pipeline, model) as draft:
         say(f"{to}: tracing {model.config.num_hidden_layers} layers")

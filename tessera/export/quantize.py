@@ -112,7 +112,7 @@ def quantize(
     pipeline, inside = folders.read(folders.local(folder))
     if not hub.is_ours(inside):
         raise ValueError(f"{inside / 'config.json'}: int8 takes EuroBERT and ModernBERT models")
-    model, tokenizer = hub.load_own_encoder(inside, "cpu").eval(), Tokenizer.load(inside)
+    model, tokenizer = hub.load_own_encoder(inside, "cpu", drop_head=False).eval(), Tokenizer.load(inside)
     longest = length_of(pipeline, model)
     cut = min(max_length, longest)
     ids = TextTokenizer(tokenizer=tokenizer, max_length=cut, lower_case=pipeline.lower_case).ids

@@ -28,6 +28,7 @@ from tessera.inference.similarity import Keywords, as_sentence_transformers, che
 from tessera.inference.tokenize import TextTokenizer, check_vocabulary, checked, windows
 from tessera.model import hub
 from tessera.model.attention import choose
+from tessera.model.hf_files import refuse_adapter
 from tessera.model.precision import autocast, compute_dtype
 from tessera.progress import Progress, silent
 
@@ -86,20 +87,23 @@ class Encoder:
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
         attention: str = "auto",
         threads: int | None = None,
+        drop_head: bool = False,
     ) -> Self:
         """A folder in the format of Hugging Face or of sentence-transformers, or its name on the Hub.
 
         attention  auto, reference, cpu or varlen; see model/attention.py
+        drop_head  whether a classifier (or another head of a task) may be left out, for vectors of what is beneath it
 
-        Raises ValueError naming the file and what in it is missing, broken or not known here.
+        Raises ValueError naming the file and what in it is missing, broken or not known here, and for such a head.
         """
         place = folders.local(name)
         pipeline, inside = folders.read(place)
+        refuse_adapter(inside)
         tokenizer = Tokenizer.load(inside)
         if kind(inside) is not None:  # exported: it computes in its own precision, on a CPU
             exported = Runtime.open(inside, dtype=dtype, threads=threads)
             return cls(exported, tokenizer, pipeline, device="cpu", dtype="float32", source=inside, threads=threads)
-        model = hub.load_encoder(inside, attention)
+        model = hub.load_encoder(inside, attention, drop_head=drop_head)
         return cls(model, tokenizer, pipeline, device=device, dtype=dtype, source=inside, threads=threads)
 
     def __repr__(self) -> str:

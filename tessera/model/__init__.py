@@ -9,14 +9,14 @@ In reading order:
     mlm.py                  masked language model, initialization
     task_heads.py           heads for fine-tuning: documents, tokens, spans, choices
     pooling.py              pooling to sentence embeddings: mean, cls and all that sentence-transformers knows
-    cross_entropy.py        the loss over a large vocabulary with its gradient, scores never held whole
+    cross_entropy.py        cross-entropy over a large vocabulary with its gradient, scores never held whole
     sparse_embedding.py     an embedding trained only in the rows of tokens that the data has
     precision.py            mixed precision; memory of large arrays that is reused
-    hub.py                  Hugging Face folders in and out
-    hf_names.py             what Hugging Face calls things: one table a family, both ways
-    hf_files.py             the files of a Hugging Face folder, opened with care
+    hub.py                  loading and saving of Hugging Face folders
+    hf_names.py             names of weights and fields there and here: one table a family, both ways
+    hf_files.py             files of a Hugging Face folder: JSON by schemas, weights in safetensors
     transformers_model.py   BERT, XLM-R, DeBERTa, MiniLM behind our interface, run by transformers
-    transformers_folder.py  what transformers makes of their folders, tried before it is trusted
+    transformers_folder.py  loading of their folders through transformers, tried before it is trusted
     resize.py               a smaller model out of a larger by strides, a larger out of a smaller by tiling
-    merging.py              TIES, linear and exponential averages as plain arithmetic
+    merging.py              model merging: TIES, linear and exponential averages, and what may be merged
 """

@@ -1,4 +1,4 @@
-"""Attention inside packed documents: three backends that give one answer.
+"""Self-attention over packed sequences with rotary position embeddings (RoPE): three backends that give one answer.
 
 reference   a T x T mask: nothing clever, for tests and doubts
 cpu         documents in groups of similar length, windows in blocks; see model/attention_cpu.py
@@ -44,7 +44,7 @@ def choose(name: str, device: torch.device | str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the documents of one batch lie, and what its layers share: rotary tables, tiles. Made once per batch."""
+    """Sequence boundaries of one batch, and what its layers share: rotary tables, tiles. Made once per batch."""
 
     backend: str  # reference, cpu or varlen
     starts: Tensor  # [N+1], where each document starts, and T
@@ -93,7 +93,7 @@ class Layout:
 
 
 def frequencies(theta: float, width: int, device: torch.device | str = "cpu") -> Tensor:
-    """[D/2], the angle by which each pair of dimensions turns from one position to the next."""
+    """Inverse frequencies of RoPE, [D/2]: by which angle a pair of dimensions turns from one position to the next."""
     return 1.0 / theta ** (torch.arange(0, width, 2, dtype=torch.float32, device=device) / width)
 
 
@@ -121,7 +121,10 @@ def attend(
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [T, heads, D] turned by its position, in float32; cos, sin [T, 1, D/2]; returns the dtype of x."""
+    """Rotary position embedding: x [T, heads, D] turned by its position, cos, sin [T, 1, D/2] -> [T, heads, D].
+
+    In float32; returns the dtype of x.
+    """
     first, second = x.float().chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 

@@ -1,4 +1,4 @@
-"""Attention on CPUs: documents cut into tiles that plain matrix products work through.
+"""Blockwise self-attention for CPUs: documents cut into tiles that plain matrix products work through.
 
 A tile is a stretch of one document: a few queries and all the keys that they may see. Tiles of similar size are
 stacked, so that a thousand short documents are a few batched products. Without a window a document is one tile; with a
@@ -164,7 +164,7 @@ class Plan:
 
 
 def attend_in_tiles(qkv: Tensor, plan: Plan) -> Tensor:
-    """What model/attention.py: attend says. qkv [T, (H + 2 K) * D]"""
+    """Scaled dot-product attention, as model/attention.py: attend says. qkv [T, (H + 2 K) * D]"""
     with torch.autocast("cpu", enabled=False):
         return _Tiled.apply(qkv, plan)
 

@@ -1,4 +1,4 @@
-"""The loss over a large vocabulary with its gradient, a block of rows at a time: scores are never held whole.
+"""Chunked cross-entropy loss over a large vocabulary, with its gradient: logits are never held whole.
 
 A score matrix of 10,000 positions and 256,000 tokens is five gigabytes. Here a block of it is made, turned into its own
 gradient in place, multiplied back into the gradients of the hidden states and of the weight, and forgotten; nothing is
@@ -18,7 +18,7 @@ _WORKED_ON = {"cpu": 1 << 18, "cuda": 1 << 28}  # scores in float32: what fits a
 
 
 def cross_entropies(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-    """-log softmax(hidden weight^T + bias)[target] of each row, without a gradient.
+    """Cross-entropy of each row without a gradient: -log softmax(hidden weight^T + bias)[target].
 
     hidden [M, C], weight [V, C], bias [V] or None, targets [M] int64 -> [M] float32
     """

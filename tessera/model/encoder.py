@@ -1,4 +1,4 @@
-"""The encoder: EuroBERT, ModernBERT and mmBERT are values of one configuration.
+"""Bidirectional transformer encoder: EuroBERT, ModernBERT and mmBERT are values of one configuration.
 
 Documents lie end to end and never see each other; nothing is ever padded here. Of three forward passes this is the one
 with gradients, in training and on GPUs; model/packed.py fuses what a CPU computes without them, export/padded.py is
@@ -47,6 +47,8 @@ class Norm(nn.Module):
 
 
 class Attention(nn.Module):
+    """Multi-head self-attention, grouped-query where the configuration says so, with one matrix for q, k and v."""
+
     def __init__(self, config: EncoderConfig, layer: int) -> None:
         super().__init__()
         self.heads, self.key_value_heads = config.num_attention_heads, config.num_key_value_heads
@@ -64,6 +66,8 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
+    """Gated feed-forward network (GeGLU or SwiGLU)."""
+
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.activation = config.hidden_act
@@ -76,7 +80,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """Transformer layer with pre-normalization: x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(self, config: EncoderConfig, layer: int) -> None:
         super().__init__()
@@ -93,7 +97,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Tokens to hidden states.
+    """Embedding, transformer layers and final norm: tokens to hidden states.
 
     attention  auto, reference, cpu or varlen; see model/attention.py. Raises ValueError at the first batch on a device
                for a backend that cannot run there.

@@ -1,39 +1,162 @@
-"""The files of a Hugging Face folder, opened with care: only JSON and safetensors are read, nothing is unpickled."""
+"""The files of a Hugging Face model folder: JSON by a strict schema, weights in safetensors, nothing else.
+
+Nothing is unpickled, nothing outside the folder is read because a file in it says so, and weights are finite numbers or
+an error: a NaN that came in here would be blamed on padding or a learning rate later.
+"""
 
 import json
 import shutil
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, TypeVar
 
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
+from tessera.plan.errors import one_line
+
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
     *("tokenizer.model", "vocab.txt", "vocab.json", "merges.txt"),
 )
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "pytorch_adapter.bin")
+_SHOWN = 200  # characters of what a file says, in a message
+
+Schema = TypeVar("Schema", bound=BaseModel)
 
 
-def open_weights(folder: Path, files: ExitStack) -> dict[str, Any]:
-    """The open file that holds each weight; `files` closes them.
+class Strictly(BaseModel):
+    """Schemas of foreign files: no value is turned into another kind, fields that are not named may be there."""
 
-    Raises ValueError naming the file that is missing, cut off, or a pickle instead of safetensors.
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
+
+
+class ModelConfig(Strictly):
+    """What every config.json must be before its family is asked."""
+
+    model_type: str | None = None
+    architectures: list[str] | None = None
+    is_decoder: bool | None = None
+    is_encoder_decoder: bool | None = None
+    mask_token_id: int | None = None
+
+
+class _Index(Strictly):
+    weight_map: dict[str, str]
+
+
+class Token(Strictly):
+    content: str
+
+
+class Roles(Strictly):
+    """tokenizer_config.json, special_tokens_map.json: what they call the mask."""
+
+    mask_token: str | Token | None = None
+
+
+class AddedToken(Token):
+    id: int
+
+
+class Vocabulary(Strictly):
+    """`model` of a tokenizer.json."""
+
+    vocab: dict[str, int] | list[list[Any]] | None = None  # a list is Unigram's: [token, log probability], by id
+    merges: list[str | list[str]] | None = None  # "a b" in older versions, ["a", "b"] today
+
+
+class TokenizerJson(Strictly):
+    """tokenizer.json, as far as vocabularies are compared."""
+
+    model: Vocabulary | None = None
+    added_tokens: list[AddedToken] = []
+
+    def ids(self) -> dict[str, int]:
+        """The id of each token."""
+        vocab = (self.model and self.model.vocab) or {}
+        known = vocab if isinstance(vocab, dict) else {str(entry[0]): i for i, entry in enumerate(vocab) if entry}
+        return {**known, **{token.content: token.id for token in self.added_tokens}}
+
+    def rules(self) -> dict[str, Any]:
+        """All else on which it depends how a text is cut, without what is off."""
+        inside = self.model.model_dump(exclude={"vocab"}) if self.model else {}
+        inside["merges"] = [pair if isinstance(pair, str) else " ".join(pair) for pair in inside.get("merges") or []]
+        more = {key: (self.model_extra or {}).get(key) for key in ("normalizer", "pre_tokenizer", "post_processor")}
+        added = [_on(token.model_dump()) for token in sorted(self.added_tokens, key=lambda token: token.id)]
+        return {"model": _on(inside), "added_tokens": added, **more}
+
+
+def _on(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if value not in (None, False)}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWeight:
+    """One weight of an open safetensors file, not read yet."""
+
+    name: str
+    path: Path
+    file: Any
+
+    @property
+    def shape(self) -> list[int]:
+        """As the header of the file says."""
+        return list(self.file.get_slice(self.name).get_shape())
+
+    def read(self) -> Tensor:
+        """A copy of its values in float32. Raises ValueError where they are whole numbers, or not finite."""
+        values = self.file.get_tensor(self.name)
+        if not values.is_floating_point():
+            kind = str(values.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{self.path}: weight {shown(self.name)} holds {kind}, which is no floating-point number; tessera "
+                "reads no quantized weights: give the model they were made from"
+            )
+        values = values.to(torch.float32, copy=True)
+        if not is_finite(values):
+            raise ValueError(
+                f"{self.path}: weight {shown(self.name)} holds values that are not finite (NaN or infinite "
+                "in float32): its training has diverged or the file is damaged; take an earlier one, or copy it again"
+            )
+        return values
+
+
+def shown(value: Any) -> str:
+    """A value out of a file, short enough for a message."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
+
+
+def is_finite(values: Tensor) -> bool:
+    """Whether all values are numbers: one pass, nothing of the size of `values` is made."""
+    if not values.numel():
+        return True
+    return all(bool(end.isfinite()) for end in torch.aminmax(values))
+
+
+def open_weights(folder: Path, files: ExitStack) -> dict[str, StoredWeight]:
+    """The weights of a folder by name; `files` closes what is opened.
+
+    model.safetensors is taken where it is there, else the shards that model.safetensors.index.json names, as in
+    transformers: a single file beside an index has the last word.
+
+    Raises ValueError naming the file that is missing, cut off, outside the folder, an adapter, or a pickle.
     """
-    index = folder / "model.safetensors.index.json"
-    shards = ["model.safetensors"]
-    if index.is_file():
-        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
-    found: dict[str, Any] = {}
-    for shard in shards:
-        path = folder / Path(shard).name
+    refuse_adapter(folder)
+    index, shards = folder / _INDEX, [folder / _SINGLE]
+    if index.is_file() and not shards[0].is_file():
+        names = set(read_as(_Index, index).weight_map.values())
+        shards = [_inside(folder, name, index) for name in sorted(names)]
+    found: dict[str, StoredWeight] = {}
+    for path in shards:
         if not path.is_file():
-            pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
-            if pickles:
-                raise ValueError(
-                    f"{folder} holds its weights in {pickles[0]}, a format that can run code when it is read, so "
-                    f"tessera does not. {_conversion(folder, pickles[0])}"
-                )
+            _refuse_pickle(folder)
             raise ValueError(f"{path} is missing")
         try:
             file = files.enter_context(safe_open(path, framework="pt"))
@@ -41,15 +164,54 @@ def open_weights(folder: Path, files: ExitStack) -> dict[str, Any]:
             raise ValueError(
                 f"{path} is broken ({error}); it may have been cut off: copy or download it again"
             ) from error
-        found |= dict.fromkeys(file.keys(), file)
+        found |= {name: StoredWeight(name, path, file) for name in file.keys()}  # noqa: SIM118  # no mapping
     return found
+
+
+def _inside(folder: Path, name: str, place: Path) -> Path:
+    """The file that `place` calls `name`. Raises ValueError where that is no safetensors file within `folder`."""
+    said, parts = f"{place}: a file is called {shown(name)}", PurePosixPath(name).parts
+    if not name.endswith(".safetensors") or "\0" in name:
+        raise ValueError(f"{said}, but weights are read from .safetensors files only")
+    if name.startswith("/") or "\\" in name or PureWindowsPath(name).drive or ".." in parts:
+        raise ValueError(f"{said}, which leads out of the folder; only files inside it are read")
+    path, home = folder / name, folder.resolve()
+    allowed = [home]
+    if home.parent.name == "snapshots":  # the cache of huggingface_hub: files are links into the blobs beside
+        allowed.append(home.parent.parent / "blobs")
+    if not any(path.resolve().is_relative_to(place) for place in allowed):
+        raise ValueError(f"{said}, a link to {path.resolve()}, out of the folder; put the file itself there")
+    return path
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Raises ValueError where a folder holds an adapter: the base model alone is another model."""
+    there = next((name for name in _ADAPTERS if (folder / name).is_file()), None)
+    if there is None:
+        return
+    raise ValueError(
+        f"{folder} holds an adapter ({there}), which tessera does not apply, and the model without it is another one. "
+        "Merge it into its base model once; in Python, with the Auto class of the model:\n"
+        "  from peft import PeftModel\n"
+        f'  PeftModel.from_pretrained(base, "{folder}").merge_and_unload().save_pretrained("merged")\n'
+        f"If the base model alone is meant, take {there} out of the folder"
+    )
+
+
+def _refuse_pickle(folder: Path) -> None:
+    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES) if folder.is_dir() else []
+    if pickles:
+        raise ValueError(
+            f"{folder} holds its weights in {pickles[0]}, a format that can run code when it is read, so "
+            f"tessera does not. {_conversion(folder, pickles[0])}"
+        )
 
 
 def _conversion(folder: Path, pickle: str) -> str:
     """How weights in a pickle become safetensors."""
     if pickle != "pytorch_model.bin":  # the only one that transformers finds by itself
         return "If you trust where it comes from, convert it to model.safetensors with what wrote it"
-    kind = next(iter(read_json(folder / "config.json").get("architectures") or ["AutoModel"]))
+    kind = next(iter(read_as(ModelConfig, folder / "config.json").architectures or ["AutoModel"]))[:_SHOWN]
     return (
         "If you trust where it comes from, convert it once; in Python:\n"
         f"  from transformers import {kind}\n"
@@ -73,6 +235,30 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
+    except RecursionError:
+        raise ValueError(f"{path} is no file of a model: its lists or objects lie too deep in each other") from None
     if not isinstance(data, dict):
         raise ValueError(f"{path} holds no JSON object")
     return data
+
+
+def config_json(folder: Path) -> dict[str, Any]:
+    """config.json of a model. Raises ValueError as `read_json`, and for an adapter or a field of the wrong kind."""
+    refuse_adapter(folder)
+    given = read_json(folder / "config.json")
+    fit(ModelConfig, given, folder / "config.json")
+    return given
+
+
+def read_as(schema: type[Schema], path: Path) -> Schema:
+    """A JSON file by its schema. Raises ValueError naming the file, the place in it and what is wrong there."""
+    return fit(schema, read_json(path), path)
+
+
+def fit(schema: type[Schema], data: dict[str, Any], path: Path) -> Schema:
+    """What a file holds, by its schema. Raises ValueError as `read_as`."""
+    try:
+        return schema.model_validate(data)
+    except ValidationError as error:
+        text = one_line(error)
+        raise ValueError(f"{path}: {text if len(text) <= 2 * _SHOWN else text[: 2 * _SHOWN] + ' ...'}") from None

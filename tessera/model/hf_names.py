@@ -1,10 +1,12 @@
-"""What Hugging Face calls things, by family: one table of weights, one of configuration fields, both ways."""
+"""Conversion of weight names and configuration fields to Hugging Face's and back: one table of each for a family."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field, create_model
 
+from tessera.model.hf_files import Strictly, fit, shown
 from tessera.plan.architecture import EncoderConfig
 
 Json = dict[str, Any]
@@ -48,7 +50,7 @@ _EUROBERT: Names = {
     "classifier.bias": ("classifier.bias",),
 }
 NAMES: dict[str, Names] = {"modernbert": _MODERNBERT, "eurobert": _EUROBERT}
-_CLASSES = {"modernbert": "ModernBert", "eurobert": "EuroBert"}  # ...ForMaskedLM, ForSequenceClassification
+_CLASSES = {"modernbert": "ModernBert", "eurobert": "EuroBert"}  # before ForMaskedLM, ForSequenceClassification
 
 # Their name of a pooling -> ours; the first is theirs where a configuration does not say.
 _POOLING: dict[str, dict[str, Pooling]] = {
@@ -74,6 +76,7 @@ _SAME = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("max_position_embeddings", "initializer_range"),
 )
+_POOLING_FIELDS = ("classifier_pooling", "clf_pooling")
 _TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "mask_token_id")
 # Fields of ours that transformers carries along unread, kept so that a model comes back as it was.
 _OURS = ("attention_output_dropout", "initialization")
@@ -105,6 +108,35 @@ _IGNORED = frozenset((
     "sparse_prediction", "task_specific_params", "tokenizer_class", "torch_dtype", "transformers_version", "use_cache",
 ))
 # fmt: on
+
+_Size = Annotated[int, Field(ge=1, le=1 << 40)]  # so that products of a few of them can be reckoned with
+_Positive = Annotated[float, Field(gt=0)]
+
+# What a field of theirs has to be where it is there; which of them a family asks for is seen later.
+_KINDS: dict[Any, tuple[str, ...]] = {
+    _Size: (
+        *(name for name in _SAME if name != "initializer_range"),
+        "num_key_value_heads",
+        "head_dim",
+        "global_attn_every_n_layers",
+    ),
+    _Positive: ("initializer_range", "norm_eps", "rms_norm_eps", "rope_theta", "global_rope_theta", "local_rope_theta"),
+    float: ("attention_output_dropout",),
+    int: ("local_attention", *_TOKEN_IDS),
+    str: ("hidden_act", "hidden_activation", "classifier_activation", "initialization", *_POOLING_FIELDS),
+    bool: ("decoder_bias", "tie_word_embeddings"),
+    list[str]: ("layer_types",),
+    dict[str, Any]: ("rope_parameters",),
+}
+_DEFINITIONS: dict[str, Any] = {name: (kind | None, None) for kind, names in _KINDS.items() for name in names}
+_Fields = create_model("_Fields", __base__=Strictly, **_DEFINITIONS)
+
+
+class _Rope(Strictly):
+    rope_type: str | None = None
+    type: str | None = None
+    rope_theta: _Positive | None = None
+    partial_rotary_factor: float | None = None
 
 
 def family(config: EncoderConfig) -> str:
@@ -142,7 +174,7 @@ def their_config(config: EncoderConfig, name: str, dtype: torch.dtype) -> Json:
     if config.mask_token_id is None:
         del fields["mask_token_id"]  # there it is a number or absent
     kind = {
-        "architectures": [f"{_CLASSES[name]}MaskedLM"],
+        "architectures": [f"{_CLASSES[name]}ForMaskedLM"],
         "model_type": name,
         "dtype": str(dtype).removeprefix("torch."),
     }
@@ -201,20 +233,22 @@ def their_regression(name: str, pooling: Pooling) -> Json:
 
 def our_pooling(given: Json, name: str, place: Path) -> Pooling:
     """How a classifier pools; `clf_pooling` is EuroBERT's own older word for it."""
+    fit(_Fields, given, place)
     known = _POOLING[name]
     found = given.get("classifier_pooling") or given.get("clf_pooling") or next(iter(known))
     if found not in known:
-        raise ValueError(f"{place}: classifier_pooling is {found!r}; {name} has {', '.join(known)}")
+        raise ValueError(f"{place}: classifier_pooling is {shown(found)}; {name} has {', '.join(known)}")
     return known[found]
 
 
 def our_config(given: Json, name: str, place: Path) -> EncoderConfig:
     """The inverse of `their_config`; `place` is the file, for errors."""
+    fit(_Fields, given, place)
     given = dict(given)
     for key, value in {**_DEMANDED[name], "rope_scaling": None, "hidden_dropout": 0.0}.items():
         found = given.pop(key, value)
         if found != value:
-            raise ValueError(f"{place}: {key} is {found!r}, but only {value!r} is implemented")
+            raise ValueError(f"{place}: {key} is {shown(found)}, but only {value!r} is implemented")
     take = _Taker(given, place)
     act = "hidden_activation" if name == "modernbert" else "hidden_act"
     fields: Json = {
@@ -233,11 +267,8 @@ def our_config(given: Json, name: str, place: Path) -> EncoderConfig:
     fields |= _modernbert_fields(take, fields) if name == "modernbert" else _eurobert_fields(take)
     unknown = sorted(set(given) - take.taken - _IGNORED)
     if unknown:
-        raise ValueError(f"{place}: field {unknown[0]!r} is not implemented; remove it if it changes nothing")
-    try:
-        return EncoderConfig.model_validate(fields)
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from error
+        raise ValueError(f"{place}: field {shown(unknown[0])} is not implemented; remove it if it changes nothing")
+    return fit(EncoderConfig, fields, place)
 
 
 class _Taker:
@@ -248,7 +279,7 @@ class _Taker:
 
     def __call__(self, key: str, *default: Any) -> Any:
         self.taken.add(key)
-        if key in self.given:
+        if key in self.given and (default or self.given[key] is not None):
             return self.given[key]
         if not default:
             raise ValueError(f"{self.place}: field {key!r} is missing")
@@ -256,12 +287,14 @@ class _Taker:
 
     def theta(self, rope: Any, legacy: str) -> float:
         """The base of rotary frequencies, from a table of today or a field of older versions."""
-        rope = dict(rope or {})
+        rope = {} if rope is None else dict(rope) if isinstance(rope, dict) else {"rope_type": rope}
+        fit(_Rope, rope, self.place)
         kind = rope.pop("rope_type", None) or rope.pop("type", None) or "default"
         theta = rope.pop("rope_theta", None) or self(legacy, None)
         self(legacy, None)
         if kind != "default" or rope.pop("partial_rotary_factor", 1.0) != 1.0 or rope:
-            raise ValueError(f"{self.place}: rotary positions of type {kind!r} {rope or ''} are not implemented")
+            more = shown(rope) if rope else ""
+            raise ValueError(f"{self.place}: rotary positions of type {shown(kind)} {more} are not implemented")
         if theta is None:
             raise ValueError(f"{self.place}: field {legacy!r} is missing")
         return theta
@@ -273,21 +306,26 @@ def _eurobert_fields(take: _Taker) -> Json:
 
 
 def _modernbert_fields(take: _Taker, fields: Json) -> Json:
-    layers = fields["num_hidden_layers"]
-    types = take("layer_types", None)
+    layers, types = fields["num_hidden_layers"], take("layer_types", None)
     spacing = take("global_attn_every_n_layers", None)
-    drawn = {
-        n: ["sliding_attention" if i % n else "full_attention" for i in range(layers)] for n in range(1, layers + 1)
-    }
     if spacing is None:
-        spacing = 3 if types is None else next((n for n, layer in drawn.items() if layer == types), None)
-    if spacing is None or (types is not None and types != drawn.get(min(spacing, layers))):
+        spacing = 3 if types is None else _spacing(types)
+    # Lengths first: a list that the file holds is short, what num_hidden_layers says need not be.
+    if types is not None and (
+        len(types) != layers
+        or types != ["sliding_attention" if i % spacing else "full_attention" for i in range(layers)]
+    ):
         raise ValueError(
             f"{take.place}: layer_types are not those of a global layer every n layers; this is not implemented"
         )
     if take("classifier_activation", fields["hidden_act"]) != fields["hidden_act"]:
         raise ValueError(f"{take.place}: classifier_activation differs from hidden_activation; this is not implemented")
     rope = take("rope_parameters", None) or {}
+    if unknown := sorted(rope.keys() - {"full_attention", "sliding_attention"}):
+        raise ValueError(
+            f"{take.place}: rope_parameters: {shown(unknown[0])} is not implemented; a modernbert has full_attention "
+            "and sliding_attention there"
+        )
     theta = take.theta(rope.get("full_attention"), "global_rope_theta")
     window, local = take("local_attention"), take.theta(rope.get("sliding_attention"), "local_rope_theta")
     return {
@@ -297,3 +335,8 @@ def _modernbert_fields(take: _Taker, fields: Json) -> Json:
         "global_rope_theta": theta,
         "local_rope_theta": theta if spacing == 1 else local,
     }
+
+
+def _spacing(types: list[str]) -> int:
+    """The least n for which a global layer may stand every n layers."""
+    return next((n for n, kind in enumerate(types) if n and kind == "full_attention"), max(1, len(types)))

@@ -1,23 +1,24 @@
-"""Hugging Face folders in and out: weights, configuration, tokenizer and card.
+"""Loading and saving of models as Hugging Face folders: weights, configuration, tokenizer and model card.
 
 A folder is config.json, model.safetensors (or shards with an index), tokenizer files and a model card. What is called
-how is in model/hf_names.py. Nothing is ever unpickled.
+how is in model/hf_names.py, how its files are read in model/hf_files.py. config.json is held against the header of the
+weights before anything of its size is made, and no head is left out unasked.
 """
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from tessera.files import atomic_folder
 from tessera.model import transformers_folder, transformers_model
 from tessera.model.encoder import Encoder
-from tessera.model.hf_files import copy_tokenizer, open_weights, read_json
+from tessera.model.hf_files import StoredWeight, config_json, copy_tokenizer, is_finite, open_weights, shown
 from tessera.model.hf_names import NAMES, Names, family, our_config, our_pooling, their_config, their_regression, theirs
 from tessera.model.mlm import MaskedLM
 from tessera.model.task_heads import DocumentClassifier, DocumentHead
@@ -26,6 +27,7 @@ from tessera.plan.architecture import EncoderConfig
 
 AnyMaskedLM = MaskedLM | TransformersMaskedLM
 AnyEncoder = Encoder | TransformersEncoder
+_MLM_HEADS = ("head.", "decoder.", "lm_head.")  # beside `model.`: what else there is belongs to the head of a task
 
 
 def save(
@@ -41,7 +43,8 @@ def save(
                      written as transformers writes it
     tokenizer_files  a folder whose tokenizer files are copied
     card             text of README.md
-    Raises FileExistsError if `folder` exists and is not empty, ValueError if transformers has no such architecture.
+    Raises FileExistsError if `folder` exists and is not empty, ValueError if transformers has no such architecture or
+    a weight is not finite in `dtype`.
     """
     with atomic_folder(Path(folder)) as draft:
         if isinstance(model, (TransformersEncoder, TransformersMaskedLM)):
@@ -76,7 +79,12 @@ def _weights(state: dict[str, Tensor], names: Names, dtype: torch.dtype) -> Iter
         keys = (len(tensor) - inner) // 2
         sizes = (inner, keys, keys) if len(parts) == 3 else (len(tensor) // len(parts),) * len(parts)  # 3: q, k, v
         for part, values in zip(parts, tensor.split(sizes), strict=True):
-            yield part, values.to("cpu", dtype, copy=True).contiguous()
+            written = values.to("cpu", dtype, copy=True).contiguous()
+            if not is_finite(written):
+                raise ValueError(
+                    f"nothing was written: weight {part!r} is not finite in {dtype} (NaN, or too large for it)"
+                )
+            yield part, written
 
 
 def load(folder: Path, attention: str = "auto") -> MaskedLM:
@@ -84,10 +92,8 @@ def load(folder: Path, attention: str = "auto") -> MaskedLM:
 
     Raises ValueError naming the file and the weight or field that is missing, unknown, broken or not implemented.
     """
-    config, names = _recognise(folder)
-    with torch.device("meta"):
-        model = MaskedLM(config, attention)
-    _fill(model, "", Path(folder), config, names)
+    model = _load(Path(folder), lambda config: MaskedLM(config, attention))
+    assert isinstance(model, MaskedLM)
     return model
 
 
@@ -106,27 +112,33 @@ def load_any(folder: Path, attention: str = "auto") -> AnyMaskedLM:
 
 def is_ours(folder: Path) -> bool:
     """Whether a folder holds a model of our two families."""
-    return read_json(Path(folder) / "config.json").get("model_type") in NAMES
+    return config_json(Path(folder)).get("model_type") in NAMES
 
 
-def load_encoder(folder: Path, attention: str = "auto") -> AnyEncoder:
+def load_encoder(folder: Path, attention: str = "auto", *, drop_head: bool = True) -> AnyEncoder:
     """The encoder alone, from a folder with or without a head: natively for our families, else through transformers.
 
-    Errors as for `load_any`.
+    drop_head  whether the head of a task (a classifier, tags, spans) may be left out: False where whoever gave the
+               folder did not ask for the encoder alone. That of a masked language model always may, and so may any
+               beneath a pipeline of sentence-transformers (modules.json)
+
+    Errors as for `load_any`, and ValueError naming a head that may not be left out.
     """
     if not is_ours(folder):
-        encoder = transformers_folder.load(Path(folder), attention, "encoder")
+        encoder = transformers_folder.load(Path(folder), attention, "encoder", drop_head=drop_head)
         assert isinstance(encoder, TransformersEncoder)
         return encoder
-    return load_own_encoder(folder, attention)
+    return load_own_encoder(folder, attention, drop_head=drop_head)
 
 
-def load_own_encoder(folder: Path, attention: str = "auto") -> Encoder:
-    """The encoder of a folder of our two families, with or without a head. Errors as for `load`."""
-    config, names = _recognise(folder)
-    with torch.device("meta"):
-        encoder = Encoder(config, attention)
-    _fill(encoder, "encoder.", Path(folder), config, names)
+def load_own_encoder(folder: Path, attention: str = "auto", *, drop_head: bool = True) -> Encoder:
+    """The encoder of a folder of our two families, with or without a head. Arguments and errors as `load_encoder`."""
+    if not drop_head:
+        with ExitStack() as files:
+            _, beside = _parts(open_weights(Path(folder), files))
+            transformers_folder.refuse_head(Path(folder), beside)
+    encoder = _load(Path(folder), lambda config: Encoder(config, attention), "encoder.")
+    assert isinstance(encoder, Encoder)
     return encoder
 
 
@@ -136,7 +148,7 @@ def load_regressor(folder: Path, attention: str = "auto") -> DocumentClassifier:
     Raises ValueError as `load` does, and for a folder without such a head.
     """
     folder = Path(folder)
-    config, names = _recognise(folder)
+    _, names = _recognise(folder)
     with ExitStack() as files:
         found = open_weights(folder, files)
         head = names["classifier.weight"][0]
@@ -145,31 +157,41 @@ def load_regressor(folder: Path, attention: str = "auto") -> DocumentClassifier:
                 f"{folder} has no weight {head!r}, so it holds no regression head; give the folder of a sequence "
                 "classifier with num_labels = 1"
             )
-        labels = found[head].get_slice(head).get_shape()[0]
+        labels = found[head].shape[0]
     if labels != 1:
         raise ValueError(
             f"{folder} tells {labels} classes apart; a score is one number, so give a model with num_labels = 1"
         )
-    place = folder / "config.json"
-    given = read_json(place)
-    with torch.device("meta"):
-        regression = DocumentHead(config, 1, our_pooling(given, given["model_type"], place))
-        model = DocumentClassifier(Encoder(config, attention), regression)
-    _fill(model, "", folder, config, names)
+    given = config_json(folder)
+    pooling = our_pooling(given, given["model_type"], folder / "config.json")
+
+    def make(config: EncoderConfig) -> DocumentClassifier:
+        return DocumentClassifier(Encoder(config, attention), DocumentHead(config, 1, pooling))
+
+    model = _load(folder, make)
+    assert isinstance(model, DocumentClassifier)
     return model
 
 
 def has_head(folder: Path) -> bool:
     """Whether the folder holds a masked-language-model head beside its encoder: whether `load` will do."""
     with ExitStack() as files:
-        return any(name.startswith("model.") for name in open_weights(Path(folder), files))
+        bare, beside = _parts(open_weights(Path(folder), files))
+    return not bare and not beside
+
+
+def _parts(found: dict[str, StoredWeight]) -> tuple[bool, list[str]]:
+    """(whether this is an encoder alone, weights of the head of a task beside an encoder)."""
+    bare = not any(name.startswith("model.") for name in found)
+    beside = [] if bare else [name for name in found if not name.startswith(("model.", *_MLM_HEADS))]
+    return bare, sorted(beside)
 
 
 def _recognise(folder: Path) -> tuple[EncoderConfig, Names]:
-    given, place = read_json(Path(folder) / "config.json"), Path(folder) / "config.json"
+    given, place = config_json(Path(folder)), Path(folder) / "config.json"
     name = given.get("model_type")
     if name not in NAMES:
-        raise ValueError(f"{place}: model_type is {name!r}; tessera reads {' and '.join(NAMES)}")
+        raise ValueError(f"{place}: model_type is {shown(name)}; tessera reads {' and '.join(NAMES)}")
     return our_config(given, name, place), NAMES[name]
 
 
@@ -178,38 +200,87 @@ def read_config(folder: Path) -> EncoderConfig:
     return _recognise(folder)[0]
 
 
-def _fill(module: torch.nn.Module, prefix: str, folder: Path, config: EncoderConfig, names: dict[str, Any]) -> None:
-    """Give every weight of `module`, whose names lack `prefix`, its values."""
+def _load(folder: Path, make: Callable[[EncoderConfig], nn.Module], prefix: str = "") -> nn.Module:
+    """What `make` makes of the configuration, with the weights of the folder; its own names lack `prefix`."""
+    config, names = _recognise(folder)
     with ExitStack() as files:
         found = open_weights(folder, files)
-        bare = not any(name.startswith("model.") for name in found)
-        if bare and not prefix:
-            raise ValueError(
-                f"{folder} holds an encoder without a masked-language-model head; read it with load_encoder"
-            )
-        state = {}
-        for name, empty in module.state_dict().items():
-            known = theirs(prefix + name.removeprefix("head."), names)
-            wanted = [part.removeprefix("model.") if bare else part for part in known]
-            parts = [_take(found, part, folder) for part in wanted]
-            state[name] = (torch.cat(parts) if len(parts) > 1 else parts[0]).to(torch.float32, copy=True)
-            if state[name].shape != empty.shape:
-                raise ValueError(
-                    f"{folder}: {' and '.join(wanted)} give the shape {list(state[name].shape)}, "
-                    f"but config.json asks for {list(empty.shape)}"
-                )
-        twin = names["decoder_weight"][0]
-        if config.tie_word_embeddings and not prefix and twin in found:
-            same = torch.equal(_take(found, twin, folder).float(), state["encoder.embedding.weight"])
-            if not same:
-                raise ValueError(f"{folder}: {twin} differs from the embedding, but config.json ties them")
-        unused = sorted(name for name in found if not prefix or bare or name.startswith("model."))
-        if unused:
-            raise ValueError(f"{folder}: weight {unused[0]!r} ({len(unused)} in all) has no place in this architecture")
+        _check_sizes(found, folder, config, names)
+        with torch.device("meta"):
+            module = make(config)
+        _fill(module, prefix, folder, config, names, found)
+    return module
+
+
+def _check_sizes(found: dict[str, StoredWeight], folder: Path, config: EncoderConfig, names: Names) -> None:
+    """Raises ValueError where the header of the weights belies config.json: before anything of that size is made."""
+    bare = _parts(found)[0]
+    layers = {int(n) for name in found if (n := _number(name.removeprefix("model.")))}
+    if layers and len(layers) != config.num_hidden_layers:
+        raise ValueError(
+            f"{folder / 'config.json'}: num_hidden_layers is {config.num_hidden_layers}, but the weights beside it are "
+            f"of {len(layers)} layers; give the config.json that was written with them"
+        )
+    rows = {
+        "encoder.embedding.weight": config.vocab_size,
+        "encoder.layers.0.attention.qkv.weight": (config.num_attention_heads + 2 * config.num_key_value_heads)
+        * config.head_dim,
+        "encoder.layers.0.mlp.gate_up.weight": 2 * config.intermediate_size,
+    }
+    for name, wanted in rows.items():
+        parts = [part.removeprefix("model.") if bare else part for part in theirs(name, names)]
+        if all(part in found for part in parts):
+            _check_shape([found[part] for part in parts], [wanted, config.hidden_size], folder)
+        elif not layers:
+            raise ValueError(f"{folder}: weight {parts[0]!r} is missing")
+
+
+def _number(name: str) -> str | None:
+    """The number of the layer that a weight belongs to."""
+    found = re.match(r"layers\.(\d{1,9})\.", name)
+    return found[1] if found else None
+
+
+def _check_shape(parts: list[StoredWeight], wanted: list[int], folder: Path) -> None:
+    """Raises ValueError where weights, one below the other, are not of the wanted shape."""
+    shapes = [part.shape for part in parts]
+    joined = [sum(shape[0] for shape in shapes), *shapes[0][1:]] if all(shapes) else []
+    if joined != wanted or any(shape[1:] != joined[1:] for shape in shapes):
+        given = joined if len({tuple(shape[1:]) for shape in shapes}) == 1 else shapes
+        raise ValueError(
+            f"{folder}: {' and '.join(part.name for part in parts)} give the shape {given}, "
+            f"but config.json asks for {wanted}"
+        )
+
+
+def _fill(
+    module: nn.Module, prefix: str, folder: Path, config: EncoderConfig, names: Names, found: dict[str, StoredWeight]
+) -> None:
+    """Give every weight of `module`, whose names lack `prefix`, its values; takes them out of `found`."""
+    bare = _parts(found)[0]
+    if bare and not prefix:
+        raise ValueError(f"{folder} holds an encoder without a masked-language-model head; read it with load_encoder")
+    state = {}
+    for name, empty in module.state_dict().items():
+        wanted = [
+            part.removeprefix("model.") if bare else part for part in theirs(prefix + name.removeprefix("head."), names)
+        ]
+        stored = [_take(found, part, folder) for part in wanted]
+        _check_shape(stored, list(empty.shape), folder)
+        state[name] = torch.cat([part.read() for part in stored]) if len(stored) > 1 else stored[0].read()
+    twin = names["decoder_weight"][0]
+    if config.tie_word_embeddings and not prefix and twin in found:
+        same = torch.equal(_take(found, twin, folder).read(), state["encoder.embedding.weight"])
+        if not same:
+            raise ValueError(f"{folder}: {twin} differs from the embedding, but config.json ties them")
+    unused = sorted(name for name in found if not prefix or bare or name.startswith("model."))
+    if unused:
+        first = shown(unused[0])
+        raise ValueError(f"{folder}: weight {first} ({len(unused)} in all) has no place in this architecture")
     module.load_state_dict(state, assign=True)
 
 
-def _take(found: dict[str, Any], name: str, folder: Path) -> Tensor:
+def _take(found: dict[str, StoredWeight], name: str, folder: Path) -> StoredWeight:
     if name not in found:
-        raise ValueError(f"{folder}: weight {name!r} is missing")
-    return found.pop(name).get_tensor(name)
+        raise ValueError(f"{folder}: weight {shown(name)} is missing")
+    return found.pop(name)

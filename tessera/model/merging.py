@@ -1,18 +1,88 @@
-"""Several models into one, as plain arithmetic on their weights: averages, and TIES on what was learned since a base.
+"""Model merging: weighted averages of weights, and TIES on what was learned since a base.
 
 A model is here a `dict[str, Tensor]`, name -> weight, as `state_dict()` gives it. All arithmetic is float32; the result
 has the dtype of the first model. Weights are walked one by one, so that no second copy of a whole model is needed.
+`merge` does it with folders, and refuses what an average of weights says nothing about: models that read other tokens
+under the same ids, or compute something else with the same shapes.
 """
 
+import math
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from tessera.model import hub
+from tessera.model.hf_files import TokenizerJson, is_finite, read_as
+from tessera.model.mlm import MaskedLM
+from tessera.plan.architecture import EncoderConfig
+
+Method = Literal["ties", "linear", "exponential"]
 State = dict[str, Tensor]
 
 _PIECE = 1 << 24  # values looked at together while a threshold is searched for: bounds the memory, not the result
-_NOT_FINITE = 0x7F80  # upper half of the bits of float32 infinity; NaN lies above
+_ROTARY = ("global_rope_theta", "local_rope_theta")
+_CHOSEN = frozenset((  # fields that weights of other values may be averaged under: the result takes those of one model
+    *_ROTARY, "norm_eps", "global_attn_every_n_layers", "local_attention",
+    "max_position_embeddings", "attention_output_dropout", "initializer_range", "initialization",
+    "pad_token_id", "bos_token_id", "eos_token_id", "mask_token_id",
+))  # fmt: skip
+
+
+def merge(
+    models: Sequence[Path],
+    method: Method = "ties",
+    *,
+    base: Path | None = None,
+    weights: Sequence[float] | None = None,
+    density: float = 0.2,
+    scale: float = 1.0,
+    decay: float = 0.5,
+    config_of: Path | None = None,
+    tokenizer: Path | None = None,
+) -> MaskedLM:
+    """One model out of several folders, with their common configuration.
+
+    base, weights, density, scale, decay  as for `ties`, `linear` and `exponential`
+    config_of  where the models differ in what an average can bridge (rotary bases, windows, eps, special tokens, rules
+               of the tokenizer): the one of them whose values hold; None: they may not differ
+    tokenizer  folder of the tokenizer that the result will stand beside, if it is not one of theirs
+
+    Raises ValueError, before any weight is read, naming what differs; and for weights that are not finite.
+    """
+    folders = [*models, *([base] if base else [])]
+    if len(models) < 2:
+        raise ValueError(f"a merge needs at least two models, {len(models)} given")
+    if config_of is not None and config_of not in folders:
+        raise ValueError(f"config_of is {config_of}, which is none of {', '.join(map(str, folders))}")
+    match method:
+        case "ties":
+            if base is None:
+                raise ValueError(
+                    "ties adds task vectors to a base; give the model that the others branched from as base"
+                )
+            _check_ties(density, scale)
+        case "linear":
+            pass
+        case "exponential":
+            _check_decay(decay)
+        case _:
+            raise ValueError(f"unknown merge method {method!r}; known are ties, linear and exponential")
+    _shares(weights, len(models))
+    _check_alike(models, base, config_of, tokenizer)
+    first = hub.load(models[0])
+    states = [first.state_dict(), *(hub.load(path).state_dict() for path in models[1:])]
+    if method == "ties":
+        assert base is not None
+        state = ties(hub.load(base).state_dict(), states, weights=weights, density=density, scale=scale)
+    else:
+        state = linear(states, weights=weights) if method == "linear" else exponential(states, decay=decay)
+    if config_of is not None and config_of != models[0]:
+        first = hub.load(config_of)
+    first.load_state_dict(state)
+    return first
 
 
 def linear(states: Sequence[State], weights: Sequence[float] | None = None) -> State:
@@ -32,7 +102,7 @@ def linear(states: Sequence[State], weights: Sequence[float] | None = None) -> S
         moved = torch.zeros_like(start)
         for share, state in zip(shares, states, strict=True):
             moved += share * (state[name].float() - start)
-        merged[name] = (start + moved).to(first.dtype)
+        merged[name] = _finite(name, (start + moved).to(first.dtype))
     return merged
 
 
@@ -44,8 +114,7 @@ def exponential(states: Sequence[State], decay: float) -> State:
     Source: mmBERT-small (Marone et al. 2025, arXiv:2509.06888) weighs its decay checkpoints exponentially; the factor
     is not published.
     """
-    if not 0.0 < decay <= 1.0:
-        raise ValueError(f"decay is {decay}; a weight relative to the next checkpoint is above 0 and at most 1")
+    _check_decay(decay)
     return linear(states, [decay**age for age in reversed(range(len(states)))])
 
 
@@ -70,8 +139,7 @@ def ties(
     Raises ValueError where names or shapes differ. The result has the dtype of `base`.
     Source: Yadav et al. 2023, arXiv:2306.01708, algorithm 1.
     """
-    if not 0.0 < density <= 1.0:
-        raise ValueError(f"density is {density}; it is the share of each task vector to keep, so above 0 and at most 1")
+    _check_ties(density, scale)
     if not states:
         raise ValueError("ties: no models were given besides the base")
     _check([base, *states])
@@ -94,7 +162,7 @@ def ties(
             total += torch.where(agrees, share * vector, 0.0)
             voters += share * agrees
         mean = torch.where(voters > 0, total / voters, 0.0)
-        merged[name] = (origin + scale * mean).to(start.dtype)
+        merged[name] = _finite(name, (origin + scale * mean).to(start.dtype))
     return merged
 
 
@@ -115,10 +183,6 @@ def _threshold(base: State, state: State, density: float) -> float:
                 if shift == 0:
                     bits = bits[(bits >> 16) == prefix]
                 counts += torch.bincount((bits >> shift).bitwise_and(0xFFFF), minlength=1 << 16).cpu()
-        if shift == 16 and counts[_NOT_FINITE:].any():
-            raise ValueError(
-                "ties: a model holds values that are not finite (NaN or infinite); its training has diverged"
-            )
         from_above = counts.flip(0).cumsum(0)  # [i]: how many have one of the i + 1 highest values
         place = int(torch.searchsorted(from_above, wanted))
         wanted -= int(from_above[place - 1]) if place else 0
@@ -131,16 +195,46 @@ def _shares(weights: Sequence[float] | None, models: int) -> list[float]:
         return [1.0 / models] * models
     if len(weights) != models:
         raise ValueError(f"{len(weights)} weights for {models} models; give one for each")
-    if min(weights) < 0 or sum(weights) <= 0:
-        raise ValueError(f"weights are {list(weights)}; give numbers of at least 0 that are not all 0")
+    if not all(map(math.isfinite, weights)) or min(weights) < 0 or max(weights) <= 0:
+        raise ValueError(f"weights are {list(weights)}; give finite numbers of at least 0 that are not all 0")
+    if not math.isfinite(sum(weights)):
+        weights = [weight / max(weights) for weight in weights]
     return [weight / sum(weights) for weight in weights]
 
 
+def _check_ties(density: float, scale: float) -> None:
+    if not 0.0 < density <= 1.0:
+        raise ValueError(f"density is {density}; it is the share of each task vector to keep, so above 0 and at most 1")
+    if not math.isfinite(scale):
+        raise ValueError(f"scale is {scale}; what was learned is multiplied by it, so give a finite number")
+
+
+def _check_decay(decay: float) -> None:
+    if not 0.0 < decay <= 1.0:
+        raise ValueError(f"decay is {decay}; a weight relative to the next checkpoint is above 0 and at most 1")
+
+
+def _finite(name: str, merged: Tensor) -> Tensor:
+    if not is_finite(merged):
+        raise ValueError(
+            f"cannot merge: {name!r} comes out not finite: what the models hold, or `scale` makes of it, is too large "
+            f"for {str(merged.dtype).removeprefix('torch.')}"
+        )
+    return merged
+
+
 def _check(states: Sequence[State]) -> None:
-    """Refuses models that do not have the same weights in the same shapes, naming the first that differs."""
+    """Refuses models that hold no numbers, or other weights or shapes than the first, naming what differs."""
     if not states:
         raise ValueError("no models to merge")
     first = states[0]
+    for number, state in enumerate(states, start=1):
+        for name, values in state.items():
+            if not is_finite(values):
+                raise ValueError(
+                    f"cannot merge: {name!r} of model {number} holds values that are not finite (NaN or infinite); its "
+                    "training has diverged"
+                )
     for number, state in enumerate(states[1:], start=2):
         for name in [*first, *state]:
             if name not in state or name not in first:
@@ -153,3 +247,63 @@ def _check(states: Sequence[State]) -> None:
                     f"cannot merge: {name!r} is {list(first[name].shape)} in model 1 and {list(state[name].shape)} in "
                     f"model {number}; only models of one size and vocabulary merge"
                 )
+
+
+def _check_alike(models: Sequence[Path], base: Path | None, config_of: Path | None, tokenizer: Path | None) -> None:
+    """Refuses folders of models that compute different things, or read other tokens, naming what differs.
+
+    Rotary bases of `base` may be others: a phase may have changed them, which is part of what was learned since.
+    """
+    folders = [*models, *([base] if base else [])]
+    for folder in folders:
+        if (folder / "modules.json").is_file():
+            raise ValueError(
+                f"{folder} is a model of sentence-transformers: a merge makes a masked language model, and would lose "
+                "its pooling, prompts and further layers; take modules.json out of a copy if that is meant"
+            )
+    first, config = folders[0], hub.read_config(folders[0])
+    for other in folders[1:]:
+        unlike = _unlike(config, hub.read_config(other), {*_ROTARY} if other not in models else set())
+        fatal = {field: values for field, values in unlike.items() if field not in _CHOSEN}
+        if fatal or (unlike and config_of is None):
+            said = "; ".join(f"{field} is {a} and {b}" for field, (a, b) in (fatal or unlike).items())
+            raise ValueError(
+                f"cannot merge {first} and {other}: {said}; "
+                + ("weights of other architectures do not average" if fatal else _CHOOSE)
+            )
+    read = [folder for folder in (*folders, tokenizer) if folder is not None and (folder / "tokenizer.json").is_file()]
+    if read and len(read) < len(folders) + (tokenizer is not None):
+        lacking = next(folder for folder in (*folders, tokenizer) if folder is not None and folder not in read)
+        raise ValueError(
+            f"cannot merge: {read[0]} has a tokenizer.json and {lacking} none, so nobody knows whether their ids are "
+            "the same tokens; put the tokenizer.json of its training there"
+        )
+    for other in read[1:]:
+        _check_tokenizers(read[0], other, config_of)
+
+
+_CHOOSE = "the merged model has one of them: say whose it takes (config_of; --config-of FOLDER)"
+
+
+def _unlike(a: EncoderConfig, b: EncoderConfig, free: set[str]) -> dict[str, tuple[object, object]]:
+    mine, theirs = a.model_dump(exclude=free), b.model_dump()
+    return {field: (value, theirs[field]) for field, value in mine.items() if value != theirs[field]}
+
+
+def _check_tokenizers(first: Path, other: Path, config_of: Path | None) -> None:
+    """Refuses tokenizers with other ids; with other rules, unless it is said whose hold."""
+    if (first / "tokenizer.json").read_bytes() == (other / "tokenizer.json").read_bytes():
+        return
+    a, b = (read_as(TokenizerJson, folder / "tokenizer.json") for folder in (first, other))
+    mine, theirs = a.ids(), b.ids()
+    moved = sorted((i, token) for token, i in {**theirs, **mine}.items() if mine.get(token) != theirs.get(token))
+    if moved:
+        token = moved[0][1]
+        ids = " and ".join("no token" if i is None else f"id {i}" for i in (mine.get(token), theirs.get(token)))
+        raise ValueError(
+            f"cannot merge {first} and {other}: their tokenizers differ: {token!r} is {ids} ({len(moved)} tokens in "
+            "all); only models that were trained with one vocabulary merge"
+        )
+    unlike = [part for part, rules in a.rules().items() if rules != b.rules()[part]]
+    if unlike and config_of is None:
+        raise ValueError(f"cannot merge {first} and {other}: {unlike[0]} of their tokenizers differs; {_CHOOSE}")

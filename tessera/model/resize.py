@@ -1,4 +1,4 @@
-"""A model of another size out of the weights of one that is trained.
+"""Initialization from a trained model of another size: weights subsampled for a smaller, tiled for a larger one.
 
 strided   smaller: evenly spaced places of each dimension of the larger model, values as they are
 tile      larger: the smaller model stands in the middle of each dimension and goes on around it
@@ -33,14 +33,14 @@ _SAME = (
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where each new place of a dimension comes from."""
+    """Index map of one dimension: where each new place comes from."""
 
     index: Tensor  # [N] old places
     times: Tensor  # [N], how often that old place stands in the new dimension
 
 
 def resize(source: MaskedLM, config: EncoderConfig, how: How) -> MaskedLM:
-    """A model of `config` with the weights of `source`, float32, on the CPU.
+    """Initializes a model of `config` from the weights of `source`; float32, on the CPU.
 
     Raises ValueError where a size goes the wrong way, or the two differ in more than sizes, windows and bases.
     """

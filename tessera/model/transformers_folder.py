@@ -1,54 +1,138 @@
-"""Folders of other families: what transformers makes of them, looked at before it is trusted.
+"""Loading of other families' model folders through transformers: its result is tried before it is trusted.
 
 No list of families is kept. The weights must be all there, and what a class has to be is tried out as it is loaded:
 that it reads both ways, that padding changes nothing, that its head scores each token by itself.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from tessera.model.hf_files import open_weights, read_json
+from tessera.model.hf_files import (
+    Roles,
+    StoredWeight,
+    TokenizerJson,
+    config_json,
+    is_finite,
+    open_weights,
+    read_as,
+    shown,
+)
 from tessera.model.transformers_model import TransformersConfig, TransformersEncoder, TransformersMaskedLM, quietly
 
 # Shapes: T tokens of N documents end to end.
 
+_MLM_CLASSES = ("ForMaskedLM", "ForPreTraining", "LMHeadModel", "Model")  # ends of classes without the head of a task
+_TASK_HEADS = ("classifier", "pre_classifier", "score", "qa_outputs", "span_classifier", "logits_proj")
+_MLM_HEADS = ("cls", "lm_head", "predictions", "generator_predictions", "lm_predictions", "mask_predictions")
+_SLACK = 1 << 24  # numbers of a model that its file need not hold: buffers of positions, heads that are tied
+
 
 def load(
-    folder: Path, attention: str, kind: Literal["encoder", "masked_lm"]
+    folder: Path, attention: str, kind: Literal["encoder", "masked_lm"], *, drop_head: bool = True
 ) -> TransformersEncoder | TransformersMaskedLM:
     """A model in float32, ready for use, from a folder of a family that transformers has.
 
     attention  auto: what transformers chooses; reference: its plain, eager one
+    drop_head  of an encoder, as `hub.load_encoder`
     Raises ValueError naming the file and the weight that is missing, unknown or broken, and where the model is no
     encoder that can be padded; ImportError where transformers is not installed.
     """
     place = folder / "config.json"
-    given = read_json(place)
+    given = config_json(folder)
     auto = _class(given, place, kind)
     if attention not in ("auto", "reference"):
         raise ValueError(
             f"attention: {attention!r} is of tessera's own encoders, and {folder} is run by transformers; "
             "give auto or reference"
         )
-    with ExitStack() as files:
-        open_weights(folder, files)
     how = {} if attention == "auto" else {"attn_implementation": "eager"}
-    with quietly():
-        model, told = auto.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True,
-            output_loading_info=True, ignore_mismatched_sizes=True, **how,
-        )  # fmt: skip
+    with ExitStack() as files:
+        found = open_weights(folder, files)
+        _check_sizes(found, given, auto, folder)
+        with _retold(place), quietly():
+            model, told = auto.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True,
+                output_loading_info=True, ignore_mismatched_sizes=True, **how,
+            )  # fmt: skip
+        if not all(is_finite(values) for values in model.state_dict().values() if values.is_floating_point()):
+            for weight in found.values():
+                weight.read()  # says which file and weight
+            raise ValueError(f"{folder}: {type(model).__name__} of transformers has weights that are not finite")
     _check_weights(model, told, folder)
-    config = describe(model, _mask_token(given, folder))
+    if kind == "masked_lm" or not drop_head:
+        refuse_head(folder, _task_head(sorted(told["unexpected_keys"]), given))
+    mask = _mask_token(given, folder)
+    with _retold(place):
+        config = describe(model, mask)
     loaded = TransformersEncoder(model, config) if kind == "encoder" else TransformersMaskedLM(model, config)
     prove(loaded, folder)
     return loaded
+
+
+def _task_head(unread: Sequence[str], given: Mapping[str, Any]) -> list[str]:
+    """Those of the weights that were not read which are the head of a task: by their names, or by the class."""
+    plain = next(iter(given.get("architectures") or []), "").endswith(_MLM_CLASSES)
+    known = _MLM_HEADS if not plain else tuple({name.partition(".")[0] for name in unread} - {*_TASK_HEADS})
+    ignored = ("pooler", "position_ids")
+    return [n for n in unread if n.partition(".")[0] not in known and not any(word in n for word in ignored)]
+
+
+def refuse_head(folder: Path, weights: Sequence[str]) -> None:
+    """Raises ValueError where `weights`, the head of a task, would be left out of an encoder unasked.
+
+    They may be where the folder is one of sentence-transformers: its pipeline ends in vectors and says so.
+    """
+    if not weights or any((place / "modules.json").is_file() for place in (folder, folder.parent)):
+        return
+    kind = next(iter(config_json(folder).get("architectures") or []), "a model with the head of a task")
+    raise ValueError(
+        f"{folder} is {kind}: the encoder alone would lose its head ({weights[0]}, {len(weights)} weights). If the "
+        "encoder alone is meant, say so: drop_head=True, or make a folder that says so, in Python:\n"
+        f'  tessera.Encoder.from_pretrained("{folder}", drop_head=True).save("encoder")'
+    )
+
+
+@contextmanager
+def _retold(place: Path) -> Iterator[None]:
+    """What a class of transformers raises over a configuration that is wrong, of whatever kind, as a ValueError."""
+    try:
+        yield
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # TypeError, KeyError, RuntimeError of torch ...: as the field happens to be used
+        text = " ".join(str(error).split())
+        raise ValueError(f"{place}: transformers cannot read it ({type(error).__name__}: {text[:500]})") from error
+
+
+def _check_sizes(found: Mapping[str, StoredWeight], given: Mapping[str, Any], auto: Any, folder: Path) -> None:
+    """Raises ValueError where config.json asks for a model that the weights are not of, before it is made."""
+    from transformers import AutoConfig
+
+    place = folder / "config.json"
+    for key in ("transformers_weights", "quantization_config"):
+        if given.get(key) is not None:
+            raise ValueError(f"{place}: field {key!r} is not implemented; only plain safetensors are read")
+    with _retold(place), quietly():
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        counts = {key: value for key, value in config.to_dict().items() if key.endswith(("layers", "groups", "_num"))}
+        counts["num_hidden_layers"] = config.num_hidden_layers
+    for key, value in counts.items():
+        if isinstance(value, int) and value > len(found):  # a layer has a weight at least
+            raise ValueError(f"{place}: {key} is {value}, but there are only {len(found)} weights beside it")
+    with _retold(place), quietly(), torch.device("meta"):
+        empty = auto.from_config(config, trust_remote_code=False)
+        asked = sum(values.numel() for values in empty.state_dict().values())
+        asked += sum(values.numel() for values in empty.buffers())
+    held = sum(math.prod(weight.shape) for weight in found.values())
+    if asked > 4 * held + _SLACK:
+        raise ValueError(f"{place} asks for a model of {asked:,} numbers, but the weights beside it are {held:,}")
 
 
 def _class(given: Mapping[str, Any], place: Path, kind: str) -> Any:
@@ -58,18 +142,18 @@ def _class(given: Mapping[str, Any], place: Path, kind: str) -> Any:
         from transformers import CONFIG_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, AutoModel, AutoModelForMaskedLM
     except ImportError as error:
         raise ImportError(
-            f'{place}: a model of type {name!r} is run by transformers; pip install "tessera-encoders[evaluate]"'
+            f'{place}: a model of type {shown(name)} is run by transformers; pip install "tessera-encoders[evaluate]"'
         ) from error
     if name not in CONFIG_MAPPING:
         own = " It comes with code of its own, which tessera never runs." if given.get("auto_map") else ""
-        raise ValueError(f"{place}: model_type is {name!r}, which transformers does not have.{own}")
+        raise ValueError(f"{place}: model_type is {shown(name)}, which transformers does not have.{own}")
     both = getattr(CONFIG_MAPPING[name], "is_encoder_decoder", False)
     if given.get("is_encoder_decoder", both) or given.get("is_decoder"):
-        raise ValueError(f"{place}: a model of type {name!r} is no encoder; give one that only reads")
+        raise ValueError(f"{place}: a model of type {shown(name)} is no encoder; give one that only reads")
     if kind == "encoder":
         return AutoModel
     if CONFIG_MAPPING[name] not in MODEL_FOR_MASKED_LM_MAPPING:
-        raise ValueError(f"{place}: transformers has no masked-language-model head for {name!r}; use load_encoder")
+        raise ValueError(f"{place}: transformers has no masked-language-model head for {shown(name)}; use load_encoder")
     return AutoModelForMaskedLM
 
 
@@ -86,16 +170,17 @@ def _check_weights(model: Any, told: Mapping[str, Any], folder: Path) -> None:
         missing = [name for name in missing if not name.startswith("pooler.")]
     if missing and model is not model.base_model and not any(map(inside, missing)):
         raise ValueError(
-            f"{folder} holds an encoder without a masked-language-model head ({missing[0]} is missing); read it with "
-            "load_encoder"
+            f"{folder} holds an encoder without a masked-language-model head ({missing[0]:.200} is missing); read "
+            "it with load_encoder"
         )
     if missing:
-        raise ValueError(f"{folder}: weight {missing[0]!r} is missing ({len(missing)} in all)")
+        raise ValueError(f"{folder}: weight {shown(missing[0])} is missing ({len(missing)} in all)")
     for name, found, wanted in sorted(told["mismatched_keys"]):
         raise ValueError(f"{folder}: {name} has the shape {list(found)}, but config.json asks for {list(wanted)}")
     unread = sorted(n for n in told["unexpected_keys"] if inside(n) and "pooler" not in n and "position_ids" not in n)
     if unread:
-        raise ValueError(f"{folder}: weight {unread[0]!r} ({len(unread)} in all) has no place in this architecture")
+        first = shown(unread[0])
+        raise ValueError(f"{folder}: weight {first} ({len(unread)} in all) has no place in this architecture")
 
 
 def describe(model: Any, mask_token_id: int | None = None) -> TransformersConfig:
@@ -135,7 +220,7 @@ def marks_segments(folder: Path) -> bool:
     """Whether the tokenizer of a folder tells its model the two texts of a pair apart: transformers' class decides."""
     from transformers import AutoTokenizer
 
-    with quietly():
+    with _retold(folder / "tokenizer_config.json"), quietly():
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     return "token_type_ids" in tokenizer.model_input_names
 
@@ -145,9 +230,9 @@ def _mask_token(given: Mapping[str, Any], folder: Path) -> int | None:
     said = given.get("mask_token_id")
     files = [folder / name for name in ("tokenizer_config.json", "special_tokens_map.json", "tokenizer.json")]
     if said is None and files[2].is_file():
-        names = [read_json(file).get("mask_token") for file in files[:2] if file.is_file()]
-        contents = [name.get("content") if isinstance(name, dict) else name for name in names]
-        added = {token["content"]: token["id"] for token in read_json(files[2]).get("added_tokens") or []}
+        names = [read_as(Roles, file).mask_token for file in files[:2] if file.is_file()]
+        contents = [name if name is None or isinstance(name, str) else name.content for name in names]
+        added = {token.content: token.id for token in read_as(TokenizerJson, files[2]).added_tokens}
         said = next((added[name] for name in contents if name in added), None)
     return said
 
@@ -167,7 +252,7 @@ def prove(model: TransformersEncoder | TransformersMaskedLM, folder: Path) -> No
         scores = (alone[1], alone[1])
         if isinstance(model, TransformersMaskedLM):
             scores = (model.model(input_ids=long[None]).logits[0], model.logits(alone[1]))
-    except (RuntimeError, TypeError, IndexError, AttributeError) as error:
+    except Exception as error:  # whatever a class of theirs raises over arguments that it does not expect
         raise ValueError(f"{what} does not run on tokens and a mask alone ({error})") from error
 
     def differ(a: Tensor, b: Tensor) -> bool:

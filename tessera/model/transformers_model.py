@@ -1,4 +1,4 @@
-"""Encoders of other families behind our interface: BERT, XLM-R, DeBERTa, MiniLM, mGTE ..., run by transformers.
+"""Wrapper around encoders of the transformers library: BERT, XLM-R, DeBERTa, MiniLM, mGTE ... behind our interface.
 
 They are what ours are compared with, and may be fine-tuned and trained further as ours are. Documents come and go end
 to end; inside they are padded, in groups of similar length, since their code knows no other way.
@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from tessera.files import atomic_folder
-from tessera.model.hf_files import copy_tokenizer
+from tessera.model.hf_files import copy_tokenizer, is_finite
 
 # Shapes: T tokens of N documents end to end, M scored positions, C hidden size, V vocabulary.
 
@@ -32,7 +32,7 @@ _ENDLESS = 1 << 40  # bytes of a file of weights: a checkpoint is one file, what
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransformersConfig:
-    """What the rest of the house asks of a configuration."""
+    """Configuration of a wrapped model: what the rest of the house asks of one."""
 
     model_type: str  # as in config.json
     vocab_size: int  # rows of the embedding
@@ -124,7 +124,7 @@ class TransformersEncoder(nn.Module):
 
 
 class TransformersMaskedLM(nn.Module):
-    """An encoder of transformers with its masked-language-model head, as `heads.MaskedLM`.
+    """An encoder of transformers with its masked-language-model head, as `mlm.MaskedLM`.
 
     model  transformers' own ...ForMaskedLM
     """
@@ -217,7 +217,7 @@ class _Output(tuple[Tensor]):
 
 
 def groups(lengths: Sequence[int]) -> list[list[int]]:
-    """Documents that are padded to one length together, the longest first within each; empty ones are in none.
+    """Length bucketing: documents that are padded to one length together, the longest first; empty ones are in none.
 
     The least padding, where one more group is worth 64 tokens of it: over the distinct lengths, each the end of a group
     or not, as the shortest way through a graph.
@@ -247,17 +247,22 @@ def _save(model: TransformersEncoder | TransformersMaskedLM, folder: Path, token
 
 
 def write(model: TransformersEncoder | TransformersMaskedLM, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """config.json and model.safetensors, into a folder that is there."""
+    """config.json and model.safetensors, into a folder that is there. Raises ValueError as `hub.save`."""
     theirs = model.model
     if any(p.dtype != dtype for p in theirs.parameters()):
         theirs = copy.deepcopy(theirs).to(dtype)
+    for name, values in theirs.state_dict().items():
+        if not is_finite(values):
+            raise ValueError(
+                f"nothing was written: weight {name!r} is not finite in {dtype} (NaN, or too large for it)"
+            )
     with quietly():
         theirs.save_pretrained(folder, max_shard_size=_ENDLESS)
 
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Without the tables and bars of transformers: what they tell is looked at and said in our words."""
+    """Silences logging and progress bars of transformers: what they tell is looked at and said in our words."""
     from transformers.utils import logging as theirs
 
     level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()

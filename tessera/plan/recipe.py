@@ -170,6 +170,7 @@ class Merge(Strict):
     density: Ratio = 0.2  # ties: share of each task vector that is kept (top 20% in the paper)
     scale: float = Field(1.0, gt=0)  # ties: the merged task vector is multiplied by this before it is added
     decay: Ratio = 0.5  # exponential: weight of each checkpoint relative to the one after it
+    config_of: str | None = None  # the one of `models` whose rope_theta holds where theirs differ; None: they may not
 
     @model_validator(mode="after")
     def _has_models(self) -> Self:
@@ -179,6 +180,10 @@ class Merge(Strict):
             raise ValueError(f"a merge needs at least two models, {list(self.models)} is one")
         if self.weights is not None and len(self.weights) != (len(self.models) or self.last):
             raise ValueError(f"{len(self.weights)} weights for {len(self.models) or self.last} models")
+        if self.weights is not None and (min(self.weights) < 0 or max(self.weights) <= 0):
+            raise ValueError(f"weights are {list(self.weights)}; give numbers of at least 0 that are not all 0")
+        if self.config_of is not None and self.config_of not in self.models:
+            raise ValueError(f"config_of is {self.config_of!r}, which is none of its models {list(self.models)}")
         if self.method == "ties" and self.base is None:
             raise ValueError("ties adds task vectors to a base; name the phase the models branched from as `base`")
         return self
@@ -285,7 +290,24 @@ class Recipe(Strict):
                     f"merge {merge.name!r} joins checkpoints of {merge.checkpoints_of!r}; "
                     "set checkpoint_every in that phase"
                 )
+            thetas = {name: theta for name in merge.models if (theta := self._theta(name))}
+            if len(set(thetas.values())) > 1 and merge.config_of is None:
+                raise ValueError(
+                    f"merge {merge.name!r} joins models of different rotary bases: "
+                    + ", ".join(f"{name} has {theta}" for name, theta in thetas.items())
+                    + "; give their phases one rope_theta, or name the model whose holds with config_of"
+                )
         return self
+
+    def _theta(self, name: str) -> str | None:
+        """The rotary bases with which a phase ends; None where a folder has them."""
+        phase = self.phase(name)
+        if phase.rope_theta is not None:
+            return f"global {phase.rope_theta.global_:g}, local {phase.rope_theta.local:g}"
+        if phase.from_ == "scratch":
+            config = self.model.config()
+            return f"global {config.global_rope_theta:g}, local {config.local_rope_theta:g}"
+        return None if is_folder(phase.from_) else self._theta(phase.from_)
 
     def phase(self, name: str) -> Phase:
         """The phase of that name."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 from tessera.files import atomic_folder
 from tessera.model import hub, merging
@@ -14,41 +13,29 @@ def merge_folders(
     models: Sequence[Path],
     target: Path,
     *,
-    method: Literal["ties", "linear", "exponential"] = "ties",
+    method: merging.Method = "ties",
     base: Path | None = None,
     weights: Sequence[float] | None = None,
     density: float = 0.2,
     scale: float = 1.0,
     decay: float = 0.5,
+    config_of: Path | None = None,
     tokenizer: Path | None = None,
     describe: Callable[[EncoderConfig, str], str] = lambda config, summary: summary + "\n",
 ) -> Path:
-    """Merges Hugging Face folders into one at `target`; the configuration is the first model's.
+    """Merges Hugging Face folders into one at `target`.
 
-    tokenizer   folder of the tokenizer files to put beside it; None: the first model's own
+    config_of   the model whose configuration and tokenizer rules hold where they differ; see `merging.merge`
+    tokenizer   folder of the tokenizer files to put beside it; None: those of `config_of`, else the first model's own
     describe    (configuration, how it was merged) -> the model card
-    Raises ValueError where the models do not fit together, naming the first weight that differs.
+    Raises ValueError where the models do not fit together, naming what differs.
     """
-    if len(models) < 2:
-        raise ValueError(f"a merge needs at least two models, {len(models)} given")
-    loaded = hub.load(models[0])
-    states = [loaded.state_dict(), *(hub.load(path).state_dict() for path in models[1:])]
-    match method:
-        case "ties":
-            if base is None:
-                raise ValueError(
-                    "ties adds task vectors to a base; give the model that the others branched from as base"
-                )
-            state = merging.ties(hub.load(base).state_dict(), states, weights=weights, density=density, scale=scale)
-        case "linear":
-            state = merging.linear(states, weights=weights)
-        case "exponential":
-            state = merging.exponential(states, decay=decay)
-        case _:
-            raise ValueError(f"unknown merge method {method!r}; known are ties, linear and exponential")
-    loaded.load_state_dict(state)
+    merged = merging.merge(
+        models, method, base=base, weights=weights, density=density, scale=scale, decay=decay, config_of=config_of,
+        tokenizer=tokenizer,
+    )  # fmt: skip
     summary = f"Merged by {method} from {', '.join(f'{path.parent.name}/{path.name}' for path in models)}."
     with atomic_folder(target) as staging:
-        hub.save(loaded, staging, tokenizer or models[0], describe(loaded.config, summary))
+        hub.save(merged, staging, tokenizer or config_of or models[0], describe(merged.config, summary))
         checkpoint.seal(staging)
     return target

@@ -1,10 +1,12 @@
 import json
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.files import atomic_folder, remove_folder, write_json, write_text
+from tessera.files import atomic_file, atomic_folder, remove_folder, write_json, write_text
 
 
 def test_a_folder_takes_its_name_when_the_block_ends_well(tmp_path):
@@ -40,6 +42,28 @@ def test_a_folder_with_something_in_it_is_replaced_only_when_asked(tmp_path):
     with atomic_folder(tmp_path / "model", replace=True) as draft:
         (draft / "new").write_text("1")
     assert [p.name for p in (tmp_path / "model").iterdir()] == ["new"]
+
+
+@pytest.fixture(params=[0o022, 0o027, 0o002, 0o077])
+def umask(request):
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_whoever_writes_it_a_file_has_the_mode_that_umask_asks_for(tmp_path, umask):
+    def write(path: Path) -> None:  # as safetensors does
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+
+    with atomic_folder(tmp_path / "model") as draft:
+        (draft / "deep").mkdir()
+        write(draft / "deep" / "a")
+        (draft / "b").write_text("")
+    with atomic_file(tmp_path / "c") as draft:
+        write(draft)
+    write_text(tmp_path / "d", "")
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.name: path.stat().st_mode & 0o777 for path in files} == dict.fromkeys("abcd", 0o666 & ~umask)
 
 
 def test_what_an_earlier_kill_left_is_cleared(tmp_path):

@@ -70,6 +70,14 @@ def test_a_run_killed_again_and_again_ends_with_the_same_weights(finished, recip
         assert (tmp_path / "run" / file).read_bytes() == (finished / file).read_bytes()
 
 
+def test_every_file_of_a_run_may_be_read_by_whoever_may_read_its_neighbours(finished):
+    (finished / "new").touch()
+    mode = (finished / "new").stat().st_mode
+    (finished / "new").unlink()
+    files = [path for path in finished.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert {str(path.relative_to(finished)) for path in files if path.stat().st_mode != mode} == set()
+
+
 def test_merging_folders_by_hand_equals_the_stage(finished, tmp_path):
     models = [finished / "decay-a" / "final", finished / "decay-b" / "final"]
     merge_folders(models, tmp_path / "m", method="ties", base=finished / "pretrain" / "final")
