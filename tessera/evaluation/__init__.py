@@ -9,11 +9,9 @@ In reading order:
     columns.py         the cells of a row by the roles a task gives them
     load.py            examples of a task; whatever is wrong with a row is said with it
     load_retrieval.py  queries, documents and grades of a retrieval task
-    sweep.py           every rate with every seed, the best chosen on validation, then the test set
-    trials.py          one of them: a file that is never written twice
-    selection.py       trials of any kind of task: run, chosen among, summed up
-    retrieve.py        a retrieval task under a protocol
-    ranking.py         retrieval: documents ranked for each query, nDCG, MRR, recall
+    trial.py           one trial: its data, a file that is never written twice, kinds with a head
+    retrieve.py        retrieval as a kind of trial: documents ranked for each query, nDCG, MRR, recall
+    sweep.py           all settings with every seed, the best chosen on validation, then the test set
     frozen.py          tasks that train no encoder: bitext mining, probes
     suite.py           one model on all tasks of a recipe; one JSON file a task
     tasks.py           what a task of a recipe asks, read from its files

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from tessera.evaluation import catalogue, frozen, load, retrieve, sweep, trials
+from tessera.evaluation import catalogue, frozen, load, sweep
 from tessera.evaluation.rows import DataError
-from tessera.evaluation.trials import Progress
+from tessera.evaluation.trial import Progress, digest
 from tessera.model.hf_files import read_json
 from tessera.plan.errors import did_you_mean
 from tessera.plan.recipe import Machine
@@ -37,7 +37,7 @@ def judge(
     oracle       choose the rate on the test set: results are marked, and are no results
 
     Raises TaskError for names that nobody knows and DataError for languages that a task does not have, before anything
-    is run; else as sweep.run and retrieve.retrieve.
+    is run; else as sweep.run.
     """
     family = family_of(Path(model_folder))
     chosen = [
@@ -50,8 +50,7 @@ def judge(
             yield frozen.run(model_folder, task, data_folder, out, machine, on_progress, name=name)
             continue
         how = how.model_copy(update={"select": "oracle"}) if oracle else how
-        run = retrieve.retrieve if task.kind == "retrieve" else sweep.run
-        yield run(model_folder, task, how, data_folder, out, machine, on_progress, name=name)
+        yield sweep.run(model_folder, task, how, data_folder, out, machine, on_progress, name=name)
 
 
 def _only(task: Task, languages: Sequence[str], data_folder: str | Path | None) -> Task:
@@ -70,7 +69,7 @@ def _folder(languages: Sequence[str]) -> list[str]:
     some = list(dict.fromkeys(languages))
     if len(some) < 4:
         return ["+".join(some)] if some else []
-    return [f"{len(some)}-languages-{trials.digest(some)[:6]}"]
+    return [f"{len(some)}-languages-{digest(some)[:6]}"]
 
 
 def family_of(folder: Path) -> str | None:

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera import __version__
-from tessera.evaluation import bitext, load, probe, trials
-from tessera.evaluation.trials import Json, Progress
+from tessera.evaluation import bitext, load, probe
+from tessera.evaluation.trial import Json, Progress
+from tessera.evaluation.trial import fingerprint as fingerprint_of_rows
 from tessera.files import write_json
 from tessera.finetune.examples import Labelled
 from tessera.inference.encoder import Encoder
@@ -55,9 +56,9 @@ def run(
     protocol: Json = {"pooling": "+".join(encoder.pipeline.pooling), "dtype": str(encoder.dtype)}
     protocol |= {"k": bitext.NEIGHBOURS} if task.kind == "bitext" else {"C": probe.GRID, "folds": probe.FOLDS}
     identity = {
-        "protocol_hash": trials.fingerprint(protocol),
+        "protocol_hash": fingerprint_of_rows(protocol),
         "fingerprint": fingerprint(model_folder),
-        "data": trials.fingerprint(rows),
+        "data": fingerprint_of_rows(rows),
     }
     if _is_there(path, identity):
         return path

@@ -2,14 +2,16 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 import torch
 from learnable import COMMON
 
 from tessera.data import tokenizer as tokenizers
-from tessera.evaluation import retrieve as retrieving
-from tessera.evaluation.retrieve import retrieve
+from tessera.evaluation import retrieve, sweep
+from tessera.evaluation.trial import all_trials, read_groups
+from tessera.finetune.learner import pretrained
 from tessera.finetune.loop import Diverged
 from tessera.finetune.retriever import Contrast
 from tessera.model import hub
@@ -88,7 +90,7 @@ def protocol(**changes):
 
 
 def run(folder, out, given=None, how=None, **more):
-    path = retrieve(folder / "model", given or task(), how or protocol(), folder / "data", out, CALM, **more)
+    path = sweep.run(folder / "model", given or task(), how or protocol(), folder / "data", out, CALM, **more)
     return path, json.loads(path.read_text())
 
 
@@ -125,21 +127,11 @@ def test_every_query_of_a_result_has_its_measures_the_mean_over_seeds(folder, tm
             seeds = [json.loads(file.read_text())["outcomes"][language][metric] for file in files]
             assert each == [round((a + b) / 2, 6) for a, b in zip(*seeds, strict=True)]
             assert sum(each) / 24 == pytest.approx(found["results"][language][metric], abs=1e-6)
-    other = retrieve(folder / "model", task(train="none"), how, folder / "data", tmp_path, CALM, name="untrained")
+    other = sweep.run(folder / "model", task(train="none"), how, folder / "data", tmp_path, CALM, name="untrained")
     assert set(json.loads(other.read_text())["outcomes"]) == MEASURES
     again, _ = run(folder, tmp_path, how=protocol(seeds=[0, 1], steps=5), name="longer")
     (verdict,) = compare([path, again]).verdicts.values()
     assert verdict.test == "paired bootstrap over 48 examples of 2 languages"
-
-
-def test_a_trial_that_was_written_without_measures_of_queries_still_counts(folder, tmp_path):
-    path, before = run(folder, tmp_path, how=protocol(steps=2))
-    (file,) = tmp_path.glob("trials/*/aaa/*.json")
-    trial = json.loads(file.read_text())
-    del trial["outcomes"]
-    file.write_text(json.dumps(trial))
-    assert run(folder, tmp_path, how=protocol(steps=2))[1]["results"] == before["results"]
-    assert json.loads(path.read_text())["outcomes"] == {}
 
 
 def test_a_task_without_training_is_searched_with_the_model_as_it_is(folder, tmp_path):
@@ -165,12 +157,13 @@ def test_the_rate_is_chosen_on_validation_and_by_an_oracle_only_if_asked_for(fol
         rates.append(rate)
         return retrieving_course()
 
-    def measured(retriever, one):
+    def measured(one, ranked):
         split = next(iter(one.queries)).split("-")[0]
         return dict.fromkeys(one.queries, dict.fromkeys(MEASURES, good[split, rates[-1]]))
 
-    monkeypatch.setattr(retrieving, "train", train)
-    monkeypatch.setattr(retrieving, "_measured", measured)
+    monkeypatch.setattr(retrieve, "train", train)
+    monkeypatch.setattr(retrieve, "rank", lambda *_: {})
+    monkeypatch.setattr(retrieve, "measure", measured)
     both = {"learning_rates": [1e-3, 1e-2]}
     honest = run(folder, tmp_path, task(train="all"), protocol(**both))[1]
     assert honest["chosen"] == {"2-languages": {"rate": 1e-3, "weight_decay": 0.0, "epochs": None}}
@@ -189,13 +182,14 @@ def retrieving_course():
 
 def test_finished_trials_are_not_run_again_and_changed_ones_are(folder, tmp_path, monkeypatch):
     ran = []
-    fit = retrieving._fit
+    train = retrieve.train
 
-    def remember(group, trial, *rest):
-        ran.append((group.name, trial.rate))
-        return fit(group, trial, *rest)
+    def remember(retriever, triples, protocol, *, rate, **more):
+        (language,) = {Path(triple.row).parent.name for triple in triples}
+        ran.append((language, rate))
+        return train(retriever, triples, protocol, rate=rate, **more)
 
-    monkeypatch.setattr(retrieving, "_fit", remember)
+    monkeypatch.setattr(retrieve, "train", remember)
     short = protocol(steps=2)
     first = run(folder, tmp_path, how=short)[1]
     assert ran == [("aaa", 1e-2), ("bbb", 1e-2)]
@@ -206,42 +200,35 @@ def test_finished_trials_are_not_run_again_and_changed_ones_are(folder, tmp_path
     run(folder, tmp_path, how=protocol(steps=2, learning_rates=[1e-3, 1e-2]))
     assert ran == [("aaa", 1e-3), ("bbb", 1e-3)]
     ran.clear()
-    run(folder, tmp_path, how=short, contrast=Contrast(symmetric=True))
+    monkeypatch.setattr(retrieve, "CONTRAST", Contrast(symmetric=True))
+    run(folder, tmp_path, how=short)
     assert ran == [("aaa", 1e-2), ("bbb", 1e-2)]
     ran.clear()
     (file,) = (f for f in tmp_path.glob("trials/*/aaa/*.json") if json.loads(f.read_text())["identity"]["rate"] == 1e-2)
     file.write_text(file.read_text()[:99])
-    run(folder, tmp_path, how=short, contrast=Contrast(symmetric=True))
+    run(folder, tmp_path, how=short)
     assert ran == [("aaa", 1e-2)]
 
 
-def test_the_chosen_model_is_kept_as_it_was_tested(folder, tmp_path):
-    _, found = run(folder, tmp_path, task(train="aaa"), keep=tmp_path / "kept")
-    again = retrieve(tmp_path / "kept", task(train="none"), protocol(), folder / "data", tmp_path / "again", CALM)
+def test_a_trained_retriever_is_saved_as_it_was_tested(folder, tmp_path):
+    this, how = task(train="aaa"), protocol()
+    _, found = run(folder, tmp_path, this, how)
+    (group,), (trial,) = read_groups(this, how, folder / "data"), all_trials(this, how)
+    retriever, _ = retrieve.RETRIEVAL.fit(group, trial, pretrained(folder / "model", CALM), lambda *_: None)
+    retriever.save(folder / "model", tmp_path / "kept")
+    again = sweep.run(tmp_path / "kept", task(train="none"), how, folder / "data", tmp_path / "again", CALM)
     assert json.loads(again.read_text())["average"] == pytest.approx(found["average"], abs=1e-6)
-    with pytest.raises(ValueError, match="task riddles trains 2 models; `keep` keeps one"):
-        run(folder, tmp_path, keep=tmp_path / "other")
 
 
 def test_what_cannot_be_run_is_said(folder, tmp_path, monkeypatch):
     without = {"path": "riddles/{language}/{split}.jsonl", "splits": {"train": "train", "test": "test"}}
     with pytest.raises(ValueError, match=r"2 settings are tried, but there is no validation set to choose on; give"):
         run(folder, tmp_path, task(data=without), protocol(steps=1, learning_rates=[1e-3, 1e-2]))
-    classify = Task.model_validate(
-        {
-            "name": "t",
-            "kind": "classify",
-            "data": {"path": "{language}.jsonl"},
-            "columns": {"text": "text", "label": "label"},
-            "metric": "accuracy",
-        }
-    )
-    with pytest.raises(ValueError, match="task t: kind classify is not of retrieval"):
-        run(folder, tmp_path, classify)
+    assert not any(tmp_path.rglob("*.json"))  # said before anything is trained
 
     def fail(*_, **__):
         raise Diverged("the loss is nan after 3 steps")
 
-    monkeypatch.setattr(retrieving, "train", fail)
+    monkeypatch.setattr(retrieve, "train", fail)
     with pytest.raises(ValueError, match=r"of no settings did all seeds go well \(the loss is nan after 3 steps\)"):
         run(folder, tmp_path / "new")

@@ -1,0 +1,356 @@
+"""One trial of a sweep: a model trained with one setting and one seed, scored on validation, asked about the test set.
+
+A trial is a file that is never written twice. It holds what the model says of the test set, not whether that is right:
+the labels of the test set are taken off as soon as they are read, and nobody asks for them before a setting is chosen.
+Only a trial of retrieval holds measures instead, for whole rankings would fill disks; nothing is chosen by them.
+"""
+
+import dataclasses
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from tessera import __version__
+from tessera.evaluation import load, load_retrieval, metrics
+from tessera.files import write_json
+from tessera.finetune import features, loop
+from tessera.finetune.examples import Choices, Example, Labelled, Question, Search, Tagged
+from tessera.finetune.learner import Learner, Pretrained
+from tessera.plan.task import Protocol, SplitName, Task
+
+Progress = Callable[[int, int, str], None]
+Json = dict[str, Any]
+Rows = Sequence[Example] | Search
+Scores = Mapping[str, Mapping[str, float]]  # language -> metric -> value
+Outcomes = Mapping[str, Mapping[str, Sequence[float]]]  # language -> metric -> one number for each test example
+# What says how a protocol is called, what it tries and how it chooses: nothing that a single trial depends on.
+NOT_OF_A_TRIAL = {"name", "learning_rates", "sweep", "seeds", "select", "cite", "notes"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What is tried: a protocol without choices, a rate and a seed; without a rate nothing is trained."""
+
+    protocol: Protocol
+    rate: float | None
+    seed: int
+
+    @property
+    def choice(self) -> Json:
+        """What may be chosen by validation; trials that differ in the seed alone share it."""
+        if self.rate is None:
+            return {}
+        return {"rate": self.rate, "weight_decay": self.protocol.weight_decay, "epochs": self.protocol.epochs}
+
+    @property
+    def settings(self) -> Json:
+        """The choice, and the seed."""
+        return {**self.choice, "seed": self.seed} if self.choice else {}
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        chosen = [f"{key}-{value:g}" for key, value in self.choice.items() if value is not None]
+        return ".".join((*chosen, f"seed-{self.seed}")) if chosen else "untrained"
+
+
+def all_trials(task: Task, protocol: Protocol) -> list[Trial]:
+    """All that a protocol tries on a task."""
+    if not task.trained:
+        return [Trial(protocol=protocol, rate=None, seed=protocol.seeds[0])]
+    return [
+        Trial(protocol=variant, rate=rate, seed=seed)
+        for variant in protocol.variants()
+        for rate in protocol.rates()
+        for seed in protocol.seeds
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------- its data
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Languages that one model is trained on, and those it is tested on; the test set without its labels."""
+
+    task: Task
+    name: str  # of the languages trained on
+    labels: tuple[str, ...]  # names of what is told apart
+    train: Sequence[Any]  # examples; none where nothing is trained
+    validation: Mapping[str, Rows]  # empty where the task has none
+    test: Mapping[str, Rows]
+    fingerprint: str
+
+
+def read_groups(task: Task, protocol: Protocol, folder: Path | None, *, test: bool = True) -> list[Group]:
+    """The data of a task, by what is trained together.
+
+    test  False: nothing is tested, as when another task is only to begin with what is learned here
+
+    Raises DataError as load.load and load_retrieval.search do.
+    """
+    found = []
+    for name, sources, languages in _together(task, folder):
+        labels = _labels(task, sources[0], folder)
+        seen: Sequence[Any] = ()
+        held: dict[str, Rows] = {}
+        if task.trained:
+            read = sources if task.source("train").by_language else sources[0]
+            seen = load.load(task, "train", read, folder, names=labels or None, limit=protocol.train_examples)
+        if task.trained and (source := task.source("validation")).splits.validation is not None:
+            # Searches of the tested languages where that is the task's own data; all else of those trained on.
+            judged = languages if task.kind == "retrieve" and source == task.data else sources
+            judged = judged if source.by_language else judged[:1]
+            held = {x: _load(task, "validation", x, folder, labels, protocol.test_examples) for x in judged}
+        asked = {
+            x: without_labels(_load(task, "test", x, folder, labels, protocol.test_examples))
+            for x in (languages if test else ())
+        }
+        whole = fingerprint([seen, held, asked])
+        found.append(
+            Group(task=task, name=name, labels=labels, train=seen, validation=held, test=asked, fingerprint=whole)
+        )
+    return found
+
+
+def read_labels(groups: Sequence[Group], protocol: Protocol, folder: Path | None) -> dict[str, Rows]:
+    """The test set of each language that labels were taken off, with its labels."""
+    return {
+        language: _load(group.task, "test", language, folder, group.labels, protocol.test_examples)
+        for group in groups
+        for language, rows in group.test.items()
+        if not isinstance(rows, Search)
+    }
+
+
+def _together(task: Task, folder: Path | None) -> list[tuple[str, tuple[str, ...], list[str]]]:
+    """Of each model that a task trains: its name, the languages it is trained on, those it is tested on.
+
+    What trains nothing is one model, which all languages are tested on.
+    """
+    tested = load.languages(task, folder)
+    found: dict[tuple[str, ...], list[str]] = {}
+    for language in tested:
+        found.setdefault(task.trained_on(language), []).append(language)
+    return [(_name(task, trained, tested), trained or tested, languages) for trained, languages in found.items()]
+
+
+def _name(task: Task, trained: Sequence[str], tested: Sequence[str]) -> str:
+    if not task.trained:
+        return "untrained"
+    return "+".join(trained) if 0 < len(trained) < 4 else f"{len(trained or tested)}-languages"
+
+
+def _labels(task: Task, language: str, folder: Path | None) -> tuple[str, ...]:
+    match task.kind:
+        case "regress" | "choose" | "span" | "retrieve":
+            return ()
+        case "reward":
+            return ("wrong", "right")
+        case _:
+            return load.labels(task, folder, language)
+
+
+def _load(
+    task: Task, split: SplitName, language: str, folder: Path | None, labels: tuple[str, ...], limit: int | None
+) -> Rows:
+    if task.kind == "retrieve":
+        return load_retrieval.search(task, split, language, folder, limit=limit)
+    return load.load(task, split, language, folder, names=labels or None, limit=limit)
+
+
+def without_labels(rows: Rows) -> Rows:
+    """The same questions with nothing that says what is right; a search stays as it is."""
+    return rows if isinstance(rows, Search) else [_without_label(example) for example in rows]
+
+
+def _without_label(example: Example) -> Example:
+    match example:
+        case Labelled() | Choices():
+            return dataclasses.replace(example, label=None)
+        case Tagged():
+            return dataclasses.replace(example, tags=())
+        case Question():
+            return dataclasses.replace(example, answers=())
+    raise TypeError(f"{type(example)} is not tested on")
+
+
+def fingerprint(what: Any) -> str:
+    """A hash of examples: of what they say, not of where they stand."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.name not in ("row", "id")}
+            return [type(value).__name__, fields]
+        raise TypeError(f"{type(value)} has no place in a fingerprint")
+
+    whole = hashlib.sha256()
+    for piece in json.JSONEncoder(default=plain, ensure_ascii=False).iterencode(what):
+        whole.update(piece.encode("utf-8", "surrogatepass"))
+    return whole.hexdigest()[:16]
+
+
+def digest(what: Any) -> str:
+    """A hash of settings."""
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+
+# ------------------------------------------------------------------------------------------------------------- its file
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Weights that trials begin with, read when the first one asks for them."""
+
+    fingerprint: str
+    weights: Callable[[], Pretrained]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """What is particular to kinds of tasks that are trained alike. A model is what `fit` returns.
+
+    settings  (group, trial) -> all that a trial depends on besides its start, its data and Trial.settings
+    fit       (group, trial, start, report) -> the trained model, and how the training went. Raises Diverged
+    predict   (model, rows by language, report) -> what the file of a trial says of them
+    measure   (group, predictions, rows by language) -> the metrics of each language
+    outcomes  (group, predictions, rows by language) -> of metrics that are means over examples, what each example adds
+    more      (outcomes of the chosen trials of the first seed) -> what only results of this kind say
+    """
+
+    settings: Callable[[Group, Trial], Any]
+    fit: Callable[[Group, Trial, Pretrained, Progress], tuple[Any, Json]]
+    predict: Callable[[Any, Mapping[str, Any], Progress | None], Json]
+    measure: Callable[[Group, Json, Mapping[str, Any]], Scores]
+    outcomes: Callable[[Group, Json, Mapping[str, Any]], Outcomes]
+    more: Callable[[Sequence[Json]], Json] = lambda _: {}
+
+
+def trial_identity(kind: Kind, group: Group, trial: Trial, start: Start) -> Json:
+    """All that the outcome of a trial depends on."""
+    settings = digest(kind.settings(group, trial))
+    return {"start": start.fingerprint, "data": group.fingerprint, "settings": settings, **trial.settings}
+
+
+def run_trial(kind: Kind, group: Group, trial: Trial, start: Start, path: Path, report: Progress) -> Json:
+    """What the file of a trial says; where it is not there, or is of another trial, the trial is run and written."""
+    expected = trial_identity(kind, group, trial, start)
+    try:
+        found: Json = json.loads(path.read_text(encoding="utf-8"))
+        if found["identity"] == expected:
+            return found
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    weights, began = start.weights(), time.perf_counter()
+    ran = _perform(kind, group, trial, weights, report)
+    passing = {
+        "seconds": round(time.perf_counter() - began, 2),
+        "device": str(next(weights.encoder.parameters()).device),
+    }
+    whole = {"identity": expected, **ran, **passing, "tessera": __version__}
+    write_json(path, whole)
+    return cast(Json, json.loads(json.dumps(whole)))  # as whoever reads the file finds it
+
+
+def _perform(kind: Kind, group: Group, trial: Trial, start: Pretrained, report: Progress) -> Json:
+    """Trains, validates and asks; a training that diverges is written down as such."""
+    try:
+        model, summary = kind.fit(group, trial, start, report)
+    except loop.Diverged as error:
+        return {"failed": str(error), "validation": None, "validation_by_language": {}}
+    scores = validate(kind, group, model)
+    return {
+        "failed": None,
+        "validation": statistics.fmean(scores.values()) if scores else None,
+        "validation_by_language": scores,
+        **kind.predict(model, group.test, report),
+        **summary,
+    }
+
+
+def validate(kind: Kind, group: Group, model: Any) -> dict[str, float]:
+    """The task's metric on the validation set of each language."""
+    scores = kind.measure(group, kind.predict(model, group.validation, None), group.validation)
+    return {language: row[group.task.metric] for language, row in scores.items()}
+
+
+def training_summary(course: loop.Course) -> Json:
+    """How a training went, as files say it."""
+    last = course.losses[-max(1, len(course.losses) // 10) :]
+    return {"steps": course.steps, "tokens": course.tokens, "loss": statistics.fmean(last)}  # of the last tenth
+
+
+# ---------------------------------------------------------------------------------------------------- kinds with a head
+
+
+def _settings(group: Group, trial: Trial) -> Json:
+    other = {"from_task", "temperature", "negatives"}  # the start says the first; the others are of retrieval
+    settings = trial.protocol.model_dump(mode="json", exclude=NOT_OF_A_TRIAL | other)
+    science = {"kind": group.task.kind, "labels": group.labels, "metric": group.task.metric}
+    return {**settings, **science, "no_answer": group.task.no_answer}
+
+
+def _fit(group: Group, trial: Trial, start: Pretrained, report: Progress) -> tuple[Learner, Json]:
+    kind = cast(features.Kind, group.task.kind)
+    learner = start.learner(kind, len(group.labels), trial.protocol, seed=trial.seed, no_answer=group.task.no_answer)
+
+    def judge() -> float:
+        return statistics.fmean(validate(HEADS, group, learner).values())
+
+    assert trial.rate is not None
+    course = loop.train(
+        learner,
+        group.train,
+        trial.protocol,
+        rate=trial.rate,
+        seed=trial.seed,
+        validate=judge if group.validation else None,
+        on_progress=report,
+    )
+    return learner, {**training_summary(course), "best": course.best, "validation_course": course.validation}
+
+
+def _predict(learner: Learner, rows: Mapping[str, Sequence[features.Example]], report: Progress | None) -> Json:
+    return {"predictions": {language: loop.predict(learner, several, report) for language, several in rows.items()}}
+
+
+def _measure(group: Group, found: Json, rows: Mapping[str, Sequence[features.Example]]) -> Scores:
+    return {
+        language: {
+            metric: metrics.score(metric, predictions, _right(rows[language]), names=group.labels, language=language)
+            for metric in (group.task.metric, *group.task.also)
+        }
+        for language, predictions in found["predictions"].items()
+    }
+
+
+def _outcomes(group: Group, found: Json, rows: Mapping[str, Sequence[features.Example]]) -> Outcomes:
+    return {
+        language: {
+            metric: each
+            for metric in (group.task.metric, *group.task.also)
+            if (each := metrics.outcomes(metric, predictions, _right(rows[language]), language=language)) is not None
+        }
+        for language, predictions in found["predictions"].items()
+    }
+
+
+def _right(examples: Sequence[features.Example]) -> list[Any]:
+    def right(example: features.Example) -> Any:
+        match example:
+            case Tagged():
+                return example.tags
+            case Question():
+                return [text for text, _ in example.answers]
+            case _:
+                return example.label
+
+    return [right(example) for example in examples]
+
+
+HEADS = Kind(settings=_settings, fit=_fit, predict=_predict, measure=_measure, outcomes=_outcomes)
+"""classify, pair, reward, regress, choose, tag, span: an encoder with a head, trained on examples."""
