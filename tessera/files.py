@@ -1,6 +1,10 @@
-"""What is written is whole: a file or folder stands under its name when it is finished, or not at all."""
+"""Atomic writes, and fingerprints: a file or folder stands under its name when it is finished, or not at all.
+
+One fingerprint says which model a folder holds, one digest which settings: results and trials are known by them.
+"""
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -90,3 +94,27 @@ def sync(path: Path) -> None:
         os.fsync(number)
     finally:
         os.close(number)
+
+
+_WEIGHTS = ("*.safetensors", "*.onnx*", "openvino_model*")  # the latter of exported folders
+
+
+def fingerprint(folder: Path) -> str:
+    """Which model a folder holds: a hash of its configuration, weights and tokenizer.
+
+    What else a vector depends on, as pooling and prompts, is part of the protocol of results that use it. Finished
+    trials are known by this, so it stays as it is. Raises ValueError naming a file that is missing.
+    """
+    whole = hashlib.sha256()
+    weights = [path for pattern in _WEIGHTS for path in sorted(folder.glob(pattern))]
+    for path in (folder / "config.json", folder / "tokenizer.json", *weights):
+        if not path.is_file():
+            raise ValueError(f"{path}: is missing; a model to evaluate is a folder with its weights and its tokenizer")
+        with path.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()[:16]
+
+
+def digest(what: Any) -> str:
+    """A hash of plain data, as settings are; the order of keys does not count."""
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]

@@ -19,7 +19,7 @@ from typing import Any
 
 from tessera.ablation.axes import REFERENCE
 from tessera.evaluation.metrics import interval, student
-from tessera.evaluation.suite import HELD_OUT
+from tessera.plan.result import HELD_OUT, Result, read
 
 ABLATION, DELTAS = "ablation.json", "deltas.json"
 BITS = "held-out"  # what its measures are called
@@ -117,23 +117,23 @@ def _scores(folder: Path, asked: dict[str, Any]) -> dict[str, dict[str, dict[int
     """{measure: {variant: {seed: score}}} of what is there."""
     found: dict[str, dict[str, dict[int, float]]] = {}
     variants = [REFERENCE, *(v["variant"] for axis in asked["axes"] for v in axis["values"])]
-    read = _languages_read(folder / REFERENCE, asked)
+    spoken = _languages_read(folder / REFERENCE, asked)
     for task in asked["tasks"]:
         for variant in dict.fromkeys(variants):
             for seed in asked["seeds"]:
                 path = folder / variant / f"seed-{seed}" / "evaluation" / f"{asked['phase']}.{task}.json"
                 if not path.exists():
                     continue
-                result = json.loads(path.read_text(encoding="utf-8"))
-                measured = _bits(result["results"], read) if task == HELD_OUT else {task: _average(result)}
+                result = read(path)
+                measured = _bits(result.results, spoken) if task == HELD_OUT else {task: _average(result)}
                 for measure, score in measured.items():
                     found.setdefault(measure, {}).setdefault(variant, {})[seed] = score
     return found
 
 
-def _average(result: dict[str, Any]) -> float:
+def _average(result: Result) -> float:
     """In percent, every language once."""
-    return 100 * float(result["average"][result.get("metric", "accuracy")])
+    return 100 * result.average[result.metric]
 
 
 def _languages_read(reference: Path, asked: dict[str, Any]) -> set[str]:

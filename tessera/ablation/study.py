@@ -31,13 +31,13 @@ from tessera.ablation.axes import Ablation, Variant, label, value_at
 from tessera.ablation.deltas import ABLATION, DELTAS, study
 from tessera.ablation.variant import MADE_OF, Progress, finished, make
 from tessera.data.shards import Shards, verify
-from tessera.evaluation.suite import HELD_OUT, fingerprint
 from tessera.evaluation.tasks import read_task
-from tessera.files import write_json, write_text
+from tessera.files import fingerprint, write_json, write_text
 from tessera.plan.course import shares_of
 from tessera.plan.errors import did_you_mean
 from tessera.plan.loading import changes, dump, load, science
 from tessera.plan.recipe import Phase, Recipe
+from tessera.plan.result import HELD_OUT
 from tessera.plan.strict import is_folder
 from tessera.train import checkpoint
 

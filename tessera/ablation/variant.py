@@ -13,15 +13,15 @@ from pathlib import Path
 
 import torch
 
-from tessera import __version__
 from tessera.data.shards import Shards
 from tessera.data.tokenizer import Tokenizer
-from tessera.evaluation.suite import HELD_OUT, evaluate
-from tessera.files import atomic_folder, write_json
+from tessera.evaluation.suite import evaluate
+from tessera.files import atomic_folder, fingerprint, write_json
 from tessera.model import hub, merging
 from tessera.model.precision import compute_dtype
 from tessera.plan.loading import load
 from tessera.plan.recipe import Evaluation, Recipe
+from tessera.plan.result import HELD_OUT, Result, write
 from tessera.plan.strict import is_folder
 from tessera.train import checkpoint, distributed
 from tessera.train.held_out import bits_per_byte
@@ -126,6 +126,18 @@ def _measure(
         batch_tokens=recipe.machine.micro_batch_tokens,
         on_progress=report,
     )
-    head = {"model": recipe.phases[-1].name, "task": HELD_OUT, "kind": HELD_OUT, "protocol": protocol}
-    write_json(path, {**head, "results": results, "tessera": __version__})
-    return path
+    return write(
+        path,
+        Result(
+            model=recipe.phases[-1].name,
+            task=HELD_OUT,
+            kind=HELD_OUT,
+            metric="bits_per_byte",
+            protocol=protocol,
+            fingerprint=fingerprint(model),
+            data=json.loads((folder / MADE_OF).read_text(encoding="utf-8"))["shards"],
+            seeds=(seed,),
+            results={code: {m: row[m] for m in ("bits_per_byte", "loss")} for code, row in results.items()},
+            examples={code: int(row["tokens"]) for code, row in results.items()},
+        ),
+    )

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from tessera.evaluation import catalogue, frozen, load, sweep
 from tessera.evaluation.rows import DataError
-from tessera.evaluation.trial import Progress, digest
+from tessera.evaluation.trial import Progress
+from tessera.files import digest
 from tessera.model.hf_files import read_json
 from tessera.plan.errors import did_you_mean
 from tessera.plan.recipe import Machine

@@ -1,7 +1,5 @@
 """Tasks that train no encoder: bitext mining, and probes on frozen embeddings; every text is encoded once."""
 
-import json
-import statistics
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -11,15 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera import __version__
 from tessera.evaluation import bitext, load, probe
-from tessera.evaluation.trial import Json, Progress
-from tessera.evaluation.trial import fingerprint as fingerprint_of_rows
-from tessera.files import write_json
+from tessera.evaluation.trial import Json, Progress, fingerprint_of_rows
+from tessera.files import fingerprint
 from tessera.finetune.examples import Labelled
+from tessera.inference import sentence_folder
 from tessera.inference.encoder import Encoder
-from tessera.inference.sentence_folder import fingerprint
 from tessera.plan.recipe import Machine
+from tessera.plan.result import Result, finished, identity_of, write
 from tessera.plan.strict import name_of
 from tessera.plan.task import Task
 
@@ -53,50 +50,35 @@ def run(
     encoder = Encoder.from_pretrained(
         model_folder, device=machine.device, dtype=machine.dtype, attention=machine.attention, threads=machine.threads
     )
-    protocol: Json = {"pooling": "+".join(encoder.pipeline.pooling), "dtype": str(encoder.dtype)}
-    protocol |= {"k": bitext.NEIGHBOURS} if task.kind == "bitext" else {"C": probe.GRID, "folds": probe.FOLDS}
-    identity = {
-        "protocol_hash": fingerprint_of_rows(protocol),
-        "fingerprint": fingerprint(model_folder),
-        "data": fingerprint_of_rows(rows),
+    pipeline, inside = sentence_folder.read(model_folder)
+    protocol: Json = {
+        "pooling": "+".join(pipeline.pooling),
+        "pipeline": pipeline.fingerprint(),
+        "dtype": str(encoder.dtype),
     }
-    if _is_there(path, identity):
+    protocol |= {"k": bitext.NEIGHBOURS} if task.kind == "bitext" else {"C": probe.GRID, "folds": probe.FOLDS}
+    identity = identity_of(fingerprint(inside), protocol, fingerprint_of_rows(rows))
+    if finished(path, identity):
         return path
     several = [examples for part in rows.values() for examples in part.values()]
     vectors = _Vectors(encoder, (text for examples in several for text in _texts(examples)), report)
     chosen: dict[str, Json] = {}
     results, outcomes = _mine(rows["test"], vectors) if task.kind == "bitext" else _probe(task, rows, vectors, chosen)
-    columns = {metric: [row[metric] for row in results.values()] for metric in next(iter(results.values()))}
-    whole = {
-        "model": model,
-        "task": task.name,
-        "kind": task.kind,
-        "metric": task.metric,
-        "protocol": protocol,
+    result = Result(
+        model=model,
+        task=task.name,
+        kind=task.kind,
+        metric=task.metric,
+        protocol=protocol,
         **identity,
-        "oracle": False,
-        "seeds": [],
-        "results": results,
-        "average": {metric: statistics.fmean(values) for metric, values in columns.items()},
-        "interval": dict.fromkeys(columns),  # there is no chance in it
-        "examples": {language: len(several) for language, several in rows["test"].items()},
-        "chosen": chosen,
-        "trials": [],
-        "outcomes": outcomes,
-        "seconds": round(time.perf_counter() - began, 2),
-        "tessera": __version__,
-    }
-    write_json(path, whole)
-    return path
-
-
-def _is_there(path: Path, identity: Json) -> bool:
-    """Whether the file is the result of this protocol, these weights and these rows."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return all(found[key] == value for key, value in identity.items()) and "outcomes" in found
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        results=results,
+        interval=dict.fromkeys(next(iter(results.values()))),  # there is no chance in it
+        examples={language: len(several) for language, several in rows["test"].items()},
+        chosen=chosen,
+        outcomes=outcomes,
+        seconds=round(time.perf_counter() - began, 2),
+    )
+    return write(path, result)
 
 
 def _read(task: Task, folder: Path | None) -> Rows:

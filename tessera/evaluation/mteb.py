@@ -24,13 +24,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tessera import __version__
 from tessera.evaluation.mteb_data import Absent, compare_counts, localize
 from tessera.evaluation.mteb_model import Model, Progress, library
 from tessera.evaluation.mteb_results import by_language, catch_predictions, half_widths, outcomes
-from tessera.files import write_json
-from tessera.inference.sentence_folder import fingerprint
+from tessera.files import digest, fingerprint
+from tessera.inference import sentence_folder
 from tessera.plan.errors import did_you_mean
+from tessera.plan.result import Result, finished, hash_of, read, write
 from tessera.plan.strict import name_of
 
 _WRITE = "mteb"  # folder of mteb's own files
@@ -68,18 +68,21 @@ def run(
         chosen = choose(tasks, benchmark, languages, splits)
         ready, absent = localize(chosen, Path(data), available=available) if data is not None else (chosen, [])
         name = name or name_of(folder)
+        pipeline, inside = sentence_folder.read(folder)
+        weights = fingerprint(inside)
         model: Model | None = None
         files = []
         for number, task in enumerate(ready):
             if on_progress is not None:
                 on_progress(number, len(ready), task.metadata.name)
             lacking = [a for a in absent if a.task == task.metadata.name]
-            identity = {"protocol": _protocol(task, lacking, how), "fingerprint": fingerprint(folder)}
+            protocol = {**_protocol(task, lacking, how), "pipeline": pipeline.fingerprint()}
             path = out / f"{name}.{task.metadata.name}.json"
             files.append(path)
-            if not _finished(path, identity):
+            if not finished(path, {"fingerprint": weights, "protocol_hash": hash_of(protocol)}):
                 model = model or Model(folder, name=name, on_progress=on_progress, **how)
-                _run_one(mteb, task, model, path, {"model": name, **_head(task), **identity})
+                head = {"model": name, **_head(task), "protocol": protocol, "fingerprint": weights}
+                _run_one(mteb, task, model, path, head)
         if benchmark is not None and not (absent or languages or splits or tasks):
             files.append(_whole_benchmark(benchmark, name, files))
         return files
@@ -153,54 +156,47 @@ def _run_one(mteb: Any, task: Any, model: Model, path: Path, head: dict[str, Any
         )
     result = found.task_results[0]
     results, examples = by_language(task, result.scores)
-    metrics = {metric for row in results.values() for metric in row}
-    columns = {metric: [row[metric] for row in results.values() if metric in row] for metric in sorted(metrics)}
-    whole = {
+    revision, differs = task.metadata.dataset.get("revision"), getattr(task, "differs", None)
+    about = {"revision": revision, "counts": counts, "differs": differs}
+    ours = Result(
         **head,
-        "seeds": [task.seed],
-        "data": {
-            "revision": task.metadata.dataset.get("revision"),
-            "counts": counts,
-            "differs": getattr(task, "differs", None),
-        },
-        "results": results,
-        "average": {metric: statistics.fmean(values) for metric, values in columns.items()},
-        "spread": {metric: statistics.pstdev(values) for metric, values in columns.items()},
-        "interval": half_widths(result.scores),
-        "examples": examples,
-        "outcomes": outcomes(task, caught),
-        "trials": [],
-        "oracle": False,
-        "seconds": round(time.perf_counter() - began, 2),
-        "tessera": __version__,
-    }
+        seeds=(task.seed,),
+        data=digest(about),
+        about_data=about,
+        results=results,
+        interval=half_widths(result.scores),
+        examples=examples,
+        outcomes=outcomes(task, caught),
+        seconds=round(time.perf_counter() - began, 2),
+    )
     task.unload_data()
-    write_json(path, whole)
+    write(path, ours)
 
 
 def _whole_benchmark(benchmark: str, name: str, files: Sequence[Path]) -> Path:
     """The averages of a benchmark as its leaderboard has them: of tasks by type, of types, and of all tasks."""
+    results = [read(path) for path in files]
     by_type: dict[str, list[float]] = {}
-    for path in files:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        by_type.setdefault(found["kind"].removeprefix("mteb "), []).append(found["average"][found["metric"]])
+    for one in results:
+        by_type.setdefault(one.kind.removeprefix("mteb "), []).append(one.average[one.metric])
     means = {kind: statistics.fmean(values) for kind, values in by_type.items()}
-    whole = {
-        "model": name,
-        "task": benchmark,
-        "kind": "mteb benchmark",
-        "metric": "average",
-        "results": {kind: {"average": mean} for kind, mean in means.items()},
-        "average": {
+    whole = Result(
+        model=name,
+        task=benchmark,
+        kind="mteb benchmark",
+        metric="average",
+        protocol={"by": results[0].protocol["by"], "tasks": {one.task: one.protocol_hash for one in results}},
+        fingerprint=results[0].fingerprint,
+        data=digest([one.data for one in results]),
+        results={kind: {"average": mean} for kind, mean in means.items()},
+        average={
             "average": statistics.fmean(means.values()),
             "mean_of_tasks": statistics.fmean(value for values in by_type.values() for value in values),
         },
-        "examples": {kind: len(values) for kind, values in by_type.items()},
-        "tessera": __version__,
-    }
-    path = files[0].with_name(f"{name}.{re.sub(r'[^A-Za-z0-9.]+', '-', benchmark).strip('-')}.json")
-    write_json(path, whole)
-    return path
+        examples={kind: len(values) for kind, values in by_type.items()},
+        seconds=round(sum(one.seconds for one in results), 2),
+    )
+    return write(files[0].with_name(f"{name}.{re.sub(r'[^A-Za-z0-9.]+', '-', benchmark).strip('-')}.json"), whole)
 
 
 def _head(task: Any) -> dict[str, Any]:
@@ -235,14 +231,6 @@ def _classifier(task: Any) -> str | None:
         return None
     own = clone(given)
     return str(own.set_params(random_state=task.seed) if "random_state" in own.get_params() else own)
-
-
-def _finished(path: Path, identity: dict[str, Any]) -> bool:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return all(found[key] == value for key, value in identity.items())
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 @contextlib.contextmanager

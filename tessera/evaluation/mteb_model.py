@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.inference.encoder import Encoder
-from tessera.inference.sentence_folder import fingerprint
+from tessera.inference.sentence_folder import content_hash
 
 Floats = NDArray[np.float32]
 Progress = Callable[[int, int, str], None]
@@ -60,7 +60,7 @@ class Model:
         self.mteb_model_meta = ModelMeta.create_empty(
             {
                 "name": f"local/{name or folder.resolve().name}",
-                "revision": revision or fingerprint(folder),
+                "revision": revision or content_hash(folder),
                 "n_parameters": _parameters(folder),
                 "max_tokens": max_length or self.encoder.max_seq_length,
                 "embed_dim": self.encoder.dimensions,

@@ -11,17 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from tessera.evaluation import metrics
-from tessera.evaluation.trial import (
-    NOT_OF_A_TRIAL,
-    Group,
-    Json,
-    Kind,
-    Outcomes,
-    Progress,
-    Scores,
-    Trial,
-    training_summary,
-)
+from tessera.evaluation.trial import NOT_OF_A_TRIAL, Group, Json, Kind, Progress, Scores, Trial, training_summary
 from tessera.finetune.contrastive import train
 from tessera.finetune.examples import Search
 from tessera.finetune.learner import Pretrained
@@ -67,22 +57,11 @@ def _predict(retriever: Retriever, searches: Mapping[str, Search], report: Progr
     }
 
 
-def _measure(group: Group, found: Json, searches: Mapping[str, Search]) -> Scores:
-    test: Scores = found["test"]
-    return test
-
-
-def _outcomes(group: Group, found: Json, searches: Mapping[str, Search]) -> Outcomes:
-    each: Outcomes = found["outcomes"]
-    return each
-
-
 def _more(first: Sequence[Json]) -> Json:
-    """What was compared, and the means by the length of what answers, of the first seed."""
+    """The measures by the length of what answers, in each language and over languages."""
     lengths: dict[str, Scores] = {language: rows for one in first for language, rows in one["lengths"].items()}
     names = list(dict.fromkeys(name for rows in lengths.values() for name in rows))
     return {
-        "contrast": dataclasses.asdict(CONTRAST),
         "lengths": lengths,
         "by_length": {
             name: {m: statistics.fmean(rows[name][m] for rows in lengths.values() if name in rows) for m in MEASURES}
@@ -91,7 +70,15 @@ def _more(first: Sequence[Json]) -> Json:
     }
 
 
-RETRIEVAL = Kind(settings=_settings, fit=_fit, predict=_predict, measure=_measure, outcomes=_outcomes, more=_more)
+RETRIEVAL = Kind(
+    settings=_settings,
+    fit=_fit,
+    predict=_predict,
+    measure=lambda group, found, searches: found["test"],
+    outcomes=lambda group, found, searches: found["outcomes"],
+    more=_more,
+    protocol={"contrast": dataclasses.asdict(CONTRAST)},
+)
 """retrieve: an encoder that puts queries near the documents that answer them, or one that is searched with as it is."""
 
 

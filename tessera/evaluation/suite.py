@@ -10,9 +10,6 @@ A task whose file says the same protocol and the same weights is finished and is
 """
 
 import hashlib
-import json
-import math
-import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,21 +20,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tessera import __version__
 from tessera.data.shards import INDEX, Shards
 from tessera.data.tokenizer import Tokenizer
 from tessera.evaluation import bitext, probe
 from tessera.evaluation.tasks import Bitext, Probing, read_task
-from tessera.files import write_json
+from tessera.files import fingerprint
 from tessera.inference.encode import embed
 from tessera.model import hub
 from tessera.model.precision import compute_dtype
 from tessera.plan.recipe import Evaluation, Machine
+from tessera.plan.result import HELD_OUT, Result, finished, identity_of, write
 from tessera.train import held_out as held_out_text
 
 Progress = Callable[[int, int, str], None]
 Results = dict[str, dict[str, float]]
-HELD_OUT = "held_out"  # the task that every evaluation has, and its kind
 
 
 def evaluate(
@@ -64,36 +60,60 @@ def evaluate(
     """
     model_folder, out, machine = Path(model_folder), Path(out), machine or Machine()
     report = on_progress or (lambda done, total, what: None)
-    identity = {"seed": seed, "fingerprint": fingerprint(model_folder)}
+    weights = fingerprint(model_folder)
     files: list[Path] = []
     model: _Model | None = None
     if held_out is not None:
-        protocol = _held_out_protocol(Path(held_out), evaluation)
+        identity = identity_of(weights, protocol := _held_out_protocol(evaluation, seed), _rows_of(Path(held_out)))
         files.append(out / f"{name}.{HELD_OUT}.json")
-        if not _finished(files[-1], protocol, identity):
+        if not finished(files[-1], identity):
             model = model or _Model.load(model_folder, evaluation.pooling, machine)
             began = time.perf_counter()
             measured = model.bits_per_byte(Path(held_out), evaluation.mask_ratio, seed, report)
-            examples = {code: int(row["tokens"]) for code, row in measured.items()}
-            results = {code: {m: row[m] for m in ("bits_per_byte", "loss")} for code, row in measured.items()}
-            head = {"model": name, "task": HELD_OUT, "kind": HELD_OUT, "protocol": protocol, **identity}
-            _write(files[-1], head, results, examples, began)
+            result = Result(
+                model=name,
+                task=HELD_OUT,
+                kind=HELD_OUT,
+                metric="bits_per_byte",
+                protocol=protocol,
+                **identity,
+                seeds=(seed,),
+                results={code: {m: row[m] for m in ("bits_per_byte", "loss")} for code, row in measured.items()},
+                examples={code: int(row["tokens"]) for code, row in measured.items()},
+                seconds=round(time.perf_counter() - began, 2),
+            )
+            write(files[-1], result)
     for number, task in enumerate(evaluation.tasks):
         report(number, len(evaluation.tasks), f"reads {task.name}")
         data = read_task(task)
         protocol = {**data.protocol, "pooling": evaluation.pooling}
+        identity = identity_of(weights, protocol, protocol.pop("data"))
         files.append(out / f"{name}.{task.name}.json")
-        if _finished(files[-1], protocol, identity):
+        if finished(files[-1], identity):
             continue
         model = model or _Model.load(model_folder, evaluation.pooling, machine)
         began = time.perf_counter()
         model.remember(data.texts(), report)
-        head = {"model": name, "task": task.name, "kind": task.task, "protocol": protocol, **identity}
+        chosen: Results = {}
         if isinstance(data, Bitext):
-            results, head["outcomes"] = bitext_results(data, model.look_up)
+            results, outcomes = bitext_results(data, model.look_up)
         else:
-            results, head["outcomes"], head["chosen"] = probe_results(data, model.look_up, report)
-        _write(files[-1], head, results, data.examples(), began)
+            results, outcomes, chosen = probe_results(data, model.look_up, report)
+        result = Result(
+            model=name,
+            task=task.name,
+            kind=task.task,
+            metric="accuracy",
+            protocol=protocol,
+            **identity,
+            results=results,
+            interval=dict.fromkeys(next(iter(results.values()))),  # there is no chance in it
+            examples=data.examples(),
+            chosen=chosen,
+            outcomes=outcomes,
+            seconds=round(time.perf_counter() - began, 2),
+        )
+        write(files[-1], result)
     return files
 
 
@@ -125,18 +145,6 @@ def probe_results(
         right[language] = [float(said == label) for said, label in zip(predicted, labels, strict=True)]
         chosen[language] = {"C": how.c, "accuracy": how.accuracy[how.c], "rows": how.rows}
     return results, {"accuracy": right}, chosen
-
-
-def fingerprint(model_folder: Path) -> str:
-    """A hash of the configuration, the weights and the tokenizer: everything that a result depends on."""
-    paths = [model_folder / "config.json", model_folder / "tokenizer.json", *sorted(model_folder.glob("*.safetensors"))]
-    digest = hashlib.sha256()
-    for path in paths:
-        if not path.is_file():
-            raise ValueError(f"{path}: is missing; a model to evaluate is a folder with its weights and its tokenizer")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
 
 
 @dataclass(slots=True)
@@ -188,40 +196,20 @@ class _Model:
         return self.vectors[[self.rows[text] for text in texts]]
 
 
-def _held_out_protocol(folder: Path, evaluation: Evaluation) -> dict[str, Any]:
-    index = folder / INDEX
-    if not index.is_file():
-        raise ValueError(f"{folder}: no token store here ({INDEX} is missing); prepare the corpus first")
+def _held_out_protocol(evaluation: Evaluation, seed: int) -> dict[str, Any]:
+    context = held_out_text.CONTEXT
     return {
         "mask_ratio": evaluation.mask_ratio,
         "replacement": "mask",
-        "context": held_out_text.CONTEXT,
-        "data": hashlib.sha256(index.read_bytes()).hexdigest()[:16],
+        "context": context,
+        "max_tokens": None,
+        "seed": seed,
     }
 
 
-def _finished(path: Path, protocol: dict[str, Any], identity: dict[str, Any]) -> bool:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return bool(found["protocol"] == protocol and all(found[key] == value for key, value in identity.items()))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _write(path: Path, head: dict[str, Any], results: Results, examples: dict[str, int], began: float) -> None:
-    """Averages over languages, each counting once; `spread` is the standard deviation between languages."""
-    columns: dict[str, list[float]] = {}
-    for row in results.values():
-        for metric, value in row.items():
-            assert math.isfinite(value), f"{path}: {metric} is {value}"
-            columns.setdefault(metric, []).append(value)
-    whole = {
-        **head,
-        "results": results,
-        "average": {metric: statistics.fmean(values) for metric, values in columns.items()},
-        "spread": {metric: statistics.pstdev(values) for metric, values in columns.items()},
-        "examples": examples,
-        "seconds": round(time.perf_counter() - began, 2),
-        "tessera": __version__,
-    }
-    write_json(path, whole)
+def _rows_of(folder: Path) -> str:
+    """A fingerprint of a token store."""
+    index = folder / INDEX
+    if not index.is_file():
+        raise ValueError(f"{folder}: no token store here ({INDEX} is missing); prepare the corpus first")
+    return hashlib.sha256(index.read_bytes()).hexdigest()[:16]

@@ -9,65 +9,57 @@ retrieval too; a retrieval task with `train: none` is searched with the model as
 """
 
 import copy
-import dataclasses
 import functools
 import json
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
-from tessera import __version__
-from tessera.evaluation import catalogue, metrics, suite
+from tessera.evaluation import catalogue, metrics, trial
 from tessera.evaluation.retrieve import RETRIEVAL
-from tessera.evaluation.trial import (
-    HEADS,
-    Group,
-    Json,
-    Kind,
-    Outcomes,
-    Progress,
-    Rows,
-    Scores,
-    Start,
-    Trial,
-    all_trials,
-    digest,
-    fingerprint,
-    read_groups,
-    read_labels,
-    run_trial,
-    trial_identity,
-)
-from tessera.files import atomic_file, write_json
+from tessera.evaluation.trial import HEADS, Group, Json, Kind, Progress, Rows, Scores, Start, Trial
+from tessera.files import atomic_file, digest, fingerprint
 from tessera.finetune import features
 from tessera.finetune.examples import Search
-from tessera.finetune.learner import Learner, Pretrained, pretrained
-from tessera.finetune.retriever import Retriever
+from tessera.finetune.learner import Pretrained, pretrained
 from tessera.plan.recipe import Machine
+from tessera.plan.result import Result, write
 from tessera.plan.strict import name_of
 from tessera.plan.task import Protocol, Task
 
 Found = TypeVar("Found")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Setting:
-    """What all trials of a sweep share, whatever they are trained on."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where a sweep runs, and where its files lie."""
 
     folder: Path  # of the model
+    model: str  # its name
     machine: Machine
     data: Path | None
-    out: Path  # of the trials; of a task: <out>.<task>
+    out: Path
     report: Progress
 
-    def place(self, group: Group) -> Path:
-        return self.out.with_name(f"{self.out.name}.{group.task.name}") / group.name
+    def trials(self, group: Group) -> Path:
+        return self.out / "trials" / f"{self.model}.{group.task.name}" / group.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Finished:
+    """A trial that is finished."""
+
+    group: Group
+    trial: Trial
+    outcome: Json  # what its file says
+    scores: Scores = field(default_factory=dict)  # of the test set, once labels may be seen; none where it failed
 
 
 def run(
@@ -88,50 +80,53 @@ def run(
     machine       where it runs; changes speed, not results (bfloat16 moves the last digits)
     name          of the model in the result; None: that of its folder
 
-    Raises DataError for rows that cannot be used, ValueError where there is a choice but no validation set,
-    or where no training of any rate went well.
+    Raises DataError for rows that cannot be used, ValueError for a task that is not trained, where there is a choice
+    but no validation set, or where no training of any rate went well.
     """
     began = time.perf_counter()
-    model = name or name_of(Path(model_folder))
-    setting = _Setting(
+    place = _Place(
         folder=Path(model_folder),
+        model=name or name_of(Path(model_folder)),
         machine=machine or Machine(),
         data=None if data_folder is None else Path(data_folder),
-        out=Path(out) / "trials" / model,
+        out=Path(out),
         report=on_progress or (lambda done, total, what: None),
     )
-    kind, tried = _kind(task), all_trials(task, protocol)
-    groups = read_groups(task, protocol, setting.data)
+    kind, tried = _kind(task), trial.all_trials(task, protocol)
+    groups = trial.read_groups(task, protocol, place.data)
     oracle = protocol.select == "oracle" and task.trained
     if not oracle and not all(group.validation for group in groups):
         _refuse_choice(task, tried)
-    start = _start(task, protocol, setting)
-    found = {group.name: _outcomes(group, tried, start, setting) for group in groups}
-    chosen = {} if oracle else _choose(task, tried, found)
-    labelled = read_labels(groups, protocol, setting.data)  # from here on, labels of the test set are known
-    rows = {**{x: asked for group in groups for x, asked in group.test.items()}, **labelled}
-    scores = {
-        group.name: [{} if one["failed"] else kind.measure(group, one, rows) for one in found[group.name]]
-        for group in groups
-    }
+    start = _start(task, protocol, place)
+    done = [one for group in groups for one in _run_all(group, tried, start, place)]
+    chosen = {} if oracle else _choose(done, lambda one: float(one.outcome["validation"]))
+    labelled = trial.read_labels(groups, protocol, place.data)  # from here on, labels of the test set are known
+    rows = _merged([*(group.test for group in groups), labelled])
+    done = [
+        one if one.outcome["failed"] else replace(one, scores=kind.measure(one.group, one.outcome, rows))
+        for one in done
+    ]
     if oracle:
-        chosen = _choose(task, tried, found, scores)
-    prints = [group.fingerprint for group in groups]
-    parts = {
-        "fingerprint": suite.fingerprint(setting.folder),
-        "data": fingerprint([prints, labelled] if labelled else prints),
-        "examples": {
-            x: len(several.queries if isinstance(several, Search) else several) for x, several in rows.items()
-        },
-        "chosen": chosen,
-        "trials": [
-            trial_summary(group.name, trial, one, row)
-            for group in groups
-            for trial, one, row in zip(tried, found[group.name], scores[group.name], strict=True)
-        ],
-        **_result(kind, groups, tried, chosen, found, scores, rows),
-    }
-    return _write(Path(out), model, task, protocol, began, parts)
+        chosen = _choose(done, lambda one: statistics.fmean(row[task.metric] for row in one.scores.values()))
+    data = [group.fingerprint for group in groups]
+    result = Result(
+        model=place.model,
+        task=task.name,
+        kind=task.kind,
+        metric=task.metric,
+        protocol={**protocol.model_dump(mode="json", by_alias=True), **kind.protocol},
+        fingerprint=fingerprint(place.folder),
+        data=trial.fingerprint_of_rows([data, labelled] if labelled else data),
+        seeds=protocol.seeds if task.trained else (),
+        oracle=oracle,
+        examples={x: len(one.queries if isinstance(one, Search) else one) for x, one in rows.items()},
+        chosen=chosen,
+        trials=[trial_summary(one) for one in done],
+        **_summary(kind, [one for one in done if one.trial.choice == chosen[one.group.name]], rows),
+        seconds=round(sum(one.outcome["seconds"] for one in done), 2),
+        seconds_now=round(time.perf_counter() - began, 2),
+    )
+    return write(place.out / f"{place.model}.{task.name}.{protocol.name}{'.oracle' if oracle else ''}.json", result)
 
 
 def _kind(task: Task) -> Kind:
@@ -146,34 +141,34 @@ def _kind(task: Task) -> Kind:
 # -------------------------------------------------------------------------------------------------------------- trials
 
 
-def _outcomes(group: Group, tried: Sequence[Trial], start: Start, setting: _Setting) -> list[Json]:
-    """The outcome of each trial; what is not finished is run."""
-    found = []
-    for number, trial in enumerate(tried):
-        doing = f"{group.task.name} {group.name}: trial {number + 1} of {len(tried)}"
-        doing += "".join(f", {key} {trial.settings[key]:g}" for key in ("rate", "seed") if key in trial.settings)
-        path = setting.place(group) / f"{trial.name}.json"
-        report = _telling(setting.report, doing)
-        found.append(run_trial(_kind(group.task), group, trial, start, path, report))
-    return found
+def _run_all(group: Group, tried: Sequence[Trial], start: Start, place: _Place) -> list[_Finished]:
+    """All trials of a group; what is not finished is run."""
+    done = []
+    for number, one in enumerate(tried, 1):
+        what = f"{group.task.name} {group.name}: trial {number} of {len(tried)}"
+        what += "" if one.rate is None else f", rate {one.rate:g}, seed {one.seed}"
+        path, report = place.trials(group) / f"{one.name}.json", _telling(place.report, what)
+        outcome = trial.run_trial(_kind(group.task), group, one, start, path, report)
+        done.append(_Finished(group=group, trial=one, outcome=outcome))
+    return done
 
 
 def _telling(report: Progress, what: str) -> Progress:
     return lambda done, total, doing: report(done, total, f"{what}: {doing}")
 
 
-def _start(task: Task, protocol: Protocol, setting: _Setting) -> Start:
+def _start(task: Task, protocol: Protocol, place: _Place) -> Start:
     """What the trials of a task begin with: the model of a folder, or what another task has made of it."""
     if protocol.from_task in (None, task.name):
-        read = functools.cache(lambda: pretrained(setting.folder, setting.machine))
-        return Start(fingerprint=suite.fingerprint(setting.folder), weights=read)
+        read = functools.cache(lambda: pretrained(place.folder, place.machine))
+        return Start(fingerprint=fingerprint(place.folder), weights=read)
     other = catalogue.find(str(protocol.from_task))
     if protocol.name in catalogue.protocols():
         protocol = catalogue.protocol(protocol.name, other)
     else:
         protocol = protocol.model_copy(update={"from_task": None})
-    before = _start(other, protocol, setting)
-    kind, groups = _kind(other), read_groups(other, protocol, setting.data, test=False)
+    before = _start(other, protocol, place)
+    kind, groups = _kind(other), trial.read_groups(other, protocol, place.data, test=False)
     if not other.trained:
         raise ValueError(f"task {task.name} begins with a model trained on {other.name}, which trains none")
     if len(groups) != 1:
@@ -182,65 +177,60 @@ def _start(task: Task, protocol: Protocol, setting: _Setting) -> Start:
             "each language; say `train: all` there, or one language"
         )
     (group,) = groups
-    tried = all_trials(other, protocol)
+    tried = trial.all_trials(other, protocol)
     best = tried[0]
     if len(tried) > 1:
-        outcomes = _outcomes(group, tried, before, setting)
-        judged = [(o["validation"], t) for t, o in zip(tried, outcomes, strict=True) if o["validation"] is not None]
+        done = _run_all(group, tried, before, place)
+        judged = [one for one in done if one.outcome["validation"] is not None]
         if not judged:
-            raise ValueError(_nothing_to_choose(other, group.name, outcomes))
-        best = max(judged, key=lambda pair: pair[0])[1]
-    of = trial_identity(kind, group, best, before)
-    path = setting.place(group) / "best.safetensors"
+            raise ValueError(_nothing_to_choose(done))
+        best = max(judged, key=lambda one: one.outcome["validation"]).trial
+    of = trial.trial_identity(kind, group, best, before)
+    path = place.trials(group) / "best.safetensors"
 
     @functools.cache
     def weights() -> Pretrained:
-        if (ready := _kept(path, of, group, before)) is None:
-            _keep(path, of, kind.fit(group, best, before.weights(), setting.report)[0])
-            ready = _kept(path, of, group, before)
-        assert ready is not None
-        return ready
+        if (state := _kept(path, of)) is None:
+            state = _keep(path, of, kind.fit(group, best, before.weights(), place.report)[0])
+        encoder = copy.deepcopy(before.weights().encoder)
+        encoder.load_state_dict(_below(state, "encoder."))
+        head = _below(state, "head.")
+        learned: Json = {"head": head, "head_kind": group.task.kind} if head else {}
+        return replace(before.weights(), encoder=encoder, **learned)
 
     return Start(fingerprint=digest(of), weights=weights)
 
 
-def _keep(path: Path, of: Json, model: Learner | Retriever) -> None:
+def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _keep(path: Path, of: Json, model: Any) -> dict[str, Tensor]:
     """Writes encoder and head of a trained model, for another task to begin with. of: identity of the trial."""
-    parts = {"encoder": model.encoder, **({"head": model.head} if isinstance(model, Learner) else {})}
+    parts = {name: getattr(model, name) for name in ("encoder", "head") if hasattr(model, name)}  # retrievers have none
     state = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+    state = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as draft:
-        tensors = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
-        save_file(tensors, draft, metadata={"identity": json.dumps(of)})
+        save_file(state, draft, metadata={"identity": json.dumps(of)})
+    return state
 
 
-def _kept(path: Path, of: Json, group: Group, before: Start) -> Pretrained | None:
-    """What `_keep` wrote, as something to begin with, if it is of this trial."""
+def _kept(path: Path, of: Json) -> dict[str, Tensor] | None:
+    """What `_keep` wrote, if it is of this trial."""
     if not path.is_file():
         return None
     with safe_open(path, framework="pt") as file:
-        if json.loads(file.metadata()["identity"]) != of:
-            return None
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
-    start = before.weights()
-    encoder = copy.deepcopy(start.encoder)
-    encoder.load_state_dict(_below(state, "encoder."))
-    if group.task.kind == "retrieve":  # it has no head of its own
-        return dataclasses.replace(start, encoder=encoder)
-    head_kind = cast(features.Kind, group.task.kind)
-    return dataclasses.replace(start, encoder=encoder, head=_below(state, "head."), head_kind=head_kind)
-
-
-def _below(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        kept = json.loads(file.metadata()["identity"]) == of
+        return {name: file.get_tensor(name) for name in file.keys()} if kept else None  # noqa: SIM118  # it is no dict
 
 
 # -------------------------------------------------------------------------------------------------------------- choice
 
 
 def _refuse_choice(task: Task, tried: Sequence[Trial]) -> None:
-    """Raises ValueError where there is a choice, as nothing is there to choose by."""
-    settings = {json.dumps(trial.choice) for trial in tried}
+    """Raises ValueError where there is a choice, as there is nothing to choose on."""
+    settings = {json.dumps(one.choice) for one in tried}
     if len(settings) > 1:
         raise ValueError(
             f"task {task.name}: {len(settings)} settings are tried, but there is no validation set to choose on; "
@@ -248,121 +238,60 @@ def _refuse_choice(task: Task, tried: Sequence[Trial]) -> None:
         )
 
 
-def _choose(
-    task: Task,
-    tried: Sequence[Trial],
-    found: Mapping[str, Sequence[Json]],
-    scores: Mapping[str, Sequence[Scores]] | None = None,
-) -> dict[str, Json]:
-    """By group the settings whose mean over seeds is best on validation; the first of equally good ones.
-
-    scores  of each trial on the test set; if given, what an oracle chooses by
+def _choose(done: Sequence[_Finished], value: Callable[[_Finished], float]) -> dict[str, Json]:
+    """Of each group the settings whose mean value over seeds is best; the first of equally good ones.
 
     Raises ValueError where no settings went well with all seeds.
     """
     chosen = {}
-    for group, outcomes in found.items():
-
-        def value(number: int, group: str = group, outcomes: Sequence[Json] = outcomes) -> float:
-            if scores is None:
-                return float(outcomes[number]["validation"])
-            return statistics.fmean(row[task.metric] for row in scores[group][number].values())
-
-        choices: dict[str, list[int]] = {}  # numbers of the trials that differ in the seed alone
-        for number, trial in enumerate(tried):
-            choices.setdefault(json.dumps(trial.choice), []).append(number)
-        whole = [numbers for numbers in choices.values() if not any(outcomes[n]["failed"] for n in numbers)]
+    for group in dict.fromkeys(one.group.name for one in done):
+        of_group = [one for one in done if one.group.name == group]
+        choices: dict[str, list[_Finished]] = {}  # trials that differ in the seed alone
+        for one in of_group:
+            choices.setdefault(json.dumps(one.trial.choice), []).append(one)
+        whole = [several for several in choices.values() if not any(one.outcome["failed"] for one in several)]
         if not whole:
-            raise ValueError(_nothing_to_choose(task, group, outcomes))
-        best = whole[0] if len(whole) == 1 else max(whole, key=lambda several: statistics.fmean(map(value, several)))
-        chosen[group] = tried[best[0]].choice
+            raise ValueError(_nothing_to_choose(of_group))
+        best = whole[0] if len(choices) == 1 else max(whole, key=lambda several: statistics.fmean(map(value, several)))
+        chosen[group] = best[0].trial.choice
     return chosen
 
 
-def _nothing_to_choose(task: Task, group: str, outcomes: Sequence[Json]) -> str:
-    failed = next((outcome["failed"] for outcome in outcomes if outcome["failed"]), "none was scored on validation")
-    return f"task {task.name}, {group}: of no settings did all seeds go well ({failed}); try lower rates"
+def _nothing_to_choose(done: Sequence[_Finished]) -> str:
+    task, group = done[0].group.task.name, done[0].group.name
+    failed = next((one.outcome["failed"] for one in done if one.outcome["failed"]), "none was scored on validation")
+    return f"task {task}, {group}: of no settings did all seeds go well ({failed}); try lower rates"
 
 
 # -------------------------------------------------------------------------------------------------------------- result
 
 
-def _result(
-    kind: Kind,
-    groups: Sequence[Group],
-    tried: Sequence[Trial],
-    chosen: Mapping[str, Json],
-    found: Mapping[str, Sequence[Json]],
-    scores: Mapping[str, Sequence[Scores]],
-    rows: Mapping[str, Rows],
-) -> Json:
-    """What was found with the chosen settings, all groups together."""
-    best = [
-        [
-            (group, n)
-            for group in groups
-            for n, t in enumerate(tried)
-            if (t.seed, t.choice) == (seed, chosen[group.name])
-        ]
-        for seed in dict.fromkeys(trial.seed for trial in tried)
-    ]
-    each = [_merged(kind.outcomes(group, found[group.name][n], rows) for group, n in seed) for seed in best]
+def _summary(kind: Kind, chosen: Sequence[_Finished], rows: Mapping[str, Rows]) -> Json:
+    """What the chosen settings gave, all groups together: means over seeds, half the 95% interval of the averages."""
+    seeds = [[one for one in chosen if one.trial.seed == seed] for seed in dict.fromkeys(o.trial.seed for o in chosen)]
+    scores = [_merged(one.scores for one in seed) for seed in seeds]
+    each = [_merged(kind.outcomes(one.group, one.outcome, rows) for one in seed) for seed in seeds]
+    names, means = list(next(iter(scores[0].values()))), list(next(iter(each[0].values())))
+    averages = {m: [statistics.fmean(row[m] for row in seed.values()) for seed in scores] for m in names}
     return {
-        **summary([_merged(scores[group.name][n] for group, n in seed) for seed in best]),
-        "outcomes": mean_outcomes(each, list(rows)),
-        **kind.more([found[group.name][n] for group, n in best[0]]),
+        "results": {x: {m: statistics.fmean(seed[x][m] for seed in scores) for m in names} for x in scores[0]},
+        "interval": {m: metrics.interval(v)[1] if len(v) > 1 else None for m, v in averages.items()},
+        "outcomes": {m: {x: mean_outcomes([seed[x][m] for seed in each]) for x in each[0]} for m in means},
+        **kind.more([one.outcome for one in seeds[0]]),
     }
+
+
+def mean_outcomes(seeds: Sequence[Sequence[float]]) -> list[float]:
+    """Of each example the mean over seeds, to 6 digits."""
+    return [round(statistics.fmean(values), 6) for values in zip(*seeds, strict=True)]
 
 
 def _merged(several: Iterable[Mapping[str, Found]]) -> dict[str, Found]:
     return {language: found for one in several for language, found in one.items()}
 
 
-def summary(seeds: Sequence[Scores]) -> Json:
-    """Means over seeds, by language and on average, and half the 95% interval of the averages."""
-    languages, names = list(seeds[0]), list(next(iter(seeds[0].values())))
-    averages = {m: [statistics.fmean(seed[x][m] for x in languages) for seed in seeds] for m in names}
-    return {
-        "results": {x: {m: statistics.fmean(seed[x][m] for seed in seeds) for m in names} for x in languages},
-        "average": {m: statistics.fmean(values) for m, values in averages.items()},
-        "interval": {m: metrics.interval(v)[1] if len(v) > 1 else None for m, v in averages.items()},
-    }
-
-
-def mean_outcomes(seeds: Sequence[Outcomes], languages: Sequence[str]) -> dict[str, dict[str, list[float]]]:
-    """{metric: {language: of each test example the mean over seeds}}, of the metrics that all of them have."""
-    every = [seed.get(language, {}) for seed in seeds for language in languages]
-    shared = [metric for metric in every[0] if all(metric in row for row in every)]
-    return {m: {x: _means([seed[x][m] for seed in seeds]) for x in languages} for m in shared}
-
-
-def _means(seeds: Sequence[Sequence[float]]) -> list[float]:
-    return [round(statistics.fmean(values), 6) for values in zip(*seeds, strict=True)]
-
-
-def trial_summary(group: str, trial: Trial, outcome: Json, scores: Scores) -> Json:
+def trial_summary(one: _Finished) -> Json:
     """What the result says of a trial."""
-    kept = ("validation", "validation_by_language", "failed", "steps", "tokens", "loss", "best", "seconds")
-    kept_of = {key: outcome[key] for key in kept if key in outcome}
-    return {"trained_on": group, **trial.settings, **kept_of, "test": scores}
-
-
-def _write(out: Path, model: str, task: Task, protocol: Protocol, began: float, parts: Json) -> Path:
-    oracle = protocol.select == "oracle" and task.trained
-    whole = {
-        "model": model,
-        "task": task.name,
-        "kind": task.kind,
-        "metric": task.metric,
-        "protocol": protocol.model_dump(mode="json", by_alias=True),
-        "protocol_hash": digest(protocol.model_dump(mode="json", exclude={"name", "cite", "notes"})),
-        "oracle": oracle,
-        "seeds": list(protocol.seeds) if task.trained else [],
-        **parts,
-        "seconds": round(sum(trial["seconds"] for trial in parts["trials"]), 2),
-        "seconds_now": round(time.perf_counter() - began, 2),
-        "tessera": __version__,
-    }
-    path = out / f"{model}.{task.name}.{protocol.name}{'.oracle' if oracle else ''}.json"
-    write_json(path, whole)
-    return path
+    keys = ("validation", "validation_by_language", "failed", "steps", "tokens", "loss", "best", "seconds")
+    kept = {key: one.outcome[key] for key in keys if key in one.outcome}
+    return {"trained_on": one.group.name, **one.trial.settings, **kept, "test": one.scores}

@@ -16,11 +16,11 @@ from typing import Any, cast
 
 from tessera import __version__
 from tessera.evaluation import load, load_retrieval, metrics
-from tessera.files import write_json
+from tessera.files import digest, write_json
 from tessera.finetune import features, loop
 from tessera.finetune.examples import Choices, Example, Labelled, Question, Search, Tagged
 from tessera.finetune.learner import Learner, Pretrained
-from tessera.plan.task import Protocol, SplitName, Task
+from tessera.plan.task import Metric, Protocol, SplitName, Task
 
 Progress = Callable[[int, int, str], None]
 Json = dict[str, Any]
@@ -110,7 +110,7 @@ def read_groups(task: Task, protocol: Protocol, folder: Path | None, *, test: bo
             x: without_labels(_load(task, "test", x, folder, labels, protocol.test_examples))
             for x in (languages if test else ())
         }
-        whole = fingerprint([seen, held, asked])
+        whole = fingerprint_of_rows([seen, held, asked])
         found.append(
             Group(task=task, name=name, labels=labels, train=seen, validation=held, test=asked, fingerprint=whole)
         )
@@ -179,7 +179,7 @@ def _without_label(example: Example) -> Example:
     raise TypeError(f"{type(example)} is not tested on")
 
 
-def fingerprint(what: Any) -> str:
+def fingerprint_of_rows(what: Any) -> str:
     """A hash of examples: of what they say, not of where they stand."""
 
     def plain(value: Any) -> Any:
@@ -192,11 +192,6 @@ def fingerprint(what: Any) -> str:
     for piece in json.JSONEncoder(default=plain, ensure_ascii=False).iterencode(what):
         whole.update(piece.encode("utf-8", "surrogatepass"))
     return whole.hexdigest()[:16]
-
-
-def digest(what: Any) -> str:
-    """A hash of settings."""
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
 # ------------------------------------------------------------------------------------------------------------- its file
@@ -219,7 +214,8 @@ class Kind:
     predict   (model, rows by language, report) -> what the file of a trial says of them
     measure   (group, predictions, rows by language) -> the metrics of each language
     outcomes  (group, predictions, rows by language) -> of metrics that are means over examples, what each example adds
-    more      (outcomes of the chosen trials of the first seed) -> what only results of this kind say
+    more      (what the files of the chosen trials of the first seed say) -> what only results of this kind say
+    protocol  what a result says of how it was measured, besides the protocol
     """
 
     settings: Callable[[Group, Trial], Any]
@@ -228,6 +224,7 @@ class Kind:
     measure: Callable[[Group, Json, Mapping[str, Any]], Scores]
     outcomes: Callable[[Group, Json, Mapping[str, Any]], Outcomes]
     more: Callable[[Sequence[Json]], Json] = lambda _: {}
+    protocol: Json = dataclasses.field(default_factory=dict)
 
 
 def trial_identity(kind: Kind, group: Group, trial: Trial, start: Start) -> Json:
@@ -295,21 +292,13 @@ def _settings(group: Group, trial: Trial) -> Json:
 
 
 def _fit(group: Group, trial: Trial, start: Pretrained, report: Progress) -> tuple[Learner, Json]:
-    kind = cast(features.Kind, group.task.kind)
-    learner = start.learner(kind, len(group.labels), trial.protocol, seed=trial.seed, no_answer=group.task.no_answer)
+    kind, labels = cast(features.Kind, group.task.kind), len(group.labels)
+    learner = start.learner(kind, labels, trial.protocol, seed=trial.seed, no_answer=group.task.no_answer)
 
-    def judge() -> float:
-        return statistics.fmean(validate(HEADS, group, learner).values())
-
+    judge = (lambda: statistics.fmean(validate(HEADS, group, learner).values())) if group.validation else None
     assert trial.rate is not None
     course = loop.train(
-        learner,
-        group.train,
-        trial.protocol,
-        rate=trial.rate,
-        seed=trial.seed,
-        validate=judge if group.validation else None,
-        on_progress=report,
+        learner, group.train, trial.protocol, rate=trial.rate, seed=trial.seed, validate=judge, on_progress=report
     )
     return learner, {**training_summary(course), "best": course.best, "validation_course": course.validation}
 
@@ -319,37 +308,32 @@ def _predict(learner: Learner, rows: Mapping[str, Sequence[features.Example]], r
 
 
 def _measure(group: Group, found: Json, rows: Mapping[str, Sequence[features.Example]]) -> Scores:
-    return {
-        language: {
-            metric: metrics.score(metric, predictions, _right(rows[language]), names=group.labels, language=language)
-            for metric in (group.task.metric, *group.task.also)
-        }
-        for language, predictions in found["predictions"].items()
-    }
+    def score(metric: Metric, language: str, predictions: Sequence[features.Answer]) -> float:
+        right = list(map(_right, rows[language]))
+        return metrics.score(metric, predictions, right, names=group.labels, language=language)
+
+    names = (group.task.metric, *group.task.also)
+    return {x: {m: score(m, x, predictions) for m in names} for x, predictions in found["predictions"].items()}
 
 
 def _outcomes(group: Group, found: Json, rows: Mapping[str, Sequence[features.Example]]) -> Outcomes:
-    return {
-        language: {
-            metric: each
-            for metric in (group.task.metric, *group.task.also)
-            if (each := metrics.outcomes(metric, predictions, _right(rows[language]), language=language)) is not None
-        }
-        for language, predictions in found["predictions"].items()
-    }
+    def outcomes(language: str, predictions: Sequence[features.Answer]) -> dict[str, Sequence[float]]:
+        right = list(map(_right, rows[language]))
+        names = (group.task.metric, *group.task.also)
+        each = {m: metrics.outcomes(m, predictions, right, language=language) for m in names}
+        return {metric: values for metric, values in each.items() if values is not None}
+
+    return {x: outcomes(x, predictions) for x, predictions in found["predictions"].items()}
 
 
-def _right(examples: Sequence[features.Example]) -> list[Any]:
-    def right(example: features.Example) -> Any:
-        match example:
-            case Tagged():
-                return example.tags
-            case Question():
-                return [text for text, _ in example.answers]
-            case _:
-                return example.label
-
-    return [right(example) for example in examples]
+def _right(example: features.Example) -> Any:
+    match example:
+        case Tagged():
+            return example.tags
+        case Question():
+            return [text for text, _ in example.answers]
+        case _:
+            return example.label
 
 
 HEADS = Kind(settings=_settings, fit=_fit, predict=_predict, measure=_measure, outcomes=_outcomes)

@@ -134,7 +134,7 @@ def _settings(
 ) -> Settings:
     """All that the vectors depend on."""
     return Settings(
-        model=folders.fingerprint(folders.local(model)),
+        model=folders.content_hash(folders.local(model)),
         input=[file.stamp for file in files],
         compute=str(encoder.dtype).removeprefix("torch."),
         pooling="+".join(how.pooling),

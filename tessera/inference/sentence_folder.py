@@ -20,7 +20,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from tessera.files import atomic_folder
+from tessera.files import atomic_folder, digest
 from tessera.model.pooling import POOLINGS, Dense, Unit
 
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
@@ -84,6 +84,16 @@ class Pipeline:
                     )
                 width = step.linear.out_features
         return width
+
+    def fingerprint(self) -> str:
+        """What becomes of texts and hidden states: another one where vectors of the same weights may be others."""
+        layers: list[Any] = []
+        for step in self.steps:
+            weights = {k: hashlib.sha256(v.cpu().numpy().tobytes()).hexdigest() for k, v in step.state_dict().items()}
+            layers.append([str(step), getattr(step, "adds", False), weights])
+        fields = ("pooling", "include_prompt", "normalize", "default_prompt_name", "similarity", "max_length")
+        plain = {name: getattr(self, name) for name in (*fields, "lower_case")}
+        return digest({**plain, "prompts": dict(self.prompts), "layers": layers})
 
     def prompt(self, prompt: str | None, name: str | None) -> str:
         """What stands before a text: `prompt`, or the one called `name`, or the default."""
@@ -190,8 +200,11 @@ def write(model: Path, folder: Path, pipeline: Pipeline, width: int, max_length:
             _write_step(draft / str(module["path"]), step)
 
 
-def fingerprint(folder: Path) -> str:
-    """A hash of everything that a vector depends on: configuration, weights, tokenizer, and the steps after them."""
+def content_hash(folder: Path) -> str:
+    """A hash of all JSON, text and weights in a folder: whether anything at all has changed.
+
+    Which model it is, whatever else lies there, says files.fingerprint.
+    """
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".txt")):
         if "training" in path.relative_to(folder).parts or path.name == "manifest.json":

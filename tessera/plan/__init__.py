@@ -14,6 +14,8 @@ In reading order:
     overview.py      what a recipe will do, by phase and language
     loading.py       a recipe out of a YAML file and back, dotted overrides, what two differ in
     errors.py        what is wrong with a recipe, in words for the person who wrote it
+    result.py        one model on one task; the only file that writes and reads result files
+    languages.py     codes of languages in one spelling, deu_Latn
     units.py         2.3T tokens, 50MB of text, a share between 0 and 1
     strict.py        what all models of a recipe have in common
 """

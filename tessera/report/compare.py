@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tessera.files import atomic_file
 from tessera.plan.errors import did_you_mean
-from tessera.report.published import AVERAGE, EUROPEAN, Result, read, read_published
+from tessera.report.published import AVERAGE, EUROPEAN, Score, read, read_published
 from tessera.statistics import Verdict, differ
 
 _SHORT = 30  # languages of a table that nobody asked for
@@ -32,7 +32,7 @@ class Table:
 class Comparison:
     """Results by task, our own first, and what is known of their differences from the reference."""
 
-    tasks: dict[str, list[Result]]
+    tasks: dict[str, list[Score]]
     verdicts: dict[tuple[str, str], Verdict]  # (task, model) -> against the reference, where it could be judged
     reference: str | None  # the model that others are measured against
 
@@ -65,7 +65,8 @@ def compare(
 
     Raises ValueError naming a file that is no result, or a task or model that nobody has.
     """
-    ours = _told_apart([result for path in paths for result in read(Path(path), metric)])
+    found = {one.path: one for path in paths for one in read(Path(path).resolve(), metric)}  # each file once
+    ours = _told_apart(list(found.values()))
     ours += _suites(ours)
     theirs = read_published() if published or not paths else []
     theirs += _suites(theirs)
@@ -81,13 +82,16 @@ def compare(
     for name in chosen:
         if name not in names:
             raise ValueError(f"nobody published results of {name!r} here; {did_you_mean(name, names)}")
-    together: dict[str, list[Result]] = {}
+    together: dict[str, list[Score]] = {}
     for task in wanted:
         own = [result for result in ours if result.task.lower() == task]
-        metrics = {result.metric for result in own}
+        metrics = {result.metric: result for result in own}
+        if len(metrics) > 1:
+            several = ", ".join(f"{one.path} by {name}" for name, one in metrics.items())
+            raise ValueError(f"task {known[task]}: {several}; name the one to compare by (--metric), or compare apart")
         other = [r for r in theirs if r.task.lower() == task and (not chosen or {r.name, r.model} & set(chosen))]
-        several = own + [r for r in other if not metrics or r.metric in metrics]
-        together[known[task]] = _shared(several) if common else several
+        beside = own + [r for r in other if not metrics or r.metric in metrics]
+        together[known[task]] = _shared(beside) if common else beside
     first = reference or next((result.name for result in ours), None)
     if reference is not None and reference not in {result.name for result in ours}:
         raise ValueError(
@@ -132,7 +136,7 @@ def write_csv(comparison: Comparison, path: Path) -> None:
 def _averages(comparison: Comparison, models: list[str]) -> list[list[str]]:
     rows = []
     for task, results in comparison.tasks.items():
-        by_model: dict[str, Result] = {}
+        by_model: dict[str, Score] = {}
         for result in results:
             by_model.setdefault(result.label, result)
         metric = results[0].metric if results else ""
@@ -145,7 +149,7 @@ def _averages(comparison: Comparison, models: list[str]) -> list[list[str]]:
     return rows
 
 
-def _cell(result: Result | None, comparison: Comparison) -> str:
+def _cell(result: Score | None, comparison: Comparison) -> str:
     if result is None or result.average is None:
         return ""
     verdict = comparison.verdicts.get((result.task, result.name)) if not result.source else None
@@ -180,7 +184,7 @@ def _notes(comparison: Comparison) -> list[str]:
     return notes
 
 
-def _verdicts(tasks: dict[str, list[Result]], reference: str | None) -> dict[tuple[str, str], Verdict]:
+def _verdicts(tasks: dict[str, list[Score]], reference: str | None) -> dict[tuple[str, str], Verdict]:
     """Of our own results alone: published ones have no spread."""
     found = {}
     for task, results in tasks.items():
@@ -194,13 +198,38 @@ def _verdicts(tasks: dict[str, list[Result]], reference: str | None) -> dict[tup
     return found
 
 
-def _told_apart(results: list[Result]) -> list[Result]:
-    """Several results of one model on one task are called by their protocols too."""
-    times = Counter((result.model, result.task) for result in results)
-    return [replace(r, model=f"{r.model} ({r.protocol})") if times[r.model, r.task] > 1 else r for r in results]
+def _told_apart(results: list[Score]) -> list[Score]:
+    """Several results of one model on one task are called by their protocols too; if that is one, by where they lie.
+
+    Raises ValueError where even so two would have one name.
+    """
+    ways = {(r.model, r.task, r.protocol) for r in results}
+    named = Counter((model, task) for model, task, _ in ways)
+    results = [replace(r, model=f"{r.model} ({r.protocol})") if named[r.model, r.task] > 1 else r for r in results]
+    times = Counter((r.model, r.task) for r in results)
+    twins = {model for (model, _), number in times.items() if number > 1}
+    places = _short({r.path.parent for r in results if r.model in twins and r.path is not None})
+    named_by: dict[tuple[str, str], Score] = {}
+    for place, one in enumerate(results):
+        if one.model in twins and one.path is not None:
+            results[place] = one = replace(one, model=f"{one.model} ({places[one.path.parent]})")
+        other = named_by.setdefault((one.model, one.task), one)
+        if other is not one:
+            raise ValueError(f"{other.path} and {one.path} are both {one.model} on {one.task}; leave one of them out")
+    return results
 
 
-def _shared(results: list[Result]) -> list[Result]:
+def _short(folders: set[Path]) -> dict[Path, str]:
+    """The shortest ends of some folders that tell them apart."""
+    names: dict[Path, str] = {}
+    for end in range(1, 1 + max((len(folder.parts) for folder in folders), default=0)):
+        names = {folder: "/".join(folder.parts[-end:]) for folder in folders}
+        if len(set(names.values())) == len(names):
+            break
+    return names
+
+
+def _shared(results: list[Score]) -> list[Score]:
     """Results on the languages that all of them have."""
     spoken = [result for result in results if result.values]
     codes = set.intersection(*(set(result.values) for result in spoken)) if spoken else set()
@@ -218,7 +247,7 @@ def _shared(results: list[Result]) -> list[Result]:
     return made
 
 
-def _suites(results: Sequence[Result]) -> list[Result]:
+def _suites(results: Sequence[Score]) -> list[Score]:
     """Averages over the tasks of GLUE and XTREME for models that have them all, each task counting once."""
     made = []
     for suite, members in SUITES.items():
@@ -234,7 +263,7 @@ def _suites(results: Sequence[Result]) -> list[Result]:
     return made
 
 
-def _names(results: Sequence[Result]) -> list[str]:
+def _names(results: Sequence[Score]) -> list[str]:
     return [result.label for result in results]
 
 

@@ -9,7 +9,7 @@ import yaml
 
 from tessera.report.charts import altair
 from tessera.report.compare import Comparison
-from tessera.report.published import EUROPEAN, EUROPEAN_CODES, Result
+from tessera.report.published import EUROPEAN, EUROPEAN_CODES, Score
 from tessera.report.style import INK, LIGHT
 
 Kind = Literal["auto", "languages", "groups", "length", "tasks"]
@@ -264,7 +264,7 @@ def _styled(chart: Any) -> Any:
     )  # fmt: skip
 
 
-def _spoken(result: Result) -> dict[str, float]:
+def _spoken(result: Score) -> dict[str, float]:
     return {code: value for code, value in result.values.items() if code != EUROPEAN}
 
 

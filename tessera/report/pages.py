@@ -125,7 +125,7 @@ def _held_out(run: Run, drawn: dict[str, list[Figure]], names: dict[str, str]) -
 
 
 def _reproduce(run: Run) -> str:
-    version = next((r.version for r in run.results if r.version), None) or importlib.metadata.version(
+    version = next((r.tessera for r in run.results if r.tessera), None) or importlib.metadata.version(
         "tessera-encoders"
     )
     lines = f'pip install "tessera-encoders=={version}"\ntessera run recipe.yaml'

@@ -4,7 +4,8 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from tessera.report.run_files import EVERYTHING, Reading, Result, Run, group_mean, language_of, parents_of
+from tessera.plan.result import Result
+from tessera.report.run_files import EVERYTHING, Reading, Run, group_mean, language_of, parents_of
 from tessera.report.tables import (
     LOWER_IS_BETTER,
     NOTHING,
@@ -22,7 +23,6 @@ from tessera.report.tables import (
     tokens,
 )
 
-_PRIMARY = {"held_out": "bits_per_byte", "bitext": "accuracy", "probe": "accuracy"}
 _SAMPLED = "* measured on a sample during training, not yet on all held-out text."
 
 
@@ -121,7 +121,7 @@ def bits_table(run: Run, names: dict[str, str]) -> str:
 def task_tables(run: Run, task: str, names: dict[str, str]) -> str:
     """One task: the averages of the models, then every language."""
     results = [r for r in run.results if r.task == task and r.kind != "held_out"]
-    metrics = sorted({m for r in results for m in r.average}, key=lambda m: (m != _PRIMARY.get(results[0].kind, ""), m))
+    metrics = sorted({m for r in results for m in r.average}, key=lambda m: (m != results[0].metric, m))
     shown = tuple(metric_title(m) for m in metrics)
     tops = {m: best(m, (r.average.get(m) for r in results)) for m in metrics}
     rows = [[Cell(r.model), *(_result_cell(m, r.average.get(m), tops[m]) for m in metrics)] for r in results]
@@ -148,9 +148,7 @@ def merge_table(run: Run, number: int) -> str:
     measures = [("bits per byte", "bits_per_byte", bits)]
     for task in tasks(run):
         results = {r.model: r for r in run.results if r.task == task and r.kind != "held_out"}
-        metric = _PRIMARY.get(next(iter(results.values())).kind) or next(
-            (m for r in results.values() for m in r.average), ""
-        )
+        metric = next(iter(results.values())).metric
         measures.append((f"{task} {metric_title(metric)}", metric, {m: _of(r, metric) for m, r in results.items()}))
     models = [m for m in (*parents_of(merge), merge.name) if any(m in values for _, _, values in measures)]
     rows = []
@@ -219,8 +217,7 @@ def _protocols(results: list[Result]) -> str:
     """How the task was measured; each way once, with its models where there are several."""
     ways: dict[str, list[str]] = {}
     for result in results:
-        seed = "" if result.seed is None else f"; seed {result.seed}"
-        way = ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in result.protocol.items()) + seed
+        way = ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in result.protocol.items())
         ways.setdefault(way, []).append(result.model)
     lines = (way if len(ways) == 1 else f"{', '.join(models)}: {way}" for way, models in ways.items() if way)
     return "".join(f'<p class="small">{escape(line)}</p>' for line in lines)

@@ -13,6 +13,7 @@ from typing import Any
 
 from tessera.plan import loading as reading
 from tessera.plan.recipe import Merge, Phase, Recipe
+from tessera.plan.result import HELD_OUT, Result, read_all
 
 STEP_COLUMNS = (
     "step",
@@ -84,20 +85,6 @@ class PhaseLog:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """One file of evaluation/: one model on one task."""
-
-    model: str
-    task: str
-    kind: str
-    protocol: dict[str, Any]
-    seed: Any
-    results: dict[str, dict[str, float]]  # by language, then by metric
-    average: dict[str, float]
-    version: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """A run folder. Models are called by their stage: phases first, then merges, in the order of the recipe."""
 
@@ -149,7 +136,7 @@ class Run:
         bits = {
             r.model: {code: row["bits_per_byte"] for code, row in r.results.items() if "bits_per_byte" in row}
             for r in self.results
-            if r.kind == "held_out"
+            if r.kind == HELD_OUT
         }
         sampled = {p.name: p.held_out[-1].bits for p in self.phases if p.held_out and p.name not in bits}
         return {m: {**bits, **sampled}[m] for m in self.names if m in bits or m in sampled}, set(sampled)
@@ -316,28 +303,11 @@ def _mixture(path: Path, notes: list[str]) -> dict[str, Reading]:
 
 
 def _results(folder: Path, order: list[str], notes: list[str]) -> list[Result]:
-    found = []
-    for path in sorted(folder.glob("*.json")):
-        data = _json(path, notes)
-        if data is None:
-            continue
-        if not isinstance(data, dict) or not isinstance(data.get("results"), dict) or "model" not in data:
-            notes.append(f"{_short(path)} is no result of an evaluation (it has no `model` or no `results`); left out")
-            continue
-        protocol, average = data.get("protocol"), data.get("average")
-        result = Result(
-            model=str(data["model"]),
-            task=str(data.get("task", path.stem)),
-            kind=str(data.get("kind", "")),
-            protocol=protocol if isinstance(protocol, dict) else {},
-            seed=data.get("seed"),
-            results={str(code): _numbers(row) for code, row in data["results"].items()},
-            average=_numbers(average),
-            version=str(data["tessera"]) if "tessera" in data else None,
-        )
-        found.append(result)
+    found, left_out = read_all(folder)
+    notes += [f"{folder.name}/{line}" for line in left_out]
     position = {name: number for number, name in enumerate(order)}
-    return sorted(found, key=lambda r: (r.kind != "held_out", r.task, position.get(r.model, len(order)), r.model))
+    results = found.values()
+    return sorted(results, key=lambda r: (r.kind != HELD_OUT, r.task, position.get(r.model, len(order)), r.model))
 
 
 def _json(path: Path, notes: list[str]) -> Any:
@@ -348,11 +318,6 @@ def _json(path: Path, notes: list[str]) -> Any:
     except ValueError:
         notes.append(f"{_short(path)} is not whole JSON: it was being written, or is damaged; left out")
         return None
-
-
-def _numbers(row: Any) -> dict[str, float]:
-    items = row.items() if isinstance(row, dict) else ()
-    return {str(name): number for name, value in items if math.isfinite(number := _number(value))}
 
 
 def _number(value: Any) -> float:

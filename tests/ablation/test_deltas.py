@@ -23,7 +23,9 @@ ASKED = {
 def put(folder: Path, variant: str, seed: int, task: str, results: dict[str, float]) -> None:
     metric = "bits_per_byte" if task == "held_out" else "accuracy"
     rows = {code: {metric: value} for code, value in results.items()}
-    data = {"results": rows, "average": {metric: sum(results.values()) / len(results)}}
+    kind = "held_out" if task == "held_out" else "probe"
+    data = {"model": "decay", "task": task, "kind": kind, "results": rows}
+    data["average"] = {metric: sum(results.values()) / len(results)}
     path = folder / variant / f"seed-{seed}" / "evaluation" / f"decay.{task}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(data))

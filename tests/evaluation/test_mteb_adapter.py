@@ -124,7 +124,7 @@ def test_questions_find_their_paragraphs_and_equal_questions_count_once(model, d
     found = result(adapter.run(model, tmp_path / "out", **options), "XQuADRetrieval")
     assert found["results"]["deu_Latn"]["ndcg_at_10"] == 1.0
     assert found["examples"] == {"deu_Latn": len(WORDS)}
-    assert found["data"]["counts"]["differ"]["de/validation"][0][0] == 2 * len(WORDS)
+    assert found["about_data"]["counts"]["differ"]["de/validation"][0][0] == 2 * len(WORDS)
 
 
 def test_every_text_is_embedded_once_and_finished_tasks_are_not_run_again(model, data, tmp_path, monkeypatch):
@@ -179,7 +179,7 @@ def test_a_copy_of_the_hubs_set_is_read_without_the_hub(model, tmp_path, monkeyp
     found = result(files, "STSBenchmark")
     assert found["results"]["eng_Latn"]["cosine_spearman"] > 0.3
     assert found["examples"] == {"eng_Latn": len(WORDS) ** 2}
-    assert found["data"]["counts"]["differ"]["default/test"][1] == [1379, 147886]
+    assert found["about_data"]["counts"]["differ"]["default/test"][1] == [1379, 147886]
 
 
 def test_names_that_mteb_does_not_know_are_refused_with_a_hint(model, tmp_path):
@@ -227,7 +227,7 @@ def test_what_is_not_mtebs_own_set_has_another_name(model, data, tmp_path):
     write(data / "cosqa" / "dev.jsonl.zst", pairs)
     (path,) = adapter.run(model, tmp_path / "out", tasks=["CosQA"], data=data)
     assert path.name == "model.CosQADev.json"
-    assert "compare with nothing published" in json.loads(path.read_text())["data"]["differs"]
+    assert "compare with nothing published" in json.loads(path.read_text())["about_data"]["differs"]
 
 
 def test_mteb_itself_takes_the_model(model, data):

@@ -9,7 +9,7 @@ import torch
 from learnable import COMMON
 
 from tessera.data import tokenizer as tokenizers
-from tessera.evaluation import retrieve, sweep
+from tessera.evaluation import catalogue, retrieve, sweep
 from tessera.evaluation.trial import all_trials, read_groups
 from tessera.finetune.learner import pretrained
 from tessera.finetune.loop import Diverged
@@ -218,6 +218,38 @@ def test_a_trained_retriever_is_saved_as_it_was_tested(folder, tmp_path):
     retriever.save(folder / "model", tmp_path / "kept")
     again = sweep.run(tmp_path / "kept", task(train="none"), how, folder / "data", tmp_path / "again", CALM)
     assert json.loads(again.read_text())["average"] == pytest.approx(found["average"], abs=1e-6)
+
+
+def test_retrieval_begins_with_what_another_task_has_learned_and_other_tasks_with_retrieval(
+    folder, tmp_path, monkeypatch
+):
+    """The second one learns nothing, so it finds what the first has learned to find."""
+    tasks = {"riddles": task(train="aaa", languages=["aaa"]), "more": task(name="more", train="aaa", languages=["aaa"])}
+    hows = {"riddles": protocol(), "more": protocol(learning_rates=[1e-9], steps=1, from_task="riddles")}
+    monkeypatch.setattr(catalogue, "find", lambda name: tasks[name])
+    monkeypatch.setattr(catalogue, "protocols", lambda: ("short",))
+    monkeypatch.setattr(catalogue, "protocol", lambda name, this: hows[this.name])
+    before = run(folder, tmp_path / "before", tasks["riddles"], hows["riddles"])[1]["average"]
+    after = run(folder, tmp_path, tasks["more"], hows["more"])[1]["average"]
+    assert after["ndcg@10"] == pytest.approx(before["ndcg@10"], abs=0.02)
+    bare = protocol(learning_rates=[1e-9], steps=1)
+    assert run(folder, tmp_path / "bare", tasks["more"], bare)[1]["average"]["ndcg@10"] < before["ndcg@10"] - 0.2
+    rows = [{"id": str(n), "query": f"{ASKED[n % 8]} {n}"} for n in range(20)]
+    (folder / "data" / "riddles" / "aaa" / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    splits = {name: {"from": "all", "share": 0.5} for name in ("train", "test")}
+    given = {"kind": "regress", "columns": {"id": "id", "text": "query", "label": "id"}, "metric": "pearson"}
+    given |= {"data": {"path": "riddles/{language}/{split}.jsonl", "splits": splits}, "train": "aaa"}
+    tasks["numbers"] = Task.model_validate({"name": "numbers", "languages": ["aaa"], **given})
+    hows["numbers"] = hows["more"]
+    starts = []
+    for how in (hows["numbers"], bare):
+        run(folder, tmp_path / "numbers", tasks["numbers"], how)
+        (file,) = (tmp_path / "numbers").glob("trials/model.numbers/aaa/*.json")
+        starts.append(json.loads(file.read_text())["identity"]["start"])
+    assert starts[0] != starts[1]
+    tasks["riddles"] = task(train="none")
+    with pytest.raises(ValueError, match="task more begins with a model trained on riddles, which trains none"):
+        run(folder, tmp_path / "none", tasks["more"], hows["more"])
 
 
 def test_what_cannot_be_run_is_said(folder, tmp_path, monkeypatch):

@@ -78,9 +78,9 @@ def test_every_task_is_written_with_its_protocol_and_averages(folder, evaluation
     found = {path.name.split(".")[1]: json.loads(path.read_text()) for path in files}
     for name, kind in (("held_out", "held_out"), ("mining", "bitext"), ("topics", "probe"), ("transfer", "probe")):
         whole = found[name]
-        assert (whole["model"], whole["task"], whole["kind"], whole["seed"]) == ("m", name, kind, 5)
+        assert (whole["model"], whole["task"], whole["kind"]) == ("m", name, kind)
         assert whole["tessera"] == __version__
-        assert whole["protocol"]["data"]
+        assert whole["data"]
         for metric, average in whole["average"].items():
             values = [row[metric] for row in whole["results"].values()]
             assert average == pytest.approx(np.mean(values))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tessera.report.compare import SUITES, compare, tables, write_csv
-from tessera.report.published import AVERAGE, EUROPEAN, Result, read, read_published
+from tessera.report.published import AVERAGE, EUROPEAN, Score, read, read_published
 from tessera.statistics import bootstrap, differ
 
 CODES = ["deu_Latn", "eng_Latn", "fao_Latn", "hin_Deva", "rus_Cyrl", "swh_Latn", "tam_Taml"]
@@ -173,7 +173,7 @@ def test_averages_over_different_languages_are_pointed_out_and_can_be_made_equal
 
 
 def test_one_language_under_two_codes_is_one():
-    old = Result(model="a", task="t", metric="f1", values={}, average=None)
+    old = Score(model="a", task="t", metric="f1", values={}, average=None)
     assert old.european is None
     tatoeba = next(r for r in read_published() if r.task == "Tatoeba")
     assert "als_Latn" in tatoeba.values
