@@ -18,7 +18,7 @@ from tessera.corpus import prepare
 from tessera.data.shards import Shards, verify
 from tessera.data.tokenizer import Tokenizer, sample
 from tessera.data.tokenizer import train as train_tokenizer
-from tessera.evaluation.suite import evaluate
+from tessera.evaluation.evaluate import check, evaluate_recipe
 from tessera.files import atomic_folder, write_json, write_text
 from tessera.inference.text_scorer import Scorer
 from tessera.model import hub, merging
@@ -98,6 +98,7 @@ def run(
 
 def _open(recipe: Recipe, folder: Path, accept_changes: bool, watcher: Watcher) -> None:
     """Makes the folder, or checks that it is this recipe's."""
+    check(recipe.evaluation)
     path = folder / "recipe.yaml"
     if path.exists():
         before = Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
@@ -307,7 +308,7 @@ def models_of(recipe: Recipe, folder: Path) -> dict[str, Path]:
 
 def _evaluate(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     for name, model in models_of(recipe, folder).items():
-        evaluate(
+        results = evaluate_recipe(
             model,
             recipe.evaluation,
             folder / "evaluation",
@@ -317,6 +318,7 @@ def _evaluate(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
             machine=recipe.machine,
             on_progress=watcher.progress(f"evaluate {name}"),
         )
+        list(results)
 
 
 def _report(recipe: Recipe, folder: Path, watcher: Watcher) -> None:

@@ -121,8 +121,11 @@ def _scores(folder: Path, asked: dict[str, Any]) -> dict[str, dict[str, dict[int
     for task in asked["tasks"]:
         for variant in dict.fromkeys(variants):
             for seed in asked["seeds"]:
-                path = folder / variant / f"seed-{seed}" / "evaluation" / f"{asked['phase']}.{task}.json"
-                if not path.exists():
+                place, name = folder / variant / f"seed-{seed}" / "evaluation", f"{asked['phase']}.{task}"
+                path = next(
+                    (path for path in (place / f"{name}.json", *place.glob(f"{name}.*.json")) if path.exists()), None
+                )
+                if path is None:
                     continue
                 result = read(path)
                 measured = _bits(result.results, spoken) if task == HELD_OUT else {task: _average(result)}

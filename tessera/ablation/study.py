@@ -31,7 +31,7 @@ from tessera.ablation.axes import Ablation, Variant, label, value_at
 from tessera.ablation.deltas import ABLATION, DELTAS, study
 from tessera.ablation.variant import MADE_OF, Progress, finished, make
 from tessera.data.shards import Shards, verify
-from tessera.evaluation.tasks import read_task
+from tessera.evaluation.evaluate import check
 from tessera.files import fingerprint, write_json, write_text
 from tessera.plan.course import shares_of
 from tessera.plan.errors import did_you_mean
@@ -135,9 +135,7 @@ def ablate(
     wanted = _tasks(ablation.recipe, tasks)
     text = Shards.open(start.run / "shards" / "train")
     _check(ablation, start, text, seeds, jobs)
-    for task in ablation.recipe.evaluation.tasks:
-        if task.name in wanted:
-            read_task(task)
+    check(ablation.recipe.evaluation.only(wanted), rows=True)
     identity = {"start": fingerprint(start.folder), "shards": text.identity}
     every = [
         Job(
@@ -163,7 +161,7 @@ def ablate(
 
 
 def _tasks(recipe: Recipe, names: Sequence[str] | None) -> list[str]:
-    known = [task.name for task in recipe.evaluation.tasks]
+    known = recipe.evaluation.names
     for name in names or ():
         if name not in (*known, HELD_OUT):
             hint = did_you_mean(name, [*known, HELD_OUT])
@@ -212,10 +210,7 @@ def _recipe(base: Recipe, phase: Phase, start: Start, seed: int, tasks: Sequence
             {**phase.model_dump(by_alias=True), "from": origin},
         ],
         "merges": [],
-        "evaluation": {
-            **base.evaluation.model_dump(by_alias=True),
-            "tasks": [t.model_dump(by_alias=True) for t in base.evaluation.tasks if t.name in tasks],
-        },
+        "evaluation": base.evaluation.only(tasks).model_dump(by_alias=True),
         "machine": base.machine.model_dump(by_alias=True),
     }
     return Recipe.model_validate(data)

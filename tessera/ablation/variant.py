@@ -15,16 +15,14 @@ import torch
 
 from tessera.data.shards import Shards
 from tessera.data.tokenizer import Tokenizer
-from tessera.evaluation.suite import evaluate
-from tessera.files import atomic_folder, fingerprint, write_json
+from tessera.evaluation.evaluate import evaluate_recipe
+from tessera.files import atomic_folder, write_json
 from tessera.model import hub, merging
-from tessera.model.precision import compute_dtype
+from tessera.plan.evaluation import Evaluation
 from tessera.plan.loading import load
-from tessera.plan.recipe import Evaluation, Recipe
-from tessera.plan.result import HELD_OUT, Result, write
+from tessera.plan.recipe import Recipe
 from tessera.plan.strict import is_folder
 from tessera.train import checkpoint, distributed
-from tessera.train.held_out import bits_per_byte
 from tessera.train.start import Text
 from tessera.train.trainer import train
 
@@ -46,7 +44,7 @@ def make(folder: Path, on_progress: Progress | None = None, threads: int | None 
     """Trains, or merges, and evaluates the variant in `folder`; returns the seconds.
 
     threads   where the recipe's machine names none
-    Raises what `trainer.train` and `suite.evaluate` raise.
+    Raises what `trainer.train` and `evaluate` raise.
     """
     began = time.perf_counter()
     report = on_progress or (lambda done, total, what: None)
@@ -68,13 +66,14 @@ def make(folder: Path, on_progress: Progress | None = None, threads: int | None 
             tokenizer_folder=folder / "tokenizer",
         )
         train(recipe, phase, folder, text, world, report, lambda line: None)
-    files = [_measure(recipe, folder, model, made_of["evaluation_seed"], tokenizer, world, report)]
-    files += evaluate(
+    files = evaluate_recipe(
         model,
         recipe.evaluation,
         folder / "evaluation",
         name=phase.name,
-        seed=made_of["evaluation_seed"],
+        held_out=folder / "shards" / "held_out",
+        max_tokens=recipe.evaluation.max_tokens,
+        seed=made_of["evaluation_seed"],  # the same hidden tokens for every variant and seed
         machine=recipe.machine,
         on_progress=report,
     )
@@ -104,40 +103,3 @@ def _merge(recipe: Recipe, folder: Path, variants: Sequence[str]) -> None:
     with atomic_folder(target) as staging:
         hub.save(merged, staging, folder / "tokenizer", f"Merged by TIES from {len(models)} variants.\n")
         checkpoint.seal(staging)
-
-
-def _measure(
-    recipe: Recipe, folder: Path, model: Path, seed: int, tokenizer: Tokenizer, world: distributed.World,
-    report: Progress,
-) -> Path:  # fmt: skip
-    """Held-out bits per byte, with the same hidden tokens for every variant and seed."""
-    path = folder / "evaluation" / f"{recipe.phases[-1].name}.{HELD_OUT}.json"
-    protocol = {"mask_ratio": recipe.evaluation.mask_ratio, "max_tokens": recipe.evaluation.max_tokens, "seed": seed}
-    if path.exists() and json.loads(path.read_text(encoding="utf-8"))["protocol"] == protocol:
-        return path
-    results = bits_per_byte(
-        hub.load_any(model, attention=recipe.machine.attention).to(world.device),
-        Shards.open(folder / "shards" / "held_out"),
-        tokenizer,
-        mask_ratio=recipe.evaluation.mask_ratio,
-        max_tokens=recipe.evaluation.max_tokens,
-        seed=seed,
-        dtype=compute_dtype(recipe.machine.dtype, world.device),
-        batch_tokens=recipe.machine.micro_batch_tokens,
-        on_progress=report,
-    )
-    return write(
-        path,
-        Result(
-            model=recipe.phases[-1].name,
-            task=HELD_OUT,
-            kind=HELD_OUT,
-            metric="bits_per_byte",
-            protocol=protocol,
-            fingerprint=fingerprint(model),
-            data=json.loads((folder / MADE_OF).read_text(encoding="utf-8"))["shards"],
-            seeds=(seed,),
-            results={code: {m: row[m] for m in ("bits_per_byte", "loss")} for code, row in results.items()},
-            examples={code: int(row["tokens"]) for code, row in results.items()},
-        ),
-    )

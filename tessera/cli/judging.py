@@ -35,7 +35,7 @@ def evaluate(
     ] = None,
     out: Annotated[Path, typer.Option(help="the folder for the results")] = Path("evaluation"),
     name: Annotated[str | None, typer.Option(help="the model's name in the results (default: its folder's)")] = None,
-    held_out: Annotated[Path | None, typer.Option(help="held-out shards, for bits per byte (with --recipe)")] = None,
+    held_out: Annotated[Path | None, typer.Option(help="held-out shards, for bits per byte")] = None,
     oracle: Annotated[bool, typer.Option("--oracle", help="choose on the test set; results are marked")] = False,
     list_: Annotated[bool, typer.Option("--list", help="show the tasks there are, and stop")] = False,
     set_: Set = None,
@@ -62,7 +62,7 @@ def evaluate(
     from tessera.report.compare import compare as beside
     from tessera.report.compare import tables
 
-    if recipe is None and found:
+    if found:
         _show(*tables(beside(found)))
 
 
@@ -87,22 +87,24 @@ def _measure(
     """The files of the results, as they come."""
     tell = watcher.progress("evaluate")
     if recipe is not None:
-        from tessera.evaluation.suite import evaluate as measure
+        from tessera.evaluation.evaluate import evaluate_recipe
 
         if language:
             raise ValueError("evaluate: --language goes with --task and --mteb; a recipe names its languages itself")
         read = read_recipe(recipe, set_)
         machine = read.machine if dtype is None else read.machine.model_copy(update={"dtype": dtype})
-        yield from measure(
+        yield from evaluate_recipe(
             model, read.evaluation, out, name=name, held_out=held_out, seed=read.seed, machine=machine,
             on_progress=tell,
         )  # fmt: skip
     elif task is not None:
-        from tessera.evaluation.evaluate import judge
+        from tessera.evaluation import evaluate as one
         from tessera.plan.recipe import Machine
 
-        yield from judge(model, task, protocol, data, out, languages=language or (), oracle=oracle,
-                         machine=Machine(dtype=dtype or "auto"), name=name, on_progress=tell)  # fmt: skip
+        tasks: list[Any] = [*([one.held_out_task(held_out)] if held_out is not None else []), *task]
+        yield from one.evaluate(model, tasks, out, protocol=protocol, data=data, languages=language or (),
+                                oracle=oracle, machine=Machine(dtype=dtype or "auto"), name=name,
+                                on_progress=tell)  # fmt: skip
     else:
         from tessera.evaluation.mteb import run
 

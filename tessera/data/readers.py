@@ -31,8 +31,10 @@ _SILENT_RECORDS = ("warcinfo", "metadata", "request", "revisit")  # about a page
 _decode_json = json.JSONDecoder().raw_decode
 
 
-def rows(file: File, source: Source, max_bytes: int) -> Iterator[Raw]:
+def rows(file: File, source: Source | None, max_bytes: int) -> Iterator[Raw]:
     """The rows of a file in its order; blank lines are nothing, but are counted.
+
+    source  whose columns are read; None: all columns there are, of jsonl and parquet
 
     Raises one of BROKEN where the file is, ValueError where it lacks a column or holds no text.
     """
@@ -41,12 +43,14 @@ def rows(file: File, source: Source, max_bytes: int) -> Iterator[Raw]:
     match file.kind:
         case ".parquet":
             return _parquet(file, source, max_bytes)
+        case ".jsonl" | ".json":
+            return _jsonl(file, max_bytes)
+        case _ if source is None:
+            raise ValueError(f"{file}: has no columns; .jsonl and .parquet have")
         case ".txt":
             return _text(file, source, max_bytes)
-        case ".warc" | ".wet":
-            return _warc(file, source, max_bytes)
         case _:
-            return _jsonl(file, max_bytes)
+            return _warc(file, source, max_bytes)
 
 
 def _jsonl(file: File, max_bytes: int) -> Iterator[Raw]:
@@ -132,12 +136,12 @@ def _unpacked(packed: Any, compression: str | None) -> Any:
 # ------------------------------------------------------------------------------------------------------------- parquet
 
 
-def _parquet(file: File, source: Source, max_bytes: int) -> Iterator[Raw]:
+def _parquet(file: File, source: Source | None, max_bytes: int) -> Iterator[Raw]:
     opened = contextlib.nullcontext(str(file.local)) if file.local else file.open()
     # pre_buffer would hold all row groups, no buffer whole columns of one
     with opened as where, pa.parquet.ParquetFile(where, pre_buffer=False, buffer_size=2**20) as table:
         present = table.schema_arrow.names
-        wanted = _columns(file, source, present)
+        wanted = present if source is None else _columns(file, source, present)
         number = 0
         batches = table.iter_batches(batch_size=_batch_rows(table.metadata, wanted), columns=wanted, use_threads=False)
         for batch in batches:

@@ -15,8 +15,7 @@ import yaml
 from pydantic import ValidationError
 from rich.table import Table
 
-from tessera.evaluation import load as examples
-from tessera.evaluation import parts, rows
+from tessera.evaluation import load, rows
 from tessera.plan.errors import did_you_mean, mistakes
 from tessera.plan.task import Kind, Protocol, Task
 
@@ -65,13 +64,15 @@ def find(name: str) -> Task:
     raise TaskError(f"no task is called {name!r}; {hint} Your own are named by their file, as in my.yaml:name")
 
 
-def choose(names: Iterable[str]) -> list[Task]:
-    """Tasks by names, groups and files, in that order, each once."""
+def choose(names: Iterable[str | Task]) -> list[Task]:
+    """Tasks by names, groups and files, and those that are written out, in that order, each once."""
     found: dict[str, Task] = {}
     for name in names:
-        path = _file(name)
-        if name in groups():
-            tasks: Sequence[Task] = groups()[name]
+        path = None if isinstance(name, Task) else _file(name)
+        if isinstance(name, Task):
+            tasks: Sequence[Task] = [name]
+        elif name in groups():
+            tasks = groups()[name]
         elif path is not None and name == str(path):
             tasks = read(path)
         else:
@@ -152,7 +153,7 @@ def table(tasks: Iterable[Task], folder: Path | None = None) -> Table:
 def _languages(task: Task, folder: Path | None) -> str:
     if task.languages == "all":
         try:
-            return f"{len(examples.languages(task, folder))}, as found" if folder else "as found"
+            return f"{len(load.languages(task, folder))}, as found" if folder else "as found"
         except rows.DataError:
             return "none found"
     several = task.languages
@@ -172,7 +173,7 @@ def _from(task: Task) -> str:
 
 def _here(task: Task, folder: Path) -> str:
     language = None if task.languages == "all" else task.languages[0]
-    return "yes" if rows.there(task.data, task.name, parts.name_of(task, "test"), folder, language) else "no"
+    return "yes" if rows.there(task.data, task.name, load.name_of(task, "test"), folder, language) else "no"
 
 
 def _file(name: str) -> Path | None:

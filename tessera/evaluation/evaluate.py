@@ -1,68 +1,166 @@
-"""One model on tasks of the catalogue: each by what its kind needs."""
+"""Evaluation of one model on tasks: the only entrance, whoever asks and whatever the kind of a task needs.
 
+    evaluate(folder, ["tatoeba", "xnli"], out, data=Path("data"))     by name, as `tessera evaluate --task`
+    evaluate_recipe(folder, recipe.evaluation, out, ...)              as `tessera run`, `--recipe` and `tessera ablate`
+
+Of each task one Result is written (plan/result.py); what is finished is not run again.
+"""
+
+import hashlib
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
+import torch
+
+from tessera.data.shards import INDEX, Shards
+from tessera.data.tokenizer import Tokenizer
 from tessera.evaluation import catalogue, frozen, load, sweep
 from tessera.evaluation.rows import DataError
 from tessera.evaluation.trial import Progress
-from tessera.files import digest
+from tessera.files import digest, fingerprint
+from tessera.model import hub
 from tessera.model.hf_files import read_json
+from tessera.model.precision import compute_dtype
 from tessera.plan.errors import did_you_mean
+from tessera.plan.evaluation import Evaluation
+from tessera.plan.languages import spelled
 from tessera.plan.recipe import Machine
-from tessera.plan.task import Task
+from tessera.plan.result import HELD_OUT, Result, finished, identity_of, write
+from tessera.plan.strict import name_of
+from tessera.plan.task import Data, Protocol, Task
+from tessera.train.held_out import CONTEXT, bits_per_byte
 
 _MMBERT_VOCABULARY = 200_000  # tokens, at least: its model_type is ModernBERT's
 
 
-def judge(
+def evaluate(
     model_folder: str | Path,
-    tasks: Iterable[str],
-    protocol: str,
-    data_folder: str | Path | None,
+    tasks: Iterable[str | Task],
     out: str | Path,
     *,
+    protocol: str = "quick",
+    data: str | Path | None = None,
     languages: Sequence[str] = (),
     oracle: bool = False,
+    pooling: Literal["mean", "cls"] | None = None,
     machine: Machine | None = None,
     name: str | None = None,
     on_progress: Progress | None = None,
 ) -> Iterator[Path]:
-    """The file of each task's result, as soon as it is there; finished trials are not run again.
+    """The file of each task's result, as soon as it is there; finished trials and results are not made again.
 
-    tasks        names, groups of tasks, or files of your own; see catalogue.choose
-    protocol     by name, or of a file; see catalogue.protocol
-    data_folder  local data; None: the Hub
-    languages    only these of each task, as its data calls them, to test on and where it trains on all to train on;
-                 their results lie in a folder of `out` that is called after them
-    oracle       choose the rate on the test set: results are marked, and are no results
+    tasks      names, groups of tasks, files of your own (see catalogue.choose), and tasks written out
+    protocol   of tasks that train the encoder, by name, or of a file; see catalogue.protocol
+    data       folder of local data; None: the Hub, of tasks written out their paths as they stand
+    languages  only these of each task, as its data calls them or as results do, to test on and where it trains on all
+               to train on; their results lie in a folder of `out` that is called after them
+    oracle     choose the rate on the test set: results are marked, and are no results
+    pooling    of tasks that train no encoder; None: as the model's folder says
+    machine    where it runs; changes speed, not results (bfloat16 moves the last digits)
+    name       of the model in the results; None: that of its folder
 
     Raises TaskError for names that nobody knows and DataError for languages that a task does not have, before anything
-    is run; else as sweep.run.
+    is run; DataError for rows that cannot be used, ValueError where there is a choice but nothing to choose by.
     """
-    family = family_of(Path(model_folder))
+    folder, machine = Path(model_folder), machine or Machine()
+    report, model = on_progress or (lambda done, total, what: None), name or name_of(folder)
     chosen = [
-        (_only(task, languages, data_folder), catalogue.protocol(protocol, task, family))
-        for task in catalogue.choose(tasks)
+        (_only(task, languages, place := _place(task, data)), how, place)
+        for task, how in _with_protocols(tasks, protocol, family_of(folder))
     ]
     out = Path(out, *_folder(languages))
-    for task, how in chosen:
-        if task.kind in frozen.KINDS:
-            yield frozen.run(model_folder, task, data_folder, out, machine, on_progress, name=name)
-            continue
-        how = how.model_copy(update={"select": "oracle"}) if oracle else how
-        yield sweep.run(model_folder, task, how, data_folder, out, machine, on_progress, name=name)
+    embedder: frozen.Embedder | None = None
+    for number, (task, how, place) in enumerate(chosen):
+        report(number, len(chosen), f"reads {task.name}")
+        if task.kind == HELD_OUT:
+            yield _held_out(folder, task, out, model, machine, report)
+        elif task.kind in frozen.KINDS:
+            embedder = embedder or frozen.Embedder.of(folder, machine, report, pooling)
+            yield frozen.run(task, place, out, model, embedder)
+        else:
+            how = how.model_copy(update={"select": "oracle"}) if oracle else how
+            yield sweep.run(folder, task, how, place, out, machine, on_progress, name=model)
 
 
-def _only(task: Task, languages: Sequence[str], data_folder: str | Path | None) -> Task:
+def evaluate_recipe(
+    model_folder: str | Path,
+    evaluation: Evaluation,
+    out: str | Path,
+    *,
+    name: str | None = None,
+    held_out: str | Path | None = None,
+    max_tokens: int | None = None,
+    seed: int = 0,
+    machine: Machine | None = None,
+    on_progress: Progress | None = None,
+) -> Iterator[Path]:
+    """The files of the results of a recipe's evaluation, held-out text first.
+
+    held_out    token store; None: held-out text is not measured
+    max_tokens  of held-out text for each language; None: all
+    seed        of the hidden tokens
+
+    The rest is as of `evaluate`.
+    """
+    tasks: list[str | Task] = list(evaluation.tasks)
+    if held_out is not None:
+        tasks.insert(0, held_out_task(held_out, evaluation.mask_ratio, max_tokens, seed))
+    return evaluate(
+        model_folder, tasks, out, protocol=evaluation.protocol, data=evaluation.data, pooling=evaluation.pooling,
+        machine=machine, name=name, on_progress=on_progress,
+    )  # fmt: skip
+
+
+def check(evaluation: Evaluation, *, rows: bool = False) -> None:
+    """Raises TaskError for tasks or a protocol that nobody knows; with `rows` also DataError for what cannot be read.
+
+    Rows are those of tasks that train no encoder.
+    """
+    for task, _ in _with_protocols(evaluation.tasks, evaluation.protocol, None):
+        if rows and task.kind in frozen.KINDS:
+            frozen.read(task, _place(task, evaluation.data))
+
+
+def held_out_task(shards: str | Path, mask_ratio: float = 0.15, max_tokens: int | None = None, seed: int = 0) -> Task:
+    """Held-out text as a task: bits per byte of hidden tokens."""
+    return Task(name=HELD_OUT, kind=HELD_OUT, data=Data(path=str(shards)), metric="bits_per_byte", also=("loss",),
+                train="none", mask_ratio=mask_ratio, max_tokens=max_tokens, seed=seed)  # fmt: skip
+
+
+def family_of(folder: Path) -> str | None:
+    """What protocols call the family of a model folder: its model_type, or mmbert."""
+    config = read_json(folder / "config.json")
+    kind = config.get("model_type")
+    return "mmbert" if kind == "modernbert" and config.get("vocab_size", 0) >= _MMBERT_VOCABULARY else kind
+
+
+# ---------------------------------------------------------------------------------------------------- what is asked for
+
+
+def _with_protocols(tasks: Iterable[str | Task], protocol: str, family: str | None) -> list[tuple[Task, Protocol]]:
+    return [(task, catalogue.protocol(protocol, task, family)) for task in catalogue.choose(tasks)]
+
+
+def _place(task: Task, data: str | Path | None) -> Path | None:
+    """Below what the rows of a task lie; None: on the Hub."""
+    if data is not None:
+        return Path(data)
+    written_out = not task.group  # in a recipe, where paths begin where it is run
+    return Path() if written_out and task.data.path is not None else None
+
+
+def _only(task: Task, languages: Sequence[str], folder: Path | None) -> Task:
     """The task in some of its languages."""
-    if not languages:
+    if not languages or task.kind == HELD_OUT:
         return task
-    there = load.languages(task, None if data_folder is None else Path(data_folder))
+    there = load.languages(task, folder)
+    known = {**{spelled(code): code for code in there}, **{code: code for code in there}}
     for language in languages:
-        if language not in there:
+        if language not in known:
             raise DataError(f"task {task.name} has no language {language!r}; {did_you_mean(language, there)}")
-    return task.model_copy(update={"languages": tuple(dict.fromkeys(languages))})
+    return task.model_copy(update={"languages": tuple(dict.fromkeys(known[language] for language in languages))})
 
 
 def _folder(languages: Sequence[str]) -> list[str]:
@@ -73,8 +171,45 @@ def _folder(languages: Sequence[str]) -> list[str]:
     return [f"{len(some)}-languages-{digest(some)[:6]}"]
 
 
-def family_of(folder: Path) -> str | None:
-    """What protocols call the family of a model folder: its model_type, or mmbert."""
-    config = read_json(folder / "config.json")
-    kind = config.get("model_type")
-    return "mmbert" if kind == "modernbert" and config.get("vocab_size", 0) >= _MMBERT_VOCABULARY else kind
+# -------------------------------------------------------------------------------------------------------- held-out text
+
+
+def _held_out(folder: Path, task: Task, out: Path, model: str, machine: Machine, report: Progress) -> Path:
+    """Bits per byte, with the same hidden tokens for every model."""
+    began = time.perf_counter()
+    shards, index = Path(str(task.data.path)), Path(str(task.data.path), INDEX)
+    if not index.is_file():
+        raise ValueError(f"{shards}: no token store here ({INDEX} is missing); prepare the corpus first")
+    how = {"mask_ratio": task.mask_ratio, "replacement": "mask", "context": CONTEXT}
+    protocol = {**how, "max_tokens": task.max_tokens, "seed": task.seed}
+    data = hashlib.sha256(index.read_bytes()).hexdigest()[:16]
+    identity = identity_of(fingerprint(folder), protocol, data)
+    path = out / f"{model}.{task.name}.json"
+    if finished(path, identity):
+        return path
+    device = "cuda" if machine.device == "auto" and torch.cuda.is_available() else machine.device
+    loaded = hub.load_any(folder, attention=machine.attention).to("cpu" if device == "auto" else device)
+    measured = bits_per_byte(
+        loaded,
+        Shards.open(shards),
+        Tokenizer.load(folder),
+        mask_ratio=task.mask_ratio,
+        max_tokens=task.max_tokens,
+        seed=task.seed,
+        dtype=compute_dtype(machine.dtype, next(loaded.parameters()).device),
+        batch_tokens=machine.micro_batch_tokens,
+        on_progress=report,
+    )
+    result = Result(
+        model=model,
+        task=task.name,
+        kind=HELD_OUT,
+        metric=task.metric,
+        protocol=protocol,
+        **identity,
+        seeds=(task.seed,),
+        results={code: {m: row[m] for m in ("bits_per_byte", "loss")} for code, row in measured.items()},
+        examples={code: int(row["tokens"]) for code, row in measured.items()},
+        seconds=round(time.perf_counter() - began, 2),
+    )
+    return write(path, result)

@@ -1,69 +1,132 @@
-"""Tasks that train no encoder: bitext mining, and probes on frozen embeddings; every text is encoded once."""
+"""Tasks on frozen embeddings, which train no encoder: bitext mining, and linear probes.
+
+Every text is encoded once, however many tasks of a call read it.
+"""
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from tessera.evaluation import bitext, load, probe
-from tessera.evaluation.trial import Json, Progress, fingerprint_of_rows
-from tessera.files import fingerprint
-from tessera.finetune.examples import Labelled
-from tessera.inference import sentence_folder
+from tessera.evaluation.columns import Row
+from tessera.evaluation.rows import DataError
+from tessera.evaluation.trial import Progress
+from tessera.files import digest, fingerprint
+from tessera.inference import runtime, sentence_folder
 from tessera.inference.encoder import Encoder
+from tessera.model.precision import compute_dtype
+from tessera.plan.languages import spelled
 from tessera.plan.recipe import Machine
-from tessera.plan.result import Result, finished, identity_of, write
-from tessera.plan.strict import name_of
-from tessera.plan.task import Task
+from tessera.plan.result import Json, Result, Scores, finished, identity_of, write
+from tessera.plan.task import SplitName, Task
 
 KINDS = ("bitext", "probe")
-Rows = dict[str, dict[str, list[Labelled]]]  # split -> language -> examples
-Scores = dict[str, dict[str, float]]
+Said = list[tuple[str, str]]  # a text and its translation, or its label
+Say = Callable[[Task, Row], tuple[str, tuple[str, str]]]  # the language of a row, if it says one, and what it says
 
 
-def run(
-    model_folder: str | Path,
-    task: Task,
-    data_folder: str | Path | None,
-    out: str | Path,
-    machine: Machine | None = None,
-    on_progress: Progress | None = None,
-    *,
-    name: str | None = None,
-) -> Path:
+@dataclass(slots=True, kw_only=True)
+class Embedder:
+    """A model folder, and the vectors of all texts that were asked for; the model is read when the first one is."""
+
+    folder: Path
+    machine: Machine
+    report: Progress
+    pooling: str | None  # None: as the folder says
+    fingerprint: str
+    protocol: Json  # what vectors depend on besides the weights
+    encoder: Encoder | None = None
+    places: dict[str, int] = field(default_factory=dict)
+    vectors: list[NDArray[np.float32]] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls, folder: Path, machine: Machine, report: Progress, pooling: Literal["mean", "cls"] | None = None
+    ) -> Self:
+        """Raises ValueError for a folder without weights or tokenizer, or one that asks for what is not known here."""
+        pipeline, inside = sentence_folder.read(folder)
+        device = "cuda" if machine.device == "auto" and torch.cuda.is_available() else machine.device
+        exported = runtime.kind(inside) is not None
+        dtype = compute_dtype(machine.dtype, torch.device("cpu" if device == "auto" else device))
+        protocol: Json = {
+            "pooling": pooling or "+".join(pipeline.pooling),
+            "pipeline": pipeline.fingerprint(),
+            "dtype": str(torch.float32 if exported else dtype),
+        }
+        return cls(
+            folder=folder, machine=machine, report=report, pooling=pooling, fingerprint=fingerprint(inside),
+            protocol=protocol,
+        )  # fmt: skip
+
+    def read(self, texts: Iterable[str]) -> None:
+        """Encodes the texts that were not seen before."""
+        new = [text for text in dict.fromkeys(texts) if text not in self.places]
+        if not new:
+            return
+        machine = self.machine
+        self.encoder = self.encoder or Encoder.from_pretrained(
+            self.folder, device=machine.device, dtype=machine.dtype, attention=machine.attention,
+            threads=machine.threads,
+        )  # fmt: skip
+        rows = self.encoder.encode(
+            new, pooling=self.pooling, max_tokens=machine.micro_batch_tokens, on_progress=self.report
+        )
+        self.places.update((text, len(self.places)) for text in new)
+        self.vectors = [np.concatenate((*self.vectors, rows))]
+
+    def of_texts(self, texts: Iterable[str]) -> NDArray[np.float32]:
+        return self.vectors[0][[self.places[text] for text in texts]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """What a task says, by split and language; what a probe is trained on by the languages of that, or `all`."""
+
+    test: dict[str, Said]
+    train: dict[str, Said] = field(default_factory=dict)
+    validation: dict[str, Said] = field(default_factory=dict)
+    trained_on: dict[str, str] = field(default_factory=dict)  # a language of `test` -> a key of `train`
+    skipped: int = 0  # rows that could not be used
+
+    def texts(self, kind: str) -> Iterator[str]:
+        for part in (self.test, self.train, self.validation):
+            for pairs in part.values():
+                yield from (text for text, _ in pairs)
+                if kind == "bitext":
+                    yield from (text for _, text in pairs)
+
+    def fingerprint(self) -> str:
+        return digest([self.test, self.train, self.validation])
+
+
+def run(task: Task, data_folder: Path | None, out: Path, model: str, embedder: Embedder) -> Path:
     """Runs the task where its result is not there, and returns the file of the result.
 
-    The arguments are those of sweep.run; there is no protocol to choose: nothing is tuned but a probe's penalty, on
-    validation rows. Raises DataError for rows that cannot be used, ValueError for a task of another kind.
+    model  its name in the result
+
+    There is no protocol to choose: nothing is tuned but a probe's penalty, on validation rows or by cross-validation.
+    Raises DataError for rows that cannot be used, ImportError where a probe lacks scikit-learn.
     """
-    if task.kind not in KINDS:
-        raise ValueError(f"task {task.name} is of kind {task.kind}, which trains the encoder")
-    began, model_folder, machine = time.perf_counter(), Path(model_folder), machine or Machine()
-    model = name or name_of(model_folder)
-    report = on_progress or (lambda done, total, what: None)
-    rows = _read(task, None if data_folder is None else Path(data_folder))
-    path = Path(out) / f"{model}.{task.name}.json"
-    encoder = Encoder.from_pretrained(
-        model_folder, device=machine.device, dtype=machine.dtype, attention=machine.attention, threads=machine.threads
-    )
-    pipeline, inside = sentence_folder.read(model_folder)
-    protocol: Json = {
-        "pooling": "+".join(pipeline.pooling),
-        "pipeline": pipeline.fingerprint(),
-        "dtype": str(encoder.dtype),
-    }
-    protocol |= {"k": bitext.NEIGHBOURS} if task.kind == "bitext" else {"C": probe.GRID, "folds": probe.FOLDS}
-    identity = identity_of(fingerprint(inside), protocol, fingerprint_of_rows(rows))
+    began = time.perf_counter()
+    rows = read(task, data_folder)
+    if task.kind == "bitext":
+        how: Json = {"margin": "ratio", "k": bitext.NEIGHBOURS}
+    else:
+        how = {"C": list(probe.GRID), "chosen_on": "validation" if rows.validation else f"{probe.FOLDS} folds of train"}
+    protocol = {**embedder.protocol, **how, **({"skipped": rows.skipped} if rows.skipped else {})}
+    identity = identity_of(embedder.fingerprint, protocol, rows.fingerprint())
+    path = out / f"{model}.{task.name}.json"
     if finished(path, identity):
         return path
-    several = [examples for part in rows.values() for examples in part.values()]
-    vectors = _Vectors(encoder, (text for examples in several for text in _texts(examples)), report)
-    chosen: dict[str, Json] = {}
-    results, outcomes = _mine(rows["test"], vectors) if task.kind == "bitext" else _probe(task, rows, vectors, chosen)
+    embedder.read(rows.texts(task.kind))
+    chosen: Json = {}
+    results, outcomes = _mine(rows, embedder) if task.kind == "bitext" else _probe(rows, embedder, chosen)
     result = Result(
         model=model,
         task=task.name,
@@ -73,7 +136,7 @@ def run(
         **identity,
         results=results,
         interval=dict.fromkeys(next(iter(results.values()))),  # there is no chance in it
-        examples={language: len(several) for language, several in rows["test"].items()},
+        examples={language: len(said) for language, said in rows.test.items()},
         chosen=chosen,
         outcomes=outcomes,
         seconds=round(time.perf_counter() - began, 2),
@@ -81,75 +144,122 @@ def run(
     return write(path, result)
 
 
-def _read(task: Task, folder: Path | None) -> Rows:
-    """The examples of all splits that the task reads; the labels of a language go by the names of its training rows."""
-    found: Rows = {"test": {}, "train": {}, "validation": {}}
-    for language in load.languages(task, folder):
-        names = load.labels(task, folder, language) if task.kind == "probe" else None
-        found["test"][language] = _labelled(load.load(task, "test", language, folder, names=names))
-        if task.kind == "bitext":
-            continue
+# ------------------------------------------------------------------------------------------------------------- the rows
+
+
+def read(task: Task, folder: Path | None) -> Rows:
+    """All rows that a task reads. Raises DataError for rows that cannot be used, or too many of them."""
+    skipped: list[str] = []
+    languages: Sequence[str | None] = load.languages(task, folder) if task.data.by_language else (None,)
+    rows = _pairs(task, languages, folder, skipped) if task.kind == "bitext" else _labelled(task, folder, skipped)
+    kept = sum(len(said) for part in (rows.test, rows.train, rows.validation) for said in part.values())
+    if len(skipped) > kept:
+        raise DataError(
+            f"task {task.name}: {len(skipped)} of {len(skipped) + kept} rows cannot be used; the first is {skipped[0]}"
+        )
+    return Rows(test=rows.test, train=rows.train, validation=rows.validation, trained_on=rows.trained_on,
+                skipped=len(skipped))  # fmt: skip
+
+
+def _pairs(task: Task, languages: Sequence[str | None], folder: Path | None, skipped: list[str]) -> Rows:
+    """Sentences and translations by language, English second where it is one of the two."""
+    found: dict[str, Said] = {}
+    for language in languages:
+        for key, one in _said(task, "test", language, folder, skipped, _pair):
+            found.setdefault(key or (spelled(language) if language is not None else task.name), []).append(one)
+    return Rows(test=dict(sorted(found.items())))
+
+
+def _pair(task: Task, row: Row) -> tuple[str, tuple[str, str]]:
+    text, second = row.text("text"), row.text("second")
+    if not row.has("language"):
+        return "", (text, second)
+    first = spelled(row.name("language"))
+    if not row.has("second_language"):
+        return first, (text, second)
+    other = spelled(row.name("second_language"))
+    if first.startswith("eng") and not other.startswith("eng"):
+        first, other, text, second = other, first, second, text
+    return (first if other.startswith("eng") and not first.startswith("eng") else f"{first}-{other}"), (text, second)
+
+
+def _labelled(task: Task, folder: Path | None, skipped: list[str]) -> Rows:
+    """Texts with the names of their labels."""
+    found = Rows(test={})
+    languages = load.languages(task, folder)
+    for language in languages:
         source = task.trained_on(language)
-        key = "+".join(source) or "all"
-        if key in found["train"]:
+        key = found.trained_on[spelled(language)] = "+".join(map(spelled, source)) or "all"
+        found.test[spelled(language)] = [one for _, one in _said(task, "test", language, folder, skipped, _label)]
+        if key in found.train:
             continue
-        several = source or load.languages(task, folder)
-        found["train"][key] = _labelled(load.load(task, "train", several, folder, names=names))
-        if task.source("validation").splits.validation is not None:
-            found["validation"][key] = _labelled(load.load(task, "validation", several, folder, names=names))
+        parts: list[tuple[SplitName, dict[str, Said]]] = [("train", found.train), ("validation", found.validation)]
+        for split, part in parts:
+            if task.source(split).splits.place(split) is not None:
+                several = (source or languages) if task.source(split).by_language else (None,)
+                part[key] = [one for other in several for _, one in _said(task, split, other, folder, skipped, _label)]
     return found
 
 
-def _labelled(examples: Sequence[Any]) -> list[Labelled]:
-    assert all(isinstance(example, Labelled) for example in examples)
-    return list(examples)
+def _label(task: Task, row: Row) -> tuple[str, tuple[str, str]]:
+    if task.labels is not None:
+        return "", (row.text("text"), task.labels[row.label("label", task.labels)])
+    names = row.labels("label")
+    if len(names) != 1:
+        raise DataError(f"{row.place}: has {len(names)} labels; one is needed")
+    return "", (row.text("text"), names.pop())
 
 
-def _texts(examples: Iterable[Labelled]) -> Iterable[str]:
-    for example in examples:
-        yield example.text
-        if example.second is not None:
-            yield example.second
+def _said(
+    task: Task, split: SplitName, language: str | None, folder: Path | None, skipped: list[str], say: Say
+) -> list[tuple[str, tuple[str, str]]]:
+    """What the rows of a split say, as `say` has it, in their order."""
+    found, ids = [], []
+    for row in load.rows_of(task, split, language, folder, skipped=skipped if task.skip else None):
+        try:
+            key, (text, second) = say(task, row)
+            if task.skip and not (text.strip() and second.strip()):
+                raise DataError(f"{row.place}: has no text")
+        except DataError as error:
+            if not task.skip:
+                raise
+            skipped.append(str(error))
+            continue
+        ids.append((row.identity(), row.place))
+        found.append((key, (text, second)))
+    load.refuse_twins(ids)
+    return found
 
 
-class _Vectors:
-    """The vector of every text, encoded once."""
-
-    def __init__(self, encoder: Encoder, texts: Iterable[str], report: Progress) -> None:
-        different = list(dict.fromkeys(texts))
-        self._place = {text: number for number, text in enumerate(different)}
-        self._rows = encoder.encode(different, on_progress=report)
-
-    def of(self, texts: Iterable[str]) -> NDArray[np.float32]:
-        return self._rows[[self._place[text] for text in texts]]
+# ----------------------------------------------------------------------------------------------------------- the scores
 
 
-def _mine(pairs: dict[str, list[Labelled]], vectors: _Vectors) -> tuple[Scores, bitext.Outcomes]:
+def _mine(rows: Rows, embedder: Embedder) -> tuple[Scores, bitext.Outcomes]:
     """Each sentence's translation among all of its language, both ways."""
     return bitext.in_languages(
-        (language, vectors.of(one.text for one in several), vectors.of(one.second or "" for one in several))
-        for language, several in pairs.items()
+        (language, embedder.of_texts(text for text, _ in said), embedder.of_texts(text for _, text in said))
+        for language, said in rows.test.items()
     )
 
 
-def _probe(task: Task, rows: Rows, vectors: _Vectors, chosen: dict[str, Json]) -> tuple[Scores, bitext.Outcomes]:
+def _probe(rows: Rows, embedder: Embedder, chosen: Json) -> tuple[Scores, bitext.Outcomes]:
     """A probe for each set of training languages, tested on every language that it is for."""
 
-    def features(examples: Sequence[Labelled]) -> tuple[NDArray[np.float32], list[str]]:
-        return vectors.of(one.text for one in examples), [str(one.label) for one in examples]
+    def features(said: Said) -> tuple[NDArray[np.float32], list[str]]:
+        return embedder.of_texts(text for text, _ in said), [label for _, label in said]
 
     probes: dict[str, probe.Probe] = {}
     results: Scores = {}
     right: dict[str, list[float]] = {}
-    for language, several in rows["test"].items():
-        key = "+".join(task.trained_on(language)) or "all"
+    for number, (language, said) in enumerate(rows.test.items()):
+        embedder.report(number, len(rows.test), f"probes {language}")
+        key = rows.trained_on[language]
         if key not in probes:
-            validation = rows["validation"].get(key)
-            probes[key], how = probe.choose(
-                features(rows["train"][key]), features(validation) if validation is not None else None
-            )
-            chosen[key] = asdict(how)
-        given, truth = features(several)
+            held = rows.validation.get(key)
+            probes[key], how = probe.choose(features(rows.train[key]), features(held) if held else None)
+            accuracy = {str(c): share for c, share in how.accuracy.items()}
+            chosen[key] = {"C": how.c, "accuracy": accuracy, "rows": how.rows}
+        given, truth = features(said)
         predicted = probes[key].predict(given)
         results[language] = probe.scores(predicted, truth)
         right[language] = [float(p == t) for p, t in zip(predicted, truth, strict=True)]

@@ -6,11 +6,11 @@ search(task, "test", "de", Path("data"))         queries and documents of a retr
 """
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tessera.evaluation import parts, rows
+from tessera.evaluation import rows
 from tessera.evaluation.columns import Row
 from tessera.evaluation.rows import DataError, MissingData
 from tessera.finetune.examples import Choices, Example, Labelled, Question, Tagged, Triple
@@ -48,11 +48,11 @@ def load(
     if names is None and task.kind in ("classify", "pair", "probe", "tag"):
         names = labels(task, folder, language)
     found: list[Example] = []
-    for row in parts.rows_of(task, split, language, folder, limit):
+    for row in rows_of(task, split, language, folder, limit):
         found += _examples(task, row, names or (), split, mend)
     if not found:
         raise DataError(f"task {task.name}: split {split!r} leaves no example of language {language!r}")
-    _refuse_twins(found)
+    refuse_twins((example.id, example.row) for example in found)
     return found
 
 
@@ -69,7 +69,7 @@ def labels(task: Task, folder: Path | None = None, language: str | None = None) 
         wanted = task.trained_on(language or "") or languages(task, folder)
     else:
         wanted = (language,) if language is not None else languages(task, folder)
-    found = {name for one in wanted for row in parts.rows_of(task, split, one, folder) for name in row.labels(role)}
+    found = {name for one in wanted for row in rows_of(task, split, one, folder) for name in row.labels(role)}
     if len(found) < 2:
         raise DataError(f"task {task.name}: its {split} rows have the labels {sorted(found)}; at least two are needed")
     whole = all(name.removeprefix("-").isdecimal() for name in found)
@@ -82,11 +82,11 @@ def languages(task: Task, folder: Path | None = None) -> tuple[str, ...]:
         return task.languages
     if folder is None:
         raise DataError(f"task {task.name}: its languages are those in your folder; give it (--data FOLDER)")
-    found = set(rows.languages(task.data, task.name, parts.name_of(task, "test"), folder))
+    found = set(rows.languages(task.data, task.name, name_of(task, "test"), folder))
     if task.train == "own":
-        found &= set(rows.languages(task.source("train"), task.name, parts.name_of(task, "train"), folder))
+        found &= set(rows.languages(task.source("train"), task.name, name_of(task, "train"), folder))
     if not found:
-        raise rows.missing(task.data, task.name, parts.name_of(task, "test"), folder)
+        raise rows.missing(task.data, task.name, name_of(task, "test"), folder)
     return tuple(sorted(found))
 
 
@@ -150,12 +150,12 @@ def _steps(task: Task, row: Row) -> list[Example]:
     ]
 
 
-def _refuse_twins(examples: Sequence[Example]) -> None:
-    first: dict[str, Example] = {}
-    for example in examples:
-        other = first.setdefault(example.id, example)
-        if other is not example:
-            raise DataError(f"{example.row}: id {example.id!r} is there twice, first at {other.row}; ids must differ")
+def refuse_twins(ids: Iterable[tuple[str, str]]) -> None:
+    """Raises DataError where an id is there twice; ids come with the place of their row."""
+    first: dict[str, str] = {}
+    for name, place in ids:
+        if first.setdefault(name, place) is not place:
+            raise DataError(f"{place}: id {name!r} is there twice, first at {first[name]}; ids must differ")
 
 
 def _draw(examples: list[Example], limit: int | None) -> list[Example]:
@@ -163,3 +163,59 @@ def _draw(examples: list[Example], limit: int | None) -> list[Example]:
         return examples
     keys = [(rows.place_of(f"{example.id}\n{example}", "draw"), n) for n, example in enumerate(examples)]
     return [examples[n] for n in sorted(n for _, n in heapq.nsmallest(limit, keys))]
+
+
+# ------------------------------------------------------------------------------------------------ the rows of a split
+
+
+def name_of(task: Task, split: SplitName) -> str:
+    """What the data calls a split. Raises DataError where it has none."""
+    return _place(task, split)[0]
+
+
+def rows_of(
+    task: Task,
+    split: SplitName,
+    language: str | None,
+    folder: Path | None,
+    limit: int | None = None,
+    skipped: list[str] | None = None,
+) -> list[Row]:
+    """The rows of a split as the task sees them: its part of what the data calls one.
+
+    limit    at most so many, drawn by a hash of what they say and kept in their order; the others are let go at once
+    skipped  as of rows.read
+
+    Raises DataError where there are none.
+    """
+    found = _rows(task, split, language, folder, skipped)
+    if limit is None:
+        kept = list(found)
+    else:
+        drawn = heapq.nsmallest(limit, ((rows.place_of(row.content(), "draw"), n, row) for n, row in enumerate(found)))
+        kept = [row for _, _, row in sorted(drawn, key=lambda item: item[1])]
+    if not kept:
+        raise DataError(
+            f"task {task.name}: its part of split {name_of(task, split)!r} has no rows; it is too small to be divided"
+        )
+    return kept
+
+
+def _rows(
+    task: Task, split: SplitName, language: str | None, folder: Path | None, skipped: list[str] | None
+) -> Iterator[Row]:
+    source = task.source(split)
+    name, begin, end = _place(task, split)
+    columns = task.columns_of(source)
+    divided = begin > 0 or end < float("inf")
+    for at, row in rows.read(source, task.name, name, language, folder, skipped=skipped):
+        cells = Row(at, row, columns)
+        if not divided or begin <= rows.place_of(cells.key(task.kind)) < end:
+            yield cells
+
+
+def _place(task: Task, split: SplitName) -> tuple[str, float, float]:
+    place = task.source(split).splits.place(split)
+    if place is None:
+        raise DataError(f"task {task.name}: has no split {split!r}; it is not among `splits` of its data")
+    return place

@@ -10,7 +10,7 @@ import dataclasses
 import heapq
 from pathlib import Path
 
-from tessera.evaluation import parts, rows
+from tessera.evaluation import load, rows
 from tessera.evaluation.columns import Row
 from tessera.evaluation.rows import DataError
 from tessera.finetune.examples import Search
@@ -27,7 +27,7 @@ def search(
     Raises as `load` does; also for queries or documents without text or twice with one id, and for grades of either
     that are not there.
     """
-    asked = parts.rows_of(task, split, language, folder)
+    asked = load.rows_of(task, split, language, folder)
     own = task.source(split) == task.data  # else its triples bring their own documents
     corpus_of, grades_of = (task.corpus, task.relevant) if own else (None, None)
     places: dict[str, str] = {}  # of queries
@@ -93,11 +93,11 @@ def _positives(
     corpus: dict[str, str] = {}
     names: dict[str, str] = {}  # of documents by text
     wanted = []
-    source, mine = task.source(split), parts.name_of(task, split)
+    source, mine = task.source(split), load.name_of(task, split)
     both: list[SplitName] = ["validation", "test"]
     beside = [s for s in both if task.source(s) == source and (p := source.splits.place(s)) and p[0] == mine]
     for part in beside if split in beside else [split]:
-        for row in parts.rows_of(task, part, language, folder):
+        for row in load.rows_of(task, part, language, folder):
             query = row.identity() if row.has("id") else row.text("query")
             for text in row.texts("positive"):
                 name = names.setdefault(text, f"d{len(names)}")

@@ -8,17 +8,15 @@ many rows and characters there are is compared with the statistics that come wit
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import pyarrow as pa
-import pyarrow.parquet
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from tessera.evaluation.rows import file_rows
 from tessera.plan.errors import mistakes
 from tessera.plan.strict import Strict
 
@@ -244,7 +242,7 @@ def _unique(rows: Iterator[Row]) -> tuple[list[Row], dict[str, str]]:
 
 def _select(path: Path, part: Rows) -> Iterator[Row]:
     """Rows under mteb's names. Raises ValueError naming file and row where a column is missing or empty."""
-    for number, row in enumerate(_read(path), 1):
+    for number, (_, row) in enumerate(file_rows(path), 1):
         if any(row.get(column) != value for column, value in part.where.items()):
             continue
         for ours in part.columns.values():
@@ -261,24 +259,6 @@ def _as_theirs(value: Any, part: Rows) -> Any:
     if part.quoted and len(value) > 1 and value[0] == value[-1] == '"':
         value = value[1:-1].replace('""', '"')
     return value + part.ending
-
-
-def _read(path: Path) -> Iterator[Row]:
-    if path.suffix == ".parquet":
-        yield from pyarrow.parquet.read_table(path).to_pylist()
-        return
-    with pa.input_stream(str(path), compression="detect") as stream:
-        lines = stream.read().decode("utf-8").split("\n")  # splitlines would cut at U+2028, which may stand in text
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}: line {number} is not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}: line {number} is no JSON object")
-        yield row
 
 
 # ----------------------------------------------------------------------------------------------- is it mteb's own data?

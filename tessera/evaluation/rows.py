@@ -7,18 +7,19 @@
 
 import glob
 import hashlib
-import json
+import os
 import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet
-
+from tessera.data import readers
+from tessera.data.storage import File, files
+from tessera.plan.corpus import Source
 from tessera.plan.task import LANGUAGE, SPLIT, TASK, Data
 
+_LONGEST = 2**28  # bytes of a row
 ENDINGS = (".jsonl.zst", ".jsonl.gz", ".jsonl", ".parquet")
 RawRow = dict[str, Any]
 Placed = tuple[str, RawRow]  # where it stands, and what
@@ -33,13 +34,15 @@ class MissingData(DataError):
 
 
 def read(
-    data: Data, task: str, split: str, language: str | None, folder: Path | None, what: str = ""
-) -> Iterator[Placed]:
+    data: Data, task: str, split: str, language: str | None, folder: Path | None, what: str = "",
+    skipped: list[str] | None = None,
+) -> Iterator[Placed]:  # fmt: skip
     """The rows of a split, by the name that the data gives it, with where each stands; those that `where` asks for.
 
-    One after the other: memory is for one row, or for one file of JSON lines.
+    One after the other: memory is for one row, or for one batch of parquet.
 
     what     of a task it is: `corpus` or `relevant`; empty for its examples
+    skipped  takes what is wrong with lines that are no rows; None: that is an error
     Raises MissingData where there are none, DataError where they cannot be read or `where` lets none through.
     """
     name = data.codes.get(language, language) if language is not None else None
@@ -49,7 +52,7 @@ def read(
         paths = _files(data, task, split, language, folder, what)
         copy = folder / data.hub if data.hub else None
         if paths:
-            rows = (row for path in paths for row in _file(path))
+            rows = (row for path in paths for row in file_rows(path, skipped))
         elif copy is not None and copy.is_dir():
             rows = _hub(data, task, str(copy), split, name, folder)
         else:
@@ -73,7 +76,7 @@ def languages(data: Data, task: str, split: str, folder: Path) -> list[str]:
     for pattern in _patterns(data, task, split, ""):
         if LANGUAGE not in pattern:
             continue
-        whole = str(folder / pattern)
+        whole = str(folder / pattern)  # a pattern may be a whole path
         before, *after = (re.escape(part) for part in whole.split(LANGUAGE))
         fits = re.compile(before + "(?P<language>[^/]+?)" + "(?P=language)".join(after))
         for path in glob.glob(glob.escape(whole).replace(LANGUAGE, "*")):
@@ -88,7 +91,7 @@ def there(data: Data, task: str, split: str, folder: Path, language: str | None 
         p.replace(LANGUAGE, glob.escape(language) if language else "*") for p in _patterns(data, task, split, "")
     )
     copy = data.hub is not None and (folder / data.hub).is_dir()
-    return copy or any(next(folder.glob(pattern), None) is not None for pattern in patterns)
+    return copy or any(_found(folder, pattern, task) for pattern in patterns)
 
 
 def place_of(key: str, salt: str = "split") -> float:
@@ -105,22 +108,30 @@ def _patterns(data: Data, task: str, split: str, what: str) -> list[str]:
         last = what or SPLIT
         whole = [f"{TASK}/{LANGUAGE}/{last}", f"{TASK}/{last}"]
     filled = [pattern.replace(TASK, task).replace(SPLIT, split) for pattern in whole]
-    return [
-        p if p.endswith(ENDINGS) else p + ending
-        for p in filled
-        for ending in (("",) if p.endswith(ENDINGS) else ENDINGS)
-    ]
+    found = [p + ending for p in filled for ending in (("",) if p.endswith(ENDINGS) else ENDINGS)]
+    folders = [p for p in filled if data.path and not p.endswith(ENDINGS) and LANGUAGE not in p.rpartition("/")[2]]
+    return folders + found  # folders, or globs, or files with another ending
 
 
-def _files(data: Data, task: str, split: str, language: str | None, folder: Path, what: str) -> list[Path]:
-    """The files to read: those of the first pattern that finds any; a path may be a glob."""
+def _files(data: Data, task: str, split: str, language: str | None, folder: Path, what: str) -> list[File]:
+    """The files to read: those of the first pattern that finds any."""
     for pattern in _patterns(data, task, split, what):
         if LANGUAGE in pattern and language is None:
             continue
-        paths = sorted(folder.glob(pattern.replace(LANGUAGE, glob.escape(language or ""))))
-        if paths:
+        if paths := _found(folder, pattern.replace(LANGUAGE, glob.escape(language or "")), task):
             return paths
     return []
+
+
+def _found(folder: Path, pattern: str, task: str) -> list[File]:
+    """The files below the folder that a pattern finds, in their order: it may be a file, a folder, a glob or a URL."""
+    where = pattern if "://" in pattern else os.path.join(glob.escape(str(folder)), pattern)
+    if "://" not in where and not os.path.exists(where) and not glob.glob(where, recursive=True):
+        return []
+    try:
+        return files(Source(name=task, path=where))
+    except ValueError as error:
+        raise DataError(str(error).replace("source", "task", 1)) from None
 
 
 def missing(
@@ -142,32 +153,24 @@ def missing(
     return MissingData("\n  ".join(lines))
 
 
-def _file(path: Path) -> Iterator[Placed]:
+def file_rows(file: File | Path, skipped: list[str] | None = None) -> Iterator[Placed]:
+    """The rows of a file of JSON lines or parquet, and where each stands. Raises DataError for what is none."""
+    file = File(str(file), file.stat().st_size, "") if isinstance(file, Path) else file
     try:
-        if path.suffix == ".parquet":
-            number = 0
-            with pa.parquet.ParquetFile(path) as file:
-                for batch in file.iter_batches():
-                    for row in batch.to_pylist():
-                        number += 1
-                        yield f"{path}:{number}", row
-            return
-        with pa.input_stream(str(path), compression="detect") as stream:
-            text = stream.read().decode("utf-8")
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 at byte {error.start}") from None
-    for number, line in enumerate(text.split("\n"), 1):  # splitlines would cut at U+2028, which may stand in text
-        if not line or line.isspace():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}:{number}: not JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{path}:{number}: a row is a JSON object, this is {line[:40]!r}")
-        yield f"{path}:{number}", row
+        for number, row, reason, raw in readers.rows(file, None, _LONGEST):
+            place = f"{file}:{number}"
+            if row is not None:
+                yield place, row
+            elif skipped is None:
+                raise DataError(f"{place}: {reason}, where a row is a JSON object on a line: {_shown(raw)}")
+            else:
+                skipped.append(f"{place}: {reason}")
+    except readers.BROKEN as error:
+        raise DataError(f"{file}: cannot be read: {str(error).strip()}") from None
+
+
+def _shown(raw: Any) -> str:
+    return repr(raw[:40].decode("utf-8", "backslashreplace")) if isinstance(raw, bytes) else repr(raw)[:40]
 
 
 def _hub(

@@ -4,6 +4,7 @@ In reading order:
 
     recipe.py        a whole run as strict models
     corpus.py        the text of a run as strict models
+    evaluation.py    what is measured in a run: tasks of the catalogue; those of older recipes are translated
     task.py          what is asked of a model, and how it is trained for it
     architecture.py  one configuration for both families, its presets, parameters and FLOPs
     mixture.py       shares of sources and languages: fixed, by temperature, capped on repetition

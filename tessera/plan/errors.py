@@ -97,7 +97,7 @@ def _place(location: tuple[Any, ...], data: Any) -> str:
 
 def _is_tag(part: Any) -> bool:
     """Whether pydantic put this part into a location to say which member of a union it tried."""
-    return isinstance(part, str) and (part.startswith("<") or part in ("bitext", "probe"))
+    return isinstance(part, str) and part.startswith("<")
 
 
 def _siblings(location: tuple[Any, ...], root: type[BaseModel]) -> list[str]:

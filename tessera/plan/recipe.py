@@ -17,8 +17,9 @@ from pydantic import (
 )
 
 from tessera.plan.architecture import PRESETS, EncoderConfig
-from tessera.plan.corpus import Columns, Corpus, TokenizerTraining
+from tessera.plan.corpus import Corpus, TokenizerTraining
 from tessera.plan.errors import did_you_mean, one_line
+from tessera.plan.evaluation import Evaluation
 from tessera.plan.strict import Name, Strict, is_folder, refuse_twins
 from tessera.plan.units import Ratio, Share, Tokens, TokensOrNone
 
@@ -250,43 +251,7 @@ class Merge(Strict):
         return self
 
 
-# ----------------------------------------------------------------------------------------------------- the evaluation
-
-
-class BitextTask(Strict):
-    """Find each sentence's translation among all: accuracy both ways, and F1 with margin scoring."""
-
-    task: Literal["bitext"]
-    name: Name
-    path: str  # files of pairs, read as a source of kind `pairs`
-    columns: Columns = Columns()
-
-
-class ProbeTask(Strict):
-    """Logistic regression on frozen embeddings; `{language}` in the paths stands for a folder or file name."""
-
-    task: Literal["probe"]
-    name: Name
-    train: str  # e.g. sib200/{language}/train.jsonl.zst
-    validation: str | None = None  # what the penalty is chosen on; None: cross-validation within `train`
-    test: str
-    text: str = "text"
-    label: str = "label"
-    languages: Literal["all"] | tuple[str, ...] = "all"
-    transfer_from: str | None = None  # train on this language only, test on all
-
-
-EvaluationTask = Annotated[BitextTask | ProbeTask, Field(discriminator="task")]
-
-
-class Evaluation(Strict):
-    """Held-out bits per byte is always measured; these come on top."""
-
-    mask_ratio: Ratio = 0.15  # of the held-out text, the same for every phase so that phases compare
-    every: Tokens | None = None  # held-out loss during training; None: at the end of each phase only
-    max_tokens: Tokens = 4_000  # of held-out text for each language during training; at the end all is used
-    tasks: tuple[EvaluationTask, ...] = ()
-    pooling: Literal["mean", "cls"] = "mean"
+# --------------------------------------------------------------------------------------------- the machine and the rest
 
 
 class Machine(Strict):

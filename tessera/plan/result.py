@@ -8,6 +8,7 @@ plan/languages.py spells them. Files of tessera 0.1 are read too; `_upgraded` al
 """
 
 import json
+import math
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,8 +76,10 @@ class Result(Strict):
         whole["outcomes"] = {metric: by_language(each) for metric, each in data.get("outcomes", {}).items()}
         whole["trials"] = [_spelled(trial) for trial in data.get("trials", ())]
         columns: dict[str, list[float]] = {}
-        for row in whole.get("results", {}).values():
+        for code, row in whole.get("results", {}).items():
             for metric, value in row.items():
+                if not isinstance(value, int | float) or not math.isfinite(value):
+                    raise ValueError(f"{metric} of {code} is {value}; a finite number is needed")
                 columns.setdefault(metric, []).append(value)
         whole.setdefault("average", {metric: statistics.fmean(values) for metric, values in columns.items()})
         whole.setdefault("spread", {metric: statistics.pstdev(values) for metric, values in columns.items()})

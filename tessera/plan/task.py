@@ -13,11 +13,14 @@ from tessera.plan.errors import did_you_mean
 from tessera.plan.strict import Name, Strict, refuse_twins
 from tessera.plan.units import Ratio, Share
 
-Kind = Literal["classify", "pair", "regress", "choose", "tag", "span", "retrieve", "bitext", "reward", "probe"]
+Kind = Literal[
+    "classify", "pair", "regress", "choose", "tag", "span", "retrieve", "bitext", "reward", "probe", "held_out"
+]  # fmt: skip
 """classify: one text, one class. pair: two texts, one class. regress: one or two texts, a number. choose: a text and
 options, which one. tag: words, a class of each. span: a question and a text, where the answer stands. retrieve: a
 query, which documents. bitext: a sentence, which is its translation. reward: a problem and the steps of a solution,
-whether each is right. probe: classify, by logistic regression on frozen embeddings."""
+whether each is right. probe: classify, by logistic regression on frozen embeddings. held_out: text with hidden tokens
+in a token store, bits per byte."""
 
 Metric = Literal[
     "accuracy",
@@ -39,6 +42,8 @@ Metric = Literal[
     "mrr@10",
     "average_precision",
     "margin_f1",
+    "bits_per_byte",
+    "loss",
 ]
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
@@ -52,12 +57,14 @@ ROLES: dict[str, tuple[set[str], set[str]]] = {
     "tag": ({"words", "tags"}, set()),
     "span": ({"question", "context", "answers", "starts"}, set()),
     "retrieve": ({"query"}, {"positive", "negatives", "relevant", "document_id", "document", "grade"}),
-    "bitext": ({"text", "second"}, set()),
+    "bitext": ({"text", "second"}, {"language", "second_language"}),
     "reward": ({"text", "steps", "label"}, set()),
     "probe": ({"text", "label"}, set()),
+    "held_out": (set(), set()),
 }
 """For each kind the roles that a column must be named for, and those it may be. `id` and `group` always may:
-rows of one group stay on one side of a split."""
+rows of one group stay on one side of a split. Where a bitext names columns for its languages, these say what a row is
+in, and English becomes the second."""
 
 
 class Part(Strict):
@@ -141,7 +148,8 @@ class Data(Strict):
         """Whether each language has rows of its own."""
         if self.hub is None and self.path is None:
             return True  # a folder for each
-        return LANGUAGE in "".join((self.config or "", self.files or "", self.path or "", *self.where.values()))
+        names = [place[0] for split in SPLITS if (place := self.splits.place(split))]
+        return LANGUAGE in "".join((self.config or "", self.files or "", self.path or "", *names, *self.where.values()))
 
 
 class Task(Strict):
@@ -154,7 +162,7 @@ class Task(Strict):
     train_data: Data | None = None  # where train, and validation if it has one, come from other data than test
     corpus: Data | None = None  # retrieve: documents {document_id, document}; None: the positives of all queries
     relevant: Data | None = None  # retrieve: rows of {query, document_id, grade}; None: columns of the queries
-    columns: dict[str, Column]  # role -> column
+    columns: dict[str, Column] = Field(default_factory=dict)  # role -> column
     labels: tuple[str, ...] | None = None  # their names in order; None: those found in train
     range: tuple[float, float] | None = None  # regress: what a label may be
     metric: Metric  # by which a model is chosen and compared
@@ -166,6 +174,10 @@ class Task(Strict):
     steps: int | None = Field(None, ge=1)  # reward: only solutions of so many steps
     whole: bool = False  # reward: one question for each solution, whether all steps are right; else one for each step
     no_answer: bool = False  # span: whether a question may have none
+    skip: bool = False  # bitext, probe: rows that cannot be used are left out and counted, as long as they are fewer
+    mask_ratio: Ratio = 0.15  # held_out: share of the tokens that are hidden
+    max_tokens: int | None = Field(None, ge=1)  # held_out: of each language; None: all
+    seed: int = 0  # held_out: which tokens are hidden
     cite: str = ""
     notes: str = ""
 
@@ -187,13 +199,19 @@ class Task(Strict):
                 raise ValueError(f"{place}: kind {self.kind} needs a column for {role!r}")
         if self.kind != "retrieve" and (self.corpus or self.relevant or self.only_relevant):
             raise ValueError(f"corpus, relevant and only_relevant are of kind retrieve, this is of kind {self.kind}")
-        several = self.languages == "all" or len(self.languages) > 1
+        told = "language" in self.columns or self.kind == "held_out"  # by the rows themselves
+        several = not told and (self.languages == "all" or len(self.languages) > 1)
         if several and not self.data.by_language:
             raise ValueError(
                 f"its data is the same for all languages; write {LANGUAGE} in config, files, path or where"
             )
         if self.range is not None and (self.kind != "regress" or not self.range[0] < self.range[1]):
             raise ValueError(f"range is {list(self.range)}; it is of kind regress, the least value first")
+        hidden = [key for key in ("mask_ratio", "max_tokens", "seed") if getattr(self, key) != _default(key)]
+        if self.kind != "held_out" and hidden:
+            raise ValueError(f"{hidden[0]} is of kind held_out, this is of kind {self.kind}")
+        if self.kind not in ("bitext", "probe") and self.skip:
+            raise ValueError(f"skip is of kinds bitext and probe, this is of kind {self.kind}")
         if self.kind != "reward" and (self.steps is not None or self.whole):
             raise ValueError(f"steps and whole are of kind reward, this is of kind {self.kind}")
         if self.labels is not None and len(set(self.labels)) < max(2, len(self.labels)):
@@ -221,6 +239,10 @@ class Task(Strict):
         if self.train in ("all", "none"):
             return ()
         return (self.train,) if isinstance(self.train, str) else self.train
+
+
+def _default(key: str) -> Any:
+    return Task.model_fields[key].default
 
 
 class Spaced(Strict):

@@ -74,7 +74,7 @@ def test_all_variants_are_measured_on_the_same_hidden_tokens(ablation):
     files = sorted(ablation.glob("*/seed-*/evaluation/decay-a.held_out.json"))
     assert len(files) == 6
     told = [json.loads(file.read_text()) for file in files]
-    assert len({json.dumps([d["protocol"], [r["bytes"] for r in d["results"].values()]]) for d in told}) == 1
+    assert len({json.dumps([d["protocol"], d["data"], d["examples"]]) for d in told}) == 1
 
 
 def test_what_came_out_is_there_for_every_value_and_measure(ablation):
@@ -165,7 +165,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_trained(asked, tmp_pa
         asked(MASKS, start="decay-a")
     with pytest.raises(AblationError, match=r"shares\.math=0\.1: the text of .* does not have it: shares: 'math'"):
         asked(MASKS, "phases.decay-a.mixture.shares.math=0.1")
-    with pytest.raises(ValueError, match="source 'pairs': no file at 'elsewhere/bitext'"):
+    with pytest.raises(ValueError, match=r"pairs: no rows of split 'test' below \.\n  they belong at elsewhere/bitext"):
         asked(MASKS, set_={"evaluation.tasks.pairs.path": "elsewhere/bitext"})
     with pytest.raises(AblationError, match="at least one of each"):
         asked(MASKS, seeds=0)

@@ -295,12 +295,15 @@ def test_steps_and_labels_of_different_length_are_named(tmp_path):
 def test_lines_that_are_no_rows_are_named(tmp_path):
     path = tmp_path / "t/fo/test.jsonl"
     write(path, [GOOD["classify"]])
-    for line, says in (("{", "not JSON"), ("[1]", "a row is a JSON object, this is '\\[1\\]'")):
+    for line, says in (
+        ("{", "not JSON"),
+        ("[1]", "not a JSON object, where a row is a JSON object on a line: '\\[1\\]'"),
+    ):
         path.write_text(json.dumps(GOOD["classify"]) + "\n\n" + line, encoding="utf-8")
         with pytest.raises(DataError, match=f"{re.escape(str(path))}:3: {says}"):
             load.load(task(CLASSIFY), "test", "fo", tmp_path)
     path.write_bytes(b'{"text": "\xff"}')
-    with pytest.raises(DataError, match="is not UTF-8 at byte 10"):
+    with pytest.raises(DataError, match=r"test\.jsonl:1: not UTF-8"):
         load.load(task(CLASSIFY), "test", "fo", tmp_path)
 
 

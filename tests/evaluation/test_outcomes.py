@@ -10,7 +10,8 @@ from learnable import THINGS, protocol, sentence
 from typer.testing import CliRunner
 
 from tessera.cli import app
-from tessera.evaluation import frozen, sweep
+from tessera.evaluation import sweep
+from tessera.evaluation.evaluate import evaluate
 from tessera.evaluation.trial import HEADS, Group
 from tessera.finetune.examples import Choices, Labelled, Question, Tagged
 from tessera.plan.recipe import Machine
@@ -181,7 +182,8 @@ def test_probes_are_compared_by_examples(folder, other, tmp_path):
     data = write(tmp_path / "data", {"train": 40, "dev": 12, "test": 24}, labelled)
     this = task("classify", train="own").model_copy(update={"kind": "probe"})
     paths = [
-        frozen.run(model, this, data, tmp_path / "out", CALM, name=n) for n, model in (("a", folder), ("b", other))
+        next(evaluate(model, [this], tmp_path / "out", data=data, machine=CALM, name=n))
+        for n, model in (("a", folder), ("b", other))
     ]
     for path in paths:
         found = json.loads(path.read_text())
@@ -209,7 +211,8 @@ def test_bitext_mining_is_compared_by_pairs(folder, other, tmp_path):
         }
     )
     paths = [
-        frozen.run(model, this, data, tmp_path / "out", CALM, name=n) for n, model in (("a", folder), ("b", other))
+        next(evaluate(model, [this], tmp_path / "out", data=data, machine=CALM, name=n))
+        for n, model in (("a", folder), ("b", other))
     ]
     for path in paths:
         found = json.loads(path.read_text())

@@ -10,7 +10,7 @@ import zstandard
 from typer.testing import CliRunner
 
 from tessera.cli.app import app
-from tessera.evaluation.evaluate import judge
+from tessera.evaluation.evaluate import evaluate
 
 EVAL = Path(__file__).parents[2].parent / "shared" / "data" / "eval"
 pytestmark = pytest.mark.skipif(
@@ -47,7 +47,7 @@ def model(tmp_path_factory):
 
 
 def result(model, task, data, out, **how):
-    (path,) = judge(model, [str(task)], how.pop("protocol", "quick"), data, out, name="m", **how)
+    (path,) = evaluate(model, [str(task)], out, data=data, name="m", **how)
     return json.loads(path.read_text())
 
 

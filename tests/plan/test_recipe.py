@@ -38,7 +38,7 @@ merges:
   - {name: merged, method: ties, models: [decay-all, decay-eng], base: pretrain}
 evaluation:
   tasks:
-    - {task: probe, name: sib, train: a, test: b}
+    - {task: probe, name: sib, train: "a/{language}", test: "b/{language}"}
     - {task: bitext, name: flores, path: c}
 """
 
@@ -234,7 +234,7 @@ def test_mmbert_flattens_the_languages_of_mid_training_as_the_authors_counted():
         ),
         (("mask_ratio: 0.3", "mask_prob: 0.3"), "small.yaml, phases.pretrain.mask_ratio: is missing"),
         (("path: data/web", "pth: data/web"), "corpus.sources.web.pth: unknown key 'pth'; did you mean 'path'?"),
-        (("train: a", "trian: a"), "evaluation.tasks.sib.trian: unknown key 'trian'; did you mean 'train'?"),
+        (('train: "a', 'trian: "a'), "evaluation.tasks.sib: unknown key 'trian'; did you mean 'train'?"),
         (("task: probe", "task: prob"), "evaluation.tasks.sib: 'task' is 'prob'; did you mean 'probe'?"),
         (("name: small", "nam: small"), "small.yaml, nam: unknown key 'nam'; did you mean 'name'?"),
         (("name: small", "1: small"), "the key 1 is not text; put it in quotes"),
@@ -445,11 +445,11 @@ def test_overrides_reach_every_place_and_nothing_else(write):
         "phases.decay-eng.mixture.shares.web/eng_Latn": "0.2",
         "machine.device": "cpu",
         "merges.merged.models.1": "pretrain",
-        "evaluation.tasks.sib.train": "elsewhere",
+        "evaluation.tasks.sib.train": "elsewhere/{language}",
         "model.override.hidden_act": "silu",
     }
     assert sorted(changes(plain.model_dump(mode="json"), load(path, given).model_dump(mode="json"))) == [
-        'evaluation.tasks.sib.train: "a" -> "elsewhere"',
+        'evaluation.tasks.sib.train_data.splits.train: "a/{language}" -> "elsewhere/{language}"',
         'machine.device: "auto" -> "cpu"',
         'merges.merged.models: ["decay-all", "decay-eng"] -> ["decay-all", "pretrain"]',
         'model.override.hidden_act: (absent) -> "silu"',

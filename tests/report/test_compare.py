@@ -153,6 +153,29 @@ def test_two_protocols_of_one_model_are_two_columns(tmp_path):
     assert set(compare([tmp_path]).models) == {"mine (quick)", "mine (eurobert)"}
 
 
+def test_two_results_of_one_name_are_shown_apart_and_the_same_file_once(tmp_path):
+    for folder, value in (("a/one", 0.8), ("b/one", 0.6), ("two", 0.4)):
+        (tmp_path / folder).mkdir(parents=True)
+        result(tmp_path / folder, "mine", {"eng_Latn": value})
+    found, _ = cells(compare([tmp_path / "a" / "one", tmp_path / "two"]), "topics")
+    assert (found["mine (one)"], found["mine (two)"]) == ("80.00", "40.00")
+    found, _ = cells(compare([tmp_path / "a" / "one", tmp_path / "b" / "one"]), "topics")
+    assert (found["mine (a/one)"], found["mine (b/one)"]) == ("80.00", "60.00")
+    (path,) = (tmp_path / "two").iterdir()
+    assert compare([tmp_path / "two", path]).models == ["mine"]
+    (tmp_path / "two" / "copy.json").write_text(path.read_text())
+    with pytest.raises(ValueError, match=r"copy\.json and .* are both mine \(two\) on topics; leave one"):
+        compare([tmp_path / "two"])
+
+
+def test_results_by_different_metrics_are_not_put_into_one_row(tmp_path):
+    one = result(tmp_path, "a", {"eng_Latn": 0.8})
+    two = result(tmp_path, "b", {"eng_Latn": 0.5}, metric="f1", average={"f1": 0.5})
+    with pytest.raises(ValueError, match=r"topics: .* by accuracy, .* by f1; name the one to compare by \(--metric\)"):
+        compare([one, two])
+    assert compare([one, two], metric="f1").models == ["b"]
+
+
 def test_a_model_with_all_tasks_of_a_suite_has_its_average(tmp_path):
     for number, task in enumerate(SUITES["glue"]):
         result(tmp_path, "mine", {"eng_Latn": 0.5 + number / 100}, task=task)

@@ -1,0 +1,35 @@
+"""One spelling of languages, whatever sets call them."""
+
+import pytest
+
+from tessera.evaluation import catalogue
+from tessera.plan.languages import by_language, spelled
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        *((code, "deu_Latn") for code in ("de", "deu", "deu-Latn", "deu_Latn")),
+        *((code, "cmn_Hans") for code in ("zh", "zho", "cmn", "zho_Hans")),
+        *((code, "arb_Arab") for code in ("ar", "ara", "ara_Arab")),
+        ("cmn_Hant", "cmn_Hant"),
+        ("pes", "fas_Arab"),
+        ("en-de", "eng_Latn-deu_Latn"),
+        ("fao_Latn-isl_Latn", "fao_Latn-isl_Latn"),
+        *((word, word) for word in ("code", "math", "English-EWT", "aaa", "qqq-de", "STS", "3-languages", "")),
+    ],
+)
+def test_a_language_has_one_spelling(given, wanted):
+    assert spelled(given) == wanted
+    assert spelled(wanted) == wanted
+
+
+def test_languages_that_would_become_one_keep_their_codes():
+    assert by_language({"est": 1, "ekk": 2, "de": 3}) == {"est": 1, "ekk": 2, "deu_Latn": 3}
+
+
+def test_every_language_of_the_catalogue_is_known_and_none_falls_together_with_another():
+    for task in catalogue.known():
+        if task.languages != "all" and task.group != "coir":  # whose languages are those of programs
+            made = by_language(dict.fromkeys(task.languages))
+            assert all("_" in code for code in made if code not in ("code", "math", "qaa")), (task.name, list(made))
