@@ -80,8 +80,8 @@ def run(
     machine       where it runs; changes speed, not results (bfloat16 moves the last digits)
     name          of the model in the result; None: that of its folder
 
-    Raises DataError for rows that cannot be used, ValueError for a task that is not trained, where there is a choice
-    but no validation set, or where no training of any rate went well.
+    Raises DataError for rows that cannot be used, ValueError where nothing is trained, where there is a choice but no
+    validation set, or where no training of any rate went well.
     """
     began = time.perf_counter()
     place = _Place(
@@ -95,20 +95,15 @@ def run(
     kind, tried = _kind(task), trial.all_trials(task, protocol)
     groups = trial.read_groups(task, protocol, place.data)
     oracle = protocol.select == "oracle" and task.trained
-    if not oracle and not all(group.validation for group in groups):
-        _refuse_choice(task, tried)
+    _refuse_choice_without_validation(protocol, tried, groups)
     start = _start(task, protocol, place)
     done = [one for group in groups for one in _run_all(group, tried, start, place)]
     chosen = {} if oracle else _choose(done, lambda one: float(one.outcome["validation"]))
     labelled = trial.read_labels(groups, protocol, place.data)  # from here on, labels of the test set are known
     rows = _merged([*(group.test for group in groups), labelled])
-    done = [
-        one if one.outcome["failed"] else replace(one, scores=kind.measure(one.group, one.outcome, rows))
-        for one in done
-    ]
+    done = [replace(one, scores=kind.measure(one.group, one.outcome, rows)) for one in done]
     if oracle:
         chosen = _choose(done, lambda one: statistics.fmean(row[task.metric] for row in one.scores.values()))
-    data = [group.fingerprint for group in groups]
     result = Result(
         model=place.model,
         task=task.name,
@@ -116,13 +111,13 @@ def run(
         metric=task.metric,
         protocol={**protocol.model_dump(mode="json", by_alias=True), **kind.protocol},
         fingerprint=fingerprint(place.folder),
-        data=trial.fingerprint_of_rows([data, labelled] if labelled else data),
+        data=_fingerprint_of_data(groups, labelled),
         seeds=protocol.seeds if task.trained else (),
         oracle=oracle,
         examples={x: len(one.queries if isinstance(one, Search) else one) for x, one in rows.items()},
         chosen=chosen,
-        trials=[trial_summary(one) for one in done],
         **_summary(kind, [one for one in done if one.trial.choice == chosen[one.group.name]], rows),
+        trials=[trial_summary(one) for one in done],
         seconds=round(sum(one.outcome["seconds"] for one in done), 2),
         seconds_now=round(time.perf_counter() - began, 2),
     )
@@ -228,12 +223,12 @@ def _kept(path: Path, of: Json) -> dict[str, Tensor] | None:
 # -------------------------------------------------------------------------------------------------------------- choice
 
 
-def _refuse_choice(task: Task, tried: Sequence[Trial]) -> None:
-    """Raises ValueError where there is a choice, as there is nothing to choose on."""
+def _refuse_choice_without_validation(protocol: Protocol, tried: Sequence[Trial], groups: Sequence[Group]) -> None:
+    """Raises ValueError where there is a choice and nothing to choose on; asked before anything is trained."""
     settings = {json.dumps(one.choice) for one in tried}
-    if len(settings) > 1:
+    if protocol.select == "validation" and len(settings) > 1 and not all(group.validation for group in groups):
         raise ValueError(
-            f"task {task.name}: {len(settings)} settings are tried, but there is no validation set to choose on; "
+            f"task {groups[0].task.name}: {len(settings)} settings are tried, but there is no validation set to choose on; "
             "give the task one (splits: {validation: {from: train, share: 0.1}}), or try a single rate"
         )
 
@@ -284,6 +279,11 @@ def _summary(kind: Kind, chosen: Sequence[_Finished], rows: Mapping[str, Rows]) 
 def mean_outcomes(seeds: Sequence[Sequence[float]]) -> list[float]:
     """Of each example the mean over seeds, to 6 digits."""
     return [round(statistics.fmean(values), 6) for values in zip(*seeds, strict=True)]
+
+
+def _fingerprint_of_data(groups: Sequence[Group], labelled: Mapping[str, Rows]) -> str:
+    prints = [group.fingerprint for group in groups]
+    return trial.fingerprint_of_rows([prints, labelled] if labelled else prints)
 
 
 def _merged(several: Iterable[Mapping[str, Found]]) -> dict[str, Found]:

@@ -212,7 +212,7 @@ class Kind:
     settings  (group, trial) -> all that a trial depends on besides its start, its data and Trial.settings
     fit       (group, trial, start, report) -> the trained model, and how the training went. Raises Diverged
     predict   (model, rows by language, report) -> what the file of a trial says of them
-    measure   (group, predictions, rows by language) -> the metrics of each language
+    measure   (group, predictions, rows by language) -> the metrics of each language; none where there are none
     outcomes  (group, predictions, rows by language) -> of metrics that are means over examples, what each example adds
     more      (what the files of the chosen trials of the first seed say) -> what only results of this kind say
     protocol  what a result says of how it was measured, besides the protocol
@@ -294,7 +294,6 @@ def _settings(group: Group, trial: Trial) -> Json:
 def _fit(group: Group, trial: Trial, start: Pretrained, report: Progress) -> tuple[Learner, Json]:
     kind, labels = cast(features.Kind, group.task.kind), len(group.labels)
     learner = start.learner(kind, labels, trial.protocol, seed=trial.seed, no_answer=group.task.no_answer)
-
     judge = (lambda: statistics.fmean(validate(HEADS, group, learner).values())) if group.validation else None
     assert trial.rate is not None
     course = loop.train(
@@ -313,7 +312,7 @@ def _measure(group: Group, found: Json, rows: Mapping[str, Sequence[features.Exa
         return metrics.score(metric, predictions, right, names=group.labels, language=language)
 
     names = (group.task.metric, *group.task.also)
-    return {x: {m: score(m, x, predictions) for m in names} for x, predictions in found["predictions"].items()}
+    return {x: {m: score(m, x, predictions) for m in names} for x, predictions in found.get("predictions", {}).items()}
 
 
 def _outcomes(group: Group, found: Json, rows: Mapping[str, Sequence[features.Example]]) -> Outcomes:
@@ -323,7 +322,7 @@ def _outcomes(group: Group, found: Json, rows: Mapping[str, Sequence[features.Ex
         each = {m: metrics.outcomes(m, predictions, right, language=language) for m in names}
         return {metric: values for metric, values in each.items() if values is not None}
 
-    return {x: outcomes(x, predictions) for x, predictions in found["predictions"].items()}
+    return {x: outcomes(x, predictions) for x, predictions in found.get("predictions", {}).items()}
 
 
 def _right(example: features.Example) -> Any:

@@ -154,8 +154,8 @@ def test_two_fine_tuned_models_are_compared_by_the_examples_of_the_test_set(fold
             trials_of = [
                 json.loads(p.read_text()) for p in path.parent.glob(f"trials/{found['model']}.topics/**/*.json")
             ]
-            said = [trial["predictions"][language] for trial in trials_of]
-            assert each == [round(sum(one[n] == label for one in said) / 3, 6) for n, label in enumerate(right)]
+            predictions = [trial["predictions"][language] for trial in trials_of]
+            assert each == [round(sum(one[n] == label for one in predictions) / 3, 6) for n, label in enumerate(right)]
     assert "paired bootstrap over 48 examples of 2 languages: topics keen p=" in compared(*paths)
     write(data, {"test": 24}, labelled, seed=1)
     other = sweep.run(folder, this, hows["keen"], data, tmp_path / "other", CALM, name="keen")

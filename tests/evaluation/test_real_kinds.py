@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from tessera.cli.app import app
 from tessera.evaluation.evaluate import evaluate
+from tessera.plan.languages import spelled
 
 EVAL = Path(__file__).parents[2].parent / "shared" / "data" / "eval"
 pytestmark = pytest.mark.skipif(
@@ -65,7 +66,7 @@ def test_a_model_as_it_is_goes_from_real_rows_to_a_result(model, tmp_path, task,
     (row,) = found["results"].values()
     assert metrics <= set(row), row
     assert all(0 <= value <= 1 for value in row.values())
-    assert examples in (None, found["examples"][language])
+    assert examples in (None, found["examples"][spelled(language)])
 
 
 def test_a_search_is_trained_and_tested_on_real_code(model, tmp_path):
@@ -100,5 +101,5 @@ def test_steps_of_real_paragraphs_are_told_from_steps_of_others(model, tmp_path)
     assert shown.exit_code == 0, shown.exception
     found = json.loads((tmp_path / "out" / "m.steps.short.json").read_text())
     assert found["kind"] == "reward"
-    assert found["examples"] == {"en": 48}  # three steps of each of 16 rows
+    assert found["examples"] == {"eng_Latn": 48}  # three steps of each of 16 rows
     assert f"{100 * found['average']['accuracy']:.2f}" in shown.output

@@ -14,6 +14,7 @@ from tessera.evaluation import trial as trials
 from tessera.evaluation.load import DataError
 from tessera.finetune import loop
 from tessera.finetune.features import KINDS
+from tessera.plan.languages import spelled
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Task
 
@@ -336,12 +337,13 @@ def test_every_kind_goes_from_real_rows_to_a_result(folder, tmp_path, name):
     this = catalogue.find(name).model_copy(update={"languages": REAL[name]})
     how = protocol(steps=3, batch_size=4, train_examples=24, test_examples=12, learning_rates=[1e-3])
     found = run(folder, EVAL, tmp_path, this, how)
-    assert set(found["results"]) == set(REAL[name])
-    assert found["examples"] == dict.fromkeys(REAL[name], 12)
+    languages = [spelled(code) for code in REAL[name]]
+    assert set(found["results"]) == set(languages)
+    assert found["examples"] == dict.fromkeys(languages, 12)
     metrics = {this.metric, *this.also}
     assert all(set(row) == metrics and all(-1 <= v <= 1 for v in row.values()) for row in found["results"].values())
-    said = json.loads(next((tmp_path / "trials").rglob("*.json")).read_text())["predictions"]
-    assert all(len(rows) == 12 for rows in said.values())
+    predictions = json.loads(next((tmp_path / "trials").rglob("*.json")).read_text())["predictions"]
+    assert all(len(rows) == 12 for rows in predictions.values())
 
 
 def test_real_sets_cover_every_kind_but_reward():
