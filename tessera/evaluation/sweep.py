@@ -228,8 +228,8 @@ def _refuse_choice_without_validation(protocol: Protocol, tried: Sequence[Trial]
     settings = {json.dumps(one.choice) for one in tried}
     if protocol.select == "validation" and len(settings) > 1 and not all(group.validation for group in groups):
         raise ValueError(
-            f"task {groups[0].task.name}: {len(settings)} settings are tried, but there is no validation set to choose on; "
-            "give the task one (splits: {validation: {from: train, share: 0.1}}), or try a single rate"
+            f"task {groups[0].task.name}: {len(settings)} settings are tried, but there is no validation set to choose "
+            "on; give the task one (splits: {validation: {from: train, share: 0.1}}), or try a single rate"
         )
 
 
