@@ -11,7 +11,7 @@ TORCH := torch>=2.11,<2.14
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: help .venv demo test test-slow lint clean
+.PHONY: help .venv demo test test-slow lint docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z.-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml
 	  echo "Name a newer one: make $(or $(MAKECMDGOALS),.venv) PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install $(TORCH_PIP_ARGS) "$(TORCH)"
-	$(BIN)/python -m pip install -e ".[prepare,cluster,gigatoken,evaluate,export,report,demo,dev]"
+	$(BIN)/python -m pip install -e ".[prepare,cluster,gigatoken,evaluate,export,report,demo,docs,dev]"
 	@touch $@
 
 demo: $(STAMP) ## make the text of the demo, then a small multilingual encoder from it
@@ -43,6 +43,9 @@ lint: $(STAMP) ## style, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(STAMP) ## the guides and the API reference as pages in site/, which open offline: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean: ## remove caches and build products; .venv and runs/ stay
-	rm -rf build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf build dist site *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name .venv -prune -o -name runs -prune -o -type d -name __pycache__ -exec rm -rf {} +

@@ -61,7 +61,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     filters = c.Filters(min_characters=40, repetition=c.Repetition(), language=c.LanguageCheck(), contamination=sets)
     asked = c.Corpus(sources=tuple(sources), filters=filters, duplicates=c.Duplicates(near=c.NearDuplicates()))
     started, out = time.monotonic(), given.out / given.engine
-    documents = prepare.read(asked, out / "documents", on=given.engine, workers=given.workers)
+    documents = prepare.read(asked, out / "documents", engine=given.engine, workers=given.workers)
     if not (given.out / "tokenizer").exists():
         training = c.TokenizerTraining(vocab_size=16_384, sample_bytes=10_000_000)
         train(sample(documents.texts(), training), training, given.out / "tokenizer")

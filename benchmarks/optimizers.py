@@ -102,7 +102,7 @@ def _loss_at(steps: list[tuple[int, float, float]], seconds: float) -> float:
 
 
 if __name__ == "__main__":
-    from tessera.plan.units import parse_tokens
+    from tessera.plan.fields import parse_tokens
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)

@@ -115,10 +115,10 @@ def _ours(given: argparse.Namespace, library: Any) -> dict[str, Any]:
     else:
         corpus = Corpus(sources=sources)
     started = time.monotonic()
-    documents = prepare.read(corpus, given.out / "documents", on=given.engine, workers=given.workers)
+    documents = prepare.read(corpus, given.out / "documents", engine=given.engine, workers=given.workers)
     reading = time.monotonic() - started
     tokenizer = Tokenizer.load(given.tokenizer)
-    report = prepare.encode(documents, tokenizer, given.out / "shards", with_=library, workers=given.workers)
+    report = prepare.encode(documents, tokenizer, given.out / "shards", library=library, workers=given.workers)
     total = [report.total(store) for store in prepare.STORES]
     counts = {unit: sum(store[unit] for store in total) for unit in ("documents", "bytes", "tokens")}
     return {"seconds": time.monotonic() - started, "reading_seconds": reading, **counts}

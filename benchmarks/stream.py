@@ -279,13 +279,14 @@ def _tessera(folder: Path, batch_tokens: int, what: str) -> Callable[[], Reader]
     from tessera.data.packing import micro_batches
     from tessera.data.shards import Shards
     from tessera.data.stream import Stream
-    from tessera.plan.mixture import shares
+    from tessera.plan.mixture import MixtureSchedule, shares
     from tessera.plan.recipe import Mixture
 
     def setup() -> Reader:
         shards = Shards.open(folder)
+        mixture = MixtureSchedule((0, 1), (shares(Mixture(temperature=TEMPERATURE), shards.buckets),))
         stream = Stream(
-            shards, shares(Mixture(temperature=TEMPERATURE), shards.buckets), context=CONTEXT, seed=0, phase_name="p",
+            shards, mixture, context=CONTEXT, seed=0, phase_name="p",
             replacement="mask", crop=None, mask_id=MASK, special_ids=range(SPECIAL), vocab_size=VOCABULARY,
         )  # fmt: skip
 

@@ -153,7 +153,8 @@ def _batches() -> Iterator[Any]:
     """The documents in batches of 16, masked once and for all; token ids as rare as words are (Zipf)."""
     import numpy as np
 
-    from tessera.data.masking import keys, mask
+    from tessera.data.hashing import keys
+    from tessera.data.masking import mask
     from tessera.data.packing import Batch
 
     random = np.random.default_rng(0)

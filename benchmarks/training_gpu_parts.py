@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from training_gpu_heads import BOUNDS, head, wait
 
-from tessera.data.masking import keys, mask
+from tessera.data.hashing import keys
+from tessera.data.masking import mask
 from tessera.data.packing import Batch, select
 from tessera.model import attention, hub
 from tessera.model.encoder import Block, Norm

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 import zstandard
 
-from tessera.data.tokenizer import Progress
 from tessera.files import atomic_folder
+from tessera.progress import Progress, silent
 
 ENGLISH = "eng_Latn"
 
@@ -75,7 +75,7 @@ def write_demo_text(folder: str | Path, on_progress: Progress | None = None) -> 
     if folder.exists():
         raise FileExistsError(f"{folder}: there already; remove it, or write the demo text to another folder")
     with atomic_folder(folder) as draft:
-        sizes = _write_all(draft, Path(django.__file__).parent, on_progress or (lambda done, total, what: None))
+        sizes = _write_all(draft, Path(django.__file__).parent, on_progress or silent)
     return sizes
 
 

@@ -118,3 +118,8 @@ def fingerprint(folder: Path) -> str:
 def digest(what: Any) -> str:
     """A hash of plain data, as settings are; the order of keys does not count."""
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def model_name(folder: Path) -> str:
+    """What results call a model: its folder, or the phase that it is the end of."""
+    return folder.parent.name if folder.name == "final" else folder.resolve().name

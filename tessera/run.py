@@ -6,13 +6,11 @@ Every stage leaves files in the run folder and reads only files, so each can be 
 """
 
 import shutil
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import yaml
-from rich.markup import escape
 
 from tessera.corpus import prepare
 from tessera.data.shards import Shards, verify
@@ -21,13 +19,13 @@ from tessera.data.tokenizer import train as train_tokenizer
 from tessera.evaluation.evaluate import check, evaluate_recipe
 from tessera.files import atomic_folder, write_json, write_text
 from tessera.inference.text_scorer import Scorer
-from tessera.model import hub, merging
-from tessera.plan.architecture import EncoderConfig
+from tessera.plan.fields import is_folder
 from tessera.plan.loading import changes, dump, science
 from tessera.plan.recipe import Merge, Phase, Recipe
-from tessera.plan.strict import is_folder
+from tessera.progress import Silent, Watcher
 from tessera.report import summarize, write_report
 from tessera.train import checkpoint, distributed
+from tessera.train.merge_models import merge_folders
 from tessera.train.model_card import card
 from tessera.train.trainer import Text, train
 
@@ -39,27 +37,6 @@ STAGES: tuple[Stage, ...] = ("documents", "tokenizer", "shards", "train", "merge
 
 class RunError(ValueError):
     """A run that cannot go on as asked, with what to do."""
-
-
-class Watcher(Protocol):
-    """Who is told how far a run is."""
-
-    def say(self, text: str) -> None:
-        """One line for people."""
-
-    def progress(self, stage: str) -> Callable[[int, int, str], None]:
-        """A stage begins; call the result with (done, total, what)."""
-
-
-class Silent:
-    """A watcher that says nothing."""
-
-    def say(self, text: str) -> None:
-        """Says nothing."""
-
-    def progress(self, stage: str) -> Callable[[int, int, str], None]:
-        """Shows nothing."""
-        return lambda done, total, what: None
 
 
 def run(
@@ -119,7 +96,7 @@ def _open(recipe: Recipe, folder: Path, accept_changes: bool, watcher: Watcher) 
     write_text(path, dump(recipe))
 
 
-def documents_of(folder: str | Path) -> prepare.Documents:
+def documents_of(folder: str | Path) -> prepare.IngestedCorpus:
     """The documents of a run that were read before, and which of them go where."""
     recipe = Recipe.model_validate(yaml.safe_load((Path(folder) / "recipe.yaml").read_text(encoding="utf-8")))
     return _read(recipe, Path(folder), Silent())
@@ -130,14 +107,14 @@ def _documents(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
         _read(recipe, folder, watcher)
 
 
-def _read(recipe: Recipe, folder: Path, watcher: Watcher) -> prepare.Documents:
+def _read(recipe: Recipe, folder: Path, watcher: Watcher) -> prepare.IngestedCorpus:
     """The corpus, read and looked at once; what is done already is only opened."""
     machine = recipe.machine
     models = {source.score for source in recipe.corpus.sources if source.score and is_folder(source.score)}
     return prepare.read(
         recipe.corpus,
         folder / "documents",
-        on=machine.engine,
+        engine=machine.engine,
         workers=machine.threads,
         scorers={name: Scorer(name, dtype="float32") for name in models},  # the same tiers on every machine
         on_progress=watcher.progress("documents"),
@@ -168,7 +145,7 @@ def _shards(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
         _read(recipe, folder, Silent()),
         Tokenizer.load(folder / "tokenizer"),
         folder / "shards",
-        with_=recipe.machine.tokenize,
+        library=recipe.machine.tokenize,
         workers=recipe.machine.threads,
         on_progress=watcher.progress("shards"),
     )
@@ -182,13 +159,11 @@ def _shards(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
         shown = list(reasons.items())[:_SHOWN_REASONS]
         for reason, found in shown:
             example = found["example"]
-            watcher.say(
-                f"[yellow]{source}: {found['count']:,} dropped: {escape(reason)} (for example {escape(example)})"
-            )
+            watcher.warn(f"{source}: {found['count']:,} dropped: {reason} (for example {example})")
         rest = [found["count"] for found in reasons.values()][_SHOWN_REASONS:]
         if rest:
-            watcher.say(
-                f"[yellow]{source}: {sum(rest):,} more for {len(rest)} other reasons; see "
+            watcher.warn(
+                f"{source}: {sum(rest):,} more for {len(rest)} other reasons; see "
                 f"{folder / 'shards' / 'report.json'}, or tessera prepare --show-dropped 3"
             )
 
@@ -199,7 +174,7 @@ def _train(recipe: Recipe, folder: Path, world: distributed.World, watcher: Watc
         if (folder / phase.name / "final").exists():
             continue
         text = text or _text(folder, watcher)
-        train(recipe, phase, folder, text, world, watcher.progress(phase.name), watcher.say)
+        train(recipe, phase, folder, text, world, watcher.progress(phase.name), watcher)
         distributed.wait(world)
 
 
@@ -210,7 +185,7 @@ def _text(folder: Path, watcher: Watcher) -> Text:
     held_out = Shards.open(folder / "shards" / "held_out")
     for shards in (train_shards, held_out):
         if shards.tokens > _CHECKED_TOKENS:
-            watcher.say(f"[yellow]{shards.folder}: too large to check at every start; see tessera verify")
+            watcher.warn(f"{shards.folder}: too large to check at every start; see tessera verify")
         else:
             verify(shards.folder)
         if shards.tokenizer_fingerprint != tokenizer.fingerprint:
@@ -246,58 +221,10 @@ def _merge(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
             scale=merge.scale,
             decay=merge.decay,
             tokenizer=folder / "tokenizer",
-            describe=partial(_card, recipe, merge.name),
+            describe=lambda config, summary, name=merge.name: card(recipe, name, config, None, summary),
         )
         write_json(target / "merge.json", {**merge.model_dump(mode="json"), "read": names})
         progress(1, 1, f"{merge.method} of {', '.join(names)}")
-
-
-def _card(recipe: Recipe, stage: str, config: EncoderConfig, how: str) -> str:
-    return card(recipe, stage, config, None, how)
-
-
-def merge_folders(
-    models: Sequence[Path],
-    target: Path,
-    *,
-    method: Literal["ties", "linear", "exponential"] = "ties",
-    base: Path | None = None,
-    weights: Sequence[float] | None = None,
-    density: float = 0.2,
-    scale: float = 1.0,
-    decay: float = 0.5,
-    tokenizer: Path | None = None,
-    describe: Callable[[EncoderConfig, str], str] = lambda config, how: how + "\n",
-) -> Path:
-    """Merges Hugging Face folders into one at `target`; the configuration is the first model's.
-
-    tokenizer   folder of the tokenizer files to put beside it; None: the first model's own
-    describe    (configuration, how it was merged) -> the model card
-    Raises ValueError where the models do not fit together, naming the first weight that differs.
-    """
-    if len(models) < 2:
-        raise ValueError(f"a merge needs at least two models, {len(models)} given")
-    loaded = hub.load(models[0])
-    states = [loaded.state_dict(), *(hub.load(path).state_dict() for path in models[1:])]
-    match method:
-        case "ties":
-            if base is None:
-                raise ValueError(
-                    "ties adds task vectors to a base; give the model that the others branched from as base"
-                )
-            state = merging.ties(hub.load(base).state_dict(), states, weights=weights, density=density, scale=scale)
-        case "linear":
-            state = merging.linear(states, weights=weights)
-        case "exponential":
-            state = merging.exponential(states, decay=decay)
-        case _:
-            raise ValueError(f"unknown merge method {method!r}; known are ties, linear and exponential")
-    loaded.load_state_dict(state)
-    how = f"Merged by {method} from {', '.join(f'{path.parent.name}/{path.name}' for path in models)}."
-    with atomic_folder(target) as staging:
-        hub.save(loaded, staging, tokenizer or models[0], describe(loaded.config, how))
-        checkpoint.seal(staging)
-    return target
 
 
 def models_of(recipe: Recipe, folder: Path) -> dict[str, Path]:

@@ -1,38 +1,45 @@
-"""What people see: progress, tables, dropped documents; on a terminal and where there is none."""
+"""What people see: progress bars, tables, warnings, tasks, dropped documents; on a terminal and where there is none.
+
+All text is plain: a `[` in the name of a folder is a `[`. Colours are given beside a text, never inside it.
+"""
 
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import progress as bars
+from rich.box import HEAVY_HEAD, Box
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
+
+from tessera.progress import Progress
 
 if TYPE_CHECKING:  # it brings Arrow, and `tessera plan` should start at once
     from tessera.corpus.dropped import Dropped
 
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False)
 _WIDE = 145  # columns, for a long bar beside all that is said
 
 
 class Watcher:
-    """Progress bars on a terminal, plain lines elsewhere; what is said stands above the bars."""
+    """Progress bars on a terminal, plain lines elsewhere; what is said stands above the bars, warnings in yellow."""
 
     def __init__(self, target: Console) -> None:
         self.console = target
-        self.bars = Progress(
-            TextColumn("{task.fields[stage]:<18}"),
-            BarColumn(bar_width=28 if target.width >= _WIDE else 10),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
+        self.bars = bars.Progress(
+            bars.TextColumn("{task.fields[stage]:<18}", markup=False),
+            bars.BarColumn(bar_width=28 if target.width >= _WIDE else 10),
+            bars.TextColumn("{task.percentage:>3.0f}%"),
+            bars.TimeElapsedColumn(),
             _Remaining(),
-            TextColumn("[dim]{task.fields[what]}", table_column=Column(ratio=1, no_wrap=True)),
+            bars.TextColumn(
+                "{task.fields[what]}", style="dim", markup=False, table_column=Column(ratio=1, no_wrap=True)
+            ),
             console=target,
             expand=True,  # `what` takes the rest of the line, and is cut where that is not enough
             disable=not target.is_terminal,
@@ -41,9 +48,13 @@ class Watcher:
 
     def say(self, text: str) -> None:
         """One line for people."""
-        self.console.print(f"[dim]{text}" if not text.startswith("[") else text, soft_wrap=True)
+        self.console.print(text, style="dim", markup=False, soft_wrap=True)
 
-    def progress(self, stage: str) -> Callable[[int, int, str], None]:
+    def warn(self, text: str) -> None:
+        """One line that people should not overlook."""
+        self.console.print(text, style="yellow", markup=False, soft_wrap=True)
+
+    def progress(self, stage: str) -> Progress:
         """A bar for a stage; the last call, with done = total, ends it."""
         if not self.console.is_terminal:
             return lambda done, total, what: self._line(stage, done, total, what)
@@ -69,7 +80,8 @@ class Watcher:
             share, left = 100 * done / max(1, total), ""
             if lines.first < done < total:  # a resumed stage began with `first` done
                 left = f", {_duration(spent * (total - done) / (done - lines.first))} left"
-            self.console.print(f"{stage:<18} {share:3.0f}%  {_duration(spent)}{left}  {what}", soft_wrap=True)
+            line = f"{stage:<18} {share:3.0f}%  {_duration(spent)}{left}  {what}"
+            self.console.print(line, markup=False, soft_wrap=True)
             lines.last = now
 
     def __enter__(self) -> "Watcher":
@@ -100,14 +112,14 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours < 48 else f"{hours / 24:.1f} days"
 
 
-class _Remaining(ProgressColumn):
+class _Remaining(bars.ProgressColumn):
     """Time left, and nothing once a bar is full."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.inner = TimeRemainingColumn(compact=True)
+        self.inner = bars.TimeRemainingColumn(compact=True)
 
-    def render(self, task: Task) -> Text:
+    def render(self, task: bars.Task) -> Text:
         return Text("") if task.finished or task.total is None else self.inner.render(task)
 
 
@@ -125,7 +137,7 @@ def show_dropped(found: "list[Dropped]") -> None:
     rows = [
         [
             entry.source,
-            escape(entry.reason),
+            entry.reason,
             f"{entry.count:,}",
             ", ".join(language for language, _ in entry.languages.most_common(5)),
         ]
@@ -134,12 +146,11 @@ def show_dropped(found: "list[Dropped]") -> None:
     print_table("dropped documents", ["source", "reason", "documents", "most of them in"], rows, left=2)
     for entry in found:
         for example in entry.examples:
-            console.print(
-                f"\n[bold]{escape(entry.reason)}[/]  [dim]{example.language}, {escape(example.origin)}", soft_wrap=True
-            )
-            console.print(escape(_shortened(example.text)), soft_wrap=True)
+            title = Text.assemble((entry.reason, "bold"), (f"  {example.language}, {example.origin}", "dim"))
+            console.print("\n", title, sep="", soft_wrap=True)
+            console.print(_shortened(example.text), soft_wrap=True)
             if example.copy_of is not None:
-                console.print("[dim]kept:[/] " + escape(_shortened(example.copy_of)), soft_wrap=True)
+                console.print(Text.assemble(("kept: ", "dim"), _shortened(example.copy_of)), soft_wrap=True)
 
 
 def _shortened(text: str) -> str:
@@ -147,12 +158,29 @@ def _shortened(text: str) -> str:
     return text if len(text) <= 400 else text[:400] + " ..."
 
 
-def print_table(title: str, columns: list[str], rows: list[list[Any]], digits: int = 3, left: int = 1) -> None:
-    """A table whose first `left` columns are words, the others numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+def print_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    digits: int = 3,
+    left: int = 1,
+    *,
+    box: Box | None = HEAVY_HEAD,
+    at_least: int = 0,
+) -> None:
+    """A table whose first `left` columns are words, the others numbers; cells are plain text, or rich's `Text`.
+
+    at_least   columns of the screen that it may take, however narrow the terminal is
+    """
+    table = Table(title=title or None, title_justify="left", title_style="bold", box=box, pad_edge=box is HEAVY_HEAD)
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < left else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(f"{cell:.{digits}f}" if isinstance(cell, float) else str(cell or "") for cell in row))
+        table.add_row(*(_shown(cell, digits) for cell in row))
     # Where there is no terminal nothing has to fit: a line of a file or a pipe may be long.
-    (console if console.is_terminal else Console(highlight=False, width=250, quiet=console.quiet)).print(table)
+    width = max(console.width, at_least) if console.is_terminal else 250
+    Console(highlight=False, markup=False, width=width, quiet=console.quiet).print(table)
+
+
+def _shown(cell: Any, digits: int) -> str | Text:
+    return cell if isinstance(cell, Text) else f"{cell:.{digits}f}" if isinstance(cell, float) else str(cell or "")

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from tessera.plan.loading import load
-from tessera.run import Silent, run
+from tessera.progress import Silent
+from tessera.run import run
 
 WORDS = {
     "eng_Latn": [

@@ -1,10 +1,10 @@
-"""One phase, one value changed at a time, over seeds: differences to a baseline with intervals.
+"""Ablations: one phase, one value changed at a time, over seeds; differences to the baseline with intervals.
 
 In reading order:
 
-    axes.py     what `--vary` means
-    study.py    floor 4: one phase from one checkpoint, once for each value of each axis, over seeds
-    variant.py  one variant of an ablation, trained and measured
-    deltas.py   differences to a reference, paired by seed, with intervals
-    tables.py   what an ablation found: tables and a picture of differences
+    axes.py     what is varied: the baseline and its variants
+    folders.py  the checkpoint that all start from, the run folder of each variant and seed
+    study.py    each of them trained or merged, and measured, several processes at a time
+    deltas.py   differences to the baseline, paired by seed, with intervals
+    tables.py   tables and a plot of them
 """

@@ -1,9 +1,10 @@
-"""What `--vary` means: one phase of a recipe, and what becomes of it where one value is another.
+"""Ablation axes and the baseline: one phase of a recipe, and what `--vary` makes of it.
 
     --vary phases.decay.mask_ratio=0.05,0.1,0.3
 
 is an axis: a key of the phase and values, each of them YAML, as in a YAML list without its brackets. One axis moves at
-a time, the rest stays as in the recipe, as in the ablations of EuroBERT (arXiv:2503.05500, section 4).
+a time, the rest stays as in the recipe, as in the ablations of EuroBERT (arXiv:2503.05500, section 4). The phase as the
+recipe has it is the baseline.
 """
 
 import json
@@ -19,7 +20,7 @@ from tessera.plan.errors import did_you_mean
 from tessera.plan.loading import RecipeError, fingerprint, load
 from tessera.plan.recipe import Phase, Recipe
 
-REFERENCE = "reference"
+BASELINE = "reference"  # the name of its folder, and in the files
 _LONG = 40  # letters of a value
 
 
@@ -36,23 +37,23 @@ class Variant:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
     key: str  # within the phase: mask_ratio, mixture.shares.code
-    variants: tuple[Variant, ...]  # in the order given; a value that the recipe has is the reference
+    variants: tuple[Variant, ...]  # in the order given; a value that the recipe has is the baseline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ablation:
     recipe: Recipe
-    reference: Variant
+    baseline: Variant
     axes: tuple[Axis, ...]
 
     @property
     def phase(self) -> Phase:
-        return self.reference.phase
+        return self.baseline.phase
 
     @property
     def variants(self) -> list[Variant]:
-        """All that is trained or merged, the reference first, each once."""
-        every = [self.reference, *(v for axis in self.axes for v in axis.variants)]
+        """All that is trained or merged, the baseline first, each once."""
+        every = [self.baseline, *(v for axis in self.axes for v in axis.variants)]
         return list({variant.name: variant for variant in every}.values())
 
 
@@ -61,7 +62,7 @@ def read(
 ) -> Ablation:
     """An ablation out of a recipe and its axes, each written as key=value,value.
 
-    overrides   changes that hold for all variants, the reference too
+    overrides   changes that hold for all variants, the baseline too
     merge       keys of axes that get one variant more, which joins the models of their values
 
     Raises RecipeError where a key is no key of a phase, where axes are of several phases, and where a value makes the
@@ -74,7 +75,7 @@ def read(
     names = [_phase_of(key, recipe, text) for (key, _), text in zip(asked, vary, strict=True)]
     if len(set(names)) > 1:
         raise RecipeError(
-            f"--vary: {' and '.join(dict.fromkeys(names))} are two phases, and the reference is one; ablate one after "
+            f"--vary: {' and '.join(dict.fromkeys(names))} are two phases, and the baseline is one; ablate one after "
             "the other"
         )
     keys = [key.split(".", 2)[2] for key, _ in asked]
@@ -83,19 +84,19 @@ def read(
     for key in merge:
         if key not in (known := [key for key, _ in asked]):
             raise RecipeError(f"--merge {key}: this is not varied; {did_you_mean(key, known)}")
-    reference = Variant(name=REFERENCE, label=REFERENCE, phase=recipe.phase(names[0]))
+    baseline = Variant(name=BASELINE, label=BASELINE, phase=recipe.phase(names[0]))
     axes = []
     for (key, values), short in zip(asked, keys, strict=True):
         variants = {}
         for value in values:
-            variant = _variant(path, overrides or {}, key, value, reference, short)
-            if variant.name != REFERENCE or REFERENCE not in variants:
+            variant = _variant(path, overrides or {}, key, value, baseline, short)
+            if variant.name != BASELINE or BASELINE not in variants:
                 variants[variant.name] = variant
         if key in merge:
-            joined = _merged(short, list(variants.values()), reference)
+            joined = _merged(short, list(variants.values()), baseline)
             variants[joined.name] = joined
         axes.append(Axis(key=short, variants=tuple(variants.values())))
-    return Ablation(recipe=recipe, reference=reference, axes=tuple(axes))
+    return Ablation(recipe=recipe, baseline=baseline, axes=tuple(axes))
 
 
 def _split(text: str) -> tuple[str, list[Any]]:
@@ -135,19 +136,19 @@ def _phase_of(key: str, recipe: Recipe, text: str) -> str:
 
 
 def _variant(
-    path: str | Path, overrides: dict[str, str], key: str, value: Any, reference: Variant, short: str
+    path: str | Path, overrides: dict[str, str], key: str, value: Any, baseline: Variant, short: str
 ) -> Variant:
     written = json.dumps(value, ensure_ascii=False, default=str)
     try:
-        recipe = load(path, {**overrides, **_room(reference.phase, short, value), key: written})
+        recipe = load(path, {**overrides, **_room(baseline.phase, short, value), key: written})
     except RecipeError as error:
         raise RecipeError(f"--vary {key}={label(value)}: {error}") from None
-    phase = recipe.phase(reference.phase.name)
-    if phase == reference.phase:
+    phase = recipe.phase(baseline.phase.name)
+    if phase == baseline.phase:
         told = label(value) if len(label(value)) <= _LONG else "as in the recipe"
-        return Variant(name=REFERENCE, label=told, phase=phase)
+        return Variant(name=BASELINE, label=told, phase=phase)
     name = f"{_slug(short)}-{_slug(label(value))}"
-    return Variant(name=name, label=_told(value, value_at(reference.phase, short), value_at(phase, short)), phase=phase)
+    return Variant(name=name, label=_told(value, value_at(baseline.phase, short), value_at(phase, short)), phase=phase)
 
 
 def _room(phase: Phase, key: str, value: Any) -> dict[str, str]:
@@ -166,12 +167,12 @@ def _room(phase: Phase, key: str, value: Any) -> dict[str, str]:
     return {f"phases.{phase.name}.mixture.shares.{k}": repr(share * factor) for k, share in plain.items()}
 
 
-def _merged(short: str, variants: list[Variant], reference: Variant) -> Variant:
+def _merged(short: str, variants: list[Variant], baseline: Variant) -> Variant:
     if len(variants) < 2:
         raise RecipeError(f"--merge joins the models of an axis, and {short} has one value")
     parents = tuple(variant.name for variant in variants)
     name = f"{_slug(short)}-merged-{fingerprint(parents)[:6]}"
-    return Variant(name=name, label="merged", phase=reference.phase, merged=parents)
+    return Variant(name=name, label="merged", phase=baseline.phase, merged=parents)
 
 
 def value_at(phase: Phase, key: str) -> Any:
@@ -183,7 +184,7 @@ def value_at(phase: Phase, key: str) -> Any:
 
 
 def _told(given: Any, before: Any, now: Any) -> str:
-    """The value; of keys and values only those that the reference has otherwise."""
+    """The value; of keys and values only those that the baseline has otherwise."""
     if not isinstance(before, dict) or not isinstance(now, dict):
         return label(given)
     old, new = _leaves(before), _leaves(now)

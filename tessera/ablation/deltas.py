@@ -1,4 +1,4 @@
-"""What an ablation says: every variant beside the reference, seed by seed, with how far chance alone would carry them.
+"""Differences to the baseline of an ablation, paired by seed, with 95% intervals: how far would chance carry them?
 
 Variants of one seed share the order of the text and the hidden held-out tokens, so differences are taken within a seed
 and then averaged. Two intervals of 95% are given for each:
@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tessera.ablation.axes import REFERENCE
-from tessera.evaluation.metrics import interval, student
+from tessera.ablation.axes import BASELINE
 from tessera.plan.result import HELD_OUT, Result, read
+from tessera.statistics import critical_t, interval, pooled_spread
 
 ABLATION, DELTAS = "ablation.json", "deltas.json"
 BITS = "held-out"  # what its measures are called
@@ -36,7 +36,7 @@ def study(folder: str | Path) -> dict[str, Any]:
      "rows": [{"axis", "label", "variant", "measure", "mean", "spread", "delta", "own", "pooled", "seeds", "scores"}]}
 
     spread   standard deviation over seeds; None, like the intervals, where there is one seed
-    delta    mean of the differences to the reference over the seeds that both have; a value that is the recipe's own
+    delta    mean of the differences to the baseline over the seeds that both have; a value that is the recipe's own
              has the delta 0 and no interval
 
     Raises ValueError where the folder holds no ablation, or nothing of it is finished.
@@ -47,13 +47,13 @@ def study(folder: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ValueError(f"{folder} holds no ablation ({ABLATION} is missing)") from None
     found = _scores(folder, asked)
-    if not any(REFERENCE in by_variant for by_variant in found.values()):
-        raise ValueError(f"{folder}: the reference is not finished with any seed, so there is nothing to compare with")
-    rows, reference = [], {}
+    if not any(BASELINE in by_variant for by_variant in found.values()):
+        raise ValueError(f"{folder}: the baseline is not finished with any seed, so there is nothing to compare with")
+    rows, baseline = [], {}
     for measure, by_variant in found.items():
-        base = by_variant.get(REFERENCE, {})
-        reference[measure] = {**_mean(base), "scores": base}
-        error = pooled(by_variant)
+        base = by_variant.get(BASELINE, {})
+        baseline[measure] = {**_mean(base), "scores": base}
+        error = pooled_spread(by_variant)
         rows += [
             row
             for axis in asked["axes"]
@@ -61,23 +61,7 @@ def study(folder: str | Path) -> dict[str, Any]:
             if (row := _row(axis["key"], value, measure, by_variant, base, error)) is not None
         ]
     head = {key: value for key, value in asked.items() if key != "axes"}
-    return {**head, "measures": [_describe(name) for name in found], "reference": reference, "rows": rows}
-
-
-def pooled(by_variant: Mapping[str, Scores]) -> tuple[float, int] | None:
-    """(standard deviation of chance in one score, degrees of freedom), from the seeds that all variants have.
-
-    None where fewer than two variants or seeds are there.
-    """
-    seeds = sorted(set.intersection(*(set(scores) for scores in by_variant.values()))) if by_variant else []
-    if len(seeds) < 2 or len(by_variant) < 2:
-        return None
-    table = [[scores[seed] for seed in seeds] for scores in by_variant.values()]
-    whole = statistics.fmean(value for row in table for value in row)
-    of_seed = [statistics.fmean(column) for column in zip(*table, strict=True)]
-    left = [value - statistics.fmean(row) - of_seed[place] + whole for row in table for place, value in enumerate(row)]
-    freedom = (len(table) - 1) * (len(seeds) - 1)
-    return math.sqrt(math.fsum(value * value for value in left) / freedom), freedom
+    return {**head, "measures": [_describe(name) for name in found], "reference": baseline, "rows": rows}
 
 
 def _row(
@@ -89,8 +73,8 @@ def _row(
     if not shared:
         return None
     delta, own = interval([scores[seed] - base[seed] for seed in shared])
-    same = value["variant"] == REFERENCE
-    both = None if error is None or same else student(0.95, error[1]) * error[0] * math.sqrt(2 / len(shared))
+    same = value["variant"] == BASELINE
+    both = None if error is None or same else critical_t(0.95, error[1]) * error[0] * math.sqrt(2 / len(shared))
     return {
         "axis": key,
         "label": value["label"],
@@ -116,8 +100,8 @@ def _mean(scores: Scores) -> dict[str, float | None]:
 def _scores(folder: Path, asked: dict[str, Any]) -> dict[str, dict[str, dict[int, float]]]:
     """{measure: {variant: {seed: score}}} of what is there."""
     found: dict[str, dict[str, dict[int, float]]] = {}
-    variants = [REFERENCE, *(v["variant"] for axis in asked["axes"] for v in axis["values"])]
-    spoken = _languages_read(folder / REFERENCE, asked)
+    variants = [BASELINE, *(v["variant"] for axis in asked["axes"] for v in axis["values"])]
+    spoken = _languages_read(folder / BASELINE, asked)
     for task in asked["tasks"]:
         for variant in dict.fromkeys(variants):
             for seed in asked["seeds"]:
@@ -139,10 +123,10 @@ def _average(result: Result) -> float:
     return 100 * result.average[result.metric]
 
 
-def _languages_read(reference: Path, asked: dict[str, Any]) -> set[str]:
-    """The languages of which the reference reads something."""
+def _languages_read(baseline: Path, asked: dict[str, Any]) -> set[str]:
+    """The languages of which the baseline reads something."""
     for seed in asked["seeds"]:
-        path = reference / f"seed-{seed}" / asked["phase"] / "mixture.json"
+        path = baseline / f"seed-{seed}" / asked["phase"] / "mixture.json"
         if path.exists():
             buckets = json.loads(path.read_text(encoding="utf-8"))["buckets"]
             return {row["language"] for row in buckets if row["share_planned"] > 0}

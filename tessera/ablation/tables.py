@@ -1,4 +1,4 @@
-"""What an ablation says, as tables and as a picture of differences to the reference, from its deltas.json only.
+"""Tables and plot of an ablation: differences to the baseline with their intervals, from its deltas.json only.
 
 The picture is what figures 4 to 6 of EuroBERT (arXiv:2503.05500) show, lying: a row for each variant, a column for each
 measure, and the intervals that those figures lack.
@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tessera.report.charts import altair
-from tessera.report.style import INK, LIGHT
+from tessera.ablation.axes import BASELINE
+from tessera.report.style import INK, LIGHT, altair, check_picture, write_picture
 
 Study = Mapping[str, Any]
 Row = Mapping[str, Any]
-_FORMATS = (".png", ".svg", ".html")
 _COLUMNS = ["axis", "value", "mean", "spread", "delta", "± own", "± pooled", "seeds", ""]
 _LONG = 46  # letters of a row's name in the picture
 KINDS = ("own", "pooled")  # of intervals
@@ -29,7 +28,7 @@ def tables(study: Study) -> list[tuple[str, list[str], list[list[str]]]]:
         cells = []
         for number, row in enumerate(rows):
             first = number == 0 or rows[number - 1]["axis"] != row["axis"]
-            said = "reference" if row["variant"] == "reference" else verdict(row, measure)
+            said = "baseline" if row["variant"] == BASELINE else verdict(row, measure)
             numbers = [_number(row[key], digits, key) for key in ("mean", "spread", "delta", "own", "pooled")]
             words = [row["axis"] if first else "", row["label"]]
             cells.append([*words, *numbers, str(len(row["seeds"])), "" if said == UNSURE else said])
@@ -66,40 +65,13 @@ def said(study: Study) -> list[str]:
     ]
 
 
-def markdown(study: Study) -> str:
-    """A table for documents: a row for each variant, a column for each measure, delta ± the pooled half width.
-
-    Differences beyond both intervals are bold; the reference has its mean and spread.
-    """
-    measures = study["measures"]
-    lines = [
-        "| | " + " | ".join(measure["name"] for measure in measures) + " |",
-        "|---" * (len(measures) + 1) + "|",
-        "| *reference* | " + " | ".join(_base(study["reference"][m["name"]], m) for m in measures) + " |",
-    ]
-    for name, row in _rows(study).items():
-        cells = []
-        for measure in measures:
-            found = row.get(measure["name"])
-            if found is None:
-                cells.append("")
-                continue
-            digits = 2 if measure["unit"] == "%" else 3
-            text = _number(found["delta"], digits, "delta")
-            text += f" ± {found['pooled']:.{digits}f}" if found["pooled"] is not None else ""
-            cells.append(text if verdict(found, measure) == UNSURE else f"**{text}**")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def draw(study: Study, path: Path) -> Path:
     """Writes the picture (.png, .svg or .html) and returns the file.
 
     A thin line is the variant's own interval, cut where the column ends, a thick one the pooled interval. Raises
     ValueError for another ending, ImportError without the extra `report`.
     """
-    if path.suffix.lower() not in _FORMATS:
-        raise ValueError(f"--plot: {path} cannot be written; give a name that ends in one of {', '.join(_FORMATS)}")
+    check_picture(path)
     alt = altair()
     order = list(_rows(study))
     columns = [_column(alt, study, measure, order, first=n == 0) for n, measure in enumerate(study["measures"])]
@@ -110,17 +82,11 @@ def draw(study: Study, path: Path) -> Path:
         rows.append(alt.hconcat(*columns[half:], spacing=14))
     seeds = max(len(row["seeds"]) for row in study["rows"])
     title = alt.TitleParams(
-        f"{study['recipe']}, {study['phase']} from {study['from']}: difference to the reference",
+        f"{study['recipe']}, {study['phase']} from {study['from']}: difference to the baseline",
         subtitle=f"{study['tokens']:,} tokens, {seeds} seed{'s' if seeds > 1 else ''}. Thick: 95% interval, chance "
         "pooled over variants; thin: the variant's own seeds. Right of the line is better; coloured: beyond both.",
     )  # fmt: skip
-    whole = _styled(alt.vconcat(*rows, spacing=22).properties(title=title))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix.lower() == ".html":
-        whole.save(str(path), format="html", inline=True)
-    else:
-        whole.save(str(path), scale_factor=1.6)
-    return path
+    return write_picture(alt.vconcat(*rows, spacing=22).properties(title=title), path, scale=1.6)
 
 
 def _column(alt: Any, study: Study, measure: Mapping[str, Any], order: Sequence[str], first: bool) -> Any:
@@ -157,10 +123,10 @@ def _ends(key: str, row: Row) -> dict[str, float]:
 
 
 def _rows(study: Study) -> dict[str, dict[str, Row]]:
-    """{name of a variant: {measure: row}} in the order asked, without the values that are the reference's own."""
+    """{name of a variant: {measure: row}} in the order asked, without the values that are the baseline's own."""
     found: dict[str, dict[str, Row]] = {}
     for row in study["rows"]:
-        if row["variant"] == "reference":
+        if row["variant"] == BASELINE:
             continue
         name = f"{row['axis'].removeprefix('mixture.')} = {row['label']}"
         if ":" in row["label"]:  # of a whole mixture only what differs is told
@@ -169,21 +135,5 @@ def _rows(study: Study) -> dict[str, dict[str, Row]]:
     return found
 
 
-def _base(reference: Row, measure: Mapping[str, Any]) -> str:
-    digits = 2 if measure["unit"] == "%" else 3
-    spread = f" (spread {reference['spread']:.{digits}f})" if reference["spread"] is not None else ""
-    return f"{reference['mean']:.{digits}f}{spread}"
-
-
 def _number(value: float | None, digits: int, key: str) -> str:
     return "" if value is None else f"{value:+.{digits}f}" if key == "delta" else f"{value:.{digits}f}"
-
-
-def _styled(chart: Any) -> Any:
-    return (
-        chart.configure(background="white", font="Liberation Sans, sans-serif", padding=12)
-        .configure_axis(labelColor=INK["muted"], titleColor=INK["muted"], gridColor=INK["grid"], labelFlush=False,
-                        domainColor=INK["line"], tickColor=INK["line"], titleFontWeight="normal")
-        .configure_view(stroke=None)
-        .configure_title(anchor="start", color=INK["text"], fontSize=13, subtitleColor=INK["muted"], offset=8)
-    )  # fmt: skip

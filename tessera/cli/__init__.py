@@ -13,7 +13,7 @@ In reading order:
 import sys
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from tessera.cli import ablating, judging, making, using
 from tessera.cli.app import app
@@ -26,9 +26,6 @@ def main() -> None:
     try:
         app()
     except (ValueError, FileExistsError, FileNotFoundError, ImportError, OSError) as error:
-        Console(stderr=True, highlight=False).print(f"[red]error:[/] {_plain(error)}", soft_wrap=True)
+        text = Text.assemble(("error:", "red"), f" {str(error) or type(error).__name__}")
+        Console(stderr=True, highlight=False).print(text, soft_wrap=True)
         sys.exit(2)
-
-
-def _plain(error: Exception) -> str:
-    return escape(str(error) or type(error).__name__)

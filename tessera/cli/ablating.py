@@ -1,11 +1,10 @@
-"""The verb that trains one phase many times, with one value changed at a time."""
+"""The ablation verb: one phase trained many times, with one value changed at a time."""
 
 import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from tessera.cli.app import app
 from tessera.cli.options import RecipePath, Set, read_recipe
@@ -39,13 +38,13 @@ def ablate(
     out: Annotated[Path | None, typer.Option(help="where to write (default: runs/<name>-ablations)")] = None,
 ) -> None:
     """One phase from one checkpoint, one value changed at a time, over seeds: what it does. Run it again to go on."""
-    from tessera.report.charts import altair
+    from tessera.report.style import altair
 
     altair()  # rather now than after hours of training
     from tessera.ablation import tables as report
     from tessera.ablation.axes import read
+    from tessera.ablation.folders import find_start
     from tessera.ablation.study import ablate as walk
-    from tessera.ablation.study import find_start
 
     name = read_recipe(recipe, set_).name
     asked = read(recipe, vary, dict(item.split("=", 1) for item in set_ or []), merge or ())
@@ -56,8 +55,8 @@ def ablate(
         written = walk(asked, start, out, seeds=seeds, tasks=tasks, jobs=jobs, watcher=watcher)
     found = json.loads(written.read_text(encoding="utf-8"))
     for title, columns, rows in report.tables(found):
-        print_table(escape(title), columns, [[escape(cell) for cell in row] for row in rows], left=2)
+        print_table(title, columns, rows, left=2)
     for line in report.said(found):
-        console.print(escape(line), soft_wrap=True)
+        console.print(line, soft_wrap=True)
     for file in ("deltas.png", "deltas.html"):
         console.print(f"plot: {report.draw(found, out / file)}", soft_wrap=True)

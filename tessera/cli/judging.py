@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from tessera.cli.app import app
 from tessera.cli.options import Set, read_recipe
-from tessera.plan.strict import name_of
+from tessera.files import model_name
 from tessera.terminal import Watcher, console, print_table
 
 
@@ -44,8 +43,8 @@ def evaluate(
     if list_:
         from tessera.evaluation import catalogue
 
-        shown = catalogue.table(catalogue.choose(task) if task else catalogue.known(), data)
-        Console(highlight=False, width=max(120, console.width)).print(shown)
+        columns, rows = catalogue.table(catalogue.choose(task) if task else catalogue.known(), data)
+        print_table("", columns, rows, left=6, box=None, at_least=120)
         return
     asked = [recipe, task, mteb or benchmark]
     if model is None or sum(one is not None for one in asked) != 1:
@@ -56,8 +55,8 @@ def evaluate(
     found = []
     with Watcher(console) as watcher:
         for path in _measure(model, task, protocol, data, recipe, mteb, benchmark, language, available, dtype, out,
-                             name or name_of(model), held_out, oracle, set_, watcher):  # fmt: skip
-            watcher.say(escape(str(path)))
+                             name or model_name(model), held_out, oracle, set_, watcher):  # fmt: skip
+            watcher.say(str(path))
             found.append(path)
     from tessera.report.compare import compare as beside
     from tessera.report.compare import tables
@@ -148,18 +147,18 @@ def compare(
     _show(*tables(found, languages))
     if csv is not None:
         write_csv(found, csv)
-        console.print(f"table: {escape(str(csv))}")
+        console.print(f"table: {csv}")
     if plot is not None:
         from tessera.report.compare_charts import draw
 
-        console.print(f"picture: {escape(str(draw(found, plot, kind, groups=groups)))}")
+        console.print(f"picture: {draw(found, plot, kind, groups=groups)}")
 
 
 def _show(shown: list[Any], notes: list[str]) -> None:
     for table in shown:
-        print_table(escape(table.title), table.columns, [[escape(cell) for cell in row] for row in table.rows], left=2)
+        print_table(table.title, table.columns, table.rows, left=2)
     for note in notes:
-        console.print(escape(note))
+        console.print(note)
 
 
 @app.command()
@@ -177,22 +176,20 @@ def parity(model: Annotated[Path, typer.Argument(help="a model folder", show_def
 
     watcher = Watcher(console)
     with watcher:
-        rows = compare(model, on_progress=watcher.progress("parity"), say=lambda text: watcher.say(escape(text)))
+        rows = compare(model, on_progress=watcher.progress("parity"), say=watcher.say)
     columns = ["compared", "where", "dtype", "of", "largest difference", "bound", ""]
     shown = [
         [row.check, row.where, row.dtype, row.of, f"{row.difference:.1e}", f"{row.bound:.1e}", _verdict(row.ok)]
         for row in rows
     ]
     print_table(
-        f"{escape(str(model))}: differences in parts of the number and of the usual size of its kind",
-        columns,
-        shown,
-        left=4,
+        f"{model}: differences in parts of the number and of the usual size of its kind", columns, shown, left=4
     )
     broken = sum(not row.ok for row in rows)
-    console.print(f"[red]{broken} of {len(rows)} NOT OK" if broken else f"all {len(rows)} ok")
     if broken:
+        console.print(f"{broken} of {len(rows)} NOT OK", style="red")
         raise typer.Exit(1)
+    console.print(f"all {len(rows)} ok")
 
 
 @app.command()
@@ -200,9 +197,9 @@ def doctor() -> None:
     """What this machine has, what tessera would use of it, and what is missing."""
     from tessera.doctor import examine
 
-    rows = [[escape(text) for text in (finding.what, finding.found, finding.advice)] for finding in examine()]
+    rows = [[finding.what, finding.found, finding.advice] for finding in examine()]
     print_table("this machine", ["", "found", "what to do"], rows, left=3)
 
 
-def _verdict(ok: bool) -> str:
-    return "ok" if ok else "[red]NOT OK[/]"
+def _verdict(ok: bool) -> str | Text:
+    return "ok" if ok else Text("NOT OK", style="red")

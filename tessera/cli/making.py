@@ -8,8 +8,6 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from tessera import terminal
 from tessera.cli.app import app, tokenizer_app
@@ -89,22 +87,15 @@ def plan(
     if csv is not None:
         plan_tables.write_csv(planned, csv)
     if plot is not None:
-        from tessera.report.planned import draw_plan
-
-        draw_plan(planned, plot)
+        plan_tables.draw_plan(planned, plot)
     if json_:
         print(json.dumps(dataclasses.asdict(planned), ensure_ascii=False))
         return
-    wide = Console(highlight=False, width=max(100, console.width))
     for title, columns, rows in plan_tables.tables(planned, all_):
-        table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-        for number, column in enumerate(columns):
-            table.add_column(column, justify="left" if number == 0 else "right")
-        for row in rows:
-            table.add_row(*map(escape, row))
-        wide.print(table)
+        print_table(title, columns, rows, box=SIMPLE_HEAD, at_least=100)
+    wide = Console(highlight=False, markup=False, width=max(100, console.width))
     for line in plan_tables.said(planned):
-        wide.print(escape(line), style="yellow" if line.startswith("warning") else None)
+        wide.print(line, style="yellow" if line.startswith("warning") else None)
 
 
 @app.command()
@@ -118,7 +109,7 @@ def merge(
     decay: Annotated[float, typer.Option(help="exponential: weight of a model relative to the next")] = 0.5,
 ) -> None:
     """Several models into one, as a Hugging Face folder."""
-    from tessera.run import merge_folders
+    from tessera.train.merge_models import merge_folders
 
     weights = tuple(weight) if weight else None
     written = merge_folders(models, out, method=method, base=base, density=density, weights=weights, decay=decay)

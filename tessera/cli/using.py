@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.markup import escape
 
 from tessera.cli.app import app
 from tessera.cli.options import ModelPath
@@ -53,7 +52,7 @@ def embed(
             dtype=dtype,
             threads=threads,
             on_progress=watcher.progress("embed"),
-            say=lambda line: watcher.say(escape(line)),
+            say=watcher.say,
             pooling=pooling,
             normalize=False if raw else None,
             prompt=prompt,
@@ -64,7 +63,7 @@ def embed(
             overlap=overlap,
             batch_invariant=batch_invariant,
         )
-    console.print(f"vectors: {escape(str(written))}")
+    console.print(f"vectors: {written}")
 
 
 @app.command()
@@ -91,11 +90,10 @@ def export(
             pooling=pooling,
             normalize=normalize,
             texts=read_texts(texts, limit=100) if texts is not None else (),
-            say=lambda line: watcher.say(escape(line)),
+            say=watcher.say,
         )
     columns, rows = by_text(checks)
-    print_table(f"{escape(str(out))} beside our own model", columns, [[escape(cell) for cell in row] for row in rows],
-                left=1)  # fmt: skip
+    print_table(f"{out} beside our own model", columns, rows)
 
 
 @app.command()
@@ -126,6 +124,6 @@ def quantize(
             max_drop=max_drop,
             weights_only=weights_only,
             max_length=max_length,
-            say=lambda line: watcher.say(escape(line)),
+            say=watcher.say,
         )
-    console.print(f"{escape(str(out))}: {escape(str(measured))}")
+    console.print(f"{out}: {measured}")

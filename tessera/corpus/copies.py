@@ -1,4 +1,4 @@
-"""Documents that are copies of others, at rest: three sorted columns that are mapped, whatever their size.
+"""The index of duplicates, memory-mapped: which documents are copies, and of what, as three sorted columns.
 
 position.bin   uint64, little-endian, ascending
 of.bin         uint64
@@ -42,7 +42,7 @@ class Copies:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Maps what `duplicates.find` wrote."""
+        """Maps what `dedup.find_duplicates` wrote."""
         return cls(folder, *(_map(folder / name, np.dtype(dtype)) for name, dtype in _COLUMNS.items()))
 
     def __reduce__(self) -> "tuple[Callable[[Path], Copies], tuple[Path]]":

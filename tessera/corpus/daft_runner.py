@@ -1,4 +1,4 @@
-"""Work over many files, spread by Daft: its native runner uses the cores of this machine, its Ray runner a cluster.
+"""Parallel execution over many files, by Daft: on the cores of this machine (native runner), or on a Ray cluster.
 
     choose("native")
     for result in spread(task, jobs, workers=2): ...
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     import daft
 
 Engine = Literal["native", "ray"]
-Job = TypeVar("Job")
+Item = TypeVar("Item")
+
+PROCESS_BYTES = 2**23  # of input: processes of their own cost a second, which less than this is not worth
+TASK_BYTES = 2**24  # of input: small files share a task
 
 # No reports of its use, and no noise.
 _SETTINGS = {"DO_NOT_TRACK": "1", "DAFT_PROGRESS_BAR": "0", "DAFT_SHOW_QUERY_ID": "0"}
@@ -55,7 +58,7 @@ def choose(engine: Engine) -> None:
         )
 
 
-def spread(task: Callable[[Job], Any], jobs: Sequence[Job], *, workers: int, processes: bool = True) -> Iterator[Any]:
+def spread(task: Callable[[Item], Any], jobs: Sequence[Item], *, workers: int, processes: bool = True) -> Iterator[Any]:
     """`task(job)` for each job, results as they come; the engine that was chosen does the work.
 
     task       can be sent to another process, and gives what JSON can say; what it keeps lives as long as its worker
@@ -79,6 +82,19 @@ def spread(task: Callable[[Job], Any], jobs: Sequence[Job], *, workers: int, pro
         if "error" in done:
             raise _error(**done)
         yield done["result"]
+
+
+def grouped(items: Sequence[Item], sizes: Sequence[int], least: int) -> list[list[Item]]:
+    """Batches of consecutive items, each of at least `least` bytes; the last one may be smaller."""
+    groups: list[list[Item]] = []
+    room = 0
+    for item, size in zip(items, sizes, strict=True):
+        if room <= 0:
+            groups.append([])
+            room = least
+        groups[-1].append(item)
+        room -= size
+    return groups
 
 
 def _error(error: str, given: list[Any]) -> Exception:

@@ -1,4 +1,4 @@
-"""Passages of evaluation sets that must not be trained on, and the documents that hold one.
+"""Decontamination: passages (n-grams) of evaluation sets, and the training documents that hold one.
 
 A passage is n words in a row (13, as in arXiv:2005.14165, appendix C) of any text of the set, where words are runs of
 letters and digits, whatever their case and what stands between them. In scripts without spaces it is 4 x n characters.
@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from tessera.data.hashing import GOLDEN
+from tessera.data.languages import CHARACTERS_A_WORD, code_points, spaceless_letters
 from tessera.data.readers import BROKEN, rows
-from tessera.data.scripts import CHARACTERS_A_WORD, code_points, spaceless_letters
 from tessera.data.storage import File, files
 from tessera.plan.corpus import Contamination, Source
 
@@ -29,7 +30,7 @@ SHORTEST = 8  # words of an evaluation text that counts as a whole
 _DIFFERENT = 4  # at least one in so many words of a passage is another one
 _PIECE, _OVERLAP = 2**17, 2**11  # characters of a long document looked at together
 _MAX_BYTES = 2**26  # of a row of an evaluation set
-_MULTIPLIER = 0x9E3779B97F4A7C15
+_MULTIPLIER = int(GOLDEN)
 _BITS_A_PASSAGE = 64  # of the table asked first: one in so many foreign passages gets past it
 
 Hashes = NDArray[np.uint64]

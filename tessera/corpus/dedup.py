@@ -1,4 +1,4 @@
-"""Which documents are copies of another one, word for word or nearly: Daft queries over the files of documents.
+"""Deduplication, exact and near (MinHash with bands): which documents are copies of an earlier one, as Daft queries.
 
     made_from.json   the documents and the rules that all of it belongs to
     exact/ near/     what a run that was killed goes on from; gone when it is finished
@@ -35,10 +35,10 @@ from numpy.typing import NDArray
 
 from tessera.corpus.copies import EXACT, NEAR, NOBODY, Copies, CopiesWriter, Positions, merge
 from tessera.corpus.daft_runner import read_parquet
-from tessera.data.masking import mix
-from tessera.data.tokenizer import Progress
+from tessera.data.hashing import mix
 from tessera.files import atomic_file, atomic_folder, remove_folder, write_json
 from tessera.plan.corpus import Duplicates, NearDuplicates
+from tessera.progress import Progress, silent
 
 if TYPE_CHECKING:
     import daft
@@ -61,7 +61,9 @@ _LETTER = (
 )
 
 
-def find(documents: Sequence[Path], rules: Duplicates, out: Path, on_progress: Progress | None = None) -> Copies:
+def find_duplicates(
+    documents: Sequence[Path], rules: Duplicates, out: Path, on_progress: Progress | None = None
+) -> Copies:
     """Finds the copies among the documents that nothing else speaks against, and writes them to `out`.
 
     documents   parquet files with the columns position, text, second, key, reason; positions differ
@@ -81,7 +83,7 @@ def find(documents: Sequence[Path], rules: Duplicates, out: Path, on_progress: P
         searches.append(_Search(files, out / "exact", None, None))
     if rules.near is not None:
         searches.append(_Search(files, out / "near", rules.near, searches[0].found if searches else None))
-    report, total = on_progress or (lambda done, total, what: None), sum(search.steps for search in searches)
+    report, total = on_progress or silent, sum(search.steps for search in searches)
     for done, what in enumerate(itertools.chain.from_iterable(search.run() for search in searches)):
         report(done, total, what)
     with atomic_folder(out / "copies") as folder, CopiesWriter(folder) as copies:

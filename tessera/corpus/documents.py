@@ -1,4 +1,4 @@
-"""Documents and pairs out of files: what stands in a row, and why a row is not used.
+"""Reads rows of a corpus as documents or parallel pairs (translations), and pairs as training documents both ways.
 
 A row that cannot be used is counted and skipped; a file that cannot be used is an error.
 """
@@ -13,15 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tessera.data.languages import language_code, language_of_path
 from tessera.data.readers import BROKEN, UNIT, WARC_LANGUAGE, Values, rows
 from tessera.data.storage import File, files
+from tessera.data.tokenizer import Tokenizer
 from tessera.plan.corpus import Source
 
 MAX_LINE_BYTES = 16_000_000
+MAX_LENGTH_RATIO = 6.0  # of UTF-8 bytes after scripts are accounted for: Thai is three bytes a letter, English one
 
 _HOPELESS = 10_000  # rows; where all of the first ones are unusable, nobody waits for the end of a terabyte
 _SHOWN = 80  # characters of a row that is not used
+_FREE_BYTES = 60  # short sentences of a pair differ by chance
 _half_a_pair = re.compile(rb"\\u[dD]").search  # of surrogates, in JSON; much faster than to encode every text
 
 
@@ -45,7 +51,7 @@ class Pair:
     target_language: str
 
 
-class Row(NamedTuple):
+class CorpusRow(NamedTuple):
     """A row of a file: a document, a pair, or the reason why it is neither."""
 
     number: int  # from 1, as an editor counts lines; rises, but leaves out blank lines
@@ -118,7 +124,7 @@ def read(source: Source, skipped: Skipped, *, max_line_bytes: int = MAX_LINE_BYT
         check_usable(source, good=good, bad=bad, examples=_most_frequent(skipped))
 
 
-def read_file(file: File, source: Source, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Row]:
+def read_file(file: File, source: Source, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[CorpusRow]:
     """Every row of one file in its order, those that cannot be used with the reason.
 
     That is: not JSON, without a column or a known language, without text, not UTF-8, or longer than `max_line_bytes`
@@ -142,10 +148,10 @@ def read_file(file: File, source: Source, *, max_line_bytes: int = MAX_LINE_BYTE
                     reason, shown = str(bad), bad.shown
                 else:
                     text = item.source_text if isinstance(item, Pair) else item.text
-                    yield Row(number, item, None, text[:_SHOWN], unit)
+                    yield CorpusRow(number, item, None, text[:_SHOWN], unit)
                     lost = None
                     continue
-            row = Row(number, None, reason, shown or _shown(raw, source), unit)
+            row = CorpusRow(number, None, reason, shown or _shown(raw, source), unit)
             if lost is not None:
                 lost.add(reason, file.url, f"{row.place}: {row.shown!r}")
                 if (bad_rows := lost.counts.total()) == _HOPELESS:
@@ -267,3 +273,59 @@ def _shown(raw: Any, source: Source) -> str:
         text = raw.get(source.columns.text)
         raw = text if isinstance(text, str) and text else {key: str(value)[:_SHOWN] for key, value in raw.items()}
     return str(raw)[:_SHOWN].encode("utf-8", "backslashreplace").decode()
+
+
+# ------------------------------------------------------------------------------------------ pairs as training documents
+
+
+class JoinedPair(NamedTuple):
+    """The two sides of a parallel pair that become one document, in one direction; it counts for `language`."""
+
+    first: str
+    second: str
+    language: str
+
+
+def why_not_pair(pair: Pair) -> str | None:
+    """The reason why a pair is not trained on, or None.
+
+    Lengths are compared in characters weighted by what one carries: a Chinese character counts as three letters.
+    """
+    if pair.source_language == pair.target_language:
+        return "both sides in one language"
+    if pair.source_text.strip() == pair.target_text.strip():
+        return "both sides are the same text"
+    short, long = sorted((_weight(pair.source_text), _weight(pair.target_text)))
+    if long + _FREE_BYTES > MAX_LENGTH_RATIO * (short + _FREE_BYTES):
+        return f"one side more than {MAX_LENGTH_RATIO:g} times as long as the other"
+    return None
+
+
+def directions(pair: Pair) -> Iterator[JoinedPair]:
+    """Both orders of a pair: to English and from English, or either way round between two other languages.
+
+    Both count for the side that is not English; where there is none, each counts for the side it leads to.
+    Source: `src<|parallel_sep|>tgt`, to English and from English, EuroBERT, arXiv:2503.05500, 2.2.
+    """
+    sides = ((pair.source_language, pair.source_text), (pair.target_language, pair.target_text))
+    others = [language for language, _ in sides if not is_english(language)]
+    for (_, first), (language, second) in (sides, sides[::-1]):
+        yield JoinedPair(first, second, others[0] if len(others) == 1 else language)
+
+
+def join_pair(first: NDArray[np.int32], second: NDArray[np.int32], tokenizer: Tokenizer) -> NDArray[np.int32]:
+    """One document of two texts' plain ids: template start, first, separator, second, template end.
+
+    The separator is the tokenizer's `<|parallel_sep|>`, or its end-of-text token where it has none.
+    """
+    start, end = tokenizer.template
+    separator = tokenizer.eos_id if tokenizer.separator_id is None else tokenizer.separator_id
+    return np.concatenate([np.array(part, dtype=np.int32) for part in (start, first, [separator], second, end)])
+
+
+def is_english(language: str) -> bool:
+    return language == "eng" or language.startswith("eng_")
+
+
+def _weight(text: str) -> int:
+    return len(text) + 2 * sum("\u2e80" <= c <= "\ud7ff" or "\U00020000" <= c <= "\U0003ffff" for c in text)

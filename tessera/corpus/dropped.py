@@ -1,4 +1,4 @@
-"""What of a corpus is not trained on, and why: counted by reason, with examples to look at."""
+"""Report of dropped documents: what of a corpus is not trained on, counted by reason, with examples to look at."""
 
 import heapq
 from collections import Counter
@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from tessera.corpus.ingest import Part
-from tessera.corpus.prepare import Documents
+from tessera.corpus.ingest import DocumentFile
+from tessera.corpus.prepare import IngestedCorpus
 
 _COLUMNS = ["position", "language", "text", "second"]
 
@@ -42,18 +42,18 @@ class Dropped:
         return self.languages.total()
 
 
-def dropped(read: Documents, examples: int = 3) -> list[Dropped]:
+def dropped(read: IngestedCorpus, examples: int = 3) -> list[Dropped]:
     """Everything that a corpus loses, the commonest reason first, each with a few documents drawn by hash.
 
     Reads all documents, one batch at a time.
     """
     found: dict[tuple[str, str], Dropped] = {}
-    drawn: dict[tuple[str, str], list[tuple[int, int, int]]] = {}  # negated hash, number of the part, position
-    for part in read.parts:
-        for position, language, key, reason in _of(part, read):
-            name = (part.source.name, reason)
+    drawn: dict[tuple[str, str], list[tuple[int, int, int]]] = {}  # negated hash, number of the file, position
+    for file in read.files:
+        for position, language, key, reason in _of(file, read):
+            name = (file.source.name, reason)
             found.setdefault(name, Dropped(*name)).languages[language] += 1
-            entry = (-key, part.number, position)
+            entry = (-key, file.number, position)
             heap = drawn.setdefault(name, [])
             if len(heap) < examples:
                 heapq.heappush(heap, entry)
@@ -65,24 +65,24 @@ def dropped(read: Documents, examples: int = 3) -> list[Dropped]:
     return sorted(found.values(), key=lambda entry: -entry.count)
 
 
-def _of(part: Part, read: Documents) -> Iterator[tuple[int, str, int, str]]:
+def _of(file: DocumentFile, read: IngestedCorpus) -> Iterator[tuple[int, str, int, str]]:
     """position, language, key and reason of each document that is not wanted."""
-    with pa.parquet.ParquetFile(part.path) as file:
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=["position", "language", "key", "reason"])
+    with pa.parquet.ParquetFile(file.path) as table_file:
+        for group in range(table_file.num_row_groups):
+            table = table_file.read_row_group(group, columns=["position", "language", "key", "reason"])
             table = table.filter(pc.is_valid(table["reason"]))
             yield from zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
-    for table, unwanted in read.split.unwanted(part):
+    for table, unwanted in read.split.dropped(file):
         for row, reason in zip(table.select(["position", "language", "key"]).to_pylist(), unwanted, strict=True):
             yield row["position"], row["language"], row["key"], reason
 
 
-def _texts(read: Documents, positions: set[int]) -> dict[int, Example]:
+def _texts(read: IngestedCorpus, positions: set[int]) -> dict[int, Example]:
     """Documents by their positions, and what they are copies of."""
     wanted = np.array(sorted(positions), np.uint64)
     original = dict(zip(wanted.tolist(), read.split.copies.originals(wanted).tolist(), strict=True))
     rows = {row["position"]: row for row in _rows(read, {*original, *original.values()})}
-    origins = {part.number: part.origin for part in read.parts}
+    origins = {file.number: file.origin for file in read.files}
 
     def text(position: int) -> str:
         row = rows[position]
@@ -99,9 +99,9 @@ def _texts(read: Documents, positions: set[int]) -> dict[int, Example]:
     }
 
 
-def _rows(read: Documents, positions: set[int]) -> Iterator[dict[str, Any]]:
-    for part in read.parts:
-        here = [position for position in positions if position >> 32 == part.number]
+def _rows(read: IngestedCorpus, positions: set[int]) -> Iterator[dict[str, Any]]:
+    for file in read.files:
+        here = [position for position in positions if position >> 32 == file.number]
         if here:
             wanted = pc.field("position").isin(pa.array(here, pa.uint64()))
-            yield from pa.parquet.read_table(part.path, columns=_COLUMNS, filters=wanted).to_pylist()
+            yield from pa.parquet.read_table(file.path, columns=_COLUMNS, filters=wanted).to_pylist()

@@ -1,5 +1,5 @@
-"""What is not trained on: texts that are too short or too long, that repeat themselves, that are in another language or
-script than they are said to be, or that hold a passage of an evaluation set.
+"""Quality filtering by rules: drops texts that are too short or too long, that repeat themselves, that are in another
+language or script than they are said to be, or that hold a passage of an evaluation set.
 
 Each rule has one reason, the same for every document, so that reasons can be counted. The rules that cost least come
 first, and the first that applies gives the reason.
@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.corpus import decontaminate, language_id
-from tessera.data.scripts import CHARACTERS_A_WORD, code_points, has_spaces, other_script, script_of
+from tessera.data.hashing import GOLDEN
+from tessera.data.languages import CHARACTERS_A_WORD, code_points, has_spaces, other_script, script_of
 from tessera.plan.corpus import Filters, Repetition
 
 JUDGED_WORDS = 50  # shorter documents repeat by chance; MassiveText, whose thresholds these are, has none
 JUDGED_CHARACTERS = JUDGED_WORDS * CHARACTERS_A_WORD  # where words have no spaces between them
 
 _READ = 1_000  # characters that say what script a text is in
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _FOURTH_POWER = np.uint64(pow(0x9E3779B97F4A7C15, CHARACTERS_A_WORD, 2**64))
 
 Hashes = NDArray[np.uint64]
@@ -132,7 +132,7 @@ def _commonest_words(words: Sequence[str], limits: Repetition) -> str | None:
     np.cumsum(np.fromiter(map(len, words), dtype=np.int64, count=len(words)), out=ends[1:])
     grams, count, characters = hashes, len(words), int(ends[-1])
     for n, limit in ((2, limits.top_2_gram), (3, limits.top_3_gram), (4, limits.top_4_gram)):
-        grams = grams[:-1] * _MULTIPLIER + hashes[n - 1 :]
+        grams = grams[:-1] * GOLDEN + hashes[n - 1 :]
         lengths = ends[n:] - ends[:-n]
         longest, allowed = int(lengths.max()), limit * characters
         if count * longest <= allowed:
@@ -151,7 +151,7 @@ def _commonest_words(words: Sequence[str], limits: Repetition) -> str | None:
 def _commonest_characters(codes: Hashes, limits: Repetition) -> str | None:
     fours = codes
     for shift in range(1, CHARACTERS_A_WORD):
-        fours = fours[:-1] * _MULTIPLIER + codes[shift:]
+        fours = fours[:-1] * GOLDEN + codes[shift:]
     grams, count = fours, len(codes)
     for n, limit in ((2, limits.top_2_gram), (3, limits.top_3_gram), (4, limits.top_4_gram)):
         characters = n * CHARACTERS_A_WORD

@@ -1,7 +1,7 @@
-"""A corpus as documents that were looked at once: read, scored, filtered, written down with what speaks against them.
+"""Ingest: a corpus read once into parquet, each document scored, filtered, hashed, with what speaks against it.
 
     documents/00000.parquet ...  one for each file of the sources, rows in its order; see SCHEMA
-    documents/copies/            which of them are copies of others; see duplicates.py
+    documents/copies/            which of them are copies of others; see dedup.py
     documents/held_out.parquet   which of them are held out; see split.py
 
 Nothing is thrown away here: a document that is not wanted keeps its row and gets a reason. A file of documents is
@@ -10,21 +10,22 @@ written whole or not at all and knows what it was made from, so a run that was k
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
 
-from tessera.corpus import daft_runner, parallel, quality
-from tessera.corpus.documents import Document, Pair, Row, check_usable, read_file
+from tessera.corpus import daft_runner, quality
+from tessera.corpus.documents import CorpusRow, Document, Pair, check_usable, read_file, why_not_pair
 from tessera.corpus.filters import Filter
+from tessera.corpus.quality import Scorer
 from tessera.data.storage import File, files
-from tessera.data.tokenizer import Progress
 from tessera.files import atomic_file
 from tessera.plan.corpus import Corpus, Filters, Source
+from tessera.progress import Progress, silent
 
 _VERSION = 1
 _NAME = pa.dictionary(pa.int32(), pa.string())
@@ -47,31 +48,15 @@ SCHEMA = pa.schema(
 )
 """One row: a document, a pair, or a line that cannot be used (its language is then empty)."""
 
-Item = TypeVar("Item")
-Scorer = Callable[[Sequence[str]], Sequence[float]]
 
 _META = b"tessera"
-_VARYING = (
-    "position",
-    "language",
-    "tier",
-    "text",
-    "second",
-    "second_language",
-    "id",
-    "score",
-    "key",
-    "bytes",
-    "reason",
-)
+_VARYING = tuple(name for name in SCHEMA.names if name not in ("source", "store"))
 _BATCH_BYTES, _BATCH_ROWS = 2**22, 8_192
-_TASK_BYTES = 2**24  # of input: small files share a task
-_PROCESS_BYTES = 2**23  # processes of their own cost a second, which less than this is not worth
 
 
 @dataclass(slots=True)
-class Counts:
-    """What a file gave."""
+class DocumentCounts:
+    """How many documents a file gave, by language, and how many were dropped, by reason."""
 
     wanted: dict[str, list[int]] = field(default_factory=dict)  # {language: [documents, bytes]}
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)  # {reason: {language: documents}}
@@ -94,7 +79,7 @@ class Counts:
         if n:
             self.notes[what] = self.notes.get(what, 0) + n
 
-    def add(self, other: "Counts") -> None:
+    def add(self, other: "DocumentCounts") -> None:
         for language, (n_documents, n_bytes) in other.wanted.items():
             entry = self.wanted.setdefault(language, [0, 0])
             entry[0] += n_documents
@@ -111,19 +96,19 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """One file of documents."""
+class DocumentFile:
+    """One parquet file of documents, made of one file of a source."""
 
     number: int
     path: Path
     source: Source
     origin: str  # the file it was read from
     fingerprint: str  # of the file, and of all that decides what is made of it
-    counts: Counts
+    counts: DocumentCounts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
+class _IngestJob:
     number: int
     file: File
     source: Source
@@ -131,14 +116,14 @@ class _Job:
     fingerprint: str
 
 
-def write(
+def ingest(
     corpus: Corpus,
     folder: str | Path,
     *,
     workers: int,
     scorers: Mapping[str, Scorer] | None = None,
     on_progress: Progress | None = None,
-) -> tuple[Part, ...]:
+) -> tuple[DocumentFile, ...]:
     """Reads every file of the sources into `folder`; what is there already and still fits is left as it is.
 
     workers      how many files at a time
@@ -147,7 +132,7 @@ def write(
 
     The caller has chosen the engine. Raises ValueError for sources that cannot be read.
     """
-    folder, report = Path(folder), on_progress or (lambda done, total, what: None)
+    folder, report = Path(folder), on_progress or silent
     folder.mkdir(parents=True, exist_ok=True)
     scores = {name: scorer_of(name, scorers) for source in corpus.sources if (name := source.score) is not None}
     jobs = _jobs(corpus, folder, scores)
@@ -156,16 +141,17 @@ def write(
     total = sum(job.file.size for job in jobs)
     done = total - sum(job.file.size for job in todo)
     report(done, total, f"{len(known)} of {len(jobs)} files")
-    heavy = any(job.source.score for job in todo) or sum(job.file.size for job in todo) > _PROCESS_BYTES
+    heavy = any(job.source.score for job in todo) or total - done > daft_runner.PROCESS_BYTES
     sizes = {job.number: job.file.size for job in jobs}
-    task, groups = _Task(corpus.filters, scores), grouped(todo, [job.file.size for job in todo])
+    groups = daft_runner.grouped(todo, [job.file.size for job in todo], daft_runner.TASK_BYTES)
+    task = _Ingest(corpus.filters, scores)
     for finished in daft_runner.spread(task, groups, workers=workers, processes=heavy and workers > 1):
         for number, counts in finished:
-            known[number] = Counts(**counts)
+            known[number] = DocumentCounts(**counts)
             done += sizes[number]
         report(done, total, f"{len(known)} of {len(jobs)} files")
-    parts = tuple(
-        Part(
+    written = tuple(
+        DocumentFile(
             number=job.number,
             path=job.target,
             source=job.source,
@@ -175,12 +161,12 @@ def write(
         )
         for job in jobs
     )
-    _check(corpus, parts)
-    _forget(folder, parts)
-    return parts
+    _check(corpus, written)
+    _forget(folder, written)
+    return written
 
 
-def in_order(corpus: Corpus) -> list[Source]:
+def sources_in_order(corpus: Corpus) -> list[Source]:
     """What is held out for certain first, then what is drawn from, then what is trained on for certain.
 
     Of equal texts the first is kept, so none that is held out for certain is trained on.
@@ -194,31 +180,20 @@ def in_order(corpus: Corpus) -> list[Source]:
     return sorted(corpus.sources, key=rank)
 
 
-def grouped(items: Sequence[Item], sizes: Sequence[int], least: int = _TASK_BYTES) -> list[list[Item]]:
-    """Consecutive items in groups of at least `least` bytes; the last one may be smaller."""
-    groups: list[list[Item]] = []
-    room = 0
-    for item, size in zip(items, sizes, strict=True):
-        if room <= 0:
-            groups.append([])
-            room = least
-        groups[-1].append(item)
-        room -= size
-    return groups
-
-
-def key(text: str) -> int:
-    """64 bits of a text, whatever spaces and line ends are around it."""
+def text_key(text: str) -> int:
+    """64-bit hash of a text, whatever spaces and line ends are around it: equal texts are duplicates."""
     return _hash(text.encode())
 
 
 def _hash(data: bytes) -> int:
+    # Exact deduplication goes by this key first, the held-out split by it too. `person` names only the latter:
+    # another word would be another key for every text, and so other documents held out.
     return int.from_bytes(hashlib.blake2b(data.strip(), digest_size=8, person=b"held_out").digest(), "big")
 
 
 def pair_key(first: str, second: str) -> int:
-    """64 bits of two texts, in whatever order."""
-    low, high = sorted((key(first), key(second)))
+    """64-bit hash of the two texts of a pair, in whatever order."""
+    low, high = sorted((text_key(first), text_key(second)))
     return int.from_bytes(hashlib.blake2b(b"%d %d" % (low, high), digest_size=8).digest(), "big")
 
 
@@ -230,7 +205,7 @@ def scorer_of(name: str, given: Mapping[str, Scorer] | None) -> Scorer:
 # ---------------------------------------------------------------------------------------------------- one file, a task
 
 
-class _Task:
+class _Ingest:
     """Reads groups of files; what judges them is made once in each worker."""
 
     def __init__(self, filters: Filters, scorers: Mapping[str, Scorer]) -> None:
@@ -239,11 +214,11 @@ class _Task:
         self._pair_filter = Filter(bare)  # sentences are short and repeat nothing
         self._scorers = scorers
 
-    def __call__(self, jobs: Sequence[_Job]) -> list[tuple[int, dict[str, Any]]]:
+    def __call__(self, jobs: Sequence[_IngestJob]) -> list[tuple[int, dict[str, Any]]]:
         return [(job.number, asdict(self._write(job))) for job in jobs]
 
-    def _write(self, job: _Job) -> Counts:
-        counts = Counts()
+    def _write(self, job: _IngestJob) -> DocumentCounts:
+        counts = DocumentCounts()
         with (
             atomic_file(job.target) as draft,
             pa.parquet.ParquetWriter(draft, SCHEMA, compression="lz4") as out,
@@ -253,7 +228,7 @@ class _Task:
             out.add_key_value_metadata({_META: json.dumps({"made_of": job.fingerprint, "counts": asdict(counts)})})
         return counts
 
-    def _judge(self, rows: Sequence[Row], job: _Job, counts: Counts) -> pa.RecordBatch:
+    def _judge(self, rows: Sequence[CorpusRow], job: _IngestJob, counts: DocumentCounts) -> pa.RecordBatch:
         """Rows with all that is known of them."""
         source, first = job.source, job.number << 32
         made: list[tuple[Any, ...]] = []  # in the order of _VARYING
@@ -286,13 +261,13 @@ class _Task:
         return pa.RecordBatch.from_arrays([_array(columns[f.name], f.type) for f in SCHEMA], schema=SCHEMA)
 
     def _why_not(self, pair: Pair, source: Source) -> str | None:
-        reason = parallel.why_not(pair)
+        reason = why_not_pair(pair)
         if reason is None and source.filtered:
             sides = ((pair.source_text, pair.source_language), (pair.target_text, pair.target_language))
             return next((why for text, language in sides if (why := self._pair_filter.why_not(text, language))), None)
         return reason
 
-    def _scores(self, rows: Sequence[Row], source: Source) -> list[float | None]:
+    def _scores(self, rows: Sequence[CorpusRow], source: Source) -> list[float | None]:
         """The score of each row, from its column or from what scores the source."""
         if source.score is None:
             return [row.item.quality if isinstance(row.item, Document) else None for row in rows]
@@ -314,8 +289,8 @@ def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     return pa.DictionaryArray.from_arrays(numbers, pa.array(list(place), kind.value_type))
 
 
-def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    batch: list[Row] = []
+def _batches(rows: Iterator[CorpusRow]) -> Iterator[list[CorpusRow]]:
+    batch: list[CorpusRow] = []
     size = 0
     for row in rows:
         batch.append(row)
@@ -330,9 +305,9 @@ def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
 # ----------------------------------------------------------------------------------------------------- what is finished
 
 
-def _jobs(corpus: Corpus, folder: Path, scorers: Mapping[str, Scorer]) -> list[_Job]:
+def _jobs(corpus: Corpus, folder: Path, scorers: Mapping[str, Scorer]) -> list[_IngestJob]:
     """A job for each file of each source, in the order in which texts are kept."""
-    found = [(source, file) for source in in_order(corpus) if source.kind != "tokens" for file in files(source)]
+    found = [(source, file) for source in sources_in_order(corpus) if source.kind != "tokens" for file in files(source)]
     rules = Filter(corpus.filters).fingerprint
     # A model may be another one tomorrow under the same name; a function is taken to be what its name says.
     models = {name: s.fingerprint() for name, s in scorers.items() if hasattr(s, "fingerprint")}
@@ -341,34 +316,32 @@ def _jobs(corpus: Corpus, folder: Path, scorers: Mapping[str, Scorer]) -> list[_
         made_of = [_VERSION, number, file.stamp, source.model_dump(mode="json"), rules, models.get(source.score or "")]
         fingerprint = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
         target = folder / f"{number:05d}.parquet"
-        jobs.append(_Job(number=number, file=file, source=source, target=target, fingerprint=fingerprint))
+        jobs.append(_IngestJob(number=number, file=file, source=source, target=target, fingerprint=fingerprint))
     return jobs
 
 
-def _finished(job: _Job) -> Counts | None:
+def _finished(job: _IngestJob) -> DocumentCounts | None:
     """What a finished file of documents says of itself; None where there is none, or one of other things."""
     try:
         written = pa.parquet.read_metadata(job.target).metadata or {}
         found = json.loads(written.get(_META, b"{}"))
     except (OSError, ValueError, pa.ArrowException):
         return None
-    return Counts(**found["counts"]) if found.get("made_of") == job.fingerprint else None
+    return DocumentCounts(**found["counts"]) if found.get("made_of") == job.fingerprint else None
 
 
-def _check(corpus: Corpus, parts: Sequence[Part]) -> None:
+def _check(corpus: Corpus, written: Sequence[DocumentFile]) -> None:
     """Refuses sources of which more than half cannot be used."""
     for source in corpus.sources:
-        counts = [
-            part.counts for part in parts if part.source.name == source.name and part.source.split == source.split
-        ]
+        counts = [w.counts for w in written if (w.source.name, w.source.split) == (source.name, source.split)]
         good, bad = (sum(getattr(c, name) for c in counts) for name in ("readable", "unreadable"))
         examples = {reason: example for c in counts for reason, example in c.examples.items()}
         check_usable(source, good=good, bad=bad, examples=examples)
 
 
-def _forget(folder: Path, parts: Sequence[Part]) -> None:
+def _forget(folder: Path, written: Sequence[DocumentFile]) -> None:
     """Removes documents of files that are no longer asked for."""
-    wanted = {part.path.name for part in parts}
+    wanted = {file.path.name for file in written}
     for path in folder.glob("*.parquet"):
         if path.name not in wanted and path.stem.isdigit():
             path.unlink()

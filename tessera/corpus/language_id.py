@@ -1,4 +1,4 @@
-"""Which language a text is in, asked only to find what is surely in another one than it is said to be in.
+"""Language identification, asked only to find texts that are surely in another language than they are said to be in.
 
 A document is only suspected where the identifier was taught its language, in its script, and where one other language
 that is written in that script is as probable as asked for. Two languages are one where
@@ -24,8 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.data.languages import language_code
-from tessera.data.scripts import script_of, written_with
+from tessera.data.languages import language_code, script_of, written_with
 
 PY3LANGID = "py3langid"
 
@@ -36,36 +35,13 @@ _FASTTEXT_MAGIC = (793_712_314).to_bytes(4, "little")
 # the vocabulary has, of them words, of them labels. fastText reads on for ever in a file that is cut short in there.
 _FASTTEXT_HEAD = struct.Struct("<14id3i")
 
-# ISO 639-3: macrolanguage = members. The first is what its name, and its code of two letters, usually stand for.
-# (Tagalog is none, but Filipino is its standard form.)
-_MACROLANGUAGES = {
-    macro: tuple(members.split())
-    for macro, members in re.findall(
-        r"(\w{3})=([\w\s]+)",
-        """
-        aka=twi fat; ara=arb aao abh abv acm acq acw acx acy adf aeb aec afb ajp apc apd arq ars ary arz auz avl ayh
-        ayl ayn ayp bbz pga shu ssh; aym=ayr ayc; aze=azj azb; bal=bgn bcc bgp; bik=bcl bhk bln bto cts fbl lbl rbl
-        ubl; bnc=lbk ebk obk rbk vbk; bua=bxr bxm bxu; chm=mhr mrj; cre=crk crj crl crm csw cwd; del=umu unm; den=scs
-        xsl; din=dik dib dip diw dks; doi=dgo xnr; est=ekk vro; fas=pes prs; ful=fuv ffm fub fuc fue fuf fuh fui fuq;
-        gba=gbp bdt gbq gmm gso gya; gon=gno esg wsg; grb=grv gbo gec grj gry; grn=gug gnw gui gun nhd; hai=hdn hax;
-        hbs=srp bos cnr hrv; hmn=mww cqd hea hma hmc hmd hme hmg hmh hmi hmj hml hmm hmp hmq hms hmw hmy hmz hnj hrm
-        huj mmr muq sfm; iku=ike ikt; ipk=esi esk; jrb=yhd aju jye yud ajt; kau=knc kby krt; kln=niq enb eyo oki pko
-        sgc spy tec tuy; kok=gom knn; kom=kpv koi; kon=kng kwy ldi; kpe=xpe gkp; kur=kmr ckb sdh; lah=pnb hnd hno jat
-        phr pmu skr xhe; lav=lvs ltg; luy=lwg bxk ida lkb lko lks lri lrm lsm lto lts nle nyd rag; man=mnk emk mku mlq
-        msc mwk myq; mlg=plt bhr bjq bmm bzc msh skg tdx tkg txy xmv xmw; mon=khk mvf; msa=zsm bjn btj bve bvu coa dup
-        hji ind jak jax kvb kvr kxd lce lcf liw max meo mfa mfb min mqg msi mui orn ors pel pse tmw urk vkk vkt xmm
-        zlm zmi; mwr=rwr dhd mtr mve swv wry; nep=npi dty; nor=nob nno; oji=ojg ciw ojb ojc ojs ojw otw; ori=ory spv;
-        orm=gaz gax hae orc; pus=pbt pbu pst; que=quz cqu qub qud quf qug quh quk qul qup qur qus quw qux quy qva qvc
-        qve qvh qvi qvj qvl qvm qvn qvo qvp qvs qvw qvz qwa qwc qwh qws qxa qxc qxh qxl qxn qxo qxp qxr qxt qxu qxw;
-        raj=mup bgq gda gju hoj wbr; rom=rmy rmc rmf rml rmn rmo rmw; sqi=als aae aat aln; srd=sro sdc sdn src;
-        swa=swh swc; syr=aii cld; tgl=fil; tmh=ttq taq thv thz; uzb=uzn uzs; yid=ydd yih; zap=zai zaa zab zac zad zae
-        zaf zam zao zaq zar zas zat zav zaw zax zca zoo zpa zpb zpc zpd zpe zpf zpg zph zpi zpj zpk zpl zpm zpn zpo
-        zpp zpq zpr zps zpt zpu zpv zpw zpx zpy zpz zsr zte ztg ztl ztm ztn ztp ztq zts ztt ztu ztx zty; zha=zyb zch
-        zeh zgb zgm zgn zhd zhn zlj zln zlq zqe zyg zyj zyn zzj; zho=cmn cdo cjy cnp cpx csp czh czo gan hak hsn lzh
-        mnp nan wuu yue; zza=diq kiu
-        """,
-    )
-}
+# What the name of a macrolanguage, and its code of two letters, usually stand for, where CLDR's canonical codes (which
+# langcodes has) say otherwise or nothing. Tagalog is no macrolanguage, but Filipino is its standard form.
+_STANDS_FOR = {
+    "bal": "bgn", "cre": "crk", "den": "scs", "ful": "fuv", "gba": "gbp", "grb": "grv", "hbs": "srp", "hmn": "mww",
+    "ipk": "esi", "jrb": "yhd", "kln": "niq", "kok": "gom", "luy": "lwg", "mwr": "rwr", "nor": "nob", "pus": "pbt",
+    "srd": "sro", "syr": "aii", "tgl": "fil",
+}  # fmt: skip
 # Taken for each other by py3langid at 0.9 on texts that a reader found to be in the language that they said.
 _CLOSE = (
     ("eng", "pcm"),  # a fifth of the Nigerian Pidgin, whose words are those of English
@@ -90,8 +66,6 @@ _SCRIPTS_OF_BARE = {
     )
     for language in languages.split()
 }
-_GROUP = {member: macro for macro, members in _MACROLANGUAGES.items() for member in members}
-_GROUP |= {b: _GROUP.get(a, a) for a, b in _CLOSE}
 
 
 class _Label(NamedTuple):
@@ -178,8 +152,7 @@ def identifier(model: str) -> Identifier:
 def check(model: str) -> None:
     """Raises what `identifier` would raise where that can be seen without loading it."""
     if model == PY3LANGID:
-        if importlib.util.find_spec("py3langid") is None:
-            raise ImportError('corpus.filters.language needs py3langid; pip install "tessera-encoders[prepare]"')
+        _ask_for("py3langid", "langcodes")
         return
     path = Path(model).expanduser()
     if not path.is_file():
@@ -193,6 +166,7 @@ def check(model: str) -> None:
         raise ValueError(f"{path}: not a fastText model; give a .bin or .ftz file as fastText saves it")
     if importlib.util.find_spec("fasttext") is None:
         raise ImportError(f"{path} is a fastText model; pip install fasttext-numpy2-wheel")
+    _ask_for("langcodes")
     least = _FASTTEXT_HEAD.size
     if len(head) == least and path.suffix != ".ftz":  # .ftz is quantised: smaller, by how much it does not say here
         dim, buckets, words, labels = (_FASTTEXT_HEAD.unpack(head)[place] for place in (2, 10, 16, 17))
@@ -202,6 +176,12 @@ def check(model: str) -> None:
             f"{path}: cut short, it has {path.stat().st_size:,} bytes and needs {least:,} or more; copy it again. "
             "(Where it is quantised, call it .ftz.)"
         )
+
+
+def _ask_for(*packages: str) -> None:
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise ImportError(f'corpus.filters.language needs {package}; pip install "tessera-encoders[prepare]"')
 
 
 class _Py3langid:
@@ -300,16 +280,34 @@ def _label(given: str) -> _Label:
     code = language_code(given)
     bare, script = code[:3], script_of(code)
     scripts = (script,) if script else _SCRIPTS_OF_BARE.get(bare, ("Latn",))
-    members = _MACROLANGUAGES.get(bare, ())
+    stands_for = _macrolanguages()[1]
     return _Label(
         code=code,
-        taught=frozenset((bare, *members[:1]))
-        | {macro for macro, found in _MACROLANGUAGES.items() if found[0] == bare},
+        taught=frozenset(
+            (bare, stands_for.get(bare, bare), *(m for m, member in stands_for.items() if member == bare))
+        ),
         scripts=frozenset(letters for name in scripts for letters in written_with(name)),
     )
 
 
+@functools.cache
+def _macrolanguages() -> tuple[dict[str, str], dict[str, str]]:
+    """{member: macrolanguage} and {macrolanguage: the member it stands for}, codes of ISO 639-3."""
+    from langcodes import Language
+    from langcodes.data_dicts import MACROLANGUAGES, NORMALIZED_MACROLANGUAGES
+
+    def alpha3(code: str) -> str:
+        return Language.get(code, normalize=False).to_alpha3()
+
+    group_of = {alpha3(member): alpha3(macro) for member, macro in MACROLANGUAGES.items()}
+    usual = {alpha3(macro): alpha3(member) for member, macro in NORMALIZED_MACROLANGUAGES.items()}
+    stands_for = {macro: usual.get(macro, "") for macro in group_of.values()} | _STANDS_FOR
+    return group_of | {"fil": "tgl"}, stands_for
+
+
+@functools.cache
 def _group(code: str) -> str:
     """What languages that are not told apart have in common."""
-    bare = code[:3]
-    return _GROUP.get(bare, bare)
+    group_of, _ = _macrolanguages()
+    close = {b: group_of.get(a, a) for a, b in _CLOSE}
+    return close.get(code[:3], group_of.get(code[:3], code[:3]))

@@ -1,7 +1,7 @@
-"""A corpus into two token stores, one to train on and one held out, with a report of what was used and what was not.
+"""Data preparation: raw text into token shards to train on and held-out ones, with a report of what was used.
 
-    documents/    what was read, with what speaks against each document; see documents.py, duplicates.py, split.py
-    shards/train/  shards/held_out/   see shards.py
+    documents/    what was read, with what speaks against each document; see ingest.py, dedup.py, split.py
+    shards/train/  shards/held_out/   see data/shards.py
     shards/report.json                documents, bytes and tokens of each language and source, dropped ones by reason
 
 Every step is one task a group of files, spread by Daft's runner over cores or machines, and leaves files that are
@@ -20,16 +20,17 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from tessera.corpus import daft_runner, dedup, ingest, split, tokenize
-from tessera.corpus.ingest import Counts, Part, Scorer
+from tessera.corpus.ingest import DocumentCounts, DocumentFile
+from tessera.corpus.quality import Scorer
 from tessera.corpus.split import Split
 from tessera.data.shards import Shards, concatenate
-from tessera.data.tokenizer import Engine, Progress, Tokenizer
+from tessera.data.tokenizer import Engine, Tokenizer
 from tessera.files import atomic_folder, remove_folder, write_json
 from tessera.plan.corpus import Corpus
+from tessera.progress import Progress, silent
 
 Store = Literal["train", "held_out"]
 STORES: tuple[Store, ...] = ("train", "held_out")
-_PROCESS_BYTES = 2**23  # processes of their own cost a second, which less than this is not worth
 _COMPARING = 4  # reading takes so many times longer than looking for copies, for the progress bar
 _PROOF = 32  # documents of each file that gigatoken is tried on
 
@@ -54,7 +55,7 @@ class Report:
     seconds: float
 
     def total(self, store: Store) -> dict[str, int]:
-        """Documents, bytes and tokens of one store."""
+        """IngestedCorpus, bytes and tokens of one store."""
         return {
             unit: sum(stores[store][unit] for stores in self.languages.values() if store in stores)
             for unit in ("documents", "bytes", "tokens")
@@ -62,18 +63,18 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Documents:
-    """A corpus that was read: its files, and which of their documents go where."""
+class IngestedCorpus:
+    """A corpus after ingest: files of documents, and which of these are copies, held out, trained on."""
 
     folder: Path
     corpus: Corpus
-    parts: tuple[Part, ...]
+    files: tuple[DocumentFile, ...]
     split: Split
 
     def texts(self) -> Iterator[tuple[str, str]]:
         """(language, text) of all that is trained on; the sides of a pair one by one."""
-        for part in self.parts:
-            for table, _ in self.split.of(part):
+        for file in self.files:
+            for table, _ in self.split.kept(file):
                 for row in table.select(["store", "language", "text", "second", "second_language"]).to_pylist():
                     if row["store"] == "train":
                         yield row["language"], row["text"]
@@ -91,20 +92,21 @@ def read(
     corpus: Corpus,
     folder: str | Path,
     *,
-    on: daft_runner.Engine = "native",
+    engine: daft_runner.Engine = "native",
     workers: int | None = None,
     scorers: Mapping[str, Scorer] | None = None,
     on_progress: Progress | None = None,
-) -> Documents:
+) -> IngestedCorpus:
     """Reads, filters, compares and splits a corpus; what is in `folder` already and still fits is not done again.
 
+    engine   that Daft runs on
     workers  files at a time; None: the cores of this machine
-    scorers  what scores sources with `score: ./folder`, by that name; see documents.write
+    scorers  what scores sources with `score: ./folder`, by that name; see ingest.ingest
 
-    Raises ValueError for sources that cannot be read (see corpus.py) or hold nothing to train on.
+    Raises ValueError for sources that cannot be read (see documents.py) or hold nothing to train on.
     """
-    folder, report = Path(folder), on_progress or (lambda done, total, what: None)
-    daft_runner.choose(on)
+    folder, report = Path(folder), on_progress or silent
+    daft_runner.choose(engine)
     size = 0
 
     def reading(done: int, total: int, what: str) -> None:
@@ -115,25 +117,25 @@ def read(
     def comparing(done: int, total: int, what: str) -> None:
         report(size + size // _COMPARING * done // max(1, total), size + size // _COMPARING, what)
 
-    parts = ingest.write(corpus, folder, workers=workers or cores(), scorers=scorers, on_progress=reading)
-    copies = dedup.find([part.path for part in parts], corpus.duplicates, folder / "copies", comparing)
-    chosen = split.choose(corpus, parts, folder, copies)
-    report(size + size // _COMPARING, size + size // _COMPARING, f"{len(parts)} files, {len(copies.position):,} copies")
-    return Documents(folder=folder, corpus=corpus, parts=parts, split=chosen)
+    files = ingest.ingest(corpus, folder, workers=workers or cores(), scorers=scorers, on_progress=reading)
+    copies = dedup.find_duplicates([file.path for file in files], corpus.duplicates, folder / "copies", comparing)
+    chosen = split.choose_held_out(corpus, files, folder, copies)
+    report(size + size // _COMPARING, size + size // _COMPARING, f"{len(files)} files, {len(copies.position):,} copies")
+    return IngestedCorpus(folder=folder, corpus=corpus, files=files, split=chosen)
 
 
 def encode(
-    read: Documents,
+    read: IngestedCorpus,
     tokenizer: Tokenizer,
     out: str | Path,
     *,
-    with_: Engine = "tokenizers",
+    library: Engine = "tokenizers",
     workers: int | None = None,
     on_progress: Progress | None = None,
 ) -> Report:
     """Encodes documents into `out`/train and `out`/held_out. `on_progress` hears bytes of documents done, and of all.
 
-    with_  the library that encodes; gigatoken is first held against `tokenizers` on documents of every file
+    library  encodes; gigatoken is first held against `tokenizers` on documents of every file
 
     Raises FileExistsError where `out` is there, ValueError where nothing remains to train on or gigatoken gives other
     ids, and OSError where the disk is full; what was finished stays beside `out` and is not done again.
@@ -141,22 +143,22 @@ def encode(
     out, started = Path(out), time.monotonic()
     if out.exists():
         raise FileExistsError(f"{out}: there already; remove it, or prepare into another folder")
-    workers, report = workers or cores(), on_progress or (lambda done, total, what: None)
+    workers, report = workers or cores(), on_progress or silent
     drafts = out.with_name(f".{out.name}.parts")
-    jobs = tokenize.jobs(read.corpus, read.parts, read.split, tokenizer, drafts)
+    jobs = tokenize.encode_jobs(read.corpus, read.files, read.split, tokenizer, drafts)
     total = sum(job.size for job in jobs)
     counted = {job.number: counts for job in jobs if (counts := job.finished()) is not None}
     todo = [job for job in jobs if job.number not in counted]
     done = total - sum(job.size for job in todo)
     report(done, total, f"{len(counted)} of {len(jobs)} tasks")
-    apart = workers > 1 and len(todo) > 1 and total - done > _PROCESS_BYTES
+    apart = workers > 1 and len(todo) > 1 and total - done > daft_runner.PROCESS_BYTES
     threads = max(1, cores() // min(workers, max(1, len(todo)))) if apart else None
-    if with_ != "tokenizers":
-        _prove(read, Tokenizer.load(tokenizer.folder, with_))
-    task = tokenize.Encode(tokenizer.folder, with_, read.split, threads)
+    if library != "tokenizers":
+        _prove(read, Tokenizer.load(tokenizer.folder, library))
+    task = tokenize.Encode(tokenizer.folder, library, read.split, threads)
     sizes = {job.number: job.size for job in jobs}
     for number, counts in daft_runner.spread(task, todo, workers=workers, processes=apart):
-        counted[number] = {source: Counts(**of_source) for source, of_source in counts.items()}
+        counted[number] = {source: DocumentCounts(**of_source) for source, of_source in counts.items()}
         done += sizes[number]
         report(done, total, f"{len(counted)} of {len(jobs)} tasks")
     with atomic_folder(out) as draft:
@@ -177,10 +179,10 @@ def encode(
     return result
 
 
-def _prove(read: Documents, tokenizer: Tokenizer) -> None:
-    for part in read.parts:
-        with pa.parquet.ParquetFile(part.path) as file:
-            table = next(file.iter_batches(_PROOF, columns=["text", "second"]), None)
+def _prove(read: IngestedCorpus, tokenizer: Tokenizer) -> None:
+    for file in read.files:
+        with pa.parquet.ParquetFile(file.path) as table_file:
+            table = next(table_file.iter_batches(_PROOF, columns=["text", "second"]), None)
         if table is not None:
             tokenizer.prove([text for name in ("text", "second") for text in table[name].to_pylist() if text])
 
@@ -191,7 +193,11 @@ def cores() -> int:
 
 
 def _report(
-    folder: Path, tokenizer: Tokenizer, read: Documents, counted: Sequence[dict[str, Counts]], seconds: float
+    folder: Path,
+    tokenizer: Tokenizer,
+    read: IngestedCorpus,
+    counted: Sequence[dict[str, DocumentCounts]],
+    seconds: float,
 ) -> Report:
     languages: dict[str, dict[str, dict[str, int]]] = {}
     sources: dict[str, dict[str, int]] = {}
@@ -201,12 +207,12 @@ def _report(
             for counts in (place, sources.setdefault(bucket.source, {})):
                 for unit in ("documents", "bytes", "tokens"):
                     counts[unit] = counts.get(unit, 0) + getattr(bucket, unit)
-    dropped: dict[str, Counts] = {}
-    for part in read.parts:
-        dropped.setdefault(part.source.name, Counts()).add(part.counts)
+    dropped: dict[str, DocumentCounts] = {}
+    for file in read.files:
+        dropped.setdefault(file.source.name, DocumentCounts()).add(file.counts)
     for by_source in counted:
         for source, found in by_source.items():
-            dropped.setdefault(source, Counts()).add(found)
+            dropped.setdefault(source, DocumentCounts()).add(found)
     separator = tokenizer.eos_id if tokenizer.separator_id is None else tokenizer.separator_id
     return Report(
         tokenizer=tokenizer.fingerprint,
@@ -220,7 +226,7 @@ def _report(
     )
 
 
-def _skipped(counts: Counts) -> dict[str, dict[str, Any]]:
+def _skipped(counts: DocumentCounts) -> dict[str, dict[str, Any]]:
     """{reason: count, example, languages}, the commonest first."""
     reasons: dict[str, dict[str, Any]] = {
         reason: {

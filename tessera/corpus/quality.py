@@ -1,4 +1,4 @@
-"""How good a text is: a function that scores it, and its score as one of four tiers, 1 (worst) to 4.
+"""Quality scores: a function that says how good a text is, and its score as one of four tiers, 1 (worst) to 4.
 
 A model that scores is inference/text_scorer.py; to this room it is one more function.
 Source: four quality levels and the choice of the upper two, EuroBERT, arXiv:2503.05500, 2.2 and 4.
@@ -18,7 +18,7 @@ import numpy as np
 
 from tessera.plan.errors import did_you_mean
 
-Score = Callable[[Sequence[str]], Sequence[float]]
+Scorer = Callable[[Sequence[str]], Sequence[float]]
 
 
 def tier(score: float, thresholds: Sequence[float]) -> int:
@@ -66,7 +66,7 @@ def _between(values: Any, place: int) -> float:
     return middle if middle > values[place - 1] else float(values[place])
 
 
-def scorer(name: str) -> Score:
+def scorer(name: str) -> Scorer:
     """The function called `package.module:function`, list of texts -> list of numbers, with its answers checked.
 
     Modules are also looked for in the working directory. What is returned can be sent to another process, which finds

@@ -1,4 +1,4 @@
-"""What is held out, and what is trained on: decided for the whole corpus at once, by the hash of each text.
+"""Held-out split: what is trained on and what is kept for validation, decided for the whole corpus by hashes of texts.
 
 Of every language the texts with the smallest hashes are held out, below `share` of all hashes and up to `max_bytes`.
 So neither the order of the files nor their number matters, and the same text never stands on both sides: what is
@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from tessera.corpus.copies import Copies
 from tessera.corpus.daft_runner import read_parquet
-from tessera.corpus.dedup import Copies
-from tessera.corpus.ingest import Counts, Part, key
+from tessera.corpus.ingest import DocumentCounts, DocumentFile, text_key
 from tessera.files import atomic_file
 from tessera.plan.corpus import Corpus, HeldOut
 
@@ -48,31 +48,33 @@ class Split:
     keys: NDArray[np.uint64]
     copies: Copies
 
-    def of(self, part: Part, batches: Sequence[int] | None = None) -> Iterator[tuple[pa.Table, Counts]]:
-        """The documents of a part that are used, batch by batch, and what of each batch is not, and why.
+    def kept(
+        self, file: DocumentFile, batches: Sequence[int] | None = None
+    ) -> Iterator[tuple[pa.Table, DocumentCounts]]:
+        """The documents of a file that are used, batch by batch, and what of each batch is not, and why.
 
         batches  row groups of the file; None: all
 
         The column `store` says train or held_out for each; copies, and texts that are held out elsewhere, are dropped.
         """
-        for table, reasons in self._judged(part, batches):
-            counts = Counts()
+        for table, reasons in self._judged(file, batches):
+            counts = DocumentCounts()
             for n, reason in enumerate(reasons):
                 if reason is not None:
                     counts.drop(reason, table["language"][n].as_py(), repr(table["text"][n].as_py()[:80]))
             yield table.filter(pa.array([reason is None for reason in reasons], pa.bool_())), counts
 
-    def unwanted(self, part: Part) -> Iterator[tuple[pa.Table, list[str]]]:
-        """The documents of a part that `of` leaves out, batch by batch, and the reason for each."""
-        for table, reasons in self._judged(part, None):
+    def dropped(self, file: DocumentFile) -> Iterator[tuple[pa.Table, list[str]]]:
+        """The documents of a file that `kept` leaves out, batch by batch, and the reason for each."""
+        for table, reasons in self._judged(file, None):
             left_out = [reason for reason in reasons if reason is not None]
             yield table.filter(pa.array([reason is not None for reason in reasons], pa.bool_())), left_out
 
-    def _judged(self, part: Part, batches: Sequence[int] | None) -> Iterator[tuple[pa.Table, list[str | None]]]:
+    def _judged(self, file: DocumentFile, batches: Sequence[int] | None) -> Iterator[tuple[pa.Table, list[str | None]]]:
         """Documents that nothing spoke against when they were read, and what does now."""
-        with pa.parquet.ParquetFile(part.path) as file:
-            for group in range(file.num_row_groups) if batches is None else batches:
-                table = file.read_row_group(group)
+        with pa.parquet.ParquetFile(file.path) as table_file:
+            for group in range(table_file.num_row_groups) if batches is None else batches:
+                table = table_file.read_row_group(group)
                 yield self._judge(table.filter(pc.is_null(table["reason"])))
 
     def _judge(self, table: pa.Table) -> tuple[pa.Table, list[str | None]]:
@@ -84,20 +86,20 @@ class Split:
         for n in np.flatnonzero(unseen & training & single & _among(table["key"].to_numpy(), self.keys)):
             reasons[n] = SAME_TEXT
         for n in np.flatnonzero(unseen & training & ~single):
-            sides = [key(table[name][n].as_py()) for name in ("text", "second")]
+            sides = [text_key(table[name][n].as_py()) for name in ("text", "second")]
             if _among(np.array(sides, np.uint64), self.keys).any():
                 reasons[n] = SAME_SIDE
         stores = pa.array(np.where(training, "train", "held_out"))
         return table.set_column(table.schema.get_field_index("store"), "store", stores), reasons
 
 
-def choose(corpus: Corpus, parts: Sequence[Part], folder: Path, copies: Copies) -> Split:
+def choose_held_out(corpus: Corpus, files: Sequence[DocumentFile], folder: Path, copies: Copies) -> Split:
     """Draws what is held out, or reads what was drawn before from the same documents."""
     path = folder / "held_out.parquet"
-    made_of = _made_of(corpus, parts)
+    made_of = _made_of(corpus, files)
     written = _read(path, made_of)
     if written is None:
-        written = _draw(corpus, parts, copies)
+        written = _draw(corpus, files, copies)
         with atomic_file(path) as draft:
             pa.parquet.write_table(written.replace_schema_metadata({_META: made_of.encode()}), draft)
     drawn = written["drawn"].to_numpy(zero_copy_only=False)
@@ -105,18 +107,18 @@ def choose(corpus: Corpus, parts: Sequence[Part], folder: Path, copies: Copies) 
     return Split(fingerprint=made_of, held=np.sort(positions[drawn]), keys=np.unique(keys), copies=copies)
 
 
-def _draw(corpus: Corpus, parts: Sequence[Part], copies: Copies) -> pa.Table:
+def _draw(corpus: Corpus, files: Sequence[DocumentFile], copies: Copies) -> pa.Table:
     """position, key, drawn: of texts that are held out for certain (not drawn), and of those that were drawn."""
     import daft
     from daft import col
 
     tables = [pa.table({"position": [], "key": [], "drawn": []}, schema=_HELD)]
-    drawn_from = [part for part in parts if part.source.split is None and part.source.kind == "documents"]
+    drawn_from = [file for file in files if file.source.split is None and file.source.kind == "documents"]
     limits = _limits(corpus.held_out, drawn_from)
     if limits:
         table = pa.table({"language": list(limits), "limit": pa.array(limits.values(), pa.uint64())})
         candidates = (
-            read_parquet([part.path for part in drawn_from])
+            read_parquet([file.path for file in drawn_from])
             .where(col("reason").is_null())
             .select(col("language").cast(daft.DataType.string()), col("key"), col("position"), col("bytes"))
             .join(daft.from_arrow(table), on="language")
@@ -124,18 +126,18 @@ def _draw(corpus: Corpus, parts: Sequence[Part], copies: Copies) -> pa.Table:
             .to_arrow()
         )
         tables.append(_smallest(candidates, corpus.held_out.max_bytes, copies))
-    certain = [part for part in parts if part.source.split == "held_out"]
+    certain = [file for file in files if file.source.split == "held_out"]
     if certain:
-        documents = read_parquet([part.path for part in certain]).where(col("reason").is_null())
+        documents = read_parquet([file.path for file in certain]).where(col("reason").is_null())
         tables.append(_certain(documents.select("position", "key", "text", "second").to_arrow()))
     return pa.concat_tables(tables).sort_by([("position", "ascending"), ("key", "ascending")])
 
 
-def _limits(rules: HeldOut, parts: Sequence[Part]) -> dict[str, int]:
+def _limits(rules: HeldOut, files: Sequence[DocumentFile]) -> dict[str, int]:
     """{language: hashes below this are candidates}, of languages with enough documents."""
     sizes: dict[str, list[int]] = {}
-    for part in parts:
-        for language, (documents, n_bytes) in part.counts.wanted.items():
+    for file in files:
+        for language, (documents, n_bytes) in file.counts.wanted.items():
             entry = sizes.setdefault(language, [0, 0])
             entry[0] += documents
             entry[1] += n_bytes
@@ -166,7 +168,7 @@ def _certain(found: pa.Table) -> pa.Table:
     """What sources hold out themselves; of a pair, each side."""
     positions, keys = [], []
     for row in found.to_pylist():
-        sides = [row["key"]] if row["second"] is None else [key(row["text"]), key(row["second"])]
+        sides = [row["key"]] if row["second"] is None else [text_key(row["text"]), text_key(row["second"])]
         positions += [row["position"]] * len(sides)
         keys += sides
     return pa.table({"position": positions, "key": keys, "drawn": [False] * len(keys)}, schema=_HELD)
@@ -180,8 +182,8 @@ def _read(path: Path, made_of: str) -> pa.Table | None:
     return table if (table.schema.metadata or {}).get(_META) == made_of.encode() else None
 
 
-def _made_of(corpus: Corpus, parts: Sequence[Part]) -> str:
-    what = [corpus.held_out.model_dump(), corpus.duplicates.model_dump(), [part.fingerprint for part in parts]]
+def _made_of(corpus: Corpus, files: Sequence[DocumentFile]) -> str:
+    what = [corpus.held_out.model_dump(), corpus.duplicates.model_dump(), [file.fingerprint for file in files]]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 

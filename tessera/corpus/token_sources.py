@@ -1,4 +1,4 @@
-"""Token ids that were made elsewhere, as documents of our tokenizer: MDS shards into a token store.
+"""Pre-tokenized sources: token ids that were made elsewhere (MDS shards), as documents of our tokenizer.
 
 A sample becomes what `tokenizer.encode_batch` would have made of its text: it is cut at begin, end and padding tokens,
 and each piece gets the tokens that the tokenizer puts around a document. So one sample of several documents becomes
@@ -30,7 +30,7 @@ _LANGUAGE = re.compile(r"(?<![A-Za-z0-9])[a-z]{3}_[A-Z][a-z]{3}(?![A-Za-z0-9])")
 
 
 @dataclass(slots=True)
-class Counts:
+class SampleCounts:
     """What came of samples; two of them add up."""
 
     samples: int = 0
@@ -48,13 +48,13 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Documents:
+class TokenizedDocuments:
     """Some documents of one language and tier; `counts` is of them."""
 
     language: str
     tier: int | None
     ids: list[NDArray[np.int32]]
-    counts: Counts
+    counts: SampleCounts
 
 
 def shards_of(source: Source) -> list[Shard]:
@@ -92,7 +92,7 @@ class Importer:
         self._bytes = np.where(self._marks, 0, tokenizer.token_bytes())
         self._tokenizer = str(tokenizer.folder)
 
-    def __call__(self, shard: Shard) -> Iterator[Documents]:
+    def __call__(self, shard: Shard) -> Iterator[TokenizedDocuments]:
         """The documents of a shard, some at a time. Raises ValueError for ids that the tokenizer does not have."""
         columns, tiers = self.source.columns, self.source.tiers
         labelled = columns.language in [column.name for column in shard.columns]
@@ -111,7 +111,7 @@ class Importer:
             for (name, tier), numbers in groups.items():
                 flat, lengths = self._end_to_end([samples[i] for i in numbers], shard, first, numbers)
                 ids, counts = self._fit(flat, lengths)
-                yield Documents(name, tier, ids, counts)
+                yield TokenizedDocuments(name, tier, ids, counts)
             first += len(samples)
 
     def _end_to_end(
@@ -132,7 +132,7 @@ class Importer:
             )
         return flat.astype(np.int32), lengths
 
-    def _fit(self, flat: NDArray[np.int32], lengths: NDArray[np.int64]) -> tuple[list[NDArray[np.int32]], Counts]:
+    def _fit(self, flat: NDArray[np.int32], lengths: NDArray[np.int64]) -> tuple[list[NDArray[np.int32]], SampleCounts]:
         """Documents: runs of ids that are no marks, each with the template around it.
 
         flat     [T], of the samples end to end
@@ -146,7 +146,7 @@ class Importer:
         n_bytes = int(self._bytes[flat].sum(dtype=np.int64))
         if whole.all():  # as it mostly is: nothing has to be moved
             n = len(lengths)
-            return _cut(flat, begins, ends), Counts(samples=n, documents=n, tokens=len(flat), bytes=n_bytes)
+            return _cut(flat, begins, ends), SampleCounts(samples=n, documents=n, tokens=len(flat), bytes=n_bytes)
         first = np.sort(np.concatenate((begins, marks_at + 1)))
         last = np.sort(np.concatenate((ends, marks_at)))
         first, last = first[last > first], last[last > first]  # [R], runs in order
@@ -161,7 +161,7 @@ class Importer:
             out[stops - 1 - i], free[stops - 1 - i] = mark, False
         out[free] = flat[~marks]
         held = np.bincount(np.searchsorted(ends, first, side="right"), minlength=len(lengths))  # documents of a sample
-        return _cut(out, starts, stops), Counts(
+        return _cut(out, starts, stops), SampleCounts(
             samples=len(lengths),
             documents=len(first),
             tokens=len(out),

@@ -1,4 +1,7 @@
-"""Documents into token stores: the tasks that prepare.py spreads, and what each leaves."""
+"""Tokenization of a corpus: the tasks that encode documents into small token stores, and what each leaves.
+
+prepare.py spreads them over cores or machines.
+"""
 
 import hashlib
 import itertools
@@ -12,9 +15,10 @@ from typing import Any, NamedTuple, Self
 import pyarrow as pa
 import pyarrow.parquet
 
-from tessera.corpus import parallel, token_sources
-from tessera.corpus.documents import Pair
-from tessera.corpus.ingest import Counts, Part, grouped, in_order
+from tessera.corpus import token_sources
+from tessera.corpus.daft_runner import grouped
+from tessera.corpus.documents import Pair, directions, join_pair
+from tessera.corpus.ingest import DocumentCounts, DocumentFile, sources_in_order
 from tessera.corpus.mds import Shard
 from tessera.corpus.split import Split
 from tessera.data.shards import ShardWriter
@@ -26,27 +30,27 @@ _SHARD_TASK = 2**28  # bytes of token ids that a task takes over
 _LEAST_TASK, _MOST_TASKS = 2**23, 512  # bytes of documents that a task encodes; more where there are many
 
 
-class Batches(NamedTuple):
+class RowGroups(NamedTuple):
     """Some row groups of a file of documents."""
 
-    part: Part
+    file: DocumentFile
     numbers: tuple[int, ...]
     size: int  # in bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class EncodeJob:
     """Files of documents, or shards of token ids, that become one small pair of stores."""
 
     number: int
     size: int  # in bytes
-    documents: tuple[Batches, ...] = ()
+    documents: tuple[RowGroups, ...] = ()
     shards: tuple[Shard, ...] = ()
     source: Source | None = None  # of the shards
     target: Path
     made_of: str
 
-    def finished(self) -> dict[str, Counts] | None:
+    def finished(self) -> dict[str, DocumentCounts] | None:
         """What of each source was dropped; None where it was not made, or of other documents."""
         try:
             found = json.loads((self.target / "done.json").read_bytes())
@@ -54,30 +58,32 @@ class Job:
             return None
         if found["made_of"] != self.made_of:
             return None
-        return {source: Counts(**counts) for source, counts in found["counts"].items()}
+        return {source: DocumentCounts(**counts) for source, counts in found["counts"].items()}
 
 
-def jobs(corpus: Corpus, parts: Sequence[Part], split: Split, tokenizer: Tokenizer, folder: Path) -> list[Job]:
+def encode_jobs(
+    corpus: Corpus, files: Sequence[DocumentFile], split: Split, tokenizer: Tokenizer, folder: Path
+) -> list[EncodeJob]:
     """Tasks of a size: neither thousands of them for small files nor a single one for a large file."""
-    batches = [Batches(part, (n,), size) for part in parts for n, size in enumerate(_sizes(part.path))]
-    sizes = [batch.size for batch in batches]
-    made: list[Job] = []
+    single = [RowGroups(file, (n,), size) for file in files for n, size in enumerate(_sizes(file.path))]
+    sizes = [groups.size for groups in single]
+    made: list[EncodeJob] = []
 
     def add(size: int, made_of: Any, **what: Any) -> None:
         fingerprint = hashlib.sha256(json.dumps([tokenizer.fingerprint, made_of]).encode()).hexdigest()
         target = folder / f"{len(made):05d}"
-        made.append(Job(number=len(made), size=size, target=target, made_of=fingerprint, **what))
+        made.append(EncodeJob(number=len(made), size=size, target=target, made_of=fingerprint, **what))
 
-    for group in grouped(batches, sizes, max(_LEAST_TASK, sum(sizes) // _MOST_TASKS)):
-        whole = tuple(_joined(group))
-        of_parts = [(part.fingerprint, numbers) for part, numbers, _ in whole]
-        add(sum(batch.size for batch in group), [split.fingerprint, of_parts], documents=whole)
-    for source in in_order(corpus):
+    for some in grouped(single, sizes, max(_LEAST_TASK, sum(sizes) // _MOST_TASKS)):
+        joined = tuple(_joined(some))
+        of_files = [(file.fingerprint, numbers) for file, numbers, _ in joined]
+        add(sum(groups.size for groups in some), [split.fingerprint, of_files], documents=joined)
+    for source in sources_in_order(corpus):
         shards = token_sources.shards_of(source) if source.kind == "tokens" else []
-        for some in grouped(shards, [shard.bytes for shard in shards], _SHARD_TASK):
-            states = [(str(s.path), s.path.stat().st_size, s.path.stat().st_mtime_ns) for s in some]
+        for group in grouped(shards, [shard.bytes for shard in shards], _SHARD_TASK):
+            states = [(str(s.path), s.path.stat().st_size, s.path.stat().st_mtime_ns) for s in group]
             of_source = [source.model_dump(mode="json"), states]
-            add(sum(shard.bytes for shard in some), of_source, shards=tuple(some), source=source)
+            add(sum(shard.bytes for shard in group), of_source, shards=tuple(group), source=source)
     return made
 
 
@@ -87,11 +93,11 @@ def _sizes(path: Path) -> list[int]:
     return [footer.row_group(number).total_byte_size for number in range(footer.num_row_groups)]
 
 
-def _joined(group: Sequence[Batches]) -> Iterator[Batches]:
-    """Batches of one part as one."""
-    for _, of_part in itertools.groupby(group, key=lambda batch: batch.part.number):
-        found = list(of_part)
-        yield Batches(found[0].part, tuple(n for b in found for n in b.numbers), sum(b.size for b in found))
+def _joined(some: Sequence[RowGroups]) -> Iterator[RowGroups]:
+    """The row groups of each file as one."""
+    for _, of_file in itertools.groupby(some, key=lambda groups: groups.file.number):
+        found = list(of_file)
+        yield RowGroups(found[0].file, tuple(n for b in found for n in b.numbers), sum(b.size for b in found))
 
 
 class Encode:
@@ -101,20 +107,20 @@ class Encode:
         self._folder, self._how, self._split, self._threads = tokenizer, how, split, threads
         self._tokenizer: Tokenizer | None = None
 
-    def __call__(self, job: Job) -> tuple[int, dict[str, Any]]:
+    def __call__(self, job: EncodeJob) -> tuple[int, dict[str, Any]]:
         if self._tokenizer is None:
             if self._threads is not None:
                 os.environ["RAYON_NUM_THREADS"] = str(self._threads)  # read when the library first encodes a batch
             self._tokenizer = Tokenizer.load(self._folder, self._how)
-        tokenizer, counts = self._tokenizer, dict[str, Counts]()
+        tokenizer, counts = self._tokenizer, dict[str, DocumentCounts]()
         with atomic_folder(job.target, replace=True) as draft:
             with _Stores(draft, tokenizer) as stores:
                 for shard in job.shards:
                     assert job.source is not None, "shards are of a source"
-                    counts.setdefault(job.source.name, Counts()).add(stores.take(shard, job.source))
-                for part, numbers, _ in job.documents:
-                    of = counts.setdefault(part.source.name, Counts())
-                    for table, dropped in self._split.of(part, numbers):
+                    counts.setdefault(job.source.name, DocumentCounts()).add(stores.take(shard, job.source))
+                for file, numbers, _ in job.documents:
+                    of = counts.setdefault(file.source.name, DocumentCounts())
+                    for table, dropped in self._split.kept(file, numbers):
                         of.add(dropped)
                         stores.add(table, of)
             plain = {source: asdict(c) for source, c in counts.items()}
@@ -130,7 +136,7 @@ class _Stores:
         self._writers: dict[str, ShardWriter] = {}
         self._importer: token_sources.Importer | None = None  # a job has shards of one source
 
-    def add(self, table: pa.Table, counts: Counts) -> None:
+    def add(self, table: pa.Table, counts: DocumentCounts) -> None:
         """Encodes and stores a batch; a pair becomes two documents, one in each direction."""
         rows = table.to_pylist()
         whole = iter(self._tokenizer.encode_batch([row["text"] for row in rows if row["second"] is None]))
@@ -143,8 +149,8 @@ class _Stores:
             else:
                 pair = Pair(row["text"], row["second"], row["language"], row["second_language"])
                 made = [
-                    (joined.language, parallel.join(side[joined.first], side[joined.second], self._tokenizer))
-                    for joined in parallel.directions(pair)
+                    (joined.language, join_pair(side[joined.first], side[joined.second], self._tokenizer))
+                    for joined in directions(pair)
                 ]
             for language, ids in made:
                 if not len(ids):
@@ -156,10 +162,10 @@ class _Stores:
         for (store, source, language, tier), (encoded, sizes) in groups.items():
             self._writer(store).add(source, language, tier, encoded, sum(sizes))
 
-    def take(self, shard: Shard, source: Source) -> Counts:
+    def take(self, shard: Shard, source: Source) -> DocumentCounts:
         """Stores the documents of a shard of token ids."""
         self._importer = self._importer or token_sources.Importer(source, self._tokenizer)
-        counts = Counts()
+        counts = DocumentCounts()
         for found in self._importer(shard):
             writer = self._writer(source.split or "train")
             writer.add(source.name, found.language, found.tier, found.ids, found.counts.bytes)

@@ -9,30 +9,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+from tessera.data.hashing import GOLDEN, mix
+
 _CHUNK = 1 << 16  # tokens hashed at a time, so that the passes over them stay in the processor's cache
-
-
-def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A bijection of 64-bit words whose every output bit depends on every input bit, in place: `values` is returned.
-
-    Source: the finaliser of splitmix64, Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators".
-    """
-    shifted = values >> np.uint64(30)
-    values ^= shifted
-    values *= np.uint64(0xBF58476D1CE4E5B9)
-    np.right_shift(values, np.uint64(27), out=shifted)
-    values ^= shifted
-    values *= np.uint64(0x94D049BB133111EB)
-    np.right_shift(values, np.uint64(31), out=shifted)
-    values ^= shifted
-    return values
-
-
-def keys(seed: int, documents: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """One key for each document number: uint64 [N] for int64 [N]. Another seed, other keys."""
-    start = mix(np.array([seed % 2**64], np.uint64))
-    return mix(start + (documents.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
 
 
 def mask(
@@ -71,7 +50,7 @@ def mask(
     else:
         document = np.searchsorted(starts, chosen, side="right") - 1
         inside = (chosen - starts[document]).astype(np.uint64)
-        chance = mix(~document_keys[document] + inside * _GOLDEN)
+        chance = mix(~document_keys[document] + inside * GOLDEN)
         tenth, chance = chance % np.uint64(10), chance // np.uint64(10)
         ordinary = np.flatnonzero(~special).astype(np.int32)
         drawn = ordinary[(chance % np.uint64(len(ordinary))).astype(np.int64)]
@@ -85,15 +64,15 @@ def _chosen(document_keys: NDArray[np.uint64], starts: NDArray[np.int64], ratio:
     threshold = np.uint64(int(ratio * 2.0**64))
     # The bits of token i of a document are mix(key + i * golden). With i = position - start the start can be taken off
     # once for each document; the words wrap around 2 ** 64, as they should.
-    origin = document_keys - starts[:-1].astype(np.uint64) * _GOLDEN
-    steps = np.arange(min(_CHUNK, total), dtype=np.uint64) * _GOLDEN
+    origin = document_keys - starts[:-1].astype(np.uint64) * GOLDEN
+    steps = np.arange(min(_CHUNK, total), dtype=np.uint64) * GOLDEN
     found = []
     for begin in range(0, total, _CHUNK):
         end = min(begin + _CHUNK, total)
         first = int(np.searchsorted(starts, begin, side="right")) - 1
         last = int(np.searchsorted(starts, end, side="left"))
         inside = np.clip(starts[first : last + 1], begin, end)
-        words = np.repeat(origin[first:last] + np.array([begin], np.uint64) * _GOLDEN, np.diff(inside))
+        words = np.repeat(origin[first:last] + np.array([begin], np.uint64) * GOLDEN, np.diff(inside))
         words += steps[: end - begin]
         found.append(np.flatnonzero(mix(words) < threshold) + begin)
     return np.concatenate(found) if found else np.empty(0, np.int64)

@@ -21,8 +21,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.data.blocks import Blocks, damaged
-from tessera.data.mapped import MmapArray
+from tessera.data.blocks import Blocks, MmapArray, damaged
 from tessera.data.shard_writer import FILE_BYTES, FORMAT, INDEX, VERSION, ShardWriter, StoreFiles, index_hash
 from tessera.plan.mixture import Bucket
 

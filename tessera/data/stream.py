@@ -7,29 +7,25 @@ The clock counts planned tokens t of the phase. Bucket b with share s and mean b
 blocks by then, so the window [t0, t1) holds its draws D(t0) to D(t1) - 1, and windows concatenate wherever they are
 cut. With n blocks in the bucket, draw d is block permute(d mod n) of epoch d // n: every epoch reads each block
 exactly once, in an order of its own. The state of a run is one integer, and nothing depends on the number of processes.
-Where shares move, t * s becomes the integral of s: a polygon over the stretches of plan/course.py.
+Where shares move, t * s becomes the integral of s: a polygon over the stretches of plan/mixture.py.
 
 A block is a document, or a piece of at most `context` tokens of a longer one.
 
 Shapes: B buckets, K stretches, D documents of the store, n draws of a window, N documents of the batch, T tokens.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.data.masking import mask, mix
+from tessera.data.hashing import mix, named_keys, permute
+from tessera.data.masking import mask
 from tessera.data.packing import Batch, ranges
 from tessera.data.shards import Shards
-from tessera.plan.course import MixtureSchedule
+from tessera.plan.mixture import MixtureSchedule
 from tessera.plan.recipe import Crop
-
-_ROUNDS = 10  # with fewer, or on fewer bits, shuffles of less than ten blocks are visibly unfair
-_FEWEST_BITS = 4
 
 
 class Stream:
@@ -38,7 +34,7 @@ class Stream:
     def __init__(
         self,
         shards: Shards,
-        shares: Sequence[float] | MixtureSchedule,
+        mixture: MixtureSchedule,
         *,
         context: int,
         seed: int,
@@ -51,14 +47,13 @@ class Stream:
     ) -> None:
         """Starts at once where the store's blocks are counted already, see blocks.py; nothing else is read.
 
-        shares        [B] of tokens, sum 1, or a course of them; see plan/mixture.py and plan/course.py
+        mixture       shares of the buckets over the phase, see plan/mixture.py
         context       longest piece of a document, in tokens
         seed, phase_name   where chance comes from; another phase reads in another order
 
         Raises ValueError where the shares do not fit the store.
         """
-        course = shares if isinstance(shares, MixtureSchedule) else MixtureSchedule((0, 1), (shares,))
-        for row in course.shares:
+        for row in mixture.shares:
             _check_shares(row, shards)
         self.shards = shards
         self.context = context
@@ -74,18 +69,20 @@ class Stream:
         self._first_block = self._index.before(first)
         self.blocks: NDArray[np.int64] = self._index.before(last) - self._first_block  # [B]
         tokens = np.asarray(shards.offsets[last]) - np.asarray(shards.offsets[first])
-        share = np.asarray(course.shares, np.float64)
+        share = np.asarray(mixture.shares, np.float64)
         for bucket in np.flatnonzero(share.any(0) & (self.blocks == 0)):
             most = share[:, bucket].max()
             raise ValueError(f"bucket {shards.buckets[bucket].key} has a share of {most:.3g} but no tokens")
         self._rate = share * self.blocks / np.maximum(tokens, 1)  # [K, B] draws for each planned token
-        self._knots = np.asarray(course.knots, np.int64)
+        self._knots = np.asarray(mixture.knots, np.int64)
         drawn = np.cumsum(self._rate * np.diff(self._knots)[:, None], axis=0)
         self._before = np.concatenate((np.zeros((1, len(self.blocks))), drawn[:-1]))  # [K, B] draws before each stretch
-        names = [(seed, phase_name, bucket.key) for bucket in shards.buckets]
-        self._order_key = _hashes(names, "order")
-        self._draw_key = _hashes(names, "draw")
-        self._phase = (_hashes(names, "phase") >> np.uint64(11)).astype(np.float64) / 2.0**53
+
+        def keys(what: str) -> NDArray[np.uint64]:
+            return named_keys([(seed, phase_name, bucket.key, what) for bucket in shards.buckets])
+
+        self._order_key, self._draw_key = keys("order"), keys("draw")
+        self._phase = (keys("phase") >> np.uint64(11)).astype(np.float64) / 2.0**53
 
     def draws(self, t: int) -> NDArray[np.int64]:
         """Blocks that each bucket has given by planned token t: int64 [B]. Divided by `blocks`: epochs."""
@@ -148,27 +145,6 @@ def _check_shares(shares: Sequence[float], shards: Shards) -> None:
         raise ValueError(f"shares add up to {sum(shares):.6f}, the smallest is {min(shares)}; they must be parts of 1")
 
 
-def permute(index: NDArray[np.int64], n: NDArray[np.int64], key: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Where `index` stands in a shuffle of 0 .. n-1 that is never written down: for each (n, key) a bijection.
-
-    index, n, key   [N], with 0 <= index < n; each has its own n and key
-
-    A Feistel network on the smallest power of two that holds n, at least 16, walked until it comes back below n (for n
-    above 8 fewer than two steps on average). Cost: O(N), no memory beside it.
-    Source: Black & Rogaway 2002, "Ciphers with arbitrary finite domains" (cycle walking).
-    """
-    bits = np.maximum(np.ceil(np.log2(np.maximum(n, 1))), _FEWEST_BITS).astype(np.uint64)
-    bits += n > (np.int64(1) << bits.astype(np.int64))  # log2 is rounded for huge n
-    result = index.astype(np.uint64)
-    limit = n.astype(np.uint64)
-    todo = np.flatnonzero(n > 1)
-    while len(todo):
-        walked = _feistel(result[todo], bits[todo], key[todo])
-        result[todo] = walked
-        todo = todo[walked >= limit[todo]]
-    return result.astype(np.int64)
-
-
 def cut(
     starts: NDArray[np.int64], lengths: NDArray[np.int64], keys: NDArray[np.uint64], crop: Crop, context: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:
@@ -206,22 +182,3 @@ def cut(
 def _uniform(key: NDArray[np.uint64], low: int, high: NDArray[np.int64]) -> NDArray[np.int64]:
     """Whole numbers in [low, high]."""
     return low + (mix(~key) % (high - low + 1).astype(np.uint64)).astype(np.int64)
-
-
-def _feistel(value: NDArray[np.uint64], bits: NDArray[np.uint64], key: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A bijection of 0 .. 2 ** bits - 1: halves take turns at hiding under a hash of the other."""
-    low_bits = bits >> np.uint64(1)
-    low_mask = (np.uint64(1) << low_bits) - np.uint64(1)
-    high_mask = (np.uint64(1) << (bits - low_bits)) - np.uint64(1)
-    low, high = value & low_mask, value >> low_bits
-    turns = np.arange(_ROUNDS, dtype=np.uint64) << np.uint64(56)
-    for turn in range(0, _ROUNDS, 2):
-        high ^= mix(key + (low + turns[turn])) & high_mask
-        low ^= mix(key + (high + turns[turn + 1])) & low_mask
-    return (high << low_bits) | low
-
-
-def _hashes(names: Sequence[tuple[int, str, str]], what: str) -> NDArray[np.uint64]:
-    """64 bits of each name, uint64 [B], the same on every machine."""
-    digests = (hashlib.blake2b(json.dumps([*name, what]).encode(), digest_size=8).digest() for name in names)
-    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)

@@ -6,7 +6,7 @@ A tokenizer we train is a lossless byte-level BPE: every text of every script co
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -24,6 +24,8 @@ from tessera.data.tokenizer_json import (
     PAD,
     SEPARATOR,
     SPECIAL_TOKENS,
+    WithoutNames,
+    holds_names,
     measure,
     partial,
     required,
@@ -31,9 +33,9 @@ from tessera.data.tokenizer_json import (
     template,
     unknown,
 )
-from tessera.data.unigram import Nameless, holds_names
 from tessera.files import write_text
 from tessera.plan.corpus import TokenizerTraining
+from tessera.progress import Progress, silent
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -52,7 +54,6 @@ _SPLIT: dict[str, str] = {
 _AT_ONCE = 256  # texts; what the library returns is a hundred bytes a token, and freeing much of it costs a tenth
 _LONGEST_TOKEN = 48  # bytes; scripts without spaces would otherwise turn whole boilerplate sentences into tokens
 
-Progress = Callable[[int, int, str], None]
 Engine = Literal["tokenizers", "gigatoken"]
 
 
@@ -81,7 +82,7 @@ class Tokenizer:
     definition: dict[str, Any]  # tokenizer.json as it was read
     _inner: tokenizers.Tokenizer
     _fast: Gigatoken | None
-    _nameless: Nameless | None
+    _without_names: WithoutNames | None
 
     @classmethod
     def load(cls, path: str | Path, engine: Engine = "tokenizers") -> Self:
@@ -126,7 +127,7 @@ class Tokenizer:
             definition=definition,
             _inner=inner,
             _fast=None if engine == "tokenizers" else Gigatoken(definition),
-            _nameless=Nameless(definition, special_ids) if holds_names(definition) else None,
+            _without_names=WithoutNames(definition, special_ids) if holds_names(definition) else None,
         )
         if engine != "tokenizers":
             loaded.prove(list(hard_texts(definition)))
@@ -164,12 +165,12 @@ class Tokenizer:
             some = list(texts[start : start + _AT_ONCE])
             encoded = self._inner.encode_batch_fast(some, add_special_tokens=special)
             ids += [np.array(e.ids, dtype=np.int32) for e in encoded]
-        if self._nameless is not None:
+        if self._without_names is not None:
             before, after = self.template if special else ((), ())
             names = [i for i in self.special_ids if i != self.unknown_id]
             for place, row in enumerate(ids):
                 if np.isin(row[len(before) : len(row) - len(after)], names).any():
-                    own = self._nameless.encode(texts[place])
+                    own = self._without_names.encode(texts[place])
                     ids[place] = np.array([*before, *own, *after], dtype=np.int32)
         return ids
 
@@ -255,7 +256,7 @@ def train(
     if not total:
         raise ValueError("no text to train a tokenizer on; see what the sources skipped and why")
     _check_counts(texts_by_language, training)
-    report = on_progress or (lambda done, total, what: None)
+    report = on_progress or silent
     inner = tokenizers.Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.Sequence(
         [

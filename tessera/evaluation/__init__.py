@@ -13,9 +13,8 @@ In reading order:
     sweep.py           all settings with every seed, the best chosen on validation, then the test set
     frozen.py          tasks that train no encoder: bitext mining, probes
     bitext.py          does a sentence lie nearest to its translation
-    probe.py           logistic regression on frozen embeddings, its penalty chosen on validation
-    metrics.py         scores, their mean and spread over seeds, what each example adds
-    answers.py         answers to questions compared as SQuAD and MLQA do
+    probe.py           linear probe: logistic regression on frozen embeddings, its penalty chosen on validation
+    metrics.py         accuracy, F1, correlations, SQuAD, nDCG ...: a score, and what each example adds
     mteb.py            mteb's own tasks and protocol on a model folder
     mteb_results.py    what mteb found as our result files
     mteb_model.py      a model folder as mteb wants it

@@ -13,7 +13,6 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
-from rich.table import Table
 
 from tessera.evaluation import load, rows
 from tessera.plan.errors import did_you_mean, mistakes
@@ -134,20 +133,13 @@ def protocols() -> tuple[str, ...]:
     return tuple(_protocols(PROTOCOLS))
 
 
-def table(tasks: Iterable[Task], folder: Path | None = None) -> Table:
-    """What `tessera evaluate --list` prints; with a folder, also whether the test rows lie there."""
-    found = Table("task", "kind", "languages", "metric", "trained on", box=None, pad_edge=False)
-    found.add_column("from", overflow="fold")
-    if folder is not None:
-        found.add_column("here", justify="right")
-    group = ""
-    for task in tasks:
-        if task.group != group:
-            group = task.group
-            found.add_section()
-        cells = [task.name, task.kind, _languages(task, folder), task.metric, _trained(task), _from(task)]
-        found.add_row(*cells, *([_here(task, folder)] if folder is not None else []))
-    return found
+def table(tasks: Iterable[Task], folder: Path | None = None) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of `tessera evaluate --list`; with a folder, also whether the test rows lie there."""
+    columns = ["task", "kind", "languages", "metric", "trained on", "from"]
+    rows = [[t.name, t.kind, _languages(t, folder), t.metric, _trained(t), _from(t)] for t in tasks]
+    if folder is None:
+        return columns, rows
+    return [*columns, "here"], [[*row, _here(task, folder)] for task, row in zip(tasks, rows, strict=True)]
 
 
 def _languages(task: Task, folder: Path | None) -> str:

@@ -16,10 +16,9 @@ import torch
 
 from tessera.data.shards import INDEX, Shards
 from tessera.data.tokenizer import Tokenizer
-from tessera.evaluation import catalogue, frozen, load, sweep
+from tessera.evaluation import catalogue, frozen, load, metrics, sweep
 from tessera.evaluation.rows import DataError
-from tessera.evaluation.trial import Progress
-from tessera.files import digest, fingerprint
+from tessera.files import digest, fingerprint, model_name
 from tessera.model import hub
 from tessera.model.hf_files import read_json
 from tessera.model.precision import compute_dtype
@@ -28,8 +27,8 @@ from tessera.plan.evaluation import Evaluation
 from tessera.plan.languages import spelled
 from tessera.plan.recipe import Machine
 from tessera.plan.result import HELD_OUT, Result, finished, identity_of, write
-from tessera.plan.strict import name_of
 from tessera.plan.task import Data, Protocol, Task
+from tessera.progress import Progress, silent
 from tessera.train.held_out import CONTEXT, bits_per_byte
 
 _MMBERT_VOCABULARY = 200_000  # tokens, at least: its model_type is ModernBERT's
@@ -62,14 +61,17 @@ def evaluate(
     name       of the model in the results; None: that of its folder
 
     Raises TaskError for names that nobody knows and DataError for languages that a task does not have, before anything
-    is run; DataError for rows that cannot be used, ValueError where there is a choice but nothing to choose by.
+    is run, ImportError where a metric's library is missing; DataError for rows that cannot be used, ValueError where
+    there is a choice but nothing to choose by.
     """
     folder, machine = Path(model_folder), machine or Machine()
-    report, model = on_progress or (lambda done, total, what: None), name or name_of(folder)
+    report, model = on_progress or silent, name or model_name(folder)
     chosen = [
         (_only(task, languages, place := _place(task, data)), how, place)
         for task, how in _with_protocols(tasks, protocol, family_of(folder))
     ]
+    for task, *_ in chosen:
+        metrics.check(task.metric)
     out = Path(out, *_folder(languages))
     embedder: frozen.Embedder | None = None
     for number, (task, how, place) in enumerate(chosen):

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from tessera.evaluation import bitext, load, probe
 from tessera.evaluation.columns import Row
 from tessera.evaluation.rows import DataError
-from tessera.evaluation.trial import Progress
 from tessera.files import digest, fingerprint
 from tessera.inference import runtime, sentence_folder
 from tessera.inference.encoder import Encoder
@@ -25,6 +24,7 @@ from tessera.plan.languages import spelled
 from tessera.plan.recipe import Machine
 from tessera.plan.result import Json, Result, Scores, finished, identity_of, write
 from tessera.plan.task import SplitName, Task
+from tessera.progress import Progress
 
 KINDS = ("bitext", "probe")
 Said = list[tuple[str, str]]  # a text and its translation, or its label

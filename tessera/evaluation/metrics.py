@@ -1,16 +1,20 @@
-"""Scores of answers against what is right, all in [0, 1] but for correlations; their mean and spread over seeds.
+"""Metrics: accuracy, F1, Matthews' and other correlations, SQuAD's and MLQA's scores, nDCG, MRR, recall.
 
-Pure functions of numbers and texts. `score` gives a task's metric for the answers of a model.
+Pure functions of answers and of what is right, all in [0, 1] but for correlations; by scikit-learn and scipy where
+these have them. `score` gives a task's metric for the answers of a model.
 """
 
 import math
+import re
+import string
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tessera.evaluation.answers import exact_match, mlqa_exact_match, mlqa_f1, squad_f1
 from tessera.plan.task import Metric
 
 Grades = Mapping[str, Mapping[str, int]]  # query -> document -> grade
@@ -27,16 +31,12 @@ def accuracy(predicted: ArrayLike, right: ArrayLike) -> float:
 
 def f1(predicted: ArrayLike, right: ArrayLike, label: int = 1) -> float:
     """F1 of one class; 0 where it is neither there nor predicted."""
-    given, true = _both(predicted, right)
-    hit = int(((given == label) & (true == label)).sum())
-    all_ = int((given == label).sum()) + int((true == label).sum())
-    return 2 * hit / all_ if all_ else 0.0
+    return float(_sklearn().f1_score(*_both(predicted, right), labels=[label], average="macro", zero_division=0))
 
 
 def macro_f1(predicted: ArrayLike, right: ArrayLike) -> float:
     """Mean F1 of all classes that are there or predicted."""
-    given, true = _both(predicted, right)
-    return float(np.mean([f1(given, true, label) for label in np.unique(np.concatenate((given, true)))]))
+    return float(_sklearn().f1_score(*_both(predicted, right), average="macro", zero_division=0))
 
 
 def micro_f1(predicted: ArrayLike, right: ArrayLike) -> float:
@@ -47,12 +47,16 @@ def micro_f1(predicted: ArrayLike, right: ArrayLike) -> float:
 def mcc(predicted: ArrayLike, right: ArrayLike) -> float:
     """Matthews' correlation for any number of classes (Gorodkin 2004); 0 where one side has but one class."""
     given, true = _both(predicted, right)
-    labels = np.unique(np.concatenate((given, true)))
-    times_given = np.array([(given == label).sum() for label in labels], float)
-    times_true = np.array([(true == label).sum() for label in labels], float)
-    n, hits = float(len(true)), float((given == true).sum())
-    spread = math.sqrt((n**2 - (times_given**2).sum()) * (n**2 - (times_true**2).sum()))
-    return (hits * n - float(times_given @ times_true)) / spread if spread else 0.0
+    several = min(len(np.unique(given)), len(np.unique(true))) > 1
+    return float(_sklearn().matthews_corrcoef(true, given)) if several else 0.0
+
+
+def _sklearn() -> Any:
+    try:
+        import sklearn.metrics
+    except ImportError:
+        raise ImportError('this metric needs scikit-learn; pip install "tessera-encoders[evaluate]"') from None
+    return sklearn.metrics
 
 
 # ----------------------------------------------------------------------------------------------------------- regression
@@ -61,15 +65,15 @@ def mcc(predicted: ArrayLike, right: ArrayLike) -> float:
 def pearson(predicted: ArrayLike, right: ArrayLike) -> float:
     """Linear correlation; 0 where one side is constant."""
     given, true = (np.asarray(side, float) for side in _both(predicted, right))
-    given, true = given - given.mean(), true - true.mean()
-    spread = math.sqrt(float(given @ given) * float(true @ true))
-    return float(given @ true) / spread if spread else 0.0
+    return float(np.corrcoef(given, true)[0, 1]) if np.ptp(given) and np.ptp(true) else 0.0
 
 
 def spearman(predicted: ArrayLike, right: ArrayLike) -> float:
     """Correlation of ranks, equal values sharing their mean rank; 0 where one side is constant."""
+    from scipy.stats import rankdata
+
     given, true = _both(predicted, right)
-    return pearson(_ranks(given), _ranks(true))
+    return pearson(rankdata(given), rankdata(true))
 
 
 # ------------------------------------------------------------------------------------------------------------- entities
@@ -186,43 +190,76 @@ def _mean_over(relevant: Grades, one: Callable[[str, Mapping[str, int]], float])
     return sum(one(query, grades) for query, grades in judged.items()) / len(judged)
 
 
-# --------------------------------------------------------------------------------------------------------------- spread
+# ------------------------------------------------------------------------------------------------------------- answers
+
+_ARTICLES: dict[str, str] = {  # of MLQA, arXiv:1910.07475, section 4.2; by ISO 639-1
+    "en": r"\b(a|an|the)\b",
+    "es": r"\b(un|una|unos|unas|el|la|los|las)\b",
+    "vi": r"\b(của|là|cái|chiếc|những)\b",
+    "de": r"\b(ein|eine|einen|einem|eines|einer|der|die|das|den|dem|des)\b",
+    "ar": r"ال",  # wherever it stands, as its code has it
+}
+_CHARACTERS = re.compile(r"[\u4e00-\u9fa5]")  # of Chinese, each a word of its own in MLQA
+_SHORT = {"eng": "en", "spa": "es", "vie": "vi", "deu": "de", "ara": "ar", "arb": "ar", "zho": "zh", "cmn": "zh"}
 
 
-def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """(mean, half the width of its confidence interval) of scores with several seeds; Student's t. One: (it, nan)."""
-    found = np.asarray(values, float)
-    if not len(found):
-        raise ValueError("there are no values to average")
-    if len(found) == 1:
-        return float(found[0]), math.nan
-    error = float(found.std(ddof=1)) / math.sqrt(len(found))
-    return float(found.mean()), student(level, len(found) - 1) * error
+def normalized(text: str) -> str:
+    """An answer as SQuAD compares it: lower case, no ASCII punctuation, no English articles, single spaces."""
+    text = "".join(c for c in text.lower() if c not in string.punctuation)
+    return " ".join(re.sub(_ARTICLES["en"], " ", text).split())
 
 
-def student(level: float, freedom: int) -> float:
-    """The value that |t| stays below with probability `level`: bisection on the exact distribution."""
-    low, high = 0.0, 1e4
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _inside(middle, freedom) < level else (low, middle)
-    return (low + high) / 2
+def words(text: str, language: str) -> list[str]:
+    """An answer as MLQA compares it: without any Unicode punctuation and without articles of its language.
+
+    language   ISO 639-1 or 639-3, with or without a script; of those without articles only punctuation goes.
+               Chinese is compared by characters
+    """
+    code = _SHORT.get(language.partition("_")[0], language.partition("_")[0])
+    text = "".join(
+        c for c in text.lower() if not unicodedata.category(c).startswith("P") and c not in string.punctuation
+    )
+    if code in _ARTICLES:
+        text = re.sub(_ARTICLES[code], " ", text)
+    if code == "zh":
+        text = _CHARACTERS.sub(lambda found: f" {found[0]} ", text)
+    return text.split()
 
 
-def _inside(t: float, freedom: int) -> float:
-    """P(|T| < t) for whole degrees of freedom, by the finite sums of Abramowitz and Stegun, 26.7.3 and 26.7.4."""
-    angle = math.atan(t / math.sqrt(freedom))
-    cos, sin = math.cos(angle), math.sin(angle)
-    term, total = 1.0, 0.0
-    if freedom % 2:
-        for k in range(1, (freedom - 1) // 2 + 1):
-            total += term * cos ** (2 * k - 1)
-            term *= 2 * k / (2 * k + 1)
-        return 2 / math.pi * (angle + sin * total)
-    for k in range(freedom // 2):
-        total += term * cos ** (2 * k)
-        term *= (2 * k + 1) / (2 * k + 2)
-    return sin * total
+def squad_f1(predicted: Sequence[str], right: Sequence[Sequence[str]]) -> float:
+    """Mean over questions of the best overlap with an answer, in words. Source: Rajpurkar et al. 2016, 2018.
+
+    right  the answers of each question; none: there is no answer, and only an empty prediction is right
+    """
+    return _best(predicted, right, lambda guess, truth: _overlap(normalized(guess).split(), normalized(truth).split()))
+
+
+def exact_match(predicted: Sequence[str], right: Sequence[Sequence[str]]) -> float:
+    """Share of questions of which the prediction is, normalised, one of the answers."""
+    return _best(predicted, right, lambda guess, truth: float(normalized(guess) == normalized(truth)))
+
+
+def mlqa_f1(predicted: Sequence[str], right: Sequence[Sequence[str]], language: str) -> float:
+    """`squad_f1` with the normalisation of MLQA for a language."""
+    return _best(predicted, right, lambda guess, truth: _overlap(words(guess, language), words(truth, language)))
+
+
+def mlqa_exact_match(predicted: Sequence[str], right: Sequence[Sequence[str]], language: str) -> float:
+    """`exact_match` with the normalisation of MLQA for a language."""
+    return _best(predicted, right, lambda guess, truth: float(words(guess, language) == words(truth, language)))
+
+
+def _best(predicted: Sequence[str], right: Sequence[Sequence[str]], compare: Callable[[str, str], float]) -> float:
+    if not len(predicted):
+        raise ValueError("there are no answers to score")
+    pairs = zip(predicted, right, strict=True)
+    return sum(max(compare(guess, truth) for truth in truths or [""]) for guess, truths in pairs) / len(predicted)
+
+
+def _overlap(guess: list[str], truth: list[str]) -> float:
+    if not guess or not truth:
+        return float(guess == truth)
+    return 2 * (Counter(guess) & Counter(truth)).total() / (len(guess) + len(truth))
 
 
 # ------------------------------------------------------------------------------------------------------------ a task's
@@ -259,6 +296,12 @@ def score(
     raise ValueError(
         f"metric {metric!r} {wanted}; here are accuracy, f1, macro_f1, micro_f1, mcc, pearson, spearman ..."
     )
+
+
+def check(metric: Metric) -> None:
+    """Raises ImportError where the library of a metric is missing: rather before the training than after it."""
+    if metric in ("f1", "macro_f1", "mcc"):
+        _sklearn()
 
 
 def outcomes(
@@ -299,9 +342,3 @@ def _both(predicted: ArrayLike, right: ArrayLike) -> tuple[NDArray[Any], NDArray
     if not given.size:
         raise ValueError("there are no answers to score")
     return given, true
-
-
-def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
-    _, place, times = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(times)
-    return (last - (times - 1) / 2)[place]

@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from tessera.evaluation.mteb_data import Absent, compare_counts, localize
-from tessera.evaluation.mteb_model import Model, Progress, library
+from tessera.evaluation.mteb_model import Model, library
 from tessera.evaluation.mteb_results import by_language, catch_predictions, half_widths, outcomes
-from tessera.files import digest, fingerprint
+from tessera.files import digest, fingerprint, model_name
 from tessera.inference import sentence_folder
 from tessera.plan.errors import did_you_mean
 from tessera.plan.result import Result, finished, hash_of, read, write
-from tessera.plan.strict import name_of
+from tessera.progress import Progress
 
 _WRITE = "mteb"  # folder of mteb's own files
 
@@ -67,7 +67,7 @@ def run(
         mteb, out, folder = library(), Path(out), Path(model_folder)
         chosen = choose(tasks, benchmark, languages, splits)
         ready, absent = localize(chosen, Path(data), available=available) if data is not None else (chosen, [])
-        name = name or name_of(folder)
+        name = name or model_name(folder)
         pipeline, inside = sentence_folder.read(folder)
         weights = fingerprint(inside)
         model: Model | None = None

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from tessera.evaluation.rows import file_rows
 from tessera.plan.errors import mistakes
-from tessera.plan.strict import Strict
+from tessera.plan.fields import Strict
 
 _TEXT = ("text", "sentence1", "sentence2", "sentences")  # columns that mteb's statistics count the characters of
 Row = dict[str, Any]

@@ -1,7 +1,6 @@
 """A model folder as mteb wants it."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,9 +9,9 @@ from numpy.typing import NDArray
 
 from tessera.inference.encoder import Encoder
 from tessera.inference.sentence_folder import content_hash
+from tessera.progress import Progress, silent
 
 Floats = NDArray[np.float32]
-Progress = Callable[[int, int, str], None]
 
 _REMEMBERED = 2**29  # bytes of vectors kept to give the same text again; tasks ask for their training texts many times
 
@@ -53,7 +52,7 @@ class Model:
 
         folder = Path(model_name)
         self.encoder = Encoder.from_pretrained(folder, device=device or "auto", dtype=dtype)
-        self.progress = on_progress or (lambda done, total, what: None)
+        self.progress = on_progress or silent
         self._how = {"pooling": pooling, "max_length": max_length}
         chosen = {**self._how, "dtype": None if dtype == "float32" else dtype}
         similarity = self.encoder.similarity_fn_name

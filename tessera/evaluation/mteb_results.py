@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tessera.evaluation.metrics import interval
+from tessera.statistics import interval
 
 Scores = Mapping[str, Sequence[Mapping[str, Any]]]  # split -> scores of each subset
 _NOT_SCORES = {"main_score", "hf_subset", "languages", "mteb_version"}

@@ -1,4 +1,4 @@
-"""A probe: how much of a label can be read off frozen embeddings by logistic regression?
+"""Linear probe: how much of a label can be read off frozen embeddings by logistic regression?
 
 How strongly the weights are held back is chosen among a few values for each model and language: on validation rows, or
 where there are none by cross-validation within the training rows. Test rows have no say in it.
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tessera.evaluation import metrics
 
 Floats = NDArray[np.float32]
 
@@ -124,10 +126,4 @@ def scores(predicted: Sequence[str], truth: Sequence[str]) -> dict[str, float]:
     """Accuracy, and F1 averaged over the labels found in either list, each in [0, 1]."""
     if not truth or len(predicted) != len(truth):
         raise ValueError(f"probe: {len(predicted)} predictions for {len(truth)} labels; give one for each row")
-    f1 = []
-    for label in sorted({*predicted, *truth}):
-        both = sum(p == label and t == label for p, t in zip(predicted, truth, strict=True))
-        either = sum(p == label for p in predicted) + sum(t == label for t in truth)
-        f1.append(2 * both / either)
-    accuracy = sum(p == t for p, t in zip(predicted, truth, strict=True)) / len(truth)
-    return {"accuracy": accuracy, "macro_f1": sum(f1) / len(f1)}
+    return {"accuracy": metrics.accuracy(predicted, truth), "macro_f1": metrics.macro_f1(predicted, truth)}

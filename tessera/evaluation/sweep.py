@@ -22,17 +22,18 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tessera.evaluation import catalogue, metrics, trial
+from tessera.evaluation import catalogue, trial
 from tessera.evaluation.retrieve import RETRIEVAL
-from tessera.evaluation.trial import HEADS, Group, Json, Kind, Progress, Rows, Scores, Start, Trial
-from tessera.files import atomic_file, digest, fingerprint
+from tessera.evaluation.trial import HEADS, Group, Json, Kind, Rows, Scores, Start, Trial
+from tessera.files import atomic_file, digest, fingerprint, model_name
 from tessera.finetune import features
 from tessera.finetune.examples import Search
 from tessera.finetune.learner import Pretrained, pretrained
 from tessera.plan.recipe import Machine
 from tessera.plan.result import Result, write
-from tessera.plan.strict import name_of
 from tessera.plan.task import Protocol, Task
+from tessera.progress import Progress, silent
+from tessera.statistics import interval
 
 Found = TypeVar("Found")
 
@@ -86,11 +87,11 @@ def run(
     began = time.perf_counter()
     place = _Place(
         folder=Path(model_folder),
-        model=name or name_of(Path(model_folder)),
+        model=name or model_name(Path(model_folder)),
         machine=machine or Machine(),
         data=None if data_folder is None else Path(data_folder),
         out=Path(out),
-        report=on_progress or (lambda done, total, what: None),
+        report=on_progress or silent,
     )
     kind, tried = _kind(task), trial.all_trials(task, protocol)
     groups = trial.read_groups(task, protocol, place.data)
@@ -270,7 +271,7 @@ def _summary(kind: Kind, chosen: Sequence[_Finished], rows: Mapping[str, Rows]) 
     averages = {m: [statistics.fmean(row[m] for row in seed.values()) for seed in scores] for m in names}
     return {
         "results": {x: {m: statistics.fmean(seed[x][m] for seed in scores) for m in names} for x in scores[0]},
-        "interval": {m: metrics.interval(v)[1] if len(v) > 1 else None for m, v in averages.items()},
+        "interval": {m: interval(v)[1] if len(v) > 1 else None for m, v in averages.items()},
         "outcomes": {m: {x: mean_outcomes([seed[x][m] for seed in each]) for x in each[0]} for m in means},
         **kind.more([one.outcome for one in seeds[0]]),
     }

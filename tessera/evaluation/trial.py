@@ -21,8 +21,8 @@ from tessera.finetune import features, loop
 from tessera.finetune.examples import Choices, Example, Labelled, Question, Search, Tagged
 from tessera.finetune.learner import Learner, Pretrained
 from tessera.plan.task import Metric, Protocol, SplitName, Task
+from tessera.progress import Progress
 
-Progress = Callable[[int, int, str], None]
 Json = dict[str, Any]
 Rows = Sequence[Example] | Search
 Scores = Mapping[str, Mapping[str, float]]  # language -> metric -> value

@@ -10,7 +10,7 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -34,12 +34,12 @@ from tessera.model.hf_files import copy_tokenizer
 from tessera.model.mlm import MaskedLM
 from tessera.model.pooling import Unit, pool
 from tessera.model.precision import compute_dtype
+from tessera.progress import Say, silent
 
 # Shapes: T tokens of N texts end to end, C hidden size, V vocabulary, P width of a vector.
 
 To = Literal["onnx", "openvino"]
 Output = Literal["embeddings", "logits"]
-Say = Callable[[str], None]
 
 TEXTS = (  # several scripts, and a text of nothing; lengths come from _LENGTHS
     "",
@@ -63,7 +63,7 @@ def export(
     pooling: str | Sequence[str] | None = None,
     normalize: bool | None = None,
     texts: Sequence[str] = (),
-    say: Say = lambda text: None,
+    say: Say = silent,
 ) -> list[Check]:
     """Writes `target`, and gives every comparison with our own model. Written whole or not at all.
 

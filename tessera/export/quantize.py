@@ -28,7 +28,7 @@ from torch import Tensor
 from tessera.corpus import documents
 from tessera.data.tokenizer import Tokenizer
 from tessera.export.about import card
-from tessera.export.graph import Say, To, drafted, length_of, need, pooled, quiet, write_graph
+from tessera.export.graph import To, drafted, length_of, need, pooled, quiet, write_graph
 from tessera.files import write_json
 from tessera.inference import sentence_folder as folders
 from tessera.inference.encode import by_length, fit
@@ -37,6 +37,7 @@ from tessera.inference.sentence_folder import Pipeline
 from tessera.model import hub
 from tessera.model.encoder import Encoder
 from tessera.plan.corpus import Columns, Source
+from tessera.progress import Say, silent
 
 # Shapes: n texts, T tokens of a batch end to end, P width of a vector.
 
@@ -93,7 +94,7 @@ def quantize(
     weights_only: bool = False,
     max_length: int = 512,
     seed: int = 0,
-    say: Say = lambda text: None,
+    say: Say = silent,
 ) -> Measured:
     """Writes `target` with the model in int8, unless it falls under a bound: then nothing is written.
 

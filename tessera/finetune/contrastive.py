@@ -29,13 +29,14 @@ from torch.nn import functional
 
 from tessera.finetune.examples import Triple
 from tessera.finetune.loop import CLIP, Course, Diverged, learning_rate
-from tessera.finetune.retriever import Contrast, Ids, Progress, Retriever
+from tessera.finetune.retriever import Contrast, Ids, Retriever
 from tessera.inference.encode import by_length
 from tessera.inference.nearest import nearest
 from tessera.model.encoder import Encoder
 from tessera.model.sparse_embedding import PartialEmbedding
 from tessera.plan.recipe import Optimizer
 from tessera.plan.task import Protocol
+from tessera.progress import Progress
 from tessera.train.optimizer import build, clip_gradients, set_learning_rate
 
 Answers = dict[str, set[str]]  # of each query, the documents that are known to answer it

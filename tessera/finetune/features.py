@@ -15,9 +15,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.data import scripts, templates
+from tessera.data import templates
+from tessera.data.languages import code_points, spaceless_letters
+from tessera.data.templates import encode_words
 from tessera.data.tokenizer import Tokenizer
-from tessera.data.words import encode_words
 from tessera.finetune import windows
 from tessera.finetune.examples import Choices, Labelled, Question, Tagged
 
@@ -204,7 +205,7 @@ class Reader:
 def spaced(words: Sequence[str]) -> bool:
     """Whether words of a sentence have spaces between them: not where most are of a script that has none."""
     letters = [word for word in words if any(map(str.isalpha, word))]
-    without = sum(bool(scripts.spaceless_letters()[scripts.code_points(word)].any()) for word in letters)
+    without = sum(bool(spaceless_letters()[code_points(word)].any()) for word in letters)
     return 2 * without <= len(letters)
 
 

@@ -26,9 +26,9 @@ from tessera.model.encoder import Encoder
 from tessera.model.packed import packed
 from tessera.model.sparse_embedding import PartialEmbedding
 from tessera.plan.task import Protocol
+from tessera.progress import Progress, silent
 from tessera.train.optimizer import clip_gradients, set_learning_rate
 
-Progress = Callable[[int, int, str], None]
 CLIP = 1.0  # norm of the gradient
 
 
@@ -78,7 +78,7 @@ def train(
     scored: list[tuple[int, float]] = []
     kept: dict[str, dict[str, Tensor]] = {}
     tokens = 0
-    report = on_progress or (lambda done, total, what: None)
+    report = on_progress or silent
     early = protocol.patience is not None and validate is not None
     with torch.random.fork_rng():
         torch.manual_seed(seed)

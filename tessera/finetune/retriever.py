@@ -4,7 +4,7 @@
 
 import copy
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -26,10 +26,10 @@ from tessera.model.packed import packed
 from tessera.model.precision import autocast, compute_dtype
 from tessera.model.transformers_model import TransformersEncoder
 from tessera.plan.recipe import Machine
+from tessera.progress import Progress
 
 Ids = NDArray[np.int32]
 Floats = NDArray[np.float32]
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ fit(folder, texts, marks, out)  writes a folder that inference/text_scorer.py re
 # Shapes: n texts, C hidden size.
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,6 +25,7 @@ from tessera.model import hub
 from tessera.model.encoder import Encoder
 from tessera.model.mlm import Dense, Regressor, Transform, pool
 from tessera.plan.corpus import Columns, Source
+from tessera.progress import Progress
 
 _PENALTIES = np.logspace(-4, 4, 17)  # times the mean variance of a feature
 
@@ -66,7 +67,7 @@ def fit(
     pooling: Literal["mean", "cls"] = "mean",
     max_length: int = 512,
     dtype: Dtype = "auto",
-    on_progress: Callable[[int, int, str], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> Fit:
     """Fits a regression head to marked texts and writes it to `target` with the encoder, which is left as it is.
 

@@ -23,8 +23,7 @@ from tessera.inference import sentence_folder as folders
 from tessera.inference.encoder import Encoder
 from tessera.inference.engine import EncodeOptions
 from tessera.plan.corpus import Columns, Source
-
-Progress = Callable[[int, int, str], None]
+from tessera.progress import Progress, Say, silent
 
 PART_ROWS = 4_096
 _PART_CHARACTERS = 2**20  # what a part holds at most, but for its last row
@@ -78,8 +77,8 @@ def embed_file(
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     threads: int | None = None,
     part_rows: int = PART_ROWS,
-    on_progress: Progress = lambda done, total, what: None,
-    say: Callable[[str], None] = lambda line: None,
+    on_progress: Progress = silent,
+    say: Say = silent,
     **options: Any,
 ) -> Path:
     """Writes one row for each text of `source`, in its order, and returns `out`.
@@ -159,7 +158,7 @@ def _embed(
     parts: Path,
     settings: Settings,
     on_progress: Progress,
-    say: Callable[[str], None],
+    say: Say,
     options: dict[str, Any],
 ) -> None:
     """Writes the parts that are not there."""

@@ -15,6 +15,7 @@ from tessera.model.hub import AnyMaskedLM
 from tessera.model.mlm import Regressor, pool
 from tessera.model.packed import packed
 from tessera.model.precision import autocast, compute_dtype
+from tessera.progress import Progress
 
 _TEXTS = 16_384  # tokenized and sorted by length together: bounds the memory, not the result
 
@@ -29,7 +30,7 @@ def embed(
     max_length: int | None = None,
     max_tokens: int = 16_384,
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
-    on_progress: Callable[[int, int, str], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> NDArray[np.float32]:
     """One vector for each text, float32 [n, h], on the device of the model.
 
@@ -72,7 +73,7 @@ def each(
     max_length: int | None = None,
     max_tokens: int = 16_384,
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
-    on_progress: Callable[[int, int, str], None] | None = None,
+    on_progress: Progress | None = None,
     what: str,
 ) -> NDArray[np.float32]:
     """What `compute` makes of each text, float32 [n, width]; the rest is as for `embed`.

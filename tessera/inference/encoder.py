@@ -10,7 +10,7 @@ It also stands where a SentenceTransformer or LangChain's Embeddings is expected
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -30,9 +30,9 @@ from tessera.inference.tokenize import TextTokenizer, checked, windows
 from tessera.model import hub
 from tessera.model.attention import choose
 from tessera.model.precision import autocast, compute_dtype
+from tessera.progress import Progress
 
 Vectors = NDArray[np.float32]
-Progress = Callable[[int, int, str], None]
 Pooling = str | Sequence[str]
 
 _QUERY, _DOCUMENT = ("query",), ("document", "passage", "corpus")  # names of prompts

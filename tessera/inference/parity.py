@@ -7,7 +7,7 @@ peer: how far a token sees, that documents do not touch, and attention worked ou
 
 # Shapes: T tokens of N documents end to end, C hidden size, H query heads, K key/value heads, D head width.
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +22,7 @@ from tessera.model.encoder import Attention, Encoder
 from tessera.model.mlm import MaskedLM
 from tessera.model.precision import autocast, compute_dtype
 from tessera.plan.architecture import EncoderConfig
+from tessera.progress import Progress, Say, silent
 
 _LENGTHS = (3, 300, 41, 1, 129, 17, 64, 128)  # below, at and above the sizes at which backends change their ways
 _CHANGED = 1  # the document whose change must not be noticed by the others
@@ -66,8 +67,8 @@ def parity(
     folder: str | Path,
     *,
     seed: int = 0,
-    on_progress: Callable[[int, int, str], None] = lambda done, total, what: None,
-    say: Callable[[str], None] = lambda text: None,
+    on_progress: Progress = silent,
+    say: Say = silent,
 ) -> list[Row]:
     """Every comparison for the model in `folder`, in every backend and number format that runs here.
 
@@ -113,7 +114,7 @@ def _documents(config: EncoderConfig, seed: int) -> tuple[Tensor, Tensor]:
     return tokens.where(tokens != padding, (tokens + 1) % config.vocab_size), starts
 
 
-def _settings(say: Callable[[str], None]) -> Iterator[Setting]:
+def _settings(say: Say) -> Iterator[Setting]:
     """What runs here."""
     for kind in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         device = torch.device(kind)
@@ -141,7 +142,7 @@ def _theirs(
     tokens: Tensor,
     starts: Tensor,
     rows: list[Row],
-    say: Callable[[str], None],
+    say: Say,
 ) -> dict[torch.dtype, Answer] | None:
     """One document at a time, in each format; adds what transformers differs from itself. None where it is absent."""
     try:

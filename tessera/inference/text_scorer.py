@@ -12,7 +12,7 @@ import functools
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -25,6 +25,7 @@ from tessera.data.tokenizer import Tokenizer
 from tessera.inference.encode import each
 from tessera.model import hub
 from tessera.model.mlm import Regressor
+from tessera.progress import Progress
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -64,7 +65,7 @@ def scores(
     *,
     max_tokens: int = 16_384,
     dtype: Dtype = "auto",
-    on_progress: Callable[[int, int, str], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> NDArray[np.float32]:
     """The number of each text, float32 [n]; of a long text its beginning is read.
 

@@ -7,8 +7,7 @@ In reading order:
     evaluation.py    what is measured in a run: tasks of the catalogue; those of older recipes are translated
     task.py          what is asked of a model, and how it is trained for it
     architecture.py  one configuration for both families, its presets, parameters and FLOPs
-    mixture.py       shares of sources and languages: fixed, by temperature, capped on repetition
-    course.py        shares that move within a phase
+    mixture.py       the data mixture and its curriculum: fixed shares, temperature, moving shares, a cap on epochs
     schedule.py      batch size, learning rate and mask: pure functions of tokens read
     cost.py          FLOPs, memory and hours on common GPUs
     token_counts.py  how much text there is: from shards, or from a table of counts
@@ -17,6 +16,5 @@ In reading order:
     errors.py        what is wrong with a recipe, in words for the person who wrote it
     result.py        one model on one task; the only file that writes and reads result files
     languages.py     codes of languages in one spelling, deu_Latn
-    units.py         2.3T tokens, 50MB of text, a share between 0 and 1
-    strict.py        what all models of a recipe have in common
+    fields.py        strict models, names, 2.3T tokens, 50MB of text, a share between 0 and 1
 """

@@ -7,8 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from tessera.plan.strict import Name, Strict, is_folder, refuse_twins
-from tessera.plan.units import Bytes, Share
+from tessera.plan.fields import Bytes, Name, Share, Strict, is_folder, refuse_twins
 
 
 class Columns(Strict):

@@ -23,6 +23,7 @@ _WORDS = {
     "finite_number": "a finite number is needed here",
     "too_short": "at least one is needed",
 }
+_SHOWN = 20  # names in a hint
 TRUTH = "YAML reads yes, no, on, off, true and false as truth values; if text is meant, put it in quotes"
 
 
@@ -44,12 +45,13 @@ def one_line(error: ValidationError) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[Any]) -> str:
-    """A hint: the known name nearest to `word`, or all of them."""
+    """A hint: the known name nearest to `word`, or the known names, of many the first twenty."""
     names = sorted(str(name) for name in known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"
-    return "known are " + ", ".join(names) if names else "there are none"
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"known are {', '.join(names[:_SHOWN])}{more}" if names else "there are none"
 
 
 def _message(item: Any, root: type[BaseModel]) -> str:

@@ -10,9 +10,8 @@ from pydantic import BeforeValidator, Discriminator, Tag, ValidationError, model
 
 from tessera.plan.corpus import Columns
 from tessera.plan.errors import did_you_mean, one_line
-from tessera.plan.strict import Strict, refuse_twins
+from tessera.plan.fields import Ratio, Strict, Tokens, refuse_twins
 from tessera.plan.task import LANGUAGE, SPLIT, Task
-from tessera.plan.units import Ratio, Tokens
 
 _OLD = {
     "bitext": {"path", "columns"},

@@ -1,15 +1,25 @@
-"""Which share of a phase's tokens comes from which bucket: fixed shares, temperature, caps on repetition.
+"""The data mixture and its curriculum: which share of a phase's tokens comes from which bucket, and when.
 
-A bucket is the smallest thing that has a share: one quality tier of one language of one source.
+Shares are fixed or follow a temperature; they may move within the phase (annealing), languages may enter later, and a
+cap on epochs holds over all of it. A bucket is the smallest thing that has a share: one quality tier of one language of
+one source.
+
+A phase whose mixture moves is cut into 512 stretches of planned tokens, and cut again where a language enters. Over a
+stretch the shares stand still, at the value of its middle, so that the tokens planned of a bucket are a polygon:
+nothing depends on the machine, and the position in each bucket at any token is one interpolation.
 """
 
-import difflib
-import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from operator import mul
 
-from tessera.plan.recipe import Largest, Mixture, at
+from tessera.plan.errors import did_you_mean
+from tessera.plan.recipe import Largest, Mixture, Phase, at
+
+STRETCHES = 512
+_NOTHING = 1e-300  # share of a moment: what lifts less than this to a whole is no finite number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +51,7 @@ def shares(mixture: Mixture, buckets: Sequence[Bucket]) -> list[float]:
        `largest: n` selects the n languages with most such tokens, or all where there are fewer.
 
     Fixed shares may miss 1 by 0.001 where no bucket is left to take the rest; they are then scaled.
-    Where the mixture moves (see plan/course.py) these are the shares as the phase begins.
+    Where the mixture moves these are the shares as the phase begins.
     Raises ValueError where a key or a language matches nothing, or where nothing can take what is left.
     Source: exponent on sizes, Conneau et al. 2020, arXiv:1911.02116, 3.1; mmBERT, arXiv:2509.06888, 3.
     """
@@ -129,37 +139,95 @@ class _Members:
             result[i] = share * tokens / self.tokens
 
 
-def cap(shares: Sequence[float], available: Sequence[float], total_tokens: int, max_epochs: float) -> list[float]:
-    """Shares with which no bucket is read more than `max_epochs` times in a phase of `total_tokens` tokens.
+@dataclass(frozen=True, slots=True)
+class MixtureSchedule:
+    """The shares of the buckets over a phase; of a mixture that stands still, one stretch.
 
-    shares      of the buckets, sum 1
-    available   tokens of the buckets
-
-    Water-filling: a bucket that would be read too often keeps max_epochs * available / total_tokens, and what it
-    loses goes to the others in proportion to their shares, until nobody is above the limit.
-
-    Raises ValueError where all buckets together cannot fill the phase.
+    knots    [K + 1] planned tokens, from 0 to the tokens of the phase, rising
+    shares   [K][B], each row with the sum 1
     """
-    limits = [max_epochs * tokens / total_tokens for tokens in available]
-    possible = math.fsum(limit for share, limit in zip(shares, limits, strict=True) if share > 0)
-    if possible < 1 - 1e-9:
+
+    knots: tuple[int, ...]
+    shares: tuple[Sequence[float], ...]
+
+    def mean(self) -> list[float]:
+        """The share of each bucket in the whole phase."""
+        if len(self.shares) == 1:
+            return list(self.shares[0])
+        lengths = [b - a for a, b in pairwise(self.knots)]
+        return [sum(map(mul, column, lengths)) / self.knots[-1] for column in zip(*self.shares, strict=True)]
+
+
+def mixture_of(phase: Phase, buckets: Sequence[Bucket], available: Sequence[float] | None = None) -> MixtureSchedule:
+    """What a phase reads, with the cap on repetition.
+
+    available   tokens of each bucket for the cap, where they are not those of the bucket (inf: unknown)
+    Raises ValueError as `shares` and `cap` do.
+    """
+    resolved, knots, rows = ResolvedMixture(phase.mixture, buckets), [0, phase.tokens], []
+    if phase.mixture.moves:
+        cuts = {phase.tokens * k // STRETCHES for k in range(STRETCHES + 1)}
+        knots = sorted(cuts | {*phase.mixture.entries.values()})
+        middles = [(a + b) / 2 for a, b in pairwise(knots)]
+        rows = [resolved.shares(middle / phase.tokens, middle) for middle in middles]
+    else:
+        rows = [resolved.shares(0.0, 0)]
+    if phase.mixture.max_epochs is not None:
+        tokens = [bucket.tokens for bucket in buckets] if available is None else available
+        rows = cap(rows, knots, tokens, phase.mixture.max_epochs)
+    return MixtureSchedule(tuple(knots), tuple(rows))
+
+
+def cap(
+    rows: Sequence[Sequence[float]], knots: Sequence[int], available: Sequence[float], max_epochs: float
+) -> list[list[float]]:
+    """Shares with which no bucket is read more than `max_epochs` times (epochs) over the phase.
+
+    rows        [K][B] shares over the stretches between the `knots` [K + 1]
+    available   [B] tokens
+
+    Water-filling, at every moment: a bucket that would be read too often has its curve scaled down to the limit, what
+    that frees goes to the buckets below theirs in proportion to their shares of that moment, and so on until nobody is
+    above.
+
+    Raises ValueError where the text cannot fill the phase, or one stretch of it.
+    """
+    lengths = [b - a for a, b in pairwise(knots)]
+    total = knots[-1]
+    curves = [list(column) for column in zip(*rows, strict=True)]  # [B][K]
+    limits = [max_epochs * tokens for tokens in available]
+    possible = math.fsum(limit for limit, curve in zip(limits, curves, strict=True) if any(curve))
+    if possible < total * (1 - 1e-9):
         raise ValueError(
-            f"max_epochs: {max_epochs:g} epochs of all that is read are {int(possible * total_tokens)} tokens, "
-            f"but the phase has {total_tokens}; raise max_epochs, shorten the phase or add text"
+            f"max_epochs: {max_epochs:g} epochs of all that is read are {int(possible)} tokens, "
+            f"but the phase has {total}; raise max_epochs, shorten the phase or add text"
         )
-    # The bucket whose limit is smallest beside its share fills first; once one fits under the water, all later ones do.
-    order = sorted((i for i, share in enumerate(shares) if share > 0), key=lambda i: limits[i] / shares[i])
-    result = [0.0] * len(shares)
-    dry = list(itertools.accumulate(shares[i] for i in reversed(order)))[::-1]  # what stands from each place on
-    left = 1.0
-    for place, i in enumerate(order):
-        if shares[i] * left <= limits[i] * dry[place]:
-            for j in order[place:]:
-                result[j] = shares[j] * left / dry[place]
-            break
-        result[i] = limits[i]
-        left -= limits[i]
-    return result
+    free = [b for b, curve in enumerate(curves) if any(curve)]
+    while True:
+        planned = {b: sum(map(mul, curves[b], lengths)) for b in free}
+        full = {b for b in free if planned[b] > limits[b] * (1 + 1e-9)}
+        if not full:
+            return [list(row) for row in zip(*curves, strict=True)]
+        for b in full:
+            factor = limits[b] / planned[b]
+            curves[b] = [share * factor for share in curves[b]]
+        free = [b for b in free if b not in full]
+        _fill(curves, free, knots)
+
+
+def _fill(curves: list[list[float]], free: Sequence[int], knots: Sequence[int]) -> None:
+    """Raises the curves of `free` at every moment by one factor, so that all curves add up to 1 again."""
+    whole = [math.fsum(column) for column in zip(*curves, strict=True)]
+    taker = [math.fsum(column) for column in zip(*(curves[b] for b in free), strict=True)] or [0.0] * len(whole)
+    for k, (now, takes) in enumerate(zip(whole, taker, strict=True)):
+        if now < 1 - 1e-6 and takes < _NOTHING:
+            raise ValueError(
+                f"max_epochs: between planned tokens {knots[k]} and {knots[k + 1]} all that is read reaches its limit "
+                "and nothing is left to take over; raise max_epochs, or let other languages enter earlier"
+            )
+    lift = [1 + (1 - now) / takes if takes >= _NOTHING else 1.0 for now, takes in zip(whole, taker, strict=True)]
+    for b in free:
+        curves[b] = list(map(mul, curves[b], lift))
 
 
 def _of_tiers(mixture: Mixture, buckets: Sequence[Bucket]) -> list[int]:
@@ -180,7 +248,7 @@ def _owners(mixture: Mixture, buckets: Sequence[Bucket]) -> list[str | None]:
     names = {name for b in buckets for name in (b.source, b.language, f"{b.source}/{b.language}")}
     for key in mixture.shares:
         if key not in names:
-            raise ValueError(f"shares: {key!r} is no source, language or source/language; {_did_you_mean(key, names)}")
+            raise ValueError(f"shares: {key!r} is no source, language or source/language; {did_you_mean(key, names)}")
     return [
         next((name for name in (f"{b.source}/{b.language}", b.source, b.language) if name in mixture.shares), None)
         for b in buckets
@@ -198,7 +266,7 @@ def _selected(mixture: Mixture, buckets: Sequence[Bucket], free: dict[str, list[
     for language in mixture.languages:
         if language not in known:
             missing = [name for name in mixture.languages if name not in known]
-            raise ValueError(f"languages: there is no text in {', '.join(missing)}; {_did_you_mean(language, known)}")
+            raise ValueError(f"languages: there is no text in {', '.join(missing)}; {did_you_mean(language, known)}")
     return [language for language in dict.fromkeys(mixture.languages) if language in free]
 
 
@@ -214,11 +282,4 @@ def _check_entries(mixture: Mixture, buckets: Sequence[Bucket]) -> None:
     known = {bucket.language for bucket in buckets}
     for language in mixture.entries:
         if language not in known:
-            raise ValueError(f"entries: there is no text in {language!r}; {_did_you_mean(language, known)}")
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    few = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-    return f"did you mean {close[0]!r}?" if close else f"known are {few}"
+            raise ValueError(f"entries: there is no text in {language!r}; {did_you_mean(language, known)}")

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from tessera.plan import cost, schedule
 from tessera.plan.architecture import EncoderConfig, parameters
-from tessera.plan.course import MixtureSchedule, mean_shares, shares_of
-from tessera.plan.mixture import Bucket
+from tessera.plan.mixture import Bucket, MixtureSchedule, mixture_of
 from tessera.plan.recipe import Merge, Phase, Recipe, at
 from tessera.plan.token_counts import Inventory, PhaseText, text_of
 
@@ -146,7 +145,7 @@ def _phase(
     if text is not None:
         shares = _shares(text)
         languages = _languages(text, shares)
-        length = _mean_length(phase, text.buckets, mean_shares(shares))
+        length = _mean_length(phase, text.buckets, shares.mean())
         warnings = [*text.warnings, *_warnings(phase, languages, warn_epochs)]
     flops = cost.phase_flops(config, phase, length or phase.context) if config is not None else None
     last = schedule.total_steps(phase) - 1
@@ -169,9 +168,9 @@ def _phase(
     return planned, warnings
 
 
-def _shares(text: PhaseText) -> list[float] | MixtureSchedule:
+def _shares(text: PhaseText) -> MixtureSchedule:
     try:
-        return shares_of(text.phase, text.buckets, text.available)
+        return mixture_of(text.phase, text.buckets, text.available)
     except ValueError as error:
         raise ValueError(f"phases.{text.phase.name}.mixture: {error}") from None
 
@@ -198,10 +197,10 @@ def _mean_length(phase: Phase, buckets: Sequence[Bucket], shares: Sequence[float
     return sum(share * min(phase.context, b.tokens / b.documents) for share, b in known) / whole
 
 
-def _languages(text: PhaseText, shares: list[float] | MixtureSchedule) -> tuple[LanguagePlan, ...]:
+def _languages(text: PhaseText, shares: MixtureSchedule) -> tuple[LanguagePlan, ...]:
     """Buckets added up by language, the largest share first."""
-    phase, mean = text.phase, mean_shares(shares)
-    first, last = (shares.shares[0], shares.shares[-1]) if isinstance(shares, MixtureSchedule) else (mean, mean)
+    phase, mean = text.phase, shares.mean()
+    first, last = shares.shares[0], shares.shares[-1]
     limit = phase.mixture.max_epochs or float("inf")
     members: dict[str, list[int]] = {}
     for i, bucket in enumerate(text.buckets):

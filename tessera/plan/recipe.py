@@ -20,8 +20,7 @@ from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import Corpus, TokenizerTraining
 from tessera.plan.errors import did_you_mean, one_line
 from tessera.plan.evaluation import Evaluation
-from tessera.plan.strict import Name, Strict, is_folder, refuse_twins
-from tessera.plan.units import Ratio, Share, Tokens, TokensOrNone
+from tessera.plan.fields import Name, Ratio, Share, Strict, Tokens, TokensOrNone, is_folder, refuse_twins
 
 # ------------------------------------------------------------------------------------------------------------ the run
 

@@ -19,8 +19,8 @@ from pydantic import Field, ValidationError, model_validator
 from tessera import __version__
 from tessera.files import digest, write_json
 from tessera.plan.errors import one_line
+from tessera.plan.fields import Strict
 from tessera.plan.languages import by_language
-from tessera.plan.strict import Strict
 
 HELD_OUT = "held_out"  # the task of held-out text, and its kind
 _ALWAYS = ("model", "task", "kind", "metric", "fingerprint", "data", "tessera")

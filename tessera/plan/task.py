@@ -10,8 +10,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from tessera.plan.errors import did_you_mean
-from tessera.plan.strict import Name, Strict, refuse_twins
-from tessera.plan.units import Ratio, Share
+from tessera.plan.fields import Name, Ratio, Share, Strict, refuse_twins
 
 Kind = Literal[
     "classify", "pair", "regress", "choose", "tag", "span", "retrieve", "bitext", "reward", "probe", "held_out"

@@ -1,24 +1,20 @@
-"""Pages, tables and pictures out of files alone; never a model.
+"""HTML reports, tables and pictures out of files alone; never a model.
 
 In reading order:
 
-    run_files.py       the run folder as values
-    pages.py           the page and its order
-    summary.py         the short table that a run ends with
-    results.py         the page's tables: by model, language group and language
-    tables.py          HTML tables, numbers as people read them, escaping
-    charts.py          the charts, on the page and as images
-    style.py           colours, style sheet, script; nothing is loaded
+    run_files.py       the run folder as values: metrics, mixture, results
+    pages.py           the HTML report of a run, and the short tables that a run ends with
+    results.py         the report's tables: by model, language group and language
+    tables.py          tables as data, numbers as people read them
+    charts.py          the report's charts as Vega-Lite
+    style.py           colours, HTML templates with everything escaped, a chart as a file
     compare.py         results beside one another and beside published ones
     compare_charts.py  their pictures
     published.py       results read from files and from the tables of papers
-    plan_tables.py     that as tables and CSV
-    planned.py         a plan as an image
-    fertility.py       what each language pays for a tokenizer, as an image
+    plan_tables.py     a plan as tables, CSV and picture
+    fertility.py       what each language pays for a tokenizer, as a picture
 """
 
-from tessera.report.charts import save_plots
-from tessera.report.pages import write_report
-from tessera.report.summary import summarize
+from tessera.report.pages import summarize, write_report
 
-__all__ = ["save_plots", "summarize", "write_report"]
+__all__ = ["summarize", "write_report"]

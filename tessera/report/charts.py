@@ -1,4 +1,4 @@
-"""The charts of a run as Vega-Lite: drawn by the page in the reader's browser, or written as images for documents.
+"""Charts of a run as Vega-Lite, for the page to draw in the reader's browser: loss, schedules, mixture, held-out text.
 
 One colour is one stage (phase or merge) in every chart. Branches of one parent start at the same place and are lines
 of their own.
@@ -6,13 +6,12 @@ of their own.
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from tessera.report.run_files import EVERYTHING, NOT_LANGUAGES, PhaseLog, Run, group_mean, open_run, parents_of
-from tessera.report.style import INK, LIGHT
+from tessera.report.run_files import EVERYTHING, NOT_LANGUAGES, PhaseLog, Run, group_mean, parents_of
+from tessera.report.style import altair
 
 # d3 writes 10^9 as G (giga); token counts are written with B.
 _TOKENS = "replace(format(datum.value, '~s'), 'G', 'B')"
@@ -21,7 +20,7 @@ _RATE = "datum.value == 0 ? '0' : format(datum.value, '~e')"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A chart without width and colours: the page and the image writer give those."""
+    """A chart without width and colours: the page gives those."""
 
     title: str
     caption: str = ""
@@ -31,12 +30,12 @@ class Figure:
     key: str = ""  # its name on the page
 
 
-def figures(run: Run, legend: bool = False) -> dict[str, list[Figure]]:
+def figures(run: Run) -> dict[str, list[Figure]]:
     """All charts for which there is something to draw, by section of the report.
 
-    legend   inside each chart; the page writes its own, which wraps on a phone
+    They have no legends: the page writes its own, which wraps on a phone.
     """
-    makers: dict[str, Callable[[Run, bool], list[Figure]]] = {
+    makers: dict[str, Callable[[Run], list[Figure]]] = {
         "loss": _loss,
         "schedules": _schedules,
         "mixture": _mixture,
@@ -45,48 +44,10 @@ def figures(run: Run, legend: bool = False) -> dict[str, list[Figure]]:
         "merge": _merges,
         "throughput": _throughput,
     }
-    made = {
-        name: [replace(figure, key=f"{name}-{number}") for number, figure in enumerate(make(run, legend))]
+    return {
+        name: [replace(figure, key=f"{name}-{number}") for number, figure in enumerate(make(run))]
         for name, make in makers.items()
     }
-    return {name: several for name, several in made.items() if several}
-
-
-def save_plots(run: Path, folder: Path) -> list[Path]:
-    """Writes the charts of a run folder into `folder` as PNG (made if need be), one file a section of the report.
-
-    Returns the files. Raises ValueError where `run` is no run folder.
-    """
-    alt = altair()
-    written = []
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    for name, several in figures(open_run(Path(run)), legend=True).items():
-        width = 720 if len(several) == 1 else 330
-        parts = [f.chart.properties(width=width, height=f.height, title=f.title) for f in several]
-        chart = parts[0] if len(parts) == 1 else alt.concat(*parts, columns=2)
-        axis = {"labelColor": INK["muted"], "titleColor": INK["muted"], "gridColor": INK["grid"], "titlePadding": 8}
-        chart = (
-            chart.configure(background="white", font="Liberation Sans, sans-serif", padding=12)
-            .configure_axis(**axis, domainColor=INK["line"], tickColor=INK["line"], titleFontWeight="normal")
-            .configure_view(stroke=None)
-            .configure_range(category=list(LIGHT))
-            .configure_title(anchor="start", color=INK["text"], fontSize=14)
-            .configure_legend(orient="bottom", title=None, labelColor=INK["text"], columns=6)
-            .configure_rule(color=INK["muted"])
-        )
-        written.append(Path(folder) / f"{name}.png")
-        chart.save(str(written[-1]), scale_factor=2)
-    return written
-
-
-def altair() -> Any:
-    """The altair module, asked for at the door."""
-    try:
-        import altair
-        import vl_convert  # noqa: F401  # draws altair's images and holds the scripts for the page
-    except ImportError:
-        raise ImportError('the report needs altair and vl-convert; pip install "tessera-encoders[report]"') from None
-    return altair
 
 
 def thin(x: list[float], y: list[float], points: int, last: bool = False) -> list[tuple[float, float]]:
@@ -132,30 +93,30 @@ _CURVES = {
 }
 
 
-def _loss(run: Run, legend: bool) -> list[Figure]:
+def _loss(run: Run) -> list[Figure]:
     started = [p for p in run.phases if p.started]
-    made = _curve(run, legend, started, "loss", _CURVES["loss"])
+    made = _curve(run, started, "loss", _CURVES["loss"])
     for parent in dict.fromkeys(p.phase.from_ for p in started):
         branches = [p for p in started if p.phase.from_ == parent and parent in run.models]
         if len(branches) > 1:
             # Branches differ by less than the noise of a step, so their lines are smoother.
             title = f"Training loss of the branches of {parent}"
             curve = replace(_CURVES["loss"], title=title, points=40, height=220)
-            made += _curve(run, legend, branches, "loss", curve)
+            made += _curve(run, branches, "loss", curve)
     return made
 
 
-def _schedules(run: Run, legend: bool) -> list[Figure]:
+def _schedules(run: Run) -> list[Figure]:
     columns = ("learning_rate", "mask_ratio", "batch_tokens")
-    return [figure for c in columns for figure in _curve(run, legend, list(run.phases), c, _CURVES[c])]
+    return [figure for c in columns for figure in _curve(run, list(run.phases), c, _CURVES[c])]
 
 
-def _throughput(run: Run, legend: bool) -> list[Figure]:
+def _throughput(run: Run) -> list[Figure]:
     columns = ("tokens_per_second", "mfu")
-    return [figure for c in columns for figure in _curve(run, legend, list(run.phases), c, _CURVES[c])]
+    return [figure for c in columns for figure in _curve(run, list(run.phases), c, _CURVES[c])]
 
 
-def _curve(run: Run, legend: bool, logs: list[PhaseLog], column: str, curve: Curve) -> list[Figure]:
+def _curve(run: Run, logs: list[PhaseLog], column: str, curve: Curve) -> list[Figure]:
     """One column of the steps over total tokens, a line for each phase; nothing where no phase has such values."""
     rows = [
         {"x": _round(x, 7), "y": _round(y), "stage": log.name}
@@ -173,7 +134,7 @@ def _curve(run: Run, legend: bool, logs: list[PhaseLog], column: str, curve: Cur
         rows,
         start,
         alt.Tooltip("y:Q", title=column.replace("_", " "), format=".4~g"),
-        _colour(alt, run, legend, shown),
+        _colour(alt, run),
     ).encode(
         y=alt.Y("y:Q", axis=alt.Axis(title=curve.unit or None, tickCount=5, **label), scale=alt.Scale(zero=curve.zero))
     )
@@ -181,7 +142,7 @@ def _curve(run: Run, legend: bool, logs: list[PhaseLog], column: str, curve: Cur
     return [Figure(title=curve.title, chart=chart, height=curve.height, stages=shown)]
 
 
-def _held_out(run: Run, legend: bool) -> list[Figure]:
+def _held_out(run: Run) -> list[Figure]:
     alt, made = altair(), []
     for group, codes in run.groups.items():
         rows = []
@@ -196,16 +157,14 @@ def _held_out(run: Run, legend: bool) -> list[Figure]:
         shown = _stages(rows)
         y = alt.Y("y:Q", axis=alt.Axis(title=None, tickCount=5), scale=alt.Scale(zero=False))
         value = alt.Tooltip("y:Q", title="bits per byte", format=".3f")
-        line = _lines(alt, rows, 0.0, value, _colour(alt, run, legend, shown)).mark_line(
-            strokeWidth=1.6, point={"size": 14}
-        )
+        line = _lines(alt, rows, 0.0, value, _colour(alt, run)).mark_line(strokeWidth=1.6, point={"size": 14})
         chart = _with_starts(alt, line.encode(y=y), run, 0.0)
         title = group[0].upper() + group[1:] if group == EVERYTHING else group
         made.append(Figure(title=f"{title} ({len(codes)})", chart=chart, height=190, stages=shown))
     return made
 
 
-def _mixture(run: Run, legend: bool) -> list[Figure]:
+def _mixture(run: Run) -> list[Figure]:
     rows: list[dict[str, Any]] = []
     for log in run.phases:
         known = [(r.planned, r.read, code) for code, r in log.mixture.items() if r.planned > 0]
@@ -233,7 +192,7 @@ def _mixture(run: Run, legend: bool) -> list[Figure]:
     ]
     base = alt.Chart(alt.Data(values=rows)).encode(
         x=alt.X("rank:Q", scale=scale, axis=alt.Axis(title="rank of the language", values=ranks, format="d")),
-        color=_colour(alt, run, legend, shown),
+        color=_colour(alt, run),
         tooltip=tooltip,
     )
     line = base.mark_line(strokeWidth=1.6).encode(y=alt.Y("planned:Q", scale=y_scale, axis=shares))
@@ -243,7 +202,7 @@ def _mixture(run: Run, legend: bool) -> list[Figure]:
     return [Figure(title="Share of each language", caption=caption, chart=line + dots, height=320, stages=shown)]
 
 
-def _languages(run: Run, legend: bool) -> list[Figure]:
+def _languages(run: Run) -> list[Figure]:
     """Held-out bits per byte at the end against the text there was, for models that nothing was built on."""
     bits, _ = run.final_bits()
     built_on = {p.phase.from_ for p in run.phases}
@@ -271,7 +230,7 @@ def _languages(run: Run, legend: bool) -> list[Figure]:
         .encode(
             x=alt.X("x:Q", scale=alt.Scale(type="log", nice=False, padding=8), axis=axis),
             y=alt.Y("y:Q", axis=alt.Axis(title="bits per byte", tickCount=6), scale=alt.Scale(zero=False)),
-            color=_colour(alt, run, legend, last),
+            color=_colour(alt, run),
             tooltip=[
                 alt.Tooltip("stage:N", title="model"),
                 alt.Tooltip("language:N"),
@@ -292,7 +251,7 @@ def _languages(run: Run, legend: bool) -> list[Figure]:
     ]
 
 
-def _merges(run: Run, legend: bool) -> list[Figure]:
+def _merges(run: Run) -> list[Figure]:
     alt, made = altair(), []
     bits, _ = run.final_bits()
     for merge in run.recipe.merges:
@@ -315,7 +274,7 @@ def _merges(run: Run, legend: bool) -> list[Figure]:
                     "x:Q", axis=alt.Axis(title="bits per byte", tickCount=5), scale=alt.Scale(zero=False, padding=12)
                 ),
                 y=y,
-                color=_colour(alt, run, legend, models),
+                color=_colour(alt, run),
                 shape=alt.Shape(
                     "stage:N", scale=alt.Scale(domain=models, range=_shapes(models, merge.name)), legend=None
                 ),
@@ -353,9 +312,8 @@ def _over_tokens(alt: Any, start: float, end: float) -> Any:
     return alt.X("x:Q", axis=axis, scale=alt.Scale(domain=[start, end], nice=False))
 
 
-def _colour(alt: Any, run: Run, legend: bool, shown: Sequence[str]) -> Any:
-    key = alt.Legend(values=list(shown)) if legend and len(shown) > 1 else None
-    return alt.Color("stage:N", scale=alt.Scale(domain=run.names), legend=key)
+def _colour(alt: Any, run: Run) -> Any:
+    return alt.Color("stage:N", scale=alt.Scale(domain=run.names), legend=None)
 
 
 def _with_starts(alt: Any, line: Any, run: Run, start: float) -> Any:

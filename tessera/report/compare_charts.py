@@ -7,14 +7,12 @@ from typing import Any, Literal
 
 import yaml
 
-from tessera.report.charts import altair
 from tessera.report.compare import Comparison
 from tessera.report.published import EUROPEAN, EUROPEAN_CODES, Score
-from tessera.report.style import INK, LIGHT
+from tessera.report.style import INK, LIGHT, altair, check_picture, write_picture
 
 Kind = Literal["auto", "languages", "groups", "length", "tasks"]
 Groups = Literal["family", "script", "european"]
-_FORMATS = (".png", ".svg", ".html")
 _BARS = 48  # languages that bars have room for; more are points by rank
 _MOST = 8  # models: as many as there are colours
 _OTHER = "other families"
@@ -33,8 +31,7 @@ def draw(
     Raises ValueError where there is nothing to draw, too many models, or an ending that is none of .png, .svg, .html;
     ImportError without the extra `report`.
     """
-    if path.suffix.lower() not in _FORMATS:
-        raise ValueError(f"--plot: {path} cannot be written; give a name that ends in one of {', '.join(_FORMATS)}")
+    check_picture(path)
     if len(comparison.models) > _MOST:
         raise ValueError(
             f"--plot: {len(comparison.models)} models are more than {_MOST}, which is what can be told apart; choose "
@@ -52,15 +49,8 @@ def draw(
     if not charts:
         raise ValueError(f"--plot: nothing here has what a picture by {drawing} needs; see the table")
     whole = charts[0] if len(charts) == 1 else alt.vconcat(*charts, spacing=26)
-    if title:
-        whole = whole.properties(title=title)
-    whole = _styled(whole)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix.lower() == ".html":
-        whole.save(str(path), format="html", inline=True)
-    else:
-        whole.save(str(path), scale_factor=2)
-    return path
+    whole = whole.properties(title=title) if title else whole
+    return write_picture(whole, path, columns=4, labelLimit=260)
 
 
 def group_of(code: str, by: Groups) -> str:
@@ -251,17 +241,6 @@ def _colour(alt: Any, comparison: Comparison) -> Any:
     """One model has one colour in all charts of a picture."""
     models = comparison.models
     return alt.Color("model:N", scale=alt.Scale(domain=models, range=list(LIGHT[: len(models)])))
-
-
-def _styled(chart: Any) -> Any:
-    return (
-        chart.configure(background="white", font="Liberation Sans, sans-serif", padding=12)
-        .configure_axis(labelColor=INK["muted"], titleColor=INK["muted"], gridColor=INK["grid"], titlePadding=8,
-                        labelFlush=False, domainColor=INK["line"], tickColor=INK["line"], titleFontWeight="normal")
-        .configure_view(stroke=None)
-        .configure_title(anchor="start", color=INK["text"], fontSize=14, offset=10)
-        .configure_legend(orient="bottom", title=None, labelColor=INK["text"], columns=4, labelLimit=260)
-    )  # fmt: skip
 
 
 def _spoken(result: Score) -> dict[str, float]:

@@ -1,17 +1,15 @@
-"""What each language pays for a tokenizer, as an image: all languages by name where they are few, else by rank."""
+"""Plot of tokenizer fertility, what each language pays: all languages by name where they are few, else by rank."""
 
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tessera.report.charts import altair
-from tessera.report.style import INK, LIGHT
+from tessera.report.style import INK, LIGHT, altair, check_picture, write_picture
 
 _NAMED = 60  # rows of names fit a page; more languages than this stand side by side as points
 _LABELS = 24  # of the points
 _OTHER = "other scripts"
-_FORMATS = (".png", ".svg", ".html")
 
 
 def draw_fertility(rows: Sequence[dict[str, Any]], path: Path, title: str = "What each language pays") -> Path:
@@ -24,8 +22,7 @@ def draw_fertility(rows: Sequence[dict[str, Any]], path: Path, title: str = "Wha
     """
     if not rows:
         raise ValueError("--plot: no language was measured; see what the sources hold")
-    if path.suffix.lower() not in _FORMATS:
-        raise ValueError(f"--plot: {path} cannot be written; give a name that ends in one of {', '.join(_FORMATS)}")
+    check_picture(path)
     alt = altair()
     parallel = all(row["relative"] is not None for row in rows)
     axis = "tokens for the same content" if parallel else "tokens for the same information (estimate)"
@@ -55,23 +52,9 @@ def draw_fertility(rows: Sequence[dict[str, Any]], path: Path, title: str = "Wha
         alt.Tooltip("fallback:Q", title="byte fallback, %"),
     ]
     draw = _by_name if len(shown) <= _NAMED else _by_rank
-    best = ordered[0]["language"]
-    chart = (
-        draw(alt, shown, axis, colour, tooltip)
-        .properties(title=alt.Title(title, subtitle=f"{axis}, relative to {best}", subtitleColor=INK["muted"]))
-        .configure(background="white", font="Liberation Sans, sans-serif", padding=12)
-        .configure_axis(labelColor=INK["muted"], titleColor=INK["muted"], gridColor=INK["grid"], titlePadding=8,
-                        domainColor=INK["line"], tickColor=INK["line"], titleFontWeight="normal")
-        .configure_view(stroke=None)
-        .configure_title(anchor="start", color=INK["text"], fontSize=14, offset=10)
-        .configure_legend(orient="bottom", title=None, labelColor=INK["text"], columns=8)
-    )  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix.lower() == ".html":
-        chart.save(str(path), format="html", inline=True)
-    else:
-        chart.save(str(path), scale_factor=2)
-    return path
+    subtitle = f"{axis}, relative to {ordered[0]['language']}"
+    chart = draw(alt, shown, axis, colour, tooltip).properties(title=alt.Title(title, subtitle=subtitle))
+    return write_picture(chart, path, columns=8)
 
 
 def _scripts(rows: Sequence[dict[str, Any]]) -> dict[str, str]:

@@ -1,25 +1,19 @@
-"""The page: what a run did, in one HTML file that opens anywhere and loads nothing."""
+"""The HTML report of a run: what it did, in one file that opens anywhere and loads nothing; and its summary as data.
 
-import functools
+templates/page.html is the page with the order of its sections; here is what stands in it.
+"""
+
 import importlib.metadata
 import importlib.util
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tessera.files import write_text
 from tessera.report import results, style
-from tessera.report.charts import Figure, altair, figures
-from tessera.report.run_files import EVERYTHING, NOT_LANGUAGES, Run, open_run
-from tessera.report.tables import (
-    duration,
-    escape,
-    fold,
-    tokens,
-)
-
-_POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:"
+from tessera.report.charts import Figure, figures
+from tessera.report.run_files import EVERYTHING, NOT_LANGUAGES, Run, group_mean, open_run
+from tessera.report.tables import duration, tokens
 
 
 def write_report(run: Path) -> Path:
@@ -28,66 +22,74 @@ def write_report(run: Path) -> Path:
     A run that is still going on gives a report of what there is. Raises ValueError where the folder is no run,
     ImportError where altair or vl-convert is missing.
     """
-    altair()
+    style.altair()
     read = open_run(Path(run))
     path = read.folder / "report.html"
     write_text(path, _page(read))
     return path
 
 
+def summarize(folder: Path) -> dict[str, Any]:
+    """Of a run: {"tables": [{"title", "columns", "rows", "digits"}], "paths": {name: path}}.
+
+    The short tables that a run ends with, for the terminal and for summary.json: a row is a model, a column a language
+    group.
+    """
+    run = open_run(folder)
+    tables = []
+    for title, metric, values in results.measures(run):
+        factor, digits = (100, 1) if metric == "accuracy" else (1, 3)
+        groups = results.groups_with(run, values)
+        rows: list[list[Any]] = []
+        for model, of in values.items():
+            means = (group_mean(of, run.groups[name]) for name in groups)
+            rows.append([model, *(None if mean is None else round(factor * mean, digits) for mean in means)])
+        tables.append({"title": title, "columns": ["model", *groups], "rows": rows, "digits": digits})
+    finished = [folder / name / "final" for name in run.models if (folder / name / "final").exists()]
+    paths = {"model": str(finished[-1])} if finished else {}
+    return {"tables": tables, "paths": {**paths, "report": str(folder / "report.html")}}
+
+
 def _page(run: Run) -> str:
     drawn = figures(run)
     names = _language_names(code for codes in run.groups.values() for code in codes)
-    loss, schedules = drawn.get("loss", []), drawn.get("schedules", [])
-    training = _legend(run, loss + schedules) + _plots(loss) + _plots(schedules, grid=True)
-    merges = "".join(results.merge_table(run, number) for number in range(len(run.recipe.merges)))
-    sections = {
-        "Summary": results.summary(run),
-        "Training": training + _TRAINING_NOTE if training else "",
-        "Mixture": _drawn(run, drawn, "mixture") + results.mixture_table(run, names),
-        "Held-out text": _held_out(run, drawn, names),
-        "Evaluation": "".join(results.task_tables(run, task, names) for task in results.tasks(run)),
-        "Merge": merges + _drawn(run, drawn, "merge"),
-        "Throughput": _drawn(run, drawn, "throughput") + results.stages_table(run),
-        "Reproduce": _reproduce(run),
-    }
-    kept = {title: inside for title, inside in sections.items() if inside}
-    links = "".join(f'<a href="#{_anchor(title)}">{escape(title)}</a>' for title in kept)
-    body = "".join(f'<section id="{_anchor(t)}"><h2>{escape(t)}</h2>{inside}</section>' for t, inside in kept.items())
-    specs = {figure.key: _spec(figure) for several in drawn.values() for figure in several}
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(run.recipe.name)} · tessera</title>\n<style>{style.CSS}</style>\n</head>\n<body>\n<main>\n"
-        f"{_top(run)}\n<nav>{links}</nav>\n{body}\n</main>\n"
-        f'<script type="application/json" id="specs">{_json(specs)}</script>\n'
-        f"<script>{_vega()}</script>\n<script>{style.SCRIPT}</script>\n</body>\n</html>\n"
+    version = next((r.tessera for r in run.results if r.tessera), None)
+    return style.render(
+        "page.html",
+        title=run.recipe.name,
+        run=run,
+        facts=_facts(run),
+        gaps=_gaps(run),
+        drawn=drawn,
+        colours={name: number % len(style.LIGHT) for number, name in enumerate(run.names)},
+        summary=results.summary(run),
+        mixture=results.mixture(run, names),
+        bits=results.bits_per_byte(run, names),
+        evaluation=[table for task in results.tasks(run) for table in results.of_task(run, task, names)],
+        merges=[table for merge in run.recipe.merges for table in results.of_merge(run, merge)],
+        stages=results.stages(run),
+        version=version or importlib.metadata.version("tessera-encoders"),
+        specs={figure.key: _spec(figure) for several in drawn.values() for figure in several},
     )
 
 
-# ------------------------------------------------------------------------------------------------------------ sections
-
-
-def _top(run: Run) -> str:
-    read = sum(p.tokens for p in run.phases)
-    planned = sum(p.phase.tokens for p in run.phases)
+def _facts(run: Run) -> dict[str, str]:
+    """The tiles on top."""
+    read, planned = sum(p.tokens for p in run.phases), sum(p.phase.tokens for p in run.phases)
     going_on = any(not p.finished for p in run.phases)
     spoken = len(run.groups.get(EVERYTHING, ()))
     stages = len(run.phases) + len(run.recipe.merges)
-    facts = {
+    return {
         "model": run.recipe.model.preset or "from a folder",
         "languages": f"{spoken:,}" if spoken else "–",
         "tokens read": f"{tokens(read)} of {tokens(planned)}" if going_on else tokens(read),
         "time in training": duration(sum(p.seconds for p in run.phases)),
         "stages finished": f"{stages - len(run.unfinished)} of {stages}",
     }
-    tiles = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items())
-    about = f"<p>{escape(run.recipe.notes)}</p>" if run.recipe.notes else ""
-    return f'<h1>{escape(run.recipe.name)}</h1>{about}{_state(run)}<dl class="tiles">{tiles}</dl>'
 
 
-def _state(run: Run) -> str:
+def _gaps(run: Run) -> list[str]:
+    """What is not there, or not yet."""
     lines = [
         f"{log.name} has read {tokens(log.tokens)} of {tokens(log.phase.tokens)} tokens"
         for log in run.phases
@@ -95,98 +97,16 @@ def _state(run: Run) -> str:
     ]
     started = {p.name for p in run.phases if p.started or p.finished}
     waiting = [name for name in run.unfinished if name not in started]
-    if waiting:
-        lines.append(f"not there yet: {', '.join(waiting)}")
-    lines += run.notes
-    if not lines:
-        return ""
-    head = (
-        "<p><b>This run is not finished.</b> The page shows what there is.</p>"
-        if run.unfinished
-        else "<p><b>Gaps</b></p>"
-    )
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f'<div class="notes" role="note">{head}<ul>{items}</ul></div>'
-
-
-_TRAINING_NOTE = (
-    '<p class="small">The loss is per predicted token and depends on the mask ratio, so it compares within a phase; '
-    "held-out bits per byte uses one mask ratio throughout. Dashed lines: a phase begins. "
-    "Branches with equal schedules lie on one another.</p>"
-)
-
-
-def _held_out(run: Run, drawn: dict[str, list[Figure]], names: dict[str, str]) -> str:
-    html = ""
-    if "held_out" in drawn:
-        html += _legend(run, drawn["held_out"]) + "<h3>Bits per byte during training, mean of each language group</h3>"
-        html += _plots(drawn["held_out"], grid=True)
-    return html + _drawn(run, drawn, "languages") + results.bits_table(run, names)
-
-
-def _reproduce(run: Run) -> str:
-    version = next((r.tessera for r in run.results if r.tessera), None) or importlib.metadata.version(
-        "tessera-encoders"
-    )
-    lines = f'pip install "tessera-encoders=={version}"\ntessera run recipe.yaml'
-    return (
-        "<p>Save the recipe below as <code>recipe.yaml</code>, put the text where it says, and run:</p>"
-        f"<pre>{escape(lines)}</pre>"
-        f'<p class="small">Seed {run.recipe.seed}. What is under <code>machine</code> changes speed only.</p>'
-        + fold("recipe.yaml", f"<pre>{escape(run.recipe_text)}</pre>")
-    )
-
-
-# ---------------------------------------------------------------------------------------------------- parts of a page
-
-
-def _plots(several: list[Figure], grid: bool = False) -> str:
-    html = ""
-    for figure in several:
-        title, key = escape(figure.title), escape(figure.key)
-        caption = f"<figcaption>{escape(figure.caption)}</figcaption>" if figure.caption else ""
-        attributes = f'style="min-height:{figure.height}px" role="img" aria-label="{title}" data-chart="{key}"'
-        html += f'<figure><h3>{title}</h3><div class="chart" {attributes}></div>{caption}</figure>'
-    return f'<div class="grid">{html}</div>' if grid and html else html
-
-
-def _drawn(run: Run, drawn: dict[str, list[Figure]], name: str) -> str:
-    several = drawn.get(name, [])
-    return _legend(run, several) + _plots(several)
-
-
-def _legend(run: Run, several: list[Figure]) -> str:
-    """The colours of the stages in some charts: outside of them, so that it wraps on a phone."""
-    shown = {stage for figure in several for stage in figure.stages}
-    items = (
-        f'<li><i style="background:var(--stage{number % len(style.LIGHT)})"></i>{escape(name)}</li>'
-        for number, name in enumerate(run.names)
-        if name in shown
-    )
-    return f'<ul class="legend">{"".join(items)}</ul>' if len(shown) > 1 else ""
+    lines += [f"not there yet: {', '.join(waiting)}"] if waiting else []
+    return [*lines, *run.notes]
 
 
 def _spec(figure: Figure) -> dict[str, Any]:
+    """A chart as Vega-Lite, of the width of its place."""
     spec: dict[str, Any] = figure.chart.properties(width="container", height=figure.height).to_dict()
     for key in ("$schema", "config"):  # the page says both, once
         spec.pop(key, None)
     return spec | {"autosize": {"type": "fit-x", "contains": "padding"}}
-
-
-def _json(data: Any) -> str:
-    """JSON that cannot end the element it stands in."""
-    return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-
-
-@functools.cache
-def _vega() -> str:
-    """Vega, Vega-Lite and Vega-Embed in one script, about 0.9 MB."""
-    import vl_convert
-
-    version = ".".join(altair().SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    snippet = "window.vegaEmbed = vegaEmbed;"
-    bundle: str = vl_convert.javascript_bundle(snippet, version)
-    return bundle.replace("</script", "<\\/script")
 
 
 def _language_names(codes: Iterable[str]) -> dict[str, str]:
@@ -210,7 +130,3 @@ def _language_names(codes: Iterable[str]) -> dict[str, str]:
         if not name.startswith("Unknown language"):
             names[code] = name
     return names
-
-
-def _anchor(title: str) -> str:
-    return title.lower().replace(" ", "-")

@@ -35,6 +35,7 @@ class Score:
     average: float | None
     half: float | None = None  # half the width of the 95% interval of the average
     over: str = ""  # what the interval is over
+    repeats: int = 0  # how many of them
     by_length: dict[str, float] = field(default_factory=dict)  # "1000-5000" -> value
     outcomes: dict[str, NDArray[np.float64]] = field(default_factory=dict)  # by language, one for each example
     data: Any = None  # equal where two were measured on the same rows
@@ -90,6 +91,7 @@ def _scores(path: Path, one: Result, metric: str | None) -> list[Score]:
             average=scale * one.average[chosen],
             half=None if half is None else scale * half,
             over="" if half is None else f"{tries} experiments" if tries else f"{len(one.seeds)} seeds",
+            repeats=int(tries or len(one.seeds)),
             by_length={name: scale * row[chosen] for name, row in one.by_length.items()},
             outcomes={code: np.asarray(row) for code, row in one.outcomes.get(chosen, {}).items()},
             data=one.data or None,

@@ -1,9 +1,10 @@
-"""The tables of the page: what came out of a run, by model, by language group and by language."""
+"""Result tables of the report: what came out of a run, by model, by language group and by language."""
 
 import json
 from dataclasses import replace
 from typing import Any
 
+from tessera.plan.recipe import Merge
 from tessera.plan.result import Result
 from tessera.report.run_files import EVERYTHING, Reading, Run, group_mean, language_of, parents_of
 from tessera.report.tables import (
@@ -11,29 +12,26 @@ from tessera.report.tables import (
     NOTHING,
     Cell,
     Columns,
+    Table,
     best,
     duration,
-    escape,
-    fold,
     gap_cell,
     metric_cell,
     metric_title,
     percent,
-    table,
     tokens,
 )
 
+_LANGUAGE = ("language", "code", "group")
 _SAMPLED = "* measured on a sample during training, not yet on all held-out text."
 
 
-def summary(run: Run) -> str:
+def summary(run: Run) -> list[Table]:
     """One table for held-out text, one for each retrieval task: a row a model, a column a language group."""
     bits, sampled = run.final_bits()
-    html, unseen = "", False
+    made, unseen = [], False
     for title, metric, values in measures(run):
-        groups = [
-            g for g, codes in run.groups.items() if any(group_mean(v, codes) is not None for v in values.values())
-        ]
+        groups = groups_with(run, values)
         means = {m: {g: group_mean(v, run.groups[g]) for g in groups} for m, v in values.items()}
         top = {g: best(metric, (of_model[g] for of_model in means.values())) for g in groups}
         rows = []
@@ -44,11 +42,16 @@ def summary(run: Run) -> str:
                 if read and not read.intersection(run.groups[group]):
                     cells[number], unseen = replace(cells[number], css="unseen"), True
             rows.append([Cell(model + (" *" if model in sampled and values is bits else "")), *cells])
-        html += f"<h3>{escape(title)}</h3>" + table(("model",), [Columns("", tuple(groups))], rows)
+        made.append(Table(title=title, words=("model",), numbers=[Columns("", tuple(groups))], rows=rows))
     notes = ["Each language counts once in a mean."]
     notes += ["Italics: the model was not trained on any language of the group."] if unseen else []
     notes += [_SAMPLED] if sampled else []
-    return html and html + f'<p class="small">{escape(" ".join(notes))}</p>'
+    return [*made[:-1], replace(made[-1], note=" ".join(notes))] if made else []
+
+
+def groups_with(run: Run, values: dict[str, dict[str, float]]) -> list[str]:
+    """The language groups in which any model has a value."""
+    return [g for g, codes in run.groups.items() if any(group_mean(v, codes) is not None for v in values.values())]
 
 
 def measures(run: Run) -> list[tuple[str, str, dict[str, dict[str, float]]]]:
@@ -64,11 +67,11 @@ def measures(run: Run) -> list[tuple[str, str, dict[str, dict[str, float]]]]:
     return measures
 
 
-def mixture_table(run: Run, names: dict[str, str]) -> str:
+def mixture(run: Run, names: dict[str, str]) -> list[Table]:
     """What each phase was to read of each language, and what it read."""
     logs = [p for p in run.phases if p.mixture]
     if not logs:
-        return ""
+        return []
     size: dict[str, float] = {}
     for log in logs:
         for code, reading in log.mixture.items():
@@ -85,8 +88,8 @@ def mixture_table(run: Run, names: dict[str, str]) -> str:
             row += _reading_cells(log.mixture.get(code))
         rows.append(row)
     columns = [Columns("text", ("tokens",)), *(Columns(p.name, ("planned, %", "read, %", "epochs")) for p in logs)]
-    inside = table(("language", "code", "group"), columns, rows, ident="mixture-table")
-    return fold(f"Shares by language and phase ({len(rows):,})", inside)
+    title = f"Shares by language and phase ({len(rows):,})"
+    return [Table(fold=title, ident="mixture-table", words=_LANGUAGE, numbers=columns, rows=rows)]
 
 
 def _reading_cells(reading: Reading | None) -> list[Cell]:
@@ -97,11 +100,11 @@ def _reading_cells(reading: Reading | None) -> list[Cell]:
     return [planned, read, NOTHING if reading.epochs is None else Cell(f"{reading.epochs:.3g}", reading.epochs)]
 
 
-def bits_table(run: Run, names: dict[str, str]) -> str:
+def bits_per_byte(run: Run, names: dict[str, str]) -> list[Table]:
     """Held-out bits per byte at the end, by language and model."""
     bits, sampled = run.final_bits()
     if not bits:
-        return ""
+        return []
     codes = sorted({code for values in bits.values() for code in values}, key=lambda c: names.get(c, c))
     groups = _group_of(run)
     rows = []
@@ -113,23 +116,22 @@ def bits_table(run: Run, names: dict[str, str]) -> str:
         ]
         rows.append([Cell(names.get(code, code)), Cell(code), Cell(groups.get(code, "")), *cells])
     columns = [Columns("", tuple(m + (" *" if m in sampled else "") for m in bits))]
-    inside = table(("language", "code", "group"), columns, rows, ident="bits-table")
-    inside += f'<p class="small">{_SAMPLED}</p>' if sampled else ""
-    return fold(f"Bits per byte at the end, by language ({len(rows):,})", inside)
+    title, note = f"Bits per byte at the end, by language ({len(rows):,})", _SAMPLED if sampled else ""
+    return [Table(fold=title, ident="bits-table", words=_LANGUAGE, numbers=columns, rows=rows, note=note)]
 
 
-def task_tables(run: Run, task: str, names: dict[str, str]) -> str:
+def of_task(run: Run, task: str, names: dict[str, str]) -> list[Table]:
     """One task: the averages of the models, then every language."""
     results = [r for r in run.results if r.task == task and r.kind != "held_out"]
     metrics = sorted({m for r in results for m in r.average}, key=lambda m: (m != results[0].metric, m))
     shown = tuple(metric_title(m) for m in metrics)
     tops = {m: best(m, (r.average.get(m) for r in results)) for m in metrics}
     rows = [[Cell(r.model), *(_result_cell(m, r.average.get(m), tops[m]) for m in metrics)] for r in results]
-    html = f'<h3>{escape(task)} <span class="muted">{escape(results[0].kind)}</span></h3>'
-    html += _protocols(results) + table(("model",), [Columns("", shown)], rows)
+    average = Table(title=task, kind=results[0].kind, lines=_protocols(results),
+                    words=("model",), numbers=[Columns("", shown)], rows=rows)  # fmt: skip
     keys = sorted({key for r in results for key in r.results}, key=lambda k: names.get(language_of(k), k))
     if not keys:
-        return html
+        return [average]
     rows = []
     for key in keys:
         row = [Cell(names.get(language_of(key), key)), Cell(key)]
@@ -137,13 +139,12 @@ def task_tables(run: Run, task: str, names: dict[str, str]) -> str:
         row += [_result_cell(m, r.results.get(key, {}).get(m), tops[m]) for m in metrics for r in results]
         rows.append(row)
     columns = [Columns(title, tuple(r.model for r in results)) for title in shown]
-    inside = table(("language", "code"), columns, rows, ident=f"task-{tasks(run).index(task)}")
-    return html + fold(f"{task} by language ({len(rows):,})", inside)
+    title, ident = f"{task} by language ({len(rows):,})", f"task-{tasks(run).index(task)}"
+    return [average, Table(fold=title, ident=ident, words=_LANGUAGE[:2], numbers=columns, rows=rows)]
 
 
-def merge_table(run: Run, number: int) -> str:
+def of_merge(run: Run, merge: Merge) -> list[Table]:
     """A merge beside its parents: every measure there is by language group, and how far it is from them."""
-    merge = run.recipe.merges[number]
     bits, _ = run.final_bits()
     measures = [("bits per byte", "bits_per_byte", bits)]
     for task in tasks(run):
@@ -163,13 +164,12 @@ def merge_table(run: Run, number: int) -> str:
             cells = [_result_cell(metric, means[m], top) for m in models]
             gaps = [gap_cell(metric, own - reference), gap_cell(metric, own - sum(known) / len(known))]
             rows.append([Cell(title), Cell(group), *cells, *gaps])
-    if not rows:
-        return ""
     columns = [Columns("", (*models, "to the best parent", "to their mean"))]
-    return f"<h3>{escape(merge.name)}: {escape(merge.method)}</h3>" + table(("measure", "group"), columns, rows)
+    table = Table(title=f"{merge.name}: {merge.method}", words=("measure", "group"), numbers=columns, rows=rows)
+    return [table] if rows else []
 
 
-def stages_table(run: Run) -> str:
+def stages(run: Run) -> list[Table]:
     """What each phase has read, and how fast."""
     rows = []
     for log in run.phases:
@@ -190,7 +190,7 @@ def stages_table(run: Run) -> str:
             ]
         )
     columns = [Columns("", ("planned tokens", "read tokens", "steps", "context", "time", "speed"))]
-    return table(("phase", "from", "state"), columns, rows)
+    return [Table(words=("phase", "from", "state"), numbers=columns, rows=rows)]
 
 
 def _group_of(run: Run) -> dict[str, str]:
@@ -213,14 +213,13 @@ def _result_cell(metric: str, value: float | None, top: float | None) -> Cell:
     return replace(cell, css="best") if value is not None and cell.text == metric_cell(metric, top).text else cell
 
 
-def _protocols(results: list[Result]) -> str:
+def _protocols(results: list[Result]) -> tuple[str, ...]:
     """How the task was measured; each way once, with its models where there are several."""
     ways: dict[str, list[str]] = {}
     for result in results:
         way = ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in result.protocol.items())
         ways.setdefault(way, []).append(result.model)
-    lines = (way if len(ways) == 1 else f"{', '.join(models)}: {way}" for way, models in ways.items() if way)
-    return "".join(f'<p class="small">{escape(line)}</p>' for line in lines)
+    return tuple(way if len(ways) == 1 else f"{', '.join(models)}: {way}" for way, models in ways.items() if way)
 
 
 def _plain(value: Any) -> str:

@@ -1,8 +1,7 @@
-"""HTML tables and numbers as people read them. Everything that comes from a file passes through `escape` here."""
+"""Tables of a page as data, and the formatting of numbers as people read them."""
 
-import html
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 LOWER_IS_BETTER = frozenset({"bits_per_byte", "loss"})
@@ -16,6 +15,12 @@ class Cell:
     value: float | None = None
     css: str = ""
 
+    @property
+    def sort_by(self) -> str:
+        """The number to sort by; empty where the text says it."""
+        said = self.value is None or re.fullmatch(r"[+-]?[0-9.]+", self.text)
+        return "" if said else f"{self.value:.6g}"
+
 
 @dataclass(frozen=True, slots=True)
 class Columns:
@@ -28,56 +33,35 @@ class Columns:
 NOTHING = Cell("–")
 
 
-def escape(text: object) -> str:
-    """Text made harmless inside HTML, attributes included."""
-    return html.escape(str(text), quote=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table whose first columns are words and whose other columns are numbers; templates/parts.html draws it.
 
-
-def table(words: tuple[str, ...], numbers: list[Columns], rows: list[list[Cell]], ident: str = "") -> str:
-    """A table whose first columns are words and whose other columns are numbers.
-
-    It scrolls sideways within its own box, the first column stays. With `ident` it can be sorted by a click on a title
-    and has a field above it that searches its rows.
+    It scrolls sideways within its own box, the first column stays. With `ident` it can be sorted by a click on a title,
+    and with more than 12 rows it has a field above it that searches them.
     """
-    two = any(c.title for c in numbers)
-    heads = [_head(w, "word first" if i == 0 else "word", ' rowspan="2"' if two else "") for i, w in enumerate(words)]
-    below = [_head(name, "edge" if i == 0 and two else "") for c in numbers for i, name in enumerate(c.names)]
-    if two:
-        titles = [_head(c.title, "span edge", f' colspan="{len(c.names)}"') for c in numbers]
-        head = f"<tr>{''.join(heads + titles)}</tr><tr>{''.join(below)}</tr>"
-    else:
-        head = f"<tr>{''.join(heads + below)}</tr>"
-    edges = {sum(len(c.names) for c in numbers[:i]) + len(words) for i in range(len(numbers))} if two else set()
-    lines = ["".join(_cell(c, i, len(words), i in edges) for i, c in enumerate(row)) for row in rows]
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    kind, box = (f' class="sortable" id="{escape(ident)}"', "scroll") if ident else ("", "scroll whole")
-    search = ""
-    if ident and len(rows) > 12:
-        label = f'placeholder="Search {len(rows):,} rows" aria-label="Search the rows"'
-        search = f'<input type="search" data-table="{escape(ident)}" {label}>'
-    return (
-        f'{search}<div class="{box}" tabindex="0"><table{kind}><thead>{head}</thead><tbody>{body}</tbody></table></div>'
-    )
 
+    words: tuple[str, ...]
+    numbers: Sequence[Columns]
+    rows: Sequence[Sequence[Cell]]
+    ident: str = ""
+    title: str = ""
+    kind: str = ""  # beside the title
+    lines: tuple[str, ...] = ()  # small, above
+    note: str = ""  # small, below
+    fold: str = ""  # what to click at, where the table opens by that
 
-def _head(text: str, css: str, more: str = "") -> str:
-    return f'<th class="{css}"{more}>{escape(text)}</th>' if css else f"<th>{escape(text)}</th>"
+    @property
+    def grouped(self) -> bool:
+        """Whether some columns stand under a common title."""
+        return any(group.title for group in self.numbers)
 
-
-def _cell(cell: Cell, place: int, words: int, edge: bool) -> str:
-    names = ("word" if place < words else "", "first" if place == 0 else "", "edge" if edge else "", cell.css)
-    css = " ".join(filter(None, names))
-    attributes = f' class="{css}"' if css else ""
-    if cell.value is not None and not re.fullmatch(r"[+-]?[0-9.]+", cell.text):  # else the text says it
-        attributes += f' data-value="{cell.value:.6g}"'
-    if place == 0:
-        attributes += f' title="{escape(cell.text)}"'
-    return f"<td{attributes}>{escape(cell.text)}</td>"
-
-
-def fold(title: str, inside: str, is_open: bool = False) -> str:
-    """A part of the page that opens at a click."""
-    return f"<details{' open' if is_open else ''}><summary>{escape(title)}</summary>{inside}</details>"
+    @property
+    def classes(self) -> list[str]:
+        """The classes of the cells of each column: words, the first of them, and where a group begins."""
+        words = ["word first" if place == 0 else "word" for place in range(len(self.words))]
+        edge = "edge" if self.grouped else ""
+        return words + ["" if place else edge for group in self.numbers for place in range(len(group.names))]
 
 
 def is_share(metric: str) -> bool:

@@ -4,8 +4,7 @@ In reading order:
 
     trainer.py            one phase, through any number of interruptions
     start.py              where a phase starts: a checkpoint of its own, another phase, a folder, nothing
-    gradient.py           the gradient of a batch, however it is cut
-    noise.py              dropout as a function of the place, not of the cut
+    gradient.py           gradient accumulation and dropout, however a batch is cut
     bad_steps.py          a step that goes wrong, and whether the run may go on
     optimizer.py          AdamW, StableAdamW and Muon, their state as plain tensors
     checkpoint.py         a model folder with the training state beside it, whole or not there
@@ -14,5 +13,6 @@ In reading order:
     metrics.py            metrics.jsonl and TensorBoard events
     throughput.py         what a step took: tokens a second, MFU, waiting, packing, memory
     held_out.py           bits per byte of each language
+    merge_models.py       several model folders into one
     model_card.py         the README.md of a model folder
 """

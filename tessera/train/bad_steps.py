@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.data.masking import mix
+from tessera.data.hashing import mix
 from tessera.data.stream import Stream, cut
 from tessera.files import write_json
 from tessera.plan import schedule

@@ -5,18 +5,20 @@
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tessera.data.masking import keys, mask
+from tessera.data.hashing import keys
+from tessera.data.masking import mask
 from tessera.data.shards import Shards
 from tessera.data.tokenizer import Tokenizer
 from tessera.model.hub import AnyMaskedLM
 from tessera.model.precision import autocast
+from tessera.progress import Progress
 
 CONTEXT = 512  # longer documents are cut into blocks of this many tokens, so that models of any context compare
 
@@ -33,7 +35,7 @@ def bits_per_byte(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     batch_tokens: int = 16_384,
-    on_progress: Callable[[int, int, str], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> dict[str, dict[str, float]]:
     """How well the model predicts hidden tokens of each language.
 

@@ -8,8 +8,7 @@ from typing import Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
 
-from tessera.plan.course import MixtureSchedule, mean_shares
-from tessera.plan.mixture import Bucket
+from tessera.plan.mixture import Bucket, MixtureSchedule
 from tessera.plan.recipe import Curve, Phase
 from tessera.train.checkpoint import Position
 
@@ -69,13 +68,13 @@ class Metrics:
 
 
 def mixture(
-    phase: Phase, buckets: Sequence[Bucket], shares: list[float] | MixtureSchedule, position: Position | None
+    phase: Phase, buckets: Sequence[Bucket], shares: MixtureSchedule, position: Position | None
 ) -> dict[str, object]:
     """Planned beside realised shares of every bucket over the phase; `position` is None until it has ended."""
     rows: list[dict[str, object]] = []
     temperature = phase.mixture.temperature
     tokens = [None] * len(buckets) if position is None else position.tokens_by_bucket
-    for bucket, planned, read in zip(buckets, mean_shares(shares), tokens, strict=True):
+    for bucket, planned, read in zip(buckets, shares.mean(), tokens, strict=True):
         rows.append(
             {
                 "key": bucket.key,

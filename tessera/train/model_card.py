@@ -4,8 +4,8 @@ import yaml
 
 from tessera.model.transformers_model import TransformersConfig
 from tessera.plan.architecture import EncoderConfig, parameters
+from tessera.plan.fields import show_tokens
 from tessera.plan.recipe import Phase, Recipe
-from tessera.plan.units import show_tokens
 
 
 def card(

@@ -1,6 +1,5 @@
 """Where a phase starts: from its own last whole checkpoint, from another phase, from a folder, or from nothing."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,16 +14,14 @@ from tessera.model.resize import resize
 from tessera.model.transformers_model import TransformersConfig, TransformersMaskedLM
 from tessera.plan import schedule
 from tessera.plan.architecture import EncoderConfig
+from tessera.plan.fields import is_folder
 from tessera.plan.recipe import Phase, Recipe
-from tessera.plan.strict import is_folder
+from tessera.progress import Watcher
 from tessera.train import checkpoint, distributed
 from tessera.train.bad_steps import Stretch
 from tessera.train.checkpoint import Position
-from tessera.train.gradient import Objective
-from tessera.train.noise import SeededDropout
+from tessera.train.gradient import Objective, SeededDropout
 from tessera.train.optimizer import build
-
-Say = Callable[[str], None]
 
 
 class TrainingError(ValueError):
@@ -61,27 +58,33 @@ class Rollback:
 
 
 def start(
-    recipe: Recipe, phase: Phase, run: Path, text: Text, world: distributed.World, say: Say, back: Rollback | None
+    recipe: Recipe,
+    phase: Phase,
+    run: Path,
+    text: Text,
+    world: distributed.World,
+    watcher: Watcher,
+    back: Rollback | None,
 ) -> TrainState:
     """Model, optimizer and position, ready for the next step.
 
     back   instead of the last checkpoint
     Raises TrainingError where the phase that this one comes from is damaged or its vocabulary does not fit.
     """
-    own = _last(run / phase.name, world, say) if back is None else back.folder
+    own = _last(run / phase.name, world, watcher) if back is None else back.folder
     if own is not None:
         model, position = hub.load_any(own, attention=recipe.machine.attention), checkpoint.position(own)
         carried: Path | None = own
     else:
         model, position, carried = _begin(recipe, phase, run, text, world)
     if back is None and own is not None:
-        say(f"{phase.name}: resuming at {own.name}")
+        watcher.say(f"{phase.name}: resuming at {own.name}")
     elif back is not None:
         step = back.left_out[-1][1] + 1
         position = replace(
             position, step=step, tokens=schedule.boundary(phase, step), left_out=[list(s) for s in back.left_out]
         )
-        say(f"[yellow]{phase.name}: going back to {own.name if own else 'its start'}, on with step {step}")
+        watcher.warn(f"{phase.name}: going back to {own.name if own else 'its start'}, on with step {step}")
     if isinstance(model, TransformersMaskedLM):
         _check_foreign(model, phase, recipe, world)
     model.to(world.device).train()
@@ -93,11 +96,11 @@ def start(
     return TrainState(model=model, objective=objective, noise=noise, optimizer=optimizer, position=position)
 
 
-def _last(folder: Path, world: distributed.World, say: Say) -> Path | None:
+def _last(folder: Path, world: distributed.World, watcher: Watcher) -> Path | None:
     """The phase's own last whole checkpoint. One process looks, since every byte is read."""
     found, broken = distributed.from_lead(checkpoint.latest(folder) if world.leads else (None, []), world)
     for problem in broken:
-        say(f"[yellow]{problem}; going back to the last whole checkpoint")
+        watcher.warn(f"{problem}; going back to the last whole checkpoint")
     return found
 
 

@@ -7,7 +7,7 @@ integers; batches, masks, dropout and rates are computed from it.
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,9 +24,10 @@ from tessera.model.precision import compute_dtype
 from tessera.model.transformers_model import TransformersMaskedLM
 from tessera.plan import schedule
 from tessera.plan.architecture import parameters
-from tessera.plan.course import MixtureSchedule, mean_shares, shares_of
+from tessera.plan.fields import show_tokens
+from tessera.plan.mixture import MixtureSchedule, mixture_of
 from tessera.plan.recipe import Phase, Recipe
-from tessera.plan.units import show_tokens
+from tessera.progress import Progress, Silent, Watcher, silent
 from tessera.train import bad_steps, checkpoint, distributed
 from tessera.train.bad_steps import Fault
 from tessera.train.checkpoint import CheckpointError, Position
@@ -35,10 +36,8 @@ from tessera.train.gradient import backward
 from tessera.train.held_out import bits_per_byte
 from tessera.train.metrics import Metrics, mixture
 from tessera.train.optimizer import clip_gradients, set_learning_rate
-from tessera.train.start import Rollback, Say, Text, TrainingError, TrainState, start
+from tessera.train.start import Rollback, Text, TrainingError, TrainState, start
 from tessera.train.throughput import ThroughputMeter, find_peak, passes
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +50,10 @@ class Job:
     text: Text
     world: distributed.World
     stream: Stream
-    shares: list[float] | MixtureSchedule
+    shares: MixtureSchedule
     dtype: torch.dtype
     on_progress: Progress
-    say: Say
+    watcher: Watcher
 
     @property
     def folder(self) -> Path:
@@ -62,7 +61,13 @@ class Job:
 
 
 def train(
-    recipe: Recipe, phase: Phase, run: Path, text: Text, world: distributed.World, on_progress: Progress, say: Say
+    recipe: Recipe,
+    phase: Phase,
+    run: Path,
+    text: Text,
+    world: distributed.World,
+    on_progress: Progress = silent,
+    watcher: Watcher = Silent(),
 ) -> Path:
     """Trains one phase to its end and returns its last checkpoint, `<run>/<phase>/final`.
 
@@ -70,7 +75,7 @@ def train(
     and `blow_up` does not forgive it, CheckpointError on a full disk, LostProcess where another process of the world
     has ended; what was written before stays.
     """
-    shares = shares_of(phase, text.train.buckets)
+    shares = mixture_of(phase, text.train.buckets)
     job = Job(
         recipe=recipe,
         phase=phase,
@@ -81,7 +86,7 @@ def train(
         shares=shares,
         dtype=compute_dtype(recipe.machine.dtype, world.device),
         on_progress=on_progress,
-        say=say if world.leads else _silent,
+        watcher=watcher if world.leads else Silent(),
     )
     try:
         with distributed.watched(world):
@@ -102,7 +107,7 @@ def train(
 def _stretch(job: Job, back: Rollback | None) -> Rollback | None:
     """Trains from the last checkpoint, or from where `back` leads, to the end: None; or to a step that leads back."""
     recipe, phase, world = job.recipe, job.phase, job.world
-    trainee = start(recipe, phase, job.run, job.text, world, job.say, back)
+    trainee = start(recipe, phase, job.run, job.text, world, job.watcher, back)
     keep = CheckpointPolicy(recipe, phase, job.folder, job.text.tokenizer_folder, world)
     meter = ThroughputMeter(trainee.model.config, find_peak(world, job.dtype), world)
     if world.leads:
@@ -141,7 +146,7 @@ def _stretch(job: Job, back: Rollback | None) -> Rollback | None:
                 keep.write(trainee)
     if world.leads:  # `final`, written next, says that the phase is whole
         write_json(job.folder / "mixture.json", mixture(phase, job.stream.shards.buckets, job.shares, trainee.position))
-        job.say(f"{phase.name}: {meter.summary()}")
+        job.watcher.say(f"{phase.name}: {meter.summary()}")
     keep.finish(trainee.position)
     distributed.wait(world)
     return None
@@ -177,7 +182,7 @@ def _answer(job: Job, keep: CheckpointPolicy, position: Position, fault: Fault) 
             f"{told}.{forgiven} Nothing of this step was written, and the last checkpoint is whole: lower "
             "learning_rate.peak, set optimizer.clip_norm, or have blow_up.policy leave such steps out"
         )
-    job.say(f"[yellow]{told}; {'this update is not made' if policy == 'skip' else 'going back'}")
+    job.watcher.warn(f"{told}; {'this update is not made' if policy == 'skip' else 'going back'}")
     return None if policy == "skip" else Rollback(folder=folder, left_out=[*left_out, (first, fault.step)])
 
 
@@ -251,7 +256,7 @@ def _batches(job: Job, first: int) -> Iterator[tuple[int, Batch, list[int], floa
             yield step, batch, sizes, waited
 
 
-def _stream(recipe: Recipe, phase: Phase, text: Text, shares: list[float] | MixtureSchedule) -> Stream:
+def _stream(recipe: Recipe, phase: Phase, text: Text, shares: MixtureSchedule) -> Stream:
     return Stream(
         text.train,
         shares,
@@ -297,15 +302,15 @@ def _due(every: int | None, phase: Phase, step: int) -> bool:
 def _introduce(job: Job, trainee: TrainState, meter: ThroughputMeter) -> None:
     """Says out loud what this phase really uses."""
     phase, world, model = job.phase, job.world, trainee.model
-    sources = sum(share > 0 for share in mean_shares(job.shares))
+    sources = sum(share > 0 for share in job.shares.mean())
     kind = f" ({job.recipe.machine.parallel})" if world.size > 1 else ""
     network, packing, positions = _network(model, world)
-    job.say(
+    job.watcher.say(
         f"{phase.name}: {network}, {str(job.dtype).removeprefix('torch.')} on "
         f"{world.device.type} x {world.size}{kind}, {show_tokens(phase.tokens)} tokens of {sources} sources and "
         f"languages, {packing}, at most {phase.context} tokens a document, mask {phase.mask_ratio:g}, {positions}"
     )
-    job.say(f"{phase.name}: MFU counts as a share of {meter.peak.source}")
+    job.watcher.say(f"{phase.name}: MFU counts as a share of {meter.peak.source}")
 
 
 def _network(model: AnyMaskedLM, world: distributed.World) -> tuple[str, str, str]:
@@ -331,7 +336,3 @@ def _network(model: AnyMaskedLM, world: distributed.World) -> tuple[str, str, st
 
 def _seed(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=7).digest(), "big")
-
-
-def _silent(_: str) -> None:
-    pass

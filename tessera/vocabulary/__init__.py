@@ -1,6 +1,6 @@
-"""What a tokenizer costs each language.
+"""Tokenizer fertility: what a vocabulary costs each language.
 
 In reading order:
 
-    fertility.py  what each language pays for a tokenizer
+    fertility.py  fertility: tokens per word and byte, and the cost beside the best-served language
 """

@@ -1,4 +1,4 @@
-"""What each language pays for a tokenizer: tokens per word and byte, what is not written whole, where words begin."""
+"""Tokenizer fertility: tokens per word and byte of each language, what is not written whole, where words begin."""
 
 import csv
 import io
@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.corpus.documents import Pair, Skipped, read
+from tessera.data.templates import encode_words
 from tessera.data.tokenizer import Tokenizer
 from tessera.data.tokenizer_json import SPACES
-from tessera.data.words import encode_words
 from tessera.plan.corpus import Corpus
 
-Row = dict[str, Any]
+FertilityRow = dict[str, Any]
 
 _LOOKED_AT = 20_000  # characters of each language whose word boundaries are looked at
 _WORDS = 500  # different words of each language that are encoded in two contexts
@@ -26,7 +26,7 @@ _WORDS = 500  # different words of each language that are encoded in two context
 
 def fertility(
     tokenizer: Tokenizer, texts_by_language: Mapping[str, Sequence[str]], *, parallel: bool = False
-) -> list[Row]:
+) -> list[FertilityRow]:
     """What each language pays: one row a language, the best served first.
 
     tokens_per_word       a word is what stands between white space: no measure for Chinese, Japanese, Thai ...
@@ -83,12 +83,12 @@ def sample_of_each(corpus: Corpus, n_bytes: int) -> dict[str, list[str]]:
     return texts
 
 
-def as_json(rows: Sequence[Row]) -> str:
+def as_json(rows: Sequence[FertilityRow]) -> str:
     """The rows as a JSON list, one language a line."""
     return "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]\n"
 
 
-def as_csv(rows: Sequence[Row]) -> str:
+def as_csv(rows: Sequence[FertilityRow]) -> str:
     """The rows as CSV with a header; what has no value is an empty cell."""
     written = io.StringIO()
     if rows:
@@ -98,7 +98,7 @@ def as_csv(rows: Sequence[Row]) -> str:
     return written.getvalue()
 
 
-def _row(tokenizer: Tokenizer, partial: NDArray[np.bool_], language: str, texts: Sequence[str]) -> Row:
+def _row(tokenizer: Tokenizer, partial: NDArray[np.bool_], language: str, texts: Sequence[str]) -> FertilityRow:
     ids = np.concatenate(tokenizer.encode_plain(texts))
     n_bytes, characters = sum(len(t.encode()) for t in texts), sum(map(len, texts))
     tokens = max(1, len(ids))
@@ -125,7 +125,7 @@ def _information(texts: Sequence[str]) -> float:
     return sum(n * math.log2(total / n) for n in counts.values())
 
 
-def _boundaries(tokenizer: Tokenizer, texts: Sequence[str]) -> Row:
+def _boundaries(tokenizer: Tokenizer, texts: Sequence[str]) -> FertilityRow:
     """Where the words of the first texts begin, and whether their ids depend on what stands before them."""
     seen: list[str] = []
     for text in texts:

@@ -44,7 +44,7 @@ def refused(recipe: Path, *vary: str, **more: object) -> str:
     return str(caught.value)
 
 
-def test_each_value_is_a_variant_and_the_recipes_own_is_the_reference(recipe):
+def test_each_value_is_a_variant_and_the_recipes_own_is_the_baseline(recipe):
     assert shown(read(recipe, ["phases.decay.mask_ratio=0.05,0.1,0.3"])) == [
         ("mask_ratio", "reference", "0.05"),
         ("mask_ratio", "mask_ratio-0.1", "0.1"),
@@ -54,11 +54,11 @@ def test_each_value_is_a_variant_and_the_recipes_own_is_the_reference(recipe):
 
 def test_one_axis_moves_at_a_time(recipe):
     ablation = read(recipe, ["phases.decay.mask_ratio=0.3", "phases.decay.mixture.shares.code=0"])
-    reference, masked, without_code = ablation.variants
+    baseline, masked, without_code = ablation.variants
     assert [v.phase.mask_ratio for v in ablation.variants] == [0.05, 0.3, 0.05]
     assert [v.phase.mixture.shares["code"] for v in ablation.variants] == [0.1, 0.1, 0.0]
-    assert masked.phase.model_copy(update={"mask_ratio": 0.05}) == reference.phase
-    assert without_code.phase.name == reference.phase.name  # which orders the batches
+    assert masked.phase.model_copy(update={"mask_ratio": 0.05}) == baseline.phase
+    assert without_code.phase.name == baseline.phase.name  # which orders the batches
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_the_values_of_an_axis_can_be_merged(recipe):
     assert [v.merged for v in masks.variants] == [()]
 
 
-def test_overrides_hold_for_the_reference_too(recipe):
+def test_overrides_hold_for_the_baseline_too(recipe):
     ablation = read(recipe, ["phases.decay.mask_ratio=0.3"], {"phases.decay.context": "32"})
     assert [v.phase.context for v in ablation.variants] == [32, 32]
 
@@ -126,9 +126,9 @@ def test_what_cannot_be_read_is_refused_with_an_example(recipe, text):
     assert "e.g. phases.decay" in (told := refused(recipe, text)) or "in quotes against the shell" in told
 
 
-def test_axes_of_two_phases_have_no_common_reference(recipe):
+def test_axes_of_two_phases_have_no_common_baseline(recipe):
     told = refused(recipe, "phases.decay.mask_ratio=0.1", "phases.mid.mask_ratio=0.1")
-    assert told == "--vary: decay and mid are two phases, and the reference is one; ablate one after the other"
+    assert told == "--vary: decay and mid are two phases, and the baseline is one; ablate one after the other"
     assert "varied twice" in refused(recipe, "phases.decay.mask_ratio=0.1", "phases.decay.mask_ratio=0.2")
     assert "nothing is varied" in refused(recipe)
 

@@ -1,4 +1,4 @@
-"""Differences to the reference and their intervals, against answers worked out by hand."""
+"""Differences to the baseline and their intervals, against answers worked out by hand."""
 
 import json
 import math
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.ablation.deltas import pooled, study
-from tessera.evaluation.metrics import interval, student
+from tessera.ablation.deltas import study
+from tessera.statistics import critical_t, interval, pooled_spread
 
 ASKED = {
     "recipe": "small", "phase": "decay", "from": "runs/small/mid/final", "tokens": 100, "seeds": [1, 2],
@@ -57,15 +57,15 @@ def test_two_seeds_worked_out_by_hand(ablation):
 def test_a_difference_is_taken_only_over_seeds_that_both_have(ablation):
     row = rows(ablation, "topics")["mask_ratio-0.3"]
     assert (row["seeds"], row["own"], row["pooled"]) == ([1], None, None)
-    assert row["delta"] == pytest.approx(10)  # not 20 less the mean of both seeds of the reference
+    assert row["delta"] == pytest.approx(10)  # not 20 less the mean of both seeds of the baseline
 
 
-def test_the_recipes_own_value_is_the_reference_and_differs_in_nothing(ablation):
+def test_the_recipes_own_value_is_the_baseline_and_differs_in_nothing(ablation):
     row = rows(ablation, "topics")["reference"]
     assert (row["delta"], row["own"], row["pooled"], row["label"]) == (0, None, None, "0.05")
 
 
-def test_held_out_text_is_told_apart_by_what_the_reference_reads(ablation):
+def test_held_out_text_is_told_apart_by_what_the_baseline_reads(ablation):
     bits = {"dan_Latn": 1.0, "fao_Latn": 3.0, "code_Python": 9.0}
     put(ablation, "reference", 1, "held_out", bits)
     path = ablation / "reference" / "seed-1" / "decay" / "mixture.json"
@@ -81,12 +81,12 @@ def test_held_out_text_is_told_apart_by_what_the_reference_reads(ablation):
     }
 
 
-def test_a_folder_that_is_no_ablation_or_has_no_reference_yet_is_refused(tmp_path):
+def test_a_folder_that_is_no_ablation_or_has_no_baseline_yet_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"holds no ablation \(ablation\.json is missing\)"):
         study(tmp_path)
     (tmp_path / "ablation.json").write_text(json.dumps(ASKED))
     put(tmp_path, "mask_ratio-0.3", 1, "topics", {"dan_Latn": 0.5})
-    with pytest.raises(ValueError, match="the reference is not finished with any seed"):
+    with pytest.raises(ValueError, match="the baseline is not finished with any seed"):
         study(tmp_path)
 
 
@@ -94,18 +94,18 @@ scores = st.lists(st.floats(-100, 100), min_size=2, max_size=6)
 
 
 @given(st.data(), scores)
-def test_with_one_variant_beside_the_reference_pooling_changes_nothing(data, base):
+def test_with_one_variant_beside_the_baseline_pooling_changes_nothing(data, base):
     other = data.draw(st.lists(st.floats(-100, 100), min_size=len(base), max_size=len(base)))
-    found = pooled({"reference": dict(enumerate(base)), "other": dict(enumerate(other))})
+    found = pooled_spread({"reference": dict(enumerate(base)), "other": dict(enumerate(other))})
     assert found is not None
     spread, freedom = found
     _, own = interval([a - b for a, b in zip(other, base, strict=True)])
     assert freedom == len(base) - 1
-    assert math.isclose(student(0.95, freedom) * spread * math.sqrt(2 / len(base)), own, rel_tol=1e-6, abs_tol=1e-9)
+    assert math.isclose(critical_t(0.95, freedom) * spread * math.sqrt(2 / len(base)), own, rel_tol=1e-6, abs_tol=1e-9)
 
 
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=5), st.lists(st.floats(-10, 10), min_size=2, max_size=5))
 def test_where_seeds_move_all_variants_alike_there_is_no_chance_left(of_variant, of_seed):
-    found = pooled({str(v): {s: a + b for s, b in enumerate(of_seed)} for v, a in enumerate(of_variant)})
+    found = pooled_spread({str(v): {s: a + b for s, b in enumerate(of_seed)} for v, a in enumerate(of_variant)})
     assert found is not None
     assert found[0] < 1e-9

@@ -1,11 +1,13 @@
 """Ablations of an invented run: what is shared, what is refused, what a kill leaves."""
 
 import json
-import multiprocessing
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import processes
 import pytest
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
@@ -13,9 +15,11 @@ from whole_run import Dies
 
 import tessera.cli.ablating  # noqa: F401
 from tessera.ablation.axes import read
-from tessera.ablation.study import AblationError, _heard, ablate, find_start
+from tessera.ablation.folders import AblationError, find_start
+from tessera.ablation.study import ablate, side_by_side
 from tessera.cli import app
-from tessera.run import Silent, merge_folders
+from tessera.progress import Silent
+from tessera.train.merge_models import merge_folders
 
 MASKS = "phases.decay-a.mask_ratio=0.3,0.1"
 QUICK = {"machine.checkpoint_minutes": "1e-9"}
@@ -51,7 +55,7 @@ def asked(finished, recipe_file, tmp_path) -> Callable[..., dict]:
     return lambda *vary, **more: go(recipe_file, finished, tmp_path / "out", list(vary), **more)
 
 
-def test_the_reference_is_the_phase_of_the_run_to_the_last_bit(ablation, finished):
+def test_the_baseline_is_the_phase_of_the_run_to_the_last_bit(ablation, finished):
     assert weights(ablation / "reference" / "seed-0") == weights(finished)
     assert weights(ablation / "mask_ratio-0.1" / "seed-0") != weights(finished)
 
@@ -128,14 +132,42 @@ def test_processes_side_by_side_give_the_same_bytes(ablation, finished, recipe_f
             assert weights(tmp_path / name / seed) == weights(ablation / name / seed)
 
 
-def test_a_process_that_dies_says_so_and_what_to_do():
-    ear, mouth = multiprocessing.Pipe(duplex=False)
-    mouth.close()
-    assert _heard(ear, -9) == (
-        0.0,
-        "its process ended with status -9; what was finished stays, so run the same command again (with fewer --jobs "
-        "if memory was short)",
-    )
+class Pool:
+    """Jobs that only look like some; what they do is in processes.py."""
+
+    def __init__(self, folder: Path, names: list[str]) -> None:
+        self.todo = [SimpleNamespace(folder=folder / name, name=name) for name in names]
+        self.told: list[str] = []
+        self.steps: list[tuple[int, int, str]] = []
+
+    def run(self, work: Callable[..., tuple[float, str | None]], at_once: int = 2) -> None:
+        side_by_side(self.todo, at_once, lambda *step: self.steps.append(step), self.told.append, work)
+
+
+def test_each_job_has_a_process_of_its_own_and_is_told_of_when_it_ends(tmp_path):
+    pool = Pool(tmp_path, [f"job-{n}" for n in range(6)])
+    pool.run(processes.writes)
+    assert len({(tmp_path / job.name).read_text() for job in pool.todo}) == 6
+    assert sorted(pool.told) == [f"job-{n}: 1 s" for n in range(6)]
+    assert [step[:2] for step in pool.steps] == [(n, 6) for n in range(1, 7)]
+
+
+def test_a_job_that_goes_wrong_is_named_and_the_others_are_ended(tmp_path):
+    pool = Pool(tmp_path, ["sleeps", "fails", "never"])
+    began = time.monotonic()
+    with pytest.raises(AblationError, match=r"^fails: there is no room$"):
+        pool.run(processes.by_name)
+    assert time.monotonic() - began < 60  # the one beside it would sleep for an hour
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_process_that_dies_says_so_and_what_to_do(tmp_path):
+    pool = Pool(tmp_path, ["dies", "sleeps", "never"])
+    with pytest.raises(
+        AblationError, match=r"^dies or sleeps: its process ended before its work did; what was finished stays, so run"
+    ):
+        pool.run(processes.by_name)
+    assert not (tmp_path / "never").exists()
 
 
 def test_a_checkpoint_is_named_by_its_phase_its_folder_or_the_folder_of_its_phase(finished):

@@ -77,7 +77,7 @@ corpus = Corpus(
     duplicates=Duplicates(near=NearDuplicates()),
     held_out=HeldOut(share=0.1),
 )
-documents = prepare.read(corpus, folder / name / "documents", on=name, workers=2)
+documents = prepare.read(corpus, folder / name / "documents", engine=name, workers=2)
 report = prepare.encode(documents, Tokenizer.load(folder / "tokenizer"), folder / name / "shards", workers=2)
 files = sorted((folder / name / "shards").rglob("*.bin")) + sorted((folder / name / "shards").rglob("index.json"))
 print(json.dumps([

@@ -82,7 +82,7 @@ def corpus(folder: Path) -> list[Path]:
 
 def test_of_equal_documents_the_first_is_kept_and_files_do_not_matter(tmp_path):
     documents = write(tmp_path / "documents", ["a", "b", "a"], [], ["c", "b", "d", "a"])
-    assert found(dedup.find(documents, Duplicates(), tmp_path / "out")) == {
+    assert found(dedup.find_duplicates(documents, Duplicates(), tmp_path / "out")) == {
         (0, 2): ((0, 0), EXACT),
         (2, 1): ((0, 1), EXACT),
         (2, 3): ((0, 0), EXACT),
@@ -91,7 +91,7 @@ def test_of_equal_documents_the_first_is_kept_and_files_do_not_matter(tmp_path):
 
 def test_a_folder_may_have_any_name(tmp_path):
     documents = write(tmp_path / "[1] a*b {c} 50%20 #?é", ["a", "a"])
-    assert len(dedup.find(documents, Duplicates(), documents[0].parent / "out").position) == 1
+    assert len(dedup.find_duplicates(documents, Duplicates(), documents[0].parent / "out").position) == 1
 
 
 rows = st.fixed_dictionaries(
@@ -116,20 +116,22 @@ def test_exact_copies_are_those_that_a_table_of_keys_finds(tmp_path_factory, fil
         if small:
             pieces(patch)
             patch.setattr(dedup, "_SLICE_ROWS", 5)
-        assert found(dedup.find(write(folder / "documents", *files), Duplicates(), folder / "out")) == expected
+        assert (
+            found(dedup.find_duplicates(write(folder / "documents", *files), Duplicates(), folder / "out")) == expected
+        )
 
 
 def test_what_is_unwanted_anyway_neither_drops_others_nor_is_dropped(tmp_path):
     text = " ".join(words(50, 1))
     documents = write(tmp_path / "documents", [{"text": text, "reason": "too short"}, text, text + " end"])
-    assert found(dedup.find(documents, BOTH, tmp_path / "out")) == {(0, 2): ((0, 1), NEAR)}
+    assert found(dedup.find_duplicates(documents, BOTH, tmp_path / "out")) == {(0, 2): ((0, 1), NEAR)}
 
 
 def test_pairs_are_compared_as_wholes_and_have_no_near_copies(tmp_path):
     text = " ".join(words(50, 1))
     pairs = [{"text": text, "second": second} for second in ("ein", "zwei", "ein")]
     documents = write(tmp_path / "documents", pairs, [text, text + " end"])
-    assert found(dedup.find(documents, BOTH, tmp_path / "out")) == {
+    assert found(dedup.find_duplicates(documents, BOTH, tmp_path / "out")) == {
         (0, 2): ((0, 0), EXACT),
         (1, 1): ((1, 0), NEAR),
     }
@@ -139,13 +141,13 @@ def test_case_punctuation_and_white_space_make_no_difference(tmp_path):
     text = words(50, 1)
     loud = ",\n".join(text).upper() + "!"
     documents = write(tmp_path / "documents", [" ".join(text), loud])
-    assert found(dedup.find(documents, BOTH, tmp_path / "out")) == {(0, 1): ((0, 0), NEAR)}
+    assert found(dedup.find_duplicates(documents, BOTH, tmp_path / "out")) == {(0, 1): ((0, 0), NEAR)}
 
 
 def test_short_and_empty_texts_are_like_nothing_but_themselves(tmp_path):
     texts = ["", " ", "...", "!?", "one", "One", "one two three four", "One, two three four!", "one two three five"]
     documents = write(tmp_path / "documents", [{"text": text, "key": n} for n, text in enumerate(texts)])
-    assert found(dedup.find(documents, BOTH, tmp_path / "out")) == {}
+    assert found(dedup.find_duplicates(documents, BOTH, tmp_path / "out")) == {}
 
 
 @pytest.mark.parametrize(
@@ -156,7 +158,7 @@ def test_where_words_have_no_spaces_letters_are_words(tmp_path, script):
     text, other = ("".join(chr(rng.choice(script)) for _ in range(300)) for _ in range(2))
     changed = text[:100] + other[:2] + text[102:]
     documents = write(tmp_path / "documents", [text, other, changed])
-    assert found(dedup.find(documents, BOTH, tmp_path / "out")) == {(0, 2): ((0, 0), NEAR)}
+    assert found(dedup.find_duplicates(documents, BOTH, tmp_path / "out")) == {(0, 2): ((0, 0), NEAR)}
 
 
 def test_a_chain_is_not_one_document(tmp_path):
@@ -164,15 +166,15 @@ def test_a_chain_is_not_one_document(tmp_path):
     texts = [middle + left, middle + left + right, middle + right]  # overlaps of 5/6, 5/6 and, of the ends, 4/6
     rules = Duplicates(near=NearDuplicates(n_gram=1, bands=60, rows=16))
     documents = write(tmp_path / "documents", [" ".join(text) for text in texts])
-    assert found(dedup.find(documents, rules, tmp_path / "out")) == {(0, 1): ((0, 0), NEAR)}
+    assert found(dedup.find_duplicates(documents, rules, tmp_path / "out")) == {(0, 1): ((0, 0), NEAR)}
     documents = write(tmp_path / "without", [" ".join(text) for text in texts[1:]])
-    assert found(dedup.find(documents, rules, tmp_path / "out")) == {(0, 1): ((0, 0), NEAR)}
+    assert found(dedup.find_duplicates(documents, rules, tmp_path / "out")) == {(0, 1): ((0, 0), NEAR)}
 
 
 def test_a_copy_of_what_is_dropped_is_a_copy_of_what_is_kept(tmp_path):
     text = " ".join(words(100, 1))
     documents = write(tmp_path / "documents", [text, text + " end"], [text + " end", "alone"])
-    assert found(dedup.find(documents, BOTH, tmp_path / "out")) == {
+    assert found(dedup.find_duplicates(documents, BOTH, tmp_path / "out")) == {
         (0, 1): ((0, 0), NEAR),
         (1, 0): ((0, 0), NEAR),
     }
@@ -193,7 +195,7 @@ def test_near_copies_are_found_as_often_as_the_bands_promise(tmp_path, changes):
         originals.append(" ".join(text))
         changed.append(" ".join(copy))
     documents = write(tmp_path / "documents", originals, changed)
-    result = found(dedup.find(documents, BOTH, tmp_path / "out"))
+    result = found(dedup.find_duplicates(documents, BOTH, tmp_path / "out"))
     assert all(dropped == (1, of[1]) and of[0] == 0 for dropped, (of, _) in result.items())
     assert len(result) == pytest.approx(promised, abs=3 * max(1.0, promised * (1 - promised / n)) ** 0.5)
 
@@ -221,12 +223,12 @@ def test_documents_belong_to_the_first_that_is_kept_wherever_ranges_are_cut(docu
 
 def test_size_changes_how_the_work_is_cut_and_not_what_is_found(tmp_path, monkeypatch):
     documents = corpus(tmp_path / "documents")
-    whole = found(dedup.find(documents, BOTH, tmp_path / "whole"))
+    whole = found(dedup.find_duplicates(documents, BOTH, tmp_path / "whole"))
     assert {why for _, why in whole.values()} == {EXACT, NEAR}
     assert not {of for of, _ in whole.values()} & set(whole), "a copy of what is not kept"
     pieces(monkeypatch)
     seen = []
-    cut = dedup.find(documents, BOTH, tmp_path / "pieces", lambda done, total, what: seen.append(what))
+    cut = dedup.find_duplicates(documents, BOTH, tmp_path / "pieces", lambda done, total, what: seen.append(what))
     assert found(cut) == whole
     assert "near-duplicates: groups, 11 of 11" in seen
 
@@ -244,7 +246,7 @@ def files(folder: Path) -> dict[str, tuple[int, int]]:
 def test_a_run_that_is_killed_anywhere_goes_on_where_it_was(tmp_path, monkeypatch):
     documents, out = corpus(tmp_path / "documents"), tmp_path / "out"
     pieces(monkeypatch)
-    whole = dedup.find(documents, BOTH, tmp_path / "whole")
+    whole = dedup.find_duplicates(documents, BOTH, tmp_path / "whole")
     left = [{}]
 
     def stop(done: int, total: int, what: str) -> None:
@@ -256,8 +258,8 @@ def test_a_run_that_is_killed_anywhere_goes_on_where_it_was(tmp_path, monkeypatc
 
     while len(left) < 2 + 4 + 1 + 4 + 11 + 1:
         with pytest.raises(Killed):
-            dedup.find(documents, BOTH, out, stop)
-    result = dedup.find(documents, BOTH, out)
+            dedup.find_duplicates(documents, BOTH, out, stop)
+    result = dedup.find_duplicates(documents, BOTH, out)
     for name in ("position.bin", "of.bin", "reason.bin"):
         assert (result.folder / name).read_bytes() == (whole.folder / name).read_bytes()
     assert {path.name for path in out.iterdir()} == {"made_from.json", "copies"}
@@ -272,25 +274,25 @@ def test_a_slice_that_is_missing_is_all_that_is_done_again(tmp_path, monkeypatch
             raise Killed
 
     with pytest.raises(Killed):
-        dedup.find(documents, BOTH, out, before_the_last_step)
+        dedup.find_duplicates(documents, BOTH, out, before_the_last_step)
     before = files(out)
     (out / "near" / "groups" / "000003.npy").unlink()
     with pytest.raises(Killed):
-        dedup.find(documents, BOTH, out, before_the_last_step)
+        dedup.find_duplicates(documents, BOTH, out, before_the_last_step)
     after = files(out)
     assert {name for name in before if before[name] != after[name]} == {"near/groups/000003.npy"}
-    expected = dedup.find(documents, BOTH, tmp_path / "whole")
-    assert found(dedup.find(documents, BOTH, out)) == found(expected)
+    expected = dedup.find_duplicates(documents, BOTH, tmp_path / "whole")
+    assert found(dedup.find_duplicates(documents, BOTH, out)) == found(expected)
 
 
 def test_what_is_found_is_kept_until_documents_or_rules_change(tmp_path):
     documents, out, heard = write(tmp_path / "documents", ["a", "a"]), tmp_path / "out", []
-    dedup.find(documents, Duplicates(), out)
-    assert len(dedup.find(documents, Duplicates(), out, lambda *step: heard.append(step)).position) == 1
+    dedup.find_duplicates(documents, Duplicates(), out)
+    assert len(dedup.find_duplicates(documents, Duplicates(), out, lambda *step: heard.append(step)).position) == 1
     assert heard == []
-    assert len(dedup.find(documents, Duplicates(exact=False), out).position) == 0
+    assert len(dedup.find_duplicates(documents, Duplicates(exact=False), out).position) == 0
     documents = write(tmp_path / "documents", ["a", "b", "a", "b"])
-    assert len(dedup.find(documents, Duplicates(), out).position) == 2
+    assert len(dedup.find_duplicates(documents, Duplicates(), out).position) == 2
 
 
 def copies_of(folder: Path, rows: list[tuple[int, int, int]]) -> Copies:
@@ -346,7 +348,7 @@ duplicates.find(documents, Duplicates(near=NearDuplicates()), out)
 def test_ray_finds_the_same_bytes(tmp_path):
     pytest.importorskip("ray", reason="ray is not installed")
     documents = corpus(tmp_path / "documents")
-    here = dedup.find(documents, BOTH, tmp_path / "native")
+    here = dedup.find_duplicates(documents, BOTH, tmp_path / "native")
     subprocess.run([sys.executable, "-c", ON_RAY, tmp_path / "documents", tmp_path / "ray"], check=True, timeout=300)
     for name in ("position.bin", "of.bin", "reason.bin"):
         assert (tmp_path / "ray" / "copies" / name).read_bytes() == (here.folder / name).read_bytes()

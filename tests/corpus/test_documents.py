@@ -9,6 +9,7 @@ import tracemalloc
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,11 +18,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tessera.corpus import documents
-from tessera.corpus.documents import Document, Pair, Skipped, check_usable, read, read_file
+from tessera.corpus.documents import (
+    Document,
+    JoinedPair,
+    Pair,
+    Skipped,
+    check_usable,
+    directions,
+    join_pair,
+    read,
+    read_file,
+    why_not_pair,
+)
 from tessera.data import readers as rows
 from tessera.data.languages import language_code, language_of_path
 from tessera.data.storage import files
-from tessera.plan.corpus import Columns, Source
+from tessera.data.tokenizer import train
+from tessera.plan.corpus import Columns, Source, TokenizerTraining
 
 
 def source(path, **more):
@@ -519,3 +532,51 @@ def test_without_warcio_the_error_says_what_to_install(tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=r'WARC needs warcio; pip install "tessera-encoders\[prepare\]"'):
         all_of(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------ pairs as training documents
+
+
+def pair(source, target, source_language="fao_Latn", target_language="eng_Latn"):
+    return Pair(source, target, source_language, target_language)
+
+
+def test_a_pair_with_english_is_joined_both_ways_and_counts_for_the_other_language():
+    expected = [JoinedPair("hey", "hello", "fao_Latn"), JoinedPair("hello", "hey", "fao_Latn")]
+    assert list(directions(pair("hey", "hello"))) == expected
+    assert list(directions(pair("hello", "hey", "eng", "fao_Latn"))) == expected[::-1]
+
+
+def test_a_pair_without_english_counts_for_the_language_it_leads_to():
+    assert list(directions(pair("hei", "hey", "nob_Latn", "fao_Latn"))) == [
+        JoinedPair("hei", "hey", "fao_Latn"),
+        JoinedPair("hey", "hei", "nob_Latn"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "reason"),
+    [
+        ("a fair translation of it", "ein sanniligur týðing", None),
+        ("yes", "ja, tað er rætt", None),
+        ("x" * 1000, "a short answer", "times as long"),
+        ("same text", " same text", "the same text"),
+        ("数据库管理系统" * 20, "a database management system " * 20, None),
+    ],
+)
+def test_a_pair_of_very_different_lengths_is_not_trained_on(source, target, reason):
+    found = why_not_pair(pair(source, target))
+    assert (found is None) if reason is None else (reason in found)
+    assert why_not_pair(pair(target, source)) == found
+
+
+def test_a_pair_in_one_language_is_not_trained_on():
+    assert why_not_pair(pair("a b", "c d", "eng_Latn", "eng_Latn")) == "both sides in one language"
+
+
+def test_a_joined_pair_is_begin_source_separator_target_end(tmp_path):
+    tokenizer = train({"eng_Latn": ["hello hey"] * 5}, TokenizerTraining(vocab_size=300), tmp_path)
+    first, second = tokenizer.encode_plain(["hello", "hey"])
+    found = join_pair(first, second, tokenizer)
+    assert found.dtype == np.int32
+    assert tokenizer.decode(found, special=True) == "<|begin_of_text|>hello<|parallel_sep|>hey<|end_of_text|>"

@@ -6,8 +6,7 @@ import pyarrow as pa
 import pytest
 
 from tessera.corpus.language_id import PY3LANGID, _Py3langid, check, identifier
-from tessera.data.languages import language_code
-from tessera.data.scripts import has_spaces, other_script, script_of, written_with
+from tessera.data.languages import has_spaces, language_code, other_script, script_of, written_with
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 
@@ -146,6 +145,13 @@ def test_a_fasttext_file_that_is_not_there_or_none_is_refused(tmp_path):
     (tmp_path / "lid.bin").write_bytes(b"no model at all")
     with pytest.raises(ValueError, match=r"lid\.bin: not a fastText model; give a \.bin or \.ftz file"):
         check(str(tmp_path / "lid.bin"))
+
+
+@pytest.mark.parametrize("missing", ["py3langid", "langcodes"])
+def test_a_package_that_is_missing_is_asked_for_with_the_line_to_type(missing, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else "there")
+    with pytest.raises(ImportError, match=rf"needs {missing}; pip install .tessera-encoders\[prepare\]"):
+        check(PY3LANGID)
 
 
 def test_fasttext_is_asked_for_with_the_line_to_type(tmp_path, monkeypatch):

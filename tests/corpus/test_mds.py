@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tessera.corpus import mds, token_sources
 from tessera.corpus.prepare import prepare
-from tessera.corpus.token_sources import Counts, Importer, shards_of
+from tessera.corpus.token_sources import Importer, SampleCounts, shards_of
 from tessera.data.shards import Shards
 from tessera.data.tokenizer import train
 from tessera.plan.corpus import Columns, Corpus, Source, TokenizerTraining
@@ -371,9 +371,9 @@ def source(path, **more):
 
 
 def documents(path, tokenizer, **more):
-    """([ids], Counts) of a source."""
+    """([ids], SampleCounts) of a source."""
     given = source(path, **more)
-    ids, counts = [], Counts()
+    ids, counts = [], SampleCounts()
     for shard in shards_of(given):
         for found in Importer(given, tokenizer)(shard):
             ids += [document.tolist() for document in found.ids]
@@ -401,7 +401,7 @@ def test_a_sample_is_cut_and_completed_into_documents_as_the_tokenizer_makes_the
     ids, counts = documents(folder, tokenizer)
     texts = [[7, 8], [9], [10, 11], [12], [13], [14], [15], [16], [17], [18]]
     assert ids == [[begin, *text, end] for text in texts]
-    assert counts == Counts(
+    assert counts == SampleCounts(
         samples=9,
         documents=10,
         tokens=sum(map(len, ids)),

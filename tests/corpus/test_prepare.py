@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from tessera import files as whole
-from tessera.corpus import ingest as documents_module
+from tessera.corpus import daft_runner, ingest, tokenize
 from tessera.corpus import prepare as prepare_module
-from tessera.corpus import tokenize
 from tessera.corpus.prepare import prepare
 from tessera.data.shards import Shards, verify
 from tessera.data.tokenizer import sample, train
@@ -167,8 +166,8 @@ def test_scores_make_buckets_of_tiers(tmp_path, tokenizer):
 @pytest.fixture
 def small_tasks(monkeypatch):
     """Many batches, many tasks, and processes for them, of a corpus that would be one."""
-    monkeypatch.setattr(documents_module, "_BATCH_ROWS", 37)
-    monkeypatch.setattr(documents_module, "_TASK_BYTES", 1_000)
+    monkeypatch.setattr(ingest, "_BATCH_ROWS", 37)
+    monkeypatch.setattr(daft_runner, "TASK_BYTES", 1_000)
     monkeypatch.setattr(tokenize, "_LEAST_TASK", 500)
 
 

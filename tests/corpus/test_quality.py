@@ -184,3 +184,8 @@ def test_thresholds_of_nothing_are_refused():
     ):
         with pytest.raises(ValueError, match=text):
             thresholds(scores, shares)
+
+
+def test_scores_fall_into_four_tiers_and_a_threshold_belongs_to_the_tier_above():
+    scores = [-1, 0.99, 1, 1.5, 2, 2.9, 3, 100]
+    assert [tier(score, (1, 2, 3)) for score in scores] == [1, 1, 2, 2, 3, 3, 4, 4]

@@ -2,8 +2,10 @@
 
 import errno
 import itertools
+import mmap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +13,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tessera.data import blocks
+from tessera.data.blocks import MmapArray
 from tessera.data.shards import Shards, ShardWriter, verify
 from tessera.data.stream import Stream
+from tessera.plan.mixture import MixtureSchedule
 
+MANY = 10_000  # numbers in a file
 LENGTHS = [3, 40, 8, 1, 17] * 90  # 450 documents: three strides and a bit
 
 
@@ -135,8 +140,8 @@ def test_a_stream_reads_the_same_whether_the_counts_were_kept_or_not(tmp_path, m
 
     def batch():
         stream = Stream(
-            Shards.open(store.folder), [1.0], context=8, seed=0, phase_name="p", replacement="mask", crop=None,
-            mask_id=4, special_ids=range(5), vocab_size=100,
+            Shards.open(store.folder), MixtureSchedule((0, 1), ([1.0],)), context=8, seed=0, phase_name="p",
+            replacement="mask", crop=None, mask_id=4, special_ids=range(5), vocab_size=100,
         )  # fmt: skip
         read = stream.read(1_000, 2_000, 0.3)
         return read.starts.tolist(), read.positions.tolist()
@@ -145,3 +150,36 @@ def test_a_stream_reads_the_same_whether_the_counts_were_kept_or_not(tmp_path, m
     monkeypatch.setattr(blocks, "_KEPT_FROM", 0)
     assert batch() == plain, "counting and keeping"
     assert batch() == plain, "mapping"
+
+
+@pytest.fixture
+def file(tmp_path):
+    np.arange(MANY, dtype="<u2").tofile(tmp_path / "numbers.bin")
+    return MmapArray(tmp_path / "numbers.bin", np.dtype("<u2"))
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, MANY - 1), st.integers(1, MANY)), max_size=20))
+def test_anything_may_be_expected(file, pieces):
+    begins = np.array([begin for begin, _ in pieces], np.int64)
+    ends = np.array([min(begin + size, MANY) for begin, size in pieces], np.int64)
+    file._fetched = -1
+    file.expect(begins, ends)
+    assert file.values.tolist() == list(range(MANY))
+    assert not file.values.flags.writeable
+
+
+def test_pages_are_asked_for_only_while_a_disk_is_being_read(file, monkeypatch):
+    asked, disk = [], SimpleNamespace(ru_inblock=0, ru_majflt=0)
+    monkeypatch.setattr(blocks.resource, "getrusage", lambda who: disk)
+    file._map = SimpleNamespace(madvise=lambda *given: asked.append(given))
+    first = (mmap.MADV_WILLNEED, 0, 200)
+    later = (mmap.MADV_WILLNEED, 2 * mmap.PAGESIZE, 6)  # from the start of the page that holds the first
+    begins, ends = np.array([50, mmap.PAGESIZE]), np.array([100, mmap.PAGESIZE + 3])
+    file.expect(begins, ends)
+    assert asked == [first, later], "nothing is known yet"
+    file.expect(begins, ends)
+    assert asked == [first, later], "nothing was read since"
+    disk.ru_majflt = 1
+    file.expect(begins, ends)
+    assert asked == [first, later] * 2

@@ -16,7 +16,8 @@ from tokenizers import (
     trainers,
 )
 
-from tessera.data.masking import keys, mask
+from tessera.data.hashing import keys
+from tessera.data.masking import mask
 from tessera.data.tokenizer import Tokenizer
 
 TEXTS = [

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.data.masking import keys, mask
+from tessera.data.hashing import keys
+from tessera.data.masking import mask
 
 VOCAB = 1000
 SPECIAL = [0, 1, 2, 3, 500]

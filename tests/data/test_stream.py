@@ -6,12 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.data.masking import keys
+from tessera.data.hashing import keys, permute
 from tessera.data.packing import micro_batches, share
 from tessera.data.shards import Shards, ShardWriter
-from tessera.data.stream import Stream, cut, permute
-from tessera.plan.course import MixtureSchedule, shares_of
-from tessera.plan.mixture import shares as mixture_shares
+from tessera.data.stream import Stream, cut
+from tessera.plan.mixture import MixtureSchedule, mixture_of, shares
 from tessera.plan.recipe import Crop, Mixture, Phase
 
 FIRST = 10  # ids below are special; every token of a store is its position + FIRST, so a token says where it was read
@@ -37,7 +36,12 @@ def store(tmp_path_factory):
     return write(tmp_path_factory.mktemp("stream") / "store", buckets, file_bytes=10_000)
 
 
-def stream(store, shares=None, **more):
+def still(*row):
+    """A mixture of these shares, which do not move."""
+    return MixtureSchedule((0, 1), (row,))
+
+
+def stream(store, mixture=None, **more):
     settings = {
         "context": 32,
         "seed": 0,
@@ -48,9 +52,7 @@ def stream(store, shares=None, **more):
         "special_ids": range(FIRST),
         "vocab_size": store.vocab_size,
     } | more
-    return Stream(
-        store, mixture_shares(Mixture(temperature=0.3), store.buckets) if shares is None else shares, **settings
-    )
+    return Stream(store, mixture or still(*shares(Mixture(temperature=0.3), store.buckets)), **settings)
 
 
 def documents(batch):
@@ -110,7 +112,7 @@ def test_wherever_reading_stops_no_block_was_read_twice_more_than_another(store,
 
 def test_every_epoch_reads_each_block_once_in_an_order_of_its_own(store):
     """One draw at a time, so that their order is seen: each run of n draws is a shuffle of the n blocks."""
-    reader = stream(store, shares=[0, 0, 0, 1.0, 0, 0, 0])
+    reader = stream(store, still(0, 0, 0, 1.0, 0, 0, 0))
     expected = sorted(blocks_of(store, 3, 32))
     drawn = [d[3] for t in range(0, 4000) for d in documents(reader.read(t, t + 1, 0.3))]
     n = len(expected)
@@ -121,7 +123,7 @@ def test_every_epoch_reads_each_block_once_in_an_order_of_its_own(store):
 
 
 def test_a_second_reading_of_a_block_has_another_mask(store):
-    reader = stream(store, shares=[1.0, 0, 0, 0, 0, 0, 0], context=1000)
+    reader = stream(store, still(1.0, 0, 0, 0, 0, 0, 0), context=1000)
     seen = [d[2] for t in range(0, 2000) for d in documents(reader.read(t, t + 1, 0.3))]
     assert len(seen) > 10
     assert len(set(seen)) == len(seen)
@@ -180,8 +182,8 @@ def test_shares_read_are_the_shares_planned(tmp_path):
     rng = np.random.default_rng(1)
     lengths = [rng.integers(50, 150, int(20_000 / (rank + 1) ** 1.6)).tolist() for rank in range(100)]
     store = write(tmp_path / "store", lengths)
-    planned = mixture_shares(Mixture(temperature=0.3, shares={"l005": 0.2}), store.buckets)
-    reader = stream(store, shares=planned, context=150, replacement="mask")
+    planned = shares(Mixture(temperature=0.3, shares={"l005": 0.2}), store.buckets)
+    reader = stream(store, still(*planned), context=150, replacement="mask")
     tokens = np.zeros(100)
     for t in range(0, 10_000_000, 100_000):
         batch = reader.read(t, t + 100_000, 0.3)
@@ -205,17 +207,17 @@ def moving(store, tokens=20_000, **mixture):
             "mixture": {"temperature": {"from": 0.7, "to": 0.1, "shape": "cosine"}, **mixture},
         }
     )  # fmt: skip
-    return shares_of(phase, store.buckets)
+    return mixture_of(phase, store.buckets)
 
 
-def test_a_course_of_one_stretch_is_the_plain_shares(store):
+def test_a_mixture_that_stands_still_is_read_alike_however_long_the_phase(store):
     """Shares that stand still read what they always read, to the last bit."""
-    plain = mixture_shares(Mixture(temperature=0.3), store.buckets)
-    once, still = stream(store, shares=MixtureSchedule((0, 10**15), (plain,))), stream(store, shares=plain)
+    short = stream(store)
+    long = stream(store, MixtureSchedule((0, 10**15), (shares(Mixture(temperature=0.3), store.buckets),)))
     for t in (0, 1, 777, 12_345, 10**9 + 7, 10**15 - 1):
-        assert once.draws(t).tolist() == still.draws(t).tolist()
-        assert still.draws(t).tolist() == np.floor(still._rate[0] * t + still._phase).astype(np.int64).tolist()
-    assert documents(once.read(5_000, 6_000, 0.3)) == documents(still.read(5_000, 6_000, 0.3))
+        assert long.draws(t).tolist() == short.draws(t).tolist()
+        assert long.draws(t).tolist() == np.floor(long._rate[0] * t + long._phase).astype(np.int64).tolist()
+    assert documents(long.read(5_000, 6_000, 0.3)) == documents(short.read(5_000, 6_000, 0.3))
 
 
 @settings(max_examples=40, deadline=None)
@@ -250,8 +252,7 @@ def test_moving_shares_read_are_the_shares_planned(tmp_path):
         entries={"l003": 2_000_000, "l040": 4_567_891},
         max_epochs=25,
     )
-    assert isinstance(course, MixtureSchedule)
-    reader = stream(store, shares=course, context=150, replacement="mask")
+    reader = stream(store, mixture=course, context=150, replacement="mask")
     tokens, before = np.zeros(100), np.zeros(100)
     for t in range(0, 10_000_000, 100_000):
         batch = reader.read(t, t + 100_000, 0.3)
@@ -368,8 +369,8 @@ def test_batches_are_masked_as_asked(store):
 
 def test_shares_that_do_not_fit_are_refused(store):
     with pytest.raises(ValueError, match="2 shares for 7 buckets"):
-        stream(store, shares=[0.5, 0.5])
+        stream(store, still(0.5, 0.5))
     with pytest.raises(ValueError, match=r"shares add up to 0\.7"):
-        stream(store, shares=[0.1] * 7)
+        stream(store, still(*[0.1] * 7))
     with pytest.raises(ValueError, match=r"the window \[10, 5\) is none"):
         stream(store).read(10, 5, 0.3)

@@ -19,8 +19,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from tessera.data import gigatoken as gigatoken_module
 from tessera.data import tokenizer as tokenizer_module
 from tessera.data.gigatoken import framed, rows
+from tessera.data.templates import encode_words
 from tessera.data.tokenizer import FILES, SPECIAL_TOKENS, Tokenizer, sample, train
-from tessera.data.words import encode_words
 from tessera.plan.corpus import TokenizerTraining
 
 TEXTS = {

@@ -156,7 +156,7 @@ def test_two_fine_tuned_models_are_compared_by_the_examples_of_the_test_set(fold
             ]
             predictions = [trial["predictions"][language] for trial in trials_of]
             assert each == [round(sum(one[n] == label for one in predictions) / 3, 6) for n, label in enumerate(right)]
-    assert "paired bootstrap over 48 examples of 2 languages: topics keen p=" in compared(*paths)
+    assert "paired permutation test over 48 examples of 2 languages: topics keen p=" in compared(*paths)
     write(data, {"test": 24}, labelled, seed=1)
     other = sweep.run(folder, this, hows["keen"], data, tmp_path / "other", CALM, name="keen")
     assert "paired" not in compared(paths[0], other)  # other examples: no pairs
@@ -191,7 +191,7 @@ def test_probes_are_compared_by_examples(folder, other, tmp_path):
             each = found["outcomes"]["accuracy"][language]
             assert len(each) == 24
             assert statistics.fmean(each) == pytest.approx(found["results"][language]["accuracy"])
-    assert "paired bootstrap over 48 examples of 2 languages: topics b p=" in compared(*paths)
+    assert "paired permutation test over 48 examples of 2 languages: topics b p=" in compared(*paths)
 
 
 def test_bitext_mining_is_compared_by_pairs(folder, other, tmp_path):
@@ -221,4 +221,4 @@ def test_bitext_mining_is_compared_by_pairs(folder, other, tmp_path):
             for language, each in by_language.items():
                 assert len(each) == 20
                 assert statistics.fmean(each) == pytest.approx(found["results"][language][metric], abs=1e-6)
-    assert "paired bootstrap over 40 examples of 2 languages: mining b p=" in compared(*paths)
+    assert "paired permutation test over 40 examples of 2 languages: mining b p=" in compared(*paths)

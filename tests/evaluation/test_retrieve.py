@@ -131,7 +131,7 @@ def test_every_query_of_a_result_has_its_measures_the_mean_over_seeds(folder, tm
     assert set(json.loads(other.read_text())["outcomes"]) == MEASURES
     again, _ = run(folder, tmp_path, how=protocol(seeds=[0, 1], steps=5), name="longer")
     (verdict,) = compare([path, again]).verdicts.values()
-    assert verdict.test == "paired bootstrap over 48 examples of 2 languages"
+    assert verdict.test == "paired permutation test over 48 examples of 2 languages"
 
 
 def test_a_task_without_training_is_searched_with_the_model_as_it_is(folder, tmp_path):

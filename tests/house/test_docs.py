@@ -10,8 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from tessera.plan import corpus, evaluation, recipe, task
+from tessera.plan.fields import Strict
 from tessera.plan.recipe import Recipe
-from tessera.plan.strict import Strict
 
 PAGE = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
 SECTIONS = {re.findall(r"\w+", part)[0]: part for part in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]}

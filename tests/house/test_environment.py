@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -53,6 +54,14 @@ def test_every_requirement_has_a_lower_bound_and_is_installed_within_its_bounds(
         "pip would go back to old versions"
     )
     assert requirement.specifier.contains(importlib.metadata.version(requirement.name), prereleases=True)
+
+
+def test_every_library_has_its_reason_in_the_docs():
+    page = (HOUSE / "docs" / "libraries.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| ")][1:]
+    named = [name for names, _ in rows for name in re.findall(r"(?<![`\[])\b[\w-]+", re.sub(r"\(.*?\)", "", names))]
+    assert sorted(named) == sorted({Requirement(line).name for line in REQUIREMENTS})
+    assert min(len(why.split()) for _, why in rows) > 2
 
 
 def test_torch_is_bound_in_one_way_everywhere():

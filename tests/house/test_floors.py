@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,10 +37,21 @@ FLOORS = {
     "cli": 6,
     "__main__": 7,
 }
-EXTRAS = {"transformers", "sentence_transformers", "sklearn", "altair", "vl_convert", "langcodes", "django", "polib"}
+EXTRAS = {
+    "transformers",
+    "sentence_transformers",
+    "sklearn",
+    "altair",
+    "jinja2",
+    "vl_convert",
+    "langcodes",
+    "django",
+    "polib",
+}
 EXTRAS |= {"daft", "ray", "py3langid", "warcio", "gigatoken", "fasttext"}
 EXTRAS |= {"datasets", "mteb", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf"}
 PICKLES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+MARKUP = re.compile(r"\[/?(bold|dim|italic|red|green|yellow|blue|magenta|cyan|white)?( \w+)*\](?<!\[\])")
 UNSAFE = {"torch.load", "yaml.load", "yaml.unsafe_load", "yaml.full_load"}
 
 
@@ -179,6 +191,26 @@ def test_unpickling_would_be_noticed(line):
 
 def test_what_is_safe_is_not_taken_for_unpickling():
     assert unsafe("import yaml\nyaml.safe_load('x')\nf(trust_remote_code=False)\ns = 'pickle'") == []
+
+
+def markup(source: str) -> list[str]:
+    """Imports of rich, and texts that only rich would read as a colour."""
+    tree = ast.parse(source)
+    wrong = [f"import {name}" for name in imported(tree) if name.split(".")[0] == "rich"]
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return wrong + [text for text in texts if MARKUP.search(text)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nothing_below_the_command_line_knows_markup_and_the_command_line_needs_none(path):
+    found = markup(path.read_text(encoding="utf-8"))
+    may = room(path) in ("terminal", "cli")
+    assert [text for text in found if not may or not text.startswith("import")] == []
+
+
+@pytest.mark.parametrize("line", ["import rich", "from rich.table import Table", "say(f'[yellow]{path}')", "x = '[/]'"])
+def test_markup_would_be_noticed(line):
+    assert len(markup(line)) == 1
 
 
 def test_nobody_imports_torchvision():

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from invented_text import documents, write_rows
+from small_encoder import write_model
 from typer.testing import CliRunner
 
 from tessera.cli import app
@@ -116,6 +117,35 @@ def test_every_make_target_that_is_shown_exists(page):
     lines = page.read_text(encoding="utf-8").splitlines() if page.suffix != ".md" else code(page)
     for words in (shlex.split(line, comments=True) for line in lines if re.match(r"make\b", line)):
         assert {word for word in words[1:] if "=" not in word} <= targets, " ".join(words)
+
+
+# ------------------------------------------------------------------------------------------------- how README begins
+
+
+def test_the_readme_is_short_and_opens_with_two_commands_and_ten_lines_that_use_a_model():
+    text = README.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 180
+    (first, commands_shown), (second, use), *_ = FENCE.findall(text)
+    assert (first, second) == ("bash", "python")
+    assert [line.split("#")[0].strip() for line in commands_shown.splitlines()] == ["make demo", "make test"]
+    assert sum(bool(line) for line in use.splitlines()) <= 10
+    assert text.index("```python") < text.index("![") < text.index("\n## ")
+
+
+def test_what_is_shown_of_a_model_runs(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "runs" / "demo" / "merged"
+    folder.mkdir(parents=True)
+    shutil.move(write_model(tmp_path / "model"), folder / "final")
+    monkeypatch.chdir(tmp_path)
+    (use,) = (block for language, block in FENCE.findall(README.read_text(encoding="utf-8")) if language == "python")
+    exec(use, names := {})
+    assert names["index"].shape == (3, names["encoder"].dimensions)
+    said = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    assert sorted(text for _, text in said[:3]) == sorted(names["texts"])
+    numbers = [float(number) for number, _ in said]
+    assert numbers[:3] == sorted(numbers[:3], reverse=True)
+    assert numbers[3:] == sorted(numbers[3:], reverse=True)
+    assert len(said) == 6
 
 
 # --------------------------------------------------------------------------------------------------- paths and the map

@@ -15,10 +15,10 @@ from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan import schedule
 from tessera.plan.architecture import PRESETS
 from tessera.plan.corpus import Source, TokenizerTraining
+from tessera.plan.fields import is_folder
 from tessera.plan.loading import load
 from tessera.plan.overview import overview
 from tessera.plan.recipe import Model, Phase, Recipe
-from tessera.plan.strict import is_folder
 from tessera.report.plan_tables import tables
 from tessera.run import run
 

@@ -199,7 +199,7 @@ def test_the_command_writes_csv_and_an_image(many):
 
 
 def test_a_plan_without_languages_cannot_be_drawn(many):
-    from tessera.report.planned import draw_plan
+    from tessera.report.plan_tables import draw_plan
 
     with pytest.raises(ValueError, match="the plan knows no languages yet"):
         draw_plan(overview(load(many / "many.yaml")), many / "plan.png")

@@ -10,10 +10,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tessera.plan.fields import is_folder
 from tessera.plan.loading import RecipeError, changes, dump, fingerprint, load, science
 from tessera.plan.mixture import Bucket, shares
 from tessera.plan.recipe import Recipe
-from tessera.plan.strict import is_folder
 
 HOUSE = Path(__file__).parents[2]
 SHIPPED = sorted((HOUSE / "recipes").glob("*.yaml"))

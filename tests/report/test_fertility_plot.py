@@ -33,7 +33,7 @@ def size(path):
 
 def drawn(path):
     """The chart that a page draws."""
-    found = re.search(r"const spec = (\{.*?\});?\n", path.read_text(encoding="utf-8"))
+    found = re.search(r'id="specs">(.*?)</script>', path.read_text(encoding="utf-8"))
     assert found
     return json.loads(found[1])
 

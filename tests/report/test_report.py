@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from synthetic_run import COUNTS, LANGUAGES, TOKENS, origin, write_run
 
 from tessera.plan.loading import RecipeError
-from tessera.report import save_plots, write_report
+from tessera.report import style, write_report
 from tessera.report.charts import figures, thin
 from tessera.report.run_files import Run, group_mean, language_of, open_run
-from tessera.report.tables import Cell, Columns, best, duration, gap_cell, metric_cell, percent, table, tokens
+from tessera.report.tables import Cell, Columns, Table, best, duration, gap_cell, metric_cell, percent, tokens
 
 EVIL = "</script></details><img src=x onerror=alert(1)>\"'"
 
@@ -262,7 +262,6 @@ def test_a_folder_with_a_recipe_and_nothing_else_has_a_page(tmp_path: Path) -> N
             path.unlink() if path.is_file() or path.is_symlink() else path.rmdir()
     text = Elements(write_report(run).read_text(encoding="utf-8")).text
     assert "not there yet: pretrain, mid, decay-eng, decay-110, decay-all, merged" in text
-    assert save_plots(run, tmp_path / "plots") == []
 
 
 def test_steps_written_again_after_a_resumption_count_once(tmp_path: Path) -> None:
@@ -297,7 +296,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     ):
         write_report(tmp_path)
     with pytest.raises(ValueError, match="nowhere does not exist, so it is no run folder"):
-        save_plots(tmp_path / "nowhere", tmp_path)
+        write_report(tmp_path / "nowhere")
     (tmp_path / "recipe.yaml").write_text("name: x\nphasen: []\n")
     with pytest.raises(RecipeError, match="did you mean 'phases'"):
         write_report(tmp_path)
@@ -311,16 +310,39 @@ def test_without_altair_the_error_says_what_to_install(folder: Path, monkeypatch
 
 
 def test_the_report_imports_no_model() -> None:
-    code = "import sys, tessera.report; print([m for m in ('torch', 'numpy', 'altair') if m in sys.modules])"
+    code = "import sys, tessera.report; print([m for m in ('torch', 'numpy', 'altair', 'jinja2') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_charts_are_written_as_images(folder: Path, tmp_path: Path) -> None:
-    written = save_plots(folder, tmp_path / "new" / "plots")
-    assert [p.name for p in written] == [
-        "loss.png", "schedules.png", "mixture.png", "held_out.png", "languages.png", "merge.png", "throughput.png",
-    ]  # fmt: skip
-    assert all(p.read_bytes().startswith(b"\x89PNG\r\n") and p.stat().st_size > 10_000 for p in written)
+def drawn_alone(path: Path) -> str:
+    """A picture with texts that would like to be more."""
+    alt = style.altair()
+    chart = alt.Chart(alt.Data(values=[{"model": EVIL, "value": 1}]), title=EVIL).mark_bar().encode(x="model:N")
+    return style.write_picture(chart, path).read_text(encoding="utf-8")
+
+
+def test_a_picture_as_a_page_asks_for_nothing_and_holds_texts_as_texts(tmp_path: Path) -> None:
+    page = drawn_alone(tmp_path / "new" / f"{EVIL.replace('/', '')}.html")
+    elements = Elements(page)
+    assert [t for t, _ in elements.tags].count("script") == 3
+    assert not any(tag == "img" or "src" in attributes or "onerror" in attributes for tag, attributes in elements.tags)
+    assert "default-src 'none'" in next(a["content"] or "" for t, a in elements.tags if "http-equiv" in a)
+    assert specs_of(page)["title"] == EVIL
+    assert next(iter(specs_of(page)["data"]["values"]))["model"] == EVIL
+
+
+def test_json_in_a_page_is_written_in_one_place() -> None:
+    """So that there is one place to escape it in."""
+    folder = Path(style.__file__).parent
+    templates = {path.name: path.read_text(encoding="utf-8") for path in (folder / "templates").iterdir()}
+    assert [name for name, text in templates.items() if "|safe" in text.replace(" ", "")] == []
+    assert sum(text.count("tojson") for text in templates.values()) == 1
+    assert [path.name for path in folder.glob("*.py") if "<script" in path.read_text(encoding="utf-8")] == []
+
+
+def test_a_picture_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"plot\.pdf cannot be written; give a name that ends in one of \.png, \.svg"):
+        style.check_picture(tmp_path / "plot.pdf")
 
 
 # ------------------------------------------------------------------------------------------------------ its small parts
@@ -370,9 +392,9 @@ def test_the_best_is_the_lowest_of_bits_and_the_highest_of_accuracy() -> None:
 
 
 def test_columns_under_one_title_stand_under_it() -> None:
-    html = table(
-        ("model",), [Columns("a", ("x", "y")), Columns("b", ("z",))], [[Cell("m"), Cell("1"), Cell("2"), Cell("3")]]
-    )
+    groups = [Columns("a", ("x", "y")), Columns("b", ("z",))]
+    shown = Table(words=("model",), numbers=groups, rows=[[Cell("m"), Cell("1"), Cell("2"), Cell("3")]])
+    html = str(style._templates().get_template("parts.html").module.table(shown))
     head = html[html.index("<thead>") : html.index("</thead>")]
     assert re.findall(r"colspan=\"(\d)\">(\w)<", head) == [("2", "a"), ("1", "b")]
     assert re.findall(r"<td( class=\"[^\"]*\")?[^>]*>(\w)<", html) == [

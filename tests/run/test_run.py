@@ -8,7 +8,8 @@ from whole_run import Dies
 
 from tessera.cli import app
 from tessera.plan.loading import load
-from tessera.run import RunError, merge_folders, run
+from tessera.run import RunError, run
+from tessera.train.merge_models import merge_folders
 
 
 def test_a_run_leaves_what_the_contract_promises(finished):

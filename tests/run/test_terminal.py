@@ -63,6 +63,23 @@ def test_durations_are_in_the_unit_one_would_say():
     assert {seconds: terminal._duration(seconds) for seconds in shown} == shown
 
 
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_bracket_in_a_name_is_a_bracket(is_terminal):
+    out = io.StringIO()
+    console = Console(file=out, width=160, force_terminal=is_terminal, color_system=None, legacy_windows=False)
+    with Watcher(console) as watcher:
+        watcher.warn("runs[/old]/[red]first/checkpoint-5: damaged")
+        watcher.say("runs[/old]: read")
+        watcher.progress("[bold]")(1, 2, "[/] and [dim]")
+    for line in ("runs[/old]/[red]first/checkpoint-5: damaged", "runs[/old]: read", "[bold]", "[/] and [dim]"):
+        assert line in out.getvalue()
+
+
+def test_a_bracket_in_a_table_is_a_bracket(capsys):
+    terminal.print_table("[/a]", ["[b]", "[red]"], [["[/c]", 0.5]])
+    assert {"[/a]", "[b]", "[red]", "[/c]", "0.500"} <= set(re.split(r"[\s│┃]+", capsys.readouterr().out))
+
+
 @pytest.mark.parametrize(("width", "seen"), [(80, "22,200 tokens/s"), (120, "packing 93%"), (160, "12.4 GiB")])
 def test_the_bar_leaves_room_for_what_is_said(width, seen):
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None, legacy_windows=False)

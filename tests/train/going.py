@@ -7,8 +7,23 @@ import torch
 from tiny_run import recipe
 
 from tessera.plan.recipe import Phase, Recipe
+from tessera.progress import Silent
 from tessera.train.distributed import World
 from tessera.train.trainer import Text, train
+
+
+class Hears(Silent):
+    """A watcher that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def warn(self, text: str) -> None:
+        self.said.append(f"warning: {text}")
+
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
@@ -22,7 +37,7 @@ def go(
     **machine: object,
 ) -> list[str]:
     """Trains the named phases; with `stop`, dies at the progress call of that number. Returns what was said."""
-    said: list[str] = []
+    watcher = Hears()
     plan = plan or recipe(**machine)
     made = 0
 
@@ -33,8 +48,8 @@ def go(
             raise KeyboardInterrupt
 
     for name in phases:
-        train(plan, plan.phase(name), folder, text, ALONE, watch, said.append)
-    return said
+        train(plan, plan.phase(name), folder, text, ALONE, watch, watcher)
+    return watcher.said
 
 
 def changed(**phase: object) -> Recipe:

@@ -78,4 +78,4 @@ def train_all(world: World, folder: Path, runs: list[tuple[Path, Recipe]]) -> No
     """Trains the first phase of each run, one after the other, in the same processes."""
     text = opened(folder)
     for out, plan in runs:
-        train(plan, plan.phases[0], out, text, world, lambda *_: None, lambda _: None)
+        train(plan, plan.phases[0], out, text, world)

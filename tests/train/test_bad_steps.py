@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from tiny_run import recipe
 
 from tessera.plan import schedule
-from tessera.plan.course import shares_of
+from tessera.plan.mixture import mixture_of
 from tessera.train import bad_steps, checkpoint, trainer
 from tessera.train.trainer import Text, TrainingError
 
@@ -80,7 +80,7 @@ def test_forgiveness_counts_what_follows_without_a_kept_step():
 @pytest.mark.parametrize("crop", [None, {"how": "uniform", "min_length": 5}])
 def test_the_documents_of_a_step_are_those_that_were_read(text: Text, crop):
     plan = changed(crop=crop)
-    stream = trainer._stream(plan, first(plan), text, shares_of(first(plan), text.train.buckets))
+    stream = trainer._stream(plan, first(plan), text, mixture_of(first(plan), text.train.buckets))
     batch, store = stream.read(1_000, 2_000, 0.3), text.train
     read = bad_steps.documents(stream, 1_000, 2_000)
     assert read.bucket.tolist() == batch.sources.tolist()
@@ -127,7 +127,7 @@ def test_rollback_leaves_out_all_since_the_last_lasting_checkpoint(tmp_path, tex
     plan = changed(checkpoint_every=2_000, blow_up={"policy": "rollback"})
     poison(3)
     said = go(tmp_path / "back", text, plan=plan)
-    assert "[yellow]first: going back to checkpoint-2, on with step 4" in said
+    assert "warning: first: going back to checkpoint-2, on with step 4" in said
     assert whole_of(tmp_path / "back") == [[2, 3]]
     poison(2, 3)  # the same weights as if neither step had made an update
     go(tmp_path / "skipped", text, plan=changed(blow_up={"policy": "skip"}))
@@ -137,7 +137,7 @@ def test_rollback_leaves_out_all_since_the_last_lasting_checkpoint(tmp_path, tex
 def test_rollback_before_the_first_lasting_checkpoint_goes_back_to_the_start(tmp_path, text, poison):
     poison(1)
     said = go(tmp_path / "back", text, plan=changed(checkpoint_every=4_000, blow_up={"policy": "rollback"}))
-    assert "[yellow]first: going back to its start, on with step 2" in said
+    assert "warning: first: going back to its start, on with step 2" in said
     poison(0, 1)
     go(tmp_path / "skipped", text, plan=changed(blow_up={"policy": "skip"}))
     assert weights(tmp_path / "back") == weights(tmp_path / "skipped")

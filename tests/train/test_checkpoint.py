@@ -1,14 +1,18 @@
 """Checkpoints that are missing something, and disks that are full: said, and the last whole one is used."""
 
+import io
 import json
 import resource
 from pathlib import Path
 
 import pytest
-from going import changed, go, weights
+from going import ALONE, changed, go, weights
+from rich.console import Console
+from tiny_run import recipe
 
+from tessera.terminal import Watcher
 from tessera.train import checkpoint
-from tessera.train.trainer import TrainingError
+from tessera.train.trainer import TrainingError, train
 
 
 def cut(file: Path) -> None:
@@ -75,6 +79,18 @@ def test_a_run_goes_back_past_damage_and_ends_with_the_same_bytes(tmp_path, text
     assert any(what in line and "going back to the last whole checkpoint" in line for line in said)
     assert any("resuming at checkpoint-2" in line for line in said)
     assert weights(tmp_path) == weights(whole)
+
+
+def test_a_folder_with_markup_in_its_name_is_warned_about_and_the_run_goes_on(tmp_path, text, whole, torn):
+    """Where lines were markup, `runs[/old]` ended the run at the moment it wanted to warn."""
+    run, out = tmp_path / "runs[/old][b]", io.StringIO()
+    for folder in checkpoint.checkpoints(torn / "first"):
+        copy(folder, run / "first" / folder.name)
+    flip(run / "first" / "checkpoint-3" / "model.safetensors")
+    watcher = Watcher(Console(file=out, width=200))
+    train(recipe(), recipe().phases[0], run, text, ALONE, watcher=watcher)
+    assert f"{run / 'first' / 'checkpoint-3' / 'model.safetensors'}: its bytes have changed" in out.getvalue()
+    assert weights(run) == weights(whole)
 
 
 def test_with_every_checkpoint_damaged_a_phase_starts_again(tmp_path, text, whole, torn):

@@ -141,7 +141,7 @@ def faulty(world: World, folder: Path, out: Path, answer: str) -> None:
     trainer.backward = sometimes
     recipe = plan(blow_up={"policy": answer})
     try:
-        train(recipe, first(recipe), out, opened(folder), world, lambda *_: None, lambda _: None)
+        train(recipe, first(recipe), out, opened(folder), world)
     except trainer.TrainingError as error:
         sys.exit(5 if "the loss is nan" in str(error) else str(error))
 
@@ -168,7 +168,7 @@ def dies(world: World, folder: Path, out: Path) -> None:
 
     trainer._step = fatal
     try:
-        train(plan(), plan().phases[0], out, opened(folder), world, lambda *_: None, lambda _: None)
+        train(plan(), plan().phases[0], out, opened(folder), world)
     except LostProcess as error:
         clear = "process 0 of 2: another process has ended or does not answer", "--max-restarts"
         sys.exit(6 if all(words in str(error) for words in clear) else str(error))
@@ -209,6 +209,7 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from many import THREADS_LEFT, opened, threads
 from test_elastic import plan
+from tessera.progress import Silent
 from tessera.train import trainer
 from tessera.train.distributed import join, leave
 
@@ -220,11 +221,14 @@ def fatal(job, trainee, number, batch):
         os._exit(7)
     return step(job, trainee, number, batch)
 
+class Prints(Silent):
+    say = warn = staticmethod(print)
+
 trainer._step = fatal
 recipe = plan({parallel!r})
 world = join(recipe.machine)
 try:
-    trainer.train(recipe, recipe.phases[0], out, opened(Path({text!r})), world, lambda *_: None, print)
+    trainer.train(recipe, recipe.phases[0], out, opened(Path({text!r})), world, watcher=Prints())
 finally:
     leave(world)
 sys.exit(THREADS_LEFT if any("gloo" in name for name in threads()) else 0)

@@ -20,6 +20,7 @@ from tessera.data.tokenizer import Tokenizer
 from tessera.model import hub
 from tessera.model.transformers_model import TransformersMaskedLM
 from tessera.plan.recipe import Recipe
+from tessera.progress import Silent
 from tessera.train.distributed import World
 from tessera.train.gradient import Objective, backward
 from tessera.train.start import Rollback, start
@@ -160,11 +161,11 @@ def test_what_runs_is_said(tmp_path, folder, own_text):
 
 
 def test_the_gradient_does_not_depend_on_how_a_batch_is_cut(folder, own_text):
-    from tessera.plan.course import shares_of
+    from tessera.plan.mixture import mixture_of
     from tessera.train import trainer
 
     one = plan(folder)
-    stream = trainer._stream(one, one.phases[0], own_text, shares_of(one.phases[0], own_text.train.buckets))
+    stream = trainer._stream(one, one.phases[0], own_text, mixture_of(one.phases[0], own_text.train.buckets))
     batch = stream.read(0, 2_000, 0.3)
     model = hub.load_any(folder)
     found = []
@@ -179,7 +180,7 @@ def test_the_gradient_does_not_depend_on_how_a_batch_is_cut(folder, own_text):
 
 
 def train_first(world: World, asked: Recipe, out: Path, text_folder: Path) -> None:
-    train_phase(asked, asked.phases[0], out, opened(text_folder), world, lambda *_: None, lambda _: None)
+    train_phase(asked, asked.phases[0], out, opened(text_folder), world)
 
 
 def test_two_processes_reach_the_weights_of_one(tmp_path, folder, own_text):
@@ -209,4 +210,4 @@ def test_what_only_our_own_families_can_do_is_refused(tmp_path, folder, own_text
     asked = Recipe.model_validate(data)
     world = World(rank=0, size=2 if machine else 1, device=torch.device("cpu"))
     with pytest.raises(TrainingError, match=says):
-        start(asked, asked.phases[0], tmp_path, own_text, world, print, Rollback(folder=None, left_out=[[0, 0]]))
+        start(asked, asked.phases[0], tmp_path, own_text, world, Silent(), Rollback(folder=None, left_out=[[0, 0]]))

@@ -14,7 +14,8 @@ from going import changed, go, lines
 from safetensors.torch import load_file
 from torch import nn
 
-from tessera.data.masking import keys, mask
+from tessera.data.hashing import keys
+from tessera.data.masking import mask
 from tessera.model.attention import Layout, frequencies
 from tessera.model.encoder import Block
 from tessera.model.mlm import MaskedLM, initialize

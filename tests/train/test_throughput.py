@@ -167,7 +167,7 @@ def test_a_finished_phase_that_is_pointed_at_again_has_made_no_step(tmp_path, te
 def two(world: World, folder, out) -> None:
     table = gathered([world.rank + 0.5, float("nan") if world.rank else 1.0], world)
     assert str(table) == "[[0.5, 1.0], [1.5, nan]]"
-    train(recipe(), recipe().phases[0], out, opened(folder), world, lambda *_: None, lambda _: None)
+    train(recipe(), recipe().phases[0], out, opened(folder), world)
 
 
 def test_two_processes_share_one_line_of_figures(tmp_path, text):

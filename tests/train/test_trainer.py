@@ -10,12 +10,11 @@ from tiny_run import recipe
 from tessera.data.packing import select
 from tessera.model.mlm import MaskedLM
 from tessera.plan import schedule
-from tessera.plan.course import shares_of
+from tessera.plan.mixture import mixture_of
 from tessera.plan.recipe import Model, Recipe
 from tessera.train import checkpoint, trainer
 from tessera.train.distributed import World
-from tessera.train.gradient import Objective, backward
-from tessera.train.noise import SeededDropout
+from tessera.train.gradient import Objective, SeededDropout, backward
 from tessera.train.start import architecture
 from tessera.train.trainer import train
 
@@ -44,7 +43,7 @@ def test_the_gradient_is_the_mean_over_the_masked_positions_of_the_whole_batch(t
     plan = recipe()
     config = architecture(plan, text.tokenizer).model_copy(update={"attention_output_dropout": dropout})
     torch.manual_seed(0)
-    stream = trainer._stream(plan, plan.phases[0], text, shares_of(plan.phases[0], text.train.buckets))
+    stream = trainer._stream(plan, plan.phases[0], text, mixture_of(plan.phases[0], text.train.buckets))
     batch = stream.read(0, 2_000, 0.3)
     gradients = []
     model = MaskedLM(config)
@@ -60,7 +59,7 @@ def test_the_gradient_is_the_mean_over_the_masked_positions_of_the_whole_batch(t
 
 def test_processes_without_a_document_add_nothing_and_the_shares_add_up_to_the_whole(text):
     plan = recipe()
-    stream = trainer._stream(plan, plan.phases[0], text, shares_of(plan.phases[0], text.train.buckets))
+    stream = trainer._stream(plan, plan.phases[0], text, mixture_of(plan.phases[0], text.train.buckets))
     few = select(stream.read(0, 2_000, 0.3), np.array([0, 1]))
     torch.manual_seed(0)
     model = MaskedLM(architecture(plan, text.tokenizer))
@@ -107,7 +106,7 @@ def test_mask_temperature_and_shares_may_move_within_a_phase(tmp_path, text):
         },
     }
     plan = Recipe.model_validate(data)
-    train(plan, plan.phase("first"), tmp_path, text, ALONE, lambda *_: None, lambda _: None)
+    train(plan, plan.phase("first"), tmp_path, text, ALONE)
     masks = [0.3 - 0.2 * (step + 0.5) / 6 for step in range(6)]
     assert [line["mask_ratio"] for line in lines(tmp_path)] == pytest.approx(masks)
     rows = json.loads((tmp_path / "first" / "mixture.json").read_text())
@@ -123,7 +122,7 @@ def test_mask_temperature_and_shares_may_move_within_a_phase(tmp_path, text):
 def test_old_checkpoints_are_dropped_and_lasting_ones_kept(tmp_path, text):
     plan = recipe()
     phase = plan.phases[0].model_copy(update={"checkpoint_every": 2_000})
-    train(plan, phase, tmp_path, text, ALONE, lambda *_: None, lambda _: None)
+    train(plan, phase, tmp_path, text, ALONE)
     steps = [checkpoint.step_of(f) for f in checkpoint.checkpoints(tmp_path / "first")]
     assert steps == [schedule.step_at(phase, tokens) for tokens in (2_000, 4_000, 6_000)]
 

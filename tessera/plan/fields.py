@@ -1,10 +1,42 @@
-"""Numbers as people write them in a recipe: `2.3T` tokens, `50MB` of text, a share between 0 and 1."""
+"""Fields of a recipe: strict models, names, and numbers as people write them (`2.3T` tokens, `50MB`, a share)."""
 
 import re
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from tessera.plan.errors import TRUTH
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors, values do not change after they are read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, data: Any) -> Any:
+        for key, value in data.items() if isinstance(data, dict) else ():
+            field = cls.model_fields.get(key)
+            if isinstance(value, bool) and field is not None and field.annotation is not bool:
+                raise ValueError(f"{key} is {value}; {TRUTH}")
+        return data
+
+
+def is_folder(source: str) -> bool:
+    """Whether the name of a model means a folder, rather than a phase or a name elsewhere."""
+    return "/" in source or "\\" in source
+
+
+def refuse_twins(names: list[Any], what: str) -> None:
+    """Raises ValueError where a name is there twice."""
+    twins = sorted({str(n) for n in names if names.count(n) > 1})
+    if twins:
+        raise ValueError(f"two {what}s are called {twins[0]!r}; names must differ")
+
 
 _THOUSANDS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}

@@ -7,7 +7,7 @@ from going import changed
 
 from tessera.data.packing import Batch, select
 from tessera.model.mlm import MaskedLM, initialize
-from tessera.train.noise import SeededDropout, kept
+from tessera.train.gradient import SeededDropout, kept
 
 
 def rows(count: int, seed: int = 0) -> np.ndarray:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from tessera.plan.units import Bytes, Ratio, Share, Tokens, TokensOrNone, parse_bytes, parse_tokens, show_tokens
+from tessera.plan.fields import Bytes, Ratio, Share, Tokens, TokensOrNone, parse_bytes, parse_tokens, show_tokens
 
 
 class Numbers(BaseModel):
