@@ -2,27 +2,19 @@
 
 A recipe names the text, the tokenizer, the model, the phases (a graph: each phase says which one it starts `from`),
 the merges that join phases, and what is evaluated. Only `machine:` may change between a run and its resumption;
-`reading.science(recipe)` is everything else.
+`loading.science(recipe)` is everything else.
 """
 
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import Corpus, TokenizerTraining
 from tessera.plan.errors import did_you_mean, one_line
 from tessera.plan.evaluation import Evaluation
 from tessera.plan.fields import Name, Ratio, Share, Strict, Tokens, TokensOrNone, is_folder, refuse_twins
-
-# ------------------------------------------------------------------------------------------------------------ the run
 
 
 class Largest(Strict):
@@ -248,9 +240,6 @@ class Merge(Strict):
         if self.method == "ties" and self.base is None:
             raise ValueError("ties adds task vectors to a base; name the phase the models branched from as `base`")
         return self
-
-
-# --------------------------------------------------------------------------------------------- the machine and the rest
 
 
 class Machine(Strict):

@@ -95,6 +95,12 @@ def test_held_out_text_of_a_run_and_of_an_ablation():
     assert ablation.examples == {"deu_Latn": 54, "ell_Grek": 92, "fao_Latn": 60}
 
 
+def test_held_out_text_that_0_1_has_measured_is_not_measured_again():
+    run = old("recipe.first.held_out")
+    protocol = {"mask_ratio": 0.3, "replacement": "mask", "context": 512, "max_tokens": None, "seed": 7}
+    assert finished(OLD / "recipe.first.held_out.json", identity_of("6320c1ce0750cf99", protocol, run.data))
+
+
 def test_settings_of_retrieval_are_part_of_the_protocol_and_what_is_known_of_mtebs_data_lies_apart():
     assert old("task.first.sought.short").protocol["contrast"]["pooling"] == "mean"
     assert set(old("task.first.sought.short").by_length) == set(
