@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tessera.evaluation import catalogue, trial
+from tessera.evaluation.groups import fingerprint_of_rows, read_groups, read_labels
 from tessera.evaluation.retrieve import RETRIEVAL
 from tessera.evaluation.trial import HEADS, Group, Json, Kind, Rows, Scores, Start, Trial
 from tessera.files import atomic_file, digest, fingerprint, model_name
@@ -94,13 +95,13 @@ def run(
         report=on_progress or silent,
     )
     kind, tried = _kind(task), trial.all_trials(task, protocol)
-    groups = trial.read_groups(task, protocol, place.data)
+    groups = read_groups(task, protocol, place.data)
     oracle = protocol.select == "oracle" and task.trained
     _refuse_choice_without_validation(protocol, tried, groups)
     start = _start(task, protocol, place)
     done = [one for group in groups for one in _run_all(group, tried, start, place)]
     chosen = {} if oracle else _choose(done, lambda one: float(one.outcome["validation"]))
-    labelled = trial.read_labels(groups, protocol, place.data)  # from here on, labels of the test set are known
+    labelled = read_labels(groups, protocol, place.data)  # from here on, labels of the test set are known
     rows = _merged([*(group.test for group in groups), labelled])
     done = [replace(one, scores=kind.measure(one.group, one.outcome, rows)) for one in done]
     if oracle:
@@ -164,7 +165,7 @@ def _start(task: Task, protocol: Protocol, place: _Place) -> Start:
     else:
         protocol = protocol.model_copy(update={"from_task": None})
     before = _start(other, protocol, place)
-    kind, groups = _kind(other), trial.read_groups(other, protocol, place.data, test=False)
+    kind, groups = _kind(other), read_groups(other, protocol, place.data, test=False)
     if not other.trained:
         raise ValueError(f"task {task.name} begins with a model trained on {other.name}, which trains none")
     if len(groups) != 1:
@@ -284,7 +285,7 @@ def mean_outcomes(seeds: Sequence[Sequence[float]]) -> list[float]:
 
 def _fingerprint_of_data(groups: Sequence[Group], labelled: Mapping[str, Rows]) -> str:
     prints = [group.fingerprint for group in groups]
-    return trial.fingerprint_of_rows([prints, labelled] if labelled else prints)
+    return fingerprint_of_rows([prints, labelled] if labelled else prints)
 
 
 def _merged(several: Iterable[Mapping[str, Found]]) -> dict[str, Found]:

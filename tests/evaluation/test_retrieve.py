@@ -10,7 +10,8 @@ from learnable import COMMON
 
 from tessera.data import tokenizer as tokenizers
 from tessera.evaluation import catalogue, retrieve, sweep
-from tessera.evaluation.trial import all_trials, read_groups
+from tessera.evaluation.groups import read_groups
+from tessera.evaluation.trial import all_trials
 from tessera.finetune.learner import pretrained
 from tessera.finetune.loop import Diverged
 from tessera.finetune.retriever import Contrast
