@@ -8,11 +8,10 @@ In reading order:
     columns.py         the cells of a row by the roles a task gives them
     load.py            examples and splits of a task; whatever is wrong with a row is said with it
     load_retrieval.py  queries, documents and grades of a retrieval task
-    sweep.py           every rate with every seed, the best chosen on validation, then the test set
-    trials.py          one of them: a file that is never written twice
-    selection.py       trials of any kind of task: run, chosen among, summed up
-    retrieve.py        a retrieval task under a protocol
-    ranking.py         retrieval: documents ranked for each query, nDCG, MRR, recall
+    trial.py           one trial: a file that is never written twice; the kinds with a head
+    retrieve.py        retrieval as a kind of trial: documents ranked for each query, nDCG, MRR, recall
+    groups.py          the data of a sweep by what is trained together, test sets without their labels
+    sweep.py           all settings with every seed, the best chosen on validation, then the test set
     frozen.py          tasks that train no encoder: bitext mining, probes
     bitext.py          does a sentence lie nearest to its translation
     probe.py           linear probe: logistic regression on frozen embeddings, its penalty chosen on validation

@@ -16,9 +16,9 @@ import torch
 
 from tessera.data.shards import INDEX, Shards
 from tessera.data.tokenizer import Tokenizer
-from tessera.evaluation import catalogue, frozen, load, metrics, retrieve, sweep, trials
+from tessera.evaluation import catalogue, frozen, load, metrics, sweep
 from tessera.evaluation.rows import DataError
-from tessera.files import fingerprint, model_name
+from tessera.files import digest, fingerprint, model_name
 from tessera.model import hub
 from tessera.model.hf_files import read_json
 from tessera.model.precision import compute_dtype
@@ -83,8 +83,7 @@ def evaluate(
             yield frozen.run(task, place, out, model, embedder)
         else:
             how = how.model_copy(update={"select": "oracle"}) if oracle else how
-            run = retrieve.retrieve if task.kind == "retrieve" else sweep.run
-            yield run(folder, task, how, place, out, machine, on_progress, name=model)
+            yield sweep.run(folder, task, how, place, out, machine, on_progress, name=model)
 
 
 def evaluate_recipe(
@@ -171,7 +170,7 @@ def _folder(languages: Sequence[str]) -> list[str]:
     some = list(dict.fromkeys(languages))
     if len(some) < 4:
         return ["+".join(some)] if some else []
-    return [f"{len(some)}-languages-{trials.digest(some)[:6]}"]
+    return [f"{len(some)}-languages-{digest(some)[:6]}"]
 
 
 # -------------------------------------------------------------------------------------------------------- held-out text

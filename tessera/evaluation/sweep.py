@@ -1,41 +1,67 @@
-"""A task under a protocol: every rate with every seed, the best chosen on validation, and only then the test set.
+"""Hyperparameter sweep of a task under a protocol: all settings, the best chosen on validation, only then the test set.
 
     <out>/<model>.<task>.<protocol>.json           the result; with .oracle before .json where test was chosen on
     <out>/trials/<model>.<task>/<languages>/*.json one file for each trial, whole or not there
 
 A trial whose file was made from the same weights, rows and settings is finished and is not run again: a sweep that is
-killed goes on where it stood, and one with more rates or seeds runs those alone.
+killed goes on where it stood, and one with more rates or seeds runs those alone. All that is trained goes this way,
+retrieval too; a retrieval task with `train: none` is searched with the model as it is.
 """
 
-import dataclasses
+import copy
+import functools
+import json
+import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
-from tessera.evaluation import catalogue, selection, trials
-from tessera.evaluation.selection import Scores, Start
-from tessera.evaluation.trials import Group, Json, Trial
-from tessera.files import fingerprint, model_name
-from tessera.finetune.features import Answer, Example
-from tessera.finetune.learner import Pretrained
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tessera.evaluation import catalogue, trial
+from tessera.evaluation.groups import fingerprint_of_rows, read_groups, read_labels
+from tessera.evaluation.retrieve import RETRIEVAL
+from tessera.evaluation.trial import HEADS, Group, Json, Kind, Rows, Scores, Start, Trial
+from tessera.files import atomic_file, digest, fingerprint, model_name
+from tessera.finetune import features
+from tessera.finetune.examples import Search
+from tessera.finetune.learner import Pretrained, pretrained
 from tessera.plan.recipe import Machine
+from tessera.plan.result import Result, write
 from tessera.plan.task import Protocol, Task
 from tessera.progress import Progress, silent
+from tessera.statistics import interval
+
+Found = TypeVar("Found")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Place:
-    """Where the files of a model lie."""
+    """Where a sweep runs, and where its files lie."""
 
-    out: Path
-    model: str
+    folder: Path  # of the model
+    model: str  # its name
+    machine: Machine
     data: Path | None
+    out: Path
+    report: Progress
 
-    def trial(self, group: Group, trial: Trial) -> Path:
-        return self.out / "trials" / f"{self.model}.{group.task.name}" / group.name / f"{trial.name}.json"
+    def trials(self, group: Group) -> Path:
+        return self.out / "trials" / f"{self.model}.{group.task.name}" / group.name
 
-    def weights(self, group: Group) -> Path:
-        return self.out / "trials" / f"{self.model}.{group.task.name}" / group.name / "best.safetensors"
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Finished:
+    """A trial that is finished."""
+
+    group: Group
+    trial: Trial
+    outcome: Json  # what its file says
+    scores: Scores = field(default_factory=dict)  # of the test set, once labels may be seen; none where it failed
 
 
 def run(
@@ -56,124 +82,218 @@ def run(
     machine       where it runs; changes speed, not results (bfloat16 moves the last digits)
     name          of the model in the result; None: that of its folder
 
-    Raises DataError for rows that cannot be used, ValueError where there is a choice but no validation set,
-    or where no training of any rate went well.
+    Raises DataError for rows that cannot be used, ValueError where nothing is trained, where there is a choice but no
+    validation set, or where no training of any rate went well.
     """
     began = time.perf_counter()
-    model_folder = Path(model_folder)
-    model = name or model_name(model_folder)
-    place = _Place(out=Path(out), model=model, data=None if data_folder is None else Path(data_folder))
-    report = on_progress or silent
-    start = _start(model_folder, task, protocol, place, machine or Machine(), report)
-    groups = trials.groups(task, protocol, place.data)
-    tried = trials.trials(protocol)
-    found = {group.name: _all_trials(group, tried, start, place, report) for group in groups}
-    chosen = _choose(groups, tried, found) if protocol.select == "validation" else {}
-    rows = {x: found for group in groups for x, found in trials.truth(group, protocol, place.data).items()}
-    scores = {
-        group.name: [_on_test(group, outcome, rows) for outcome in found[group.name]] for group in groups
-    }  # from here on, labels of the test set are known
-    if protocol.select == "oracle":
-        chosen = _choose(groups, tried, found, scores)
-    predictions = {name: [outcome["predictions"] for outcome in outcomes] for name, outcomes in found.items()}
-    parts = {
-        "protocol_hash": trials.digest(protocol.model_dump(mode="json", exclude={"name", "cite", "notes"})),
-        "fingerprint": fingerprint(model_folder),
-        "data": trials.fingerprint([[group.fingerprint for group in groups], rows]),
-        **selection.summary(selection.by_seed(tried, chosen, scores)),
-        "examples": {one: len(several) for one, several in rows.items()},
-        "chosen": chosen,
-        "trials": [
-            selection.told(name, trial.how, outcome, result)
-            for name, outcomes in found.items()
-            for trial, outcome, result in zip(tried, outcomes, scores[name], strict=True)
-        ],
-        "outcomes": _outcomes(task, selection.by_seed(tried, chosen, predictions), rows),
-    }
-    return selection.write(place.out, model, task, protocol, began, parts)
+    place = _Place(
+        folder=Path(model_folder),
+        model=name or model_name(Path(model_folder)),
+        machine=machine or Machine(),
+        data=None if data_folder is None else Path(data_folder),
+        out=Path(out),
+        report=on_progress or silent,
+    )
+    kind, tried = _kind(task), trial.all_trials(task, protocol)
+    groups = read_groups(task, protocol, place.data)
+    oracle = protocol.select == "oracle" and task.trained
+    _refuse_choice_without_validation(protocol, tried, groups)
+    start = _start(task, protocol, place)
+    done = [one for group in groups for one in _run_all(group, tried, start, place)]
+    chosen = {} if oracle else _choose(done, lambda one: float(one.outcome["validation"]))
+    labelled = read_labels(groups, protocol, place.data)  # from here on, labels of the test set are known
+    rows = _merged([*(group.test for group in groups), labelled])
+    done = [replace(one, scores=kind.measure(one.group, one.outcome, rows)) for one in done]
+    if oracle:
+        chosen = _choose(done, lambda one: statistics.fmean(row[task.metric] for row in one.scores.values()))
+    result = Result(
+        model=place.model,
+        task=task.name,
+        kind=task.kind,
+        metric=task.metric,
+        protocol={**protocol.model_dump(mode="json", by_alias=True), **kind.protocol},
+        fingerprint=fingerprint(place.folder),
+        data=_fingerprint_of_data(groups, labelled),
+        seeds=protocol.seeds if task.trained else (),
+        oracle=oracle,
+        examples={x: len(one.queries if isinstance(one, Search) else one) for x, one in rows.items()},
+        chosen=chosen,
+        **_summary(kind, [one for one in done if one.trial.choice == chosen[one.group.name]], rows),
+        trials=[trial_summary(one) for one in done],
+        seconds=round(sum(one.outcome["seconds"] for one in done), 2),
+        seconds_now=round(time.perf_counter() - began, 2),
+    )
+    return write(place.out / f"{place.model}.{task.name}.{protocol.name}{'.oracle' if oracle else ''}.json", result)
 
 
-def _start(
-    model_folder: Path, task: Task, protocol: Protocol, place: _Place, machine: Machine, report: Progress
-) -> Start:
+def _kind(task: Task) -> Kind:
+    """How the task is trained. Raises ValueError for a task that is not."""
+    if task.kind == "retrieve":
+        return RETRIEVAL
+    if task.kind not in features.KINDS or not task.trained:
+        raise ValueError(f"task {task.name}: kind {task.kind} with train: {task.train} is not fine-tuned")
+    return HEADS
+
+
+# -------------------------------------------------------------------------------------------------------------- trials
+
+
+def _run_all(group: Group, tried: Sequence[Trial], start: Start, place: _Place) -> list[_Finished]:
+    """All trials of a group; what is not finished is run."""
+    done = []
+    for number, one in enumerate(tried, 1):
+        what = f"{group.task.name} {group.name}: trial {number} of {len(tried)}"
+        what += "" if one.rate is None else f", rate {one.rate:g}, seed {one.seed}"
+        path, report = place.trials(group) / f"{one.name}.json", _telling(place.report, what)
+        outcome = trial.run_trial(_kind(group.task), group, one, start, path, report)
+        done.append(_Finished(group=group, trial=one, outcome=outcome))
+    return done
+
+
+def _telling(report: Progress, what: str) -> Progress:
+    return lambda done, total, doing: report(done, total, f"{what}: {doing}")
+
+
+def _start(task: Task, protocol: Protocol, place: _Place) -> Start:
     """What the trials of a task begin with: the model of a folder, or what another task has made of it."""
     if protocol.from_task in (None, task.name):
-        return Start.of(model_folder, machine)
+        read = functools.cache(lambda: pretrained(place.folder, place.machine))
+        return Start(fingerprint=fingerprint(place.folder), weights=read)
     other = catalogue.find(str(protocol.from_task))
     if protocol.name in catalogue.protocols():
         protocol = catalogue.protocol(protocol.name, other)
     else:
         protocol = protocol.model_copy(update={"from_task": None})
-    before = _start(model_folder, other, protocol, place, machine, report)
-    groups = trials.groups(other, protocol, place.data, test=False)
+    before = _start(other, protocol, place)
+    kind, groups = _kind(other), read_groups(other, protocol, place.data, test=False)
+    if not other.trained:
+        raise ValueError(f"task {task.name} begins with a model trained on {other.name}, which trains none")
     if len(groups) != 1:
         raise ValueError(
             f"task {task.name} begins with a model trained on {other.name}, which trains {len(groups)} models, one for "
             "each language; say `train: all` there, or one language"
         )
     (group,) = groups
-    tried = trials.trials(protocol)
+    tried = trial.all_trials(other, protocol)
     best = tried[0]
     if len(tried) > 1:
-        outcomes = _all_trials(group, tried, before, place, report)
-        judged = [(o["validation"], t) for t, o in zip(tried, outcomes, strict=True) if o["validation"] is not None]
+        done = _run_all(group, tried, before, place)
+        judged = [one for one in done if one.outcome["validation"] is not None]
         if not judged:
-            raise ValueError(selection.nothing_to_choose(other, group.name, outcomes))
-        best = max(judged, key=lambda pair: pair[0])[1]
-    of = trials.identity(group, best, before.fingerprint)
-    path = place.weights(group)
+            raise ValueError(_nothing_to_choose(done))
+        best = max(judged, key=lambda one: one.outcome["validation"]).trial
+    of = trial.trial_identity(kind, group, best, before)
+    path = place.trials(group) / "best.safetensors"
 
-    def load() -> Pretrained:
-        ready = trials.kept(path, of, before.weights(), group.kind)
-        if ready is None:
-            learner, _ = trials.fit(group, best, before.weights(), report)
-            trials.keep(path, learner, of)
-            ready = trials.kept(path, of, before.weights(), group.kind)
-        assert ready is not None
-        return ready
+    @functools.cache
+    def weights() -> Pretrained:
+        if (state := _kept(path, of)) is None:
+            state = _keep(path, of, kind.fit(group, best, before.weights(), place.report)[0])
+        encoder = copy.deepcopy(before.weights().encoder)
+        encoder.load_state_dict(_below(state, "encoder."))
+        head = _below(state, "head.")
+        learned: Json = {"head": head, "head_kind": group.task.kind} if head else {}
+        return replace(before.weights(), encoder=encoder, **learned)
 
-    return Start(fingerprint=trials.digest(of), load=load)
-
-
-def _all_trials(group: Group, tried: Sequence[Trial], start: Start, place: _Place, report: Progress) -> list[Json]:
-    """The outcome of each trial; what is not finished is run."""
-
-    def file(trial: Trial) -> tuple[Path, Json]:
-        return place.trial(group, trial), trials.identity(group, trial, start.fingerprint)
-
-    def perform(trial: Trial, weights: Pretrained, said: Progress) -> Json:
-        return trials.perform(group, trial, weights, said)
-
-    return selection.perform(f"{group.task.name} {group.name}", tried, start, file, perform, report)
+    return Start(fingerprint=digest(of), weights=weights)
 
 
-def _choose(
-    groups: Sequence[Group],
-    tried: Sequence[Trial],
-    found: Mapping[str, Sequence[Json]],
-    scores: Mapping[str, Sequence[Scores]] | None = None,
-) -> dict[str, Json]:
-    """The settings of each group, by validation; with scores of the test set by those."""
+def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _keep(path: Path, of: Json, model: Any) -> dict[str, Tensor]:
+    """Writes encoder and head of a trained model, for another task to begin with. of: identity of the trial."""
+    parts = {name: getattr(model, name) for name in ("encoder", "head") if hasattr(model, name)}  # retrievers have none
+    state = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+    state = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as draft:
+        save_file(state, draft, metadata={"identity": json.dumps(of)})
+    return state
+
+
+def _kept(path: Path, of: Json) -> dict[str, Tensor] | None:
+    """What `_keep` wrote, if it is of this trial."""
+    if not path.is_file():
+        return None
+    with safe_open(path, framework="pt") as file:
+        kept = json.loads(file.metadata()["identity"]) == of
+        return {name: file.get_tensor(name) for name in file.keys()} if kept else None  # noqa: SIM118  # it is no dict
+
+
+# -------------------------------------------------------------------------------------------------------------- choice
+
+
+def _refuse_choice_without_validation(protocol: Protocol, tried: Sequence[Trial], groups: Sequence[Group]) -> None:
+    """Raises ValueError where there is a choice and nothing to choose on; asked before anything is trained."""
+    settings = {json.dumps(one.choice) for one in tried}
+    if protocol.select == "validation" and len(settings) > 1 and not all(group.validation for group in groups):
+        raise ValueError(
+            f"task {groups[0].task.name}: {len(settings)} settings are tried, but there is no validation set to choose "
+            "on; give the task one (splits: {validation: {from: train, share: 0.1}}), or try a single rate"
+        )
+
+
+def _choose(done: Sequence[_Finished], value: Callable[[_Finished], float]) -> dict[str, Json]:
+    """Of each group the settings whose mean value over seeds is best; the first of equally good ones.
+
+    Raises ValueError where no settings went well with all seeds.
+    """
     chosen = {}
-    for group in groups:
-        values = [outcome["validation"] for outcome in found[group.name]] if group.validation else None
-        if scores is not None:
-            values = selection.on_test(group.task, scores[group.name])
-        chosen[group.name] = selection.choose(group.task, group.name, tried, found[group.name], values)
+    for group in dict.fromkeys(one.group.name for one in done):
+        of_group = [one for one in done if one.group.name == group]
+        choices: dict[str, list[_Finished]] = {}  # trials that differ in the seed alone
+        for one in of_group:
+            choices.setdefault(json.dumps(one.trial.choice), []).append(one)
+        whole = [several for several in choices.values() if not any(one.outcome["failed"] for one in several)]
+        if not whole:
+            raise ValueError(_nothing_to_choose(of_group))
+        best = whole[0] if len(choices) == 1 else max(whole, key=lambda several: statistics.fmean(map(value, several)))
+        chosen[group] = best[0].trial.choice
     return chosen
 
 
-def _on_test(group: Group, outcome: Json, rows: Mapping[str, Sequence[Example]]) -> Scores:
-    """The metrics of each language; nothing where the training failed."""
+def _nothing_to_choose(done: Sequence[_Finished]) -> str:
+    task, group = done[0].group.task.name, done[0].group.name
+    failed = next((one.outcome["failed"] for one in done if one.outcome["failed"]), "none was scored on validation")
+    return f"task {task}, {group}: of no settings did all seeds go well ({failed}); try lower rates"
+
+
+# -------------------------------------------------------------------------------------------------------------- result
+
+
+def _summary(kind: Kind, chosen: Sequence[_Finished], rows: Mapping[str, Rows]) -> Json:
+    """What the chosen settings gave, all groups together: means over seeds, half the 95% interval of the averages."""
+    seeds = [[one for one in chosen if one.trial.seed == seed] for seed in dict.fromkeys(o.trial.seed for o in chosen)]
+    scores = [_merged(one.scores for one in seed) for seed in seeds]
+    each = [_merged(kind.outcomes(one.group, one.outcome, rows) for one in seed) for seed in seeds]
+    names, means = list(next(iter(scores[0].values()))), list(next(iter(each[0].values())))
+    averages = {m: [statistics.fmean(row[m] for row in seed.values()) for seed in scores] for m in names}
     return {
-        language: trials.measure(group.task, group.labels, language, said, rows[language])
-        for language, said in outcome["predictions"].items()
+        "results": {x: {m: statistics.fmean(seed[x][m] for seed in scores) for m in names} for x in scores[0]},
+        "interval": {m: interval(v)[1] if len(v) > 1 else None for m, v in averages.items()},
+        "outcomes": {m: {x: mean_outcomes([seed[x][m] for seed in each]) for x in each[0]} for m in means},
+        **kind.more([one.outcome for one in seeds[0]]),
     }
 
 
-def _outcomes(
-    task: Task, seeds: Sequence[Mapping[str, Sequence[Answer]]], rows: Mapping[str, Sequence[Example]]
-) -> dict[str, dict[str, list[float]]]:
-    """By metric and language, what each example adds; seeds: what was said of them in each language."""
-    each = [{x: trials.outcomes(task, x, said, rows[x]) for x, said in seed.items()} for seed in seeds]
-    return selection.outcomes(each, list(rows))
+def mean_outcomes(seeds: Sequence[Sequence[float]]) -> list[float]:
+    """Of each example the mean over seeds, to 6 digits."""
+    return [round(statistics.fmean(values), 6) for values in zip(*seeds, strict=True)]
+
+
+def _fingerprint_of_data(groups: Sequence[Group], labelled: Mapping[str, Rows]) -> str:
+    prints = [group.fingerprint for group in groups]
+    return fingerprint_of_rows([prints, labelled] if labelled else prints)
+
+
+def _merged(several: Iterable[Mapping[str, Found]]) -> dict[str, Found]:
+    return {language: found for one in several for language, found in one.items()}
+
+
+def trial_summary(one: _Finished) -> Json:
+    """What the result says of a trial."""
+    keys = ("validation", "validation_by_language", "failed", "steps", "tokens", "loss", "best", "seconds")
+    kept = {key: one.outcome[key] for key in keys if key in one.outcome}
+    return {"trained_on": one.group.name, **one.trial.settings, **kept, "test": one.scores}

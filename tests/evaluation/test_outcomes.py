@@ -10,8 +10,9 @@ from learnable import THINGS, protocol, sentence
 from typer.testing import CliRunner
 
 from tessera.cli import app
-from tessera.evaluation import selection, sweep, trials
+from tessera.evaluation import sweep
 from tessera.evaluation.evaluate import evaluate
+from tessera.evaluation.trial import HEADS, Group
 from tessera.finetune.examples import Choices, Labelled, Question, Tagged
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Task
@@ -55,6 +56,10 @@ def task(kind="classify", metric="accuracy", also=(), **changes):
     return Task.model_validate({**given, **changes})
 
 
+def group(this):
+    return Group(task=this, name="aaa_Latn", labels=(), train=(), validation={}, test={}, fingerprint="")
+
+
 def guessed(rng, example):
     """What a model might say, right about half the time."""
     match example:
@@ -73,10 +78,10 @@ def test_the_mean_over_examples_is_the_metric_and_a_metric_that_is_none_has_no_e
     rng, rows = random.Random(kind), learnable.examples(kind, 40, 1)
     metrics = [*MEANS[kind], *OTHERS.get(kind, [])]
     this = task(kind, metrics[0], metrics[1:])
-    said = [guessed(rng, example) for example in rows]
-    each = trials.outcomes(this, "eng_Latn", said, rows)
+    found, rows = {"predictions": {"eng_Latn": [guessed(rng, example) for example in rows]}}, {"eng_Latn": rows}
+    each = HEADS.outcomes(group(this), found, rows)["eng_Latn"]
     assert list(each) == MEANS[kind]
-    whole = trials.measure(this, (), "eng_Latn", said, rows)
+    whole = HEADS.measure(group(this), found, rows)["eng_Latn"]
     for metric, values in each.items():
         assert len(values) == 40
         assert statistics.fmean(values) == pytest.approx(whole[metric], abs=1e-12)
@@ -88,23 +93,15 @@ def test_answers_to_questions_worked_out_by_hand():
         return Question(question="where", context="", answers=tuple((a, 0) for a in answers), id=str(n), row=f":{n}")
 
     rows = [asked(0, "a big stone", "river"), asked(1, "bread"), asked(2)]
-    each = trials.outcomes(task("span", "squad_f1", ["exact_match"]), "en", ["Stone", "the bread", "cloud"], rows)
+    asking = group(task("span", "squad_f1", ["exact_match"]))
+    each = HEADS.outcomes(asking, {"predictions": {"en": ["Stone", "the bread", "cloud"]}}, {"en": rows})["en"]
     # "stone" of "big stone": precision 1, recall 1/2, F1 2/3; articles do not count; where nothing is right, silence is
     assert each["squad_f1"] == pytest.approx([2 / 3, 1, 0])
     assert each["exact_match"] == [0, 1, 0]
 
 
 def test_of_several_seeds_an_example_has_the_mean_to_six_digits():
-    seeds = [{"aaa": {"accuracy": [1, 0, 1]}}, {"aaa": {"accuracy": [1, 1, 0]}}, {"aaa": {"accuracy": [1, 0, 0]}}]
-    assert selection.outcomes(seeds, ["aaa"]) == {"accuracy": {"aaa": [1.0, 0.333333, 0.333333]}}
-
-
-def test_what_a_language_or_a_seed_lacks_no_language_has():
-    both = {"accuracy": [1.0], "exact_match": [0.0]}
-    assert selection.outcomes([{"aaa": both, "bbb": {"accuracy": [0.0]}}], ["aaa", "bbb"]) == {
-        "accuracy": {"aaa": [1.0], "bbb": [0.0]}
-    }
-    assert selection.outcomes([{"aaa": both, "bbb": both}, {"aaa": both}], ["aaa", "bbb"]) == {}
+    assert sweep.mean_outcomes([[1, 0, 1], [1, 1, 0], [1, 0, 0]]) == [1.0, 0.333333, 0.333333]
 
 
 # ------------------------------------------------------------------------------------------------------ from end to end
@@ -157,8 +154,8 @@ def test_two_fine_tuned_models_are_compared_by_the_examples_of_the_test_set(fold
             trials_of = [
                 json.loads(p.read_text()) for p in path.parent.glob(f"trials/{found['model']}.topics/**/*.json")
             ]
-            said = [trial["predictions"][language] for trial in trials_of]
-            assert each == [round(sum(one[n] == label for one in said) / 3, 6) for n, label in enumerate(right)]
+            predictions = [trial["predictions"][language] for trial in trials_of]
+            assert each == [round(sum(one[n] == label for one in predictions) / 3, 6) for n, label in enumerate(right)]
     assert "paired permutation test over 48 examples of 2 languages: topics keen p=" in compared(*paths)
     write(data, {"test": 24}, labelled, seed=1)
     other = sweep.run(folder, this, hows["keen"], data, tmp_path / "other", CALM, name="keen")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
-from tessera.evaluation.ranking import averages, by_length, measure, outcomes, rank
+from tessera.evaluation.retrieve import averages, by_length, measure, outcomes, rank
 from tessera.finetune.examples import Search
 
 

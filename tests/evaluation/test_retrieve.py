@@ -2,14 +2,17 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 import torch
 from learnable import COMMON
 
 from tessera.data import tokenizer as tokenizers
-from tessera.evaluation import retrieve as retrieving
-from tessera.evaluation.retrieve import retrieve
+from tessera.evaluation import catalogue, retrieve, sweep
+from tessera.evaluation.groups import read_groups
+from tessera.evaluation.trial import all_trials
+from tessera.finetune.learner import pretrained
 from tessera.finetune.loop import Diverged
 from tessera.finetune.retriever import Contrast
 from tessera.model import hub
@@ -88,7 +91,7 @@ def protocol(**changes):
 
 
 def run(folder, out, given=None, how=None, **more):
-    path = retrieve(folder / "model", given or task(), how or protocol(), folder / "data", out, CALM, **more)
+    path = sweep.run(folder / "model", given or task(), how or protocol(), folder / "data", out, CALM, **more)
     return path, json.loads(path.read_text())
 
 
@@ -125,21 +128,11 @@ def test_every_query_of_a_result_has_its_measures_the_mean_over_seeds(folder, tm
             seeds = [json.loads(file.read_text())["outcomes"][language][metric] for file in files]
             assert each == [round((a + b) / 2, 6) for a, b in zip(*seeds, strict=True)]
             assert sum(each) / 24 == pytest.approx(found["results"][language][metric], abs=1e-6)
-    other = retrieve(folder / "model", task(train="none"), how, folder / "data", tmp_path, CALM, name="untrained")
+    other = sweep.run(folder / "model", task(train="none"), how, folder / "data", tmp_path, CALM, name="untrained")
     assert set(json.loads(other.read_text())["outcomes"]) == MEASURES
     again, _ = run(folder, tmp_path, how=protocol(seeds=[0, 1], steps=5), name="longer")
     (verdict,) = compare([path, again]).verdicts.values()
     assert verdict.test == "paired permutation test over 48 examples of 2 languages"
-
-
-def test_a_trial_that_was_written_without_measures_of_queries_still_counts(folder, tmp_path):
-    path, before = run(folder, tmp_path, how=protocol(steps=2))
-    (file,) = tmp_path.glob("trials/*/aaa/*.json")
-    trial = json.loads(file.read_text())
-    del trial["outcomes"]
-    file.write_text(json.dumps(trial))
-    assert run(folder, tmp_path, how=protocol(steps=2))[1]["results"] == before["results"]
-    assert json.loads(path.read_text())["outcomes"] == {}
 
 
 def test_a_task_without_training_is_searched_with_the_model_as_it_is(folder, tmp_path):
@@ -165,12 +158,13 @@ def test_the_rate_is_chosen_on_validation_and_by_an_oracle_only_if_asked_for(fol
         rates.append(rate)
         return retrieving_course()
 
-    def measured(retriever, one):
+    def measured(one, ranked):
         split = next(iter(one.queries)).split("-")[0]
         return dict.fromkeys(one.queries, dict.fromkeys(MEASURES, good[split, rates[-1]]))
 
-    monkeypatch.setattr(retrieving, "train", train)
-    monkeypatch.setattr(retrieving, "_measured", measured)
+    monkeypatch.setattr(retrieve, "train", train)
+    monkeypatch.setattr(retrieve, "rank", lambda *_: {})
+    monkeypatch.setattr(retrieve, "measure", measured)
     both = {"learning_rates": [1e-3, 1e-2]}
     honest = run(folder, tmp_path, task(train="all"), protocol(**both))[1]
     assert honest["chosen"] == {"2-languages": {"rate": 1e-3, "weight_decay": 0.0, "epochs": None}}
@@ -189,13 +183,14 @@ def retrieving_course():
 
 def test_finished_trials_are_not_run_again_and_changed_ones_are(folder, tmp_path, monkeypatch):
     ran = []
-    fit = retrieving._fit
+    train = retrieve.train
 
-    def remember(group, trial, *rest):
-        ran.append((group.name, trial.rate))
-        return fit(group, trial, *rest)
+    def remember(retriever, triples, protocol, *, rate, **more):
+        (language,) = {Path(triple.row).parent.name for triple in triples}
+        ran.append((language, rate))
+        return train(retriever, triples, protocol, rate=rate, **more)
 
-    monkeypatch.setattr(retrieving, "_fit", remember)
+    monkeypatch.setattr(retrieve, "train", remember)
     short = protocol(steps=2)
     first = run(folder, tmp_path, how=short)[1]
     assert ran == [("aaa", 1e-2), ("bbb", 1e-2)]
@@ -206,42 +201,67 @@ def test_finished_trials_are_not_run_again_and_changed_ones_are(folder, tmp_path
     run(folder, tmp_path, how=protocol(steps=2, learning_rates=[1e-3, 1e-2]))
     assert ran == [("aaa", 1e-3), ("bbb", 1e-3)]
     ran.clear()
-    run(folder, tmp_path, how=short, contrast=Contrast(symmetric=True))
+    monkeypatch.setattr(retrieve, "CONTRAST", Contrast(symmetric=True))
+    run(folder, tmp_path, how=short)
     assert ran == [("aaa", 1e-2), ("bbb", 1e-2)]
     ran.clear()
     (file,) = (f for f in tmp_path.glob("trials/*/aaa/*.json") if json.loads(f.read_text())["identity"]["rate"] == 1e-2)
     file.write_text(file.read_text()[:99])
-    run(folder, tmp_path, how=short, contrast=Contrast(symmetric=True))
+    run(folder, tmp_path, how=short)
     assert ran == [("aaa", 1e-2)]
 
 
-def test_the_chosen_model_is_kept_as_it_was_tested(folder, tmp_path):
-    _, found = run(folder, tmp_path, task(train="aaa"), keep=tmp_path / "kept")
-    again = retrieve(tmp_path / "kept", task(train="none"), protocol(), folder / "data", tmp_path / "again", CALM)
+def test_a_trained_retriever_is_saved_as_it_was_tested(folder, tmp_path):
+    this, how = task(train="aaa"), protocol()
+    _, found = run(folder, tmp_path, this, how)
+    (group,), (trial,) = read_groups(this, how, folder / "data"), all_trials(this, how)
+    retriever, _ = retrieve.RETRIEVAL.fit(group, trial, pretrained(folder / "model", CALM), lambda *_: None)
+    retriever.save(folder / "model", tmp_path / "kept")
+    again = sweep.run(tmp_path / "kept", task(train="none"), how, folder / "data", tmp_path / "again", CALM)
     assert json.loads(again.read_text())["average"] == pytest.approx(found["average"], abs=1e-6)
-    with pytest.raises(ValueError, match="task riddles trains 2 models; `keep` keeps one"):
-        run(folder, tmp_path, keep=tmp_path / "other")
+
+
+def test_retrieval_begins_with_what_another_task_has_learned_and_other_tasks_with_retrieval(
+    folder, tmp_path, monkeypatch
+):
+    """The second one learns nothing, so it finds what the first has learned to find."""
+    tasks = {"riddles": task(train="aaa", languages=["aaa"]), "more": task(name="more", train="aaa", languages=["aaa"])}
+    hows = {"riddles": protocol(), "more": protocol(learning_rates=[1e-9], steps=1, from_task="riddles")}
+    monkeypatch.setattr(catalogue, "find", lambda name: tasks[name])
+    monkeypatch.setattr(catalogue, "protocols", lambda: ("short",))
+    monkeypatch.setattr(catalogue, "protocol", lambda name, this: hows[this.name])
+    before = run(folder, tmp_path / "before", tasks["riddles"], hows["riddles"])[1]["average"]
+    after = run(folder, tmp_path, tasks["more"], hows["more"])[1]["average"]
+    assert after["ndcg@10"] == pytest.approx(before["ndcg@10"], abs=0.02)
+    bare = protocol(learning_rates=[1e-9], steps=1)
+    assert run(folder, tmp_path / "bare", tasks["more"], bare)[1]["average"]["ndcg@10"] < before["ndcg@10"] - 0.2
+    rows = [{"id": str(n), "query": f"{ASKED[n % 8]} {n}"} for n in range(20)]
+    (folder / "data" / "riddles" / "aaa" / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    splits = {name: {"from": "all", "share": 0.5} for name in ("train", "test")}
+    given = {"kind": "regress", "columns": {"id": "id", "text": "query", "label": "id"}, "metric": "pearson"}
+    given |= {"data": {"path": "riddles/{language}/{split}.jsonl", "splits": splits}, "train": "aaa"}
+    tasks["numbers"] = Task.model_validate({"name": "numbers", "languages": ["aaa"], **given})
+    hows["numbers"] = hows["more"]
+    starts = []
+    for how in (hows["numbers"], bare):
+        run(folder, tmp_path / "numbers", tasks["numbers"], how)
+        (file,) = (tmp_path / "numbers").glob("trials/model.numbers/aaa/*.json")
+        starts.append(json.loads(file.read_text())["identity"]["start"])
+    assert starts[0] != starts[1]
+    tasks["riddles"] = task(train="none")
+    with pytest.raises(ValueError, match="task more begins with a model trained on riddles, which trains none"):
+        run(folder, tmp_path / "none", tasks["more"], hows["more"])
 
 
 def test_what_cannot_be_run_is_said(folder, tmp_path, monkeypatch):
     without = {"path": "riddles/{language}/{split}.jsonl", "splits": {"train": "train", "test": "test"}}
     with pytest.raises(ValueError, match=r"2 settings are tried, but there is no validation set to choose on; give"):
         run(folder, tmp_path, task(data=without), protocol(steps=1, learning_rates=[1e-3, 1e-2]))
-    classify = Task.model_validate(
-        {
-            "name": "t",
-            "kind": "classify",
-            "data": {"path": "{language}.jsonl"},
-            "columns": {"text": "text", "label": "label"},
-            "metric": "accuracy",
-        }
-    )
-    with pytest.raises(ValueError, match="task t: kind classify is not of retrieval"):
-        run(folder, tmp_path, classify)
+    assert not any(tmp_path.rglob("*.json"))  # said before anything is trained
 
     def fail(*_, **__):
         raise Diverged("the loss is nan after 3 steps")
 
-    monkeypatch.setattr(retrieving, "train", fail)
+    monkeypatch.setattr(retrieve, "train", fail)
     with pytest.raises(ValueError, match=r"of no settings did all seeds go well \(the loss is nan after 3 steps\)"):
         run(folder, tmp_path / "new")

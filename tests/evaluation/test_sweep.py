@@ -9,9 +9,12 @@ import learnable
 import pytest
 from learnable import THINGS, protocol, sentence
 
-from tessera.evaluation import catalogue, selection, sweep, trials
+from tessera.evaluation import catalogue, load, sweep
+from tessera.evaluation import trial as trials
 from tessera.evaluation.load import DataError
+from tessera.finetune import loop
 from tessera.finetune.features import KINDS
+from tessera.plan.languages import spelled
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Task
 
@@ -125,7 +128,7 @@ def test_validation_chooses_and_not_the_test_set_unless_an_oracle_is_asked_for_w
 
 def test_nobody_sees_labels_of_the_test_set_before_a_rate_is_chosen(folder, data, tmp_path, monkeypatch):
     order = []
-    plain, load, choose = trials.predict, trials.load.load, sweep._choose
+    plain, read, choose = loop.predict, load.load, sweep._choose
 
     def predict(learner, rows, *more):
         order.append("labels" if any(row.label is not None for row in rows) else "no labels")
@@ -134,10 +137,10 @@ def test_nobody_sees_labels_of_the_test_set_before_a_rate_is_chosen(folder, data
     def loads(this, split, language, *rest, **how):
         if isinstance(language, str):  # several are asked for one by one
             order.append(split)
-        return load(this, split, language, *rest, **how)
+        return read(this, split, language, *rest, **how)
 
-    monkeypatch.setattr(trials, "predict", predict)
-    monkeypatch.setattr(trials.load, "load", loads)
+    monkeypatch.setattr(loop, "predict", predict)
+    monkeypatch.setattr(load, "load", loads)
     monkeypatch.setattr(sweep, "_choose", lambda *given: order.append("chosen") or choose(*given))
     how = protocol(learning_rates=[NOTHING, LEARNS], steps=2)
     run(folder, data, tmp_path, task(languages=["aaa_Latn"]), how)
@@ -183,7 +186,7 @@ def test_a_sweep_killed_in_any_trial_goes_on_where_it_stood_and_ends_the_same(
 
     with pytest.MonkeyPatch.context() as patch:
         if moment == "writing":
-            plain, seen = selection.write_json, []
+            plain, seen = trials.write_json, []
 
             def write_json(path, content):
                 seen.append(path)
@@ -191,7 +194,7 @@ def test_a_sweep_killed_in_any_trial_goes_on_where_it_stood_and_ends_the_same(
                     raise Killed
                 plain(path, content)
 
-            patch.setattr(selection, "write_json", write_json)
+            patch.setattr(trials, "write_json", write_json)
         with pytest.raises(Killed):
             run(folder, data, tmp_path / "killed", task(), how, kill)
     written = sorted((tmp_path / "killed").rglob("*seed*.json"))
@@ -334,12 +337,13 @@ def test_every_kind_goes_from_real_rows_to_a_result(folder, tmp_path, name):
     this = catalogue.find(name).model_copy(update={"languages": REAL[name]})
     how = protocol(steps=3, batch_size=4, train_examples=24, test_examples=12, learning_rates=[1e-3])
     found = run(folder, EVAL, tmp_path, this, how)
-    assert set(found["results"]) == set(REAL[name])
-    assert found["examples"] == dict.fromkeys(REAL[name], 12)
+    languages = [spelled(code) for code in REAL[name]]
+    assert set(found["results"]) == set(languages)
+    assert found["examples"] == dict.fromkeys(languages, 12)
     metrics = {this.metric, *this.also}
     assert all(set(row) == metrics and all(-1 <= v <= 1 for v in row.values()) for row in found["results"].values())
-    said = json.loads(next((tmp_path / "trials").rglob("*.json")).read_text())["predictions"]
-    assert all(len(rows) == 12 for rows in said.values())
+    predictions = json.loads(next((tmp_path / "trials").rglob("*.json")).read_text())["predictions"]
+    assert all(len(rows) == 12 for rows in predictions.values())
 
 
 def test_real_sets_cover_every_kind_but_reward():

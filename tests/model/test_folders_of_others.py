@@ -18,14 +18,20 @@ from typer.testing import CliRunner
 from tessera import Encoder
 from tessera.cli import app
 from tessera.data.tokenizer import Tokenizer
+from tessera.model import encoder as encoders
 from tessera.model import hub
 from tessera.model.hf_files import Roles, TokenizerJson, read_as
-from tessera.model.mlm import Regressor
+from tessera.model.task_heads import DocumentClassifier, DocumentHead
 
 transformers = pytest.importorskip("transformers")
 
 OURS = ("mmbert", "eurobert")
 BOTH = [(name, load) for name in (*OURS, "bert", "xlm-r") for load in (hub.load_any, hub.load_encoder)]
+
+
+def scorer(config, pooling):
+    """A model with a regression head, its weights as torch draws them."""
+    return DocumentClassifier(encoders.Encoder(config), DocumentHead(config, 1, pooling))
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +270,7 @@ def test_a_head_beside_that_of_a_masked_language_model_is_not_lost_either(models
 def test_a_configuration_names_the_class_that_transformers_has(name: str, models: Path) -> None:
     pooling = "mean" if name == "mmbert" else "late"
     tokenizer = Tokenizer.load(models / "tokenizer")
-    hub.save(Regressor(small_model(tokenizer, name).config, pooling), models / "score")
+    hub.save(scorer(small_model(tokenizer, name).config, pooling), models / "score")
     for folder, auto in ((name, "AutoModelForMaskedLM"), ("score", "AutoModelForSequenceClassification")):
         theirs = getattr(transformers, auto).from_pretrained(models / folder)
         said = json.loads((models / folder / "config.json").read_text())["architectures"]
@@ -396,7 +402,7 @@ def test_readers_of_a_model_folder_survive_every_damage(models: Path) -> None:
     (shards / "model.safetensors").unlink()
     bert = models / "bert"
     (models / "score").mkdir()
-    hub.save(Regressor(hub.read_config(folder), "mean"), models / "score", models / "tokenizer")
+    hub.save(scorer(hub.read_config(folder), "mean"), models / "score", models / "tokenizer")
     score = models / "score"
     files = {name: models / "tokenizer" / name for name in ("tokenizer.json", "tokenizer_config.json")}
     runs = [

@@ -1,0 +1,124 @@
+"""Data of a sweep by what is trained together: training, validation and test set, and a fingerprint of them.
+
+The labels of the test set are taken off as soon as they are read; `read_labels` reads them again, once all is chosen.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tessera.evaluation import load, load_retrieval
+from tessera.evaluation.trial import Group, Rows
+from tessera.finetune.examples import Choices, Example, Labelled, Question, Search, Tagged
+from tessera.plan.task import Protocol, SplitName, Task
+
+
+def read_groups(task: Task, protocol: Protocol, folder: Path | None, *, test: bool = True) -> list[Group]:
+    """The data of a task, by what is trained together.
+
+    test  False: nothing is tested, as when another task is only to begin with what is learned here
+
+    Raises DataError as load.load and load_retrieval.search do.
+    """
+    found = []
+    for name, sources, languages in _together(task, folder):
+        labels = _labels(task, sources[0], folder)
+        seen: Sequence[Any] = ()
+        held: dict[str, Rows] = {}
+        if task.trained:
+            read = sources if task.source("train").by_language else sources[0]
+            seen = load.load(task, "train", read, folder, names=labels or None, limit=protocol.train_examples)
+        if task.trained and (source := task.source("validation")).splits.validation is not None:
+            # Searches of the tested languages where that is the task's own data; all else of those trained on.
+            judged = languages if task.kind == "retrieve" and source == task.data else sources
+            judged = judged if source.by_language else judged[:1]
+            held = {x: _load(task, "validation", x, folder, labels, protocol.test_examples) for x in judged}
+        asked = {
+            x: without_labels(_load(task, "test", x, folder, labels, protocol.test_examples))
+            for x in (languages if test else ())
+        }
+        whole = fingerprint_of_rows([seen, held, asked])
+        found.append(
+            Group(task=task, name=name, labels=labels, train=seen, validation=held, test=asked, fingerprint=whole)
+        )
+    return found
+
+
+def read_labels(groups: Sequence[Group], protocol: Protocol, folder: Path | None) -> dict[str, Rows]:
+    """The test set of each language that labels were taken off, with its labels."""
+    return {
+        language: _load(group.task, "test", language, folder, group.labels, protocol.test_examples)
+        for group in groups
+        for language, rows in group.test.items()
+        if not isinstance(rows, Search)
+    }
+
+
+def _together(task: Task, folder: Path | None) -> list[tuple[str, tuple[str, ...], list[str]]]:
+    """Of each model that a task trains: its name, the languages it is trained on, those it is tested on.
+
+    What trains nothing is one model, which all languages are tested on.
+    """
+    tested = load.languages(task, folder)
+    found: dict[tuple[str, ...], list[str]] = {}
+    for language in tested:
+        found.setdefault(task.trained_on(language), []).append(language)
+    return [(_name(task, trained, tested), trained or tested, languages) for trained, languages in found.items()]
+
+
+def _name(task: Task, trained: Sequence[str], tested: Sequence[str]) -> str:
+    if not task.trained:
+        return "untrained"
+    return "+".join(trained) if 0 < len(trained) < 4 else f"{len(trained or tested)}-languages"
+
+
+def _labels(task: Task, language: str, folder: Path | None) -> tuple[str, ...]:
+    match task.kind:
+        case "regress" | "choose" | "span" | "retrieve":
+            return ()
+        case "reward":
+            return ("wrong", "right")
+        case _:
+            return load.labels(task, folder, language)
+
+
+def _load(
+    task: Task, split: SplitName, language: str, folder: Path | None, labels: tuple[str, ...], limit: int | None
+) -> Rows:
+    if task.kind == "retrieve":
+        return load_retrieval.search(task, split, language, folder, limit=limit)
+    return load.load(task, split, language, folder, names=labels or None, limit=limit)
+
+
+def without_labels(rows: Rows) -> Rows:
+    """The same questions with nothing that says what is right; a search stays as it is."""
+    return rows if isinstance(rows, Search) else [_without_label(example) for example in rows]
+
+
+def _without_label(example: Example) -> Example:
+    match example:
+        case Labelled() | Choices():
+            return dataclasses.replace(example, label=None)
+        case Tagged():
+            return dataclasses.replace(example, tags=())
+        case Question():
+            return dataclasses.replace(example, answers=())
+    raise TypeError(f"{type(example)} is not tested on")
+
+
+def fingerprint_of_rows(what: Any) -> str:
+    """A hash of examples: of what they say, not of where they stand."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.name not in ("row", "id")}
+            return [type(value).__name__, fields]
+        raise TypeError(f"{type(value)} has no place in a fingerprint")
+
+    whole = hashlib.sha256()
+    for piece in json.JSONEncoder(default=plain, ensure_ascii=False).iterencode(what):
+        whole.update(piece.encode("utf-8", "surrogatepass"))
+    return whole.hexdigest()[:16]
