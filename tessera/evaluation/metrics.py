@@ -5,20 +5,20 @@ these have them. `score` gives a task's metric for the answers of a model.
 """
 
 import math
+import operator
 import re
 import string
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tessera.plan.task import Metric
 
-Grades = Mapping[str, Mapping[str, int]]  # query -> document -> grade
-Ranking = Mapping[str, Sequence[str]]  # query -> documents, best first
+Grades = Mapping[str, int]  # of one query: document -> grade; some grade is above 0
 
 # ------------------------------------------------------------------------------------------------------- classification
 
@@ -88,16 +88,13 @@ def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
     kind, begin = "", 0
     for place, tag in enumerate([*tags, "O"]):
         sign, _, name = tag.partition("-")
-        goes_on = sign == "I" and name == kind and kind != ""
-        if kind and not goes_on:
-            found.add((kind, begin, place))
-            kind = ""
-        if sign in ("B", "I") and not goes_on:
-            if not name:
-                raise ValueError(f"tag {tag!r} is not of BIO; entities need tags like B-PER, I-PER and O")
-            kind, begin = name, place
-        elif sign not in ("B", "I", "O"):
+        if sign not in ("B", "I", "O") or (sign != "O" and not name):
             raise ValueError(f"tag {tag!r} is not of BIO; entities need tags like B-PER, I-PER and O")
+        if sign == "I" and name == kind:
+            continue
+        if kind:
+            found.add((kind, begin, place))
+        kind, begin = ("", 0) if sign == "O" else (name, place)
     return found
 
 
@@ -134,60 +131,35 @@ def _spans_f1(
 # ------------------------------------------------------------------------------------------------------------ retrieval
 
 
-def ndcg(ranking: Ranking, relevant: Grades, k: int = 10) -> float:
-    """Mean normalised discounted cumulative gain of the first k documents: gain is the grade, discount log2(rank + 1).
+def ndcg(ranked: Sequence[str], grades: Grades, k: int = 10) -> float:
+    """Normalised discounted cumulative gain of the first k documents: gain is the grade, discount log2(rank + 1).
 
-    As trec_eval's ndcg_cut and mteb have it. A query that is not ranked counts 0.
+    As trec_eval's ndcg_cut and mteb have it.
     """
-    return _mean_over(relevant, lambda query, grades: _ndcg(ranking.get(query, ()), grades, k))
-
-
-def recall(ranking: Ranking, relevant: Grades, k: int = 100) -> float:
-    """Mean share of the relevant documents that are among the first k."""
-
-    def one(query: str, grades: Mapping[str, int]) -> float:
-        wanted = {document for document, grade in grades.items() if grade > 0}
-        return len(wanted & set(ranking.get(query, ())[:k])) / len(wanted)
-
-    return _mean_over(relevant, one)
-
-
-def mrr(ranking: Ranking, relevant: Grades, k: int = 10) -> float:
-    """Mean of 1 / rank of the first relevant document among the first k; 0 where there is none."""
-
-    def one(query: str, grades: Mapping[str, int]) -> float:
-        ranks = (n for n, document in enumerate(ranking.get(query, ())[:k], 1) if grades.get(document, 0) > 0)
-        return 1 / next(ranks, math.inf)
-
-    return _mean_over(relevant, one)
-
-
-def average_precision(ranking: Ranking, relevant: Grades, k: int | None = None) -> float:
-    """Mean average precision, of the first k documents or of all that are ranked."""
-
-    def one(query: str, grades: Mapping[str, int]) -> float:
-        hits = [grades.get(document, 0) > 0 for document in ranking.get(query, ())[:k]]
-        precisions = [sum(hits[:n]) / n for n, hit in enumerate(hits, 1) if hit]
-        return sum(precisions) / sum(grade > 0 for grade in grades.values())
-
-    return _mean_over(relevant, one)
-
-
-def _ndcg(documents: Sequence[str], grades: Mapping[str, int], k: int) -> float:
-    gains = [max(0, grades.get(document, 0)) for document in documents[:k]]
-    best = sorted((grade for grade in grades.values() if grade > 0), reverse=True)[:k]
-    return _discounted(gains) / _discounted(best)
+    gains = [max(0, grades.get(document, 0)) for document in ranked[:k]]
+    return _discounted(gains) / _discounted(sorted((grade for grade in grades.values() if grade > 0), reverse=True)[:k])
 
 
 def _discounted(gains: Sequence[int]) -> float:
     return sum(gain / math.log2(rank + 1) for rank, gain in enumerate(gains, 1))
 
 
-def _mean_over(relevant: Grades, one: Callable[[str, Mapping[str, int]], float]) -> float:
-    judged = {query: grades for query, grades in relevant.items() if any(grade > 0 for grade in grades.values())}
-    if not judged:
-        raise ValueError("no query has a relevant document, so there is nothing to score")
-    return sum(one(query, grades) for query, grades in judged.items()) / len(judged)
+def recall(ranked: Sequence[str], grades: Grades, k: int = 100) -> float:
+    """Share of the relevant documents that are among the first k."""
+    wanted = {document for document, grade in grades.items() if grade > 0}
+    return len(wanted & set(ranked[:k])) / len(wanted)
+
+
+def mrr(ranked: Sequence[str], grades: Grades, k: int = 10) -> float:
+    """1 / rank of the first relevant document among the first k; 0 where there is none."""
+    return 1 / next((n for n, document in enumerate(ranked[:k], 1) if grades.get(document, 0) > 0), math.inf)
+
+
+def average_precision(ranked: Sequence[str], grades: Grades) -> float:
+    """Mean of the precision at the rank of each relevant document; 0 for those that are not ranked."""
+    hits = [grades.get(document, 0) > 0 for document in ranked]
+    precisions = [sum(hits[:n]) / n for n, hit in enumerate(hits, 1) if hit]
+    return sum(precisions) / sum(grade > 0 for grade in grades.values())
 
 
 # ------------------------------------------------------------------------------------------------------------- answers
@@ -231,29 +203,35 @@ def squad_f1(predicted: Sequence[str], right: Sequence[Sequence[str]]) -> float:
 
     right  the answers of each question; none: there is no answer, and only an empty prediction is right
     """
-    return _best(predicted, right, lambda guess, truth: _overlap(normalized(guess).split(), normalized(truth).split()))
+    return _best(predicted, right, _overlap, lambda text: normalized(text).split())
 
 
 def exact_match(predicted: Sequence[str], right: Sequence[Sequence[str]]) -> float:
     """Share of questions of which the prediction is, normalised, one of the answers."""
-    return _best(predicted, right, lambda guess, truth: float(normalized(guess) == normalized(truth)))
+    return _best(predicted, right, operator.eq, normalized)
 
 
 def mlqa_f1(predicted: Sequence[str], right: Sequence[Sequence[str]], language: str) -> float:
     """`squad_f1` with the normalisation of MLQA for a language."""
-    return _best(predicted, right, lambda guess, truth: _overlap(words(guess, language), words(truth, language)))
+    return _best(predicted, right, _overlap, lambda text: words(text, language))
 
 
 def mlqa_exact_match(predicted: Sequence[str], right: Sequence[Sequence[str]], language: str) -> float:
     """`exact_match` with the normalisation of MLQA for a language."""
-    return _best(predicted, right, lambda guess, truth: float(words(guess, language) == words(truth, language)))
+    return _best(predicted, right, operator.eq, lambda text: words(text, language))
 
 
-def _best(predicted: Sequence[str], right: Sequence[Sequence[str]], compare: Callable[[str, str], float]) -> float:
+def _best(
+    predicted: Sequence[str],
+    right: Sequence[Sequence[str]],
+    compare: Callable[[Any, Any], float],
+    read: Callable[[str], Any],
+) -> float:
     if not len(predicted):
         raise ValueError("there are no answers to score")
     pairs = zip(predicted, right, strict=True)
-    return sum(max(compare(guess, truth) for truth in truths or [""]) for guess, truths in pairs) / len(predicted)
+    best = (max(compare(read(guess), read(truth)) for truth in truths or [""]) for guess, truths in pairs)
+    return float(sum(best)) / len(predicted)
 
 
 def _overlap(guess: list[str], truth: list[str]) -> float:
@@ -280,22 +258,17 @@ def score(
     names      of the tags, for entities
     language   for the normalisation of MLQA
 
-    Raises ValueError for retrieval metrics, and where sides differ in length.
+    Raises ValueError for metrics of retrieval, and where sides differ in length.
     """
-    match metric:
-        case "entity_f1" | "run_f1":
-            spans = {"entity_f1": entity_f1, "run_f1": run_f1}[metric]
-            return spans(*([[names[tag] for tag in tags] for tags in side] for side in (predicted, right)))
-        case "squad_f1" | "exact_match":
-            return {"squad_f1": squad_f1, "exact_match": exact_match}[metric](predicted, right)
-        case "mlqa_f1" | "mlqa_exact_match":
-            return {"mlqa_f1": mlqa_f1, "mlqa_exact_match": mlqa_exact_match}[metric](predicted, right, language)
-        case _ if metric in _NUMBERS:
-            return _NUMBERS[metric](*(_flat(side) for side in (predicted, right)))
-    wanted = "is of retrieval" if metric in get_args(Metric) else "is not known"
-    raise ValueError(
-        f"metric {metric!r} {wanted}; here are accuracy, f1, macro_f1, micro_f1, mcc, pearson, spearman ..."
-    )
+    if metric in _NUMBERS:
+        return _NUMBERS[metric](_flat(predicted), _flat(right))
+    if metric in _TAGS:
+        return _TAGS[metric](*([[names[tag] for tag in tags] for tags in side] for side in (predicted, right)))
+    if metric in _TEXTS:
+        return _TEXTS[metric](predicted, right)
+    if metric in _TEXTS_OF:
+        return _TEXTS_OF[metric](predicted, right, language)
+    raise ValueError(f"metric {metric!r} is of retrieval or not known; here are {', '.join(_NUMBERS)} ...")
 
 
 def check(metric: Metric) -> None:
@@ -318,16 +291,11 @@ def outcomes(
     return [score(metric, [guess], [truth], language=language) for guess, truth in pairs]
 
 
-_MEANS = {"accuracy", "micro_f1", "squad_f1", "exact_match", "mlqa_f1", "mlqa_exact_match"}
-_NUMBERS: dict[str, Callable[[ArrayLike, ArrayLike], float]] = {
-    "accuracy": accuracy,
-    "f1": f1,
-    "macro_f1": macro_f1,
-    "micro_f1": micro_f1,
-    "mcc": mcc,
-    "pearson": pearson,
-    "spearman": spearman,
-}
+_NUMBERS = {f.__name__: f for f in (accuracy, f1, macro_f1, micro_f1, mcc, pearson, spearman)}
+_TAGS = {f.__name__: f for f in (entity_f1, run_f1)}
+_TEXTS = {f.__name__: f for f in (squad_f1, exact_match)}
+_TEXTS_OF = {f.__name__: f for f in (mlqa_f1, mlqa_exact_match)}  # of a language
+_MEANS = {"accuracy", "micro_f1", *_TEXTS, *_TEXTS_OF}
 
 
 def _flat(side: Sequence[Any]) -> list[Any]:

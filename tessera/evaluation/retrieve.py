@@ -21,7 +21,7 @@ from tessera.progress import Progress
 
 Embed = Callable[[Sequence[str]], Floats]  # texts -> [n, h], rows of length 1 where cosines are wanted
 
-MEASURES: dict[str, Callable[[metrics.Ranking, metrics.Grades], float]] = {
+MEASURES: dict[str, Callable[[Sequence[str], metrics.Grades], float]] = {
     "ndcg@10": functools.partial(metrics.ndcg, k=10),
     "mrr@10": functools.partial(metrics.mrr, k=10),
     "recall@10": functools.partial(metrics.recall, k=10),
@@ -100,10 +100,10 @@ def rank(search: Search, queries: Embed, documents: Embed, depth: int = DEPTH) -
     return {query: [ids[place] for place in row] for query, row in zip(asked, found.tolist(), strict=True)}
 
 
-def measure(search: Search, ranked: metrics.Ranking) -> dict[str, dict[str, float]]:
+def measure(search: Search, ranked: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
     """How well the documents of each query are ranked: by query, each measure in [0, 1]."""
     return {
-        query: {name: of({query: names}, {query: search.relevant[query]}) for name, of in MEASURES.items()}
+        query: {name: of(names, search.relevant[query]) for name, of in MEASURES.items()}
         for query, names in ranked.items()
     }
 
