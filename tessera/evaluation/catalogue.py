@@ -9,17 +9,18 @@ protocol("eurobert", task, "xlm-roberta")
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from tessera.evaluation import load, rows
 from tessera.plan.errors import did_you_mean, mistakes
+from tessera.plan.loading import RecipeError, read_yaml
 from tessera.plan.task import Kind, Protocol, Task
 
 TASKS = Path(__file__).with_name("tasks")
 PROTOCOLS = Path(__file__).with_name("protocols.yaml")
+Model = TypeVar("Model", bound=BaseModel)
 FAMILIES, KINDS, BY_TASK = "families", "kinds", "tasks"  # what a protocol changes for some models and tasks
 
 
@@ -46,19 +47,16 @@ def groups() -> dict[str, tuple[Task, ...]]:
 
 def find(name: str) -> Task:
     """The task of that name, or of a file. Raises TaskError with the nearest name."""
-    if (path := _file(name)) is not None:
-        tasks = read(path)
-        wanted = name.removeprefix(str(path)).removeprefix(":")
-        if not wanted and len(tasks) == 1:
-            return tasks[0]
-        match = [task for task in tasks if task.name == wanted]
-        if not match:
-            all_names = ", ".join(task.name for task in tasks)
-            raise TaskError(f"{path}: has the tasks {all_names}; say which, as in {path}:{tasks[0].name}")
-        return match[0]
-    for task in known():
-        if task.name == name:
+    path, wanted = _file(name)
+    tasks = known() if path is None else read(path)
+    if path is not None and not wanted and len(tasks) == 1:
+        return tasks[0]
+    for task in tasks:
+        if task.name == wanted:
             return task
+    if path is not None:
+        all_names = ", ".join(task.name for task in tasks)
+        raise TaskError(f"{path}: has the tasks {all_names}; say which, as in {path}:{tasks[0].name}")
     hint = did_you_mean(name, [*(task.name for task in known()), *groups()])
     raise TaskError(f"no task is called {name!r}; {hint} Your own are named by their file, as in my.yaml:name")
 
@@ -67,15 +65,13 @@ def choose(names: Iterable[str | Task]) -> list[Task]:
     """Tasks by names, groups and files, and those that are written out, in that order, each once."""
     found: dict[str, Task] = {}
     for name in names:
-        path = None if isinstance(name, Task) else _file(name)
         if isinstance(name, Task):
             tasks: Sequence[Task] = [name]
         elif name in groups():
             tasks = groups()[name]
-        elif path is not None and name == str(path):
-            tasks = read(path)
         else:
-            tasks = [find(name)]
+            path, wanted = _file(name)
+            tasks = [find(name)] if path is None or wanted else read(path)
         for task in tasks:
             if found.setdefault(task.name, task) != task:
                 raise TaskError(f"two tasks are called {task.name!r}; results are kept by name, so give yours another")
@@ -90,11 +86,7 @@ def read(path: Path) -> tuple[Task, ...]:
         if not isinstance(fields, dict):
             raise TaskError(f"{path}: {name}: keys and values are needed here (see tessera/evaluation/tasks)")
         data = {"name": str(name), "group": path.stem, **fields}
-        try:
-            found.append(Task.model_validate(data))
-        except ValidationError as error:
-            lines = (": ".join(filter(None, (f"{path}: {name}", *pair))) for pair in mistakes(error, data, Task))
-            raise TaskError("\n".join(lines)) from None
+        found.append(checked(Task, data, f"{path}: {name}"))
     if not found:
         raise TaskError(f"{path}: holds no tasks")
     return tuple(found)
@@ -108,9 +100,9 @@ def protocol(name: str, task: Task | None = None, family: str | None = None) -> 
 
     What it says for a kind of task goes over what it says for all, for a task over that, for a family over that.
     """
-    path, given, wanted = PROTOCOLS, _protocols(PROTOCOLS), name
-    if (file := _file(name)) is not None:
-        path, given, wanted = file, _protocols(file), name.removeprefix(str(file)).removeprefix(":")
+    file, wanted = _file(name)
+    path = file or PROTOCOLS
+    given = _protocols(path)
     if wanted not in given:
         raise TaskError(f"{path}: no protocol is called {wanted!r}; {did_you_mean(wanted, given)}")
     fields = dict(given[wanted])
@@ -121,10 +113,15 @@ def protocol(name: str, task: Task | None = None, family: str | None = None) -> 
         if "steps" in change or "epochs" in change:
             merged = {k: v for k, v in merged.items() if k not in ("steps", "epochs")}
         merged |= change
+    return checked(Protocol, merged, f"{path}: {wanted}")
+
+
+def checked(model: type[Model], fields: Any, place: str) -> Model:
+    """What fields say, as a strict model. Raises TaskError with the place and each key that is wrong."""
     try:
-        return Protocol.model_validate(merged)
+        return model.model_validate(fields)
     except ValidationError as error:
-        lines = (": ".join(filter(None, (f"{path}: {wanted}", *pair))) for pair in mistakes(error, merged, Protocol))
+        lines = (": ".join(filter(None, (place, *pair))) for pair in mistakes(error, fields, model))
         raise TaskError("\n".join(lines)) from None
 
 
@@ -136,7 +133,17 @@ def protocols() -> tuple[str, ...]:
 def table(tasks: Iterable[Task], folder: Path | None = None) -> tuple[list[str], list[list[str]]]:
     """Columns and rows of `tessera evaluate --list`; with a folder, also whether the test rows lie there."""
     columns = ["task", "kind", "languages", "metric", "trained on", "from"]
-    rows = [[t.name, t.kind, _languages(t, folder), t.metric, _trained(t), _from(t)] for t in tasks]
+    rows = [
+        [
+            t.name,
+            t.kind,
+            _languages(t, folder),
+            t.metric,
+            t.train if isinstance(t.train, str) else " ".join(t.train),
+            _from(t),
+        ]
+        for t in tasks
+    ]
     if folder is None:
         return columns, rows
     return [*columns, "here"], [[*row, _here(task, folder)] for task, row in zip(tasks, rows, strict=True)]
@@ -152,10 +159,6 @@ def _languages(task: Task, folder: Path | None) -> str:
     return " ".join(several) if len(several) <= 3 else f"{len(several)}: {' '.join(several[:3])} ..."
 
 
-def _trained(task: Task) -> str:
-    return task.train if isinstance(task.train, str) else " ".join(task.train)
-
-
 def _from(task: Task) -> str:
     source = task.data
     place = source.hub or source.path or f"{task.name}/..."
@@ -168,13 +171,13 @@ def _here(task: Task, folder: Path) -> str:
     return "yes" if rows.there(task.data, task.name, load.name_of(task, "test"), folder, language) else "no"
 
 
-def _file(name: str) -> Path | None:
-    """The file that a name means, if it means one."""
+def _file(name: str) -> tuple[Path | None, str]:
+    """The file that a name means, if it means one, and what is meant of it."""
     for ending in (".yaml", ".yml"):
-        before, sign, _ = name.partition(ending)
+        before, sign, after = name.partition(ending)
         if sign:
-            return Path(before + ending)
-    return None
+            return Path(before + ending), after.removeprefix(":")
+    return None, name
 
 
 @cache
@@ -194,26 +197,6 @@ def _protocols(path: Path) -> dict[str, dict[str, Any]]:
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-        given = _Loader(text).get_single_data()
-    except FileNotFoundError:
-        raise TaskError(f"{path}: no such file") from None
-    except OSError as error:
-        raise TaskError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TaskError(f"{path}: not a YAML file: {error}") from None
-    if not isinstance(given, dict):
-        raise TaskError(f"{path}: names and what they stand for are needed here, as in tessera/evaluation/tasks")
-    return given
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML itself keeps the last of two equal keys without a word; this says so."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if str(key.value) in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands here twice", key.start_mark)
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
+        return read_yaml(path, "file of tasks or protocols")
+    except RecipeError as error:
+        raise TaskError(str(error)) from None

@@ -42,8 +42,7 @@ class Row:
             return tuple(self._string(self._get(name), name) for name in column)
         if "{" in column:
             return (self.text(role),)
-        value = self._get(column)
-        return tuple(self._string(item, column) for item in (value if isinstance(value, list) else [value]))
+        return tuple(self._string(item, column) for item in self._several(role))
 
     def name(self, role: str) -> str:
         """An identifier: text or a whole number."""
@@ -52,9 +51,7 @@ class Row:
 
     def names(self, role: str) -> tuple[str, ...]:
         """An identifier or a list of them."""
-        column = self._one(role)
-        value = self._get(column)
-        return tuple(self._name(item, column) for item in (value if isinstance(value, list) else [value]))
+        return tuple(self._name(item, self._one(role)) for item in self._several(role))
 
     def identity(self) -> str:
         """The id of the row, or where it stands."""
@@ -62,10 +59,9 @@ class Row:
 
     def key(self, kind: str) -> str:
         """What decides on which side of a split the row falls."""
-        if self.has("group"):
-            return self.name("group")
-        if self.has("id"):
-            return self.name("id")
+        for role in ("group", "id"):
+            if self.has(role):
+                return self.name(role)
         role = {"tag": "words", "retrieve": "query", "span": "question"}.get(kind, "text")
         return json.dumps(self._get(self._one(role)) if role == "words" else self.text(role), ensure_ascii=False)
 
@@ -77,8 +73,7 @@ class Row:
 
     def labels(self, role: str) -> set[str]:
         """The names that stand here, to find out which there are."""
-        value = self._get(self._one(role))
-        return {_written(item) for item in (value if isinstance(value, list) else [value]) if item is not None}
+        return {_written(item) for item in self._several(role) if item is not None}
 
     def label(self, role: str, names: tuple[str, ...]) -> int:
         """The number of a label: given by its name, or by the number itself where the names are words."""
@@ -134,35 +129,33 @@ class Row:
         )
         return tuple(words), tuple(found)
 
-    def answers(self, context: str, none: bool, mend: bool) -> tuple[tuple[str, int], ...]:
-        """Answers with the character that each begins at; they stand there, or with `mend` nearby."""
+    def answers(self, context: str, none: bool) -> tuple[tuple[str, int], ...]:
+        """Answers with the character that each begins at; they stand there. none: whether there may be none."""
         texts, starts = self._several("answers"), self._several("starts")
         if len(texts) != len(starts):
             raise DataError(f"{self.place}: {len(texts)} answers but {len(starts)} starts; each answer has one")
         if not texts and not none:
             raise DataError(f"{self.place}: has no answer; say no_answer: true in the task where that may be")
-        return tuple(
-            (str(text), self._start(str(text), start, context, mend)) for text, start in zip(texts, starts, strict=True)
-        )
+        for text, start in zip(texts, starts, strict=True):
+            self._check_answer(str(text), start, context)
+        return tuple(zip(map(str, texts), starts, strict=True))
 
-    def _start(self, text: str, start: Any, context: str, mend: bool) -> int:
+    def _check_answer(self, text: str, start: Any, context: str) -> None:
         if isinstance(start, bool) or not isinstance(start, int):
             raise DataError(
                 f"{self.place}: the answer {_shown(text)} starts at {_shown(start)}; a whole number is needed"
             )
         if not text:
             raise DataError(f"{self.place}: an answer is empty; where there is none, leave it out")
-        if start >= 0 and context[start : start + len(text)] == text:
-            return start
+        if start >= 0 and context.startswith(text, start):
+            return
         places = [m.start() for m in re.finditer(f"(?={re.escape(text)})", context)]
         nearest = min(places, key=lambda place: abs(place - start), default=None)
-        if mend and nearest is not None:
-            return nearest
         there = repr(context[start : start + len(text)]) if 0 <= start < len(context) else "nothing"
         message = f"{self.place}: the answer {text!r} should start at character {start}, but there stands {there}"
         if nearest is None:
             raise DataError(f"{message}, and nowhere else does it stand; mend or drop the row")
-        raise DataError(f"{message}; it starts at {nearest}, so ask for offsets to be mended, or mend the row")
+        raise DataError(f"{message}; it starts at {nearest}, so mend the row")
 
     def _one(self, role: str) -> str:
         column = self.columns.get(role)

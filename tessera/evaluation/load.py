@@ -12,11 +12,9 @@ from typing import Any
 
 from tessera.evaluation import rows
 from tessera.evaluation.columns import Row
-from tessera.evaluation.rows import DataError, MissingData
+from tessera.evaluation.rows import DataError
 from tessera.finetune.examples import Choices, Example, Labelled, Question, Tagged, Triple
 from tessera.plan.task import SplitName, Task
-
-__all__ = ["DataError", "MissingData", "labels", "languages", "load"]
 
 
 def load(
@@ -27,7 +25,6 @@ def load(
     *,
     names: tuple[str, ...] | None = None,
     limit: int | None = None,
-    mend: bool = False,
 ) -> list[Example]:
     """The examples of a split in the order of the data.
 
@@ -36,20 +33,19 @@ def load(
     names     of the labels in order, as `labels` gives them; None: those of the task, else those found in train
     limit     at most so many rows, by a hash of what they say: the same ones every time, more of them the higher; the
               others are not looked at
-    mend      put answers that stand a few characters off where they are found
 
     Raises DataError naming the row, or what to download where data is missing; ImportError where `datasets` is.
     """
     if language is not None and not isinstance(language, str):
         if not language:
             raise DataError(f"task {task.name}: no language is named")
-        several = [load(task, split, one, folder, names=names, limit=limit, mend=mend) for one in language]
+        several = [load(task, split, one, folder, names=names, limit=limit) for one in language]
         return _draw([example for one in several for example in one], limit)
     if names is None and task.kind in ("classify", "pair", "probe", "tag"):
         names = labels(task, folder, language)
     found: list[Example] = []
     for row in rows_of(task, split, language, folder, limit):
-        found += _examples(task, row, names or (), split, mend)
+        found += _examples(task, row, names or ())
     if not found:
         raise DataError(f"task {task.name}: split {split!r} leaves no example of language {language!r}")
     refuse_twins((example.id, example.row) for example in found)
@@ -90,16 +86,15 @@ def languages(task: Task, folder: Path | None = None) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _examples(task: Task, row: Row, names: tuple[str, ...], split: str, mend: bool) -> list[Example]:
+def _examples(task: Task, row: Row, names: tuple[str, ...]) -> list[Example]:
     """What one row says; reward rows say more than one thing."""
     head: dict[str, Any] = {"id": row.identity(), "row": row.place}
     match task.kind:
-        case "classify" | "pair" | "probe":
+        case "classify" | "pair" | "probe" | "regress":
             second = row.text("second") if row.has("second") else None
-            return [Labelled(text=row.text("text"), second=second, label=row.label("label", names), **head)]
-        case "regress":
-            second = row.text("second") if row.has("second") else None
-            return [Labelled(text=row.text("text"), second=second, label=row.number("label", task.range), **head)]
+            regress = task.kind == "regress"
+            label = row.number("label", task.range) if regress else row.label("label", names)
+            return [Labelled(text=row.text("text"), second=second, label=label, **head)]
         case "bitext":
             return [Labelled(text=row.text("text"), second=row.text("second"), **head)]
         case "choose":
@@ -115,23 +110,14 @@ def _examples(task: Task, row: Row, names: tuple[str, ...], split: str, mend: bo
             return [Tagged(words=words, tags=tags, **head)]
         case "span":
             context = row.text("context")
-            answers = row.answers(context, task.no_answer, mend)
+            answers = row.answers(context, task.no_answer)
             return [Question(question=row.text("question"), context=context, answers=answers, **head)]
         case "reward":
             return _steps(task, row)
     query, positives = row.text("query"), row.texts("positive")
-    negatives = row.texts("negatives") if row.has("negatives") else ()
-    many = len(positives) > 1
-    return [
-        Triple(
-            query=query,
-            positive=one,
-            negatives=negatives,
-            id=f"{head['id']}.{n}" if many else head["id"],
-            row=row.place,
-        )
-        for n, one in enumerate(positives)
-    ]
+    more = {"negatives": row.texts("negatives") if row.has("negatives") else (), "row": row.place}
+    ids = [f"{head['id']}.{n}" for n in range(len(positives))] if len(positives) > 1 else [head["id"]]
+    return [Triple(query=query, positive=one, id=name, **more) for one, name in zip(positives, ids, strict=True)]
 
 
 def _steps(task: Task, row: Row) -> list[Example]:
@@ -150,12 +136,12 @@ def _steps(task: Task, row: Row) -> list[Example]:
     ]
 
 
-def refuse_twins(ids: Iterable[tuple[str, str]]) -> None:
-    """Raises DataError where an id is there twice; ids come with the place of their row."""
+def refuse_twins(ids: Iterable[tuple[str, str]], of: str = "") -> None:
+    """Raises DataError where an id is there twice; ids come with the place of their row. of: what they are ids of."""
     first: dict[str, str] = {}
     for name, place in ids:
         if first.setdefault(name, place) is not place:
-            raise DataError(f"{place}: id {name!r} is there twice, first at {first[name]}; ids must differ")
+            raise DataError(f"{place}: {of}id {name!r} is there twice, first at {first[name]}; ids must differ")
 
 
 def _draw(examples: list[Example], limit: int | None) -> list[Example]:

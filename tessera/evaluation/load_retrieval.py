@@ -33,11 +33,10 @@ def search(
     places: dict[str, str] = {}  # of queries
     queries: dict[str, str] = {}
     wanted: list[Grade] = []
+    load.refuse_twins(((row.identity(), row.place) for row in asked if row.has("id")), "query ")
     for row in asked:
         text = row.text("query")
         name = row.identity() if row.has("id") else text
-        if name in queries and row.has("id"):
-            raise DataError(f"{row.place}: query id {name!r} is there twice, first at {places[name]}")
         places.setdefault(name, row.place)
         queries[name] = text
         if grades_of is None and row.has("relevant"):
@@ -74,16 +73,9 @@ def _part(task: Task, data: Data, split: SplitName, language: str | None, folder
 
 
 def _corpus(task: Task, data: Data, split: SplitName, language: str | None, folder: Path | None) -> dict[str, str]:
-    corpus: dict[str, str] = {}
-    places: dict[str, str] = {}
-    for row in _part(task, data, split, language, folder, "corpus"):
-        name = row.name("document_id")
-        if name in corpus:
-            raise DataError(
-                f"{row.place}: document id {name!r} is there twice, first at {places[name]}; ids must differ"
-            )
-        corpus[name], places[name] = row.text("document"), row.place
-    return corpus
+    found = _part(task, data, split, language, folder, "corpus")
+    load.refuse_twins(((row.name("document_id"), row.place) for row in found), "document ")
+    return {row.name("document_id"): row.text("document") for row in found}
 
 
 def _positives(

@@ -25,7 +25,7 @@ def load(path: str | Path, overrides: dict[str, str] | None = None) -> Recipe:
     Items of a list are named by their `name` or their number. Raises RecipeError.
     """
     path = Path(path)
-    data = _parse(path)
+    data = read_yaml(path, "recipe")
     for key, value in (overrides or {}).items():
         _override(data, key, value, path)
     try:
@@ -77,13 +77,14 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 60 else text[:56] + " ..."
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """The keys and values of a file; what: the kind of file that it should be. Raises RecipeError."""
     try:
         text = path.read_text(encoding="utf-8")
         _refuse_twin_keys(yaml.compose(text, yaml.SafeLoader), path, set())
         data = _unshared(yaml.safe_load(text))
     except FileNotFoundError:
-        raise RecipeError(f"{path}: no such recipe") from None
+        raise RecipeError(f"{path}: no such {what}") from None
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -92,7 +93,7 @@ def _parse(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path}: an alias (*) stands inside its own anchor (&); write the values out") from None
     if not isinstance(data, dict):
         given = "this file is empty" if data is None else f"this is a {type(data).__name__}"
-        raise RecipeError(f"{path}: a recipe is keys and values; {given}")
+        raise RecipeError(f"{path}: a {what} is keys and values; {given}")
     return data
 
 

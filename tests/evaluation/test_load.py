@@ -5,7 +5,7 @@ import pytest
 from task_files import CLASSIFY, TAG, task, write
 
 from tessera.evaluation import load
-from tessera.evaluation.load import DataError
+from tessera.evaluation.rows import DataError
 from tessera.finetune.examples import Choices, Labelled, Question, Tagged
 
 SPAN = {
@@ -244,8 +244,8 @@ def span(answer, start, context="Í Havn býr hann, í Havn."):
         ),
         (
             span("Havn", 99),
-            "FILE:2: the answer 'Havn' should start at character 99, but there stands nothing; it starts at 19, so ask "
-            "for offsets to be mended, or mend the row",
+            "FILE:2: the answer 'Havn' should start at character 99, but there stands nothing; it starts at 19, so "
+            "mend the row",
         ),
         (span("Havn", -5), "FILE:2: the answer 'Havn' should start at character -5, but there stands nothing"),
         (span("", 2), "FILE:2: an answer is empty; where there is none, leave it out"),
@@ -259,15 +259,6 @@ def test_an_answer_that_is_not_in_its_text_is_named_with_what_stands_there(tmp_p
     if row["a"] == []:  # an empty list of answers is no answer, however it is written
         says = "FILE:2: has no answer"
     assert refused(tmp_path, SPAN, row).startswith(says)
-
-
-def test_offsets_are_mended_only_if_asked_and_to_the_nearest_place(tmp_path):
-    write(tmp_path / "t/fo/test.jsonl", [span("Havn", 18)])
-    (found,) = load.load(task(SPAN), "test", "fo", tmp_path, mend=True)
-    assert found.answers == (("Havn", 19),)
-    write(tmp_path / "t/fo/test.jsonl", [span("Suðuroy", 18)])
-    with pytest.raises(DataError, match="nowhere else"):
-        load.load(task(SPAN), "test", "fo", tmp_path, mend=True)
 
 
 def test_too_few_options_are_named(tmp_path):

@@ -4,8 +4,8 @@ import pytest
 from task_files import task, write
 
 from tessera.evaluation import load
-from tessera.evaluation.load import DataError
 from tessera.evaluation.load_retrieval import search
+from tessera.evaluation.rows import DataError
 from tessera.finetune.examples import Triple
 from tessera.plan.task import Task
 

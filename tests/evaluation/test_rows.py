@@ -4,7 +4,7 @@ import pytest
 from task_files import CLASSIFY, TAG, task, write
 
 from tessera.evaluation import load
-from tessera.evaluation.load import DataError, MissingData
+from tessera.evaluation.rows import DataError, MissingData
 
 
 def test_a_missing_set_says_what_to_download_and_where_to_put_it(tmp_path):

@@ -11,7 +11,7 @@ from learnable import THINGS, protocol, sentence
 
 from tessera.evaluation import catalogue, load, sweep
 from tessera.evaluation import trial as trials
-from tessera.evaluation.load import DataError
+from tessera.evaluation.rows import DataError
 from tessera.finetune import loop
 from tessera.finetune.features import KINDS
 from tessera.plan.languages import spelled
