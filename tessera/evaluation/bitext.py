@@ -5,22 +5,17 @@ Row i of one side translates row i of the other; nothing else is right, not even
 
 # Shapes: n pairs, h embedding width, q queries, c candidates, k neighbours.
 
-from collections.abc import Iterable
-
 import numpy as np
 from numpy.typing import NDArray
 
 from tessera.inference.nearest import Floats, unit
 
-Results = dict[str, dict[str, float]]  # language -> metric -> value
-Outcomes = dict[str, dict[str, list[float]]]  # metric -> language -> one number for each pair
-
 NEIGHBOURS = 4  # k of the margin, as in the paper
 _ROWS = 1024  # queries compared at once: bounds the memory at _ROWS x c similarities
 
 
-def bitext(source: Floats, target: Floats, k: int = NEIGHBOURS) -> dict[str, float]:
-    """Scores of retrieval in both directions, each in [0, 1].
+def mine(source: Floats, target: Floats, k: int = NEIGHBOURS) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Scores of retrieval in both directions, each in [0, 1]; and of all but margin_f1, means, what each pair adds.
 
     source, target   [n, h], row i of one translates row i of the other
     k                neighbours that the margin is measured against
@@ -37,22 +32,6 @@ def bitext(source: Floats, target: Floats, k: int = NEIGHBOURS) -> dict[str, flo
     Source: ratio margin and mutual retrieval ("intersection"), Artetxe and Schwenk 2019, arXiv:1811.01136, section 3;
     F1 per class, Muennighoff et al. 2022, arXiv:2210.07316, section 3.1.
     """
-    return mine(source, target, k)[0]
-
-
-def in_languages(sides: Iterable[tuple[str, Floats, Floats]]) -> tuple[Results, Outcomes]:
-    """Of (language, sources, targets): the scores of each language, and what each pair adds to those that are means."""
-    results: Results = {}
-    outcomes: Outcomes = {}
-    for language, source, target in sides:
-        results[language], each = mine(source, target)
-        for metric, values in each.items():
-            outcomes.setdefault(metric, {})[language] = values
-    return results, outcomes
-
-
-def mine(source: Floats, target: Floats, k: int = NEIGHBOURS) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """The scores of `bitext`, and of those that are means over pairs what each pair adds: all but margin_f1."""
     if source.ndim != 2 or source.shape != target.shape or not len(source):
         raise ValueError(
             f"bitext: {list(source.shape)} sources and {list(target.shape)} targets; give two equal [n, h]"

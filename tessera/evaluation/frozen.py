@@ -27,6 +27,7 @@ from tessera.plan.task import SplitName, Task
 from tessera.progress import Progress
 
 KINDS = ("bitext", "probe")
+Outcomes = dict[str, dict[str, list[float]]]  # metric -> language -> one number for each example
 Said = list[tuple[str, str]]  # a text and its translation, or its label
 Say = Callable[[Task, Row], tuple[str, tuple[str, str]]]  # the language of a row, if it says one, and what it says
 
@@ -234,15 +235,19 @@ def _said(
 # ----------------------------------------------------------------------------------------------------------- the scores
 
 
-def _mine(rows: Rows, embedder: Embedder) -> tuple[Scores, bitext.Outcomes]:
+def _mine(rows: Rows, embedder: Embedder) -> tuple[Scores, Outcomes]:
     """Each sentence's translation among all of its language, both ways."""
-    return bitext.in_languages(
-        (language, embedder.of_texts(text for text, _ in said), embedder.of_texts(text for _, text in said))
-        for language, said in rows.test.items()
-    )
+    results: Scores = {}
+    outcomes: Outcomes = {}
+    for language, said in rows.test.items():
+        sides = (embedder.of_texts(side) for side in zip(*said, strict=True))
+        results[language], each = bitext.mine(*sides)
+        for metric, values in each.items():
+            outcomes.setdefault(metric, {})[language] = values
+    return results, outcomes
 
 
-def _probe(rows: Rows, embedder: Embedder, chosen: Json) -> tuple[Scores, bitext.Outcomes]:
+def _probe(rows: Rows, embedder: Embedder, chosen: Json) -> tuple[Scores, Outcomes]:
     """A probe for each set of training languages, tested on every language that it is for."""
 
     def features(said: Said) -> tuple[NDArray[np.float32], list[str]]:

@@ -234,8 +234,8 @@ def span(answer, start, context="Í Havn býr hann, í Havn."):
     [
         (
             span("Havn", 3),
-            "FILE:2: the answer 'Havn' should start at character 3, but there stands 'avn '; it starts at 2, so ask "
-            "for offsets to be mended, or mend the row",
+            "FILE:2: the answer 'Havn' should start at character 3, but there stands 'avn '; it starts at 2, so "
+            "mend the row",
         ),
         (
             span("Suðuroy", 3),
