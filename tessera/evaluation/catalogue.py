@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from tessera.evaluation import load, rows
+from tessera.plan import loading
 from tessera.plan.errors import did_you_mean, mistakes
-from tessera.plan.loading import RecipeError, read_yaml
 from tessera.plan.task import Kind, Protocol, Task
 
 TASKS = Path(__file__).with_name("tasks")
@@ -80,7 +80,7 @@ def choose(names: Iterable[str | Task]) -> list[Task]:
 
 def read(path: Path) -> tuple[Task, ...]:
     """The tasks of a YAML file: {name: what it is}. Raises TaskError with file, task and key."""
-    given = _yaml(path)
+    given = read_yaml(path)
     found = []
     for name, fields in given.items():
         if not isinstance(fields, dict):
@@ -182,7 +182,7 @@ def _file(name: str) -> tuple[Path | None, str]:
 
 @cache
 def _protocols(path: Path) -> dict[str, dict[str, Any]]:
-    given = _yaml(path)
+    given = read_yaml(path)
     for name, fields in given.items():
         parts = {key: fields.get(key, {}) for key in (KINDS, BY_TASK, FAMILIES)} if isinstance(fields, dict) else None
         if parts is None or not all(
@@ -195,8 +195,9 @@ def _protocols(path: Path) -> dict[str, dict[str, Any]]:
     return given
 
 
-def _yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys and values of a file. Raises TaskError."""
     try:
-        return read_yaml(path, "file of tasks or protocols")
-    except RecipeError as error:
+        return loading.read_yaml(path, "file of tasks or protocols")
+    except loading.RecipeError as error:
         raise TaskError(str(error)) from None

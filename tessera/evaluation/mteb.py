@@ -33,8 +33,6 @@ from tessera.plan.errors import did_you_mean
 from tessera.plan.result import Result, finished, hash_of, read, write
 from tessera.progress import Progress
 
-_WRITE = "mteb"  # folder of mteb's own files
-
 
 def run(
     model_folder: str | Path,
@@ -81,8 +79,7 @@ def run(
             files.append(path)
             if not finished(path, {"fingerprint": weights, "protocol_hash": hash_of(protocol)}):
                 model = model or Model(folder, name=name, on_progress=on_progress, **how)
-                head = {"model": name, **_head(task), "protocol": protocol, "fingerprint": weights}
-                _run_one(mteb, task, model, path, head)
+                _run_one(mteb, task, model, path, {"model": name, "protocol": protocol, "fingerprint": weights})
         if benchmark is not None and not (absent or languages or splits or tasks):
             files.append(_whole_benchmark(benchmark, name, files))
         return files
@@ -131,7 +128,7 @@ def choose(
 def _run_one(mteb: Any, task: Any, model: Model, path: Path, head: dict[str, Any]) -> None:
     """Loads the data, evaluates, writes both files."""
     began = time.perf_counter()
-    cache = mteb.ResultCache(path.parent / _WRITE)
+    cache = mteb.ResultCache(path.parent / "mteb")
     try:
         task.load_data()
     except OSError as error:  # what the datasets library raises where neither cache nor Hub has the set
@@ -145,21 +142,17 @@ def _run_one(mteb: Any, task: Any, model: Model, path: Path, head: dict[str, Any
     caught = catch_predictions(task)
     with tempfile.TemporaryDirectory() as predictions:  # mteb predicts nothing without a place for it
         encode_kwargs = {"batch_size": 1024, "show_progress_bar": False}
-        found = mteb.evaluate(
-            model,
-            task,
-            cache=cache,
-            encode_kwargs=encode_kwargs,
-            prediction_folder=predictions,
-            show_progress_bar=False,
-            co2_tracker=False,
-        )
+        found = mteb.evaluate(model, task, cache=cache, encode_kwargs=encode_kwargs, prediction_folder=predictions,
+                              show_progress_bar=False, co2_tracker=False)  # fmt: skip
     result = found.task_results[0]
     results, examples = by_language(task, result.scores)
     revision, differs = task.metadata.dataset.get("revision"), getattr(task, "differs", None)
     about = {"revision": revision, "counts": counts, "differs": differs}
     ours = Result(
         **head,
+        task=task.metadata.name,
+        kind=f"mteb {task.metadata.type}",
+        metric=task.metadata.main_score,
         seeds=(task.seed,),
         data=digest(about),
         about_data=about,
@@ -197,11 +190,6 @@ def _whole_benchmark(benchmark: str, name: str, files: Sequence[Path]) -> Path:
         seconds=round(sum(one.seconds for one in results), 2),
     )
     return write(files[0].with_name(f"{name}.{re.sub(r'[^A-Za-z0-9.]+', '-', benchmark).strip('-')}.json"), whole)
-
-
-def _head(task: Any) -> dict[str, Any]:
-    meta = task.metadata
-    return {"task": meta.name, "kind": f"mteb {meta.type}", "metric": meta.main_score}
 
 
 def _protocol(task: Any, absent: Iterable[Absent], how: dict[str, Any]) -> dict[str, Any]:

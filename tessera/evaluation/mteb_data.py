@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from tessera.evaluation.rows import file_rows
-from tessera.plan.errors import mistakes
+from tessera.evaluation import catalogue
+from tessera.evaluation.rows import MissingData, file_rows
 from tessera.plan.fields import Strict
 
 _TEXT = ("text", "sentence1", "sentence2", "sentences")  # columns that mteb's statistics count the characters of
@@ -50,6 +49,11 @@ class Local(Strict):
     name: str | None = None
     differs: str | None = None
 
+    @property
+    def parts(self) -> list[Rows]:
+        """All that is read."""
+        return [part for part in (self.rows, self.corpus, self.queries) if part is not None]
+
     @model_validator(mode="after")
     def _is_rows_or_retrieval(self) -> Self:
         if (self.rows is None) == (self.corpus is None) or (self.corpus is None) != (self.queries is None):
@@ -69,44 +73,30 @@ class Absent:
     hub: str
     revision: str
     subsets: tuple[str, ...]  # () = all
-    looked: tuple[str, ...]  # where data would have been found
 
 
-class MissingData(ValueError):
+def _missing(absent: Sequence[Absent], data: Path, of: int) -> MissingData:
     """Names every task without data, what to download and where to put it."""
-
-    def __init__(self, absent: Sequence[Absent], data: Path, of: int) -> None:
-        lines = [f"{data}: no data for {len(absent)} of {of} tasks. What would bring it, where the Hub can be reached:"]
-        for one in absent:
-            some = f"  # {len(one.subsets)} subsets: {', '.join(one.subsets[:4])} ..." if one.subsets else ""
-            target = data / one.hub
-            revision = f" --revision {one.revision}" if one.revision else ""
-            lines.append(f"  hf download {one.hub} --repo-type dataset{revision} --local-dir {target}{some}")
-        lines.append(
-            f"Or describe files that you have in {data / 'mteb.yaml'}, as evaluation/mteb.yaml does; or leave out what "
-            "has no data (--available)."
-        )
-        super().__init__("\n".join(lines))
-        self.absent = tuple(absent)
+    lines = [f"{data}: no data for {len(absent)} of {of} tasks. What would bring it, where the Hub can be reached:"]
+    for one in absent:
+        subsets = f"  # {len(one.subsets)} subsets: {', '.join(one.subsets[:4])} ..." if one.subsets else ""
+        revision = f" --revision {one.revision}" if one.revision else ""
+        lines.append(f"  hf download {one.hub} --repo-type dataset{revision} --local-dir {data / one.hub}{subsets}")
+    lines.append(
+        f"Or describe files that you have in {data / 'mteb.yaml'}, as evaluation/mteb.yaml does; or leave out what has "
+        "no data (--available)."
+    )
+    return MissingData("\n".join(lines))
 
 
 def described(data: Path) -> dict[str, Local]:
-    """Descriptions that come with tessera, and those of the data folder. Raises ValueError naming file and task."""
-    found: dict[str, Local] = {}
-    for path in (Path(__file__).with_name("mteb.yaml"), data / "mteb.yaml"):
-        if not path.is_file():
-            continue
-        try:
-            given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path}: is not YAML: {error}") from error
-        for task, fields in given.items():
-            try:
-                found[task] = Local.model_validate(fields)
-            except ValidationError as error:
-                found_ = "; ".join(": ".join(filter(None, pair)) for pair in mistakes(error, fields, Local))
-                raise ValueError(f"{path}: {task}: {found_}") from error
-    return found
+    """Descriptions that come with tessera, and those of the data folder. Raises TaskError naming file and task."""
+    return {
+        task: catalogue.checked(Local, fields, f"{path}: {task}")
+        for path in (Path(__file__).with_name("mteb.yaml"), data / "mteb.yaml")
+        if path.is_file()
+        for task, fields in catalogue.read_yaml(path).items()
+    }
 
 
 def localize(tasks: Sequence[Any], data: Path, *, available: bool = False) -> tuple[list[Any], list[Absent]]:
@@ -127,7 +117,7 @@ def localize(tasks: Sequence[Any], data: Path, *, available: bool = False) -> tu
         if not missing or (parts is None and missing[0].subsets):
             ready.append(task)
     if (absent and not available) or not ready:
-        raise MissingData(absent, data, len(tasks))
+        raise _missing(absent, data, len(tasks))
     return ready, absent
 
 
@@ -139,24 +129,20 @@ def _localize(task: Any, data: Path, described_: dict[str, Local]) -> Absent | N
     if copy.is_dir() and any(copy.iterdir()):
         task.metadata = meta.model_copy(update={"dataset": {**meta.dataset, "path": str(copy)}})
         return None
-    local, looked = described_.get(meta.name), [str(copy)]
-    wanted = list(task.hf_subsets)
-    if local is not None:
-        have = [subset for subset in wanted if all(path.is_file() for path in _files(task, local, data, subset))]
-        looked.append(str(data / (local.rows or local.corpus or local.queries).files))  # type: ignore[union-attr]
-        if have:
-            missing = tuple(subset for subset in wanted if subset not in have)
-            task.hf_subsets = have
-            _attach(task, local, data)
-            return Absent(meta.name, hub, revision, missing, tuple(looked)) if missing else None
-    return Absent(meta.name, hub, revision, (), tuple(looked))
+    local, wanted = described_.get(meta.name), list(task.hf_subsets)
+    have = [x for x in wanted if local is not None and all(path.is_file() for path in _files(task, local, data, x))]
+    if local is None or not have:
+        return Absent(meta.name, hub, revision, ())
+    task.hf_subsets = have
+    _attach(task, local, data)
+    lacking = tuple(subset for subset in wanted if subset not in have)
+    return Absent(meta.name, hub, revision, lacking) if lacking else None
 
 
 def _files(task: Any, local: Local, data: Path, subset: str) -> list[Path]:
     """What is read for one subset."""
-    parts = [part for part in (local.rows, local.corpus, local.queries) if part is not None]
-    splits = local.splits or {split: split for split in task.eval_splits}
-    return list(dict.fromkeys(_path(part, data, subset, theirs) for part in parts for theirs in splits.values()))
+    splits = local.splits.values() or task.eval_splits
+    return list(dict.fromkeys(_path(part, data, subset, split) for part in local.parts for split in splits))
 
 
 def _path(part: Rows, data: Path, subset: str, split: str) -> Path:
@@ -186,16 +172,13 @@ def _fill_rows(task: Any, local: Local, data: Path) -> None:
     from datasets import Dataset, DatasetDict
 
     assert local.rows is not None
-    sets = {}
-    for subset in task.hf_subsets:
-        splits = {}
+    sets = {subset: DatasetDict() for subset in task.hf_subsets}
+    for subset, splits in sets.items():
         for split, theirs in local.splits.items():
             path = _path(local.rows, data, subset, theirs)
-            rows = list(_select(path, local.rows))
-            if not rows:
+            splits[split] = Dataset.from_list(list(_select(path, local.rows)))
+            if not len(splits[split]):
                 raise ValueError(f"{path}: has no rows")
-            splits[split] = Dataset.from_dict({name: [row[name] for row in rows] for name in local.rows.columns})
-        sets[subset] = DatasetDict(splits)
     task.dataset = sets if task.metadata.is_multilingual else sets["default"]
     task.dataset_transform()
 
@@ -205,15 +188,13 @@ def _fill_retrieval(task: Any, local: Local, data: Path) -> None:
 
     assert local.corpus is not None
     assert local.queries is not None
-    task.dataset = {}
-    for subset in task.hf_subsets:
-        task.dataset[subset] = {}
+    columns = {**local.queries.columns, "relevant": local.queries.relevant}
+    wanted = local.queries.model_copy(update={"columns": columns})
+    task.dataset = {subset: {} for subset in task.hf_subsets}
+    for subset, splits in task.dataset.items():
         for split in task.eval_splits:
             corpus, twins = _unique(_select(_path(local.corpus, data, subset, split), local.corpus))
-            wanted = local.queries.model_copy(
-                update={"columns": {**local.queries.columns, "relevant": local.queries.relevant}}
-            )
-            place = _path(local.queries, data, subset, split)
+            place = _path(wanted, data, subset, split)
             queries, _ = _unique(_select(place, wanted))
             relevant = {}
             for row in queries:
@@ -221,7 +202,7 @@ def _fill_retrieval(task: Any, local: Local, data: Path) -> None:
                 if document not in twins:
                     raise ValueError(f"{place}: query {row['id']!r} asks for document {document!r}, which is not there")
                 relevant[row["id"]] = {twins[document]: 1}
-            task.dataset[subset][split] = {
+            splits[split] = {
                 "corpus": Dataset.from_list(corpus),
                 "queries": Dataset.from_list(queries),
                 "relevant_docs": relevant,
@@ -248,8 +229,7 @@ def _select(path: Path, part: Rows) -> Iterator[Row]:
         for ours in part.columns.values():
             if row.get(ours) is None:
                 raise ValueError(f"{path}: row {number} has no {ours!r}; it has {', '.join(map(str, row))}")
-        values = {name: row[ours] for name, ours in part.columns.items()}
-        yield {name: _as_theirs(value, part) for name, value in values.items()}
+        yield {name: _as_theirs(row[ours], part) for name, ours in part.columns.items()}
 
 
 def _as_theirs(value: Any, part: Rows) -> Any:
@@ -281,17 +261,14 @@ def compare_counts(task: Any) -> dict[str, Any] | None:
                 stats = stats.get("hf_subset_descriptive_stats", {}).get(subset)
             if stats is None:
                 continue
-            theirs = [stats["num_samples"], stats.get("number_of_characters") or _characters(stats)]
+            characters = (stats.get("text_statistics") or {}).get("total_text_length")
+            theirs = [stats["num_samples"], stats.get("number_of_characters") or characters]
             ours = _count(task.dataset, subset, split)
             if ours == theirs:
                 equal += 1
             else:
                 differ[f"{subset}/{split}"] = [ours, theirs]
     return {"equal": equal, "of": equal + len(differ), "differ": differ} if equal or differ else None
-
-
-def _characters(stats: Row) -> int | None:
-    return (stats.get("text_statistics") or {}).get("total_text_length")
 
 
 def _count(dataset: Any, subset: str, split: str) -> list[int]:

@@ -30,7 +30,6 @@ class Model:
 
     model_name   a folder: ours, or any that `tessera.inference.encoder.Encoder` reads; what it says of pooling, length,
                  prompts and similarity holds
-    revision     of the results; default: the fingerprint of the folder
     pooling, max_length   instead of what the folder says
     dtype        of the matrix products; float32 gives to the last digit what others publish
     """
@@ -38,7 +37,6 @@ class Model:
     def __init__(
         self,
         model_name: str | Path,
-        revision: str | None = None,
         *,
         device: str | None = None,
         name: str | None = None,
@@ -59,7 +57,7 @@ class Model:
         self.mteb_model_meta = ModelMeta.create_empty(
             {
                 "name": f"local/{name or folder.resolve().name}",
-                "revision": revision or content_hash(folder),
+                "revision": content_hash(folder),
                 "n_parameters": _parameters(folder),
                 "max_tokens": max_length or self.encoder.max_seq_length,
                 "embed_dim": self.encoder.dimensions,

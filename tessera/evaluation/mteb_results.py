@@ -18,15 +18,15 @@ def by_language(task: Any, scores: Scores) -> tuple[dict[str, dict[str, float]],
 
     A pair with English is called by the other language; a subset that no language names alone keeps its own name.
     """
-    subsets = {row["hf_subset"]: _language(row["hf_subset"], row["languages"]) for s in scores.values() for row in s}
-    times = Counter(subsets.values())
-    names = {subset: name if times[name] == 1 else subset for subset, name in subsets.items()}
+    names = _languages({row["hf_subset"]: row["languages"] for rows in scores.values() for row in rows})
     gathered: dict[str, dict[str, list[float]]] = {}
     examples: dict[str, int] = {}
     for split, rows in scores.items():
         for row in rows:
             language = names[row["hf_subset"]]
-            examples[language] = examples.get(language, 0) + _length(task, row["hf_subset"], split)
+            found = _rows(task, row["hf_subset"], split)
+            count = len(found["queries"]) if isinstance(found, dict) else len(found)
+            examples[language] = examples.get(language, 0) + count
             for metric, value in row.items():
                 if _is_score(metric, value):
                     gathered.setdefault(language, {}).setdefault(metric, []).append(float(value))
@@ -86,26 +86,28 @@ def outcomes(task: Any, found: Mapping[str, Mapping[str, Any]]) -> dict[str, dic
     kind = task.metadata.type
     if kind not in ("Classification", "BitextMining") or not found:
         return {}
-    codes = task.metadata.hf_subsets_to_langscripts
-    subsets = {subset: _language(subset, codes.get(subset, [])) for subset in found}
-    times = Counter(subsets.values())
+    names = _languages({subset: task.metadata.hf_subsets_to_langscripts.get(subset, []) for subset in found})
     each: dict[str, list[float]] = {}
     for subset, splits in found.items():
-        name = subsets[subset] if times[subsets[subset]] == 1 else subset
-        for split in task.eval_splits:
-            if split not in splits:
-                continue
+        for split in (split for split in task.eval_splits if split in splits):
             if kind == "BitextMining":
                 pairs = splits[split].get("sentence1-sentence2", [])
                 right = [float(one["corpus_id"] == place) for place, one in enumerate(pairs)]
             else:
                 labels = _rows(task, subset, split)[task.label_column_name]
-                tries = splits[split]
+                tries = zip(*splits[split], strict=True)
                 right = [
-                    statistics.fmean(float(one[place] == label) for one in tries) for place, label in enumerate(labels)
+                    statistics.fmean(g == label for g in guesses) for guesses, label in zip(tries, labels, strict=True)
                 ]
-            each.setdefault(name, []).extend(round(value, 4) for value in right)
+            each.setdefault(names[subset], []).extend(round(value, 4) for value in right)
     return {"accuracy": each}
+
+
+def _languages(subsets: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """What subsets are called among results, given the codes of their languages."""
+    names = {subset: _language(subset, codes) for subset, codes in subsets.items()}
+    times = Counter(names.values())
+    return {subset: name if times[name] == 1 else subset for subset, name in names.items()}
 
 
 def _language(subset: str, codes: Sequence[str]) -> str:
@@ -122,11 +124,6 @@ def _is_score(metric: str, value: Any) -> bool:
         return False
     depth = re.search(r"_at_(\d+)$", metric)  # retrieval has a hundred more, at depths that nobody reports
     return not metric.startswith("nauc") and (depth is None or depth[1] in ("1", "10", "100"))
-
-
-def _length(task: Any, subset: str, split: str) -> int:
-    rows = _rows(task, subset, split)
-    return len(rows["queries"]) if isinstance(rows, dict) else len(rows)
 
 
 def _rows(task: Any, subset: str, split: str) -> Any:

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from tessera.data import tokenizer as tokenizers
-from tessera.evaluation.mteb_data import MissingData, described
+from tessera.evaluation.mteb_data import described
+from tessera.evaluation.rows import MissingData
 from tessera.model import hub
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
@@ -200,7 +201,7 @@ def test_names_that_mteb_does_not_know_are_refused_with_a_hint(model, tmp_path):
         ("Mine: {corpus: {files: a, columns: {}}}", "mteb.yaml: Mine: .*give `rows`, or for retrieval both"),
         ("Mine: {rows: {files: a, colums: {}}, splits: {test: test}}", "unknown key 'colums'; did you mean 'columns'"),
         ("Mine: {rows: {files: a, columns: {}}, splits: {test: t}, name: Other}", "`name` and `differs` go together"),
-        ("Mine: [", "mteb.yaml: is not YAML"),
+        ("Mine: [", "mteb.yaml: not a YAML file"),
     ],
 )
 def test_a_description_that_cannot_be_is_said(tmp_path, yaml, says):
