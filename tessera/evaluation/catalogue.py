@@ -9,7 +9,7 @@ protocol("eurobert", task, "xlm-roberta")
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -133,17 +133,7 @@ def protocols() -> tuple[str, ...]:
 def table(tasks: Iterable[Task], folder: Path | None = None) -> tuple[list[str], list[list[str]]]:
     """Columns and rows of `tessera evaluate --list`; with a folder, also whether the test rows lie there."""
     columns = ["task", "kind", "languages", "metric", "trained on", "from"]
-    rows = [
-        [
-            t.name,
-            t.kind,
-            _languages(t, folder),
-            t.metric,
-            t.train if isinstance(t.train, str) else " ".join(t.train),
-            _from(t),
-        ]
-        for t in tasks
-    ]
+    rows = [[t.name, t.kind, _languages(t, folder), t.metric, _trained(t), _from(t)] for t in tasks]
     if folder is None:
         return columns, rows
     return [*columns, "here"], [[*row, _here(task, folder)] for task, row in zip(tasks, rows, strict=True)]
@@ -157,6 +147,10 @@ def _languages(task: Task, folder: Path | None) -> str:
             return "none found"
     several = task.languages
     return " ".join(several) if len(several) <= 3 else f"{len(several)}: {' '.join(several[:3])} ..."
+
+
+def _trained(task: Task) -> str:
+    return task.train if isinstance(task.train, str) else " ".join(task.train)
 
 
 def _from(task: Task) -> str:
@@ -190,8 +184,8 @@ def _protocols(path: Path) -> dict[str, dict[str, Any]]:
         ):
             raise TaskError(f"{path}: {name}: keys and values are needed here")
         for kind in parts[KINDS]:
-            if kind not in Kind.__args__:  # type: ignore[attr-defined]
-                raise TaskError(f"{path}: {name}: {KINDS}: no kind {kind!r}; {did_you_mean(kind, Kind.__args__)}")  # type: ignore[attr-defined]
+            if kind not in get_args(Kind):
+                raise TaskError(f"{path}: {name}: {KINDS}: no kind {kind!r}; {did_you_mean(kind, get_args(Kind))}")
     return given
 
 

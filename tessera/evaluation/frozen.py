@@ -5,7 +5,7 @@ Every text is encoded once, however many tasks of a call read it.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -158,8 +158,7 @@ def read(task: Task, folder: Path | None) -> Rows:
         raise DataError(
             f"task {task.name}: {len(skipped)} of {len(skipped) + kept} rows cannot be used; the first is {skipped[0]}"
         )
-    return Rows(test=rows.test, train=rows.train, validation=rows.validation, trained_on=rows.trained_on,
-                skipped=len(skipped))  # fmt: skip
+    return replace(rows, skipped=len(skipped))
 
 
 def _pairs(task: Task, languages: Sequence[str | None], folder: Path | None, skipped: list[str]) -> Rows:
@@ -218,16 +217,16 @@ def _said(
     found, ids = [], []
     for row in load.rows_of(task, split, language, folder, skipped=skipped if task.skip else None):
         try:
-            key, (text, second) = say(task, row)
-            if task.skip and not (text.strip() and second.strip()):
+            key, said = say(task, row)
+            if task.skip and not all(text.strip() for text in said):
                 raise DataError(f"{row.place}: has no text")
         except DataError as error:
             if not task.skip:
                 raise
             skipped.append(str(error))
-            continue
-        ids.append((row.identity(), row.place))
-        found.append((key, (text, second)))
+        else:
+            ids.append((row.identity(), row.place))
+            found.append((key, said))
     load.refuse_twins(ids)
     return found
 

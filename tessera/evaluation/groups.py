@@ -3,17 +3,21 @@
 The labels of the test set are taken off as soon as they are read; `read_labels` reads them again, once all is chosen.
 """
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from tessera.evaluation import load, load_retrieval
 from tessera.evaluation.trial import Group, Rows
-from tessera.finetune.examples import Choices, Example, Labelled, Question, Search, Tagged
+from tessera.finetune.examples import Choices, Labelled, Question, Search, Tagged
 from tessera.plan.task import Protocol, SplitName, Task
+
+_UNKNOWN: dict[type, dict[str, Any]] = {
+    Labelled: {"label": None}, Choices: {"label": None}, Tagged: {"tags": ()}, Question: {"answers": ()}
+}  # fmt: skip
 
 
 def read_groups(task: Task, protocol: Protocol, folder: Path | None, *, test: bool = True) -> list[Group]:
@@ -66,13 +70,13 @@ def _together(task: Task, folder: Path | None) -> list[tuple[str, tuple[str, ...
     found: dict[tuple[str, ...], list[str]] = {}
     for language in tested:
         found.setdefault(task.trained_on(language), []).append(language)
-    return [(_name(task, trained, tested), trained or tested, languages) for trained, languages in found.items()]
 
+    def name(trained: Sequence[str]) -> str:
+        if not task.trained:
+            return "untrained"
+        return "+".join(trained) if 0 < len(trained) < 4 else f"{len(trained or tested)}-languages"
 
-def _name(task: Task, trained: Sequence[str], tested: Sequence[str]) -> str:
-    if not task.trained:
-        return "untrained"
-    return "+".join(trained) if 0 < len(trained) < 4 else f"{len(trained or tested)}-languages"
+    return [(name(trained), trained or tested, languages) for trained, languages in found.items()]
 
 
 def _labels(task: Task, language: str, folder: Path | None) -> tuple[str, ...]:
@@ -95,28 +99,15 @@ def _load(
 
 def without_labels(rows: Rows) -> Rows:
     """The same questions with nothing that says what is right; a search stays as it is."""
-    return rows if isinstance(rows, Search) else [_without_label(example) for example in rows]
-
-
-def _without_label(example: Example) -> Example:
-    match example:
-        case Labelled() | Choices():
-            return dataclasses.replace(example, label=None)
-        case Tagged():
-            return dataclasses.replace(example, tags=())
-        case Question():
-            return dataclasses.replace(example, answers=())
-    raise TypeError(f"{type(example)} is not tested on")
+    return rows if isinstance(rows, Search) else [replace(example, **_UNKNOWN[type(example)]) for example in rows]
 
 
 def fingerprint_of_rows(what: Any) -> str:
     """A hash of examples: of what they say, not of where they stand."""
 
     def plain(value: Any) -> Any:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.name not in ("row", "id")}
-            return [type(value).__name__, fields]
-        raise TypeError(f"{type(value)} has no place in a fingerprint")
+        names = (f.name for f in fields(value) if f.name not in ("row", "id"))
+        return [type(value).__name__, {name: getattr(value, name) for name in names}]
 
     whole = hashlib.sha256()
     for piece in json.JSONEncoder(default=plain, ensure_ascii=False).iterencode(what):

@@ -277,9 +277,7 @@ def check(metric: Metric) -> None:
         _sklearn()
 
 
-def outcomes(
-    metric: Metric, predicted: Sequence[Any], right: Sequence[Any], *, language: str = "en"
-) -> list[float] | None:
+def outcomes(metric: Metric, predicted: Sequence[Any], right: Sequence[Any], **how: Any) -> list[float] | None:
     """The score of each example by itself, where their mean is the score of all; else None.
 
     The arguments are those of `score`. The accuracy of tags is a mean over words, not over sentences, so it has none.
@@ -287,8 +285,7 @@ def outcomes(
     of_words = metric in _NUMBERS and any(isinstance(truth, (tuple, list)) for truth in right[:1])
     if metric not in _MEANS or of_words:
         return None
-    pairs = zip(predicted, right, strict=True)
-    return [score(metric, [guess], [truth], language=language) for guess, truth in pairs]
+    return [score(metric, [guess], [truth], **how) for guess, truth in zip(predicted, right, strict=True)]
 
 
 _NUMBERS = {f.__name__: f for f in (accuracy, f1, macro_f1, micro_f1, mcc, pearson, spearman)}

@@ -12,9 +12,7 @@ Whatever is measured is computed by mteb; nothing here knows how a task is score
 """
 
 import contextlib
-import hashlib
 import io
-import json
 import re
 import statistics
 import tempfile
@@ -27,6 +25,7 @@ from typing import Any
 from tessera.evaluation.mteb_data import Absent, compare_counts, localize
 from tessera.evaluation.mteb_model import Model, library
 from tessera.evaluation.mteb_results import by_language, catch_predictions, half_widths, outcomes
+from tessera.evaluation.rows import download
 from tessera.files import digest, fingerprint, model_name
 from tessera.inference import sentence_folder
 from tessera.plan.errors import did_you_mean
@@ -132,11 +131,10 @@ def _run_one(mteb: Any, task: Any, model: Model, path: Path, head: dict[str, Any
     try:
         task.load_data()
     except OSError as error:  # what the datasets library raises where neither cache nor Hub has the set
-        place = task.metadata.dataset
+        command = download(task.metadata.dataset["path"], task.metadata.dataset.get("revision"), Path("DATA"))
         raise ValueError(
-            f"{task.metadata.name}: its data cannot be loaded ({error}). Download it where the Hub can be reached: hf "
-            f"download {place['path']} --repo-type dataset --revision {place.get('revision')} --local-dir "
-            f"DATA/{place['path']}, and give --data DATA"
+            f"{task.metadata.name}: its data cannot be loaded ({error}). Download it where the Hub can be reached: "
+            f"{command}, and give --data DATA"
         ) from error
     counts = compare_counts(task)
     caught = catch_predictions(task)
@@ -201,7 +199,7 @@ def _protocol(task: Any, absent: Iterable[Absent], how: dict[str, Any]) -> dict[
         "hub": meta.dataset["path"],
         "revision": meta.dataset.get("revision"),
         "splits": list(task.eval_splits),
-        "subsets": hashlib.sha256(json.dumps(list(task.hf_subsets)).encode()).hexdigest()[:16],
+        "subsets": digest(list(task.hf_subsets)),
         "number_of_subsets": len(task.hf_subsets),
         "without_data": sorted({subset for one in absent for subset in one.subsets}),
         "classifier": _classifier(task),

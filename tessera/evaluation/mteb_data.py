@@ -16,7 +16,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from tessera.evaluation import catalogue
-from tessera.evaluation.rows import MissingData, file_rows
+from tessera.evaluation.rows import MissingData, download, file_rows
 from tessera.plan.fields import Strict
 
 _TEXT = ("text", "sentence1", "sentence2", "sentences")  # columns that mteb's statistics count the characters of
@@ -80,8 +80,7 @@ def _missing(absent: Sequence[Absent], data: Path, of: int) -> MissingData:
     lines = [f"{data}: no data for {len(absent)} of {of} tasks. What would bring it, where the Hub can be reached:"]
     for one in absent:
         subsets = f"  # {len(one.subsets)} subsets: {', '.join(one.subsets[:4])} ..." if one.subsets else ""
-        revision = f" --revision {one.revision}" if one.revision else ""
-        lines.append(f"  hf download {one.hub} --repo-type dataset{revision} --local-dir {data / one.hub}{subsets}")
+        lines.append(f"  {download(one.hub, one.revision, data)}{subsets}")
     lines.append(
         f"Or describe files that you have in {data / 'mteb.yaml'}, as evaluation/mteb.yaml does; or leave out what has "
         "no data (--available)."

@@ -142,15 +142,19 @@ def missing(
     lines = [f"task {task}: no rows of split {split!r}" + (f", language {language!r}" if language else "")]
     lines[0] += f" below {folder}"
     if data.hub is not None:
-        to = folder / data.hub
-        revision = f" --revision {data.revision}" if data.revision else ""
-        lines.append(f"to have them: hf download {data.hub} --repo-type dataset{revision} --local-dir {to}")
+        lines.append(f"to have them: {download(data.hub, data.revision, folder)}")
         lines.append(f"or your own:  put them at {folder / patterns[0]}")
     else:
         lines.append(f"they belong at {folder / patterns[0]}")
     if data.path is None:
         lines[-1] += " (or .jsonl, .jsonl.gz, .parquet), with the columns that the task names"
     return MissingData("\n  ".join(lines))
+
+
+def download(hub: str, revision: str | None, folder: Path) -> str:
+    """The command that brings a set of the Hub below a folder, as `read` finds it there."""
+    of = f" --revision {revision}" if revision else ""
+    return f"hf download {hub} --repo-type dataset{of} --local-dir {folder / hub}"
 
 
 def file_rows(file: File | Path, skipped: list[str] | None = None) -> Iterator[Placed]:
@@ -225,8 +229,5 @@ def _unreachable(data: Data, task: str, split: str, config: str | None, error: E
     line = f"task {task}: {where} cannot be read: {first}"
     if folder is not None:
         return f"{line}\n  the copy is {folder / str(data.hub)}; remove it and download it again if it is not whole"
-    revision = f" --revision {data.revision}" if data.revision else ""
-    return (
-        f"{line}\n  offline: hf download {data.hub} --repo-type dataset{revision} --local-dir FOLDER/{data.hub} where "
-        "there is a network, then --data FOLDER"
-    )
+    command = download(str(data.hub), data.revision, Path("FOLDER"))
+    return f"{line}\n  offline: {command} where there is a network, then --data FOLDER"

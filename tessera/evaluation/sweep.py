@@ -79,9 +79,8 @@ def run(
 
     model_folder  a Hugging Face folder with its tokenizer, of any family
     data_folder   local data; None: the Hub
-    machine       where it runs; changes speed, not results (bfloat16 moves the last digits)
-    name          of the model in the result; None: that of its folder
 
+    The rest is as of evaluate.evaluate.
     Raises DataError for rows that cannot be used, ValueError where nothing is trained, where there is a choice but no
     validation set, or where no training of any rate went well.
     """
@@ -102,6 +101,7 @@ def run(
     done = [one for group in groups for one in _run_all(group, tried, start, place)]
     chosen = {} if oracle else _choose(done, lambda one: float(one.outcome["validation"]))
     labelled = read_labels(groups, protocol, place.data)  # from here on, labels of the test set are known
+    prints = [group.fingerprint for group in groups]
     rows = _merged([*(group.test for group in groups), labelled])
     done = [replace(one, scores=kind.measure(one.group, one.outcome, rows)) for one in done]
     if oracle:
@@ -113,13 +113,13 @@ def run(
         metric=task.metric,
         protocol={**protocol.model_dump(mode="json", by_alias=True), **kind.protocol},
         fingerprint=fingerprint(place.folder),
-        data=_fingerprint_of_data(groups, labelled),
+        data=fingerprint_of_rows([prints, labelled] if labelled else prints),
         seeds=protocol.seeds if task.trained else (),
         oracle=oracle,
         examples={x: len(one.queries if isinstance(one, Search) else one) for x, one in rows.items()},
         chosen=chosen,
         **_summary(kind, [one for one in done if one.trial.choice == chosen[one.group.name]], rows),
-        trials=[trial_summary(one) for one in done],
+        trials=[_trial(one) for one in done],
         seconds=round(sum(one.outcome["seconds"] for one in done), 2),
         seconds_now=round(time.perf_counter() - began, 2),
     )
@@ -283,16 +283,11 @@ def mean_outcomes(seeds: Sequence[Sequence[float]]) -> list[float]:
     return [round(statistics.fmean(values), 6) for values in zip(*seeds, strict=True)]
 
 
-def _fingerprint_of_data(groups: Sequence[Group], labelled: Mapping[str, Rows]) -> str:
-    prints = [group.fingerprint for group in groups]
-    return fingerprint_of_rows([prints, labelled] if labelled else prints)
-
-
 def _merged(several: Iterable[Mapping[str, Found]]) -> dict[str, Found]:
     return {language: found for one in several for language, found in one.items()}
 
 
-def trial_summary(one: _Finished) -> Json:
+def _trial(one: _Finished) -> Json:
     """What the result says of a trial."""
     keys = ("validation", "validation_by_language", "failed", "steps", "tokens", "loss", "best", "seconds")
     kept = {key: one.outcome[key] for key in keys if key in one.outcome}

@@ -6,6 +6,7 @@ retrieval holds measures instead, for whole rankings would fill disks; nothing i
 """
 
 import dataclasses
+import functools
 import json
 import statistics
 import time
@@ -19,7 +20,7 @@ from tessera.files import digest, write_json
 from tessera.finetune import features, loop
 from tessera.finetune.examples import Example, Question, Search, Tagged
 from tessera.finetune.learner import Learner, Pretrained
-from tessera.plan.task import Metric, Protocol, Task
+from tessera.plan.task import Protocol, Task
 from tessera.progress import Progress
 
 Json = dict[str, Any]
@@ -191,23 +192,17 @@ def _predict(learner: Learner, rows: Mapping[str, Sequence[features.Example]], r
     return {"predictions": {language: loop.predict(learner, several, report) for language, several in rows.items()}}
 
 
-def _measure(group: Group, found: Json, rows: Mapping[str, Sequence[features.Example]]) -> Scores:
-    def score(metric: Metric, language: str, predictions: Sequence[features.Answer]) -> float:
+def _by_metric(
+    group: Group, found: Json, rows: Mapping[str, Sequence[features.Example]], of: Callable[..., Any]
+) -> Any:
+    """Language -> metric -> `of` the predictions and of what is right, where that is anything."""
+    whole: dict[str, dict[str, Any]] = {}
+    for language, predictions in found.get("predictions", {}).items():
         right = list(map(_right, rows[language]))
-        return metrics.score(metric, predictions, right, names=group.labels, language=language)
-
-    names = (group.task.metric, *group.task.also)
-    return {x: {m: score(m, x, predictions) for m in names} for x, predictions in found.get("predictions", {}).items()}
-
-
-def _outcomes(group: Group, found: Json, rows: Mapping[str, Sequence[features.Example]]) -> Outcomes:
-    def outcomes(language: str, predictions: Sequence[features.Answer]) -> dict[str, Sequence[float]]:
-        right = list(map(_right, rows[language]))
-        names = (group.task.metric, *group.task.also)
-        each = {m: metrics.outcomes(m, predictions, right, language=language) for m in names}
-        return {metric: values for metric, values in each.items() if values is not None}
-
-    return {x: outcomes(x, predictions) for x, predictions in found.get("predictions", {}).items()}
+        for metric in (group.task.metric, *group.task.also):
+            value = of(metric, predictions, right, names=group.labels, language=language)
+            whole.setdefault(language, {}).update({} if value is None else {metric: value})
+    return whole
 
 
 def _right(example: features.Example) -> Any:
@@ -220,5 +215,11 @@ def _right(example: features.Example) -> Any:
             return example.label
 
 
-HEADS = Kind(settings=_settings, fit=_fit, predict=_predict, measure=_measure, outcomes=_outcomes)
+HEADS = Kind(
+    settings=_settings,
+    fit=_fit,
+    predict=_predict,
+    measure=functools.partial(_by_metric, of=metrics.score),
+    outcomes=functools.partial(_by_metric, of=metrics.outcomes),
+)
 """classify, pair, reward, regress, choose, tag, span: an encoder with a head, trained on examples."""

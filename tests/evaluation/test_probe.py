@@ -155,7 +155,7 @@ def test_what_cannot_be_probed_is_said(monkeypatch):
         fit(np.ones((3, 2), np.float32), ["a", "b"], C)
     with pytest.raises(ValueError, match="1 different labels; give at least 2"):
         fit(np.ones((2, 2), np.float32), ["a", "a"], C)
-    with pytest.raises(ValueError, match="1 predictions for 2 labels"):
+    with pytest.raises(ValueError, match="1 answers for 2 examples"):
         scores(["a"], ["a", "b"])
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
     with pytest.raises(ImportError, match=r'pip install "tessera-encoders\[evaluate\]"'):
