@@ -41,7 +41,7 @@ def load(
             raise DataError(f"task {task.name}: no language is named")
         several = [load(task, split, one, folder, names=names, limit=limit) for one in language]
         return _draw([example for one in several for example in one], limit)
-    if names is None and task.kind in ("classify", "pair", "probe", "tag"):
+    if names is None and task.kind in ("classify", "pair", "tag"):
         names = labels(task, folder, language)
     found: list[Example] = []
     for row in rows_of(task, split, language, folder, limit):
@@ -90,13 +90,11 @@ def _examples(task: Task, row: Row, names: tuple[str, ...]) -> list[Example]:
     """What one row says; reward rows say more than one thing."""
     head: dict[str, Any] = {"id": row.identity(), "row": row.place}
     match task.kind:
-        case "classify" | "pair" | "probe" | "regress":
+        case "classify" | "pair" | "regress":
             second = row.text("second") if row.has("second") else None
             regress = task.kind == "regress"
             label = row.number("label", task.range) if regress else row.label("label", names)
             return [Labelled(text=row.text("text"), second=second, label=label, **head)]
-        case "bitext":
-            return [Labelled(text=row.text("text"), second=row.text("second"), **head)]
         case "choose":
             options = row.texts("options")
             if len(options) < 2:

@@ -42,7 +42,9 @@ def search(
         if grades_of is None and row.has("relevant"):
             wanted += [(name, document, 1, row.place) for document in row.names("relevant")]
     if corpus_of is not None:
-        corpus = _corpus(task, corpus_of, split, language, folder)
+        documents = _part(task, corpus_of, split, language, folder, "corpus")
+        load.refuse_twins(((row.name("document_id"), row.place) for row in documents), "document ")
+        corpus = {row.name("document_id"): row.text("document") for row in documents}
     elif asked[0].has("positive"):
         corpus, wanted = _positives(task, split, language, folder, set(queries))
     else:
@@ -50,7 +52,10 @@ def search(
             f"task {task.name}: nothing says where its documents are; give `corpus`, or a column `positive`"
         )
     if grades_of is not None:
-        wanted = _grades(task, grades_of, split, language, folder)
+        wanted = [
+            (row.name("id"), row.name("document_id"), row.whole("grade") if row.has("grade") else 1, row.place)
+            for row in _part(task, grades_of, split, language, folder, "relevant")
+        ]
     answers = {document for _, document, grade, _ in wanted if grade > 0}
     place = task.source(split).splits.place(split)
     if grades_of is not None and place is not None and (place[1] > 0 or place[2] < float("inf")):
@@ -70,12 +75,6 @@ def _part(task: Task, data: Data, split: SplitName, language: str | None, folder
     name = named.pop() if place is None else place[0]
     columns = task.columns_of(data)
     return [Row(at, row, columns) for at, row in rows.read(data, task.name, name, language, folder, what)]
-
-
-def _corpus(task: Task, data: Data, split: SplitName, language: str | None, folder: Path | None) -> dict[str, str]:
-    found = _part(task, data, split, language, folder, "corpus")
-    load.refuse_twins(((row.name("document_id"), row.place) for row in found), "document ")
-    return {row.name("document_id"): row.text("document") for row in found}
 
 
 def _positives(
@@ -99,14 +98,6 @@ def _positives(
     return corpus, wanted
 
 
-def _grades(task: Task, data: Data, split: SplitName, language: str | None, folder: Path | None) -> list[Grade]:
-    found = []
-    for row in _part(task, data, split, language, folder, "relevant"):
-        grade = row.whole("grade") if row.has("grade") else 1
-        found.append((row.name("id"), row.name("document_id"), grade, row.place))
-    return found
-
-
 def _joined(
     task: Task,
     queries: dict[str, str],
@@ -127,9 +118,8 @@ def _joined(
                 raise DataError(f"{row}: query {query!r} asks for document {document!r}, which has no text")
             relevant[query][document] = grade
     asked = [name for name in queries if relevant[name]]
-    lost = next((name for name in queries if not relevant[name]), None)
-    if lost is not None and not grades_apart:
-        raise DataError(f"{places[lost]}: query {lost!r} has no document that answers it")
+    if lost := [name for name in queries if not relevant[name] and not grades_apart]:
+        raise DataError(f"{places[lost[0]]}: query {lost[0]!r} has no document that answers it")
     if not asked:
         raise DataError(f"task {task.name}: no query has a document that answers it")
     for name in asked:

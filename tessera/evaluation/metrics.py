@@ -98,29 +98,21 @@ def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
     return found
 
 
-def entity_f1(predicted: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> float:
-    """F1 of whole entities over all sentences; kind and both ends must be right. Source: CoNLL-2003."""
-    return _spans_f1(predicted, right, entities)
-
-
-def run_f1(predicted: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> float:
-    """F1 of runs of one tag, for tags that are no BIO: what seqeval, and so nlu-evals and mmBERT, call F1 of UD POS.
+def runs(tags: Sequence[str]) -> set[tuple[str, int, int]]:
+    """Runs of one tag, for tags that are no BIO: what seqeval, and so nlu-evals and mmBERT, call entities of UD POS.
 
     It takes a tag that begins with S (SCONJ, SYM) for a single one, so these never join.
     """
-    return _spans_f1(predicted, right, _runs)
-
-
-def _runs(tags: Sequence[str]) -> set[tuple[str, int, int]]:
     starts = [n for n, tag in enumerate(tags) if n == 0 or tag != tags[n - 1] or tag.startswith("S")]
     return {(tags[begin], begin, end) for begin, end in zip(starts, [*starts[1:], len(tags)], strict=True)}
 
 
-def _spans_f1(
+def spans_f1(
     predicted: Sequence[Sequence[str]],
     right: Sequence[Sequence[str]],
     read: Callable[[Sequence[str]], set[tuple[str, int, int]]],
 ) -> float:
+    """F1 of whole spans over all sentences; kind and both ends must be right. Source: CoNLL-2003, for entities."""
     hits = given = true = 0
     for guess, truth in zip(predicted, right, strict=True):
         ours, theirs = read(guess), read(truth)
@@ -198,37 +190,21 @@ def words(text: str, language: str) -> list[str]:
     return text.split()
 
 
-def squad_f1(predicted: Sequence[str], right: Sequence[Sequence[str]]) -> float:
-    """Mean over questions of the best overlap with an answer, in words. Source: Rajpurkar et al. 2016, 2018.
+def answers(metric: Metric, predicted: Sequence[str], right: Sequence[Sequence[str]], language: str = "en") -> float:
+    """Mean over questions of how well a prediction fits the best of the answers.
+
+    squad_f1, exact_match            overlap in words; equal or not. Source: Rajpurkar et al. 2016, 2018
+    mlqa_f1, mlqa_exact_match        the same with the normalisation of MLQA for a language
 
     right  the answers of each question; none: there is no answer, and only an empty prediction is right
     """
-    return _best(predicted, right, _overlap, lambda text: normalized(text).split())
-
-
-def exact_match(predicted: Sequence[str], right: Sequence[Sequence[str]]) -> float:
-    """Share of questions of which the prediction is, normalised, one of the answers."""
-    return _best(predicted, right, operator.eq, normalized)
-
-
-def mlqa_f1(predicted: Sequence[str], right: Sequence[Sequence[str]], language: str) -> float:
-    """`squad_f1` with the normalisation of MLQA for a language."""
-    return _best(predicted, right, _overlap, lambda text: words(text, language))
-
-
-def mlqa_exact_match(predicted: Sequence[str], right: Sequence[Sequence[str]], language: str) -> float:
-    """`exact_match` with the normalisation of MLQA for a language."""
-    return _best(predicted, right, operator.eq, lambda text: words(text, language))
-
-
-def _best(
-    predicted: Sequence[str],
-    right: Sequence[Sequence[str]],
-    compare: Callable[[Any, Any], float],
-    read: Callable[[str], Any],
-) -> float:
     if not len(predicted):
         raise ValueError("there are no answers to score")
+    compare: Callable[[Any, Any], float] = _overlap if metric.endswith("f1") else operator.eq
+
+    def read(text: str) -> list[str]:
+        return words(text, language) if metric.startswith("mlqa") else normalized(text).split()
+
     pairs = zip(predicted, right, strict=True)
     best = (max(compare(read(guess), read(truth)) for truth in truths or [""]) for guess, truths in pairs)
     return float(sum(best)) / len(predicted)
@@ -262,12 +238,11 @@ def score(
     """
     if metric in _NUMBERS:
         return _NUMBERS[metric](_flat(predicted), _flat(right))
-    if metric in _TAGS:
-        return _TAGS[metric](*([[names[tag] for tag in tags] for tags in side] for side in (predicted, right)))
-    if metric in _TEXTS:
-        return _TEXTS[metric](predicted, right)
-    if metric in _TEXTS_OF:
-        return _TEXTS_OF[metric](predicted, right, language)
+    if metric in _SPANS:
+        tags = ([[names[tag] for tag in tags] for tags in side] for side in (predicted, right))
+        return spans_f1(*tags, _SPANS[metric])
+    if metric in _ANSWERS:
+        return answers(metric, predicted, right, language)
     raise ValueError(f"metric {metric!r} is of retrieval or not known; here are {', '.join(_NUMBERS)} ...")
 
 
@@ -289,10 +264,9 @@ def outcomes(metric: Metric, predicted: Sequence[Any], right: Sequence[Any], **h
 
 
 _NUMBERS = {f.__name__: f for f in (accuracy, f1, macro_f1, micro_f1, mcc, pearson, spearman)}
-_TAGS = {f.__name__: f for f in (entity_f1, run_f1)}
-_TEXTS = {f.__name__: f for f in (squad_f1, exact_match)}
-_TEXTS_OF = {f.__name__: f for f in (mlqa_f1, mlqa_exact_match)}  # of a language
-_MEANS = {"accuracy", "micro_f1", *_TEXTS, *_TEXTS_OF}
+_SPANS = {"entity_f1": entities, "run_f1": runs}
+_ANSWERS = ("squad_f1", "exact_match", "mlqa_f1", "mlqa_exact_match")
+_MEANS = {"accuracy", "micro_f1", *_ANSWERS}
 
 
 def _flat(side: Sequence[Any]) -> list[Any]:

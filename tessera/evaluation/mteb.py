@@ -90,13 +90,11 @@ def choose(
     """mteb's task objects. Raises ValueError with a hint for names it does not know."""
     mteb = library()
     wanted: list[str] = []
-    found: list[Any] = []
-    if benchmark is not None:
-        try:
-            found = list(mteb.get_benchmark(benchmark).tasks)
-        except KeyError:
-            known = [b.name for b in mteb.get_benchmarks()]
-            raise ValueError(f"mteb knows no benchmark {benchmark!r}; {did_you_mean(benchmark, known)}") from None
+    try:
+        found = list(mteb.get_benchmark(benchmark).tasks) if benchmark is not None else []
+    except KeyError:
+        known = [b.name for b in mteb.get_benchmarks()]
+        raise ValueError(f"mteb knows no benchmark {benchmark!r}; {did_you_mean(str(benchmark), known)}") from None
     for one in tasks:
         try:
             found.append(mteb.get_task(one))

@@ -23,7 +23,7 @@ _TEXT = ("text", "sentence1", "sentence2", "sentences")  # columns that mteb's s
 Row = dict[str, Any]
 
 
-class Rows(Strict):
+class Table(Strict):
     """Rows of files; the keys are explained in evaluation/mteb.yaml."""
 
     files: str
@@ -33,7 +33,7 @@ class Rows(Strict):
     ending: str = ""
 
 
-class Queries(Rows):
+class Queries(Table):
     """Queries of a retrieval task, each with the document it asks for."""
 
     relevant: str
@@ -42,15 +42,15 @@ class Queries(Rows):
 class Local(Strict):
     """Where one task's data is."""
 
-    rows: Rows | None = None
+    rows: Table | None = None
     splits: dict[str, str] = Field(default_factory=dict)
-    corpus: Rows | None = None
+    corpus: Table | None = None
     queries: Queries | None = None
     name: str | None = None
     differs: str | None = None
 
     @property
-    def parts(self) -> list[Rows]:
+    def parts(self) -> list[Table]:
         """All that is read."""
         return [part for part in (self.rows, self.corpus, self.queries) if part is not None]
 
@@ -144,7 +144,7 @@ def _files(task: Any, local: Local, data: Path, subset: str) -> list[Path]:
     return list(dict.fromkeys(_path(part, data, subset, split) for part in local.parts for split in splits))
 
 
-def _path(part: Rows, data: Path, subset: str, split: str) -> Path:
+def _path(part: Table, data: Path, subset: str, split: str) -> Path:
     return data / part.files.replace("{subset}", subset).replace("{split}", split)
 
 
@@ -220,7 +220,7 @@ def _unique(rows: Iterator[Row]) -> tuple[list[Row], dict[str, str]]:
     return list(first.values()), twins
 
 
-def _select(path: Path, part: Rows) -> Iterator[Row]:
+def _select(path: Path, part: Table) -> Iterator[Row]:
     """Rows under mteb's names. Raises ValueError naming file and row where a column is missing or empty."""
     for number, (_, row) in enumerate(file_rows(path), 1):
         if any(row.get(column) != value for column, value in part.where.items()):
@@ -231,7 +231,7 @@ def _select(path: Path, part: Rows) -> Iterator[Row]:
         yield {name: _as_theirs(row[ours], part) for name, ours in part.columns.items()}
 
 
-def _as_theirs(value: Any, part: Rows) -> Any:
+def _as_theirs(value: Any, part: Table) -> Any:
     """A text as mteb's set has it: without the quotes of the table it was copied from, with its ending there."""
     if not isinstance(value, str):
         return value

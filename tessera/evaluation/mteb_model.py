@@ -89,8 +89,7 @@ class Model:
         texts = [text for batch in inputs for text in batch["text"]]
         new = [text for text in dict.fromkeys(texts) if prompt + text not in self._rows]
         if (len(self._rows) + len(new)) * self.encoder.dimensions * 4 > _REMEMBERED:
-            self._rows = {}
-            new = list(dict.fromkeys(texts))
+            self._rows, new = {}, list(dict.fromkeys(texts))
         what = f"{task_metadata.name} {hf_subset}"
         vectors = self.encoder.encode(
             new,

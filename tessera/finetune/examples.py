@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labelled:
-    """classify, pair, regress, reward, probe; bitext, where `second` is the translation and there is no label."""
+    """classify, pair, regress, reward."""
 
     text: str
     second: str | None = None

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tessera.evaluation import load
+from tessera.evaluation import frozen, load
 from tessera.evaluation.catalogue import find
 from tessera.evaluation.load_retrieval import search
 
@@ -16,7 +16,6 @@ REAL = [
     ("udpos-treebanks", "test", "Faroese-OFT", 1208),
     ("stsb-multilingual", "test", "ja", 1379),
     ("mlqe-da", "validation", "ne-en", 1000),
-    ("tatoeba", "test", "fao", 262),
     ("xcopa-own", "test", "qu", 500),
 ]
 
@@ -26,6 +25,13 @@ def test_the_real_sets_are_read(name, split, language, rows):
     if not SETS.is_dir():
         pytest.skip("the sets of ../shared/data/eval are not here")
     assert len(load.load(find(name), split, language, SETS)) == rows
+
+
+def test_the_real_pairs_of_tatoeba_are_read():
+    if not SETS.is_dir():
+        pytest.skip("the sets of ../shared/data/eval are not here")
+    pairs = frozen.read(find("tatoeba").model_copy(update={"languages": ("fao",)}), SETS).test
+    assert {language: len(said) for language, said in pairs.items()} == {"fao_Latn": 262}
 
 
 def test_answers_of_the_real_xquad_stand_where_they_should_and_its_articles_stay_together():
