@@ -113,7 +113,7 @@ def _examples(task: Task, row: Row, names: tuple[str, ...]) -> list[Example]:
         case "reward":
             return _steps(task, row)
     query, positives = row.text("query"), row.texts("positive")
-    more = {"negatives": row.texts("negatives") if row.has("negatives") else (), "row": row.place}
+    more: dict[str, Any] = {"negatives": row.texts("negatives") if row.has("negatives") else (), "row": row.place}
     ids = [f"{head['id']}.{n}" for n in range(len(positives))] if len(positives) > 1 else [head["id"]]
     return [Triple(query=query, positive=one, id=name, **more) for one, name in zip(positives, ids, strict=True)]
 

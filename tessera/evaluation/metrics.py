@@ -239,8 +239,8 @@ def score(
     if metric in _NUMBERS:
         return _NUMBERS[metric](_flat(predicted), _flat(right))
     if metric in _SPANS:
-        tags = ([[names[tag] for tag in tags] for tags in side] for side in (predicted, right))
-        return spans_f1(*tags, _SPANS[metric])
+        given, true = ([[names[tag] for tag in tags] for tags in side] for side in (predicted, right))
+        return spans_f1(given, true, _SPANS[metric])
     if metric in _ANSWERS:
         return answers(metric, predicted, right, language)
     raise ValueError(f"metric {metric!r} is of retrieval or not known; here are {', '.join(_NUMBERS)} ...")
