@@ -239,8 +239,8 @@ def _mine(rows: Rows, embedder: Embedder) -> tuple[Scores, Outcomes]:
     results: Scores = {}
     outcomes: Outcomes = {}
     for language, said in rows.test.items():
-        sides = (embedder.of_texts(side) for side in zip(*said, strict=True))
-        results[language], each = bitext.mine(*sides)
+        source, target = (embedder.of_texts(side) for side in zip(*said, strict=True))
+        results[language], each = bitext.mine(source, target)
         for metric, values in each.items():
             outcomes.setdefault(metric, {})[language] = values
     return results, outcomes
