@@ -43,11 +43,7 @@ class Start:
     @property
     def chain(self) -> list[str]:
         """The phases of the run that went into the checkpoint, oldest first."""
-        phases, name, chain = {p.name: p for p in self.recipe.phases}, self.phase, []
-        while name is not None and name in phases:
-            chain.append(name)
-            name = phases[name].from_
-        return chain[::-1]
+        return self.recipe.chain(self.phase)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

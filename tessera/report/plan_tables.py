@@ -9,6 +9,7 @@ from typing import Any
 
 from tessera.plan.overview import LanguagePlan, Overview, PhasePlan
 from tessera.report.style import LIGHT, altair, check_picture, write_picture
+from tessera.report.tables import tokens
 
 Table = tuple[str, list[str], list[list[Any]]]
 """Title, columns, rows."""
@@ -43,18 +44,6 @@ def write_csv(plan: Overview, path: Path) -> None:
             writer.writerows([phase.name, *(getattr(row, c) for c in columns)] for row in phase.languages)
 
 
-def brief(count: float | None, missing: str = "?") -> str:
-    """Three digits and a unit: 2,300,000,000,000 -> 2.30T."""
-    if count is None:
-        return missing
-    for suffix, unit in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= unit * 0.9995:
-            value = count / unit
-            digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
-            return f"{value:.{digits}f}{suffix}"
-    return f"{count:.0f}"
-
-
 _PHASE_COLUMNS = ["phase", "from", "tokens", "steps", "batch", "context", "length", "lang.", "FLOPs", "GPU h"]
 
 
@@ -62,9 +51,9 @@ def _phase_row(phase: PhasePlan) -> list[Any]:
     return [
         phase.name,
         _short(phase.from_),
-        brief(phase.tokens),
+        tokens(phase.tokens),
         f"{phase.steps:,}",
-        brief(phase.batch_tokens),
+        tokens(phase.batch_tokens),
         f"{phase.context:,}",
         "?" if phase.mean_length is None else f"{phase.mean_length:,.0f}",
         str(len(phase.languages) or "?"),
@@ -88,7 +77,7 @@ def _joint_rows(plan: Overview) -> list[list[Any]]:
             theta = "as it is" if joint.rope_theta is None else "{:g}, {:g}".format(*joint.rope_theta)
             rates = [f"{joint.learning_rate:.3g}", f"{joint.mask_ratio:g}", f"{joint.temperature:g}"]
             first = phase.name if name == "start" else ""
-            rows.append([first, name, *rates, brief(joint.batch_tokens), theta if name == "start" else ""])
+            rows.append([first, name, *rates, tokens(joint.batch_tokens), theta if name == "start" else ""])
     return rows
 
 
@@ -114,29 +103,22 @@ def _cost_tables(plan: Overview) -> list[Table]:
 
 
 def _languages_table(phase: PhasePlan, everything: bool) -> Table:
-    columns = ["language", "available", "share", "tokens", "epochs"]
-    if phase.moves:
-        columns[3:3] = ["at start", "at end"]
+    moves = ["at start", "at end"] if phase.moves else []
+    columns = ["language", "available", "share", *moves, "tokens", "epochs"]
     rows = [_language_row(row, phase.moves) for row in phase.languages]
-    hidden = rows[FIRST:-LAST]
-    if not everything and hidden:
-        between = phase.languages[FIRST:-LAST]
-        middle = [f"... {len(hidden)} between", "", _share(sum(row.share for row in between)), "", ""]
-        if phase.moves:
-            middle[3:3] = ["", ""]
-        middle[-2] = brief(sum(row.tokens for row in between))
-        rows[FIRST:-LAST] = [middle]
+    between = phase.languages[FIRST:-LAST]
+    if between and not everything:
+        share, read = sum(row.share for row in between), sum(row.tokens for row in between)
+        rows[FIRST:-LAST] = [[f"... {len(between)} between", "", _share(share), *("" for _ in moves), tokens(read), ""]]
     return f"{phase.name}: {len(phase.languages)} languages", columns, rows
 
 
 def _language_row(row: LanguagePlan, moves: bool) -> list[Any]:
+    available = "?" if row.available is None else tokens(row.available)
+    shares = [row.share, *((row.share_start, row.share_end) if moves else ())]
     epochs = "?" if row.epochs is None else f"{row.epochs:.2f}" if row.epochs >= 0.1 else f"{row.epochs:.2g}"
-    cells = [row.language, brief(row.available), _share(row.share), brief(row.tokens), epochs]
-    if row.capped:
-        cells[-1] = "capped " + cells[-1]
-    if moves:
-        cells[3:3] = [_share(row.share_start), _share(row.share_end)]
-    return cells
+    capped = "capped " if row.capped else ""
+    return [row.language, available, *map(_share, shares), tokens(row.tokens), capped + epochs]
 
 
 def _share(share: float) -> str:
@@ -194,15 +176,20 @@ def draw_plan(plan: Overview, path: Path) -> Path:
         for row in phase.languages
         if row.available and row.epochs
     ]
-    left = alt.Chart(alt.Data(values=shares)).mark_line(strokeWidth=1.6)
-    right = alt.Chart(alt.Data(values=epochs)).mark_point(size=16, filled=True, opacity=0.7)
-    parts = [left.encode(x=_axis(alt, "x", "rank of the language", shares), color=colour,
-                         y=_axis(alt, "y", "share of tokens, %", shares))
-             .properties(title="Share of each language", width=360, height=300)]  # fmt: skip
-    if epochs:
-        parts.append(right.encode(x=_axis(alt, "x", "tokens available", epochs), color=colour,
-                                  y=_axis(alt, "y", "epochs", epochs))
-                     .properties(title="How often it is read", width=360, height=300))  # fmt: skip
+    lines = alt.Chart(alt.Data(values=shares), title="Share of each language").mark_line(strokeWidth=1.6)
+    points = alt.Chart(alt.Data(values=epochs), title="How often it is read").mark_point(
+        size=16, filled=True, opacity=0.7
+    )
+    parts = [
+        chart.encode(x=_axis(alt, "x", x, rows), y=_axis(alt, "y", y, rows), color=colour).properties(
+            width=360, height=300
+        )
+        for chart, x, y, rows in (
+            (lines, "rank of the language", "share of tokens, %", shares),
+            (points, "tokens available", "epochs", epochs),
+        )
+        if rows
+    ]
     return write_picture(alt.hconcat(*parts), path)
 
 

@@ -7,26 +7,18 @@ a gap, a line that is cut is left out, and both are said in `Run.notes`.
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tessera.plan import loading as reading
+from tessera.plan.loading import load
 from tessera.plan.recipe import Merge, Phase, Recipe
 from tessera.plan.result import HELD_OUT, Result, read_all
 
 STEP_COLUMNS = (
-    "step",
-    "tokens",
-    "tokens_read",
-    "total_tokens",
-    "loss",
-    "learning_rate",
-    "mask_ratio",
-    "batch_tokens",
-    "tokens_per_second",
-    "mfu",
-)
+    "step", "tokens", "tokens_read", "total_tokens", "loss", "learning_rate", "mask_ratio", "batch_tokens",
+    "tokens_per_second", "mfu",
+)  # fmt: skip
 NOT_LANGUAGES = frozenset({"code", "math"})
 EVERYTHING, PSEUDO, UNREAD, UNSURE = "all languages", "code and math", "never read", "others"
 
@@ -95,7 +87,7 @@ class Run:
     merged: tuple[str, ...]  # merges that are finished
     results: tuple[Result, ...]
     notes: tuple[str, ...]
-    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)  # language groups, EVERYTHING first
+    groups: dict[str, tuple[str, ...]]  # language groups, EVERYTHING first
 
     @property
     def models(self) -> list[str]:
@@ -108,21 +100,14 @@ class Run:
 
     @property
     def unfinished(self) -> list[str]:
-        return [p.name for p in self.phases if not p.finished] + [
-            m.name for m in self.recipe.merges if m.name not in self.merged
-        ]
+        done = {p.name for p in self.phases if p.finished} | set(self.merged)
+        return [name for name in self.models if name not in done]
 
     def ancestors(self, model: str) -> list[str]:
         """The phases that went into a model, itself included where it is a phase."""
         merge = next((m for m in self.recipe.merges if m.name == model), None)
-        if merge is not None:
-            parents = parents_of(merge)
-            return list(dict.fromkeys(name for parent in parents for name in self.ancestors(parent)))
-        chain, names = [], {p.name: p.phase for p in self.phases}
-        while model in names:
-            chain.append(model)
-            model = names[model].from_
-        return chain[::-1]
+        parents = parents_of(merge) if merge is not None else (model,)
+        return list(dict.fromkeys(name for parent in parents for name in self.recipe.chain(parent)))
 
     def has_read(self, model: str) -> set[str] | None:
         """The languages that a model was trained on; None where that is not known: a phase says it when it ends."""
@@ -152,18 +137,14 @@ def languages_of(log: PhaseLog) -> list[str]:
     return [code for code, reading in log.mixture.items() if reading.planned > 0 or (reading.read or 0) > 0]
 
 
-def mean(values: list[float]) -> float | None:
-    """The mean, or None where there is nothing to take it of."""
-    return sum(values) / len(values) if values else None
-
-
 def group_mean(values: dict[str, float], codes: tuple[str, ...]) -> float | None:
     """The mean over those languages of a group that have a value; every language counts once.
 
     Bitext results may be named by a pair (`fao_Latn-eng_Latn`): the side that is not English is its language.
     """
     members = set(codes)
-    return mean([value for code, value in values.items() if language_of(code) in members])
+    found = [value for code, value in values.items() if language_of(code) in members]
+    return sum(found) / len(found) if found else None
 
 
 def language_of(key: str) -> str:
@@ -180,14 +161,12 @@ def open_run(folder: Path) -> Run:
     if not (folder / "recipe.yaml").is_file():
         lack = "has no recipe.yaml" if folder.is_dir() else "does not exist"
         raise ValueError(f"{folder} {lack}, so it is no run folder; give the folder that `tessera run` wrote")
-    recipe = reading.load(folder / "recipe.yaml")
+    recipe = load(folder / "recipe.yaml")
     notes: list[str] = []
     phases = tuple(_phase(folder, phase, recipe, notes) for phase in recipe.phases)
     merged = tuple(m.name for m in recipe.merges if (folder / m.name / "final").exists())
-    results = tuple(
-        _results(folder / "evaluation", [*(p.name for p in phases), *(m.name for m in recipe.merges)], notes)
-    )
-    run = Run(
+    results = _results(folder / "evaluation", [stage.name for stage in (*recipe.phases, *recipe.merges)], notes)
+    return Run(
         folder=folder,
         recipe=recipe,
         recipe_text=(folder / "recipe.yaml").read_text(encoding="utf-8"),
@@ -195,25 +174,24 @@ def open_run(folder: Path) -> Run:
         merged=merged,
         results=results,
         notes=tuple(notes),
+        groups=_groups(phases, results),
     )
-    run.groups.update(_groups(run))
-    return run
 
 
-def _groups(run: Run) -> dict[str, tuple[str, ...]]:
+def _groups(phases: tuple[PhaseLog, ...], results: tuple[Result, ...]) -> dict[str, tuple[str, ...]]:
     """Every language in the group of the phase that reads it first, in the order of the recipe."""
     groups: dict[str, list[str]] = {}
     seen: set[str] = set()
-    for number, log in enumerate(run.phases):
+    for number, log in enumerate(phases):
         new = [code for code in languages_of(log) if code not in seen]
         seen.update(new)
         spoken = [code for code in new if code not in NOT_LANGUAGES]
         if spoken:
             groups[f"from {log.name}" if number == 0 else f"added in {log.name}"] = spoken
-    measured = {code for log in run.phases for event in log.held_out for code in event.bits}
-    measured |= {language_of(code) for result in run.results for code in result.results}
+    measured = {code for log in phases for event in log.held_out for code in event.bits}
+    measured |= {language_of(code) for result in results for code in result.results}
     if seen and (unread := sorted(measured - seen - NOT_LANGUAGES)):
-        groups[UNREAD if all(log.mixture for log in run.phases) else UNSURE] = unread
+        groups[UNREAD if all(log.mixture for log in phases) else UNSURE] = unread
     spoken = sorted((seen | measured) - NOT_LANGUAGES)
     pseudo = sorted((seen | measured) & NOT_LANGUAGES)
     everything = {EVERYTHING: spoken, **(groups if len(groups) > 1 else {}), PSEUDO: pseudo}
@@ -243,13 +221,9 @@ def _phase(folder: Path, phase: Phase, recipe: Recipe, notes: list[str]) -> Phas
                     column.pop()
             for name, column in steps.items():
                 column.append(_number(line.get(name)))
-    origin, source = 0, phase.from_
-    while any(p.name == source for p in recipe.phases):
-        parent = recipe.phase(source)
-        origin, source = origin + parent.tokens, parent.from_
     return PhaseLog(
         phase=phase,
-        origin=origin,
+        origin=sum(recipe.phase(parent).tokens for parent in recipe.chain(phase.from_)),
         steps=steps,
         held_out=tuple(e for e in held_out if e.bits and math.isfinite(e.total_tokens)),
         mixture=_mixture(folder / phase.name / "mixture.json", notes),
@@ -302,12 +276,14 @@ def _mixture(path: Path, notes: list[str]) -> dict[str, Reading]:
     return mixture
 
 
-def _results(folder: Path, order: list[str], notes: list[str]) -> list[Result]:
+def _results(folder: Path, order: list[str], notes: list[str]) -> tuple[Result, ...]:
     found, left_out = read_all(folder)
     notes += [f"{folder.name}/{line}" for line in left_out]
     position = {name: number for number, name in enumerate(order)}
-    results = found.values()
-    return sorted(results, key=lambda r: (r.kind != HELD_OUT, r.task, position.get(r.model, len(order)), r.model))
+    last = len(order)
+    return tuple(
+        sorted(found.values(), key=lambda r: (r.kind != HELD_OUT, r.task, position.get(r.model, last), r.model))
+    )
 
 
 def _json(path: Path, notes: list[str]) -> Any:
