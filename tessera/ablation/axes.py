@@ -81,8 +81,9 @@ def read(
     keys = [key.split(".", 2)[2] for key, _ in asked]
     if twins := [key for key in keys if keys.count(key) > 1]:
         raise RecipeError(f"--vary: {twins[0]} is varied twice; give all its values in one list")
+    known = [key for key, _ in asked]
     for key in merge:
-        if key not in (known := [key for key, _ in asked]):
+        if key not in known:
             raise RecipeError(f"--merge {key}: this is not varied; {did_you_mean(key, known)}")
     baseline = Variant(name=BASELINE, label=BASELINE, phase=recipe.phase(names[0]))
     axes = []
@@ -161,7 +162,7 @@ def _room(phase: Phase, key: str, value: Any) -> dict[str, str]:
     if name == key or len(plain) < len(shares) or abs(sum(plain.values()) - 1) > 1e-6:
         return {}
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        return {}
+        return {}  # it is refused in words by the recipe
     before = plain.pop(name, 0.0)
     factor = (1 - value) / (1 - before) if before < 1 else 1.0
     return {f"phases.{phase.name}.mixture.shares.{k}": repr(share * factor) for k, share in plain.items()}

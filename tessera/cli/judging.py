@@ -72,7 +72,8 @@ def evaluate(
             from tessera.evaluation.mteb import run
 
             whole |= {"tasks": mteb or (), "benchmark": benchmark, "languages": language, "data": data}
-            paths = run(model, out, available=available, dtype=dtype or "float32", **whole)
+            whole |= {"dtype": dtype} if dtype not in (None, "float32") else {}
+            paths = run(model, out, available=available, **whole)
         for path in paths:
             watcher.say(str(path))
             found.append(path)

@@ -10,10 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tessera.report.run_files import EVERYTHING, NOT_LANGUAGES, PhaseLog, Run, group_mean, parents_of
-from tessera.report.style import altair
+from tessera.report.style import TOKENS, altair
 
-# d3 writes 10^9 as G (giga); token counts are written with B.
-_TOKENS = "replace(format(datum.value, '~s'), 'G', 'B')"
 _RATE = "datum.value == 0 ? '0' : format(datum.value, '~e')"
 
 
@@ -84,9 +82,9 @@ _CURVES = {
     ),
     "learning_rate": Curve(title="Learning rate", label=_RATE, height=150),
     "mask_ratio": Curve(title="Mask ratio", label="format(datum.value, '~%')", height=150),
-    "batch_tokens": Curve(title="Tokens per step", label=_TOKENS, height=150),
+    "batch_tokens": Curve(title="Tokens per step", label=TOKENS, height=150),
     "tokens_per_second": Curve(
-        title="Throughput", unit="tokens per second", label=_TOKENS, points=120, noisy=True, height=200
+        title="Throughput", unit="tokens per second", label=TOKENS, points=120, noisy=True, height=200
     ),
     "mfu": Curve(title="MFU", label="format(datum.value, '~%')", points=120, noisy=True, height=200),
 }
@@ -197,10 +195,7 @@ def _languages(run: Run) -> list[Figure]:
     last = [m for m in run.models if m in bits and m not in built_on] or [m for m in run.models if m in bits][-1:]
     if sum(len(bits[m]) for m in last) > 1200:
         last = last[-1:]  # one cloud of points can be read where four cannot
-    available: dict[str, float] = {}
-    for log in run.phases:
-        for code, reading in log.mixture.items():
-            available[code] = max(available.get(code, 0.0), reading.available)
+    available = run.available
     rows = [
         {"x": available[code], "y": _round(value), "stage": model, "language": code}
         for model in last
@@ -211,7 +206,7 @@ def _languages(run: Run) -> list[Figure]:
         return []
     alt = altair()
     ticks = [n * 10**e for e in range(2, 14) for n in (1, 2, 5)]
-    axis = alt.Axis(title="tokens of training text at hand", labelExpr=_TOKENS, values=ticks)
+    axis = alt.Axis(title="tokens of training text at hand", labelExpr=TOKENS, values=ticks)
     x = alt.X("x:Q", scale=alt.Scale(type="log", nice=False, padding=8), axis=axis)
     y = alt.Y("y:Q", axis=alt.Axis(title="bits per byte", tickCount=6), scale=alt.Scale(zero=False))
     tooltip = [
@@ -269,7 +264,7 @@ def _over_tokens(run: Run, rows: list[dict[str, Any]], start: float, y: Any, val
     """Lines over the tokens of the run, and dashed ones where phases begin; branches of one parent share theirs."""
     alt = altair()
     axis = alt.Axis(
-        title="tokens since the start of the run", labelExpr=_TOKENS, tickCount=6, grid=False, labelFlush=True
+        title="tokens since the start of the run", labelExpr=TOKENS, tickCount=6, grid=False, labelFlush=True
     )
     x = alt.X("x:Q", axis=axis, scale=alt.Scale(domain=[start, max(row["x"] for row in rows)], nice=False))
     tooltip = [alt.Tooltip("stage:N", title="phase"), alt.Tooltip("read:N", title="tokens"), value]

@@ -1,5 +1,6 @@
 """The pictures of a comparison: bars by language, means of language groups, scores against length, whole tasks."""
 
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +37,9 @@ def draw(comparison: Comparison, path: Path, kind: Kind = "auto", *, groups: Gro
         )
     alt = altair()
     drawing = kind if kind != "auto" else _fitting(comparison)
-    make = {"languages": _languages, "groups": partial(_groups, by=groups), "length": _length}.get(drawing)
+    by_task: dict[str, Callable[..., Any]]
+    by_task = {"languages": _languages, "groups": partial(_groups, by=groups), "length": _length}
+    make = by_task.get(drawing)
     pieces = [make(alt, comparison, task) for task in comparison.tasks] if make else [_tasks(alt, comparison)]
     charts = [piece for piece in pieces if piece is not None]
     if not charts:

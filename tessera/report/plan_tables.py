@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.plan.overview import LanguagePlan, Overview, PhasePlan
-from tessera.report.style import LIGHT, altair, check_picture, write_picture
+from tessera.report.style import LIGHT, TOKENS, altair, check_picture, write_picture
 from tessera.report.tables import tokens
 
 Table = tuple[str, list[str], list[list[Any]]]
@@ -50,7 +50,7 @@ _PHASE_COLUMNS = ["phase", "from", "tokens", "steps", "batch", "context", "lengt
 def _phase_row(phase: PhasePlan) -> list[Any]:
     return [
         phase.name,
-        _short(phase.from_),
+        "/".join(phase.from_.split("/")[-2:]),  # of a folder the last two names; the recipe has it in full
         tokens(phase.tokens),
         f"{phase.steps:,}",
         tokens(phase.batch_tokens),
@@ -65,41 +65,33 @@ def _phase_row(phase: PhasePlan) -> list[Any]:
 _JOINT_COLUMNS = ["phase", "at", "learning rate", "mask", "temperature", "batch", "RoPE theta"]
 
 
-def _short(start: str) -> str:
-    """Where a phase starts: the last two names of a folder, which the recipe has in full."""
-    return "/".join(start.split("/")[-2:])
-
-
 def _joint_rows(plan: Overview) -> list[list[Any]]:
     rows = []
     for phase in plan.phases:
-        for name, joint in (("start", phase.start), ("end", phase.end)):
-            theta = "as it is" if joint.rope_theta is None else "{:g}, {:g}".format(*joint.rope_theta)
+        theta = phase.start.rope_theta
+        shown = "as it is" if theta is None else "{:g}, {:g}".format(*theta)
+        for joint, first, last in ((phase.start, [phase.name, "start"], shown), (phase.end, ["", "end"], "")):
             rates = [f"{joint.learning_rate:.3g}", f"{joint.mask_ratio:g}", f"{joint.temperature:g}"]
-            first = phase.name if name == "start" else ""
-            rows.append([first, name, *rates, tokens(joint.batch_tokens), theta if name == "start" else ""])
+            rows.append([*first, *rates, tokens(joint.batch_tokens), last])
     return rows
 
 
 def _cost_tables(plan: Overview) -> list[Table]:
-    known = [phase for phase in plan.phases if phase.memory is not None and phase.gpu_hours is not None]
+    known = [(p.name, p.memory, p.gpu_hours) for p in plan.phases if p.memory is not None and p.gpu_hours is not None]
     if not known:
         return []
     machine = plan.machine
-    hours = sum(phase.gpu_hours or 0 for phase in known)
+    hours = sum(needed for _, _, needed in known)
     title = (
         f"{_hours(hours)} GPU-hours at an MFU of {machine.mfu:g}: {_time(hours / machine.gpus)} on {machine.gpus} x "
         f"{machine.gpu}; memory of one, of {plan.gpu_memory / 1e9:.0f} GB"
     )
-    parts = list(known[0].memory or {})
     rows = []
-    for phase in known:
-        memory = phase.memory or {}
-        sizes = [_gigabytes(memory[part]) for part in parts]
-        rows.append(
-            [phase.name, *sizes, _gigabytes(sum(memory.values())), _time((phase.gpu_hours or 0) / machine.gpus)]
-        )
-    return [(title, ["phase", *parts, "GB", "time"], rows)]
+    for name, memory, needed in known:
+        sizes = (size / 1e9 for size in (*memory.values(), sum(memory.values())))
+        cells = [f"{size:.1f}" if size >= 0.1 else f"{size:.3f}" for size in sizes]
+        rows.append([name, *cells, _time(needed / machine.gpus)])
+    return [(title, ["phase", *known[0][1], "GB", "time"], rows)]
 
 
 def _languages_table(phase: PhasePlan, everything: bool) -> Table:
@@ -123,10 +115,6 @@ def _language_row(row: LanguagePlan, moves: bool) -> list[Any]:
 
 def _share(share: float) -> str:
     return f"{share:.3%}" if share >= 1e-5 or share == 0 else f"{100 * share:.0e}%"
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.1f}" if size >= 1e8 else f"{size / 1e9:.3f}"
 
 
 def _hours(hours: float) -> str:
@@ -198,7 +186,7 @@ def _axis(alt: Any, name: str, title: str, rows: list[dict[str, Any]]) -> Any:
     values = [row[name] for row in rows if row[name] > 0]
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)) + 1e-9)
     marks = [10.0**n for n in range(low, max(high, low + 1) + 1)]
-    label = "replace(format(datum.value, '~s'), 'G', 'B')" if marks[-1] > 1000 else "format(datum.value, '~g')"
+    label = TOKENS if marks[-1] > 1000 else "format(datum.value, '~g')"
     scale = alt.Scale(type="log", domain=[marks[0], marks[-1]], nice=False)
     axis = alt.Axis(title=title, values=marks, labelExpr=label)
     return (alt.X if name == "x" else alt.Y)(f"{name}:Q", scale=scale, axis=axis)

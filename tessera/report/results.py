@@ -31,13 +31,12 @@ def summary(run: Run) -> list[Table]:
     bits, sampled = run.final_bits()
     made, unseen = [], False
     for title, metric, values in measures(run):
-        groups = groups_with(run, values)
-        means = {m: {g: group_mean(v, run.groups[g]) for g in groups} for m, v in values.items()}
-        top = {g: best(metric, (of_model[g] for of_model in means.values())) for g in groups}
+        groups, means = by_group(run, values)
+        tops = [best(metric, of_group) for of_group in zip(*means.values(), strict=True)]
         rows = []
         for model, of_model in means.items():
             read = run.has_read(model)
-            cells = [_result_cell(metric, of_model[g], top[g]) for g in groups]
+            cells = [_result_cell(metric, mean, top) for mean, top in zip(of_model, tops, strict=True)]
             for number, group in enumerate(groups):
                 if read and not read.intersection(run.groups[group]):
                     cells[number], unseen = replace(cells[number], css="unseen"), True
@@ -49,9 +48,10 @@ def summary(run: Run) -> list[Table]:
     return [*made[:-1], replace(made[-1], note=" ".join(notes))] if made else []
 
 
-def groups_with(run: Run, values: dict[str, dict[str, float]]) -> list[str]:
-    """The language groups in which any model has a value."""
-    return [g for g, codes in run.groups.items() if any(group_mean(v, codes) is not None for v in values.values())]
+def by_group(run: Run, values: dict[str, dict[str, float]]) -> tuple[list[str], dict[str, list[float | None]]]:
+    """The language groups in which any model has a value, and the means of each model over them."""
+    groups = [g for g, codes in run.groups.items() if any(group_mean(v, codes) is not None for v in values.values())]
+    return groups, {m: [group_mean(v, run.groups[g]) for g in groups] for m, v in values.items()}
 
 
 def measures(run: Run) -> list[tuple[str, str, dict[str, dict[str, float]]]]:
@@ -70,14 +70,10 @@ def mixture(run: Run, names: dict[str, str]) -> list[Table]:
     logs = [p for p in run.phases if p.mixture]
     if not logs:
         return []
-    size: dict[str, float] = {}
-    for log in logs:
-        for code, reading in log.mixture.items():
-            size[code] = max(size.get(code, 0.0), reading.available)
     groups, rows = _group_of(run), []
-    for code in sorted(size, key=lambda c: (-size[c], c)):
-        row = [*_named(code, names), Cell(groups.get(code, "")), Cell(tokens(size[code]), size[code])]
-        rows.append(row + [cell for log in logs for cell in _reading_cells(log.mixture.get(code))])
+    for code, size in sorted(run.available.items(), key=lambda item: (-item[1], item[0])):
+        cells = [cell for log in logs for cell in _reading_cells(log.mixture.get(code))]
+        rows.append([*_named(code, names, groups), Cell(tokens(size), size), *cells])
     columns = [Columns("text", ("tokens",)), *(Columns(p.name, ("planned, %", "read, %", "epochs")) for p in logs)]
     title = f"Shares by language and phase ({len(rows):,})"
     return [Table(fold=title, ident="mixture-table", words=_LANGUAGE, numbers=columns, rows=rows)]
@@ -102,7 +98,7 @@ def bits_per_byte(run: Run, names: dict[str, str]) -> list[Table]:
     for code in codes:
         top = best("bits_per_byte", (bits[m].get(code) for m in bits))
         cells = [_result_cell("bits_per_byte", bits[m].get(code), top) for m in bits]
-        rows.append([*_named(code, names), Cell(groups.get(code, "")), *cells])
+        rows.append([*_named(code, names, groups), *cells])
     columns = [Columns("", tuple(m + (" *" if m in sampled else "") for m in bits))]
     title, note = f"Bits per byte at the end, by language ({len(rows):,})", _SAMPLED if sampled else ""
     return [Table(fold=title, ident="bits-table", words=_LANGUAGE, numbers=columns, rows=rows, note=note)]
@@ -175,8 +171,8 @@ def stages(run: Run) -> list[Table]:
     return [Table(words=("phase", "from", "state"), numbers=columns, rows=rows)]
 
 
-def _named(code: str, names: dict[str, str]) -> list[Cell]:
-    return [Cell(names.get(code, code)), Cell(code)]
+def _named(code: str, names: dict[str, str], groups: dict[str, str]) -> list[Cell]:
+    return [Cell(names.get(code, code)), Cell(code), Cell(groups.get(code, ""))]
 
 
 def _group_of(run: Run) -> dict[str, str]:

@@ -66,6 +66,11 @@ class PhaseLog:
         return self.steps["tokens"][-1] if self.started else 0.0
 
     @property
+    def languages(self) -> list[str]:
+        """Of which it reads something."""
+        return [code for code, reading in self.mixture.items() if reading.planned > 0 or (reading.read or 0) > 0]
+
+    @property
     def seconds(self) -> float:
         """Time spent in steps, which leaves out pauses between a stop and a resumption."""
         spent, before = 0.0, 0.0
@@ -103,18 +108,20 @@ class Run:
         done = {p.name for p in self.phases if p.finished} | set(self.merged)
         return [name for name in self.models if name not in done]
 
-    def ancestors(self, model: str) -> list[str]:
-        """The phases that went into a model, itself included where it is a phase."""
-        merge = next((m for m in self.recipe.merges if m.name == model), None)
-        parents = parents_of(merge) if merge is not None else (model,)
-        return list(dict.fromkeys(name for parent in parents for name in self.recipe.chain(parent)))
+    @property
+    def available(self) -> dict[str, float]:
+        """Tokens of training text at hand, by language."""
+        found: dict[str, float] = {}
+        for code, reading in (item for log in self.phases for item in log.mixture.items()):
+            found[code] = max(found.get(code, 0.0), reading.available)
+        return found
 
     def has_read(self, model: str) -> set[str] | None:
         """The languages that a model was trained on; None where that is not known: a phase says it when it ends."""
-        inside = set(self.ancestors(model))
-        if not inside or any(not p.mixture for p in self.phases if p.name in inside):
-            return None
-        return {code for p in self.phases if p.name in inside for code in languages_of(p)}
+        parents = next((parents_of(m) for m in self.recipe.merges if m.name == model), (model,))
+        inside = {name for parent in parents for name in self.recipe.chain(parent)}
+        logs = [p for p in self.phases if p.name in inside]
+        return {code for p in logs for code in p.languages} if logs and all(p.mixture for p in logs) else None
 
     def final_bits(self) -> tuple[dict[str, dict[str, float]], set[str]]:
         """Held-out bits per byte by model and language, and the models for which it is a sample taken in training."""
@@ -130,11 +137,6 @@ class Run:
 def parents_of(merge: Merge) -> tuple[str, ...]:
     """The phases whose weights a merge joins."""
     return merge.models or ((merge.checkpoints_of,) if merge.checkpoints_of else ())
-
-
-def languages_of(log: PhaseLog) -> list[str]:
-    """The languages of which a phase reads something."""
-    return [code for code, reading in log.mixture.items() if reading.planned > 0 or (reading.read or 0) > 0]
 
 
 def group_mean(values: dict[str, float], codes: tuple[str, ...]) -> float | None:
@@ -165,7 +167,7 @@ def open_run(folder: Path) -> Run:
     notes: list[str] = []
     phases = tuple(_phase(folder, phase, recipe, notes) for phase in recipe.phases)
     merged = tuple(m.name for m in recipe.merges if (folder / m.name / "final").exists())
-    results = _results(folder / "evaluation", [stage.name for stage in (*recipe.phases, *recipe.merges)], notes)
+    results = _results(folder / "evaluation", [p.name for p in recipe.phases] + [m.name for m in recipe.merges], notes)
     return Run(
         folder=folder,
         recipe=recipe,
@@ -183,7 +185,7 @@ def _groups(phases: tuple[PhaseLog, ...], results: tuple[Result, ...]) -> dict[s
     groups: dict[str, list[str]] = {}
     seen: set[str] = set()
     for number, log in enumerate(phases):
-        new = [code for code in languages_of(log) if code not in seen]
+        new = [code for code in log.languages if code not in seen]
         seen.update(new)
         spoken = [code for code in new if code not in NOT_LANGUAGES]
         if spoken:
@@ -207,12 +209,7 @@ def _phase(folder: Path, phase: Phase, recipe: Recipe, notes: list[str]) -> Phas
             # A resumed run writes the steps since its last checkpoint again: what comes later is what counts.
             while held_out and held_out[-1].total_tokens >= _number(line.get("total_tokens")):
                 held_out.pop()
-            languages = line.get("languages")
-            bits = {
-                str(code): _number(row.get("bits_per_byte"))
-                for code, row in (languages.items() if isinstance(languages, dict) else ())
-                if isinstance(row, dict)
-            }
+            bits = {code: _number(row.get("bits_per_byte")) for code, row in line.get("languages", {}).items()}
             finite = {code: value for code, value in bits.items() if math.isfinite(value)}
             held_out.append(HeldOut(total_tokens=_number(line.get("total_tokens")), bits=finite))
         elif "step" in line and line.get("kind", "step") == "step":  # not what was skipped or rolled back
@@ -256,12 +253,9 @@ def _lines(path: Path, finished: bool, notes: list[str]) -> Iterator[dict[str, A
 
 def _mixture(path: Path, notes: list[str]) -> dict[str, Reading]:
     """Buckets of one language added up: its sources and its quality tiers."""
-    data = _json(path, notes)
-    buckets = data.get("buckets") if isinstance(data, dict) else None
     rows: dict[str, list[dict[str, Any]]] = {}
-    for bucket in buckets if isinstance(buckets, list) else ():
-        if isinstance(bucket, dict) and "language" in bucket:
-            rows.setdefault(str(bucket["language"]), []).append(bucket)
+    for bucket in (_json(path, notes) or {}).get("buckets", ()):
+        rows.setdefault(bucket["language"], []).append(bucket)
     mixture = {}
     for code, parts in rows.items():
         available = sum(_finite(p.get("tokens_available")) for p in parts)

@@ -167,7 +167,8 @@ def test_a_language_belongs_to_the_phase_that_reads_it_first(run: Run) -> None:
 
 
 def test_a_merge_has_read_what_its_parents_read(run: Run) -> None:
-    assert run.ancestors("merged") == ["pretrain", "mid", "decay-eng", "decay-110", "decay-all"]
+    assert run.recipe.chain("decay-eng") == ["pretrain", "mid", "decay-eng"]
+    assert run.recipe.chain("merged") == run.recipe.chain("./folder") == run.recipe.chain(None) == []
     assert run.has_read("merged") == {*LANGUAGES, "code"}
     assert run.has_read("decay-eng") == {*LANGUAGES[:45], "code"}
     assert run.has_read("somebody-elses") is None
