@@ -94,7 +94,7 @@ def _by_name(model: Path, task: list[str], out: Path, held_out: Path | None, dty
     from tessera.evaluation import evaluate as one
     from tessera.plan.recipe import Machine
 
-    tasks = [*([one.held_out_task(held_out)] if held_out is not None else []), *task]
+    tasks: list[Any] = [*([one.held_out_task(held_out)] if held_out is not None else []), *task]
     return one.evaluate(model, tasks, out, machine=Machine.model_validate({"dtype": dtype or "auto"}), **whole)
 
 
@@ -134,8 +134,8 @@ def compare(
 
 
 def _show(shown: list[Any], notes: list[str]) -> None:
-    for table in shown:
-        print_table(*table, left=2)
+    for title, columns, rows in shown:
+        print_table(title, columns, rows, left=2)
     for note in notes:
         console.print(note)
 
