@@ -5,7 +5,7 @@
     index.json             buckets, sizes, checksums, the tokenizer; written last
 
 Documents of one bucket (source, language, tier) lie together, buckets are sorted by key. So 1,833 languages are a
-handful of open files, and a document is two integers. store_writer.py writes one; blocks.py may later put counts
+handful of open files, and a document is two integers. shard_writer.py writes one; blocks.py may later put counts
 beside it that are derived from the offsets.
 """
 
