@@ -58,7 +58,12 @@ class Stream:
         Raises ValueError where the shares do not fit the store.
         """
         for row in mixture.shares:
-            _check_shares(row, shards)
+            if len(row) != len(shards.buckets):
+                raise ValueError(f"{len(row)} shares for {len(shards.buckets)} buckets; give one share for each")
+            if abs(sum(row) - 1.0) > 1e-6 or min(row) < 0:
+                raise ValueError(
+                    f"shares add up to {sum(row):.6f}, the smallest is {min(row)}; they must be parts of 1"
+                )
         self.shards = shards
         self.context = context
         self.replacement: Literal["mask", "80-10-10"] = replacement
@@ -145,13 +150,6 @@ class Stream:
         starts = self.shards.offsets[document] + inside * self.context
         lengths = np.minimum(self.shards.offsets[document + 1] - starts, self.context)
         return bucket, starts, lengths, mix(self._draw_key[bucket] + mix(draw.astype(np.uint64)))
-
-
-def _check_shares(shares: Sequence[float], shards: Shards) -> None:
-    if len(shares) != len(shards.buckets):
-        raise ValueError(f"{len(shares)} shares for {len(shards.buckets)} buckets; give one share for each")
-    if abs(sum(shares) - 1.0) > 1e-6 or min(shares) < 0:
-        raise ValueError(f"shares add up to {sum(shares):.6f}, the smallest is {min(shares)}; they must be parts of 1")
 
 
 def cut(
