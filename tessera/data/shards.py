@@ -22,10 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.data.blocks import Blocks, MmapArray, damaged
-from tessera.data.shard_writer import FILE_BYTES, FORMAT, INDEX, VERSION, ShardWriter, StoreFiles, index_hash
+from tessera.data.shard_writer import FILE_BYTES, FORMAT, INDEX, VERSION, StoreFiles, index_hash
 from tessera.plan.mixture import Bucket
-
-__all__ = ["INDEX", "ShardWriter", "Shards", "concatenate", "verify"]
 
 _COPY_TOKENS = 2**22
 
