@@ -63,7 +63,7 @@ class Encoder:
         if threads is not None:
             torch.set_num_threads(threads)
         config: Any = model.config
-        check_vocabulary(tokenizer, config)
+        check_vocabulary(tokenizer, config, source)
         self.config = config
         self.pipeline = Pipeline() if pipeline is None else pipeline
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)

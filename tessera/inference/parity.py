@@ -130,13 +130,7 @@ def _settings(say: Say) -> Iterator[Setting]:
 
 
 def _theirs(
-    folder: Path,
-    head: bool,
-    formats: list[torch.dtype],
-    tokens: Tensor,
-    starts: Tensor,
-    rows: list[Row],
-    say: Say,
+    folder: Path, head: bool, formats: list[torch.dtype], tokens: Tensor, starts: Tensor, rows: list[Row], say: Say
 ) -> dict[torch.dtype, Answer] | None:
     """One document at a time, in each format; adds what transformers differs from itself. None where it is absent."""
     try:
