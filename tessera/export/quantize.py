@@ -107,7 +107,11 @@ def quantize(
 
     Raises ValueError saying what was measured where a bound is not held, and for too few texts; else as `export`.
     """
-    _check(to, weights_only, min_cosine, max_drop)
+    need(to, *(["nncf"] if to == "openvino" else []))
+    if not 0.0 <= min_cosine <= 1.0 or max_drop < 0:
+        raise ValueError(f"min_cosine is {min_cosine}, max_drop {max_drop}; give a cosine up to 1 and points from 0 up")
+    if weights_only and to == "onnx":
+        raise ValueError("weights_only is for openvino; ONNX Runtime reads activations in int8 as they come")
     calibrating, measuring = _halved(texts, seed)
     pipeline, inside = folders.read(folders.local(folder))
     if not hub.is_ours(inside):
@@ -175,20 +179,6 @@ def _drawn(rows: Iterator[Drawn], limit: int, seed: int) -> list[Drawn]:
 # ------------------------------------------------------------------------------------------------------------- int8
 
 
-def _check(to: str, weights_only: bool, min_cosine: float, max_drop: float) -> None:
-    need(to)
-    if not 0.0 <= min_cosine <= 1.0 or max_drop < 0:
-        raise ValueError(f"min_cosine is {min_cosine}, max_drop {max_drop}; give a cosine up to 1 and points from 0 up")
-    if to == "onnx":
-        if weights_only:
-            raise ValueError("weights_only is for openvino; ONNX Runtime reads activations in int8 as they come")
-        return
-    try:
-        import nncf  # noqa: F401
-    except ImportError:
-        raise ImportError('int8 for OpenVINO needs nncf; pip install "tessera-encoders[export]"') from None
-
-
 def write_int8(source: Path, target: Path, to: To, weights_only: bool, calibrating: Sequence[Ids]) -> None:
     """The graph in `source` in int8, into `target`; `calibrating`: token ids of texts, for openvino's activations."""
     with quiet(), contextlib.redirect_stdout(io.StringIO()):
@@ -196,13 +186,8 @@ def write_int8(source: Path, target: Path, to: To, weights_only: bool, calibrati
             from onnxruntime.quantization import QuantType, quantize_dynamic
 
             large = (source / (FILES["onnx"] + ".data")).exists()
-            quantize_dynamic(
-                source / FILES["onnx"],
-                target / FILES["onnx"],
-                weight_type=QuantType.QInt8,
-                per_channel=True,
-                use_external_data_format=large,
-            )
+            how = {"weight_type": QuantType.QInt8, "per_channel": True, "use_external_data_format": large}
+            quantize_dynamic(source / FILES["onnx"], target / FILES["onnx"], **how)
             return
         import nncf
         import openvino
