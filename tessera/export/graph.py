@@ -158,8 +158,11 @@ def write_graph(model: Encoder | MaskedLM, pipeline: Pipeline, folder: Path, to:
 
 def trace(model: Encoder | MaskedLM, pipeline: Pipeline, path: Path) -> None:
     """The ONNX graph; beyond two gigabytes its weights lie in a file beside it."""
-    headed = isinstance(model, MaskedLM)
-    padded = PaddedMaskedLM(model) if headed else PaddedEmbedder(model, pipeline.pooling, pipeline.modules)
+    padded: PaddedMaskedLM | PaddedEmbedder
+    if isinstance(model, MaskedLM):
+        padded, outputs = PaddedMaskedLM(model), [LOGITS]
+    else:
+        padded, outputs = PaddedEmbedder(model, pipeline.pooling, pipeline.modules), [STATES, VECTORS]
     free = torch.export.Dim.DYNAMIC
     length = min(37, model.config.max_position_embeddings)
     example = torch.arange(2 * length).reshape(2, -1) % model.config.vocab_size
@@ -170,7 +173,7 @@ def trace(model: Encoder | MaskedLM, pipeline: Pipeline, path: Path) -> None:
             dynamo=True,
             dynamic_shapes={name: {0: free, 1: free} for name in INPUTS},
             input_names=list(INPUTS),
-            output_names=[LOGITS] if headed else [STATES, VECTORS],
+            output_names=outputs,
             verbose=False,
         )
     assert program is not None

@@ -110,7 +110,7 @@ class Scorer:
             before = torch.get_num_threads()
             torch.set_num_threads(self.threads)
             try:
-                return [float(score) for score in scores(_kept(self._place), texts, dtype=self.dtype)]
+                return scores(_kept(self._place), texts, dtype=self.dtype).tolist()
             finally:
                 torch.set_num_threads(before)
 
