@@ -89,4 +89,6 @@ def _all(x: torch.Tensor, y: torch.Tensor, how: str) -> torch.Tensor:
 def _each(x: torch.Tensor, y: torch.Tensor, how: str) -> torch.Tensor:
     if how == "cosine":
         return functional.cosine_similarity(x, y, dim=-1)
-    return (x * y).sum(-1) if how == "dot" else -(x - y).norm(p=1.0 if how == "manhattan" else 2.0, dim=-1)
+    if how == "dot":
+        return (x * y).sum(-1)
+    return -(x - y).abs().sum(-1) if how == "manhattan" else -(x - y).norm(dim=-1)
