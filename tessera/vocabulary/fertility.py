@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.corpus.documents import Pair, Skipped, read
+from tessera.corpus.documents import Pair, read
 from tessera.data.templates import encode_words
 from tessera.data.tokenizer import Tokenizer
 from tessera.data.tokenizer_json import SPACES
@@ -75,7 +75,7 @@ def sample_of_each(corpus: Corpus, n_bytes: int) -> dict[str, list[str]]:
     for source in corpus.sources:
         if source.kind != "documents":
             continue
-        for document in read(source, Skipped()):
+        for document in read(source):
             assert not isinstance(document, Pair)
             if sizes.get(document.language, 0) < n_bytes:
                 texts.setdefault(document.language, []).append(document.text)
