@@ -65,30 +65,27 @@ class DocumentCounts:
     readable: int = 0
     unreadable: int = 0
 
-    def want(self, language: str, n_bytes: int) -> None:
+    def want(self, language: str, n_bytes: int, n: int = 1) -> None:
         entry = self.wanted.setdefault(language, [0, 0])
-        entry[0] += 1
+        entry[0] += n
         entry[1] += n_bytes
 
-    def drop(self, reason: str, language: str, example: str) -> None:
-        by_language = self.dropped.setdefault(reason, {})
-        by_language[language] = by_language.get(language, 0) + 1
-        self.examples.setdefault(reason, example)
+    def drop(self, reason: str, language: str, example: str, n: int = 1) -> None:
+        if n:
+            by_language = self.dropped.setdefault(reason, {})
+            by_language[language] = by_language.get(language, 0) + n
+            self.examples.setdefault(reason, example)
 
     def note(self, what: str, n: int) -> None:
         if n:
             self.notes[what] = self.notes.get(what, 0) + n
 
     def add(self, other: "DocumentCounts") -> None:
-        for language, (n_documents, n_bytes) in other.wanted.items():
-            entry = self.wanted.setdefault(language, [0, 0])
-            entry[0] += n_documents
-            entry[1] += n_bytes
+        for language, (n, n_bytes) in other.wanted.items():
+            self.want(language, n_bytes, n)
         for reason, by_language in other.dropped.items():
-            mine = self.dropped.setdefault(reason, {})
             for language, n in by_language.items():
-                mine[language] = mine.get(language, 0) + n
-            self.examples.setdefault(reason, other.examples[reason])
+                self.drop(reason, language, other.examples[reason], n)
         for note, n in other.notes.items():
             self.note(note, n)
         self.readable += other.readable

@@ -3,6 +3,7 @@
 prepare.py spreads them over cores or machines.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -10,7 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -114,10 +115,11 @@ class Encode:
             self._tokenizer = Tokenizer.load(self._folder, self._how)
         tokenizer, counts = self._tokenizer, dict[str, DocumentCounts]()
         with atomic_folder(job.target, replace=True) as draft:
-            with _Stores(draft, tokenizer) as stores:
+            with contextlib.ExitStack() as open_stores:
+                stores = _Stores(draft, tokenizer, open_stores)
                 for shard in job.shards:
                     assert job.source is not None, "shards are of a source"
-                    counts.setdefault(job.source.name, DocumentCounts()).add(stores.take(shard, job.source))
+                    stores.take(shard, job.source, counts.setdefault(job.source.name, DocumentCounts()))
                 for file, numbers, _ in job.documents:
                     of = counts.setdefault(file.source.name, DocumentCounts())
                     for table, dropped in self._split.kept(file, numbers):
@@ -131,8 +133,9 @@ class Encode:
 class _Stores:
     """Documents on their way into the two stores of a job."""
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
-        self._folder, self._tokenizer = folder, tokenizer
+    def __init__(self, folder: Path, tokenizer: Tokenizer, stack: contextlib.ExitStack) -> None:
+        """stack: closes the stores, or aborts them"""
+        self._folder, self._tokenizer, self._stack = folder, tokenizer, stack
         self._writers: dict[str, ShardWriter] = {}
         self._importer: token_sources.Importer | None = None  # a job has shards of one source
 
@@ -162,32 +165,19 @@ class _Stores:
         for (store, source, language, tier), (encoded, sizes) in groups.items():
             self._writer(store).add(source, language, tier, encoded, sum(sizes))
 
-    def take(self, shard: Shard, source: Source) -> DocumentCounts:
+    def take(self, shard: Shard, source: Source, counts: DocumentCounts) -> None:
         """Stores the documents of a shard of token ids."""
         self._importer = self._importer or token_sources.Importer(source, self._tokenizer)
-        counts = DocumentCounts()
         for found in self._importer(shard):
             writer = self._writer(source.split or "train")
-            writer.add(source.name, found.language, found.tier, found.ids, found.counts.bytes)
-            for _ in range(found.counts.empty):
-                counts.drop("sample without text", found.language, str(shard.path))
-            counts.note("samples that lacked a begin or end token, or were padded", found.counts.completed)
-            counts.note("samples of several documents", found.counts.split)
-        return counts
+            writer.add(source.name, found.language, found.tier, found.ids, found.bytes)
+            counts.drop("sample without text", found.language, str(shard.path), found.empty)
+            counts.note("samples that lacked a begin or end token, or were padded", found.completed)
+            counts.note("samples of several documents", found.split)
 
     def _writer(self, store: str) -> ShardWriter:
         if store not in self._writers:
             tokenizer = self._tokenizer
-            self._writers[store] = ShardWriter(self._folder / store, tokenizer.fingerprint, tokenizer.vocab_size)
+            writer = ShardWriter(self._folder / store, tokenizer.fingerprint, tokenizer.vocab_size)
+            self._writers[store] = self._stack.enter_context(writer)
         return self._writers[store]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            for writer in self._writers.values() if kind is None else ():
-                writer.close()
-        finally:
-            for writer in self._writers.values():
-                writer.abort()  # those that are not closed
