@@ -50,11 +50,11 @@ class Copies:
 
     def among(self, positions: Positions) -> NDArray[np.bool_]:
         """Which of some documents are copies: bool [n]."""
-        return self._find(positions)[1]
+        return find(positions, self.position)[1]
 
     def reasons(self, positions: Positions) -> list[str | None]:
         """Why some documents are not wanted, [n]; None for those that are no copies."""
-        at, found = self._find(positions)
+        at, found = find(positions, self.position)
         reasons: list[str | None] = [None] * len(positions)
         for n in np.flatnonzero(found):
             reasons[n] = REASONS[self.reason[at[n]]]
@@ -62,7 +62,7 @@ class Copies:
 
     def originals(self, positions: Positions) -> Positions:
         """What some documents are copies of, uint64 [n]; themselves where they are none."""
-        at, found = self._find(positions)
+        at, found = find(positions, self.position)
         of = np.array(positions, np.uint64)
         of[found] = self.of[at[found]]
         return of
@@ -72,11 +72,13 @@ class Copies:
         start, stop = np.searchsorted(self.position, np.array([first, last], np.uint64))
         return slice(int(start), int(stop))
 
-    def _find(self, positions: Positions) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        if not len(self.position):
-            return np.zeros(len(positions), np.int64), np.zeros(len(positions), bool)
-        at = np.minimum(np.searchsorted(self.position, positions), len(self.position) - 1)
-        return at, self.position[at] == positions
+
+def find(some: Positions, ordered: Positions) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Where among ascending numbers some others would stand, int64 [n], and which of them do, bool [n]."""
+    if not len(ordered):
+        return np.zeros(len(some), np.int64), np.zeros(len(some), bool)
+    at = np.minimum(np.searchsorted(ordered, some), len(ordered) - 1)
+    return at, ordered[at] == some
 
 
 class CopiesWriter:
@@ -111,7 +113,7 @@ def merge(found: Sequence[Copies], out: CopiesWriter) -> None:
             here = part.between(first, last)
             of, reason = np.array(part.of[here]), np.array(part.reason[here])
             for later in found[number + 1 :]:
-                at, again = later._find(of)
+                at, again = find(of, later.position)
                 of[again], reason[again] = later.of[at[again]], later.reason[at[again]]
             pieces.append((part.position[here], of, reason))
         position, of, reason = (np.concatenate(columns) for columns in zip(*pieces, strict=True))

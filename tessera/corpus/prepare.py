@@ -55,7 +55,7 @@ class Report:
     seconds: float
 
     def total(self, store: Store) -> dict[str, int]:
-        """IngestedCorpus, bytes and tokens of one store."""
+        """Documents, bytes and tokens of one store."""
         return {
             unit: sum(stores[store][unit] for stores in self.languages.values() if store in stores)
             for unit in ("documents", "bytes", "tokens")
