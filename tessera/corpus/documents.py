@@ -180,7 +180,9 @@ def _documents(file: File, source: Source) -> Callable[[Values, bool], Document]
 
     A column says more than the path, the path more than the source, and that more than the guess of a crawler.
     """
-    columns, fallback = source.columns, _language_of(file, source)
+    path = PurePosixPath(*(part.removesuffix("_removed") for part in file.path.parts))
+    fallback = language_of_path(path) or (language_code(source.language) if source.language else None)
+    columns = source.columns
     text_column, id_column, language_column, score = columns.text, columns.id, columns.language, columns.quality
 
     def make(values: Values, escaped: bool) -> Document:
@@ -193,12 +195,6 @@ def _documents(file: File, source: Source) -> Callable[[Values, bool], Document]
         return Document(text, language, identity, quality)
 
     return make
-
-
-def _language_of(file: File, source: Source) -> str | None:
-    """The language that the path of a file gives, or else its source."""
-    path = PurePosixPath(*(part.removesuffix("_removed") for part in file.path.parts))
-    return language_of_path(path) or (language_code(source.language) if source.language else None)
 
 
 def _pairs(source: Source) -> Callable[[Values, bool], Pair]:
@@ -296,7 +292,7 @@ def directions(pair: Pair) -> Iterator[JoinedPair]:
     Source: `src<|parallel_sep|>tgt`, to English and from English, EuroBERT, arXiv:2503.05500, 2.2.
     """
     sides = ((pair.source_language, pair.source_text), (pair.target_language, pair.target_text))
-    others = [language for language, _ in sides if not is_english(language)]
+    others = [language for language, _ in sides if language != "eng" and not language.startswith("eng_")]
     for (_, first), (language, second) in (sides, sides[::-1]):
         yield JoinedPair(first, second, others[0] if len(others) == 1 else language)
 
@@ -309,10 +305,6 @@ def join_pair(first: NDArray[np.int32], second: NDArray[np.int32], tokenizer: To
     start, end = tokenizer.template
     separator = tokenizer.eos_id if tokenizer.separator_id is None else tokenizer.separator_id
     return np.concatenate([np.array(part, dtype=np.int32) for part in (start, first, [separator], second, end)])
-
-
-def is_english(language: str) -> bool:
-    return language == "eng" or language.startswith("eng_")
 
 
 def _weight(text: str) -> int:

@@ -5,13 +5,12 @@ prepare.py spreads them over cores or machines.
 
 import contextlib
 import hashlib
-import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -31,21 +30,13 @@ _SHARD_TASK = 2**28  # bytes of token ids that a task takes over
 _LEAST_TASK, _MOST_TASKS = 2**23, 512  # bytes of documents that a task encodes; more where there are many
 
 
-class RowGroups(NamedTuple):
-    """Some row groups of a file of documents."""
-
-    file: DocumentFile
-    numbers: tuple[int, ...]
-    size: int  # in bytes
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodeJob:
     """Files of documents, or shards of token ids, that become one small pair of stores."""
 
     number: int
     size: int  # in bytes
-    documents: tuple[RowGroups, ...] = ()
+    documents: tuple[tuple[DocumentFile, tuple[int, ...]], ...] = ()  # files, and which row groups of each
     shards: tuple[Shard, ...] = ()
     source: Source | None = None  # of the shards
     target: Path
@@ -66,8 +57,12 @@ def encode_jobs(
     corpus: Corpus, files: Sequence[DocumentFile], split: Split, tokenizer: Tokenizer, folder: Path
 ) -> list[EncodeJob]:
     """Tasks of a size: neither thousands of them for small files nor a single one for a large file."""
-    single = [RowGroups(file, (n,), size) for file in files for n, size in enumerate(_sizes(file.path))]
-    sizes = [groups.size for groups in single]
+    single: list[tuple[int, int]] = []  # number of the file, and of a row group in it
+    sizes: list[int] = []  # of each, in bytes
+    for number, file in enumerate(files):
+        footer = pa.parquet.read_metadata(file.path)
+        single += [(number, group) for group in range(footer.num_row_groups)]
+        sizes += [footer.row_group(group).total_byte_size for group in range(footer.num_row_groups)]
     made: list[EncodeJob] = []
 
     def add(size: int, made_of: Any, **what: Any) -> None:
@@ -75,10 +70,14 @@ def encode_jobs(
         target = folder / f"{len(made):05d}"
         made.append(EncodeJob(number=len(made), size=size, target=target, made_of=fingerprint, **what))
 
+    size_of = dict(zip(single, sizes, strict=True))
     for some in grouped(single, sizes, max(_LEAST_TASK, sum(sizes) // _MOST_TASKS)):
-        joined = tuple(_joined(some))
-        of_files = [(file.fingerprint, numbers) for file, numbers, _ in joined]
-        add(sum(groups.size for groups in some), [split.fingerprint, of_files], documents=joined)
+        groups_of: dict[int, list[int]] = {}
+        for number, group in some:
+            groups_of.setdefault(number, []).append(group)
+        documents = tuple((files[number], tuple(groups)) for number, groups in groups_of.items())
+        of_files = [(file.fingerprint, groups) for file, groups in documents]
+        add(sum(size_of[group] for group in some), [split.fingerprint, of_files], documents=documents)
     for source in sources_in_order(corpus):
         shards = token_sources.shards_of(source) if source.kind == "tokens" else []
         for group in grouped(shards, [shard.bytes for shard in shards], _SHARD_TASK):
@@ -86,19 +85,6 @@ def encode_jobs(
             of_source = [source.model_dump(mode="json"), states]
             add(sum(shard.bytes for shard in group), of_source, shards=tuple(group), source=source)
     return made
-
-
-def _sizes(path: Path) -> list[int]:
-    """Bytes of each row group of a file."""
-    footer = pa.parquet.read_metadata(path)
-    return [footer.row_group(number).total_byte_size for number in range(footer.num_row_groups)]
-
-
-def _joined(some: Sequence[RowGroups]) -> Iterator[RowGroups]:
-    """The row groups of each file as one."""
-    for _, of_file in itertools.groupby(some, key=lambda groups: groups.file.number):
-        found = list(of_file)
-        yield RowGroups(found[0].file, tuple(n for b in found for n in b.numbers), sum(b.size for b in found))
 
 
 class Encode:
@@ -120,9 +106,9 @@ class Encode:
                 for shard in job.shards:
                     assert job.source is not None, "shards are of a source"
                     stores.take(shard, job.source, counts.setdefault(job.source.name, DocumentCounts()))
-                for file, numbers, _ in job.documents:
+                for file, groups in job.documents:
                     of = counts.setdefault(file.source.name, DocumentCounts())
-                    for table, dropped in self._split.kept(file, numbers):
+                    for table, dropped in self._split.kept(file, groups):
                         of.add(dropped)
                         stores.add(table, of)
             plain = {source: asdict(c) for source, c in counts.items()}

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import math
 import re
@@ -100,8 +101,8 @@ def as_csv(rows: Sequence[FertilityRow]) -> str:
 
 def _row(tokenizer: Tokenizer, partial: NDArray[np.bool_], language: str, texts: Sequence[str]) -> FertilityRow:
     ids = np.concatenate(tokenizer.encode_plain(texts))
-    n_bytes, characters = sum(len(t.encode()) for t in texts), sum(map(len, texts))
-    tokens = max(1, len(ids))
+    n_bytes, characters = sum(len(t.encode()) for t in texts), Counter(itertools.chain.from_iterable(texts))
+    tokens, total = max(1, len(ids)), characters.total()
     return {
         "language": language,
         "texts": len(texts),
@@ -109,20 +110,12 @@ def _row(tokenizer: Tokenizer, partial: NDArray[np.bool_], language: str, texts:
         "tokens": len(ids),
         "tokens_per_word": len(ids) / max(1, sum(len(t.split()) for t in texts)),
         "bytes_per_token": n_bytes / tokens,
-        "characters_per_token": characters / tokens,
+        "characters_per_token": total / tokens,
         "unknown_share": 0.0 if tokenizer.unknown_id is None else int((ids == tokenizer.unknown_id).sum()) / tokens,
         "byte_fallback_share": int(partial[ids].sum()) / tokens,
         **_boundaries(tokenizer, texts),
-        "information": _information(texts),
+        "information": sum(n * math.log2(total / n) for n in characters.values()),
     }
-
-
-def _information(texts: Sequence[str]) -> float:
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(text)
-    total = counts.total()
-    return sum(n * math.log2(total / n) for n in counts.values())
 
 
 def _boundaries(tokenizer: Tokenizer, texts: Sequence[str]) -> FertilityRow:
