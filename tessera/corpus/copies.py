@@ -7,11 +7,12 @@ reason.bin     uint8
 
 # Shapes: C copies, n documents.
 
+import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,27 +82,24 @@ def find(some: Positions, ordered: Positions) -> tuple[NDArray[np.int64], NDArra
     return at, ordered[at] == some
 
 
-class CopiesWriter:
-    """Writes the columns into a folder, a piece at a time."""
-
-    def __init__(self, folder: Path) -> None:
-        self._files: list[BinaryIO] = [(folder / name).open("wb") for name in _COLUMNS]
-
-    def add(self, position: Positions, of: Positions, reason: NDArray[np.uint8]) -> None:
-        """Copies that come after all that were added before."""
-        columns: tuple[NDArray[Any], ...] = (position, of, reason)
-        for file, column, dtype in zip(self._files, columns, _COLUMNS.values(), strict=True):
-            file.write(column.astype(dtype).tobytes())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for file in self._files:
-            file.close()
+Add = Callable[[Positions, Positions, NDArray[np.uint8]], None]
+"""Writes copies (position, of, reason) that come after all that were added before."""
 
 
-def merge(found: Sequence[Copies], out: CopiesWriter) -> None:
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[Add]:
+    """Gives a function that writes into the columns of a folder, a piece at a time."""
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context((folder / name).open("wb")) for name in _COLUMNS]
+
+        def add(*columns: NDArray[Any]) -> None:
+            for file, column, dtype in zip(files, columns, _COLUMNS.values(), strict=True):
+                file.write(column.astype(dtype).tobytes())
+
+        yield add
+
+
+def merge(found: Sequence[Copies], add: Add) -> None:
     """What several searches found, one after the other, as one list.
 
     A copy of a document that a later search drops is then a copy of what is kept instead, for the later reason.
@@ -118,7 +116,7 @@ def merge(found: Sequence[Copies], out: CopiesWriter) -> None:
             pieces.append((part.position[here], of, reason))
         position, of, reason = (np.concatenate(columns) for columns in zip(*pieces, strict=True))
         order = np.argsort(position)
-        out.add(position[order], of[order], reason[order])
+        add(position[order], of[order], reason[order])
 
 
 def _map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -107,7 +107,7 @@ def _draw(corpus: Corpus, files: Sequence[DocumentFile], copies: Copies) -> pa.T
     import daft
     from daft import col
 
-    tables = [pa.table({"position": [], "key": [], "drawn": []}, schema=_HELD)]
+    rows: list[tuple[int, int, bool]] = []
     drawn_from = [file for file in files if file.source.split is None and file.source.kind == "documents"]
     limits = _limits(corpus.held_out, drawn_from)
     if limits:
@@ -120,12 +120,14 @@ def _draw(corpus: Corpus, files: Sequence[DocumentFile], copies: Copies) -> pa.T
             .where(col("key") < col("limit"))
             .to_arrow()
         )
-        tables.append(_smallest(candidates, corpus.held_out.max_bytes, copies))
+        rows += _smallest(candidates, corpus.held_out.max_bytes, copies)
     certain = [file for file in files if file.source.split == "held_out"]
     if certain:
         documents = read_parquet([file.path for file in certain]).where(col("reason").is_null())
-        tables.append(_certain(documents.select("position", "key", "text", "second").to_arrow()))
-    return pa.concat_tables(tables).sort_by([("position", "ascending"), ("key", "ascending")])
+        for row in documents.select("position", "key", "text", "second").to_arrow().to_pylist():  # of a pair, each side
+            sides = [row["key"]] if row["second"] is None else [text_key(row["text"]), text_key(row["second"])]
+            rows += [(row["position"], key, False) for key in sides]
+    return pa.Table.from_pylist([dict(zip(_HELD.names, row, strict=True)) for row in sorted(rows)], schema=_HELD)
 
 
 def _limits(rules: HeldOut, files: Sequence[DocumentFile]) -> dict[str, int]:
@@ -140,27 +142,15 @@ def _limits(rules: HeldOut, files: Sequence[DocumentFile]) -> dict[str, int]:
     }
 
 
-def _smallest(candidates: pa.Table, max_bytes: int, copies: Copies) -> pa.Table:
+def _smallest(candidates: pa.Table, max_bytes: int, copies: Copies) -> Iterator[tuple[int, int, bool]]:
     """Of each language the candidates with the smallest hashes, as many as fit."""
-    order = [("language", "ascending"), ("key", "ascending"), ("position", "ascending")]
-    candidates = candidates.sort_by(order)
+    candidates = candidates.sort_by([(name, "ascending") for name in ("language", "key", "position")])
     kept = ~copies.among(candidates["position"].to_numpy())
     rows = zip(*(candidates[name].to_pylist() for name in ("language", "key", "position", "bytes")), strict=True)
-    positions, keys, room, last = [], [], {}, None  # type: list[int], list[int], dict[str, int], int | None
-    for (language, key_, position, n_bytes), keep in zip(rows, kept, strict=True):
-        if keep and key_ != last and n_bytes <= room.setdefault(language, max_bytes):
+    room: dict[str, int] = {}
+    last = None
+    for (language, key, position, n_bytes), keep in zip(rows, kept, strict=True):
+        if keep and key != last and n_bytes <= room.setdefault(language, max_bytes):
             room[language] -= n_bytes
-            positions.append(position)
-            keys.append(key_)
-            last = key_
-    return pa.table({"position": positions, "key": keys, "drawn": [True] * len(keys)}, schema=_HELD)
-
-
-def _certain(found: pa.Table) -> pa.Table:
-    """What sources hold out themselves; of a pair, each side."""
-    positions, keys = [], []
-    for row in found.to_pylist():
-        sides = [row["key"]] if row["second"] is None else [text_key(row["text"]), text_key(row["second"])]
-        positions += [row["position"]] * len(sides)
-        keys += sides
-    return pa.table({"position": positions, "key": keys, "drawn": [False] * len(keys)}, schema=_HELD)
+            yield position, key, True
+            last = key

@@ -57,12 +57,11 @@ def encode_jobs(
     corpus: Corpus, files: Sequence[DocumentFile], split: Split, tokenizer: Tokenizer, folder: Path
 ) -> list[EncodeJob]:
     """Tasks of a size: neither thousands of them for small files nor a single one for a large file."""
-    single: list[tuple[int, int]] = []  # number of the file, and of a row group in it
-    sizes: list[int] = []  # of each, in bytes
+    sizes: dict[tuple[int, int], int] = {}  # {(number of the file, of a row group in it): bytes}
     for number, file in enumerate(files):
         footer = pa.parquet.read_metadata(file.path)
-        single += [(number, group) for group in range(footer.num_row_groups)]
-        sizes += [footer.row_group(group).total_byte_size for group in range(footer.num_row_groups)]
+        for row_group in range(footer.num_row_groups):
+            sizes[number, row_group] = footer.row_group(row_group).total_byte_size
     made: list[EncodeJob] = []
 
     def add(size: int, made_of: Any, **what: Any) -> None:
@@ -70,14 +69,14 @@ def encode_jobs(
         target = folder / f"{len(made):05d}"
         made.append(EncodeJob(number=len(made), size=size, target=target, made_of=fingerprint, **what))
 
-    size_of = dict(zip(single, sizes, strict=True))
-    for some in grouped(single, sizes, max(_LEAST_TASK, sum(sizes) // _MOST_TASKS)):
+    least = max(_LEAST_TASK, sum(sizes.values()) // _MOST_TASKS)
+    for some in grouped(list(sizes), list(sizes.values()), least):
         groups_of: dict[int, list[int]] = {}
-        for number, group in some:
-            groups_of.setdefault(number, []).append(group)
+        for number, row_group in some:
+            groups_of.setdefault(number, []).append(row_group)
         documents = tuple((files[number], tuple(groups)) for number, groups in groups_of.items())
         of_files = [(file.fingerprint, groups) for file, groups in documents]
-        add(sum(size_of[group] for group in some), [split.fingerprint, of_files], documents=documents)
+        add(sum(sizes[one] for one in some), [split.fingerprint, of_files], documents=documents)
     for source in sources_in_order(corpus):
         shards = token_sources.shards_of(source) if source.kind == "tokens" else []
         for group in grouped(shards, [shard.bytes for shard in shards], _SHARD_TASK):
