@@ -16,8 +16,9 @@ from typing import Any
 
 import yaml
 
+from tessera.files import digest
 from tessera.plan.errors import did_you_mean
-from tessera.plan.loading import RecipeError, fingerprint, load
+from tessera.plan.loading import RecipeError, load
 from tessera.plan.recipe import Phase, Recipe
 
 BASELINE = "reference"  # the name of its folder, and in the files
@@ -171,7 +172,7 @@ def _merged(short: str, variants: list[Variant], baseline: Variant) -> Variant:
     if len(variants) < 2:
         raise RecipeError(f"--merge joins the models of an axis, and {short} has one value")
     parents = tuple(variant.name for variant in variants)
-    name = f"{_slug(short)}-merged-{fingerprint(parents)[:6]}"
+    name = f"{_slug(short)}-merged-{digest(parents)[:6]}"
     return Variant(name=name, label="merged", phase=baseline.phase, merged=parents)
 
 
@@ -211,4 +212,4 @@ def label(value: Any) -> str:
 def _slug(text: str) -> str:
     """The text as a part of a folder name, with a hash where more than a slash had to be replaced."""
     plain = re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")[:_LONG]
-    return plain if plain == text.replace("/", "-") else f"{plain}-{fingerprint(text)[:6]}".strip("-")
+    return plain if plain == text.replace("/", "-") else f"{plain}-{digest(text)[:6]}".strip("-")

@@ -21,7 +21,7 @@ from tessera.corpus.documents import Pair, directions, join_pair
 from tessera.corpus.ingest import DocumentCounts, DocumentFile, sources_in_order
 from tessera.corpus.mds import Shard
 from tessera.corpus.split import Split
-from tessera.data.shards import ShardWriter
+from tessera.data.shard_writer import ShardWriter
 from tessera.data.tokenizer import Engine, Tokenizer
 from tessera.files import atomic_folder, write_json
 from tessera.plan.corpus import Corpus, Source

@@ -11,11 +11,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from tessera.evaluation import load, rows
 from tessera.plan.errors import did_you_mean, mistakes
+from tessera.plan.loading import read_yaml
 from tessera.plan.task import Kind, Protocol, Task
 
 TASKS = Path(__file__).with_name("tasks")
@@ -194,26 +194,9 @@ def _protocols(path: Path) -> dict[str, dict[str, Any]]:
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-        given = _Loader(text).get_single_data()
-    except FileNotFoundError:
-        raise TaskError(f"{path}: no such file") from None
-    except OSError as error:
-        raise TaskError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TaskError(f"{path}: not a YAML file: {error}") from None
+        given = read_yaml(path)
+    except ValueError as error:
+        raise TaskError(str(error)) from None
     if not isinstance(given, dict):
         raise TaskError(f"{path}: names and what they stand for are needed here, as in tessera/evaluation/tasks")
     return given
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML itself keeps the last of two equal keys without a word; this says so."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if str(key.value) in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands here twice", key.start_mark)
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
