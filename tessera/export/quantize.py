@@ -159,14 +159,14 @@ def _halved(texts: Sequence[str], seed: int) -> tuple[list[str], list[str]]:
 def read_texts(path: str, limit: int = 1000, seed: int = 0, column: str = "text") -> list[str]:
     """At most `limit` texts drawn from jsonl, parquet or plain-text files. Raises ValueError as corpus.read."""
     source = Source(name="texts", path=path, columns=Columns(text=column), language="und", split="train")
-    rows = (row.text for row in documents.read(source, documents.Skipped()) if isinstance(row, documents.Document))
+    rows = (row.text for row in documents.read(source) if isinstance(row, documents.Document))
     return _drawn(rows, limit, seed)
 
 
 def read_pairs(path: str, limit: int = 1000, seed: int = 0) -> list[tuple[str, str]]:
     """At most `limit` pairs from rows of src, tgt, src_lang and tgt_lang. Raises ValueError as corpus.read."""
     source = Source(name="pairs", path=path, kind="pairs", split="train")
-    rows = documents.read(source, documents.Skipped())
+    rows = documents.read(source)
     return _drawn(((row.source_text, row.target_text) for row in rows if isinstance(row, documents.Pair)), limit, seed)
 
 

@@ -53,7 +53,7 @@ def marked(path: str | Path, *, text: str = "text", mark: str = "score") -> tupl
     columns = Columns(text=text, quality=mark)
     source = Source(name="marked", path=str(path), columns=columns, language="und", split="train")
     texts, marks = [], []
-    for row in documents.read(source, documents.Skipped()):
+    for row in documents.read(source):
         if isinstance(row, documents.Document) and row.quality is not None:
             texts.append(row.text)
             marks.append(row.quality)
