@@ -96,12 +96,12 @@ class PackedEncoder(nn.Module):
         assert isinstance(block, Block)
         config, attention = self.config, block.attention
         theta = config.local_rope_theta if attention.window is not None else config.global_rope_theta
-        heads = {"heads": attention.heads, "key_value_heads": attention.key_value_heads}
+        heads, pairs, window = attention.heads, attention.key_value_heads, attention.window
         gate, up = block.mlp.gate_up.weight.chunk(2)
         return _Layer(
             attention_norm=_norm(block.attention_norm, self.dtype),
             qkv=self._pack(attention.qkv.weight),
-            attend=partial(attend, **heads, window=attention.window, theta=theta),
+            attend=partial(attend, heads=heads, key_value_heads=pairs, window=window, theta=theta),
             output=self._pack(attention.output.weight),
             mlp_norm=_norm(block.mlp_norm, self.dtype),
             gate=self._pack(gate),

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
@@ -42,21 +41,18 @@ class Metrics:
         drawn = {key: values[key] for key in _DRAWN if key in values}
         self._write({"kind": "step", **values}, **drawn)
 
-    def held_out(self, step: int, tokens: int, total_tokens: int, languages: dict[str, dict[str, float]]) -> None:
-        """The held-out loss of every language after `step` updates."""
+    def held_out(self, position: Position, languages: dict[str, dict[str, float]]) -> None:
+        """The held-out loss of every language after so many updates."""
         languages = {
             code: {key: round(float(value), 5) for key, value in row.items()} for code, row in sorted(languages.items())
         }
         bits = [row["bits_per_byte"] for row in languages.values()]
         drawn = {"held_out_bits_per_byte": sum(bits) / len(bits)} if bits else {}
-        line = {"kind": "held_out", "step": step, "tokens": tokens, "total_tokens": total_tokens}
-        self._write({**line, "languages": languages}, **drawn)
+        self._write({"kind": "held_out", **_place(position), "languages": languages}, **drawn)
 
     def left_out(self, policy: str, position: Position, first: int, last: int) -> None:
         """Steps `first` to `last`, counted from 0, were read and not learnt from; `position` is where it goes on."""
-        total = position.total_tokens_before + position.tokens
-        self._write({"kind": policy, "step": position.step, "tokens": position.tokens, "total_tokens": total,
-                     "first": first, "last": last})  # fmt: skip
+        self._write({"kind": policy, **_place(position), "first": first, "last": last})
 
     def _write(self, line: dict[str, Any], **drawn: float) -> None:
         """A line of the file, and events of TensorBoard."""
@@ -70,10 +66,14 @@ class Metrics:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._file is not None and self._events is not None:
             self._file.close()
             self._events.close()
+
+
+def _place(position: Position) -> dict[str, int]:
+    return {"step": position.step, "tokens": position.tokens, "total_tokens": position.total_tokens}
 
 
 def mixture(
