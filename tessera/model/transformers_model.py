@@ -190,20 +190,10 @@ class _Given(nn.Module):
         except AttributeError:
             return getattr(self._encoder[0], name)
 
-    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> "_Output":
-        return _Output((inputs_embeds,))
+    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> Any:
+        from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
-
-class _Output(tuple[Tensor]):
-    """What an encoder returns: hidden states, and nothing under any other name."""
-
-    @property
-    def last_hidden_state(self) -> Tensor:
-        return self[0]
-
-    def __getattr__(self, name: str) -> None:
-        if name.startswith("__"):
-            raise AttributeError(name)
+        return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=inputs_embeds)
 
 
 def groups(lengths: Sequence[int]) -> list[list[int]]:

@@ -31,8 +31,8 @@ class Metrics:
             return
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        kept = "".join(line + "\n" for line in _up_to(path, step))
+        path.write_text(kept, encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
 
@@ -80,35 +80,31 @@ def mixture(
     phase: Phase, buckets: Sequence[Bucket], shares: MixtureSchedule, position: Position | None
 ) -> dict[str, object]:
     """Planned beside realised shares of every bucket over the phase; `position` is None until it has ended."""
-    rows: list[dict[str, object]] = []
     temperature = phase.mixture.temperature
-    tokens = [None] * len(buckets) if position is None else position.tokens_by_bucket
-    for bucket, planned, read in zip(buckets, shares.mean(), tokens, strict=True):
-        rows.append(
-            {
-                "key": bucket.key,
-                "source": bucket.source,
-                "language": bucket.language,
-                "tokens_available": bucket.tokens,
-                "share_planned": planned,
-                "share_read": None if read is None or position is None else read / max(1, position.tokens_read),
-                "tokens_planned": round(planned * phase.tokens),
-                "epochs": planned * phase.tokens / max(1, bucket.tokens),
-            }
-        )
+    rows = [
+        {
+            "key": bucket.key,
+            "source": bucket.source,
+            "language": bucket.language,
+            "tokens_available": bucket.tokens,
+            "share_planned": planned,
+            "share_read": position and position.tokens_by_bucket[number] / max(1, position.tokens_read),
+            "tokens_planned": round(planned * phase.tokens),
+            "epochs": planned * phase.tokens / max(1, bucket.tokens),
+        }
+        for number, (bucket, planned) in enumerate(zip(buckets, shares.mean(), strict=True))
+    ]
     moves = temperature.model_dump(by_alias=True) if isinstance(temperature, Curve) else temperature
     return {"temperature": moves, "buckets": rows}
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """The lines of a file that are whole JSON: a killed run may leave half of one."""
-    if not path.exists():
-        return []
+def _up_to(path: Path, step: int) -> list[str]:
+    """The lines of a file up to `step`, and to the first that is not whole: a killed run may leave half of one."""
     lines = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         try:
-            json.loads(line)
+            if json.loads(line)["step"] <= step:
+                lines.append(line)
         except json.JSONDecodeError:
             break
-        lines.append(line)
     return lines

@@ -58,14 +58,9 @@ class Rollback:
 
 
 def start(
-    recipe: Recipe,
-    phase: Phase,
-    run: Path,
-    text: Text,
-    world: distributed.World,
-    watcher: Watcher,
+    recipe: Recipe, phase: Phase, run: Path, text: Text, world: distributed.World, watcher: Watcher,
     back: Rollback | None,
-) -> TrainState:
+) -> TrainState:  # fmt: skip
     """Model, optimizer and position, ready for the next step.
 
     back   instead of the last checkpoint

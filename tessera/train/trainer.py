@@ -260,18 +260,12 @@ def _batches(job: Job, first: int) -> Iterator[tuple[int, Batch, list[int], floa
 
 
 def _stream(recipe: Recipe, phase: Phase, text: Text, planned: MixtureSchedule) -> Stream:
+    tokenizer = text.tokenizer
     return Stream(
-        text.train,
-        planned,
-        context=phase.context,
-        seed=recipe.seed,
-        phase_name=phase.name,
-        replacement=phase.mask_replacement,
-        crop=phase.crop,
-        mask_id=text.tokenizer.mask_id,
-        special_ids=text.tokenizer.special_ids,
-        vocab_size=text.tokenizer.vocab_size,
-    )
+        text.train, planned, context=phase.context, seed=recipe.seed, phase_name=phase.name,
+        replacement=phase.mask_replacement, crop=phase.crop, mask_id=tokenizer.mask_id,
+        special_ids=tokenizer.special_ids, vocab_size=tokenizer.vocab_size,
+    )  # fmt: skip
 
 
 def _advance(position: Position, phase: Phase, batch: Batch) -> Position:
