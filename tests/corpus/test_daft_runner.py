@@ -62,9 +62,9 @@ def test_a_process_has_one_engine(monkeypatch):
 SCRIPT = """
 import hashlib, json, sys
 from pathlib import Path
+from tessera.corpus import prepare
+from tessera.data.tokenizer import Tokenizer
 from tessera.plan.corpus import Corpus, Duplicates, Filters, HeldOut, LanguageCheck, NearDuplicates, Repetition, Source
-from tessera.text import prepare
-from tessera.text.tokenizer import Tokenizer
 
 folder, name = Path(sys.argv[1]), sys.argv[2]
 sources = (

@@ -335,12 +335,12 @@ import sys
 from pathlib import Path
 import ray
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+from tessera.corpus import daft_runner, dedup
 from tessera.plan.corpus import Duplicates, NearDuplicates
-from tessera.text import duplicates, engine
-engine.choose("ray")
+daft_runner.choose("ray")
 documents, out = sorted(Path(sys.argv[1]).glob("*.parquet")), Path(sys.argv[2])
-duplicates._WAVE_BYTES, duplicates._SLICE_ROWS = 1, 2_000
-duplicates.find(documents, Duplicates(near=NearDuplicates()), out)
+dedup._WAVE_BYTES, dedup._SLICE_ROWS = 1, 2_000
+dedup.find_duplicates(documents, Duplicates(near=NearDuplicates()), out)
 """
 
 
