@@ -144,13 +144,13 @@ def _datasets(given: argparse.Namespace) -> dict[str, Any]:
 
 def _train(files: list[str], folder: Path) -> Path:
     """A vocabulary of 16,384 on 10 MB of the files."""
-    from tessera.corpus.documents import Document, Skipped, read
+    from tessera.corpus.documents import Document, read
     from tessera.data.tokenizer import sample, train
     from tessera.plan.corpus import Corpus, Source, TokenizerTraining
 
     training = TokenizerTraining(vocab_size=16_384, sample_bytes=10_000_000)
     corpus = Corpus(sources=tuple(Source(name=f"web{n}", path=path) for n, path in enumerate(files)))
-    items = (item for source in corpus.sources for item in read(source, Skipped()))
+    items = (item for source in corpus.sources for item in read(source))
     texts = ((item.language, item.text) for item in items if isinstance(item, Document))
     train(sample(texts, training), training, folder)
     return folder

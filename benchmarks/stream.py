@@ -204,7 +204,7 @@ def write_simulated(folder: Path, documents: int) -> int:
 
 
 def _write_small(folder: Path) -> None:
-    from tessera.data.shards import ShardWriter
+    from tessera.data.shard_writer import ShardWriter
 
     random = np.random.default_rng(1)
     sizes = _sizes(SMALL_TOKENS // SMALL_MEAN)

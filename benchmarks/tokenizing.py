@@ -114,7 +114,7 @@ def prepare(folder: Path, text: str, tokenizer: Path | None, megabytes: float, v
 
 def _texts(path: str, total: int) -> tuple[list[str], int]:
     """The first documents of each file; what small files leave goes to the next ones."""
-    from tessera.corpus.documents import Document, Skipped, read
+    from tessera.corpus.documents import Document, read
     from tessera.plan.corpus import Source
 
     found = [Path(p) for p in glob.glob(path + "/**" if Path(path).is_dir() else path, recursive=True)]
@@ -124,7 +124,7 @@ def _texts(path: str, total: int) -> tuple[list[str], int]:
     for done, file in enumerate(sorted(found, key=lambda f: f.stat().st_size)):
         share = room / (len(found) - done)
         taken = 0
-        for document in read(Source(name="text", path=str(file)), Skipped()):
+        for document in read(Source(name="text", path=str(file))):
             assert isinstance(document, Document)
             texts.append(document.text)
             taken += len(document.text.encode())

@@ -64,17 +64,14 @@ def write_demo_text(folder: str | Path, on_progress: Progress | None = None) -> 
     """Writes the files above and returns the bytes of training text of each language (and of `code`).
 
     The same Django and Python give the same bytes. Raises ImportError without the `demo` extra and FileExistsError
-    where `folder` is there already.
+    where `folder` holds something already.
     """
     try:
         import django
         import polib  # noqa: F401
     except ImportError:
         raise ImportError('the demo text needs django and polib; pip install "tessera-encoders[demo]"') from None
-    folder = Path(folder)
-    if folder.exists():
-        raise FileExistsError(f"{folder}: there already; remove it, or write the demo text to another folder")
-    with atomic_folder(folder) as draft:
+    with atomic_folder(Path(folder)) as draft:
         sizes = _write_all(draft, Path(django.__file__).parent, on_progress or silent)
     return sizes
 

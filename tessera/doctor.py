@@ -1,5 +1,6 @@
 """Diagnosis of the environment: what this machine has, what tessera would use of it, and what is missing."""
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -55,22 +56,18 @@ def examine(seconds: float = 0.25) -> list[Finding]:
 def _software() -> Iterator[Finding]:
     yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     yield Finding("tessera", _version(DISTRIBUTION) or "not installed as a distribution")
-    built = (
-        f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}" if torch.version.hip else ""
-    )
-    missed = (
-        ""
-        if torch.cuda.is_available() or not built
-        else f"torch is built for {built} but sees no GPU: check the driver"
-    )
+    version = torch.version
+    built = f"CUDA {version.cuda}" if version.cuda else f"ROCm {version.hip}" if version.hip else ""
+    blind = built and not torch.cuda.is_available()
+    missed = f"torch is built for {built} but sees no GPU: check the driver" if blind else ""
     yield Finding("torch", f"{torch.__version__}, built for {built or 'CPUs'}", missed)
     yield Finding("transformers", _version("transformers") or "not installed")
 
 
 def _processor() -> Iterator[Finding]:
     able = torch.cpu.get_capabilities()
-    name = able.get("cpu_name") or platform.processor() or "unknown"
-    yield Finding("processor", _name_in_proc() or str(name))
+    name = _in_file(r"^model name\s*:\s*(.+)$", "/proc/cpuinfo")  # torch knows the vendor only
+    yield Finding("processor", str(name or able.get("cpu_name") or platform.processor() or "unknown"))
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = torch.get_num_threads()
     advice = f"more threads than cores: set machine.threads={allowed}" if allowed and threads > allowed else ""
@@ -78,15 +75,13 @@ def _processor() -> Iterator[Finding]:
     has = [shown for key, shown in _INSTRUCTIONS.items() if able.get(key)]
     lacks = [shown for key, shown in _INSTRUCTIONS.items() if not able.get(key)]
     text = f"{', '.join(has) or 'none of these'}" + (f"; not {', '.join(lacks)}" if lacks else "")
-    yield Finding(
-        "instructions", text if able.get("architecture") in ("x86_64", "AMD64") else f"those of {platform.machine()}"
-    )
+    intel = able.get("architecture") in ("x86_64", "AMD64")
+    yield Finding("instructions", text if intel else f"those of {platform.machine()}")
 
 
-def _name_in_proc() -> str | None:
-    """The model's name where Linux gives it; torch knows the vendor only."""
-    path = Path("/proc/cpuinfo")
-    match = re.search(r"^model name\s*:\s*(.+)$", path.read_text(), re.MULTILINE) if path.exists() else None
+def _in_file(pattern: str, path: str) -> str | None:
+    """What a pattern finds in a file of Linux; None without the file, or where it is not there."""
+    match = re.search(pattern, Path(path).read_text(), re.MULTILINE) if Path(path).exists() else None
     return match[1] if match else None
 
 
@@ -95,17 +90,10 @@ def _memory() -> Finding:
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
         return Finding("memory", "unknown")
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    given = limit.read_text().strip() if limit.exists() else "max"
-    free = (
-        re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-        if Path("/proc/meminfo").exists()
-        else None
-    )
-    text = _gib(total)
-    if given.isdigit() and int(given) < total:
-        text += f", limited to {_gib(int(given))}"
-    return Finding("memory", text + (f", {_gib(1024 * int(free[1]))} available" if free else ""))
+    limit = int(_in_file(r"^(\d+)$", "/sys/fs/cgroup/memory.max") or total)
+    free = _in_file(r"^MemAvailable:\s+(\d+) kB", "/proc/meminfo")
+    text = _gib(total) + (f", limited to {_gib(limit)}" if limit < total else "")
+    return Finding("memory", text + (f", {_gib(1024 * int(free))} available" if free else ""))
 
 
 def _gpus() -> Iterator[Finding]:
@@ -124,9 +112,8 @@ def _features() -> Iterator[Finding]:
         ("flex attention", "torch.nn.attention.flex_attention", "forward only on CPUs"),
     ):
         there = importlib.util.find_spec(module) is not None
-        yield Finding(
-            what, f"in this torch; {used}" if there else "not in this torch", "" if there else "upgrade torch"
-        )
+        found, advice = (f"in this torch; {used}", "") if there else ("not in this torch", "upgrade torch")
+        yield Finding(what, found, advice)
     compiler = next((path for path in map(shutil.which, ("g++", "clang++", "c++", "cl")) if path), None)
     yield Finding("C++ compiler, for torch.compile", compiler or "none")
 
@@ -145,16 +132,13 @@ def _rates(device: torch.device, seconds: float) -> Iterator[Finding]:
 def _choices(device: torch.device) -> Iterator[Finding]:
     """What machine.attention and machine.dtype mean on this device."""
     backend, dtype = choose("auto", device), compute_dtype("auto", device)
-    advice = ""
-    if backend == "varlen" and dtype is not torch.bfloat16:
-        advice = "varlen needs bfloat16, which this GPU lacks: set machine.attention=reference"
+    lacking = backend == "varlen" and dtype is not torch.bfloat16
+    advice = "varlen needs bfloat16, which this GPU lacks: set machine.attention=reference" if lacking else ""
     yield Finding(f"auto on {device.type}", f"attention {backend} in {_name(dtype)}", advice)
     runs = []
     for name in BACKENDS:
-        try:
+        with contextlib.suppress(ValueError):
             runs.append(choose(name, device))
-        except ValueError:
-            continue
     yield Finding(f"attention that runs on {device.type}", ", ".join(runs))
 
 
@@ -177,10 +161,8 @@ def _extras() -> Iterator[Finding]:
                 wanting.append(f"{name} {version} is not {bounds}")
             else:
                 there.append(f"{name} {version}")
-        line = f'pip install "{DISTRIBUTION}[{extra}]"'
-        yield Finding(
-            f"extra [{extra}]", "; ".join([", ".join(there), *wanting] if there else wanting), line if wanting else ""
-        )
+        found = "; ".join([*([", ".join(there)] if there else []), *wanting])
+        yield Finding(f"extra [{extra}]", found, f'pip install "{DISTRIBUTION}[{extra}]"' if wanting else "")
 
 
 def _torchvision() -> Finding:
@@ -192,11 +174,8 @@ def _torchvision() -> Finding:
     if tried.returncode == 0:
         return Finding("torchvision", f"{version}, fits torch {torch.__version__}; not needed")
     problem = tried.stderr.strip().splitlines()[-1:] or ["it cannot be imported"]
-    return Finding(
-        "torchvision",
-        f"{version} does not fit torch {torch.__version__}: {problem[0]}",
-        "it breaks transformers: pip uninstall torchvision",
-    )
+    found = f"{version} does not fit torch {torch.__version__}: {problem[0]}"
+    return Finding("torchvision", found, "it breaks transformers: pip uninstall torchvision")
 
 
 def _version(name: str) -> str | None:

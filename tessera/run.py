@@ -9,9 +9,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
-
-import yaml
+from typing import Any, Literal, get_args
 
 from tessera.corpus import prepare
 from tessera.data.shards import Shards, verify
@@ -21,8 +19,8 @@ from tessera.evaluation.evaluate import check, evaluate_recipe
 from tessera.files import atomic_folder, write_json, write_text
 from tessera.inference.text_scorer import Scorer
 from tessera.plan.fields import is_folder
-from tessera.plan.loading import changes, dump, science
-from tessera.plan.recipe import Merge, Phase, Recipe
+from tessera.plan.loading import changes, dump, load, science
+from tessera.plan.recipe import Recipe
 from tessera.progress import Silent, Watcher
 from tessera.report import summarize, write_report
 from tessera.train import checkpoint, distributed
@@ -33,7 +31,7 @@ from tessera.train.trainer import Text, train
 Stage = Literal["documents", "tokenizer", "shards", "train", "merge", "evaluate", "report"]
 _SHOWN_REASONS = 5  # of each source; the rest is in the report
 _CHECKED_TOKENS = 10**10  # a few seconds of reading
-STAGES: tuple[Stage, ...] = ("documents", "tokenizer", "shards", "train", "merge", "evaluate", "report")
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 class RunError(ValueError):
@@ -79,8 +77,7 @@ def _open(recipe: Recipe, folder: Path, accept_changes: bool, watcher: Watcher) 
     check(recipe.evaluation)
     path = folder / "recipe.yaml"
     if path.exists():
-        before = Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-        differing = changes(science(before), science(recipe))
+        differing = changes(science(load(path)), science(recipe))
         if differing and not accept_changes:
             raise RunError(
                 f"{folder} holds a run of another recipe; these differ (before -> now):\n  "
@@ -99,8 +96,7 @@ def _open(recipe: Recipe, folder: Path, accept_changes: bool, watcher: Watcher) 
 
 def documents_of(folder: str | Path) -> prepare.IngestedCorpus:
     """The documents of a run that were read before, and which of them go where."""
-    recipe = Recipe.model_validate(yaml.safe_load((Path(folder) / "recipe.yaml").read_text(encoding="utf-8")))
-    return _read(recipe, Path(folder), Silent())
+    return _read(load(Path(folder) / "recipe.yaml"), Path(folder), Silent())
 
 
 def _documents(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
@@ -229,16 +225,12 @@ def _merge(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
         progress(1, 1, f"{merge.method} of {', '.join(names)}")
 
 
-def models_of(recipe: Recipe, folder: Path) -> dict[str, Path]:
-    """The finished models of a run, phases first, by stage name."""
-    stages: list[Phase | Merge] = [*recipe.phases, *recipe.merges]
-    return {stage.name: folder / stage.name / "final" for stage in stages if (folder / stage.name / "final").exists()}
-
-
 def _evaluate(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
-    for name, model in models_of(recipe, folder).items():
+    for name in (stage.name for stages in (recipe.phases, recipe.merges) for stage in stages):
+        if not (folder / name / "final").exists():
+            continue
         results = evaluate_recipe(
-            model,
+            folder / name / "final",
             recipe.evaluation,
             folder / "evaluation",
             name=name,

@@ -1,53 +1,19 @@
 """Confidence intervals and significance tests: Student's t, Welch's t-test, paired permutation tests, by scipy.
 
-Whether two results differ is judged by the best evidence that both hold; the weaker the evidence, the less is claimed.
 Every test keeps its level: tests/report/test_significance.py holds each to its one false alarm in twenty.
 """
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Outcomes = Mapping[str, NDArray[np.float64]]
-LEVEL = 0.05
-_FEW = 6  # languages: five agree by chance once in sixteen, so fewer can prove nothing
 _ALL_SIGNS = 16  # differences of which all 65,536 assignments of signs are tried; of more, so many are drawn:
 _DRAWS = 9_999  # the error of p = 0.05 is 0.002
 _MANY = 1_000  # differences that move, from which on Student's t gives the same three digits
-
-
-class Measured(Protocol):
-    """What is needed of a result."""
-
-    @property
-    def values(self) -> dict[str, float]: ...
-    @property
-    def average(self) -> float | None: ...
-    @property
-    def half(self) -> float | None: ...
-    @property
-    def over(self) -> str: ...
-    @property
-    def repeats(self) -> int: ...
-    @property
-    def outcomes(self) -> dict[str, NDArray[np.float64]]: ...
-    @property
-    def data(self) -> Any: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """A difference of averages, first minus second."""
-
-    difference: float
-    p: float  # of such a difference or a larger one where there is none, two-sided
-    sign: int  # 1 better, -1 worse, 0 not told apart
-    test: str  # by what
 
 
 # ------------------------------------------------------------------------------------------------------------ intervals
@@ -87,18 +53,6 @@ def pooled_spread(by_variant: Mapping[str, Mapping[int, float]]) -> tuple[float,
 
 
 # --------------------------------------------------------------------------------------------------------- significance
-
-
-def differ(a: Measured, b: Measured, *, lower_is_better: bool = False) -> Verdict | None:
-    """By examples if both have theirs, else by seeds, else by languages; None without any, or on different data."""
-    if a.data is not None and b.data is not None and a.data != b.data:
-        return None
-    judged = _by_examples(a, b) or _by_seeds(a, b) or _by_languages(a, b)
-    if judged is None:
-        return None
-    difference, p, test = judged
-    better = difference < 0 if lower_is_better else difference > 0
-    return Verdict(difference, p, 0 if p >= LEVEL or difference == 0 else 1 if better else -1, test)
 
 
 def permutation(gaps: ArrayLike) -> float:
@@ -164,38 +118,3 @@ def welch(a: tuple[float, float, int], b: tuple[float, float, int]) -> float:
     if min(n, m) == 2 and n != m:
         freedom = 1.0
     return float(2 * t.sf(abs(first - second) / math.sqrt(square), freedom))
-
-
-def _by_examples(a: Measured, b: Measured) -> tuple[float, float, str] | None:
-    shared = {code: len(a.outcomes[code]) for code in a.outcomes if code in b.outcomes}
-    if not shared or a.data is None or b.data is None or set(a.outcomes) != set(b.outcomes):
-        return None
-    if any(len(b.outcomes[code]) != size for code, size in shared.items()):
-        return None
-    found = paired(a.outcomes, b.outcomes)
-    if found is None:
-        return None
-    kind = "permutation test" if len(set(shared.values())) == 1 else "t-test"
-    return 100 * found[0], found[1], f"paired {kind} over {sum(shared.values()):,} examples of {len(shared)} languages"
-
-
-def _by_seeds(a: Measured, b: Measured) -> tuple[float, float, str] | None:
-    if not a.half or not b.half or a.average is None or b.average is None or min(a.repeats, b.repeats) < 2:
-        return None
-    errors = [one.half / critical_t(0.95, one.repeats - 1) for one in (a, b) if one.half]
-    p = welch((a.average, errors[0], a.repeats), (b.average, errors[1], b.repeats))
-    return a.average - b.average, p, f"Welch's t-test over {a.over} and {b.over}"
-
-
-def _by_languages(a: Measured, b: Measured) -> tuple[float, float, str] | None:
-    """A pair of languages counts once, whichever is sought in which."""
-    if set(a.values) != set(b.values):
-        return None
-    of_pair: dict[tuple[str, ...], list[float]] = {}
-    for code, value in a.values.items():
-        of_pair.setdefault(tuple(sorted(code.split("-"))), []).append(value - b.values[code])
-    if len(of_pair) < _FEW:
-        return None
-    difference = statistics.fmean(a.values.values()) - statistics.fmean(b.values.values())
-    p = permutation([statistics.fmean(several) for several in of_pair.values()])
-    return difference, p, f"permutation test over {len(of_pair)} languages"

@@ -36,7 +36,7 @@ class Watcher:
             bars.BarColumn(bar_width=28 if target.width >= _WIDE else 10),
             bars.TextColumn("{task.percentage:>3.0f}%"),
             bars.TimeElapsedColumn(),
-            _Remaining(),
+            _Remaining(compact=True),
             bars.TextColumn(
                 "{task.fields[what]}", style="dim", markup=False, table_column=Column(ratio=1, no_wrap=True)
             ),
@@ -112,15 +112,11 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours < 48 else f"{hours / 24:.1f} days"
 
 
-class _Remaining(bars.ProgressColumn):
+class _Remaining(bars.TimeRemainingColumn):
     """Time left, and nothing once a bar is full."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = bars.TimeRemainingColumn(compact=True)
-
     def render(self, task: bars.Task) -> Text:
-        return Text("") if task.finished or task.total is None else self.inner.render(task)
+        return Text("") if task.finished else super().render(task)
 
 
 def show_summary(folder: Path) -> None:
@@ -134,15 +130,10 @@ def show_summary(folder: Path) -> None:
 
 def show_dropped(found: "list[Dropped]") -> None:
     """A table of reasons, and the documents that were drawn for each."""
-    rows = [
-        [
-            entry.source,
-            entry.reason,
-            f"{entry.count:,}",
-            ", ".join(language for language, _ in entry.languages.most_common(5)),
-        ]
-        for entry in found
-    ]
+    rows = []
+    for entry in found:
+        most = ", ".join(language for language, _ in entry.languages.most_common(5))
+        rows.append([entry.source, entry.reason, f"{entry.count:,}", most])
     print_table("dropped documents", ["source", "reason", "documents", "most of them in"], rows, left=2)
     for entry in found:
         for example in entry.examples:

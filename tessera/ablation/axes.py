@@ -16,8 +16,9 @@ from typing import Any
 
 import yaml
 
+from tessera.files import digest
 from tessera.plan.errors import did_you_mean
-from tessera.plan.loading import RecipeError, fingerprint, load
+from tessera.plan.loading import RecipeError, load
 from tessera.plan.recipe import Phase, Recipe
 
 BASELINE = "reference"  # the name of its folder, and in the files
@@ -81,8 +82,9 @@ def read(
     keys = [key.split(".", 2)[2] for key, _ in asked]
     if twins := [key for key in keys if keys.count(key) > 1]:
         raise RecipeError(f"--vary: {twins[0]} is varied twice; give all its values in one list")
+    known = [key for key, _ in asked]
     for key in merge:
-        if key not in (known := [key for key, _ in asked]):
+        if key not in known:
             raise RecipeError(f"--merge {key}: this is not varied; {did_you_mean(key, known)}")
     baseline = Variant(name=BASELINE, label=BASELINE, phase=recipe.phase(names[0]))
     axes = []
@@ -161,7 +163,7 @@ def _room(phase: Phase, key: str, value: Any) -> dict[str, str]:
     if name == key or len(plain) < len(shares) or abs(sum(plain.values()) - 1) > 1e-6:
         return {}
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        return {}
+        return {}  # it is refused in words by the recipe
     before = plain.pop(name, 0.0)
     factor = (1 - value) / (1 - before) if before < 1 else 1.0
     return {f"phases.{phase.name}.mixture.shares.{k}": repr(share * factor) for k, share in plain.items()}
@@ -171,7 +173,7 @@ def _merged(short: str, variants: list[Variant], baseline: Variant) -> Variant:
     if len(variants) < 2:
         raise RecipeError(f"--merge joins the models of an axis, and {short} has one value")
     parents = tuple(variant.name for variant in variants)
-    name = f"{_slug(short)}-merged-{fingerprint(parents)[:6]}"
+    name = f"{_slug(short)}-merged-{digest(parents)[:6]}"
     return Variant(name=name, label="merged", phase=baseline.phase, merged=parents)
 
 
@@ -211,4 +213,4 @@ def label(value: Any) -> str:
 def _slug(text: str) -> str:
     """The text as a part of a folder name, with a hash where more than a slash had to be replaced."""
     plain = re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")[:_LONG]
-    return plain if plain == text.replace("/", "-") else f"{plain}-{fingerprint(text)[:6]}".strip("-")
+    return plain if plain == text.replace("/", "-") else f"{plain}-{digest(text)[:6]}".strip("-")

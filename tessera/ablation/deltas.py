@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from tessera.ablation.axes import BASELINE
-from tessera.plan.result import HELD_OUT, Result, read
+from tessera.plan.result import HELD_OUT, read
+from tessera.report.run_files import NOT_LANGUAGES
 from tessera.statistics import critical_t, interval, pooled_spread
 
 ABLATION, DELTAS = "ablation.json", "deltas.json"
 BITS = "held-out"  # what its measures are called
-_NOT_LANGUAGES = ("code", "math")
 Scores = Mapping[int, float]  # by seed
 
 
@@ -61,31 +61,36 @@ def study(folder: str | Path) -> dict[str, Any]:
             if (row := _row(axis["key"], value, measure, by_variant, base, error)) is not None
         ]
     head = {key: value for key, value in asked.items() if key != "axes"}
-    return {**head, "measures": [_describe(name) for name in found], "reference": baseline, "rows": rows}
+    measures = [
+        {"name": name, "unit": "bits per byte" if bits else "%", "lower_is_better": bits}
+        for name in found
+        for bits in [name.startswith(BITS)]
+    ]
+    return {**head, "measures": measures, "reference": baseline, "rows": rows}
 
 
 def _row(
     key: str, value: dict[str, str], measure: str, by_variant: Mapping[str, Scores], base: Scores,
     error: tuple[float, int] | None,
 ) -> dict[str, Any] | None:  # fmt: skip
-    scores = by_variant.get(value["variant"], {})
-    shared = sorted(set(scores) & set(base))
-    if not shared:
+    found = by_variant.get(value["variant"], {})
+    scores = {seed: found[seed] for seed in sorted(found.keys() & base.keys())}
+    if not scores:
         return None
-    delta, own = interval([scores[seed] - base[seed] for seed in shared])
+    delta, own = interval([score - base[seed] for seed, score in scores.items()])
     same = value["variant"] == BASELINE
-    both = None if error is None or same else critical_t(0.95, error[1]) * error[0] * math.sqrt(2 / len(shared))
+    pooled = None if error is None or same else critical_t(0.95, error[1]) * error[0] * math.sqrt(2 / len(scores))
     return {
         "axis": key,
         "label": value["label"],
         "variant": value["variant"],
         "measure": measure,
-        **_mean({seed: scores[seed] for seed in shared}),
+        **_mean(scores),
         "delta": delta,
         "own": None if same or math.isnan(own) else own,
-        "pooled": both,
-        "seeds": shared,
-        "scores": {seed: scores[seed] for seed in shared},
+        "pooled": pooled,
+        "seeds": list(scores),
+        "scores": scores,
     }
 
 
@@ -106,21 +111,14 @@ def _scores(folder: Path, asked: dict[str, Any]) -> dict[str, dict[str, dict[int
         for variant in dict.fromkeys(variants):
             for seed in asked["seeds"]:
                 place, name = folder / variant / f"seed-{seed}" / "evaluation", f"{asked['phase']}.{task}"
-                path = next(
-                    (path for path in (place / f"{name}.json", *place.glob(f"{name}.*.json")) if path.exists()), None
-                )
-                if path is None:
+                files = [path for path in (place / f"{name}.json", *place.glob(f"{name}.*.json")) if path.exists()]
+                if not files:
                     continue
-                result = read(path)
-                measured = _bits(result.results, spoken) if task == HELD_OUT else {task: _average(result)}
-                for measure, score in measured.items():
+                result = read(files[0])
+                share = {task: 100 * result.average[result.metric]}
+                for measure, score in (_bits(result.results, spoken) if task == HELD_OUT else share).items():
                     found.setdefault(measure, {}).setdefault(variant, {})[seed] = score
     return found
-
-
-def _average(result: Result) -> float:
-    """In percent, every language once."""
-    return 100 * result.average[result.metric]
 
 
 def _languages_read(baseline: Path, asked: dict[str, Any]) -> set[str]:
@@ -136,7 +134,7 @@ def _languages_read(baseline: Path, asked: dict[str, Any]) -> set[str]:
 def _bits(results: Mapping[str, Mapping[str, float]], read: set[str]) -> dict[str, float]:
     """Bits per byte of language groups; groups without text are left out."""
     bits = {code: row["bits_per_byte"] for code, row in results.items()}
-    spoken = {code for code in bits if code.partition("_")[0] not in _NOT_LANGUAGES}
+    spoken = {code for code in bits if code.partition("_")[0] not in NOT_LANGUAGES}
     groups: dict[str, Sequence[str]] = {
         BITS: sorted(spoken),
         f"{BITS}, languages read": sorted(spoken & read),
@@ -146,8 +144,3 @@ def _bits(results: Mapping[str, Mapping[str, float]], read: set[str]) -> dict[st
     if not groups[f"{BITS}, languages not read"]:  # then the first two are the same
         del groups[f"{BITS}, languages read"]
     return {name: statistics.fmean(bits[code] for code in codes) for name, codes in groups.items() if codes}
-
-
-def _describe(measure: str) -> dict[str, Any]:
-    bits = measure.startswith(BITS)
-    return {"name": measure, "unit": "bits per byte" if bits else "%", "lower_is_better": bits}

@@ -43,11 +43,7 @@ class Start:
     @property
     def chain(self) -> list[str]:
         """The phases of the run that went into the checkpoint, oldest first."""
-        phases, name, chain = {p.name: p for p in self.recipe.phases}, self.phase, []
-        while name is not None and name in phases:
-            chain.append(name)
-            name = phases[name].from_
-        return chain[::-1]
+        return self.recipe.chain(self.phase)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +82,8 @@ def find_start(given: str, run: Path) -> Start:
         done = [name for name in stages if (run / name / "final").exists()]
         hint = did_you_mean(folder.parent.name, done)
         raise AblationError(f"--from {given}: there is no model at {folder}; {hint} (finished in {run})")
-    stage = folder.parent.name if folder.parent.parent == run else None
-    phase = stage if stage in {p.name for p in recipe.phases} else None
-    return Start(run=run, folder=folder, phase=phase, recipe=recipe)
+    known = folder.parent.parent == run and recipe.chain(folder.parent.name)
+    return Start(run=run, folder=folder, phase=folder.parent.name if known else None, recipe=recipe)
 
 
 def recipe_of(base: Recipe, phase: Phase, start: Start, seed: int, tasks: Sequence[str]) -> Recipe:

@@ -1,8 +1,8 @@
 """Ablation study: one phase from one checkpoint, the baseline and once for each value of each axis, over seeds.
 
-    <out>/ablation.json                   what was asked
-    <out>/deltas.json                     what came out, see ablation/deltas.py
-    <out>/<variant>/seed-<n>/             a run folder of its own, see ablation/folders.py
+    <out>/ablation.json         what was asked
+    <out>/deltas.json           what came out, see ablation/deltas.py
+    <out>/<variant>/seed-<n>/   a run folder of its own, see ablation/folders.py
 
 A seed orders the text and draws the masks; the phase keeps its name in all variants, so that those with one mixture and
 one seed read the same batches. What is finished is not done again, what was interrupted goes on.
@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from tessera.plan.errors import did_you_mean
 from tessera.plan.fields import is_folder
 from tessera.plan.loading import load
 from tessera.plan.mixture import mixture_of
-from tessera.plan.recipe import Recipe
+from tessera.plan.recipe import Phase, Recipe
 from tessera.plan.result import HELD_OUT
 from tessera.progress import Progress, Say, Watcher, silent
 from tessera.train import checkpoint, distributed
@@ -99,9 +98,8 @@ def ablate(
 def _tasks(recipe: Recipe, names: Sequence[str] | None) -> list[str]:
     known = recipe.evaluation.names
     for name in names or ():
-        if name not in (*known, HELD_OUT):
-            hint = did_you_mean(name, [*known, HELD_OUT])
-            raise AblationError(f"--evaluate {name}: the recipe has no such task; {hint}")
+        if name not in (allowed := [*known, HELD_OUT]):
+            raise AblationError(f"--evaluate {name}: the recipe has no such task; {did_you_mean(name, allowed)}")
     return [name for name in known if names is None or name in names]
 
 
@@ -156,14 +154,12 @@ def _all(jobs: Sequence[Job], at_once: int, watcher: Watcher, verb: str) -> None
         side_by_side(todo, at_once, report, watcher.say)
         return
     for number, job in enumerate(todo):
-        took = make(job.folder, partial(_within, report, number, len(todo), job.name))
-        watcher.say(f"{job.name}: {took:.0f} s")
+
+        def within(done: int, total: int, what: str, number: int = number, name: str = job.name) -> None:
+            report(number, len(todo), f"{name}: {what}")
+
+        watcher.say(f"{job.name}: {make(job.folder, within):.0f} s")
         report(number + 1, len(todo), job.name)
-
-
-def _within(report: Progress, number: int, total: int, name: str, done: int, of: int, what: str) -> None:
-    """Progress inside a job as progress of all of them."""
-    report(number, total, f"{name}: {what}")
 
 
 def _alone(folder: Path, threads: int) -> tuple[float, str | None]:
@@ -226,9 +222,11 @@ def make(folder: Path, on_progress: Progress | None = None, threads: int | None 
         torch.set_num_threads(threads)
     tokenizer = Tokenizer.load(folder / "tokenizer")
     model = folder / phase.name / "final"
-    if made_of["merged"]:
-        _merge(recipe, folder, made_of["merged"])
-    elif not model.exists():
+    if model.exists():
+        pass  # an earlier call was stopped after it
+    elif made_of["merged"]:
+        _merge(phase, folder, made_of["merged"])
+    else:
         text = Text(
             train=Shards.open(folder / "shards" / "train"),
             held_out=None,  # measured below, with masks that are the same for all seeds
@@ -249,23 +247,16 @@ def make(folder: Path, on_progress: Progress | None = None, threads: int | None 
     )
     names = [path.relative_to(folder).as_posix() for path in files]
     write_json(folder / folders.FINISHED, {"evaluation": recipe.evaluation.model_dump(mode="json"), "files": names})
-    _give_back()
+    if platform.libc_ver()[0] == "glibc":
+        # Frees what model/precision.py had it keep: it is in pieces by now, and each variant would add some more.
+        ctypes.CDLL(None).malloc_trim(0)
     return time.perf_counter() - began
 
 
-def _give_back() -> None:
-    """Frees what model/precision.py had glibc keep: it is in pieces by now, and each variant would add some more."""
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _merge(recipe: Recipe, folder: Path, variants: Sequence[str]) -> None:
+def _merge(phase: Phase, folder: Path, variants: Sequence[str]) -> None:
     """What models of other variants learned since the start, added to it by TIES, as in mmBERT (arXiv:2509.06888)."""
-    phase = recipe.phases[-1]
-    target = folder / phase.name / "final"
-    if target.exists():
-        return
     base = Path(phase.from_) if is_folder(phase.from_) else folder / phase.from_ / "final"
     models = [folder.parent.parent / name / folder.name / phase.name / "final" for name in variants]
     text = f"Merged by TIES from {len(models)} variants.\n"
+    target = folder / phase.name / "final"
     merge_folders(models, target, base=base, tokenizer=folder / "tokenizer", describe=lambda *_: text)

@@ -16,6 +16,7 @@ Row = Mapping[str, Any]
 _COLUMNS = ["axis", "value", "mean", "spread", "delta", "± own", "± pooled", "seeds", ""]
 _LONG = 46  # letters of a row's name in the picture
 KINDS = ("own", "pooled")  # of intervals
+_ENDS = (("low", -1), ("high", 1))
 BETTER, WORSE, UNSURE = "better", "worse", "within chance"
 
 
@@ -26,12 +27,11 @@ def tables(study: Study) -> list[tuple[str, list[str], list[list[str]]]]:
         rows = [row for row in study["rows"] if row["measure"] == measure["name"]]
         digits = 2 if measure["unit"] == "%" else 4
         cells = []
-        for number, row in enumerate(rows):
-            first = number == 0 or rows[number - 1]["axis"] != row["axis"]
+        for before, row in zip([None, *rows], rows, strict=False):
             said = "baseline" if row["variant"] == BASELINE else verdict(row, measure)
             numbers = [_number(row[key], digits, key) for key in ("mean", "spread", "delta", "own", "pooled")]
-            words = [row["axis"] if first else "", row["label"]]
-            cells.append([*words, *numbers, str(len(row["seeds"])), "" if said == UNSURE else said])
+            axis = "" if before and before["axis"] == row["axis"] else row["axis"]
+            cells.append([axis, row["label"], *numbers, str(len(row["seeds"])), "" if said == UNSURE else said])
         towards = "lower" if measure["lower_is_better"] else "higher"
         made.append((f"{measure['name']}, {measure['unit']} ({towards} is better)", list(_COLUMNS), cells))
     return made
@@ -93,10 +93,9 @@ def _column(alt: Any, study: Study, measure: Mapping[str, Any], order: Sequence[
     """One measure: a point and two lines for each variant."""
     rows = []
     for name, by_measure in _rows(study).items():
-        row = by_measure.get(measure["name"])
-        if row is not None:
-            rows.append({"name": name, "delta": row["delta"], "verdict": verdict(row, measure)}
-                        | _ends("pooled", row) | _ends("own", row))  # fmt: skip
+        if (row := by_measure.get(measure["name"])) is not None:
+            ends = {f"{kind}_{end}": row["delta"] + sign * (row[kind] or 0.0) for kind in KINDS for end, sign in _ENDS}
+            rows.append({"name": name, "delta": row["delta"], "verdict": verdict(row, measure), **ends})
     widest = max([abs(r[key]) for r in rows for key in ("delta", "pooled_low", "pooled_high")] + [1e-9]) * 1.15
     for r in rows:
         r |= {key: max(-widest, min(widest, r[key])) for key in ("own_low", "own_high")}
@@ -115,11 +114,6 @@ def _column(alt: Any, study: Study, measure: Mapping[str, Any], order: Sequence[
     points = base.mark_point(filled=True, size=52, opacity=1).encode(x=x)
     chart = zero + thin + thick + points
     return chart.properties(width=190, height=alt.Step(19), title=measure["name"])
-
-
-def _ends(key: str, row: Row) -> dict[str, float]:
-    half = row[key] or 0.0
-    return {f"{key}_low": row["delta"] - half, f"{key}_high": row["delta"] + half}
 
 
 def _rows(study: Study) -> dict[str, dict[str, Row]]:

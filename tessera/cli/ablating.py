@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tessera.cli.app import app
-from tessera.cli.options import RecipePath, Set, read_recipe
+from tessera.cli.options import RecipePath, Set, overrides
 from tessera.terminal import Watcher, console, print_table
 
 
@@ -46,8 +46,8 @@ def ablate(
     from tessera.ablation.folders import find_start
     from tessera.ablation.study import ablate as walk
 
-    name = read_recipe(recipe, set_).name
-    asked = read(recipe, vary, dict(item.split("=", 1) for item in set_ or []), merge or ())
+    asked = read(recipe, vary, overrides(set_), merge or ())
+    name = asked.recipe.name
     tasks = None if evaluate is None else [task.strip() for task in evaluate.split(",")]
     out = out or Path("runs") / f"{name}-ablations"
     start = find_start(from_, run or Path("runs") / name)

@@ -1,6 +1,5 @@
 """Verbs that say how good, how right and how equipped."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +10,8 @@ from tessera.cli.app import app
 from tessera.cli.options import Set, read_recipe
 from tessera.files import model_name
 from tessera.terminal import Watcher, console, print_table
+
+Settings = dict[str, Any]  # of an evaluation
 
 
 @app.command()
@@ -52,64 +53,49 @@ def evaluate(
             "evaluate: give a model folder and one of --task, --recipe and --mteb/--benchmark, e.g. "
             "tessera evaluate runs/demo/merged/final --task sib200-probe --data FOLDER; --list shows the tasks"
         )
-    found = []
-    with Watcher(console) as watcher:
-        for path in _measure(model, task, protocol, data, recipe, mteb, benchmark, language, available, dtype, out,
-                             name or model_name(model), held_out, oracle, set_, watcher):  # fmt: skip
-            watcher.say(str(path))
-            found.append(path)
     from tessera.report.compare import compare as beside
     from tessera.report.compare import tables
 
+    found = []
+    with Watcher(console) as watcher:
+        whole: Settings = {"name": name or model_name(model), "on_progress": watcher.progress("evaluate")}
+        if recipe is not None:
+            if language:
+                raise ValueError(
+                    "evaluate: --language goes with --task and --mteb; a recipe names its languages itself"
+                )
+            paths = _by_recipe(model, read_recipe(recipe, set_), out, held_out, dtype, whole)
+        elif task is not None:
+            whole |= {"protocol": protocol, "data": data, "languages": language or (), "oracle": oracle}
+            paths = _by_name(model, task, out, held_out, dtype, whole)
+        else:
+            from tessera.evaluation.mteb import run
+
+            whole |= {"tasks": mteb or (), "benchmark": benchmark, "languages": language, "data": data}
+            whole |= {"dtype": dtype} if dtype not in (None, "float32") else {}
+            paths = run(model, out, available=available, **whole)
+        for path in paths:
+            watcher.say(str(path))
+            found.append(path)
     if found:
         _show(*tables(beside(found)))
 
 
-def _measure(
-    model: Path,
-    task: list[str] | None,
-    protocol: str,
-    data: Path | None,
-    recipe: Path | None,
-    mteb: list[str] | None,
-    benchmark: str | None,
-    language: list[str] | None,
-    available: bool,
-    dtype: Literal["auto", "float32", "bfloat16"] | None,
-    out: Path,
-    name: str,
-    held_out: Path | None,
-    oracle: bool,
-    set_: list[str] | None,
-    watcher: Watcher,
-) -> Iterable[Path]:
-    """The files of the results, as they come."""
-    tell = watcher.progress("evaluate")
-    if recipe is not None:
-        from tessera.evaluation.evaluate import evaluate_recipe
+def _by_recipe(model: Path, read: Any, out: Path, held_out: Path | None, dtype: str | None, whole: Settings) -> Any:
+    """The files of the results of a recipe's `evaluation`, as they come."""
+    from tessera.evaluation.evaluate import evaluate_recipe
 
-        if language:
-            raise ValueError("evaluate: --language goes with --task and --mteb; a recipe names its languages itself")
-        read = read_recipe(recipe, set_)
-        machine = read.machine if dtype is None else read.machine.model_copy(update={"dtype": dtype})
-        yield from evaluate_recipe(
-            model, read.evaluation, out, name=name, held_out=held_out, seed=read.seed, machine=machine,
-            on_progress=tell,
-        )  # fmt: skip
-    elif task is not None:
-        from tessera.evaluation import evaluate as one
-        from tessera.plan.recipe import Machine
+    machine = read.machine if dtype is None else read.machine.model_copy(update={"dtype": dtype})
+    return evaluate_recipe(model, read.evaluation, out, held_out=held_out, seed=read.seed, machine=machine, **whole)
 
-        tasks: list[Any] = [*([one.held_out_task(held_out)] if held_out is not None else []), *task]
-        yield from one.evaluate(model, tasks, out, protocol=protocol, data=data, languages=language or (),
-                                oracle=oracle, machine=Machine(dtype=dtype or "auto"), name=name,
-                                on_progress=tell)  # fmt: skip
-    else:
-        from tessera.evaluation.mteb import run
 
-        yield from run(model, out, tasks=mteb or (), benchmark=benchmark, languages=language, data=data,
-                       available=available, name=name, on_progress=tell,
-                       **({} if dtype in (None, "float32") else {"dtype": dtype}))  # fmt: skip
+def _by_name(model: Path, task: list[str], out: Path, held_out: Path | None, dtype: str | None, whole: Settings) -> Any:
+    """The files of the results of tasks by name, as they come."""
+    from tessera.evaluation import evaluate as one
+    from tessera.plan.recipe import Machine
+
+    tasks: list[Any] = [*([one.held_out_task(held_out)] if held_out is not None else []), *task]
+    return one.evaluate(model, tasks, out, machine=Machine.model_validate({"dtype": dtype or "auto"}), **whole)
 
 
 @app.command()
@@ -135,15 +121,8 @@ def compare(
     from tessera.report.compare import compare as beside
     from tessera.report.compare import tables, write_csv
 
-    found = beside(
-        results or [],
-        published=published,
-        tasks=task or (),
-        models=model or (),
-        metric=metric,
-        reference=reference,
-        common=common,
-    )
+    found = beside(results or [], published=published, tasks=task or (), models=model or (), metric=metric,
+                   reference=reference, common=common)  # fmt: skip
     _show(*tables(found, languages))
     if csv is not None:
         write_csv(found, csv)
@@ -155,8 +134,8 @@ def compare(
 
 
 def _show(shown: list[Any], notes: list[str]) -> None:
-    for table in shown:
-        print_table(table.title, table.columns, table.rows, left=2)
+    for title, columns, rows in shown:
+        print_table(title, columns, rows, left=2)
     for note in notes:
         console.print(note)
 
@@ -174,17 +153,16 @@ def parity(model: Annotated[Path, typer.Argument(help="a model folder", show_def
     """Whether a model gives here what it should: beside transformers, in every backend. Exit status 1 if not."""
     from tessera.inference.parity import parity as compare
 
-    watcher = Watcher(console)
-    with watcher:
+    with Watcher(console) as watcher:
         rows = compare(model, on_progress=watcher.progress("parity"), say=watcher.say)
     columns = ["compared", "where", "dtype", "of", "largest difference", "bound", ""]
+    verdicts = {True: "ok", False: Text("NOT OK", style="red")}
     shown = [
-        [row.check, row.where, row.dtype, row.of, f"{row.difference:.1e}", f"{row.bound:.1e}", _verdict(row.ok)]
+        [row.check, row.where, row.dtype, row.of, f"{row.difference:.1e}", f"{row.bound:.1e}", verdicts[row.ok]]
         for row in rows
     ]
-    print_table(
-        f"{model}: differences in parts of the number and of the usual size of its kind", columns, shown, left=4
-    )
+    title = f"{model}: differences in parts of the number and of the usual size of its kind"
+    print_table(title, columns, shown, left=4)
     broken = sum(not row.ok for row in rows)
     if broken:
         console.print(f"{broken} of {len(rows)} NOT OK", style="red")
@@ -199,7 +177,3 @@ def doctor() -> None:
 
     rows = [[finding.what, finding.found, finding.advice] for finding in examine()]
     print_table("this machine", ["", "found", "what to do"], rows, left=3)
-
-
-def _verdict(ok: bool) -> str | Text:
-    return "ok" if ok else Text("NOT OK", style="red")

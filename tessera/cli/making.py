@@ -138,8 +138,7 @@ def demo_text(folder: Annotated[Path, typer.Argument(help="where to write", show
     if folder.exists():
         console.print(f"{folder}: there already")
         return
-    watcher = Watcher(console)
-    with watcher:
+    with Watcher(console) as watcher:
         write_demo_text(folder, watcher.progress("demo text"))
 
 

@@ -14,14 +14,18 @@ Out = Annotated[Path | None, typer.Option(help="the run folder (default: runs/<n
 Accept = Annotated[bool, typer.Option("--accept-changes", help="go on although the recipe changed since the run began")]
 
 
-def read_recipe(path: Path, set_: list[str] | None) -> Any:
-    """The recipe with what --set changes. Raises RecipeError in words for the person who wrote it."""
-    from tessera.plan.loading import RecipeError, load
+def overrides(set_: list[str] | None) -> dict[str, str]:
+    """What --set changes, by key. Raises RecipeError in words for the person who wrote it."""
+    from tessera.plan.loading import RecipeError
 
-    overrides = {}
     for item in set_ or []:
-        key, sign, value = item.partition("=")
-        if not sign:
+        if "=" not in item:
             raise RecipeError(f"--set {item}: write it as key=value, e.g. --set phases.mid.mask_ratio=0.2")
-        overrides[key] = value
-    return load(path, overrides)
+    return dict(item.split("=", 1) for item in set_ or [])
+
+
+def read_recipe(path: Path, set_: list[str] | None) -> Any:
+    """The recipe with what --set changes."""
+    from tessera.plan.loading import load
+
+    return load(path, overrides(set_))

@@ -7,11 +7,12 @@ reason.bin     uint8
 
 # Shapes: C copies, n documents.
 
+import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,11 +51,11 @@ class Copies:
 
     def among(self, positions: Positions) -> NDArray[np.bool_]:
         """Which of some documents are copies: bool [n]."""
-        return self._find(positions)[1]
+        return find(positions, self.position)[1]
 
     def reasons(self, positions: Positions) -> list[str | None]:
         """Why some documents are not wanted, [n]; None for those that are no copies."""
-        at, found = self._find(positions)
+        at, found = find(positions, self.position)
         reasons: list[str | None] = [None] * len(positions)
         for n in np.flatnonzero(found):
             reasons[n] = REASONS[self.reason[at[n]]]
@@ -62,7 +63,7 @@ class Copies:
 
     def originals(self, positions: Positions) -> Positions:
         """What some documents are copies of, uint64 [n]; themselves where they are none."""
-        at, found = self._find(positions)
+        at, found = find(positions, self.position)
         of = np.array(positions, np.uint64)
         of[found] = self.of[at[found]]
         return of
@@ -72,34 +73,33 @@ class Copies:
         start, stop = np.searchsorted(self.position, np.array([first, last], np.uint64))
         return slice(int(start), int(stop))
 
-    def _find(self, positions: Positions) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        if not len(self.position):
-            return np.zeros(len(positions), np.int64), np.zeros(len(positions), bool)
-        at = np.minimum(np.searchsorted(self.position, positions), len(self.position) - 1)
-        return at, self.position[at] == positions
+
+def find(some: Positions, ordered: Positions) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Where among ascending numbers some others would stand, int64 [n], and which of them do, bool [n]."""
+    if not len(ordered):
+        return np.zeros(len(some), np.int64), np.zeros(len(some), bool)
+    at = np.minimum(np.searchsorted(ordered, some), len(ordered) - 1)
+    return at, ordered[at] == some
 
 
-class CopiesWriter:
-    """Writes the columns into a folder, a piece at a time."""
-
-    def __init__(self, folder: Path) -> None:
-        self._files: list[BinaryIO] = [(folder / name).open("wb") for name in _COLUMNS]
-
-    def add(self, position: Positions, of: Positions, reason: NDArray[np.uint8]) -> None:
-        """Copies that come after all that were added before."""
-        columns: tuple[NDArray[Any], ...] = (position, of, reason)
-        for file, column, dtype in zip(self._files, columns, _COLUMNS.values(), strict=True):
-            file.write(column.astype(dtype).tobytes())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for file in self._files:
-            file.close()
+Add = Callable[[Positions, Positions, NDArray[np.uint8]], None]
+"""Writes copies (position, of, reason) that come after all that were added before."""
 
 
-def merge(found: Sequence[Copies], out: CopiesWriter) -> None:
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[Add]:
+    """Gives a function that writes into the columns of a folder, a piece at a time."""
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context((folder / name).open("wb")) for name in _COLUMNS]
+
+        def add(*columns: NDArray[Any]) -> None:
+            for file, column, dtype in zip(files, columns, _COLUMNS.values(), strict=True):
+                file.write(column.astype(dtype).tobytes())
+
+        yield add
+
+
+def merge(found: Sequence[Copies], add: Add) -> None:
     """What several searches found, one after the other, as one list.
 
     A copy of a document that a later search drops is then a copy of what is kept instead, for the later reason.
@@ -111,12 +111,12 @@ def merge(found: Sequence[Copies], out: CopiesWriter) -> None:
             here = part.between(first, last)
             of, reason = np.array(part.of[here]), np.array(part.reason[here])
             for later in found[number + 1 :]:
-                at, again = later._find(of)
+                at, again = find(of, later.position)
                 of[again], reason[again] = later.of[at[again]], later.reason[at[again]]
             pieces.append((part.position[here], of, reason))
         position, of, reason = (np.concatenate(columns) for columns in zip(*pieces, strict=True))
         order = np.argsort(position)
-        out.add(position[order], of[order], reason[order])
+        add(position[order], of[order], reason[order])
 
 
 def _map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from tessera.data.hashing import GOLDEN
+from tessera.data.hashing import GOLDEN, mix
 from tessera.data.languages import CHARACTERS_A_WORD, code_points, spaceless_letters
 from tessera.data.readers import BROKEN, rows
 from tessera.data.storage import File, files
@@ -30,7 +30,6 @@ SHORTEST = 8  # words of an evaluation text that counts as a whole
 _DIFFERENT = 4  # at least one in so many words of a passage is another one
 _PIECE, _OVERLAP = 2**17, 2**11  # characters of a long document looked at together
 _MAX_BYTES = 2**26  # of a row of an evaluation set
-_MULTIPLIER = int(GOLDEN)
 _BITS_A_PASSAGE = 64  # of the table asked first: one in so many foreign passages gets past it
 
 Hashes = NDArray[np.uint64]
@@ -114,7 +113,10 @@ class Passages:
         for first in np.flatnonzero(self._short_table.may_hold(heads)).tolist():
             for short in self._short.get(int(heads[first]), ()):
                 last = first + short.length
-                if last <= len(shape.ends) and int(_between(shape, first, last)) == short.hash:
+                if last > len(shape.ends):
+                    continue
+                whole = _hash(shape, shape.begins[first : first + 1], shape.ends[last - 1 : last])
+                if int(whole[0]) == short.hash:
                     numbers.append(short.number)
         return f"holds a short text of {self._names[min(numbers)]}" if numbers else None
 
@@ -261,7 +263,7 @@ def _is_spaceless(codes: NDArray[np.uint32], text_of: NDArray[np.intp], n: int) 
 def _shape(codes: NDArray[np.uint32], spaceless: bool) -> _Shape:
     values = _values()[codes]
     places = np.flatnonzero(values)
-    power, _ = _powers(len(places))
+    power, _ = _powers(max(12, len(places).bit_length()))
     sums = np.zeros(len(places) + 1, dtype=np.uint64)
     np.cumsum(values[places] * power[: len(places)], out=sums[1:])
     if spaceless:
@@ -284,16 +286,10 @@ def _once(hashes: Hashes) -> Hashes:
     return hashes[np.concatenate([[True], hashes[1:] != hashes[:-1]])] if len(hashes) else hashes
 
 
-def _between(shape: _Shape, first: int, last: int) -> np.uint64:
-    """The hash of the words from `first` to before `last`."""
-    found: np.uint64 = _hash(shape, shape.begins[first : first + 1], shape.ends[last - 1 : last])[0]
-    return found
-
-
 def _hash(shape: _Shape, begins: NDArray[np.intp], ends: NDArray[np.intp]) -> Hashes:
     """Of the letters from `begins` to before `ends`, end to end, wherever in the text they stand."""
-    _, inverse = _powers(len(shape.sums))
-    return _scattered((shape.sums[ends] - shape.sums[begins]) * inverse[begins])
+    _, inverse = _powers(max(12, len(shape.sums).bit_length()))
+    return mix((shape.sums[ends] - shape.sums[begins]) * inverse[begins])
 
 
 def _varied(words: Hashes, size: int) -> NDArray[np.bool_]:
@@ -301,13 +297,6 @@ def _varied(words: Hashes, size: int) -> NDArray[np.bool_]:
     rows_of = np.sort(np.lib.stride_tricks.sliding_window_view(words, size), axis=1)
     different: NDArray[np.bool_] = (np.diff(rows_of, axis=1) != 0).sum(axis=1) + 1 >= size / _DIFFERENT
     return different
-
-
-def _scattered(values: Hashes) -> Hashes:
-    """Each bit depends on all: the finaliser of splitmix64 (Steele, Lea and Flood 2014)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
 
 
 def _bit(place: Hashes) -> NDArray[np.uint8]:
@@ -318,21 +307,13 @@ def _bit(place: Hashes) -> NDArray[np.uint8]:
 def _values() -> Hashes:
     """uint64 [code points]: a number for each letter, mark and digit; 0 for all that stands between words."""
     points = np.arange(0x110000, dtype=np.uint64)
-    values = _scattered((points + np.uint64(1)) * np.uint64(_MULTIPLIER)) | np.uint64(1)
+    values = mix((points + np.uint64(1)) * GOLDEN) | np.uint64(1)
     kept = [unicodedata.category(chr(point))[0] in "LMN" for point in range(0x110000)]
     return np.where(kept, values, np.uint64(0))
 
 
-def _powers(n: int) -> tuple[Hashes, Hashes]:
-    """At least n powers of an odd number modulo 2 ** 64, and what they are undone by."""
-    return _grown_powers(max(2**12, 2 ** n.bit_length()))
-
-
 @functools.lru_cache(maxsize=8)
-def _grown_powers(n: int) -> tuple[Hashes, Hashes]:
-    inverse = pow(_MULTIPLIER, -1, 2**64)
-    return _cumulated(_MULTIPLIER, n), _cumulated(inverse, n)
-
-
-def _cumulated(base: int, n: int) -> Hashes:
-    return np.cumprod(np.full(n, base, dtype=np.uint64), dtype=np.uint64)
+def _powers(bits: int) -> tuple[Hashes, Hashes]:
+    """2 ** bits powers of an odd number modulo 2 ** 64, and what they are undone by."""
+    odd, inverse = (np.full(2**bits, base, np.uint64) for base in (int(GOLDEN), pow(int(GOLDEN), -1, 2**64)))
+    return np.cumprod(odd, dtype=np.uint64), np.cumprod(inverse, dtype=np.uint64)

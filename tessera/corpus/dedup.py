@@ -33,7 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from tessera.corpus.copies import EXACT, NEAR, NOBODY, Copies, CopiesWriter, Positions, merge
+from tessera.corpus.copies import EXACT, NEAR, NOBODY, Copies, Positions, merge, writing
 from tessera.corpus.daft_runner import read_parquet
 from tessera.data.hashing import mix
 from tessera.files import atomic_file, atomic_folder, remove_folder, write_json
@@ -86,8 +86,8 @@ def find_duplicates(
     report, total = on_progress or silent, sum(search.steps for search in searches)
     for done, what in enumerate(itertools.chain.from_iterable(search.run() for search in searches)):
         report(done, total, what)
-    with atomic_folder(out / "copies") as folder, CopiesWriter(folder) as copies:
-        merge([Copies.open(search.found) for search in searches], copies)
+    with atomic_folder(out / "copies") as folder, writing(folder) as add:
+        merge([Copies.open(search.found) for search in searches], add)
     for search in searches:
         remove_folder(search.folder)
     report(total, total, "duplicates: done")
@@ -196,10 +196,13 @@ class _Search:
 
     def _write_hashes(self, wave: Sequence[_File], target: Path) -> None:
         """Parquet files of (hash, position), each in the order of the hashes and small enough to be sorted at once."""
+        from daft import col
+
         row_group = min(max(_PART_ROWS // self.slices, _ROW_GROUP[0]), _ROW_GROUP[1])
         waiting: list[pa.Table] = []
         with atomic_folder(target) as folder:
-            query = _bands(wave, self.near, self.losers) if self.near else _keys(wave)
+            wanted = read_parquet([file.path for file in wave]).where(col("reason").is_null())
+            query = self._bands(wave, wanted, self.near) if self.near else wanted.select("position", "key")
             for number, batch in enumerate(query.to_arrow_iter()):
                 waiting.append(pa.table(batch))
                 if sum(table.num_rows for table in waiting) * self.hashes >= _PART_ROWS:
@@ -207,6 +210,27 @@ class _Search:
                     waiting = []
             if waiting:
                 _write_sorted(waiting, folder / "last.parquet", row_group)
+
+    def _bands(self, wave: Sequence[_File], wanted: "daft.DataFrame", near: NearDuplicates) -> "daft.DataFrame":
+        """position, and the hash of each band of the MinHash signature."""
+        import daft
+        from daft import col, functions, lit
+
+        texts = wanted.where(col("second").is_null()).select("position", "text")
+        if self.losers is not None:
+            known = Copies.open(self.losers)
+            here = known.position[known.between(min(file.first for file in wave), max(file.last for file in wave) + 1)]
+            if len(here):
+                texts = texts.join(daft.from_arrow(pa.table({"position": here})), on="position", how="anti")
+        spaced = functions.regexp_replace(col("text"), _LETTER, "$0 ")
+        words = functions.normalize(spaced, remove_punct=True, lowercase=True, white_space=True)
+        # A shorter text would be one n-gram as a whole, and an empty one be like every other that is empty.
+        long_enough = functions.regexp_count(col("words"), " ") >= lit(near.n_gram - 1)
+        signature = functions.minhash(
+            col("words"), num_hashes=near.bands * near.rows, ngram_size=near.n_gram, seed=_SEED
+        )
+        frame = texts.select("position", words.alias("words")).where(long_enough)
+        return frame.select("position", _hashes(near)(signature).alias("hashes"))
 
     def _write_groups(self, number: int, target: Path) -> None:
         """uint64 [2, R]: position, and number of the group within the slice; ascending."""
@@ -240,7 +264,7 @@ class _Search:
         with (
             atomic_folder(self.found) as folder,
             tempfile.TemporaryFile(dir=folder) as file,
-            CopiesWriter(folder) as out,
+            writing(folder) as add,
         ):
             owner = np.memmap(file, np.uint64, "w+", shape=int(offsets[-1]))  # as many as the corpus has groups
             for first, last in itertools.pairwise((*cuts, NOBODY)):
@@ -252,39 +276,7 @@ class _Search:
                 rows = np.concatenate(pieces, axis=1)
                 position, group = rows[:, np.argsort(rows[0], kind="stable")]
                 position, of = _decide(position, group, owner)
-                out.add(position, of, np.full(len(of), reason, np.uint8))
-
-
-def _wanted(wave: Sequence[_File]) -> "daft.DataFrame":
-    import daft
-
-    return read_parquet([file.path for file in wave]).where(daft.col("reason").is_null())
-
-
-def _keys(wave: Sequence[_File]) -> "daft.DataFrame":
-    return _wanted(wave).select("position", "key")
-
-
-def _bands(wave: Sequence[_File], near: NearDuplicates, losers: Path | None) -> "daft.DataFrame":
-    """position, and the hash of each band of the MinHash signature."""
-    import daft
-    from daft import functions
-
-    texts = _wanted(wave).where(daft.col("second").is_null()).select("position", "text")
-    if losers is not None:
-        known = Copies.open(losers)
-        here = known.position[known.between(min(file.first for file in wave), max(file.last for file in wave) + 1)]
-        if len(here):
-            texts = texts.join(daft.from_arrow(pa.table({"position": here})), on="position", how="anti")
-    spaced = functions.regexp_replace(daft.col("text"), _LETTER, "$0 ")
-    words = functions.normalize(spaced, remove_punct=True, lowercase=True, white_space=True)
-    # A shorter text would be one n-gram as a whole, and an empty one be like every other that is empty.
-    long_enough = functions.regexp_count(daft.col("words"), " ") >= daft.lit(near.n_gram - 1)
-    signature = functions.minhash(
-        daft.col("words"), num_hashes=near.bands * near.rows, ngram_size=near.n_gram, seed=_SEED
-    )
-    frame = texts.select("position", words.alias("words")).where(long_enough)
-    return frame.select("position", _hashes(near)(signature).alias("hashes"))
+                add(position, of, np.full(len(of), reason, np.uint8))
 
 
 def _hashes(near: NearDuplicates) -> "Callable[[daft.Expression], daft.Expression]":

@@ -73,26 +73,23 @@ class CorpusRow(NamedTuple):
         return len(self.shown if self.item is None else self.item.text)
 
 
-@dataclass(slots=True)
-class Skipped:
-    """What was not used, and why."""
+@dataclass(frozen=True, slots=True)
+class _Unusable:
+    """Rows of a source that cannot be used."""
 
-    counts: Counter[tuple[str, str]] = field(default_factory=Counter)  # by (reason, file)
-    examples: dict[tuple[str, str], str] = field(default_factory=dict)  # the first of each
+    source: Source
+    counts: Counter[str] = field(default_factory=Counter)  # by reason
+    first: dict[str, str] = field(default_factory=dict)  # of each
 
-    def add(self, reason: str, file: str, example: str) -> None:
-        self.counts[reason, file] += 1
-        self.examples.setdefault((reason, file), example)
+    def add(self, row: CorpusRow, file: File) -> None:
+        reason = row.reason or ""
+        self.counts[reason] += 1
+        self.first.setdefault(reason, f"{file.url}, {row.place}: {row.shown!r}")
 
-    def by_reason(self) -> dict[str, dict[str, Any]]:
-        """{reason: {"count", "files", "example"}}, the most frequent first."""
-        reasons: dict[str, dict[str, Any]] = {}
-        for (reason, file), count in self.counts.items():
-            first = f"{file}, {self.examples[reason, file]}"
-            entry = reasons.setdefault(reason, {"count": 0, "files": 0, "example": first})
-            entry["count"] += count
-            entry["files"] += 1
-        return dict(sorted(reasons.items(), key=lambda item: -item[1]["count"]))
+    def check(self, good: int) -> None:
+        if (bad := self.counts.total()) > good:  # what is most frequent takes a while to find
+            examples = {f"{n} x {reason}": self.first[reason] for reason, n in self.counts.most_common(3)}
+            check_usable(self.source, good=good, bad=bad, examples=examples)
 
 
 class _Bad(Exception):
@@ -103,25 +100,23 @@ class _Bad(Exception):
         self.shown = shown
 
 
-def read(source: Source, skipped: Skipped, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Document | Pair]:
+def read(source: Source, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Document | Pair]:
     """The documents (or pairs) of a source, files in sorted order.
 
-    Skipped and counted is what `read_file` gives a reason for. Raises what `read_file` and `files` raise, and
-    ValueError where more than half of the source had to be skipped.
+    Skipped is what `read_file` gives a reason for. Raises what `read_file` and `files` raise, and ValueError where more
+    than half of the source had to be skipped.
     """
-    good = bad = 0
+    good, lost = 0, _Unusable(source)
     for file in files(source):
         for row in read_file(file, source, max_line_bytes=max_line_bytes):
             if row.item is not None:
                 good += 1
                 yield row.item
                 continue
-            skipped.add(row.reason or "", file.url, f"{row.place}: {row.shown!r}")
-            bad += 1
-            if good == 0 and bad == _HOPELESS:
-                check_usable(source, good=good, bad=bad, examples=_most_frequent(skipped))
-    if bad > good:  # what is most frequent takes a while to find
-        check_usable(source, good=good, bad=bad, examples=_most_frequent(skipped))
+            lost.add(row, file)
+            if good == 0 and lost.counts.total() == _HOPELESS:
+                lost.check(good)
+    lost.check(good)
 
 
 def read_file(file: File, source: Source, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[CorpusRow]:
@@ -137,7 +132,7 @@ def read_file(file: File, source: Source, *, max_line_bytes: int = MAX_LINE_BYTE
     make: Callable[[Values, bool], Document | Pair]
     make = _pairs(source) if source.kind == "pairs" else _documents(file, source)
     unit = UNIT.get(file.kind, "line")
-    lost: Skipped | None = Skipped()
+    lost: _Unusable | None = _Unusable(source)
     try:
         for number, values, reason, raw in rows(file, source, max_line_bytes):
             shown = ""
@@ -153,9 +148,9 @@ def read_file(file: File, source: Source, *, max_line_bytes: int = MAX_LINE_BYTE
                     continue
             row = CorpusRow(number, None, reason, shown or _shown(raw, source), unit)
             if lost is not None:
-                lost.add(reason, file.url, f"{row.place}: {row.shown!r}")
-                if (bad_rows := lost.counts.total()) == _HOPELESS:
-                    check_usable(source, good=0, bad=bad_rows, examples=_most_frequent(lost))
+                lost.add(row, file)
+                if lost.counts.total() == _HOPELESS:
+                    lost.check(0)
             yield row
     except ConnectionError:
         raise
@@ -171,17 +166,10 @@ def check_usable(source: Source, *, good: int, bad: int, examples: Mapping[str, 
     examples  {reason: the first row that had it}; the first three are told
     """
     if bad > good:
-        raise ValueError(too_many(source, examples, bad, good + bad))
-
-
-def too_many(source: Source, examples: Mapping[str, str], bad: int, all_rows: int) -> str:
-    """What `check_usable` says."""
-    why = "; ".join(f"{reason} (first: {first})" for reason, first in itertools.islice(examples.items(), 3))
-    return f"source {source.name!r}: {bad} of {all_rows} lines cannot be used: {why}. See its `columns` and `kind`"
-
-
-def _most_frequent(skipped: Skipped) -> dict[str, str]:
-    return {f"{entry['count']} x {reason}": entry["example"] for reason, entry in skipped.by_reason().items()}
+        why = "; ".join(f"{reason} (first: {first})" for reason, first in itertools.islice(examples.items(), 3))
+        raise ValueError(
+            f"source {source.name!r}: {bad} of {good + bad} lines cannot be used: {why}. See its `columns` and `kind`"
+        )
 
 
 # ----------------------------------------------------------------------------------------- documents and pairs of rows
@@ -192,7 +180,9 @@ def _documents(file: File, source: Source) -> Callable[[Values, bool], Document]
 
     A column says more than the path, the path more than the source, and that more than the guess of a crawler.
     """
-    columns, fallback = source.columns, _language_of(file, source)
+    path = PurePosixPath(*(part.removesuffix("_removed") for part in file.path.parts))
+    fallback = language_of_path(path) or (language_code(source.language) if source.language else None)
+    columns = source.columns
     text_column, id_column, language_column, score = columns.text, columns.id, columns.language, columns.quality
 
     def make(values: Values, escaped: bool) -> Document:
@@ -205,12 +195,6 @@ def _documents(file: File, source: Source) -> Callable[[Values, bool], Document]
         return Document(text, language, identity, quality)
 
     return make
-
-
-def _language_of(file: File, source: Source) -> str | None:
-    """The language that the path of a file gives, or else its source."""
-    path = PurePosixPath(*(part.removesuffix("_removed") for part in file.path.parts))
-    return language_of_path(path) or (language_code(source.language) if source.language else None)
 
 
 def _pairs(source: Source) -> Callable[[Values, bool], Pair]:
@@ -308,7 +292,7 @@ def directions(pair: Pair) -> Iterator[JoinedPair]:
     Source: `src<|parallel_sep|>tgt`, to English and from English, EuroBERT, arXiv:2503.05500, 2.2.
     """
     sides = ((pair.source_language, pair.source_text), (pair.target_language, pair.target_text))
-    others = [language for language, _ in sides if not is_english(language)]
+    others = [language for language, _ in sides if language != "eng" and not language.startswith("eng_")]
     for (_, first), (language, second) in (sides, sides[::-1]):
         yield JoinedPair(first, second, others[0] if len(others) == 1 else language)
 
@@ -321,10 +305,6 @@ def join_pair(first: NDArray[np.int32], second: NDArray[np.int32], tokenizer: To
     start, end = tokenizer.template
     separator = tokenizer.eos_id if tokenizer.separator_id is None else tokenizer.separator_id
     return np.concatenate([np.array(part, dtype=np.int32) for part in (start, first, [separator], second, end)])
-
-
-def is_english(language: str) -> bool:
-    return language == "eng" or language.startswith("eng_")
 
 
 def _weight(text: str) -> int:

@@ -53,12 +53,10 @@ def dropped(read: IngestedCorpus, examples: int = 3) -> list[Dropped]:
         for position, language, key, reason in _of(file, read):
             name = (file.source.name, reason)
             found.setdefault(name, Dropped(*name)).languages[language] += 1
-            entry = (-key, file.number, position)
             heap = drawn.setdefault(name, [])
-            if len(heap) < examples:
-                heapq.heappush(heap, entry)
-            elif examples and entry > heap[0]:
-                heapq.heapreplace(heap, entry)
+            heapq.heappush(heap, (-key, file.number, position))
+            if len(heap) > examples:
+                heapq.heappop(heap)
     texts = _texts(read, {position for heap in drawn.values() for _, _, position in heap})
     for name, heap in drawn.items():
         found[name].examples = [texts[position] for _, _, position in sorted(heap, reverse=True)]
@@ -72,9 +70,10 @@ def _of(file: DocumentFile, read: IngestedCorpus) -> Iterator[tuple[int, str, in
             table = table_file.read_row_group(group, columns=["position", "language", "key", "reason"])
             table = table.filter(pc.is_valid(table["reason"]))
             yield from zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
-    for table, unwanted in read.split.dropped(file):
-        for row, reason in zip(table.select(["position", "language", "key"]).to_pylist(), unwanted, strict=True):
-            yield row["position"], row["language"], row["key"], reason
+    for table, reasons in read.split.judged(file):
+        for row, reason in zip(table.select(["position", "language", "key"]).to_pylist(), reasons, strict=True):
+            if reason is not None:
+                yield row["position"], row["language"], row["key"], reason
 
 
 def _texts(read: IngestedCorpus, positions: set[int]) -> dict[int, Example]:

@@ -47,7 +47,11 @@ class Filter:
         parts: list[Any] = [self.filters.model_dump(mode="json")]
         parts += [[name, [file.stamp for file in found]] for name, found in self._sets]
         if (language := self.filters.language) is not None:
-            parts.append(_version(language.model))
+            if language.model == language_id.PY3LANGID:
+                parts.append(importlib.metadata.version(language.model))
+            else:
+                with Path(language.model).expanduser().open("rb") as file:
+                    parts.append(hashlib.file_digest(file, "sha256").hexdigest())
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def why_not(self, text: str, language: str) -> str | None:
@@ -66,7 +70,10 @@ class Filter:
         if reason is None and rules.repetition is not None:
             reason = repeats(text, words, rules.repetition)
         if reason is None and rules.language is not None and length >= rules.language.min_characters:
-            reason = self._other_language(text, language)
+            judge = language_id.identifier(rules.language.model)
+            other = judge.other_language(text.lstrip(), language, rules.language.min_probability)
+            if other is not None:
+                reason = f"{judge.name}: surely {other}, not {language if '_' in other else language[:3]}"
         if reason is None and rules.contamination is not None:
             reason = decontaminate.load(self._sets, rules.contamination.n_gram).why_not(text)
         return reason
@@ -79,15 +86,6 @@ class Filter:
             text[:_READ], script, min_share=check.min_probability, min_letters=min(check.min_characters, _READ)
         )
         return None if other is None else f"{other} script, not {script}"
-
-    def _other_language(self, text: str, language: str) -> str | None:
-        check = self.filters.language
-        assert check is not None
-        judge = language_id.identifier(check.model)
-        other = judge.other_language(text.lstrip(), language, check.min_probability)
-        if other is None:
-            return None
-        return f"{judge.name}: surely {other}, not {language if '_' in other else language[:3]}"
 
 
 def repeats(text: str, words: Sequence[str] | None, limits: Repetition) -> str | None:
@@ -182,11 +180,3 @@ def _counted(how: str, n: int, what: str) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:g}%"
-
-
-def _version(model: str) -> str:
-    """What an identifier is, beyond its name."""
-    if model == language_id.PY3LANGID:
-        return importlib.metadata.version(model)
-    with Path(model).expanduser().open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,7 +11,7 @@ written whole or not at all and knows what it was made from, so a run that was k
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,30 +65,27 @@ class DocumentCounts:
     readable: int = 0
     unreadable: int = 0
 
-    def want(self, language: str, n_bytes: int) -> None:
+    def want(self, language: str, n_bytes: int, n: int = 1) -> None:
         entry = self.wanted.setdefault(language, [0, 0])
-        entry[0] += 1
+        entry[0] += n
         entry[1] += n_bytes
 
-    def drop(self, reason: str, language: str, example: str) -> None:
-        by_language = self.dropped.setdefault(reason, {})
-        by_language[language] = by_language.get(language, 0) + 1
-        self.examples.setdefault(reason, example)
+    def drop(self, reason: str, language: str, example: str, n: int = 1) -> None:
+        if n:
+            by_language = self.dropped.setdefault(reason, {})
+            by_language[language] = by_language.get(language, 0) + n
+            self.examples.setdefault(reason, example)
 
     def note(self, what: str, n: int) -> None:
         if n:
             self.notes[what] = self.notes.get(what, 0) + n
 
     def add(self, other: "DocumentCounts") -> None:
-        for language, (n_documents, n_bytes) in other.wanted.items():
-            entry = self.wanted.setdefault(language, [0, 0])
-            entry[0] += n_documents
-            entry[1] += n_bytes
+        for language, (n, n_bytes) in other.wanted.items():
+            self.want(language, n_bytes, n)
         for reason, by_language in other.dropped.items():
-            mine = self.dropped.setdefault(reason, {})
             for language, n in by_language.items():
-                mine[language] = mine.get(language, 0) + n
-            self.examples.setdefault(reason, other.examples[reason])
+                self.drop(reason, language, other.examples[reason], n)
         for note, n in other.notes.items():
             self.note(note, n)
         self.readable += other.readable
@@ -97,23 +94,14 @@ class DocumentCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentFile:
-    """One parquet file of documents, made of one file of a source."""
+    """One parquet file of documents, written or yet to be, of one file of a source."""
 
     number: int
     path: Path
     source: Source
-    origin: str  # the file it was read from
-    fingerprint: str  # of the file, and of all that decides what is made of it
-    counts: DocumentCounts
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _IngestJob:
-    number: int
-    file: File
-    source: Source
-    target: Path
-    fingerprint: str
+    origin: File  # it is read from
+    fingerprint: str  # of the origin, and of all that decides what is made of it
+    counts: DocumentCounts = field(default_factory=DocumentCounts)
 
 
 def ingest(
@@ -134,35 +122,29 @@ def ingest(
     """
     folder, report = Path(folder), on_progress or silent
     folder.mkdir(parents=True, exist_ok=True)
-    scores = {name: scorer_of(name, scorers) for source in corpus.sources if (name := source.score) is not None}
-    jobs = _jobs(corpus, folder, scores)
+    names = {source.score for source in corpus.sources if source.score is not None}
+    scores = {name: (scorers or {}).get(name) or quality.scorer(name) for name in names}
+    jobs = _files(corpus, folder, scores)
     known = {job.number: counts for job in jobs if (counts := _finished(job)) is not None}
     todo = [job for job in jobs if job.number not in known]
-    total = sum(job.file.size for job in jobs)
-    done = total - sum(job.file.size for job in todo)
+    sizes = {job.number: job.origin.size for job in jobs}
+    total = sum(sizes.values())
+    done = sum(sizes[number] for number in known)
     report(done, total, f"{len(known)} of {len(jobs)} files")
     heavy = any(job.source.score for job in todo) or total - done > daft_runner.PROCESS_BYTES
-    sizes = {job.number: job.file.size for job in jobs}
-    groups = daft_runner.grouped(todo, [job.file.size for job in todo], daft_runner.TASK_BYTES)
+    groups = daft_runner.grouped(todo, [job.origin.size for job in todo], daft_runner.TASK_BYTES)
     task = _Ingest(corpus.filters, scores)
     for finished in daft_runner.spread(task, groups, workers=workers, processes=heavy and workers > 1):
         for number, counts in finished:
             known[number] = DocumentCounts(**counts)
             done += sizes[number]
         report(done, total, f"{len(known)} of {len(jobs)} files")
-    written = tuple(
-        DocumentFile(
-            number=job.number,
-            path=job.target,
-            source=job.source,
-            origin=str(job.file),
-            fingerprint=job.fingerprint,
-            counts=known[job.number],
-        )
-        for job in jobs
-    )
+    written = tuple(replace(job, counts=known[job.number]) for job in jobs)
     _check(corpus, written)
-    _forget(folder, written)
+    wanted = {file.path.name for file in written}
+    for path in folder.glob("*.parquet"):
+        if path.name not in wanted and path.stem.isdigit():
+            path.unlink()  # of files that are no longer asked for
     return written
 
 
@@ -180,12 +162,9 @@ def sources_in_order(corpus: Corpus) -> list[Source]:
     return sorted(corpus.sources, key=rank)
 
 
-def text_key(text: str) -> int:
-    """64-bit hash of a text, whatever spaces and line ends are around it: equal texts are duplicates."""
-    return _hash(text.encode())
-
-
-def _hash(data: bytes) -> int:
+def text_key(text: str | bytes) -> int:
+    """64-bit hash of a text (or its UTF-8), whatever spaces and line ends are around it: equal texts are duplicates."""
+    data = text.encode() if isinstance(text, str) else text
     # Exact deduplication goes by this key first, the held-out split by it too. `person` names only the latter:
     # another word would be another key for every text, and so other documents held out.
     return int.from_bytes(hashlib.blake2b(data.strip(), digest_size=8, person=b"held_out").digest(), "big")
@@ -195,11 +174,6 @@ def pair_key(first: str, second: str) -> int:
     """64-bit hash of the two texts of a pair, in whatever order."""
     low, high = sorted((text_key(first), text_key(second)))
     return int.from_bytes(hashlib.blake2b(b"%d %d" % (low, high), digest_size=8).digest(), "big")
-
-
-def scorer_of(name: str, given: Mapping[str, Scorer] | None) -> Scorer:
-    """What scores a source: given by the caller, or a function by its name."""
-    return given[name] if given and name in given else quality.scorer(name)
 
 
 # ---------------------------------------------------------------------------------------------------- one file, a task
@@ -214,21 +188,18 @@ class _Ingest:
         self._pair_filter = Filter(bare)  # sentences are short and repeat nothing
         self._scorers = scorers
 
-    def __call__(self, jobs: Sequence[_IngestJob]) -> list[tuple[int, dict[str, Any]]]:
+    def __call__(self, jobs: Sequence[DocumentFile]) -> list[tuple[int, dict[str, Any]]]:
         return [(job.number, asdict(self._write(job))) for job in jobs]
 
-    def _write(self, job: _IngestJob) -> DocumentCounts:
+    def _write(self, job: DocumentFile) -> DocumentCounts:
         counts = DocumentCounts()
-        with (
-            atomic_file(job.target) as draft,
-            pa.parquet.ParquetWriter(draft, SCHEMA, compression="lz4") as out,
-        ):
-            for rows in _batches(read_file(job.file, job.source)):
+        with atomic_file(job.path) as draft, pa.parquet.ParquetWriter(draft, SCHEMA, compression="lz4") as out:
+            for rows in _batches(read_file(job.origin, job.source)):
                 out.write_batch(self._judge(rows, job, counts))
             out.add_key_value_metadata({_META: json.dumps({"made_of": job.fingerprint, "counts": asdict(counts)})})
         return counts
 
-    def _judge(self, rows: Sequence[CorpusRow], job: _IngestJob, counts: DocumentCounts) -> pa.RecordBatch:
+    def _judge(self, rows: Sequence[CorpusRow], job: DocumentFile, counts: DocumentCounts) -> pa.RecordBatch:
         """Rows with all that is known of them."""
         source, first = job.source, job.number << 32
         made: list[tuple[Any, ...]] = []  # in the order of _VARYING
@@ -239,7 +210,7 @@ class _Ingest:
                 reason = self._filter.why_not(text, language) if source.filtered else None
                 tier = None if source.tiers is None or score is None else quality.tier(score, source.tiers)
                 data = text.encode()
-                size, hashed = len(data), _hash(data)
+                size, hashed = len(data), text_key(data)
                 made.append((position, language, tier, text, None, None, item.id, score, hashed, size, reason))
             elif isinstance(item, Pair):
                 text, second = item.source_text, item.target_text
@@ -254,7 +225,7 @@ class _Ingest:
             if reason is None:
                 counts.want(language, size)
             else:
-                counts.drop(reason, language, f"{job.file}, {row.place}: {text[:80]!r}")
+                counts.drop(reason, language, f"{job.origin}, {row.place}: {text[:80]!r}")
         counts.readable += sum(row.item is not None for row in rows)
         columns: dict[str, Sequence[Any]] = dict(zip(_VARYING, zip(*made, strict=True), strict=True))
         columns |= {"source": [source.name] * len(made), "store": [source.split] * len(made)}
@@ -305,8 +276,8 @@ def _batches(rows: Iterator[CorpusRow]) -> Iterator[list[CorpusRow]]:
 # ----------------------------------------------------------------------------------------------------- what is finished
 
 
-def _jobs(corpus: Corpus, folder: Path, scorers: Mapping[str, Scorer]) -> list[_IngestJob]:
-    """A job for each file of each source, in the order in which texts are kept."""
+def _files(corpus: Corpus, folder: Path, scorers: Mapping[str, Scorer]) -> list[DocumentFile]:
+    """One for each file of each source, in the order in which texts are kept."""
     found = [(source, file) for source in sources_in_order(corpus) if source.kind != "tokens" for file in files(source)]
     rules = Filter(corpus.filters).fingerprint
     # A model may be another one tomorrow under the same name; a function is taken to be what its name says.
@@ -315,15 +286,15 @@ def _jobs(corpus: Corpus, folder: Path, scorers: Mapping[str, Scorer]) -> list[_
     for number, (source, file) in enumerate(found):
         made_of = [_VERSION, number, file.stamp, source.model_dump(mode="json"), rules, models.get(source.score or "")]
         fingerprint = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
-        target = folder / f"{number:05d}.parquet"
-        jobs.append(_IngestJob(number=number, file=file, source=source, target=target, fingerprint=fingerprint))
+        path = folder / f"{number:05d}.parquet"
+        jobs.append(DocumentFile(number=number, path=path, source=source, origin=file, fingerprint=fingerprint))
     return jobs
 
 
-def _finished(job: _IngestJob) -> DocumentCounts | None:
+def _finished(job: DocumentFile) -> DocumentCounts | None:
     """What a finished file of documents says of itself; None where there is none, or one of other things."""
     try:
-        written = pa.parquet.read_metadata(job.target).metadata or {}
+        written = pa.parquet.read_metadata(job.path).metadata or {}
         found = json.loads(written.get(_META, b"{}"))
     except (OSError, ValueError, pa.ArrowException):
         return None
@@ -337,11 +308,3 @@ def _check(corpus: Corpus, written: Sequence[DocumentFile]) -> None:
         good, bad = (sum(getattr(c, name) for c in counts) for name in ("readable", "unreadable"))
         examples = {reason: example for c in counts for reason, example in c.examples.items()}
         check_usable(source, good=good, bad=bad, examples=examples)
-
-
-def _forget(folder: Path, written: Sequence[DocumentFile]) -> None:
-    """Removes documents of files that are no longer asked for."""
-    wanted = {file.path.name for file in written}
-    for path in folder.glob("*.parquet"):
-        if path.name not in wanted and path.stem.isdigit():
-            path.unlink()

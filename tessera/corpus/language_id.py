@@ -91,7 +91,7 @@ class Identifier:
         groups = [_group(label.code) for label in self._labels]
         self._group_names = sorted(set(groups))
         self._groups = np.array([self._group_names.index(group) for group in groups], dtype=np.intp)
-        self._suspects: dict[str, _Suspects | None] = {}
+        self._suspects_of = functools.cache(self._find_suspects)
 
     def other_language(self, text: str, language: str, min_probability: float) -> str | None:
         """The language that a text is surely in, where that is another one than the declared one.
@@ -114,16 +114,8 @@ class Identifier:
             return None
         return self._labels[int((found * (self._groups == likeliest) * suspects.others).argmax())].code
 
-    def knows(self, language: str) -> bool:
-        """Whether documents that are said to be in this language can be judged."""
-        return self._suspects_of(language) is not None
-
-    def _suspects_of(self, language: str) -> _Suspects | None:
-        if language not in self._suspects:
-            self._suspects[language] = self._find_suspects(language)
-        return self._suspects[language]
-
     def _find_suspects(self, language: str) -> _Suspects | None:
+        """None where documents that are said to be in this language cannot be judged."""
         script, bare = script_of(language), language[:3]
         letters = frozenset(written_with(script)) if script else frozenset()
         fits = np.array([not letters or not label.scripts or bool(letters & label.scripts) for label in self._labels])

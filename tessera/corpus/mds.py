@@ -94,19 +94,13 @@ def shards(folder: Path) -> list[Shard]:
     return found
 
 
-def read(folder: str | Path, column: str) -> Iterator[Any]:
-    """The values of one column in all shards of a folder, as they were written: arrays, numbers, strings, bytes, JSON.
-
-    Memory is bounded by a block of one shard. Raises ValueError, naming the file, where it is broken, where the column
-    is not there, and for columns of pickles and images.
-    """
-    for shard in shards(Path(folder)):
-        for (values,) in read_shard(shard, [column]):
-            yield from values
-
-
 def read_shard(shard: Shard, wanted: Sequence[str]) -> Iterator[list[list[Any]]]:
-    """For some samples at a time, the values of each wanted column. Raises ValueError as `read` does."""
+    """For some samples at a time, the values of each wanted column as they were written: arrays, numbers, strings,
+    bytes, JSON.
+
+    Memory is bounded by a block. Raises ValueError, naming the file, where it is broken, where a column is not there,
+    and for columns of pickles and images.
+    """
     names = [column.name for column in shard.columns]
     for name in wanted:
         if name not in names:

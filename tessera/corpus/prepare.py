@@ -55,7 +55,7 @@ class Report:
     seconds: float
 
     def total(self, store: Store) -> dict[str, int]:
-        """IngestedCorpus, bytes and tokens of one store."""
+        """Documents, bytes and tokens of one store."""
         return {
             unit: sum(stores[store][unit] for stores in self.languages.values() if store in stores)
             for unit in ("documents", "bytes", "tokens")
@@ -66,7 +66,6 @@ class Report:
 class IngestedCorpus:
     """A corpus after ingest: files of documents, and which of these are copies, held out, trained on."""
 
-    folder: Path
     corpus: Corpus
     files: tuple[DocumentFile, ...]
     split: Split
@@ -107,21 +106,19 @@ def read(
     """
     folder, report = Path(folder), on_progress or silent
     daft_runner.choose(engine)
-    size = 0
 
     def reading(done: int, total: int, what: str) -> None:
-        nonlocal size
-        size = total
         report(done, total + total // _COMPARING, what)
 
     def comparing(done: int, total: int, what: str) -> None:
         report(size + size // _COMPARING * done // max(1, total), size + size // _COMPARING, what)
 
     files = ingest.ingest(corpus, folder, workers=workers or cores(), scorers=scorers, on_progress=reading)
+    size = sum(file.origin.size for file in files)
     copies = dedup.find_duplicates([file.path for file in files], corpus.duplicates, folder / "copies", comparing)
     chosen = split.choose_held_out(corpus, files, folder, copies)
     report(size + size // _COMPARING, size + size // _COMPARING, f"{len(files)} files, {len(copies.position):,} copies")
-    return IngestedCorpus(folder=folder, corpus=corpus, files=files, split=chosen)
+    return IngestedCorpus(corpus=corpus, files=files, split=chosen)
 
 
 def encode(

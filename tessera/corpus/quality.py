@@ -10,7 +10,6 @@ import importlib
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,26 +66,19 @@ def _between(values: Any, place: int) -> float:
 
 
 def scorer(name: str) -> Scorer:
-    """The function called `package.module:function`, list of texts -> list of numbers, with its answers checked.
+    """The function called `package.module:function`, list of texts -> list of numbers; `checked` judges its answers.
 
     Modules are also looked for in the working directory. What is returned can be sent to another process, which finds
-    the function there again, in the same directory. Raises ValueError where there is no such function now; when it is
-    called, where it does not give one finite number for each text.
+    the function there again, in the same directory. Raises ValueError where there is no such function now.
     """
-    found = _Named(name, str(Path.cwd()))
-    _function(found.name, found.directory)
+    directory = str(Path.cwd())
+    _function(name, directory)
+    return functools.partial(_call, name, directory)  # a function itself could not be sent without its module
+
+
+def _call(name: str, directory: str, texts: Sequence[str]) -> Sequence[float]:
+    found: Sequence[float] = _function(name, directory)(list(texts)) if texts else []
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Named:
-    """A scoring function by its name: a function itself could not be sent to another process without its module."""
-
-    name: str
-    directory: str
-
-    def __call__(self, texts: Sequence[str]) -> list[float]:
-        return checked(_function(self.name, self.directory)(list(texts)), texts, self.name) if texts else []
 
 
 @functools.cache
@@ -127,16 +119,15 @@ def checked(scores: Any, texts: Sequence[str], name: str) -> list[float]:
         raise ValueError(f"score {name!r} gave a {type(scores).__name__}; give a list, one number for each text")
     if len(found) != len(texts):
         raise ValueError(f"score {name!r} gave {len(found)} scores for {len(texts)} texts; give one for each")
-    return [_number(score, text, name) for score, text in zip(found, texts, strict=True)]
-
-
-def _number(score: Any, text: str, name: str) -> float:
-    try:
-        number = math.nan if isinstance(score, (str, bytes)) else float(score)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(
-            f"score {name!r} gave {score!r}, which is not a finite number, for the text that begins {text[:80]!r}"
-        )
-    return number
+    numbers = []
+    for score, text in zip(found, texts, strict=True):
+        try:
+            number = math.nan if isinstance(score, (str, bytes)) else float(score)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise ValueError(
+                f"score {name!r} gave {score!r}, which is not a finite number, for the text that begins {text[:80]!r}"
+            )
+        numbers.append(number)
+    return numbers

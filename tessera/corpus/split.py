@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from tessera.corpus.copies import Copies
+from tessera.corpus.copies import Copies, find
 from tessera.corpus.daft_runner import read_parquet
 from tessera.corpus.ingest import DocumentCounts, DocumentFile, text_key
 from tessera.files import atomic_file
@@ -28,8 +28,6 @@ SAME_SIDE = "a side is the text of a held-out document"
 
 _META = b"tessera"
 _AMPLE = 4  # candidates for each byte held out: some are copies of others
-
-
 _HELD = pa.schema([("position", pa.uint64()), ("key", pa.uint64()), ("drawn", pa.bool_())])
 
 
@@ -57,21 +55,17 @@ class Split:
 
         The column `store` says train or held_out for each; copies, and texts that are held out elsewhere, are dropped.
         """
-        for table, reasons in self._judged(file, batches):
+        for table, reasons in self.judged(file, batches):
             counts = DocumentCounts()
             for n, reason in enumerate(reasons):
                 if reason is not None:
                     counts.drop(reason, table["language"][n].as_py(), repr(table["text"][n].as_py()[:80]))
             yield table.filter(pa.array([reason is None for reason in reasons], pa.bool_())), counts
 
-    def dropped(self, file: DocumentFile) -> Iterator[tuple[pa.Table, list[str]]]:
-        """The documents of a file that `kept` leaves out, batch by batch, and the reason for each."""
-        for table, reasons in self._judged(file, None):
-            left_out = [reason for reason in reasons if reason is not None]
-            yield table.filter(pa.array([reason is not None for reason in reasons], pa.bool_())), left_out
-
-    def _judged(self, file: DocumentFile, batches: Sequence[int] | None) -> Iterator[tuple[pa.Table, list[str | None]]]:
-        """Documents that nothing spoke against when they were read, and what does now."""
+    def judged(
+        self, file: DocumentFile, batches: Sequence[int] | None = None
+    ) -> Iterator[tuple[pa.Table, list[str | None]]]:
+        """Documents that nothing spoke against when they were read, batch by batch, and what does now."""
         with pa.parquet.ParquetFile(file.path) as table_file:
             for group in range(table_file.num_row_groups) if batches is None else batches:
                 table = table_file.read_row_group(group)
@@ -81,13 +75,13 @@ class Split:
         positions = table["position"].to_numpy()
         reasons = self.copies.reasons(positions)
         unseen = np.array([reason is None for reason in reasons], bool)
-        training = ~_among(positions, self.held) & (np.array(table["store"].to_pylist(), object) != "held_out")
+        training = ~find(positions, self.held)[1] & (np.array(table["store"].to_pylist(), object) != "held_out")
         single = pc.is_null(table["second"]).to_numpy()
-        for n in np.flatnonzero(unseen & training & single & _among(table["key"].to_numpy(), self.keys)):
+        for n in np.flatnonzero(unseen & training & single & find(table["key"].to_numpy(), self.keys)[1]):
             reasons[n] = SAME_TEXT
         for n in np.flatnonzero(unseen & training & ~single):
             sides = [text_key(table[name][n].as_py()) for name in ("text", "second")]
-            if _among(np.array(sides, np.uint64), self.keys).any():
+            if find(np.array(sides, np.uint64), self.keys)[1].any():
                 reasons[n] = SAME_SIDE
         stores = pa.array(np.where(training, "train", "held_out"))
         return table.set_column(table.schema.get_field_index("store"), "store", stores), reasons
@@ -96,9 +90,10 @@ class Split:
 def choose_held_out(corpus: Corpus, files: Sequence[DocumentFile], folder: Path, copies: Copies) -> Split:
     """Draws what is held out, or reads what was drawn before from the same documents."""
     path = folder / "held_out.parquet"
-    made_of = _made_of(corpus, files)
-    written = _read(path, made_of)
-    if written is None:
+    what = [corpus.held_out.model_dump(), corpus.duplicates.model_dump(), [file.fingerprint for file in files]]
+    made_of = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+    written = pa.parquet.read_table(path) if path.exists() else None
+    if written is None or (written.schema.metadata or {}).get(_META) != made_of.encode():
         written = _draw(corpus, files, copies)
         with atomic_file(path) as draft:
             pa.parquet.write_table(written.replace_schema_metadata({_META: made_of.encode()}), draft)
@@ -112,7 +107,7 @@ def _draw(corpus: Corpus, files: Sequence[DocumentFile], copies: Copies) -> pa.T
     import daft
     from daft import col
 
-    tables = [pa.table({"position": [], "key": [], "drawn": []}, schema=_HELD)]
+    rows: list[tuple[int, int, bool]] = []
     drawn_from = [file for file in files if file.source.split is None and file.source.kind == "documents"]
     limits = _limits(corpus.held_out, drawn_from)
     if limits:
@@ -125,71 +120,37 @@ def _draw(corpus: Corpus, files: Sequence[DocumentFile], copies: Copies) -> pa.T
             .where(col("key") < col("limit"))
             .to_arrow()
         )
-        tables.append(_smallest(candidates, corpus.held_out.max_bytes, copies))
+        rows += _smallest(candidates, corpus.held_out.max_bytes, copies)
     certain = [file for file in files if file.source.split == "held_out"]
     if certain:
         documents = read_parquet([file.path for file in certain]).where(col("reason").is_null())
-        tables.append(_certain(documents.select("position", "key", "text", "second").to_arrow()))
-    return pa.concat_tables(tables).sort_by([("position", "ascending"), ("key", "ascending")])
+        for row in documents.select("position", "key", "text", "second").to_arrow().to_pylist():  # of a pair, each side
+            sides = [row["key"]] if row["second"] is None else [text_key(row["text"]), text_key(row["second"])]
+            rows += [(row["position"], key, False) for key in sides]
+    return pa.Table.from_pylist([dict(zip(_HELD.names, row, strict=True)) for row in sorted(rows)], schema=_HELD)
 
 
 def _limits(rules: HeldOut, files: Sequence[DocumentFile]) -> dict[str, int]:
     """{language: hashes below this are candidates}, of languages with enough documents."""
-    sizes: dict[str, list[int]] = {}
+    counts = DocumentCounts()
     for file in files:
-        for language, (documents, n_bytes) in file.counts.wanted.items():
-            entry = sizes.setdefault(language, [0, 0])
-            entry[0] += documents
-            entry[1] += n_bytes
+        counts.add(file.counts)
     return {
         language: min(2**64 - 1, int(min(rules.share, _AMPLE * rules.max_bytes / n_bytes) * 2**64))
-        for language, (documents, n_bytes) in sizes.items()
+        for language, (documents, n_bytes) in counts.wanted.items()
         if documents >= rules.min_documents
     }
 
 
-def _smallest(candidates: pa.Table, max_bytes: int, copies: Copies) -> pa.Table:
+def _smallest(candidates: pa.Table, max_bytes: int, copies: Copies) -> Iterator[tuple[int, int, bool]]:
     """Of each language the candidates with the smallest hashes, as many as fit."""
-    order = [("language", "ascending"), ("key", "ascending"), ("position", "ascending")]
-    candidates = candidates.sort_by(order)
+    candidates = candidates.sort_by([(name, "ascending") for name in ("language", "key", "position")])
     kept = ~copies.among(candidates["position"].to_numpy())
     rows = zip(*(candidates[name].to_pylist() for name in ("language", "key", "position", "bytes")), strict=True)
-    positions, keys, room, last = [], [], {}, None  # type: list[int], list[int], dict[str, int], int | None
-    for (language, key_, position, n_bytes), keep in zip(rows, kept, strict=True):
-        if keep and key_ != last and n_bytes <= room.setdefault(language, max_bytes):
+    room: dict[str, int] = {}
+    last = None
+    for (language, key, position, n_bytes), keep in zip(rows, kept, strict=True):
+        if keep and key != last and n_bytes <= room.setdefault(language, max_bytes):
             room[language] -= n_bytes
-            positions.append(position)
-            keys.append(key_)
-            last = key_
-    return pa.table({"position": positions, "key": keys, "drawn": [True] * len(keys)}, schema=_HELD)
-
-
-def _certain(found: pa.Table) -> pa.Table:
-    """What sources hold out themselves; of a pair, each side."""
-    positions, keys = [], []
-    for row in found.to_pylist():
-        sides = [row["key"]] if row["second"] is None else [text_key(row["text"]), text_key(row["second"])]
-        positions += [row["position"]] * len(sides)
-        keys += sides
-    return pa.table({"position": positions, "key": keys, "drawn": [False] * len(keys)}, schema=_HELD)
-
-
-def _read(path: Path, made_of: str) -> pa.Table | None:
-    """What was drawn before, if it was from the same documents by the same rules."""
-    if not path.exists():
-        return None
-    table = pa.parquet.read_table(path)
-    return table if (table.schema.metadata or {}).get(_META) == made_of.encode() else None
-
-
-def _made_of(corpus: Corpus, files: Sequence[DocumentFile]) -> str:
-    what = [corpus.held_out.model_dump(), corpus.duplicates.model_dump(), [file.fingerprint for file in files]]
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-
-
-def _among(some: NDArray[np.uint64], ordered: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which of some numbers are among sorted ones."""
-    if not len(ordered):
-        return np.zeros(len(some), bool)
-    places = np.minimum(np.searchsorted(ordered, some), len(ordered) - 1)
-    return ordered[places] == some
+            yield position, key, True
+            last = key

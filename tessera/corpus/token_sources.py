@@ -13,9 +13,9 @@ Source: the data scripts of JHU-CLSP/ettin-encoder-vs-decoder and the loader of 
 import fnmatch
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,32 +29,17 @@ from tessera.plan.corpus import Source
 _LANGUAGE = re.compile(r"(?<![A-Za-z0-9])[a-z]{3}_[A-Z][a-z]{3}(?![A-Za-z0-9])")
 
 
-@dataclass(slots=True)
-class SampleCounts:
-    """What came of samples; two of them add up."""
-
-    samples: int = 0
-    documents: int = 0
-    tokens: int = 0  # with begin and end tokens
-    bytes: int = 0  # of the text that they stand for
-    completed: int = 0  # samples that lacked a begin or end token, or were padded
-    split: int = 0  # samples that held several documents
-    empty: int = 0  # samples of no text at all
-
-    def __iadd__(self, other: Self) -> Self:
-        for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
-        return self
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizedDocuments:
-    """Some documents of one language and tier; `counts` is of them."""
+    """Some documents of one language and tier, and what their samples were."""
 
     language: str
     tier: int | None
     ids: list[NDArray[np.int32]]
-    counts: SampleCounts
+    bytes: int  # of the text that they stand for
+    completed: int = 0  # samples that lacked a begin or end token, or were padded
+    split: int = 0  # samples that held several documents
+    empty: int = 0  # samples of no text at all
 
 
 def shards_of(source: Source) -> list[Shard]:
@@ -110,8 +95,7 @@ class Importer:
                 groups.setdefault((labels[i] if labels else language, tier), []).append(i)
             for (name, tier), numbers in groups.items():
                 flat, lengths = self._end_to_end([samples[i] for i in numbers], shard, first, numbers)
-                ids, counts = self._fit(flat, lengths)
-                yield TokenizedDocuments(name, tier, ids, counts)
+                yield TokenizedDocuments(language=name, tier=tier, **self._fit(flat, lengths))
             first += len(samples)
 
     def _end_to_end(
@@ -132,8 +116,8 @@ class Importer:
             )
         return flat.astype(np.int32), lengths
 
-    def _fit(self, flat: NDArray[np.int32], lengths: NDArray[np.int64]) -> tuple[list[NDArray[np.int32]], SampleCounts]:
-        """Documents: runs of ids that are no marks, each with the template around it.
+    def _fit(self, flat: NDArray[np.int32], lengths: NDArray[np.int64]) -> dict[str, Any]:
+        """Documents (runs of ids that are no marks, each with the template around it) and counts, by their names.
 
         flat     [T], of the samples end to end
         lengths  [n], of each
@@ -145,8 +129,7 @@ class Importer:
         whole = self._whole(flat, begins, ends, marks_at)
         n_bytes = int(self._bytes[flat].sum(dtype=np.int64))
         if whole.all():  # as it mostly is: nothing has to be moved
-            n = len(lengths)
-            return _cut(flat, begins, ends), SampleCounts(samples=n, documents=n, tokens=len(flat), bytes=n_bytes)
+            return {"ids": _cut(flat, begins, ends), "bytes": n_bytes}
         first = np.sort(np.concatenate((begins, marks_at + 1)))
         last = np.sort(np.concatenate((ends, marks_at)))
         first, last = first[last > first], last[last > first]  # [R], runs in order
@@ -161,15 +144,13 @@ class Importer:
             out[stops - 1 - i], free[stops - 1 - i] = mark, False
         out[free] = flat[~marks]
         held = np.bincount(np.searchsorted(ends, first, side="right"), minlength=len(lengths))  # documents of a sample
-        return _cut(out, starts, stops), SampleCounts(
-            samples=len(lengths),
-            documents=len(first),
-            tokens=len(out),
-            bytes=n_bytes,
-            completed=int(((held == 1) & ~whole).sum()),
-            split=int((held > 1).sum()),
-            empty=int((held == 0).sum()),
-        )
+        return {
+            "ids": _cut(out, starts, stops),
+            "bytes": n_bytes,
+            "completed": int(((held == 1) & ~whole).sum()),
+            "split": int((held > 1).sum()),
+            "empty": int((held == 0).sum()),
+        }
 
     def _whole(
         self, flat: NDArray[np.int32], begins: NDArray[np.int64], ends: NDArray[np.int64], marks_at: NDArray[np.int64]

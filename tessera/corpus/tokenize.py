@@ -3,14 +3,14 @@
 prepare.py spreads them over cores or machines.
 """
 
+import contextlib
 import hashlib
-import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -21,7 +21,7 @@ from tessera.corpus.documents import Pair, directions, join_pair
 from tessera.corpus.ingest import DocumentCounts, DocumentFile, sources_in_order
 from tessera.corpus.mds import Shard
 from tessera.corpus.split import Split
-from tessera.data.shards import ShardWriter
+from tessera.data.shard_writer import ShardWriter
 from tessera.data.tokenizer import Engine, Tokenizer
 from tessera.files import atomic_folder, write_json
 from tessera.plan.corpus import Corpus, Source
@@ -30,21 +30,13 @@ _SHARD_TASK = 2**28  # bytes of token ids that a task takes over
 _LEAST_TASK, _MOST_TASKS = 2**23, 512  # bytes of documents that a task encodes; more where there are many
 
 
-class RowGroups(NamedTuple):
-    """Some row groups of a file of documents."""
-
-    file: DocumentFile
-    numbers: tuple[int, ...]
-    size: int  # in bytes
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodeJob:
     """Files of documents, or shards of token ids, that become one small pair of stores."""
 
     number: int
     size: int  # in bytes
-    documents: tuple[RowGroups, ...] = ()
+    documents: tuple[tuple[DocumentFile, tuple[int, ...]], ...] = ()  # files, and which row groups of each
     shards: tuple[Shard, ...] = ()
     source: Source | None = None  # of the shards
     target: Path
@@ -65,8 +57,11 @@ def encode_jobs(
     corpus: Corpus, files: Sequence[DocumentFile], split: Split, tokenizer: Tokenizer, folder: Path
 ) -> list[EncodeJob]:
     """Tasks of a size: neither thousands of them for small files nor a single one for a large file."""
-    single = [RowGroups(file, (n,), size) for file in files for n, size in enumerate(_sizes(file.path))]
-    sizes = [groups.size for groups in single]
+    sizes: dict[tuple[int, int], int] = {}  # {(number of the file, of a row group in it): bytes}
+    for number, file in enumerate(files):
+        footer = pa.parquet.read_metadata(file.path)
+        for row_group in range(footer.num_row_groups):
+            sizes[number, row_group] = footer.row_group(row_group).total_byte_size
     made: list[EncodeJob] = []
 
     def add(size: int, made_of: Any, **what: Any) -> None:
@@ -74,10 +69,14 @@ def encode_jobs(
         target = folder / f"{len(made):05d}"
         made.append(EncodeJob(number=len(made), size=size, target=target, made_of=fingerprint, **what))
 
-    for some in grouped(single, sizes, max(_LEAST_TASK, sum(sizes) // _MOST_TASKS)):
-        joined = tuple(_joined(some))
-        of_files = [(file.fingerprint, numbers) for file, numbers, _ in joined]
-        add(sum(groups.size for groups in some), [split.fingerprint, of_files], documents=joined)
+    least = max(_LEAST_TASK, sum(sizes.values()) // _MOST_TASKS)
+    for some in grouped(list(sizes), list(sizes.values()), least):
+        groups_of: dict[int, list[int]] = {}
+        for number, row_group in some:
+            groups_of.setdefault(number, []).append(row_group)
+        documents = tuple((files[number], tuple(groups)) for number, groups in groups_of.items())
+        of_files = [(file.fingerprint, groups) for file, groups in documents]
+        add(sum(sizes[one] for one in some), [split.fingerprint, of_files], documents=documents)
     for source in sources_in_order(corpus):
         shards = token_sources.shards_of(source) if source.kind == "tokens" else []
         for group in grouped(shards, [shard.bytes for shard in shards], _SHARD_TASK):
@@ -85,19 +84,6 @@ def encode_jobs(
             of_source = [source.model_dump(mode="json"), states]
             add(sum(shard.bytes for shard in group), of_source, shards=tuple(group), source=source)
     return made
-
-
-def _sizes(path: Path) -> list[int]:
-    """Bytes of each row group of a file."""
-    footer = pa.parquet.read_metadata(path)
-    return [footer.row_group(number).total_byte_size for number in range(footer.num_row_groups)]
-
-
-def _joined(some: Sequence[RowGroups]) -> Iterator[RowGroups]:
-    """The row groups of each file as one."""
-    for _, of_file in itertools.groupby(some, key=lambda groups: groups.file.number):
-        found = list(of_file)
-        yield RowGroups(found[0].file, tuple(n for b in found for n in b.numbers), sum(b.size for b in found))
 
 
 class Encode:
@@ -114,13 +100,14 @@ class Encode:
             self._tokenizer = Tokenizer.load(self._folder, self._how)
         tokenizer, counts = self._tokenizer, dict[str, DocumentCounts]()
         with atomic_folder(job.target, replace=True) as draft:
-            with _Stores(draft, tokenizer) as stores:
+            with contextlib.ExitStack() as open_stores:
+                stores = _Stores(draft, tokenizer, open_stores)
                 for shard in job.shards:
                     assert job.source is not None, "shards are of a source"
-                    counts.setdefault(job.source.name, DocumentCounts()).add(stores.take(shard, job.source))
-                for file, numbers, _ in job.documents:
+                    stores.take(shard, job.source, counts.setdefault(job.source.name, DocumentCounts()))
+                for file, groups in job.documents:
                     of = counts.setdefault(file.source.name, DocumentCounts())
-                    for table, dropped in self._split.kept(file, numbers):
+                    for table, dropped in self._split.kept(file, groups):
                         of.add(dropped)
                         stores.add(table, of)
             plain = {source: asdict(c) for source, c in counts.items()}
@@ -131,8 +118,9 @@ class Encode:
 class _Stores:
     """Documents on their way into the two stores of a job."""
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
-        self._folder, self._tokenizer = folder, tokenizer
+    def __init__(self, folder: Path, tokenizer: Tokenizer, stack: contextlib.ExitStack) -> None:
+        """stack: closes the stores, or aborts them"""
+        self._folder, self._tokenizer, self._stack = folder, tokenizer, stack
         self._writers: dict[str, ShardWriter] = {}
         self._importer: token_sources.Importer | None = None  # a job has shards of one source
 
@@ -162,32 +150,19 @@ class _Stores:
         for (store, source, language, tier), (encoded, sizes) in groups.items():
             self._writer(store).add(source, language, tier, encoded, sum(sizes))
 
-    def take(self, shard: Shard, source: Source) -> DocumentCounts:
+    def take(self, shard: Shard, source: Source, counts: DocumentCounts) -> None:
         """Stores the documents of a shard of token ids."""
         self._importer = self._importer or token_sources.Importer(source, self._tokenizer)
-        counts = DocumentCounts()
         for found in self._importer(shard):
             writer = self._writer(source.split or "train")
-            writer.add(source.name, found.language, found.tier, found.ids, found.counts.bytes)
-            for _ in range(found.counts.empty):
-                counts.drop("sample without text", found.language, str(shard.path))
-            counts.note("samples that lacked a begin or end token, or were padded", found.counts.completed)
-            counts.note("samples of several documents", found.counts.split)
-        return counts
+            writer.add(source.name, found.language, found.tier, found.ids, found.bytes)
+            counts.drop("sample without text", found.language, str(shard.path), found.empty)
+            counts.note("samples that lacked a begin or end token, or were padded", found.completed)
+            counts.note("samples of several documents", found.split)
 
     def _writer(self, store: str) -> ShardWriter:
         if store not in self._writers:
             tokenizer = self._tokenizer
-            self._writers[store] = ShardWriter(self._folder / store, tokenizer.fingerprint, tokenizer.vocab_size)
+            writer = ShardWriter(self._folder / store, tokenizer.fingerprint, tokenizer.vocab_size)
+            self._writers[store] = self._stack.enter_context(writer)
         return self._writers[store]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            for writer in self._writers.values() if kind is None else ():
-                writer.close()
-        finally:
-            for writer in self._writers.values():
-                writer.abort()  # those that are not closed

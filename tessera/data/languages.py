@@ -49,7 +49,6 @@ CHARACTERS_A_WORD = 4  # where words have no spaces between them, n words in a r
 
 _HAN = slice(0x20000, 0x40000)  # rare characters: two planes with nothing else
 _TANGUT = slice(0x17000, 0x18800)  # whose characters have no names in some versions of Python
-_UNKNOWN = ""  # what is no letter, or one of a script that is not in the list below
 
 # The first words of the names of its letters; two words are joined by an underscore.
 _NAMES = dict(
@@ -86,29 +85,21 @@ _NAMES = dict(
 )
 # Scripts that are not what letters are named after: what they write with.
 _WRITTEN_WITH = {
-    "Hans": ("Hani",),
-    "Hant": ("Hani",),
-    "Hanb": ("Hani", "Bopo"),
-    "Jpan": ("Hani", "Kana"),
-    "Hira": ("Kana",),
-    "Hrkt": ("Kana",),
-    "Kore": ("Hang", "Hani"),
-    "Jamo": ("Hang",),
-    "Latf": ("Latn",),
-    "Latg": ("Latn",),
-    "Aran": ("Arab",),
-    "Cyrs": ("Cyrl",),
-    "Geok": ("Geor",),
-    "Syre": ("Syrc",),
-    "Syrj": ("Syrc",),
-    "Syrn": ("Syrc",),
+    script: tuple(letters.split("+"))
+    for script, letters in re.findall(
+        r"(\w{4})=(\S+)",
+        """
+        Hans=Hani Hant=Hani Hanb=Hani+Bopo Jpan=Hani+Kana Hira=Kana Hrkt=Kana Kore=Hang+Hani Jamo=Hang Latf=Latn
+        Latg=Latn Aran=Arab Cyrs=Cyrl Geok=Geor Syre=Syrc Syrj=Syrc Syrn=Syrc
+        """,
+    )
 }
 _NO_SPACES = frozenset(
     re.findall(r"\w+", "Hani Hans Hant Hanb Jpan Hira Kana Hrkt Bopo Thai Laoo Khmr Mymr Tibt Lana Tale Talu Java Bali")
 )
 _NO_SPACES_BARE = frozenset(re.findall(r"\w+", "zho cmn yue wuu gan hsn nan hak cdo lzh jpn tha lao khm mya bod dzo"))
 
-_CODES = (_UNKNOWN, *sorted(set(_NAMES.values())))
+_CODES = ("", *sorted(set(_NAMES.values())))  # the first: what is no letter, or one of a script that is not in the list
 _LATIN = _CODES.index("Latn")
 
 

@@ -54,44 +54,30 @@ def rows(file: File, source: Source | None, max_bytes: int) -> Iterator[Raw]:
 
 
 def _jsonl(file: File, max_bytes: int) -> Iterator[Raw]:
-    for number, line, too_long in _lines(file, max_bytes):
-        if too_long:
-            yield number, None, f"longer than {max_bytes} bytes", line
-            continue
-        try:
-            text = line.decode()
+    for number, text, reason, line in _lines(file, max_bytes):
+        values = None
+        if text is not None:
             try:
-                values, end = _decode_json(text)
-            except ValueError:
-                values, end = None, 0
-            if end != len(text):  # white space around it, or not JSON
-                values = json.loads(text)
-        except UnicodeDecodeError:
-            yield number, None, "not UTF-8", line
-        except (ValueError, RecursionError):
-            yield number, None, "not JSON", line
-        else:
-            if isinstance(values, dict):
-                yield number, values, "", line
-            else:
-                yield number, None, "not a JSON object", line
+                try:
+                    values, end = _decode_json(text)
+                except ValueError:
+                    end = 0
+                if end != len(text):  # white space around it, or not JSON
+                    values = json.loads(text)
+                reason = "" if isinstance(values, dict) else "not a JSON object"
+            except (ValueError, RecursionError):
+                reason = "not JSON"
+        yield number, None if reason else values, reason, line
 
 
 def _text(file: File, source: Source, max_bytes: int) -> Iterator[Raw]:
-    column = source.columns.text
-    for number, line, too_long in _lines(file, max_bytes):
-        if too_long:
-            yield number, None, f"longer than {max_bytes} bytes", line
-            continue
-        try:
-            yield number, {column: line.decode()}, "", line
-        except UnicodeDecodeError:
-            yield number, None, "not UTF-8", line
+    for number, text, reason, line in _lines(file, max_bytes):
+        yield number, None if text is None else {source.columns.text: text}, reason, line
 
 
-def _lines(file: File, max_bytes: int) -> Iterator[tuple[int, bytes, bool]]:
-    """(number, line, whether it is too long) for every line that is not blank; of long ones the beginning."""
-    number, head, dropping = 1, b"", False
+def _lines(file: File, max_bytes: int) -> Iterator[tuple[int, str | None, str, bytes]]:
+    """(number, text, or None and why, bytes) of every line that is not blank; of too long ones the beginning."""
+    number, head, too_long = 1, b"", f"longer than {max_bytes} bytes"
     with _stream(file) as stream:
         start = stream.read(3)
         rest = b"" if start == b"\xef\xbb\xbf" else start  # without a byte order mark
@@ -101,19 +87,22 @@ def _lines(file: File, max_bytes: int) -> Iterator[tuple[int, bytes, bool]]:
             if not chunk:
                 lines.append(rest)
             for line in lines:
-                if dropping:
-                    yield number, head, True
-                    dropping = False
+                if head:
+                    yield number, None, too_long, head
+                    head = b""
                 elif len(line) > max_bytes:
-                    yield number, line[:_SHOWN_BYTES], True
+                    yield number, None, too_long, line[:_SHOWN_BYTES]
                 elif line and not line.isspace():
-                    yield number, line.removesuffix(b"\r"), False
+                    line = line.removesuffix(b"\r")
+                    try:
+                        yield number, line.decode(), "", line
+                    except UnicodeDecodeError:
+                        yield number, None, "not UTF-8", line
                 number += 1
             if not chunk:
                 return
             if len(rest) > max_bytes:
-                head = head if dropping else rest[:_SHOWN_BYTES]
-                dropping, rest = True, b""
+                head, rest = head or rest[:_SHOWN_BYTES], b""
 
 
 @contextlib.contextmanager
@@ -123,14 +112,13 @@ def _stream(file: File) -> Iterator[Any]:
         with pa.input_stream(str(file.local), compression=file.compression) as stream:
             yield stream
         return
-    with file.open() as packed, _unpacked(packed, file.compression) as stream:
-        yield stream
-
-
-def _unpacked(packed: Any, compression: str | None) -> Any:
-    if compression == "xz":  # which Arrow does not know
-        return lzma.open(packed)
-    return pa.input_stream(packed, compression=compression, buffer_size=_CHUNK)
+    with file.open() as packed:
+        if file.compression == "xz":  # which Arrow does not know
+            with lzma.open(packed) as plain:
+                yield plain
+        else:
+            with pa.input_stream(packed, compression=file.compression, buffer_size=_CHUNK) as stream:
+                yield stream
 
 
 # ------------------------------------------------------------------------------------------------------------- parquet
@@ -189,17 +177,17 @@ def _batch_rows(metadata: Any, wanted: list[str]) -> int:
 
 def _values(column: pa.Array) -> list[Any]:
     """A column as Python values; strings that are not UTF-8 stay bytes."""
+
+    def value(data: bytes | None) -> str | bytes | None:
+        try:
+            return None if data is None else data.decode()
+        except UnicodeDecodeError:
+            return data
+
     try:
         return column.to_pylist()
     except UnicodeDecodeError:
-        return [_string_or_bytes(data) for data in column.cast(pa.large_binary()).to_pylist()]
-
-
-def _string_or_bytes(data: bytes | None) -> str | bytes | None:
-    try:
-        return None if data is None else data.decode("utf-8")
-    except UnicodeDecodeError:
-        return data
+        return [value(data) for data in column.cast(pa.large_binary()).to_pylist()]
 
 
 # ---------------------------------------------------------------------------------------------------------------- WARC
@@ -229,12 +217,8 @@ def _warc(file: File, source: Source, max_bytes: int) -> Iterator[Raw]:
                         "extract it first (trafilatura, resiliparse), or take the WET files of the crawl"
                     )
                 elif kind not in _SILENT_RECORDS:
-                    yield (
-                        number,
-                        None,
-                        f"a {kind} record is not text",
-                        record.rec_headers.get_header("WARC-Target-URI") or "",
-                    )
+                    page = record.rec_headers.get_header("WARC-Target-URI") or ""
+                    yield number, None, f"a {kind} record is not text", page
                 while left and (data := record.raw_stream.read(min(left, _CHUNK))):
                     left -= len(data)
                 if left:

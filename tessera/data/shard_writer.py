@@ -8,10 +8,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import numpy as np
@@ -71,9 +70,7 @@ class ShardWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
         else:
@@ -135,27 +132,19 @@ class ShardWriter:
         width = self._store.dtype.itemsize
         spools = (self._spool.close().path, self._spool_lengths.close().path)
         with spools[0].open("rb") as tokens_in, spools[1].open("rb") as lengths_in:
-            for name, pending in sorted(self._buckets.items(), key=lambda item: _bucket(*item).key):
+            whole = [
+                (Bucket(source=name, language=code, tier=t, tokens=p.tokens, documents=p.documents, bytes=p.bytes), p)
+                for (name, code, t), p in self._buckets.items()
+            ]
+            for bucket, pending in sorted(whole, key=lambda pair: pair[0].key):
                 for token_start, n_tokens, document_start, n_documents in pending.segments:
                     for data in _read(tokens_in, token_start * width, n_tokens * width):
                         self._store.tokens(data)
                     lengths_in.seek(document_start * 8)
                     self._store.lengths(np.frombuffer(lengths_in.read(n_documents * 8), dtype=np.int64))
-                self._store.end_bucket(_bucket(name, pending))
+                self._store.end_bucket(bucket)
         for spool in spools:
             spool.unlink()
-
-
-def _bucket(name: tuple[str, str, int | None], pending: _Pending) -> Bucket:
-    source, language, tier = name
-    return Bucket(
-        source=source,
-        language=language,
-        tier=tier,
-        tokens=pending.tokens,
-        documents=pending.documents,
-        bytes=pending.bytes,
-    )
 
 
 class StoreFiles:
@@ -187,13 +176,24 @@ class StoreFiles:
         width = self.dtype.itemsize
         file_bytes = max(self._file_bytes, -(-tokens * width // _MOST_FILES))
         self._per_file = max(1, -(-file_bytes // width) if file_bytes > self._file_bytes else file_bytes // width)
-        self._target = _Split(self.file, self._per_file * width)
+        self._target: list[_File] = []
         self._offsets = self.file("offsets.bin")
         self._offsets.write(np.zeros(1, dtype="<i8"))
 
     def tokens(self, data: bytes) -> None:
-        """Tokens of the bucket at hand, in the type of the store."""
-        self._target.write(data)
+        """Tokens of the bucket at hand, in the type of the store, over files of equal size."""
+        size = self._per_file * self.dtype.itemsize
+        while data:
+            if not self._target or self._target[-1].bytes == size:
+                self._close_last()
+                self._target.append(self.file(f"tokens-{len(self._target):05d}.bin"))
+            room = size - self._target[-1].bytes
+            self._target[-1].write(data[:room])
+            data = data[room:]
+
+    def _close_last(self) -> None:
+        if self._target:
+            self._target[-1].close()
 
     def lengths(self, lengths: NDArray[np.int64]) -> None:
         """Tokens of each of the next documents of the bucket at hand."""
@@ -209,7 +209,8 @@ class StoreFiles:
 
     def close(self) -> Path:
         """Makes the store and returns its folder."""
-        files = [*self._target.close(), self._offsets.close()]
+        self._close_last()
+        files = [*self._target, self._offsets.close()]
         index = {
             "format": FORMAT,
             "version": VERSION,
@@ -266,29 +267,6 @@ class _File:
         """Lets go of the file without a word: its buffer may hold what no longer fits on the disk."""
         with contextlib.suppress(OSError):
             self._out.close()
-
-
-class _Split:
-    """Bytes over files of equal size, `tokens-00000.bin` and on."""
-
-    def __init__(self, new_file: Callable[[str], _File], file_bytes: int) -> None:
-        self._new_file, self._file_bytes = new_file, file_bytes
-        self._files: list[_File] = []
-
-    def write(self, data: bytes) -> None:
-        while data:
-            if not self._files or self._files[-1].bytes == self._file_bytes:
-                if self._files:
-                    self._files[-1].close()
-                self._files.append(self._new_file(f"tokens-{len(self._files):05d}.bin"))
-            room = self._file_bytes - self._files[-1].bytes
-            self._files[-1].write(data[:room])
-            data = data[room:]
-
-    def close(self) -> list[_File]:
-        if self._files:
-            self._files[-1].close()
-        return self._files
 
 
 def _read(source: BinaryIO, start: int, size: int) -> Iterator[bytes]:

@@ -5,7 +5,7 @@
     index.json             buckets, sizes, checksums, the tokenizer; written last
 
 Documents of one bucket (source, language, tier) lie together, buckets are sorted by key. So 1,833 languages are a
-handful of open files, and a document is two integers. store_writer.py writes one; blocks.py may later put counts
+handful of open files, and a document is two integers. shard_writer.py writes one; blocks.py may later put counts
 beside it that are derived from the offsets.
 """
 
@@ -22,10 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.data.blocks import Blocks, MmapArray, damaged
-from tessera.data.shard_writer import FILE_BYTES, FORMAT, INDEX, VERSION, ShardWriter, StoreFiles, index_hash
+from tessera.data.shard_writer import FILE_BYTES, FORMAT, INDEX, VERSION, StoreFiles, index_hash
 from tessera.plan.mixture import Bucket
-
-__all__ = ["INDEX", "ShardWriter", "Shards", "concatenate", "verify"]
 
 _COPY_TOKENS = 2**22
 

@@ -121,7 +121,7 @@ def _here(where: str, source: Source) -> Iterator[File]:
             continue
         for folder, folders, names in os.walk(hit):
             folders[:] = [name for name in folders if not name.startswith(".")]
-            yield from (_file_here(os.path.join(folder, name), source) for name in names if _wanted(name))
+            yield from (_file_here(os.path.join(folder, n), source) for n in names if n[0] != "." and _kind(n))
 
 
 def _file_here(path: str, source: Source) -> File:
@@ -141,10 +141,6 @@ def _kind(name: str) -> str:
     return kind
 
 
-def _wanted(name: str) -> bool:
-    return not name.startswith(".") and bool(_kind(name))
-
-
 # ----------------------------------------------------------------------------------------------------------- elsewhere
 
 
@@ -155,7 +151,7 @@ def _elsewhere(source: Source) -> Iterator[File]:
     system, path = _system(url)
     with _reaching(url):
         try:
-            found = _listed(system, path, single=scheme in _WEB)
+            found = [(path, system.info(path))] if scheme in _WEB else _listed(system, path)
         except FileNotFoundError:
             return
     for name, info in found:
@@ -163,10 +159,8 @@ def _elsewhere(source: Source) -> Iterator[File]:
         yield File(name if "://" in name else f"{scheme}://{name}", int(size or 0), _version(info))
 
 
-def _listed(system: Any, path: str, *, single: bool) -> list[tuple[str, Any]]:
+def _listed(system: Any, path: str) -> list[tuple[str, Any]]:
     """(path, what is known of it) of each file, in as few questions as there can be."""
-    if single:
-        return [(path, system.info(path))]
     parts = path.split("/")
     fixed = next((n for n, part in enumerate(parts) if glob.has_magic(part)), len(parts))
     root, pattern = "/".join(parts[:fixed]), parts[fixed:]
@@ -175,12 +169,12 @@ def _listed(system: Any, path: str, *, single: bool) -> list[tuple[str, Any]]:
         if info["type"] != "directory":
             return [(info["name"], info)]
     elif len(pattern) == 1 and pattern != ["**"]:  # a folder may hold much more below than beside what is asked for
-        hits = [info for info in system.ls(root, detail=True) if _fits(_last(info["name"]), pattern[0])]
-        plain = [(info["name"], info) for info in hits if info["type"] != "directory"]
-        below = [
-            _listed(system, info["name"].rstrip("/"), single=False) for info in hits if info["type"] == "directory"
-        ]
-        return plain + [file for files_below in below for file in files_below]
+        found: list[tuple[str, Any]] = []
+        for info in system.ls(root, detail=True):
+            if _fits(PurePosixPath(info["name"]).name, pattern[0]):
+                folder = info["type"] == "directory"
+                found += _listed(system, info["name"].rstrip("/")) if folder else [(info["name"], info)]
+        return found
     everything = system.find(root, detail=True).items()
     return [(name, info) for name, info in everything if _asked_for(name.split("/")[fixed:], pattern)]
 
@@ -201,10 +195,6 @@ def _fits(name: str, pattern: str) -> bool:
 
 def _hidden(parts: Iterable[str]) -> bool:
     return any(part.startswith(".") for part in parts)
-
-
-def _last(name: str) -> str:
-    return name.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _version(info: dict[str, Any]) -> str:

@@ -58,14 +58,16 @@ class Stream:
         Raises ValueError where the shares do not fit the store.
         """
         for row in mixture.shares:
-            _check_shares(row, shards)
+            if len(row) != len(shards.buckets):
+                raise ValueError(f"{len(row)} shares for {len(shards.buckets)} buckets; give one share for each")
+            if abs(sum(row) - 1.0) > 1e-6 or min(row) < 0:
+                raise ValueError(
+                    f"shares add up to {sum(row):.6f}, the smallest is {min(row)}; they must be parts of 1"
+                )
         self.shards = shards
         self.context = context
-        self.replacement: Literal["mask", "80-10-10"] = replacement
-        self.crop = crop
-        self.mask_id = mask_id
-        self.special_ids = tuple(special_ids)
-        self.vocab_size = vocab_size
+        self._crop = crop
+        self._masking = (replacement, mask_id, tuple(special_ids), vocab_size)
 
         # the blocks of a bucket lie in a row: the first of them, and how many
         self._index = shards.blocks(context)
@@ -111,9 +113,7 @@ class Stream:
         ends = np.concatenate(([0], np.cumsum(lengths)))
         tokens = self.shards.gather(starts, lengths)
         # hide some, by the key of each document
-        inputs, positions, targets = mask(
-            tokens, keys, ends, mask_ratio, self.replacement, self.mask_id, self.special_ids, self.vocab_size
-        )
+        inputs, positions, targets = mask(tokens, keys, ends, mask_ratio, *self._masking)
         sources = bucket.astype(np.int32)
         return Batch(tokens=inputs, starts=ends, positions=positions, targets=targets, sources=sources)
 
@@ -121,8 +121,8 @@ class Stream:
         """Bucket, first token in the store, length and key of each document of the batch of a window, all [N]."""
         bucket, starts, lengths, keys = self._drawn(t0, t1)
         # cut blocks to random lengths, where the phase asks for it
-        if self.crop is not None:
-            piece, starts, lengths, keys = cut(starts, lengths, keys, self.crop, self.context)
+        if self._crop is not None:
+            piece, starts, lengths, keys = cut(starts, lengths, keys, self._crop, self.context)
             bucket = bucket[piece]
         # shuffle within the batch, or buckets would follow one another
         order = np.argsort(mix(~keys), kind="stable")
@@ -145,13 +145,6 @@ class Stream:
         starts = self.shards.offsets[document] + inside * self.context
         lengths = np.minimum(self.shards.offsets[document + 1] - starts, self.context)
         return bucket, starts, lengths, mix(self._draw_key[bucket] + mix(draw.astype(np.uint64)))
-
-
-def _check_shares(shares: Sequence[float], shards: Shards) -> None:
-    if len(shares) != len(shards.buckets):
-        raise ValueError(f"{len(shares)} shares for {len(shards.buckets)} buckets; give one share for each")
-    if abs(sum(shares) - 1.0) > 1e-6 or min(shares) < 0:
-        raise ValueError(f"shares add up to {sum(shares):.6f}, the smallest is {min(shares)}; they must be parts of 1")
 
 
 def cut(

@@ -97,6 +97,7 @@ class Tokenizer:
         vocabulary = inner.get_vocab(with_added_tokens=True)
         required, role = tokenizer_json.required, tokenizer_json.roles(file, vocabulary)
         special = {i for i, token in inner.get_added_tokens_decoder().items() if token.special}
+        unigram = tokenizer_json.model(definition).get("type") == "Unigram"  # its pieces may be special tokens' names
         special_ids = tuple(sorted(special | {i for i in role.values() if i is not None}))
         loaded = cls(
             folder=file.parent,
@@ -104,8 +105,8 @@ class Tokenizer:
             vocab_size=max(vocabulary.values()) + 1,
             mask_id=required(role["mask"], file, "mask_token", "a masked language model needs one"),
             bos_id=required(role["bos"], file, "bos_token", "every document begins with it"),
-            eos_id=required(role["eos"], file, "eos_token", "every document ends with it"),
-            pad_id=required(role["eos"] if role["pad"] is None else role["pad"], file, "pad_token", ""),
+            eos_id=(eos := required(role["eos"], file, "eos_token", "every document ends with it")),
+            pad_id=eos if role["pad"] is None else role["pad"],
             separator_id=role["separator"],
             unknown_id=tokenizer_json.unknown(definition, vocabulary),
             special_ids=special_ids,
@@ -113,7 +114,7 @@ class Tokenizer:
             definition=definition,
             _inner=inner,
             _fast=None if engine == "tokenizers" else Gigatoken(definition),
-            _without_specials=tokenizer_json.without_specials(definition, special_ids),
+            _without_specials=UnigramWithoutSpecials(definition, special_ids) if unigram else None,
         )
         if engine != "tokenizers":
             loaded.prove(list(hard_texts(definition)))

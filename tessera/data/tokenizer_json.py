@@ -59,10 +59,10 @@ def required(role: int | None, file: Path, key: str, why: str) -> int:
 
 def unknown(definition: dict[str, Any], vocabulary: Mapping[str, int]) -> int | None:
     """The id that stands for what the vocabulary cannot write; None where it can write everything."""
-    model = _model(definition)
-    if isinstance(model.get("unk_id"), int):  # Unigram
-        return int(model["unk_id"])
-    return vocabulary.get(model.get("unk_token") or "")
+    own = model(definition)
+    if isinstance(own.get("unk_id"), int):  # Unigram
+        return int(own["unk_id"])
+    return vocabulary.get(own.get("unk_token") or "")
 
 
 def template(inner: tokenizers.Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -79,7 +79,7 @@ def measure(definition: dict[str, Any]) -> Callable[[str], int]:
     kinds = _kinds(definition)
     if "ByteLevel" in kinds:
         return len  # one character of the byte alphabet is one byte
-    prefix = _model(definition).get("continuing_subword_prefix") or ""
+    prefix = model(definition).get("continuing_subword_prefix") or ""
     if "WordPiece" in kinds and prefix:
         return lambda token: len(token.removeprefix(prefix).encode())
     return lambda token: 1 if _BYTE.fullmatch(token) else len(token.replace("▁", " ").encode())
@@ -151,22 +151,18 @@ class UnigramWithoutSpecials:
         return self._inner.encode(text, add_special_tokens=False).ids
 
     def _without_names(self) -> dict[str, Any]:
-        model = self._definition["model"]
-        pieces = [[f"\0{i}" if i in self._special else piece, score] for i, (piece, score) in enumerate(model["vocab"])]
+        own = self._definition["model"]
+        pieces = [[f"\0{i}" if i in self._special else piece, score] for i, (piece, score) in enumerate(own["vocab"])]
         added = [
             token
             for token in self._definition.get("added_tokens") or []
             if token["id"] not in self._special or token["id"] >= len(pieces)
         ]
-        return {**self._definition, "model": {**model, "vocab": pieces}, "added_tokens": added, "post_processor": None}
+        return {**self._definition, "model": {**own, "vocab": pieces}, "added_tokens": added, "post_processor": None}
 
 
-def without_specials(definition: dict[str, Any], special: tuple[int, ...]) -> UnigramWithoutSpecials | None:
-    """The tokenizer for such texts, where the names of special tokens are pieces that a text may be cut into."""
-    return UnigramWithoutSpecials(definition, special) if _model(definition).get("type") == "Unigram" else None
-
-
-def _model(definition: dict[str, Any]) -> dict[str, Any]:
+def model(definition: dict[str, Any]) -> dict[str, Any]:
+    """The vocabulary and its kind; {} where there is none."""
     return definition.get("model") or {}
 
 

@@ -192,6 +192,9 @@ def _protocols(path: Path) -> dict[str, dict[str, Any]]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The keys and values of a file. Raises TaskError."""
     try:
-        return loading.read_yaml(path, "file of tasks or protocols")
-    except loading.RecipeError as error:
+        given: Any = loading.read_yaml(path)
+    except ValueError as error:
         raise TaskError(str(error)) from None
+    if not isinstance(given, dict):
+        raise TaskError(f"{path}: names and what they stand for are needed here, as in tessera/evaluation/tasks")
+    return given

@@ -14,7 +14,8 @@ from typing import Literal
 
 import torch
 
-from tessera.data.shards import INDEX, Shards
+from tessera.data.shard_writer import INDEX
+from tessera.data.shards import Shards
 from tessera.data.tokenizer import Tokenizer
 from tessera.evaluation import catalogue, frozen, load, metrics, sweep
 from tessera.evaluation.rows import DataError

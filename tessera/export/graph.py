@@ -12,19 +12,22 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional
 
 from tessera.data.tokenizer import Tokenizer
 from tessera.export.model_card import Check, card, lowest
 from tessera.export.padded import PaddedEmbedder, PaddedMaskedLM
 from tessera.files import atomic_folder, write_json
 from tessera.inference import sentence_folder as folders
+from tessera.inference.parity import relative_difference
 from tessera.inference.runtime import ABOUT, FILES, INPUTS, LOGITS, STATES, VECTORS, Runtime
 from tessera.inference.sentence_folder import Pipeline
 from tessera.inference.tokenize import TextTokenizer
@@ -109,19 +112,13 @@ def export(
     return checks
 
 
-def need(to: str) -> None:
+def need(to: str, *more: str) -> None:
     """Raises ValueError for an unknown engine, ImportError with the line to type where a package is missing."""
     if to not in FILES:
         raise ValueError(f"to is {to!r}; give onnx or openvino")
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-
-        if to == "openvino":
-            import openvino  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f'export needs {error.name}; pip install "tessera-encoders[export]"') from None
+    for package in ("onnx", "onnxruntime", "onnxscript", *(["openvino"] if to == "openvino" else []), *more):
+        if find_spec(package) is None:
+            raise ImportError(f'export needs {package}; pip install "tessera-encoders[export]"')
 
 
 @contextlib.contextmanager
@@ -161,9 +158,9 @@ def write_graph(model: Encoder | MaskedLM, pipeline: Pipeline, folder: Path, to:
 
 def trace(model: Encoder | MaskedLM, pipeline: Pipeline, path: Path) -> None:
     """The ONNX graph; beyond two gigabytes its weights lie in a file beside it."""
+    padded: PaddedMaskedLM | PaddedEmbedder
     if isinstance(model, MaskedLM):
-        padded: nn.Module = PaddedMaskedLM(model)
-        outputs = [LOGITS]
+        padded, outputs = PaddedMaskedLM(model), [LOGITS]
     else:
         padded, outputs = PaddedEmbedder(model, pipeline.pooling, pipeline.modules), [STATES, VECTORS]
     free = torch.export.Dim.DYNAMIC
@@ -223,9 +220,9 @@ def compare(
             tokens, starts = pack([ids[n] for n in group])
             for output, rows in _pairs(model, pipeline, runtime, tokens, starts):
                 for n, (theirs, ours) in zip(group, rows, strict=True):
-                    cosine, difference = _apart(theirs, ours)
-                    name = str(dtype).removeprefix("torch.")
-                    checks.append(Check(names[n], len(ids[n]), len(group), name, output, cosine, difference))
+                    cosine = float(functional.cosine_similarity(theirs.double(), ours.double(), dim=-1).min())
+                    name, apart = str(dtype).removeprefix("torch."), relative_difference(theirs, ours)
+                    checks.append(Check(names[n], len(ids[n]), len(group), name, output, cosine, apart))
     return checks
 
 
@@ -250,10 +247,3 @@ def pooled(hidden: Tensor, starts: Tensor, pipeline: Pipeline) -> Tensor:
     for step in pipeline.modules:
         vectors = step(vectors)
     return vectors
-
-
-def _apart(a: Tensor, b: Tensor) -> tuple[float, float]:
-    """The lowest cosine of rows, and the largest |a - b| / (|b| + root mean square of b)."""
-    a, b = a.double(), b.double()
-    cosine = nn.functional.cosine_similarity(a, b, dim=-1).min()
-    return float(cosine), float(((a - b).abs() / (b.abs() + b.square().mean().sqrt())).max())

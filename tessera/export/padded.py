@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tessera.model.attention import frequencies
-from tessera.model.encoder import Block, Encoder
+from tessera.model.encoder import ACTIVATIONS, Block, Encoder
 from tessera.model.mlm import MaskedLM
 from tessera.model.pooling import POOLINGS
 
@@ -55,8 +55,7 @@ class PaddedEncoder(nn.Module):
             window = config.window(number)
             x = x + self._attention(block, x, window, turns[window], masks[window])
             gate, up = block.mlp.gate_up(block.mlp_norm(x)).chunk(2, dim=-1)
-            act = functional.gelu if block.mlp.activation == "gelu" else functional.silu
-            x = x + block.mlp.down(act(gate) * up)
+            x = x + block.mlp.down(ACTIVATIONS[block.mlp.activation](gate) * up)
         states = encoder.norm(x)
         assert isinstance(states, Tensor)
         return states

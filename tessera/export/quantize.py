@@ -12,6 +12,7 @@ import io
 import itertools
 import logging
 import random
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tessera.corpus import documents
@@ -30,7 +30,7 @@ from tessera.export.graph import To, drafted, length_of, need, pooled, quiet, wr
 from tessera.export.model_card import card
 from tessera.files import write_json
 from tessera.inference import sentence_folder as folders
-from tessera.inference.engine import rows
+from tessera.inference.engine import Vectors, rows
 from tessera.inference.nearest import nearest, unit
 from tessera.inference.runtime import ABOUT, FILES, INPUTS, VECTORS, Runtime, padded
 from tessera.inference.tokenize import Ids, TextTokenizer
@@ -40,7 +40,6 @@ from tessera.progress import Say, silent
 
 # Shapes: n texts, T tokens of a batch end to end, P width of a vector.
 
-Vectors = NDArray[np.float32]
 Embed = Callable[[Sequence[Ids]], Vectors]  # token ids of texts -> [n, P]
 Drawn = TypeVar("Drawn")
 
@@ -107,7 +106,11 @@ def quantize(
 
     Raises ValueError saying what was measured where a bound is not held, and for too few texts; else as `export`.
     """
-    _check(to, weights_only, min_cosine, max_drop)
+    need(to, *(["nncf"] if to == "openvino" else []))
+    if not 0.0 <= min_cosine <= 1.0 or max_drop < 0:
+        raise ValueError(f"min_cosine is {min_cosine}, max_drop {max_drop}; give a cosine up to 1 and points from 0 up")
+    if weights_only and to == "onnx":
+        raise ValueError("weights_only is for openvino; ONNX Runtime reads activations in int8 as they come")
     calibrating, measuring = _halved(texts, seed)
     pipeline, inside = folders.read(folders.local(folder))
     if not hub.is_ours(inside):
@@ -122,7 +125,7 @@ def quantize(
         plain = Path(work)
         say(f"{to}: tracing {model.config.num_hidden_layers} layers")
         write_graph(model, pipeline, plain, to)
-        (plain / "config.json").write_bytes((inside / "config.json").read_bytes())
+        shutil.copyfile(inside / "config.json", plain / "config.json")
         calibrated = 0 if weights_only or to == "onnx" else len(calibrating)
         say(f"int8, calibrated on {calibrated} texts" if calibrated else "int8 without calibration")
         write_int8(plain, draft, to, weights_only, ids(calibrating))
@@ -156,14 +159,14 @@ def _halved(texts: Sequence[str], seed: int) -> tuple[list[str], list[str]]:
 def read_texts(path: str, limit: int = 1000, seed: int = 0, column: str = "text") -> list[str]:
     """At most `limit` texts drawn from jsonl, parquet or plain-text files. Raises ValueError as corpus.read."""
     source = Source(name="texts", path=path, columns=Columns(text=column), language="und", split="train")
-    rows = (row.text for row in documents.read(source, documents.Skipped()) if isinstance(row, documents.Document))
+    rows = (row.text for row in documents.read(source) if isinstance(row, documents.Document))
     return _drawn(rows, limit, seed)
 
 
 def read_pairs(path: str, limit: int = 1000, seed: int = 0) -> list[tuple[str, str]]:
     """At most `limit` pairs from rows of src, tgt, src_lang and tgt_lang. Raises ValueError as corpus.read."""
     source = Source(name="pairs", path=path, kind="pairs", split="train")
-    rows = documents.read(source, documents.Skipped())
+    rows = documents.read(source)
     return _drawn(((row.source_text, row.target_text) for row in rows if isinstance(row, documents.Pair)), limit, seed)
 
 
@@ -175,20 +178,6 @@ def _drawn(rows: Iterator[Drawn], limit: int, seed: int) -> list[Drawn]:
 # ------------------------------------------------------------------------------------------------------------- int8
 
 
-def _check(to: str, weights_only: bool, min_cosine: float, max_drop: float) -> None:
-    need(to)
-    if not 0.0 <= min_cosine <= 1.0 or max_drop < 0:
-        raise ValueError(f"min_cosine is {min_cosine}, max_drop {max_drop}; give a cosine up to 1 and points from 0 up")
-    if to == "onnx":
-        if weights_only:
-            raise ValueError("weights_only is for openvino; ONNX Runtime reads activations in int8 as they come")
-        return
-    try:
-        import nncf  # noqa: F401
-    except ImportError:
-        raise ImportError('int8 for OpenVINO needs nncf; pip install "tessera-encoders[export]"') from None
-
-
 def write_int8(source: Path, target: Path, to: To, weights_only: bool, calibrating: Sequence[Ids]) -> None:
     """The graph in `source` in int8, into `target`; `calibrating`: token ids of texts, for openvino's activations."""
     with quiet(), contextlib.redirect_stdout(io.StringIO()):
@@ -196,13 +185,8 @@ def write_int8(source: Path, target: Path, to: To, weights_only: bool, calibrati
             from onnxruntime.quantization import QuantType, quantize_dynamic
 
             large = (source / (FILES["onnx"] + ".data")).exists()
-            quantize_dynamic(
-                source / FILES["onnx"],
-                target / FILES["onnx"],
-                weight_type=QuantType.QInt8,
-                per_channel=True,
-                use_external_data_format=large,
-            )
+            how = {"weight_type": QuantType.QInt8, "per_channel": True, "use_external_data_format": large}
+            quantize_dynamic(source / FILES["onnx"], target / FILES["onnx"], **how)
             return
         import nncf
         import openvino
@@ -226,8 +210,7 @@ def _batches(ids: Sequence[Ids]) -> Iterator[dict[str, Any]]:
 
 
 def _bytes(folder: Path) -> int:
-    graph = [path for path in folder.iterdir() if path.name.startswith(("openvino_model.", "model.onnx"))]
-    return sum(path.stat().st_size for path in graph)
+    return sum(path.stat().st_size for name in ("openvino_model.*", "model.onnx*") for path in folder.glob(name))
 
 
 # --------------------------------------------------------------------------------------------------------- measuring
@@ -263,8 +246,8 @@ def _measure(
 
 def _embed(compute: Callable[[Tensor, Tensor], Tensor], width: int) -> Embed:
     """compute: (tokens [T], starts [N+1]) -> [N, P] of a batch."""
-    how: dict[str, Any] = {"device": torch.device("cpu"), "dtype": torch.float32, "max_tokens": _TOKENS}
-    return lambda ids: rows(compute, ids, width, **how).numpy()
+    cpu = torch.device("cpu")
+    return lambda ids: rows(compute, ids, width, device=cpu, dtype=torch.float32, max_tokens=_TOKENS).numpy()
 
 
 def _halves(text: str) -> tuple[str, str]:

@@ -30,8 +30,9 @@ from torch.nn import functional
 from tessera.data.packing import by_length
 from tessera.finetune.examples import Triple
 from tessera.finetune.loop import Plan, TrainingSummary, optimize
-from tessera.finetune.retriever import Contrast, Ids, Retriever
+from tessera.finetune.retriever import Contrast, Retriever
 from tessera.inference.nearest import nearest
+from tessera.inference.tokenize import Ids
 from tessera.model.encoder import Encoder
 from tessera.plan.task import Protocol
 from tessera.progress import Progress
@@ -129,18 +130,20 @@ def backward(
         whole = loss(embed(texts))
         whole.backward()
         return float(whole.detach())
-    chances, vectors = [], []
+    chances, vectors = [], []  # where the generators stand: the second pass drops what the first one dropped
     with torch.no_grad():
         for part in parts:
-            chances.append(_chance())
+            chances.append((torch.get_rng_state(), torch.cuda.get_rng_state_all()))
             vectors.append(embed([texts[i] for i in part]))
     order = torch.tensor([i for part in parts for i in part]).argsort().to(vectors[0].device)
     cached = torch.cat(vectors).requires_grad_()
     whole = loss(cached[order])
     whole.backward()
     assert cached.grad is not None
-    for part, chance, gradient in zip(parts, chances, cached.grad.split([len(part) for part in parts]), strict=True):
-        _repeat(chance)
+    gradients = cached.grad.split([len(part) for part in parts])
+    for part, (chance, on_cuda), gradient in zip(parts, chances, gradients, strict=True):
+        torch.set_rng_state(chance)
+        torch.cuda.set_rng_state_all(on_cuda)
         embed([texts[i] for i in part]).backward(gradient)
     return float(whole.detach())
 
@@ -171,8 +174,14 @@ def train(
     plan, how = Plan.of(len(triples), protocol, seed, drop_last=True), retriever.contrast
     mining = None if how.mine_after is None else int(len(plan.batches) * how.mine_after)
     answers, current = known(triples), list(triples)
+    # The tokens of all texts that the training may come across, read once.
     drawn = [triples[i] for batch in plan.batches for i in batch]
-    read = _Read(retriever, drawn, corpus, triples if mining is not None else ())
+    met = [text for triple in drawn for text in (triple.positive, *triple.negatives)]
+    if mining is not None:
+        met += [*corpus, *(triple.positive for triple in triples)]
+    queries = [how.query_prompt + triple.query for triple in drawn]
+    texts = list(dict.fromkeys((*queries, *(how.document_prompt + text for text in met))))
+    ids = dict(zip(texts, retriever.read(texts), strict=True))
 
     def accumulate(step: int, chosen: Sequence[int]) -> tuple[float, int]:
         """The loss of a batch and its cached gradient; hard negatives are mined before the step that is due."""
@@ -180,10 +189,11 @@ def train(
         if step == mining:
             current = mine(retriever, current, corpus, protocol.negatives, on_progress=on_progress)
         batch = draw([current[i] for i in chosen], answers, protocol.negatives, np.random.default_rng([seed, step]))
-        texts = read(batch)
+        read = [ids[how.query_prompt + text] for text in batch.queries]
+        read += [ids[how.document_prompt + text] for text in batch.documents]
         loss = functools.partial(nested, batch=batch, how=how, temperature=protocol.temperature)
-        value = backward(retriever.pooled, texts, loss, retriever.machine.micro_batch_tokens)
-        return value, sum(map(len, texts))
+        value = backward(retriever.pooled, read, loss, retriever.machine.micro_batch_tokens)
+        return value, sum(map(len, read))
 
     return optimize(
         retriever.encoder,
@@ -193,7 +203,7 @@ def train(
         protocol,
         rate=rate,
         seed=seed,
-        seen=np.unique(np.concatenate(list(read.ids.values()))) if isinstance(retriever.encoder, Encoder) else None,
+        seen=np.unique(np.concatenate(list(ids.values()))) if isinstance(retriever.encoder, Encoder) else None,
         on_progress=on_progress,
         what="contrastive training",
     )
@@ -229,40 +239,6 @@ def mine(
         limit = positive - (1 - margin) * abs(positive)
         near = (documents[n] for n, cosine in zip(nearby[query], cosines[query], strict=True) if cosine <= limit)
         hard = [text for text in near if text not in answers[triple.query]]
-        mined.append(
-            replace(
-                triple, negatives=tuple(dict.fromkeys((*triple.negatives, *hard)))[: max(count, len(triple.negatives))]
-            )
-        )
+        negatives = tuple(dict.fromkeys((*triple.negatives, *hard)))[: max(count, len(triple.negatives))]
+        mined.append(replace(triple, negatives=negatives))
     return mined
-
-
-class _Read:
-    """The tokens of all texts that a training may come across, read once."""
-
-    def __init__(
-        self, retriever: Retriever, drawn: Sequence[Triple], corpus: Sequence[str], mined: Sequence[Triple]
-    ) -> None:
-        self._prompts = retriever.contrast.query_prompt, retriever.contrast.document_prompt
-        documents = [text for triple in drawn for text in (triple.positive, *triple.negatives)]
-        if mined:
-            documents += [*corpus, *(triple.positive for triple in mined)]
-        queries = (self._prompts[0] + triple.query for triple in drawn)
-        texts = list(dict.fromkeys((*queries, *(self._prompts[1] + text for text in documents))))
-        self.ids = dict(zip(texts, retriever.read(texts), strict=True))
-
-    def __call__(self, batch: Batch) -> list[Ids]:
-        """Queries, then documents."""
-        query, document = self._prompts
-        return [self.ids[query + t] for t in batch.queries] + [self.ids[document + t] for t in batch.documents]
-
-
-def _chance() -> tuple[Tensor, list[Tensor]]:
-    """Where the generators stand, so that a second pass drops what the first one dropped."""
-    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-
-
-def _repeat(chance: tuple[Tensor, list[Tensor]]) -> None:
-    torch.set_rng_state(chance[0])
-    if chance[1]:
-        torch.cuda.set_rng_state_all(chance[1])

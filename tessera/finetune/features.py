@@ -10,7 +10,7 @@ span                              a document for each window of a text, the firs
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,24 +21,18 @@ from tessera.data.templates import encode_words
 from tessera.data.tokenizer import Tokenizer
 from tessera.finetune import windows
 from tessera.finetune.examples import Choices, Labelled, Question, Tagged
+from tessera.inference.nearest import Floats
+from tessera.inference.tokenize import Ids
 
-Ids = NDArray[np.int32]
 Places = NDArray[np.int64]
-Floats = NDArray[np.float32]
 Kind = Literal["classify", "pair", "reward", "regress", "choose", "tag", "span"]
 Labelling = Literal["first", "majority"]
 Example = Labelled | Choices | Tagged | Question
 Answer = int | float | str | tuple[int, ...]
 Label = int | float | None
 
-KINDS: tuple[Kind, ...] = ("classify", "pair", "reward", "regress", "choose", "tag", "span")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 _NOTHING = np.zeros(0, np.int64)
-
-
-def _target(label: Label) -> NDArray[np.float64] | Places:
-    if label is None:
-        return _NOTHING
-    return np.array([label], np.float64) if isinstance(label, float) else np.array([label], np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -112,7 +106,7 @@ class Reader:
                     example=number,
                     documents=tuple(joined or [templates.alone(self.tokenizer, first, self.max_length)]),
                     segments=self._segments(len(first), map(len, seconds)),
-                    targets=_target(labels[number]),
+                    targets=_NOTHING if labels[number] is None else np.array([labels[number]]),
                 )
             )
         return found

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from tessera.data.tokenizer import Tokenizer
 from tessera.finetune.features import Item, Kind, Reader
+from tessera.inference.tokenize import check_vocabulary
 from tessera.model import hub, task_heads
 from tessera.model.encoder import Attention, Encoder, pack
 from tessera.model.hf_files import read_json
@@ -145,11 +146,7 @@ def pretrained(folder: str | Path, machine: Machine | None = None) -> Pretrained
         pooling = our_pooling(given, given["model_type"], folder / "config.json")
     device = "cuda" if machine.device == "auto" and torch.cuda.is_available() else machine.device
     tokenizer = Tokenizer.load(folder)
-    if tokenizer.vocab_size > encoder.config.vocab_size:
-        raise ValueError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {encoder.config.vocab_size}; "
-            "give the tokenizer that the model was trained with"
-        )
+    check_vocabulary(tokenizer, encoder.config, folder)
     return Pretrained(
         encoder=encoder.to("cpu" if device == "auto" else device).eval(),
         head=head,

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tessera.data.packing import by_length
-from tessera.finetune.features import Answer, Example, Floats
+from tessera.finetune.features import Answer, Example
 from tessera.finetune.learner import Learner, embedding, set_embedding
+from tessera.inference.nearest import Floats
 from tessera.model.encoder import Encoder
 from tessera.model.hub import AnyEncoder
 from tessera.model.packed import packed
@@ -124,8 +125,7 @@ def predict(learner: Learner, examples: Sequence[Example], on_progress: Progress
         for number, rows in zip(numbers, np.split(scores, ends[:-1]), strict=True):
             found[number] = rows if learner.reader.kind in ("tag", "span") else rows.reshape(-1)
         done += len(batch)
-        if on_progress is not None:
-            on_progress(done, len(items), "predicting")
+        (on_progress or silent)(done, len(items), "predicting")
     if learner.reader.kind == "regress":
         found = [rows * learner.scale + learner.centre for rows in found]
     return learner.reader.answers(examples, items, found)

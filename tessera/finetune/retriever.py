@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from tessera.data.tokenizer import Tokenizer
 from tessera.finetune.learner import Pretrained, copied
 from tessera.inference import sentence_folder as folders
-from tessera.inference.engine import each
-from tessera.inference.tokenize import TextTokenizer
+from tessera.inference.engine import Vectors, each
+from tessera.inference.tokenize import Ids, TextTokenizer
 from tessera.model import hub
 from tessera.model.encoder import Encoder, pack
 from tessera.model.hub import AnyEncoder
@@ -27,9 +25,6 @@ from tessera.model.pooling import pool
 from tessera.model.precision import autocast, compute_dtype
 from tessera.plan.recipe import Machine
 from tessera.progress import Progress
-
-Ids = NDArray[np.int32]
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +75,11 @@ class Retriever:
     def device(self) -> torch.device:
         return next(self.encoder.parameters()).device
 
-    def queries(self, texts: Sequence[str], on_progress: Progress | None = None) -> Floats:
+    def queries(self, texts: Sequence[str], on_progress: Progress | None = None) -> Vectors:
         """[N, C] float32, rows of length 1."""
         return self._embed([self.contrast.query_prompt + text for text in texts], "embedding queries", on_progress)
 
-    def documents(self, texts: Sequence[str], on_progress: Progress | None = None) -> Floats:
+    def documents(self, texts: Sequence[str], on_progress: Progress | None = None) -> Vectors:
         """[N, C] float32, rows of length 1."""
         return self._embed([self.contrast.document_prompt + text for text in texts], "embedding documents", on_progress)
 
@@ -118,7 +113,7 @@ class Retriever:
                 hub.save(self.encoder, bare, source, card)
             folders.write(bare, folder, said, self.encoder.config.hidden_size, self.max_length)
 
-    def _embed(self, texts: Sequence[str], what: str, on_progress: Progress | None) -> Floats:
+    def _embed(self, texts: Sequence[str], what: str, on_progress: Progress | None) -> Vectors:
         still = packed(self.encoder, compute_dtype(self.machine.dtype, self.device))
 
         def unit(tokens: Tensor, starts: Tensor) -> Tensor:

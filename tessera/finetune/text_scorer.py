@@ -21,7 +21,8 @@ from tessera.corpus import documents
 from tessera.data.tokenizer import Tokenizer
 from tessera.files import atomic_folder, write_json
 from tessera.inference.engine import each
-from tessera.inference.text_scorer import Dtype, limit_of
+from tessera.inference.sentence_folder import tokenizer_length
+from tessera.inference.text_scorer import Dtype
 from tessera.model import hub
 from tessera.model.pooling import pool
 from tessera.model.task_heads import ClassificationDense, DocumentClassifier, DocumentHead
@@ -52,7 +53,7 @@ def marked(path: str | Path, *, text: str = "text", mark: str = "score") -> tupl
     columns = Columns(text=text, quality=mark)
     source = Source(name="marked", path=str(path), columns=columns, language="und", split="train")
     texts, marks = [], []
-    for row in documents.read(source, documents.Skipped()):
+    for row in documents.read(source):
         if isinstance(row, documents.Document) and row.quality is not None:
             texts.append(row.text)
             marks.append(row.quality)
@@ -89,7 +90,7 @@ def fit(
     if len(texts) < 10 or not np.isfinite(wanted).all() or wanted.min() == wanted.max():
         raise ValueError("a head is fitted to ten texts or more, with marks that are finite numbers and differ")
     model, tokenizer = _without_classifier(folder, pooling), Tokenizer.load(folder)
-    max_length = min(max_length, limit_of(folder), model.config.max_position_embeddings)
+    max_length = min(max_length, tokenizer_length(folder) or max_length, model.config.max_position_embeddings)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
 
     def compute(tokens: Tensor, starts: Tensor) -> Tensor:

@@ -2,20 +2,18 @@
 
 # Shapes: n tokens of a document, c of them of the text.
 
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tessera.data import templates
 from tessera.data.tokenizer import Tokenizer
+from tessera.inference.nearest import Floats
+from tessera.inference.tokenize import Ids
 
 LONGEST_QUESTION = 64  # tokens
 LONGEST_ANSWER = 30  # tokens
-
-Ids = NDArray[np.int32]
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -77,12 +75,12 @@ class Best:
     score: float = -np.inf
     none: float = np.inf
 
-    def better(self, window: Window, scores: Floats) -> Self | "Best":
+    def better(self, window: Window, scores: Floats) -> "Best":
         """After one more window: scores [n, 2] of an answer to start and to end at each token of the document."""
-        none = min(self.none, float(scores[0].sum()))
+        same = replace(self, none=min(self.none, float(scores[0].sum())))
         inside = scores[window.first : window.first + len(window.offsets)].astype(np.float64)
         if not len(inside):
-            return Best(self.begin, self.end, self.score, none)
+            return same
         ends = np.full((len(inside), LONGEST_ANSWER), -np.inf)  # [start, tokens beyond it]
         for beyond in range(min(LONGEST_ANSWER, len(inside))):
             ends[: len(inside) - beyond, beyond] = inside[beyond:, 1]
@@ -90,9 +88,8 @@ class Best:
         start, beyond = divmod(int(both.argmax()), LONGEST_ANSWER)
         score = float(both[start, beyond])
         if score <= self.score:
-            return Best(self.begin, self.end, self.score, none)
-        begin, end = int(window.offsets[start, 0]), int(window.offsets[start + beyond, 1])
-        return Best(begin, end, score, none)
+            return same
+        return Best(int(window.offsets[start, 0]), int(window.offsets[start + beyond, 1]), score, same.none)
 
     def text(self, context: str, no_answer: bool) -> str:
         """The answer out of the text; "" where there may be none and that scores higher."""

@@ -6,8 +6,7 @@ folder goes. Where the parts lie depends on the text alone, so an interrupted ru
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -33,26 +32,8 @@ _METADATA = b"tessera"  # where a finished parquet file keeps its settings
 _ROW = "row"  # the id column where the input has none
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What decides every byte of the output, but for the machine. Another value is another output."""
-
-    model: str  # fingerprint of its folder
-    input: list[str]  # each file, its size and its version
-    text: str  # column
-    id: str | None
-    skip_bad: bool
-    output: Literal["float32", "float16"]
-    compute: str  # number format of the matrix products
-    pooling: str
-    normalize: bool
-    prompt: str
-    dimensions: int
-    max_length: int
-    long: str
-    overlap: int
-    batch_invariant: bool
-    part_rows: int
+Settings = dict[str, Any]
+"""What decides every byte of the output, but for the machine. Another value is another output."""
 
 
 class _Found(NamedTuple):
@@ -111,8 +92,13 @@ def embed_file(
     files = _files(str(source), text, id)
     encoder = Encoder.from_pretrained(model, device=device, dtype=dtype, threads=threads)
     how = encoder.how(**options)
-    asked = {"text": text, "id": id, "skip_bad": skip_bad, "output": output, "part_rows": part_rows}
-    settings = _settings(model, files, encoder, how, **asked)
+    settings = {
+        "model": folders.content_hash(folders.local(model)),
+        "input": [file.stamp for file in files],  # its size and its version
+        **{"text": text, "id": id, "skip_bad": skip_bad, "output": output},
+        **_settings(encoder, how),
+        "part_rows": part_rows,
+    }
     if _is_finished(out, settings):
         say(f"{out}: there already, with these settings")
         return out
@@ -121,31 +107,25 @@ def embed_file(
     say(str(encoder))
     reader = _Reader(files, text, id, skip_bad)
     say(str(reader.look(lambda done: on_progress(0, 0, f"reads {done:,} rows"))))
-    write_json(parts / _SETTINGS, asdict(settings))
+    write_json(parts / _SETTINGS, settings)
     _embed(encoder, reader, parts, settings, on_progress, say, options)
     _join(parts, out, settings, reader, how.dimensions)
     remove_folder(parts)
     return out
 
 
-def _settings(
-    model: str | Path, files: Sequence[storage.File], encoder: Encoder, how: EncodeOptions, **asked: Any
-) -> Settings:
-    """All that the vectors depend on."""
-    return Settings(
-        model=folders.content_hash(folders.local(model)),
-        input=[file.stamp for file in files],
-        compute=str(encoder.dtype).removeprefix("torch."),
-        pooling="+".join(how.pooling),
-        normalize=how.normalize,
-        prompt=how.reading.prompt,
-        dimensions=how.dimensions,
-        max_length=how.reading.max_length,
-        long=how.reading.long,
-        overlap=how.reading.overlap,
-        batch_invariant=how.alone,
-        **asked,
-    )
+def _settings(encoder: Encoder, how: EncodeOptions) -> Settings:
+    """All that the vector of a text depends on, besides the model."""
+    reading = how.reading
+    return {
+        "compute": str(encoder.dtype).removeprefix("torch."),  # number format of the matrix products
+        "pooling": "+".join(how.pooling),
+        "normalize": how.normalize,
+        "prompt": reading.prompt,
+        "dimensions": how.dimensions,
+        **{name: getattr(reading, name) for name in ("max_length", "long", "overlap")},
+        "batch_invariant": how.alone,
+    }
 
 
 # -------------------------------------------------------------------------------------------------------------- input
@@ -157,7 +137,7 @@ def _embed(
     """Writes the parts that are not there."""
     done, found = 0, reader.found
     try:
-        for number, (ids, texts) in enumerate(reader.parts(settings.part_rows)):
+        for number, (ids, texts) in enumerate(reader.parts(settings["part_rows"])):
             path = parts / f"{number:06}.parquet"
             if not path.is_file():
 
@@ -165,7 +145,7 @@ def _embed(
                     on_progress(begun + some, found.rows, what)
 
                 vectors = encoder.encode(texts, on_progress=report, **options)
-                _write_part(path, reader.id_name, pa.array(ids, found.id_type), vectors.astype(settings.output))
+                _write_part(path, reader.id_name, pa.array(ids, found.id_type), vectors.astype(settings["output"]))
             done += len(texts)
             on_progress(done, found.rows, "embedding")
     except KeyboardInterrupt:
@@ -275,14 +255,13 @@ def _is_finished(out: Path, settings: Settings) -> bool:
     """Raises FileExistsError where `out` is there and is something else."""
     if not out.exists():
         return False
-    described = out if out.suffix == ".parquet" else _ids_of(out)
     try:
-        given = (pa.parquet.read_schema(described).metadata or {}).get(_METADATA)
-        before = json.loads(given) if given else None
-    except (OSError, ValueError, pa.ArrowException):
-        before = None
-    if before is None:
-        raise FileExistsError(f"{out}: there already, and not by this command; remove it, or choose another name")
+        described = pa.parquet.read_schema(out if out.suffix == ".parquet" else _ids_of(out))
+        before = json.loads((described.metadata or {})[_METADATA])
+    except (OSError, KeyError, ValueError, pa.ArrowException):
+        raise FileExistsError(
+            f"{out}: there already, and not by this command; remove it, or choose another name"
+        ) from None
     if named := _different(before, settings):
         raise FileExistsError(f"{out}: there already, with another {named}; remove it, or choose another name")
     return True
@@ -298,7 +277,7 @@ def _agree(parts: Path, settings: Settings) -> None:
 
 def _different(before: dict[str, Any], settings: Settings) -> str:
     """Which setting differs, and how; empty where none does."""
-    for name, value in asdict(settings).items():
+    for name, value in settings.items():
         if before.get(name) != value:
             return f"{name}: it was {_shown(before.get(name))}, now it is {_shown(value)}"
     return ""
@@ -321,9 +300,9 @@ _HOW_WRITTEN: dict[str, Any] = {"compression": "none", "use_dictionary": False, 
 def _join(parts: Path, out: Path, settings: Settings, reader: _Reader, width: int) -> None:
     """One file out of all parts, one part in memory at a time."""
     tables = (pa.parquet.read_table(path) for path in sorted(parts.glob("*.parquet")))
-    metadata = {_METADATA: json.dumps(asdict(settings), ensure_ascii=False)}
-    element = pa.float16() if settings.output == "float16" else pa.float32()
-    column = pa.field("embedding", pa.list_(element, width))
+    metadata = {_METADATA: json.dumps(settings, ensure_ascii=False)}
+    number = np.dtype(settings["output"])
+    column = pa.field("embedding", pa.list_(pa.from_numpy_dtype(number), width))
     identity = pa.field(reader.id_name, reader.found.id_type)
     if out.suffix == ".parquet":
         schema = pa.schema([identity, column], metadata)
@@ -332,7 +311,7 @@ def _join(parts: Path, out: Path, settings: Settings, reader: _Reader, width: in
                 writer.write_table(table.cast(schema))
         return
     schema = pa.schema([identity], metadata)
-    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(settings.output)), "fortran_order": False}
+    header = {"descr": np.lib.format.dtype_to_descr(number), "fortran_order": False}
     with (
         atomic_file(out) as draft,
         atomic_file(_ids_of(out)) as ids_draft,  # takes its name first: vectors never stand without their ids

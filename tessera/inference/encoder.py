@@ -24,15 +24,13 @@ from tessera.inference.engine import EncodeOptions, Engine, Options, Pooling, To
 from tessera.inference.fill_mask import MaskFiller
 from tessera.inference.runtime import Runtime, kind
 from tessera.inference.sentence_folder import Pipeline
-from tessera.inference.similarity import Keywords, as_sentence_transformers, check_keywords, paired_scores, scores
+from tessera.inference.similarity import Keywords, as_sentence_transformers, check_keywords, scores
 from tessera.inference.tokenize import TextTokenizer, check_vocabulary, checked, windows
 from tessera.model import hub
 from tessera.model.attention import choose
 from tessera.model.hf_files import refuse_adapter
 from tessera.model.precision import autocast, compute_dtype
 from tessera.progress import Progress, silent
-
-_QUERY, _DOCUMENT = ("query",), ("document", "passage", "corpus")  # names of prompts
 
 
 class Encoder:
@@ -63,7 +61,7 @@ class Encoder:
         if threads is not None:
             torch.set_num_threads(threads)
         config: Any = model.config
-        check_vocabulary(tokenizer, config)
+        check_vocabulary(tokenizer, config, source)
         self.config = config
         self.pipeline = Pipeline() if pipeline is None else pipeline
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
@@ -148,11 +146,10 @@ class Encoder:
         check_keywords(options, Keywords.__optional_keys__)
         ours: Any = {name: value for name, value in options.items() if name in Options.__optional_keys__}
         if len(ours) < len(options):
-            theirs = {name: value for name, value in options.items() if name not in ours}
             return as_sentence_transformers(
                 lambda: self.encode(texts, on_progress=on_progress, **ours),
                 lambda: self.encode_tokens(texts, max_length=ours.get("max_length")),
-                theirs,
+                options,
                 self.device,
             )
         how = self.how(**ours)
@@ -249,21 +246,21 @@ class Encoder:
 
     def similarity_pairwise(self, a: Any, b: Any) -> Any:
         """Scores [n] of each vector of a [n, h] with the same row of b."""
-        return paired_scores(a, b, self.pipeline.similarity)
+        return scores(a, b, self.pipeline.similarity, paired=True)
 
     def encode_query(self, texts: str | Iterable[str], **options: Any) -> Any:
         """`encode` with the folder's prompt for queries, if it has one."""
-        return self.encode(texts, **self._named(options, _QUERY))
+        return self.encode(texts, **self._named(options, "query"))
 
     def encode_document(self, texts: str | Iterable[str], **options: Any) -> Any:
         """`encode` with the folder's prompt for documents, if it has one."""
-        return self.encode(texts, **self._named(options, _DOCUMENT))
+        return self.encode(texts, **self._named(options, "document", "passage", "corpus"))
 
-    def _named(self, options: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-        if options.get("prompt") is not None or options.get("prompt_name") is not None:
-            return dict(options)
-        prompts = self.pipeline.prompts
-        return {**options, "prompt": next((prompts[name] for name in names if name in prompts), "")}
+    def _named(self, options: dict[str, Any], *names: str) -> dict[str, Any]:
+        """With the first prompt of these names, unless another was asked for."""
+        if options.get("prompt") is None and options.get("prompt_name") is None:
+            options["prompt"] = next((self.prompts[name] for name in names if name in self.prompts), "")
+        return options
 
     def embed_documents(self, texts: Iterable[str]) -> list[list[float]]:
         """As LangChain asks for documents."""

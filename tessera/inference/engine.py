@@ -201,8 +201,6 @@ class Engine:
     def check(self, found: Vectors, first: int) -> None:
         """Raises ValueError where a row is no vector; `first` is the place of the first row among the texts."""
         whole = np.isfinite(found).all(axis=1)
-        if whole.all():
-            return
-        raise ValueError(
-            f"the vector of texts[{first + int(whole.argmin())}] is not finite: numbers grew too large for {self.dtype}"
-        )
+        if not whole.all():
+            place = first + int(whole.argmin())
+            raise ValueError(f"the vector of texts[{place}] is not finite: numbers grew too large for {self.dtype}")

@@ -7,7 +7,7 @@ peer: how far a token sees, that documents do not touch, and attention worked ou
 
 # Shapes: T tokens of N documents end to end, C hidden size, H query heads, K key/value heads, D head width.
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tessera.inference.runtime import padded
 from tessera.model import hub
 from tessera.model.attention import BACKENDS, Layout, attend, choose
 from tessera.model.encoder import Attention, Encoder
@@ -25,6 +26,7 @@ from tessera.plan.architecture import EncoderConfig
 from tessera.progress import Progress, Say, silent
 
 _LENGTHS = (3, 300, 41, 1, 129, 17, 64, 128)  # below, at and above the sizes at which backends change their ways
+_EVERY = 7  # of so many tokens of a document the logits of one are compared
 _CHANGED = 1  # the document whose change must not be noticed by the others
 _EXACT = 1e-3  # float32, through all layers of a trained model; random weights give a hundredth of it
 _ROUNDED = 0.05  # bfloat16, through all layers; or three times what transformers loses by it
@@ -62,6 +64,11 @@ class Setting(NamedTuple):
     backend: str
     dtype: torch.dtype
 
+    @property
+    def named(self) -> tuple[str, str]:
+        """`where` and `dtype` of a Row."""
+        return f"{self.backend} on {self.device.type}", str(self.dtype).removeprefix("torch.")
+
 
 def parity(folder: str | Path, *, seed: int = 0, on_progress: Progress = silent, say: Say = silent) -> list[Row]:
     """Every comparison for the model in `folder`, in every backend and number format that runs here.
@@ -87,14 +94,17 @@ def parity(folder: str | Path, *, seed: int = 0, on_progress: Progress = silent,
         known = _theirs(folder, head, list(formats), tokens, starts, rows, say)
         if known is None:
             plain = [Setting(torch.device("cpu"), "reference", dtype) for dtype in formats]
-            known = {setting.dtype: _alone(model, encoder, setting, tokens, starts) for setting in plain}
+            known = {setting.dtype: _alone(model, setting, tokens, starts) for setting in plain}
         truth = known[torch.float32]
-        bounds = {dtype: max(_ROUNDED, 3 * _worst(answer, truth)) for dtype, answer in known.items()}
-        bounds[torch.float32] = _EXACT
+        worst = {
+            dtype: max(row.difference for row in _differences("", ("", ""), answer, truth, 0))
+            for dtype, answer in known.items()
+        }
+        bounds = {dtype: max(_ROUNDED, 3 * lost) for dtype, lost in worst.items()} | {torch.float32: _EXACT}
         for number, setting in enumerate(settings):
-            on_progress(number + 1, len(settings) + 1, _where(setting))
+            on_progress(number + 1, len(settings) + 1, setting.named[0])
             model.to(setting.device)
-            rows += _numbers(model, encoder, setting, tokens, starts, truth, bounds[setting.dtype])
+            rows += _numbers(model, setting, tokens, starts, truth, bounds[setting.dtype])
             rows += _laws(encoder, setting, seed)
         on_progress(len(settings) + 1, len(settings) + 1, "done")
     return rows
@@ -113,7 +123,7 @@ def _settings(say: Say) -> Iterator[Setting]:
     for kind in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         device = torch.device(kind)
         chosen = compute_dtype("auto", device)
-        say(f"{kind}: auto chooses {choose('auto', device)} in {_name(chosen)}")
+        say(f"{kind}: auto chooses {choose('auto', device)} in {str(chosen).removeprefix('torch.')}")
         for backend in BACKENDS:
             try:
                 choose(backend, device)
@@ -130,13 +140,7 @@ def _settings(say: Say) -> Iterator[Setting]:
 
 
 def _theirs(
-    folder: Path,
-    head: bool,
-    formats: list[torch.dtype],
-    tokens: Tensor,
-    starts: Tensor,
-    rows: list[Row],
-    say: Say,
+    folder: Path, head: bool, formats: list[torch.dtype], tokens: Tensor, starts: Tensor, rows: list[Row], say: Say
 ) -> dict[torch.dtype, Answer] | None:
     """One document at a time, in each format; adds what transformers differs from itself. None where it is absent."""
     try:
@@ -161,82 +165,72 @@ def _theirs(
             parts = [_padded(theirs, tokens, [document]) for document in documents]
         answers[dtype] = _joined(parts)
     theirs.set_attn_implementation("sdpa")
-    padded = _padded(theirs, tokens, documents)
-    rows += _differences(
-        "padded, beside one at a time", "transformers on cpu", "float32", padded, answers[torch.float32], _EXACT
-    )
+    together = _padded(theirs, tokens, documents)
+    named = "transformers on cpu", "float32"
+    rows += _differences("padded, beside one at a time", named, together, answers[torch.float32], _EXACT)
     return answers
 
 
 def _padded(theirs: Any, tokens: Tensor, documents: list[tuple[int, int]]) -> Answer:
     """The documents as rows of one padded batch of transformers; what it says about padding is dropped."""
-    lengths = torch.tensor([end - start for start, end in documents])
-    real = torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
-    batch = torch.zeros(real.shape, dtype=torch.long)
-    batch[real] = torch.cat([tokens[start:end] for start, end in documents])
-    places = torch.cat([_places(int(length)) + row * real.shape[1] for row, length in enumerate(lengths)])
+    ids, mask = map(torch.from_numpy, padded([tokens[start:end].numpy() for start, end in documents]))
+    begins = (row * mask.shape[1] for row in range(len(documents)))
+    places = _places([(begin, begin + end - start) for begin, (start, end) in zip(begins, documents, strict=True)])
     decoder = theirs.get_output_embeddings()
     # The vocabulary of every token of a padded batch would fill the memory.
     few = decoder and decoder.register_forward_pre_hook(lambda _, given: given[0].flatten(0, 1)[places])
     try:
-        found = theirs(input_ids=batch, attention_mask=real.long(), output_hidden_states=True)
+        found = theirs(input_ids=ids, attention_mask=mask, output_hidden_states=True)
     finally:
         if few:
             few.remove()
-    return Answer(found.hidden_states[-1][real], found.logits if decoder else None)
+    return Answer(found.hidden_states[-1][mask.bool()], found.logits if decoder else None)
 
 
 # -------------------------------------------------------------------------------------------------------------- ours
 
 
 def _numbers(
-    model: MaskedLM | Encoder,
-    encoder: Encoder,
-    setting: Setting,
-    tokens: Tensor,
-    starts: Tensor,
-    truth: Answer,
-    bound: float,
-) -> list[Row]:
+    model: MaskedLM | Encoder, setting: Setting, tokens: Tensor, starts: Tensor, truth: Answer, bound: float
+) -> Iterator[Row]:
     """Our model in one setting: beside the truth, and beside itself where documents move and change."""
-    where, dtype = _where(setting), _name(setting.dtype)
-    alone = _alone(model, encoder, setting, tokens, starts)
-    packed = _packed(model, encoder, setting, tokens, starts)
-    rows = _differences("one at a time", where, dtype, alone, truth, bound)
-    rows += _differences("packed", where, dtype, packed, truth, bound)
 
+    def itself(check: str, found: Tensor, same: Tensor, bound: float) -> Row:
+        return Row(check, *setting.named, "hidden states", relative_difference(found, same), bound)
+
+    yield from _differences("one at a time", setting.named, _alone(model, setting, tokens, starts), truth, bound)
+    packed = _packed(model, setting, tokens, starts)
+    yield from _differences("packed", setting.named, packed, truth, bound)
     spans = list(pairwise(starts.tolist()))
     turned = torch.cat([torch.arange(start, end) for start, end in reversed(spans)])
     edges = torch.cat((starts.new_zeros(1), starts.diff().flip(0).cumsum(0)))
     moved = torch.empty_like(packed.hidden)
-    moved[turned] = _packed(model, encoder, setting, tokens[turned], edges).hidden
-    rows.append(Row("packed in another order", where, dtype, "hidden states", _apart(moved, packed.hidden), bound))
+    moved[turned] = _packed(model, setting, tokens[turned], edges).hidden
+    yield itself("packed in another order", moved, packed.hidden, bound)
 
     first, last = spans[_CHANGED]
     others = torch.ones(len(tokens), dtype=torch.bool)
     others[first:last] = False
     changed = tokens.where(others, tokens.roll(1))
-    hidden = _packed(model, encoder, setting, changed, starts).hidden
-    rows.append(
-        Row("another document changed", where, dtype, "hidden states", _apart(hidden[others], packed.hidden[others]), 0)
-    )
-    return rows
+    hidden = _packed(model, setting, changed, starts).hidden
+    yield itself("another document changed", hidden[others], packed.hidden[others], 0)
 
 
-def _packed(model: MaskedLM | Encoder, encoder: Encoder, setting: Setting, tokens: Tensor, starts: Tensor) -> Answer:
+def _packed(model: MaskedLM | Encoder, setting: Setting, tokens: Tensor, starts: Tensor) -> Answer:
     """tokens [T], starts [N + 1] in one forward pass."""
+    encoder = model.encoder if isinstance(model, MaskedLM) else model
     with autocast(setting.device, setting.dtype):
         encoder.backend = setting.backend
         hidden = encoder(tokens.to(setting.device), starts.to(setting.device))
-        places = torch.cat([_places(end - start) + start for start, end in pairwise(starts.tolist())])
+        places = _places(pairwise(starts.tolist()))
         logits = model.logits(hidden[places.to(setting.device)]).cpu() if isinstance(model, MaskedLM) else None
     return Answer(hidden.cpu(), logits)
 
 
-def _alone(model: MaskedLM | Encoder, encoder: Encoder, setting: Setting, tokens: Tensor, starts: Tensor) -> Answer:
+def _alone(model: MaskedLM | Encoder, setting: Setting, tokens: Tensor, starts: Tensor) -> Answer:
     """The same, each document in a forward pass of its own."""
     documents = [tokens[start:end] for start, end in pairwise(starts.tolist())]
-    return _joined([_packed(model, encoder, setting, one, torch.tensor([0, len(one)])) for one in documents])
+    return _joined([_packed(model, setting, one, torch.tensor([0, len(one)])) for one in documents])
 
 
 def _joined(parts: list[Answer]) -> Answer:
@@ -244,9 +238,9 @@ def _joined(parts: list[Answer]) -> Answer:
     return Answer(torch.cat([part.hidden for part in parts]), torch.cat(logits) if logits else None)
 
 
-def _places(length: int) -> Tensor:
-    """Where in a document logits are compared."""
-    return torch.arange(0, length, 7)
+def _places(documents: Iterable[tuple[int, int]]) -> Tensor:
+    """Where logits are compared, of documents from and to these tokens."""
+    return torch.cat([torch.arange(start, end, _EVERY) for start, end in documents])
 
 
 # -------------------------------------------------------------------------------------------------------------- laws
@@ -254,7 +248,7 @@ def _places(length: int) -> Tensor:
 
 def _laws(encoder: Encoder, setting: Setting, seed: int) -> Iterator[Row]:
     """How far the first layer of each kind sees, and its attention beside arithmetic by hand."""
-    config, where, dtype = encoder.config, _where(setting), _name(setting.dtype)
+    config = encoder.config
     # Worked out here once more, so that a mistake where the model does it is seen.
     half = None if config.local_attention is None else config.local_attention // 2
     kinds: dict[str, tuple[int, int | None, float]] = {"global": (0, None, config.global_rope_theta)}
@@ -274,15 +268,15 @@ def _laws(encoder: Encoder, setting: Setting, seed: int) -> Iterator[Row]:
         wanted = length - 1 if window is None else min(window, length - 1)
         name = f"layer {number}, {kind}: "
         sees = "its document" if window is None else f"{window} tokens either side"
-        yield Row(f"{name}a token sees {sees}", where, dtype, "tokens", abs(reach - wanted), 0)
+        yield Row(f"{name}a token sees {sees}", *setting.named, "tokens", abs(reach - wanted), 0)
         shape = {"heads": attention.heads, "key_value_heads": attention.key_value_heads}
         found = attend(qkv, layout, **shape, window=attention.window, theta=theta).float().cpu()
         exact, rounded = (
             _by_hand(qkv.double().cpu(), starts.tolist(), attention, window, theta, scores)
             for scores in (torch.float64, setting.dtype)
         )
-        bound = max(_LAYER[setting.dtype], 4 * _apart(rounded, exact))  # sharp attention loses more
-        yield Row(f"{name}by hand", where, dtype, "attention", _apart(found, exact), bound)
+        bound = max(_LAYER[setting.dtype], 4 * relative_difference(rounded, exact))  # sharp attention loses more
+        yield Row(f"{name}by hand", *setting.named, "attention", relative_difference(found, exact), bound)
 
 
 def _reach(attention: Attention, x: Tensor, layout: Layout, theta: float, place: int) -> int:
@@ -320,26 +314,14 @@ def _by_hand(
 # ----------------------------------------------------------------------------------------------------------- numbers
 
 
-def _differences(check: str, where: str, dtype: str, found: Answer, truth: Answer, bound: float) -> list[Row]:
-    rows = [Row(check, where, dtype, "hidden states", _apart(found.hidden, truth.hidden), bound)]
+def _differences(check: str, named: tuple[str, str], found: Answer, truth: Answer, bound: float) -> list[Row]:
+    rows = [Row(check, *named, "hidden states", relative_difference(found.hidden, truth.hidden), bound)]
     if found.logits is not None and truth.logits is not None:
-        rows.append(Row(check, where, dtype, "logits", _apart(found.logits, truth.logits), bound))
+        rows.append(Row(check, *named, "logits", relative_difference(found.logits, truth.logits), bound))
     return rows
 
 
-def _worst(found: Answer, truth: Answer) -> float:
-    return max(row.difference for row in _differences("", "", "", found, truth, 0))
-
-
-def _apart(found: Tensor, truth: Tensor) -> float:
-    """The largest difference, in parts of the number itself and of the usual size of its kind."""
+def relative_difference(found: Tensor, truth: Tensor) -> float:
+    """The largest |a - b| / (|b| + root mean square of b): in parts of the number itself and of the usual size."""
     found, truth = found.double(), truth.double()
     return float(((found - truth).abs() / (truth.abs() + truth.square().mean().sqrt())).max())
-
-
-def _where(setting: Setting) -> str:
-    return f"{setting.backend} on {setting.device.type}"
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -8,11 +8,10 @@ Documents come and go end to end; inside they are padded, those of similar lengt
 
 # Shapes: T tokens of N documents end to end, C hidden size, P width of a vector, B rows of L tokens in one call.
 
-import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -141,13 +140,6 @@ def together(lengths: NDArray[np.int64]) -> Iterator[list[int]]:
 def kind(folder: Path) -> str | None:
     """Which engine runs what is in the folder; None where it holds no graph."""
     return next((engine for engine, name in FILES.items() if (folder / name).is_file()), None)
-
-
-def about(folder: Path) -> dict[str, Any]:
-    """What export and quantize wrote down of a folder."""
-    found = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    assert isinstance(found, dict)
-    return found
 
 
 # ----------------------------------------------------------------------------------------------------------- engines

@@ -25,18 +25,9 @@ from tessera.model.pooling import POOLINGS, Dense, Unit
 
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 
-# What of a folder is read here, and nothing else is fetched: no pickle, no code.
-PATTERNS = (
-    "*.json",
-    "*.safetensors",
-    "*.txt",
-    "*/config.json",
-    "*/model.safetensors",
-    "0_Transformer/*.txt",
-    "README.md",
-)
-
 _MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "README.md")
+# What of a folder is read here, and nothing else is fetched: no pickle, no code.
+_FETCHED = [*_MODEL_FILES, "*/config.json", "*/model.safetensors", "0_Transformer/*.txt"]
 _OURS = ("modules.json", "config_sentence_transformers.json", "sentence_*_config.json", "manifest.json")
 _LEGACY = {  # what sentence-transformers called each pooling before its version 6, and still reads
     "cls": "pooling_mode_cls_token",
@@ -120,7 +111,7 @@ def read(folder: Path) -> tuple[Pipeline, Path]:
     """
     place = folder / "modules.json"
     if not place.is_file():
-        return Pipeline(max_length=_tokenizer_length(folder)), folder
+        return Pipeline(max_length=tokenizer_length(folder)), folder
     modules = _json(place)
     kinds = [_kind(module, place) for module in modules]
     if kinds[:2] != ["Transformer", "Pooling"]:
@@ -153,7 +144,7 @@ def read(folder: Path) -> tuple[Pipeline, Path]:
         prompts={name: prompt or "" for name, prompt in (general.get("prompts") or {}).items()},
         default_prompt_name=general.get("default_prompt_name"),
         similarity=general.get("similarity_fn_name") or "cosine",
-        max_length=text.get("max_seq_length") or _tokenizer_length(model),
+        max_length=text.get("max_seq_length") or tokenizer_length(model),
         lower_case=bool(text.get("do_lower_case")),
     ), model
 
@@ -167,33 +158,25 @@ def write(model: Path, folder: Path, pipeline: Pipeline, width: int, max_length:
 
     Raises FileExistsError where `folder` holds something.
     """
-    steps = [*pipeline.steps, *([Unit()] if pipeline.normalize else [])]
-    names = ["Transformer", "Pooling", *("Normalize" if isinstance(step, Unit) else "Dense" for step in steps)]
+    names = ["Transformer", "Pooling", *("Normalize" if isinstance(s, Unit) else "Dense" for s in pipeline.modules)]
+    paths = ["", *(f"{n}_{name}" for n, name in enumerate(names[1:], 1))]
     modules = [
-        {
-            "idx": n,
-            "name": str(n),
-            "path": "" if n == 0 else f"{n}_{name}",
-            "type": f"sentence_transformers.models.{name}",
-        }
-        for n, name in enumerate(names)
+        {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for n, (name, path) in enumerate(zip(names, paths, strict=True))
     ]
     with atomic_folder(folder) as draft:
-        for path in (path for pattern in _MODEL_FILES for path in sorted(model.glob(pattern))):
-            if not any(path.match(ours) for ours in _OURS):
-                shutil.copyfile(path, draft / path.name)
+        for file in (file for pattern in _MODEL_FILES for file in sorted(model.glob(pattern))):
+            if not any(map(file.match, _OURS)):
+                shutil.copyfile(file, draft / file.name)
         _write_json(draft / "modules.json", modules)
-        _write_json(
-            draft / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": pipeline.lower_case}
-        )
+        text = {"max_seq_length": max_length, "do_lower_case": pipeline.lower_case}
+        _write_json(draft / "sentence_bert_config.json", text)
         general = {
             "prompts": dict(pipeline.prompts),
             "default_prompt_name": pipeline.default_prompt_name,
             "similarity_fn_name": pipeline.similarity,
         }
         _write_json(draft / "config_sentence_transformers.json", general)
-        for module in modules[1:]:
-            (draft / str(module["path"])).mkdir()
         ordered = sorted(pipeline.pooling, key=POOLINGS.index)
         if list(pipeline.pooling) == ordered:
             chosen: dict[str, Any] = {_LEGACY[name]: name in ordered for name in POOLINGS}
@@ -201,8 +184,8 @@ def write(model: Path, folder: Path, pipeline: Pipeline, width: int, max_length:
         else:  # joined in an order that older versions cannot say
             chosen = {"embedding_dimension": width, "pooling_mode": list(pipeline.pooling)}
         _write_json(draft / "1_Pooling" / "config.json", {**chosen, "include_prompt": pipeline.include_prompt})
-        for module, step in zip(modules[2:], steps, strict=True):
-            _write_step(draft / str(module["path"]), step)
+        for path, step in zip(paths[2:], pipeline.modules, strict=True):
+            _write_step(draft / path, step)
 
 
 def content_hash(folder: Path) -> str:
@@ -246,13 +229,8 @@ def _read_dense(path: Path) -> Dense:
     _check_input(given, path)
     activation = str(given.get("activation_function", "Tanh")).rpartition(".")[2]
     try:
-        dense = Dense(
-            given["in_features"],
-            given["out_features"],
-            bool(given.get("bias", True)),
-            activation,
-            bool(given.get("use_residual")),
-        )
+        bias, residual = bool(given.get("bias", True)), bool(given.get("use_residual"))
+        dense = Dense(given["in_features"], given["out_features"], bias, activation, residual)
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from None
     weights = path / "model.safetensors"
@@ -286,7 +264,8 @@ def _write_step(path: Path, step: Dense | Unit) -> None:
     save_file({k: v.detach().cpu().contiguous() for k, v in step.state_dict().items()}, path / "model.safetensors")
 
 
-def _tokenizer_length(folder: Path) -> int | None:
+def tokenizer_length(folder: Path) -> int | None:
+    """Tokens of a text that the tokenizer's configuration allows; None where it names no limit."""
     length = _json(folder / "tokenizer_config.json", missing={}).get("model_max_length")
     return int(length) if isinstance(length, int | float) and 0 < length < _ENDLESS else None
 
@@ -303,6 +282,7 @@ def _json(path: Path, missing: Any = None) -> Any:
 
 
 def _write_json(path: Path, data: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -322,7 +302,7 @@ def local(name: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(PATTERNS)))
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_FETCHED))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(f"{name}: no folder here ({Path.cwd()}), and the Hub gives no such model: {first}") from None

@@ -69,20 +69,14 @@ def as_sentence_transformers(
     return rows.numpy() if given.get("convert_to_numpy", True) else list(rows)
 
 
-def scores(a: Any, b: Any, how: str) -> Any:
-    """The similarity of every row of a [n, h] (or of one [h]) to every row of b: [n, m]. The higher, the more alike."""
-    return _as_given(a, b, lambda x, y: _all(x, y, how))
+def scores(a: Any, b: Any, how: str, *, paired: bool = False) -> Any:
+    """The similarity of every row of a [n, h] (or of one [h]) to every row of b: [n, m]. The higher, the more alike.
 
-
-def paired_scores(a: Any, b: Any, how: str) -> Any:
-    """The similarity of each row of a [n, h] to the same row of b: [n]."""
-    return _as_given(a, b, lambda x, y: _each(x, y, how))
-
-
-def _as_given(a: Any, b: Any, compute: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Any:
-    """Tensors where one of both is, else arrays."""
+    paired   of each row of a to the same row of b: [n]
+    returns  a tensor where a or b is one, else an array
+    """
     x, y = (t if isinstance(t, torch.Tensor) else torch.from_numpy(np.asarray(t, np.float32)) for t in (a, b))
-    found = compute(torch.atleast_2d(x), torch.atleast_2d(y.to(x.device)))
+    found = (_each if paired else _all)(torch.atleast_2d(x), torch.atleast_2d(y.to(x.device)), how)
     return found if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor) else found.numpy()
 
 
@@ -93,12 +87,8 @@ def _all(x: torch.Tensor, y: torch.Tensor, how: str) -> torch.Tensor:
 
 
 def _each(x: torch.Tensor, y: torch.Tensor, how: str) -> torch.Tensor:
-    match how:
-        case "cosine":
-            return functional.cosine_similarity(x, y, dim=-1)
-        case "dot":
-            return (x * y).sum(-1)
-        case "euclidean":
-            return -(x - y).norm(dim=-1)
-        case _:
-            return -(x - y).abs().sum(-1)
+    if how == "cosine":
+        return functional.cosine_similarity(x, y, dim=-1)
+    if how == "dot":
+        return (x * y).sum(-1)
+    return -(x - y).abs().sum(-1) if how == "manhattan" else -(x - y).norm(dim=-1)

@@ -10,7 +10,6 @@ A folder is what AutoModelForSequenceClassification writes and reads with num_la
 
 import functools
 import hashlib
-import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from tessera.data.tokenizer import Tokenizer
 from tessera.inference.engine import each
+from tessera.inference.sentence_folder import tokenizer_length
 from tessera.model import hub
 from tessera.model.task_heads import DocumentClassifier
 from tessera.progress import Progress
@@ -50,13 +50,8 @@ def load(folder: str | Path, device: Literal["auto", "cpu", "cuda"] = "auto") ->
     model = hub.load_regressor(Path(folder)).eval()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Loaded(model.to(device), Tokenizer.load(folder), min(model.config.max_position_embeddings, limit_of(folder)))
-
-
-def limit_of(folder: str | Path) -> int:
-    place = Path(folder) / "tokenizer_config.json"
-    limit = json.loads(place.read_text(encoding="utf-8")).get("model_max_length") if place.is_file() else None
-    return int(limit) if isinstance(limit, (int, float)) and 0 < limit < 2**31 else 2**31
+    most = model.config.max_position_embeddings
+    return Loaded(model.to(device), Tokenizer.load(folder), min(most, tokenizer_length(Path(folder)) or most))
 
 
 def scores(
@@ -115,7 +110,7 @@ class Scorer:
             before = torch.get_num_threads()
             torch.set_num_threads(self.threads)
             try:
-                return [float(score) for score in scores(_kept(self._place), texts, dtype=self.dtype)]
+                return scores(_kept(self._place), texts, dtype=self.dtype).tolist()
             finally:
                 torch.set_num_threads(before)
 

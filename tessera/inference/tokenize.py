@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -187,12 +188,12 @@ def checked(text: Any, number: int) -> str:
     return text
 
 
-def check_vocabulary(tokenizer: Tokenizer, config: Any) -> None:
+def check_vocabulary(tokenizer: Tokenizer, config: Any, folder: Path | None = None) -> None:
     """Raises ValueError where the tokenizer knows tokens that the model does not."""
     if tokenizer.vocab_size > config.vocab_size:
         raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}; give the tokenizer "
-            "that the model was trained with"
+            f"{f'{folder}: ' if folder else ''}the tokenizer has {tokenizer.vocab_size} tokens, the model only "
+            f"{config.vocab_size}; give the tokenizer that the model was trained with"
         )
 
 

@@ -30,14 +30,9 @@ _STACK_SCORES = 1 << 20  # scores in flight, of all heads
 class Stack:
     """n tiles of one size. Places are rows of the packed batch; T stands for none (padding)."""
 
-    shape: tuple[int, int]  # n, k
-    first: int  # the queries are keys first .. first + queries - 1 of each tile
-    queries: int
     keys: Tensor  # [n, k], place of each key
     asked: Tensor  # [n, q], place of each query
-    bias: (
-        Tensor | None
-    )  # [n, 1, 1 or q, k] float32, what is added to scores: 0, or very little where nothing may be seen
+    bias: Tensor | None  # [n, 1, 1 or q, k] float32, added to scores: 0, or very little where nothing may be seen
     overlaps: bool  # whether keys are also in other tiles
 
 
@@ -106,18 +101,10 @@ def _stack(tiles: list[tuple[int, int, int, int]], queries: int, reach: int, win
         far = (torch.arange(queries)[:, None] + reach - torch.arange(key.shape[1])).abs() > window
         hidden = far[None] if hidden is None else hidden | far
     # Finite, because a padded query may see nothing at all and nobody reads its answer.
-    bias = (
-        None if hidden is None else torch.zeros(hidden.shape).masked_fill_(hidden, torch.finfo(torch.float32).min / 4)
-    )
-    return Stack(
-        shape=(key.shape[0], key.shape[1]),
-        first=reach,
-        queries=queries,
-        keys=key.masked_fill(padding, total),
-        asked=query.masked_fill(query >= last, total),
-        bias=None if bias is None else bias[:, None],
-        overlaps=reach > 0,
-    )
+    least = torch.finfo(torch.float32).min / 4
+    bias = None if hidden is None else torch.zeros(hidden.shape).masked_fill_(hidden, least)[:, None]
+    asked = query.masked_fill(query >= last, total)
+    return Stack(keys=key.masked_fill(padding, total), asked=asked, bias=bias, overlaps=reach > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +165,7 @@ class _Tiled(torch.autograd.Function):
         rows = _turned(qkv, plan)
         width = rows.shape[1]
         out = qkv.new_empty((total + 1) * h, width)  # the last token takes what padding gives
-        wanted = sum(tile.stack.shape[1] * len(tile.q) for tile in plan.tiles)
+        wanted = sum(tile.stack.keys.shape[1] * len(tile.q) for tile in plan.tiles)
         keeps = ctx.needs_input_grad[0] and wanted <= 2 * qkv.numel()
         kept: list[Tensor] = []
         for tile in plan.tiles:
@@ -240,9 +227,9 @@ def _turned(qkv: Tensor, plan: Plan) -> Tensor:
 
 def _gather(rows: Tensor, tile: Tile, heads: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """q [n * K, G, q, D], k and v [n * K, k, D]"""
-    (n, keys), (h, kv) = tile.stack.shape, heads
+    (n, keys), (h, kv) = tile.stack.keys.shape, heads
     q, k, v = (rows.index_select(0, places) for places in (tile.q, tile.k, tile.v))
-    return q.view(n * kv, h // kv, tile.stack.queries, -1), k.view(n * kv, keys, -1), v.view(n * kv, keys, -1)
+    return q.view(n * kv, h // kv, tile.stack.asked.shape[1], -1), k.view(n * kv, keys, -1), v.view(n * kv, keys, -1)
 
 
 def _turn(x: Tensor, table: tuple[Tensor, Tensor], out: Tensor, *, back: bool = False) -> None:
@@ -255,8 +242,8 @@ def _turn(x: Tensor, table: tuple[Tensor, Tensor], out: Tensor, *, back: bool = 
 
 def _parts(stack: Stack, heads: int) -> list[slice]:
     """The queries of a stack in slices whose scores fit the budget."""
-    step = max(64, _STACK_SCORES // (heads * stack.shape[0] * stack.shape[1]))
-    return [slice(i, min(i + step, stack.queries)) for i in range(0, stack.queries, step)]
+    step, queries = max(64, _STACK_SCORES // (heads * stack.keys.numel())), stack.asked.shape[1]
+    return [slice(i, min(i + step, queries)) for i in range(0, queries, step)]
 
 
 def _weights(q: Tensor, k: Tensor, tile: Tile, part: slice) -> Tensor:
@@ -264,7 +251,7 @@ def _weights(q: Tensor, k: Tensor, tile: Tile, part: slice) -> Tensor:
     scores = torch.bmm(q.flatten(1, 2), k.transpose(1, 2))
     if tile.bias is not None:  # added: torch fills by a mask many times slower
         bias = tile.bias if tile.bias.shape[2] == 1 else tile.bias[:, :, part]
-        scores.view(tile.stack.shape[0], -1, q.shape[2], k.shape[1]).add_(bias)
+        scores.view(len(tile.stack.keys), -1, q.shape[2], k.shape[1]).add_(bias)
     return torch.softmax(scores, -1)
 
 

@@ -83,9 +83,7 @@ def _losses(scores: Tensor, bias: Tensor | None, targets: Tensor, *, gradient: b
     losses = scores.new_empty(len(scores), dtype=torch.float32)
     for rows in _blocks(len(scores), scores.shape[1], _WORKED_ON[scores.device.type]):
         exact, target = scores[rows].float(), targets[rows, None]
-        if (
-            bias is not None
-        ):  # here, where the block lies in the cache: a product that adds it copies it to all rows first
+        if bias is not None:  # where the block lies in the cache: a product that adds it copies it to all rows first
             exact += bias
         highest, of_target = exact.amax(1), exact.gather(1, target)[:, 0]
         shares = torch.softmax(exact, 1)

@@ -5,7 +5,7 @@ with gradients, in training and on GPUs; model/packed.py fuses what a CPU comput
 written in the operations of other runtimes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from tessera.model.attention import Layout, attend, choose
 from tessera.plan.architecture import EncoderConfig
 
 # Shapes: T tokens of N documents end to end, C hidden size, I intermediate size.
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "silu": functional.silu}
 
 
 def pack(documents: Sequence[NDArray[np.integer]], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
@@ -60,8 +62,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout, theta: float) -> Tensor:
         """[T, C] -> [T, C]"""
-        heads = {"heads": self.heads, "key_value_heads": self.key_value_heads}
-        mixed = attend(self.qkv(x), layout, **heads, window=self.window, theta=theta)
+        heads, pairs = self.heads, self.key_value_heads
+        mixed = attend(self.qkv(x), layout, heads=heads, key_value_heads=pairs, window=self.window, theta=theta)
         return functional.dropout(self.output(mixed), self.dropout, self.training)
 
 
@@ -143,8 +145,7 @@ class _Gate(torch.autograd.Function):
         ctx.save_for_backward(x)
         ctx.activation = activation
         gate, up = x.chunk(2, dim=-1)
-        act = functional.gelu if activation == "gelu" else functional.silu
-        return act(gate.contiguous()).mul_(up)
+        return ACTIVATIONS[activation](gate.contiguous()).mul_(up)
 
     @staticmethod
     @once_differentiable
@@ -153,10 +154,7 @@ class _Gate(torch.autograd.Function):
         gate, up = (half.contiguous() for half in x.chunk(2, dim=-1))
         out = torch.empty_like(x)
         into_gate, into_up = out.chunk(2, dim=-1)
-        if ctx.activation == "gelu":
-            torch.mul(functional.gelu(gate), gradient, out=into_up)
-            into_gate.copy_(torch.ops.aten.gelu_backward(up * gradient, gate))
-        else:
-            torch.mul(functional.silu(gate), gradient, out=into_up)
-            into_gate.copy_(torch.ops.aten.silu_backward(up * gradient, gate))
+        back = torch.ops.aten.gelu_backward if ctx.activation == "gelu" else torch.ops.aten.silu_backward
+        torch.mul(ACTIVATIONS[ctx.activation](gate), gradient, out=into_up)
+        into_gate.copy_(back(up * gradient, gate))
         return out, None

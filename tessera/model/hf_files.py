@@ -8,7 +8,7 @@ import json
 import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 from typing import Any, TypeVar
 
 import torch
@@ -135,9 +135,15 @@ def shown(value: Any) -> str:
 
 def is_finite(values: Tensor) -> bool:
     """Whether all values are numbers: one pass, nothing of the size of `values` is made."""
-    if not values.numel():
-        return True
-    return all(bool(end.isfinite()) for end in torch.aminmax(values))
+    return not values.numel() or all(bool(end.isfinite()) for end in torch.aminmax(values))
+
+
+def refuse_infinite(name: str, values: Tensor) -> None:
+    """Raises ValueError where a weight that is about to be written is not finite in its format."""
+    if not is_finite(values):
+        raise ValueError(
+            f"nothing was written: weight {name!r} is not finite in {values.dtype} (NaN, or too large for it)"
+        )
 
 
 def open_weights(folder: Path, files: ExitStack) -> dict[str, StoredWeight]:
@@ -170,10 +176,10 @@ def open_weights(folder: Path, files: ExitStack) -> dict[str, StoredWeight]:
 
 def _inside(folder: Path, name: str, place: Path) -> Path:
     """The file that `place` calls `name`. Raises ValueError where that is no safetensors file within `folder`."""
-    said, parts = f"{place}: a file is called {shown(name)}", PurePosixPath(name).parts
+    said, way = f"{place}: a file is called {shown(name)}", PureWindowsPath(name)  # which knows both slashes and drives
     if not name.endswith(".safetensors") or "\0" in name:
         raise ValueError(f"{said}, but weights are read from .safetensors files only")
-    if name.startswith("/") or "\\" in name or PureWindowsPath(name).drive or ".." in parts:
+    if way.anchor or ".." in way.parts:
         raise ValueError(f"{said}, which leads out of the folder; only files inside it are read")
     path, home = folder / name, folder.resolve()
     allowed = [home]
@@ -187,36 +193,31 @@ def _inside(folder: Path, name: str, place: Path) -> Path:
 def refuse_adapter(folder: Path) -> None:
     """Raises ValueError where a folder holds an adapter: the base model alone is another model."""
     there = next((name for name in _ADAPTERS if (folder / name).is_file()), None)
-    if there is None:
-        return
-    raise ValueError(
-        f"{folder} holds an adapter ({there}), which tessera does not apply, and the model without it is another one. "
-        "Merge it into its base model once; in Python, with the Auto class of the model:\n"
-        "  from peft import PeftModel\n"
-        f'  PeftModel.from_pretrained(base, "{folder}").merge_and_unload().save_pretrained("merged")\n'
-        f"If the base model alone is meant, take {there} out of the folder"
-    )
+    if there is not None:
+        raise ValueError(
+            f"{folder} holds an adapter ({there}), which tessera does not apply, and the model without it is another "
+            "one. Merge it into its base model once; in Python, with the Auto class of the model:\n"
+            "  from peft import PeftModel\n"
+            f'  PeftModel.from_pretrained(base, "{folder}").merge_and_unload().save_pretrained("merged")\n'
+            f"If the base model alone is meant, take {there} out of the folder"
+        )
 
 
 def _refuse_pickle(folder: Path) -> None:
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES) if folder.is_dir() else []
-    if pickles:
-        raise ValueError(
-            f"{folder} holds its weights in {pickles[0]}, a format that can run code when it is read, so "
-            f"tessera does not. {_conversion(folder, pickles[0])}"
+    if not pickles:
+        return
+    how = "to model.safetensors with what wrote it"
+    if pickles[0] == "pytorch_model.bin":  # the only one that transformers finds by itself
+        kind = next(iter(read_as(ModelConfig, folder / "config.json").architectures or ["AutoModel"]))[:_SHOWN]
+        how = (
+            f"once; in Python:\n  from transformers import {kind}\n"
+            f'  {kind}.from_pretrained("{folder}", use_safetensors=False).save_pretrained("{folder}")\n'
+            "Only tensors are read there (torch.load with weights_only)"
         )
-
-
-def _conversion(folder: Path, pickle: str) -> str:
-    """How weights in a pickle become safetensors."""
-    if pickle != "pytorch_model.bin":  # the only one that transformers finds by itself
-        return "If you trust where it comes from, convert it to model.safetensors with what wrote it"
-    kind = next(iter(read_as(ModelConfig, folder / "config.json").architectures or ["AutoModel"]))[:_SHOWN]
-    return (
-        "If you trust where it comes from, convert it once; in Python:\n"
-        f"  from transformers import {kind}\n"
-        f'  {kind}.from_pretrained("{folder}", use_safetensors=False).save_pretrained("{folder}")\n'
-        "Only tensors are read there (torch.load with weights_only)"
+    raise ValueError(
+        f"{folder} holds its weights in {pickles[0]}, a format that can run code when it is read, so tessera does not. "
+        f"If you trust where it comes from, convert it {how}"
     )
 
 

@@ -72,10 +72,9 @@ _FIXED: dict[str, Json] = {
 _INITIALIZATION = {"modernbert": "megatron", "eurobert": "normal"}  # where a configuration does not say
 
 # Fields of ours that are called the same there.
-_SAME = (
-    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
-    *("max_position_embeddings", "initializer_range"),
-)
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+          "max_position_embeddings")  # fmt: skip
+_SAME = (*_SIZES, "initializer_range")
 _POOLING_FIELDS = ("classifier_pooling", "clf_pooling")
 _TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "mask_token_id")
 # Fields of ours that transformers carries along unread, kept so that a model comes back as it was.
@@ -114,12 +113,7 @@ _Positive = Annotated[float, Field(gt=0)]
 
 # What a field of theirs has to be where it is there; which of them a family asks for is seen later.
 _KINDS: dict[Any, tuple[str, ...]] = {
-    _Size: (
-        *(name for name in _SAME if name != "initializer_range"),
-        "num_key_value_heads",
-        "head_dim",
-        "global_attn_every_n_layers",
-    ),
+    _Size: (*_SIZES, "num_key_value_heads", "head_dim", "global_attn_every_n_layers"),
     _Positive: ("initializer_range", "norm_eps", "rms_norm_eps", "rope_theta", "global_rope_theta", "local_rope_theta"),
     float: ("attention_output_dropout",),
     int: ("local_attention", *_TOKEN_IDS),
@@ -173,16 +167,11 @@ def their_config(config: EncoderConfig, name: str, dtype: torch.dtype) -> Json:
     fields["tie_word_embeddings"] = config.tie_word_embeddings
     if config.mask_token_id is None:
         del fields["mask_token_id"]  # there it is a number or absent
-    kind = {
-        "architectures": [f"{_CLASSES[name]}ForMaskedLM"],
-        "model_type": name,
-        "dtype": str(dtype).removeprefix("torch."),
-    }
+    kind = {"architectures": [f"{_CLASSES[name]}ForMaskedLM"], "model_type": name}
+    fields = {**kind, "dtype": str(dtype).removeprefix("torch."), **fields, **_DEMANDED[name]}
     if name == "eurobert":
         return {
-            **kind,
             **fields,
-            **_DEMANDED[name],
             "num_key_value_heads": config.num_key_value_heads,
             "head_dim": config.head_dim,
             "rms_norm_eps": config.norm_eps,
@@ -192,9 +181,7 @@ def their_config(config: EncoderConfig, name: str, dtype: torch.dtype) -> Json:
         }
     layers = range(config.num_hidden_layers)
     return {
-        **kind,
         **fields,
-        **_DEMANDED[name],
         "norm_eps": config.norm_eps,
         "hidden_activation": config.hidden_act,
         "classifier_activation": config.hidden_act,
@@ -309,7 +296,9 @@ def _modernbert_fields(take: _Taker, fields: Json) -> Json:
     layers, types = fields["num_hidden_layers"], take("layer_types", None)
     spacing = take("global_attn_every_n_layers", None)
     if spacing is None:
-        spacing = 3 if types is None else _spacing(types)
+        spacing = 3  # without a list; with one, the least n for which a global layer may stand every n layers
+        if types is not None:
+            spacing = next((n for n, kind in enumerate(types) if n and kind == "full_attention"), max(1, len(types)))
     # Lengths first: a list that the file holds is short, what num_hidden_layers says need not be.
     if types is not None and (
         len(types) != layers
@@ -335,8 +324,3 @@ def _modernbert_fields(take: _Taker, fields: Json) -> Json:
         "global_rope_theta": theta,
         "local_rope_theta": theta if spacing == 1 else local,
     }
-
-
-def _spacing(types: list[str]) -> int:
-    """The least n for which a global layer may stand every n layers."""
-    return next((n for n, kind in enumerate(types) if n and kind == "full_attention"), max(1, len(types)))

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from tessera.files import atomic_folder
 from tessera.model import transformers_folder, transformers_model
 from tessera.model.encoder import Encoder
-from tessera.model.hf_files import StoredWeight, config_json, copy_tokenizer, is_finite, open_weights, shown
+from tessera.model.hf_files import StoredWeight, config_json, copy_tokenizer, open_weights, refuse_infinite, shown
 from tessera.model.hf_names import NAMES, Names, family, our_config, our_pooling, their_config, their_regression, theirs
 from tessera.model.mlm import MaskedLM
 from tessera.model.task_heads import DocumentClassifier, DocumentHead
@@ -27,6 +28,7 @@ from tessera.plan.architecture import EncoderConfig
 
 AnyMaskedLM = MaskedLM | TransformersMaskedLM
 AnyEncoder = Encoder | TransformersEncoder
+Module = TypeVar("Module", bound=nn.Module)
 _MLM_HEADS = ("head.", "decoder.", "lm_head.")  # beside `model.`: what else there is belongs to the head of a task
 
 
@@ -80,10 +82,7 @@ def _weights(state: dict[str, Tensor], names: Names, dtype: torch.dtype) -> Iter
         sizes = (inner, keys, keys) if len(parts) == 3 else (len(tensor) // len(parts),) * len(parts)  # 3: q, k, v
         for part, values in zip(parts, tensor.split(sizes), strict=True):
             written = values.to("cpu", dtype, copy=True).contiguous()
-            if not is_finite(written):
-                raise ValueError(
-                    f"nothing was written: weight {part!r} is not finite in {dtype} (NaN, or too large for it)"
-                )
+            refuse_infinite(part, written)
             yield part, written
 
 
@@ -92,9 +91,7 @@ def load(folder: Path, attention: str = "auto") -> MaskedLM:
 
     Raises ValueError naming the file and the weight or field that is missing, unknown, broken or not implemented.
     """
-    model = _load(Path(folder), lambda config: MaskedLM(config, attention))
-    assert isinstance(model, MaskedLM)
-    return model
+    return _load(Path(folder), lambda config: MaskedLM(config, attention))
 
 
 def load_any(folder: Path, attention: str = "auto") -> AnyMaskedLM:
@@ -105,9 +102,7 @@ def load_any(folder: Path, attention: str = "auto") -> AnyMaskedLM:
     """
     if is_ours(folder):
         return load(folder, attention)
-    model = transformers_folder.load(Path(folder), attention, "masked_lm")
-    assert isinstance(model, TransformersMaskedLM)
-    return model
+    return transformers_folder.load(Path(folder), attention, TransformersMaskedLM)
 
 
 def is_ours(folder: Path) -> bool:
@@ -124,11 +119,9 @@ def load_encoder(folder: Path, attention: str = "auto", *, drop_head: bool = Tru
 
     Errors as for `load_any`, and ValueError naming a head that may not be left out.
     """
-    if not is_ours(folder):
-        encoder = transformers_folder.load(Path(folder), attention, "encoder", drop_head=drop_head)
-        assert isinstance(encoder, TransformersEncoder)
-        return encoder
-    return load_own_encoder(folder, attention, drop_head=drop_head)
+    if is_ours(folder):
+        return load_own_encoder(folder, attention, drop_head=drop_head)
+    return transformers_folder.load(Path(folder), attention, TransformersEncoder, drop_head=drop_head)
 
 
 def load_own_encoder(folder: Path, attention: str = "auto", *, drop_head: bool = True) -> Encoder:
@@ -137,9 +130,7 @@ def load_own_encoder(folder: Path, attention: str = "auto", *, drop_head: bool =
         with ExitStack() as files:
             _, beside = _parts(open_weights(Path(folder), files))
             transformers_folder.refuse_head(Path(folder), beside)
-    encoder = _load(Path(folder), lambda config: Encoder(config, attention), "encoder.")
-    assert isinstance(encoder, Encoder)
-    return encoder
+    return _load(Path(folder), lambda config: Encoder(config, attention), "encoder.")
 
 
 def load_regressor(folder: Path, attention: str = "auto") -> DocumentClassifier:
@@ -148,10 +139,9 @@ def load_regressor(folder: Path, attention: str = "auto") -> DocumentClassifier:
     Raises ValueError as `load` does, and for a folder without such a head.
     """
     folder = Path(folder)
-    _, names = _recognise(folder)
+    head = _recognise(folder)[1]["classifier.weight"][0]
     with ExitStack() as files:
         found = open_weights(folder, files)
-        head = names["classifier.weight"][0]
         if head not in found:
             raise ValueError(
                 f"{folder} has no weight {head!r}, so it holds no regression head; give the folder of a sequence "
@@ -164,13 +154,7 @@ def load_regressor(folder: Path, attention: str = "auto") -> DocumentClassifier:
         )
     given = config_json(folder)
     pooling = our_pooling(given, given["model_type"], folder / "config.json")
-
-    def make(config: EncoderConfig) -> DocumentClassifier:
-        return DocumentClassifier(Encoder(config, attention), DocumentHead(config, 1, pooling))
-
-    model = _load(folder, make)
-    assert isinstance(model, DocumentClassifier)
-    return model
+    return _load(folder, lambda c: DocumentClassifier(Encoder(c, attention), DocumentHead(c, 1, pooling)))
 
 
 def has_head(folder: Path) -> bool:
@@ -200,7 +184,7 @@ def read_config(folder: Path) -> EncoderConfig:
     return _recognise(folder)[0]
 
 
-def _load(folder: Path, make: Callable[[EncoderConfig], nn.Module], prefix: str = "") -> nn.Module:
+def _load(folder: Path, make: Callable[[EncoderConfig], Module], prefix: str = "") -> Module:
     """What `make` makes of the configuration, with the weights of the folder; its own names lack `prefix`."""
     config, names = _recognise(folder)
     with ExitStack() as files:
@@ -215,30 +199,25 @@ def _load(folder: Path, make: Callable[[EncoderConfig], nn.Module], prefix: str 
 def _check_sizes(found: dict[str, StoredWeight], folder: Path, config: EncoderConfig, names: Names) -> None:
     """Raises ValueError where the header of the weights belies config.json: before anything of that size is made."""
     bare = _parts(found)[0]
-    layers = {int(n) for name in found if (n := _number(name.removeprefix("model.")))}
+    numbers = (re.match(r"(?:model\.)?layers\.(\d{1,9})\.", name) for name in found)
+    layers = {int(number[1]) for number in numbers if number}
     if layers and len(layers) != config.num_hidden_layers:
         raise ValueError(
             f"{folder / 'config.json'}: num_hidden_layers is {config.num_hidden_layers}, but the weights beside it are "
             f"of {len(layers)} layers; give the config.json that was written with them"
         )
+    heads = config.num_attention_heads + 2 * config.num_key_value_heads
     rows = {
         "encoder.embedding.weight": config.vocab_size,
-        "encoder.layers.0.attention.qkv.weight": (config.num_attention_heads + 2 * config.num_key_value_heads)
-        * config.head_dim,
+        "encoder.layers.0.attention.qkv.weight": heads * config.head_dim,
         "encoder.layers.0.mlp.gate_up.weight": 2 * config.intermediate_size,
     }
     for name, wanted in rows.items():
-        parts = [part.removeprefix("model.") if bare else part for part in theirs(name, names)]
+        parts = _stored_names(name, names, bare)
         if all(part in found for part in parts):
             _check_shape([found[part] for part in parts], [wanted, config.hidden_size], folder)
         elif not layers:
             raise ValueError(f"{folder}: weight {parts[0]!r} is missing")
-
-
-def _number(name: str) -> str | None:
-    """The number of the layer that a weight belongs to."""
-    found = re.match(r"layers\.(\d{1,9})\.", name)
-    return found[1] if found else None
 
 
 def _check_shape(parts: list[StoredWeight], wanted: list[int], folder: Path) -> None:
@@ -262,17 +241,16 @@ def _fill(
         raise ValueError(f"{folder} holds an encoder without a masked-language-model head; read it with load_encoder")
     state = {}
     for name, empty in module.state_dict().items():
-        wanted = [
-            part.removeprefix("model.") if bare else part for part in theirs(prefix + name.removeprefix("head."), names)
-        ]
-        stored = [_take(found, part, folder) for part in wanted]
+        parts = _stored_names(prefix + name.removeprefix("head."), names, bare)
+        if lacking := [part for part in parts if part not in found]:
+            raise ValueError(f"{folder}: weight {shown(lacking[0])} is missing")
+        stored = [found.pop(part) for part in parts]
         _check_shape(stored, list(empty.shape), folder)
         state[name] = torch.cat([part.read() for part in stored]) if len(stored) > 1 else stored[0].read()
     twin = names["decoder_weight"][0]
-    if config.tie_word_embeddings and not prefix and twin in found:
-        same = torch.equal(_take(found, twin, folder).read(), state["encoder.embedding.weight"])
-        if not same:
-            raise ValueError(f"{folder}: {twin} differs from the embedding, but config.json ties them")
+    tied = config.tie_word_embeddings and not prefix and twin in found
+    if tied and not torch.equal(found.pop(twin).read(), state["encoder.embedding.weight"]):
+        raise ValueError(f"{folder}: {twin} differs from the embedding, but config.json ties them")
     unused = sorted(name for name in found if not prefix or bare or name.startswith("model."))
     if unused:
         first = shown(unused[0])
@@ -280,7 +258,6 @@ def _fill(
     module.load_state_dict(state, assign=True)
 
 
-def _take(found: dict[str, StoredWeight], name: str, folder: Path) -> StoredWeight:
-    if name not in found:
-        raise ValueError(f"{folder}: weight {shown(name)} is missing")
-    return found.pop(name)
+def _stored_names(name: str, names: Names, bare: bool) -> list[str]:
+    """What the weights that are stacked into our weight `name` are called in a file."""
+    return [part.removeprefix("model.") if bare else part for part in theirs(name, names)]

@@ -9,7 +9,7 @@ under the same ids, or compute something else with the same shapes.
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +17,6 @@ from torch import Tensor
 from tessera.model import hub
 from tessera.model.hf_files import TokenizerJson, is_finite, read_as
 from tessera.model.mlm import MaskedLM
-from tessera.plan.architecture import EncoderConfig
 
 Method = Literal["ties", "linear", "exponential"]
 State = dict[str, Tensor]
@@ -52,37 +51,27 @@ def merge(
 
     Raises ValueError, before any weight is read, naming what differs; and for weights that are not finite.
     """
-    folders = [*models, *([base] if base else [])]
     if len(models) < 2:
         raise ValueError(f"a merge needs at least two models, {len(models)} given")
-    if config_of is not None and config_of not in folders:
-        raise ValueError(f"config_of is {config_of}, which is none of {', '.join(map(str, folders))}")
-    match method:
-        case "ties":
-            if base is None:
-                raise ValueError(
-                    "ties adds task vectors to a base; give the model that the others branched from as base"
-                )
-            _check_ties(density, scale)
-        case "linear":
-            pass
-        case "exponential":
-            _check_decay(decay)
-        case _:
-            raise ValueError(f"unknown merge method {method!r}; known are ties, linear and exponential")
+    if method not in get_args(Method):
+        raise ValueError(f"unknown merge method {method!r}; known are {', '.join(get_args(Method))}")
+    if method == "ties" and base is None:
+        raise ValueError("ties adds task vectors to a base; give the model that the others branched from as base")
     _shares(weights, len(models))
-    _check_alike(models, base, config_of, tokenizer)
-    first = hub.load(models[0])
-    states = [first.state_dict(), *(hub.load(path).state_dict() for path in models[1:])]
     if method == "ties":
-        assert base is not None
-        state = ties(hub.load(base).state_dict(), states, weights=weights, density=density, scale=scale)
+        _check_ties(density, scale)
+    elif method == "exponential":
+        weights = _by_age(len(models), decay)
+    _check_alike(models, base, config_of, tokenizer)
+    states = [hub.load(path).state_dict() for path in models]
+    if method == "ties" and base is not None:
+        state = ties(hub.load(base).state_dict(), states, weights, density, scale)
     else:
-        state = linear(states, weights=weights) if method == "linear" else exponential(states, decay=decay)
-    if config_of is not None and config_of != models[0]:
-        first = hub.load(config_of)
-    first.load_state_dict(state)
-    return first
+        state = linear(states, weights)
+    with torch.device("meta"):
+        merged = MaskedLM(hub.read_config(config_of or models[0]))
+    merged.load_state_dict(state, assign=True)
+    return merged
 
 
 def linear(states: Sequence[State], weights: Sequence[float] | None = None) -> State:
@@ -114,8 +103,7 @@ def exponential(states: Sequence[State], decay: float) -> State:
     Source: mmBERT-small (Marone et al. 2025, arXiv:2509.06888) weighs its decay checkpoints exponentially; the factor
     is not published.
     """
-    _check_decay(decay)
-    return linear(states, [decay**age for age in reversed(range(len(states)))])
+    return linear(states, _by_age(len(states), decay))
 
 
 def ties(
@@ -209,9 +197,10 @@ def _check_ties(density: float, scale: float) -> None:
         raise ValueError(f"scale is {scale}; what was learned is multiplied by it, so give a finite number")
 
 
-def _check_decay(decay: float) -> None:
+def _by_age(models: int, decay: float) -> list[float]:
     if not 0.0 < decay <= 1.0:
         raise ValueError(f"decay is {decay}; a weight relative to the next checkpoint is above 0 and at most 1")
+    return [decay**age for age in reversed(range(models))]
 
 
 def _finite(name: str, merged: Tensor) -> Tensor:
@@ -229,13 +218,6 @@ def _check(states: Sequence[State]) -> None:
         raise ValueError("no models to merge")
     first = states[0]
     for number, state in enumerate(states, start=1):
-        for name, values in state.items():
-            if not is_finite(values):
-                raise ValueError(
-                    f"cannot merge: {name!r} of model {number} holds values that are not finite (NaN or infinite); its "
-                    "training has diverged"
-                )
-    for number, state in enumerate(states[1:], start=2):
         for name in [*first, *state]:
             if name not in state or name not in first:
                 lacking, having = (number, 1) if name not in state else (1, number)
@@ -247,6 +229,15 @@ def _check(states: Sequence[State]) -> None:
                     f"cannot merge: {name!r} is {list(first[name].shape)} in model 1 and {list(state[name].shape)} in "
                     f"model {number}; only models of one size and vocabulary merge"
                 )
+        for name, values in state.items():
+            if not is_finite(values):
+                raise ValueError(
+                    f"cannot merge: {name!r} of model {number} holds values that are not finite (NaN or infinite); its "
+                    "training has diverged"
+                )
+
+
+_CHOOSE = "the merged model has one of them: say whose it takes (config_of; --config-of FOLDER)"
 
 
 def _check_alike(models: Sequence[Path], base: Path | None, config_of: Path | None, tokenizer: Path | None) -> None:
@@ -255,39 +246,35 @@ def _check_alike(models: Sequence[Path], base: Path | None, config_of: Path | No
     Rotary bases of `base` may be others: a phase may have changed them, which is part of what was learned since.
     """
     folders = [*models, *([base] if base else [])]
+    if config_of is not None and config_of not in folders:
+        raise ValueError(f"config_of is {config_of}, which is none of {', '.join(map(str, folders))}")
     for folder in folders:
         if (folder / "modules.json").is_file():
             raise ValueError(
                 f"{folder} is a model of sentence-transformers: a merge makes a masked language model, and would lose "
                 "its pooling, prompts and further layers; take modules.json out of a copy if that is meant"
             )
-    first, config = folders[0], hub.read_config(folders[0])
+    first, mine = folders[0], hub.read_config(folders[0]).model_dump()
     for other in folders[1:]:
-        unlike = _unlike(config, hub.read_config(other), {*_ROTARY} if other not in models else set())
-        fatal = {field: values for field, values in unlike.items() if field not in _CHOSEN}
+        theirs, free = hub.read_config(other).model_dump(), _ROTARY if other not in models else ()
+        unlike = [field for field, value in mine.items() if value != theirs[field] and field not in free]
+        fatal = [field for field in unlike if field not in _CHOSEN]
         if fatal or (unlike and config_of is None):
-            said = "; ".join(f"{field} is {a} and {b}" for field, (a, b) in (fatal or unlike).items())
             raise ValueError(
-                f"cannot merge {first} and {other}: {said}; "
-                + ("weights of other architectures do not average" if fatal else _CHOOSE)
+                f"cannot merge {first} and {other}: "
+                + "; ".join(f"{field} is {mine[field]} and {theirs[field]}" for field in fatal or unlike)
+                + f"; {'weights of other architectures do not average' if fatal else _CHOOSE}"
             )
-    read = [folder for folder in (*folders, tokenizer) if folder is not None and (folder / "tokenizer.json").is_file()]
-    if read and len(read) < len(folders) + (tokenizer is not None):
-        lacking = next(folder for folder in (*folders, tokenizer) if folder is not None and folder not in read)
+    readers = [*folders, *([tokenizer] if tokenizer else [])]
+    read = [folder for folder in readers if (folder / "tokenizer.json").is_file()]
+    if read and len(read) < len(readers):
+        lacking = next(folder for folder in readers if folder not in read)
         raise ValueError(
             f"cannot merge: {read[0]} has a tokenizer.json and {lacking} none, so nobody knows whether their ids are "
             "the same tokens; put the tokenizer.json of its training there"
         )
     for other in read[1:]:
         _check_tokenizers(read[0], other, config_of)
-
-
-_CHOOSE = "the merged model has one of them: say whose it takes (config_of; --config-of FOLDER)"
-
-
-def _unlike(a: EncoderConfig, b: EncoderConfig, free: set[str]) -> dict[str, tuple[object, object]]:
-    mine, theirs = a.model_dump(exclude=free), b.model_dump()
-    return {field: (value, theirs[field]) for field, value in mine.items() if value != theirs[field]}
 
 
 def _check_tokenizers(first: Path, other: Path, config_of: Path | None) -> None:

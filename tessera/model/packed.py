@@ -7,6 +7,7 @@ and no compiler is needed. Hidden states stay in the precision of the products. 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -61,15 +62,12 @@ class RoundedEncoder(nn.Module):
 class _Layer:
     attention_norm: Callable[[Tensor], Tensor]
     qkv: Tensor  # matrices packed
+    attend: Callable[[Tensor, Layout], Tensor]
     output: Tensor
     mlp_norm: Callable[[Tensor], Tensor]
     gate: Tensor
     up: Tensor
     down: Tensor
-    heads: int
-    key_value_heads: int
-    window: int | None
-    theta: float
 
 
 class PackedEncoder(nn.Module):
@@ -97,19 +95,18 @@ class PackedEncoder(nn.Module):
     def _layer(self, number: int, block: nn.Module) -> _Layer:
         assert isinstance(block, Block)
         config, attention = self.config, block.attention
+        theta = config.local_rope_theta if attention.window is not None else config.global_rope_theta
+        heads, pairs, window = attention.heads, attention.key_value_heads, attention.window
         gate, up = block.mlp.gate_up.weight.chunk(2)
         return _Layer(
             attention_norm=_norm(block.attention_norm, self.dtype),
             qkv=self._pack(attention.qkv.weight),
+            attend=partial(attend, heads=heads, key_value_heads=pairs, window=window, theta=theta),
             output=self._pack(attention.output.weight),
             mlp_norm=_norm(block.mlp_norm, self.dtype),
             gate=self._pack(gate),
             up=self._pack(up),
             down=self._pack(block.mlp.down.weight),
-            heads=attention.heads,
-            key_value_heads=attention.key_value_heads,
-            window=attention.window,
-            theta=config.local_rope_theta if attention.window is not None else config.global_rope_theta,
         )
 
     def _pack(self, weight: Tensor) -> Tensor:
@@ -131,15 +128,7 @@ class PackedEncoder(nn.Module):
         if not len(tokens):
             return x
         for layer in self.layers:
-            qkv = product(layer.attention_norm(x), layer.qkv, None, "none", [], "")
-            mixed = attend(
-                qkv,
-                layout,
-                heads=layer.heads,
-                key_value_heads=layer.key_value_heads,
-                window=layer.window,
-                theta=layer.theta,
-            )
+            mixed = layer.attend(product(layer.attention_norm(x), layer.qkv, None, "none", [], ""), layout)
             x = fused(mixed, x, layer.output, None, "add")
             normed = layer.mlp_norm(x)
             gated = fused(normed, product(normed, layer.gate, None, activation, [], how), layer.up, None, "mul")
@@ -149,9 +138,9 @@ class PackedEncoder(nn.Module):
 
 def _table(embedding: nn.Module) -> Tensor:
     """[V, C], also of an embedding that is being trained in some of its rows."""
-    return (
-        embedding.embedding() if isinstance(embedding, PartialEmbedding) else embedding.get_parameter("weight").detach()
-    )
+    if isinstance(embedding, PartialEmbedding):
+        return embedding.embedding()
+    return embedding.get_parameter("weight").detach()
 
 
 def _norm(norm: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:

@@ -11,14 +11,7 @@ from torch.nn import functional
 # In the order in which sentence-transformers joins them where several are asked for.
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 
-_ACTIVATIONS = {
-    "Identity": nn.Identity,
-    "Tanh": nn.Tanh,
-    "ReLU": nn.ReLU,
-    "GELU": nn.GELU,
-    "SiLU": nn.SiLU,
-    "Sigmoid": nn.Sigmoid,
-}
+_ACTIVATIONS = {kind.__name__: kind for kind in (nn.Identity, nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid)}
 
 
 def pool(hidden: Tensor, starts: Tensor, how: str | Sequence[str], skip: int = 0) -> Tensor:

@@ -4,10 +4,8 @@ Matrix products run in the number format that the device is fast in; weights, no
 float32.
 """
 
-import contextlib
 import ctypes
 import platform
-from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -29,11 +27,9 @@ def compute_dtype(name: Literal["auto", "float32", "bfloat16"], device: torch.de
     return _BY_NAME[name]
 
 
-@contextlib.contextmanager
-def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     """Runs matrix products in `dtype`; float32 changes nothing."""
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
-        yield
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:

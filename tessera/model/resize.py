@@ -54,28 +54,24 @@ def resize(source: MaskedLM, config: EncoderConfig, how: How) -> MaskedLM:
     state = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in source.state_dict().items()}
     model = MaskedLM(config, source.encoder.backend)
     new: dict[str, Tensor] = {}
+    matrices = {  # rows (None: all) and columns of what is multiplied with
+        "qkv.weight": (pairs, hidden),
+        "output.weight": (hidden.index, heads),
+        "gate_up.weight": (both, hidden),
+        "down.weight": (hidden.index, wide),
+        "dense.weight": (hidden.index, hidden),
+        "decoder_weight": (None, hidden),
+    }
     for name, empty in model.state_dict().items():
-        values = state.get(_old_name(name, layers))
+        values, matrix = state.get(_old_name(name, layers)), ".".join(name.split(".")[-2:])
         if values is None:  # the first layer has no norm before its attention where the embedding has one
             new[name] = torch.ones_like(empty)
-        elif name.endswith("attention.qkv.weight"):
-            new[name] = _cut(values, pairs, hidden)
-        elif name.endswith("attention.output.weight"):
-            new[name] = _cut(values, hidden.index, heads)
-        elif name.endswith("mlp.gate_up.weight"):
-            new[name] = _cut(values, both, hidden)
-        elif name.endswith("mlp.down.weight"):
-            new[name] = _cut(values, hidden.index, wide)
-        elif name == "transform.dense.weight":
-            new[name] = _cut(values, hidden.index, hidden)
-        elif name == "decoder_weight":
-            new[name] = _cut(values, None, hidden)
+        elif matrix in matrices:
+            new[name] = _cut(values, *matrices[matrix])
         elif name == "encoder.embedding.weight":  # rows that are looked up, not multiplied with: not divided
             new[name] = values[:, hidden.index]
-        elif name == "decoder_bias":
-            new[name] = values
         else:
-            new[name] = values[hidden.index]
+            new[name] = values if name == "decoder_bias" else values[hidden.index]
     if config.tie_word_embeddings:  # what the embedding is multiplied with in the end is divided in its stead
         last = "transform.norm.weight" if config.mlm_transform else "encoder.norm.weight"
         new[last] = new[last] / hidden.times
@@ -112,10 +108,9 @@ def _layers(old: EncoderConfig, new: EncoderConfig, how: How) -> list[int]:
     for layer in range(new.num_hidden_layers):
         wanted = layer * old.num_hidden_layers / new.num_hidden_layers
         wanted = int(wanted) if how == "strided" else min(round(wanted), old.num_hidden_layers - 1)
-        alike = [
-            i for i in range(old.num_hidden_layers) if (old.window(i) is None) == (new.window(layer) is None)
-        ] or list(range(old.num_hidden_layers))
-        chosen.append(min(alike, key=lambda i: (abs(i - wanted), i)))
+        whole, every = new.window(layer) is None, range(old.num_hidden_layers)
+        alike = [i for i in every if (old.window(i) is None) == whole]
+        chosen.append(min(alike or every, key=lambda i: (abs(i - wanted), i)))
     return chosen
 
 

@@ -9,10 +9,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from tessera.model.hf_files import (
     Roles,
@@ -31,15 +32,15 @@ from tessera.model.transformers_model import TransformersConfig, TransformersEnc
 _MLM_CLASSES = ("ForMaskedLM", "ForPreTraining", "LMHeadModel", "Model")  # ends of classes without the head of a task
 _TASK_HEADS = ("classifier", "pre_classifier", "score", "qa_outputs", "span_classifier", "logits_proj")
 _MLM_HEADS = ("cls", "lm_head", "predictions", "generator_predictions", "lm_predictions", "mask_predictions")
+Wrapped = TypeVar("Wrapped", TransformersEncoder, TransformersMaskedLM)
 _SLACK = 1 << 24  # numbers of a model that its file need not hold: buffers of positions, heads that are tied
 
 
-def load(
-    folder: Path, attention: str, kind: Literal["encoder", "masked_lm"], *, drop_head: bool = True
-) -> TransformersEncoder | TransformersMaskedLM:
+def load(folder: Path, attention: str, kind: type[Wrapped], *, drop_head: bool = True) -> Wrapped:
     """A model in float32, ready for use, from a folder of a family that transformers has.
 
     attention  auto: what transformers chooses; reference: its plain, eager one
+    kind       TransformersEncoder or TransformersMaskedLM
     drop_head  of an encoder, as `hub.load_encoder`
     Raises ValueError naming the file and the weight that is missing, unknown or broken, and where the model is no
     encoder that can be padded; ImportError where transformers is not installed.
@@ -66,12 +67,12 @@ def load(
                 weight.read()  # says which file and weight
             raise ValueError(f"{folder}: {type(model).__name__} of transformers has weights that are not finite")
     _check_weights(model, told, folder)
-    if kind == "masked_lm" or not drop_head:
+    if kind is TransformersMaskedLM or not drop_head:
         refuse_head(folder, _task_head(sorted(told["unexpected_keys"]), given))
     mask = _mask_token(given, folder)
     with _retold(place):
         config = describe(model, mask)
-    loaded = TransformersEncoder(model, config) if kind == "encoder" else TransformersMaskedLM(model, config)
+    loaded = kind(model, config)
     prove(loaded, folder)
     return loaded
 
@@ -135,7 +136,7 @@ def _check_sizes(found: Mapping[str, StoredWeight], given: Mapping[str, Any], au
         raise ValueError(f"{place} asks for a model of {asked:,} numbers, but the weights beside it are {held:,}")
 
 
-def _class(given: Mapping[str, Any], place: Path, kind: str) -> Any:
+def _class(given: Mapping[str, Any], place: Path, kind: type[nn.Module]) -> Any:
     """The Auto class of transformers that reads a configuration. Raises ValueError where none does."""
     name = str(given.get("model_type"))
     try:
@@ -150,7 +151,7 @@ def _class(given: Mapping[str, Any], place: Path, kind: str) -> Any:
     both = getattr(CONFIG_MAPPING[name], "is_encoder_decoder", False)
     if given.get("is_encoder_decoder", both) or given.get("is_decoder"):
         raise ValueError(f"{place}: a model of type {shown(name)} is no encoder; give one that only reads")
-    if kind == "encoder":
+    if kind is TransformersEncoder:
         return AutoModel
     if CONFIG_MAPPING[name] not in MODEL_FOR_MASKED_LM_MAPPING:
         raise ValueError(f"{place}: transformers has no masked-language-model head for {shown(name)}; use load_encoder")
@@ -247,7 +248,9 @@ def prove(model: TransformersEncoder | TransformersMaskedLM, folder: Path) -> No
     ends = [torch.tensor([0, n]) for n in (3, 6)]
     try:
         alone = [encoder(tokens, end) for tokens, end in zip((short, long), ends, strict=True)]
-        together = _padded(encoder, [short, long])
+        ids = pad_sequence([short, long], batch_first=True, padding_value=encoder.config.pad_token_id)
+        mask = pad_sequence([torch.ones_like(short), torch.ones_like(long)], batch_first=True)
+        together = encoder.model(input_ids=ids, attention_mask=mask).last_hidden_state
         others = encoder(torch.cat((long[:1], long[:-1])), ends[1])
         scores = (alone[1], alone[1])
         if isinstance(model, TransformersMaskedLM):
@@ -258,20 +261,9 @@ def prove(model: TransformersEncoder | TransformersMaskedLM, folder: Path) -> No
     def differ(a: Tensor, b: Tensor) -> bool:
         return not bool((a - b).abs().max() <= 1e-3 * (1 + a.abs().max()))
 
-    if any(differ(a, b) for a, b in zip(alone, together, strict=True)):
+    if any(differ(a, b[: len(a)]) for a, b in zip(alone, together, strict=True)):
         raise ValueError(f"{what} gives a document other hidden states beside a longer one, so it cannot be padded")
     if torch.equal(others[0], alone[1][0]):
         raise ValueError(f"{what} reads in one direction only: a token does not see what follows; give an encoder")
     if differ(*scores):
         raise ValueError(f"{what}: its head scores a token by more than its own hidden state")
-
-
-def _padded(encoder: TransformersEncoder, documents: Sequence[Tensor]) -> list[Tensor]:
-    """Hidden states of documents that are padded together, however different their lengths."""
-    longest = max(map(len, documents))
-    ids = torch.full((len(documents), longest), encoder.config.pad_token_id)
-    for row, tokens in zip(ids, documents, strict=True):
-        row[: len(tokens)] = tokens
-    mask = torch.arange(longest) < torch.tensor([len(d) for d in documents])[:, None]
-    hidden = encoder.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-    return [states[: len(d)] for states, d in zip(hidden, documents, strict=True)]

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from tessera.files import atomic_folder
-from tessera.model.hf_files import copy_tokenizer, is_finite
+from tessera.model.hf_files import refuse_infinite
 
 # Shapes: T tokens of N documents end to end, M scored positions, C hidden size, V vocabulary.
 
@@ -118,10 +117,6 @@ class TransformersEncoder(nn.Module):
             return torch.zeros(0, self.config.hidden_size, device=tokens.device)
         return torch.cat(parts).index_select(0, torch.cat(places).argsort())
 
-    def save(self, folder: Path, tokenizer_folder: Path | None = None) -> None:
-        """A folder that AutoModel loads, with the tokenizer files of another: whole or not at all."""
-        _save(self, Path(folder), tokenizer_folder)
-
 
 class TransformersMaskedLM(nn.Module):
     """An encoder of transformers with its masked-language-model head, as `mlm.MaskedLM`.
@@ -133,9 +128,8 @@ class TransformersMaskedLM(nn.Module):
         super().__init__()
         self.model = model
         self.training = model.training
-        self._encoder = (
-            TransformersEncoder(model.base_model, config),
-        )  # in a tuple: its weights are in `model` already
+        # In a tuple: its weights are in `model` already.
+        self._encoder = (TransformersEncoder(model.base_model, config),)
 
     @property
     def encoder(self) -> TransformersEncoder:
@@ -182,10 +176,6 @@ class TransformersMaskedLM(nn.Module):
     def _scores(self, hidden: Tensor, targets: Tensor) -> Tensor:
         return functional.cross_entropy(self.logits(hidden).float(), targets, reduction="none")
 
-    def save(self, folder: Path, tokenizer_folder: Path | None = None) -> None:
-        """A folder that AutoModelForMaskedLM loads, with the tokenizer files of another: whole or not at all."""
-        _save(self, Path(folder), tokenizer_folder)
-
 
 class _Given(nn.Module):
     """Stands in the place of an encoder and gives back the hidden states it is given; all else is the encoder's."""
@@ -200,20 +190,10 @@ class _Given(nn.Module):
         except AttributeError:
             return getattr(self._encoder[0], name)
 
-    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> "_Output":
-        return _Output((inputs_embeds,))
+    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> Any:
+        from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
-
-class _Output(tuple[Tensor]):
-    """What an encoder returns: hidden states, and nothing under any other name."""
-
-    @property
-    def last_hidden_state(self) -> Tensor:
-        return self[0]
-
-    def __getattr__(self, name: str) -> None:
-        if name.startswith("__"):
-            raise AttributeError(name)
+        return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=inputs_embeds)
 
 
 def groups(lengths: Sequence[int]) -> list[list[int]]:
@@ -239,23 +219,13 @@ def groups(lengths: Sequence[int]) -> list[list[int]]:
     return found
 
 
-def _save(model: TransformersEncoder | TransformersMaskedLM, folder: Path, tokenizer_folder: Path | None) -> None:
-    with atomic_folder(folder) as draft:
-        write(model, draft)
-        if tokenizer_folder is not None:
-            copy_tokenizer(Path(tokenizer_folder), draft)
-
-
-def write(model: TransformersEncoder | TransformersMaskedLM, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+def write(model: TransformersEncoder | TransformersMaskedLM, folder: Path, dtype: torch.dtype) -> None:
     """config.json and model.safetensors, into a folder that is there. Raises ValueError as `hub.save`."""
     theirs = model.model
     if any(p.dtype != dtype for p in theirs.parameters()):
         theirs = copy.deepcopy(theirs).to(dtype)
     for name, values in theirs.state_dict().items():
-        if not is_finite(values):
-            raise ValueError(
-                f"nothing was written: weight {name!r} is not finite in {dtype} (NaN, or too large for it)"
-            )
+        refuse_infinite(name, values)
     with quietly():
         theirs.save_pretrained(folder, max_shard_size=_ENDLESS)
 

@@ -6,7 +6,7 @@ allowed.
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -64,11 +64,6 @@ def _message(item: Any, root: type[BaseModel]) -> str:
         return f"unknown key {str(*last)!r}; {did_you_mean(str(*last), _siblings(item['loc'][:-1], root))}"
     if kind == "missing":
         return "is missing"
-    if kind == "union_tag_invalid":
-        tags = [tag.strip().strip("'") for tag in item["ctx"]["expected_tags"].split(",")]
-        return f"{item['ctx']['discriminator']} is {item['ctx']['tag']!r}; {did_you_mean(item['ctx']['tag'], tags)}"
-    if kind == "union_tag_not_found":
-        return f"{item['ctx']['discriminator']} is missing"
     if kind == "invalid_key" or last == ("[key]",):
         return f"the key {given!r} is not text; " + (TRUTH if isinstance(given, bool) else "put it in quotes")
     if given is None:
@@ -93,17 +88,12 @@ def _place(location: tuple[Any, ...], data: Any) -> str:
             inside = here[part]
         else:
             inside = None
-        if inside is None and _is_tag(part):
-            continue
+        if inside is None and isinstance(part, str) and part.startswith("<"):
+            continue  # a tag of plan/fields.py: which member of a union pydantic tried
         name = inside.get("name") if isinstance(part, int) and isinstance(inside, dict) else None
         parts.append(name if isinstance(name, str) else str(part))
         here = inside
     return ".".join(parts)
-
-
-def _is_tag(part: Any) -> bool:
-    """Whether pydantic put this part into a location to say which member of a union it tried."""
-    return isinstance(part, str) and part.startswith("<")
 
 
 def _siblings(location: tuple[Any, ...], root: type[BaseModel]) -> list[str]:
@@ -112,18 +102,10 @@ def _siblings(location: tuple[Any, ...], root: type[BaseModel]) -> list[str]:
     for part in location:
         if isinstance(part, int):
             continue
-        tagged = [m for m in models if any(part in _literals(f.annotation) for f in m.model_fields.values())]
-        if len(models) > 1 and tagged:
-            models = tagged
-            continue
         fields = [f for m in models for name, f in m.model_fields.items() if part in (name, f.alias)]
         if fields:
             models = [m for f in fields for m in _models_in(f.annotation)]
     return [f.alias or name for m in models for name, f in m.model_fields.items()]
-
-
-def _literals(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -6,11 +6,11 @@ Recipes of tessera 0.1 had tasks of their own (`task: bitext`, `task: probe`); `
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Tag, ValidationError, model_validator
+from pydantic import BeforeValidator, ValidationError, model_validator
 
 from tessera.plan.corpus import Columns
 from tessera.plan.errors import did_you_mean, one_line
-from tessera.plan.fields import Ratio, Strict, Tokens, refuse_twins
+from tessera.plan.fields import KEYS, PLAIN, PLAIN_OR_KEYS, Ratio, Strict, Tokens, refuse_twins
 from tessera.plan.task import LANGUAGE, SPLIT, Task
 
 _OLD = {
@@ -76,15 +76,7 @@ def _probe(given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _how_task(given: Any) -> str:
-    return "<task>" if isinstance(given, (dict, Task)) else "<name>"
-
-
-AnyTask = Annotated[
-    Annotated[str, Tag("<name>")] | Annotated[Task, Tag("<task>")],
-    Discriminator(_how_task),
-    BeforeValidator(translated),
-]
+AnyTask = Annotated[Annotated[str, PLAIN] | Annotated[Task, KEYS], PLAIN_OR_KEYS, BeforeValidator(translated)]
 """A task of the catalogue by its name, a group of them, one of a file of yours (my.yaml:name), or one written out."""
 
 

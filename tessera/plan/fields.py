@@ -39,23 +39,23 @@ def refuse_twins(names: list[Any], what: str) -> None:
         raise ValueError(f"two {what}s are called {twins[0]!r}; names must differ")
 
 
-_THOUSANDS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
-_BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_TOKENS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+_BYTES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def parse_tokens(value: Any) -> int:
     """`4M` -> 4,000,000. A whole number, or a number followed by k, M, B (10^9) or T (10^12)."""
-    return _parse(value, _THOUSANDS, "a token count is a whole number or one with k, M, B or T, as in 100B")
+    return _parse(value, _TOKENS, "a token count is a whole number or one with k, M, B or T, as in 100B")
 
 
 def parse_bytes(value: Any) -> int:
     """`50MB` -> 50,000,000. A whole number, or a number followed by B, kB, MB, GB or TB (powers of 1,000)."""
-    return _parse(value, {"": 1, **_BYTES}, "a size is a whole number or one with B, kB, MB, GB or TB, as in 50MB")
+    return _parse(value, _BYTES, "a size is a whole number or one with B, kB, MB, GB or TB, as in 50MB")
 
 
 def show_tokens(count: int) -> str:
     """The shortest exact way to write a token count: 2300000000000 -> `2.3T`."""
-    for suffix, unit in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("k", 10**3)):
+    for suffix, unit in reversed(_TOKENS.items()):
         if count >= unit and count * 1000 % unit == 0:
             return f"{count // unit}.{count % unit * 1000 // unit:03}".rstrip("0").rstrip(".") + suffix
     return str(count)
@@ -136,13 +136,14 @@ class RatioCurve(Curve):
     to: Ratio
 
 
-# Which of the two is meant is seen at once, so that only its own mistakes are reported.
-_KIND = Discriminator(lambda given: "<curve>" if isinstance(given, (dict, Curve)) else "<number>")
+PLAIN, KEYS = Tag("<plain>"), Tag("<keys>")
+PLAIN_OR_KEYS = Discriminator(lambda given: "<keys>" if isinstance(given, (dict, BaseModel)) else "<plain>")
+"""Of a union of a plain value and a model: which is meant is seen at once, so only its own mistakes are reported."""
 
-MovingShare = Annotated[Annotated[Share, Tag("<number>")] | Annotated[Curve, Tag("<curve>")], _KIND]
+MovingShare = Annotated[Annotated[Share, PLAIN] | Annotated[Curve, KEYS], PLAIN_OR_KEYS]
 """A plain number, or a curve over the phase (annealing)."""
 
-MovingRatio = Annotated[Annotated[Ratio, Tag("<number>")] | Annotated[RatioCurve, Tag("<curve>")], _KIND]
+MovingRatio = Annotated[Annotated[Ratio, PLAIN] | Annotated[RatioCurve, KEYS], PLAIN_OR_KEYS]
 """The same in (0, 1)."""
 
 

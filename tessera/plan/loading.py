@@ -3,7 +3,6 @@
 Whatever is wrong with a file is said with the file, the place, what was given and what is allowed.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,15 @@ def load(path: str | Path, overrides: dict[str, str] | None = None) -> Recipe:
     Items of a list are named by their `name` or their number. Raises RecipeError.
     """
     path = Path(path)
-    data = read_yaml(path, "recipe")
+    try:
+        data = _unshared(read_yaml(path, "recipe"))
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+    except RecursionError:
+        raise RecipeError(f"{path}: an alias (*) stands inside its own anchor (&); write the values out") from None
+    if not isinstance(data, dict):
+        given = "this file is empty" if data is None else f"this is a {type(data).__name__}"
+        raise RecipeError(f"{path}: a recipe is keys and values; {given}")
     for key, value in (overrides or {}).items():
         _override(data, key, value, path)
     try:
@@ -46,11 +53,6 @@ def dump(recipe: Recipe) -> str:
 def science(recipe: Recipe) -> dict[str, Any]:
     """All that decides the result: the recipe without `machine` and notes."""
     return recipe.model_dump(mode="json", by_alias=True, exclude={"machine", "notes"})
-
-
-def fingerprint(data: Any) -> str:
-    """A short hash of JSON-like data; equal data, equal hash."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def changes(old: Any, new: Any, place: str = "") -> list[str]:
@@ -77,40 +79,34 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 60 else text[:56] + " ..."
 
 
-def read_yaml(path: Path, what: str) -> dict[str, Any]:
-    """The keys and values of a file; what: the kind of file that it should be. Raises RecipeError."""
+def read_yaml(path: Path, what: str = "file") -> Any:
+    """The values of a YAML file. Raises ValueError naming what is wrong with it, and a key that stands there twice."""
     try:
-        text = path.read_text(encoding="utf-8")
-        _refuse_twin_keys(yaml.compose(text, yaml.SafeLoader), path, set())
-        data = _unshared(yaml.safe_load(text))
+        return _Loader(path.read_text(encoding="utf-8")).get_single_data()
     except FileNotFoundError:
-        raise RecipeError(f"{path}: no such {what}") from None
+        raise ValueError(f"{path}: no such {what}") from None
     except OSError as error:
-        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+    except _TwinKeyError as error:
+        raise ValueError(f"{path}, {error}; keep one") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not a YAML file: {error}") from None
-    except RecursionError:
-        raise RecipeError(f"{path}: an alias (*) stands inside its own anchor (&); write the values out") from None
-    if not isinstance(data, dict):
-        given = "this file is empty" if data is None else f"this is a {type(data).__name__}"
-        raise RecipeError(f"{path}: a {what} is keys and values; {given}")
-    return data
+        raise ValueError(f"{path}: not a YAML file: {error}") from None
 
 
-def _refuse_twin_keys(node: yaml.Node | None, path: Path, seen: set[int]) -> None:
-    """YAML itself keeps the last of two equal keys without a word."""
-    if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
-        return
-    seen.add(id(node))
-    keys: set[str] = set()
-    for item in node.value:
-        if isinstance(node, yaml.MappingNode):
-            key, item = item
-            name = str(key.value)
-            if name in keys:
-                raise RecipeError(f"{path}, line {key.start_mark.line + 1}: {name!r} stands here twice; keep one")
-            keys.add(name)
-        _refuse_twin_keys(item, path, seen)
+class _TwinKeyError(Exception):
+    """A key that stands twice in one mapping: its line and its name."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML itself keeps the last of two equal keys without a word; this says so."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if (name := str(key.value)) in seen:
+                raise _TwinKeyError(f"line {key.start_mark.line + 1}: {name!r} stands here twice")
+            seen.add(name)
+        return super().construct_mapping(node, deep)
 
 
 def _unshared(value: Any) -> Any:

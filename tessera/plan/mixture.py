@@ -85,7 +85,10 @@ class ResolvedMixture:
                 raise ValueError(f"shares: {key!r} has a share of {mixture.shares[key]:g} but no tokens to read; {why}")
             self.fixed[key] = members
         self.free = {language: free[language] for language in languages}  # buckets of each selected language
-        _check_entries(mixture, buckets)
+        known = {bucket.language for bucket in buckets}
+        for language in mixture.entries:
+            if language not in known:
+                raise ValueError(f"entries: there is no text in {language!r}; {did_you_mean(language, known)}")
         self._present: tuple[frozenset[str], dict[str, _Members], dict[str, _Members]] | None = None
 
     def shares(self, progress: float, tokens: float) -> list[float]:
@@ -277,10 +280,3 @@ def _of_languages(selected: Sequence[str], key: str, members: list[int], buckets
         return members
     within = [i for i in members if buckets[i].language in selected]
     return within or members
-
-
-def _check_entries(mixture: Mixture, buckets: Sequence[Bucket]) -> None:
-    known = {bucket.language for bucket in buckets}
-    for language in mixture.entries:
-        if language not in known:
-            raise ValueError(f"entries: there is no text in {language!r}; {did_you_mean(language, known)}")

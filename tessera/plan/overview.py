@@ -8,7 +8,7 @@ from tessera.plan.architecture import EncoderConfig, parameters
 from tessera.plan.errors import some
 from tessera.plan.fields import at
 from tessera.plan.mixture import Bucket, MixtureSchedule, mixture_of
-from tessera.plan.recipe import Merge, Phase, Recipe
+from tessera.plan.recipe import Phase, Recipe
 from tessera.plan.token_counts import Inventory, PhaseText, text_of
 
 
@@ -104,8 +104,7 @@ def overview(
         warnings += warned
     has = cost.gpu(machine.gpu).memory
     for planned in phases:
-        if planned.memory is not None and sum(planned.memory.values()) > 0.95 * has:
-            needs = sum(planned.memory.values())
+        if (needs := sum((planned.memory or {}).values())) > 0.95 * has:
             warnings.append(
                 f"{planned.name}: needs about {needs / 1e9:.0f} GB of a {machine.gpu}'s {has / 1e9:.0f} GB; "
                 "lower machine.micro_batch_tokens"
@@ -118,7 +117,10 @@ def overview(
         gpu_memory=has,
         inventory=inventory.origin if inventory is not None else None,
         phases=tuple(phases),
-        merges=tuple(_merge(merge) for merge in recipe.merges),
+        merges=tuple(
+            f"{m.name}: {m.method} of {', '.join(m.models) or f'last {m.last} of {m.checkpoints_of}'}"
+            for m in recipe.merges
+        ),
         warnings=tuple(warnings),
     )
 
@@ -145,7 +147,10 @@ def _phase(
     languages: tuple[LanguagePlan, ...] = ()
     length, warnings = None, []
     if text is not None:
-        shares = _shares(text)
+        try:
+            shares = mixture_of(text.phase, text.buckets, text.available)
+        except ValueError as error:
+            raise ValueError(f"phases.{phase.name}.mixture: {error}") from None
         languages = _languages(text, shares)
         length = _mean_length(phase, text.buckets, shares.mean())
         warnings = [*text.warnings, *_warnings(phase, languages, warn_epochs)]
@@ -168,13 +173,6 @@ def _phase(
         languages=languages,
     )
     return planned, warnings
-
-
-def _shares(text: PhaseText) -> MixtureSchedule:
-    try:
-        return mixture_of(text.phase, text.buckets, text.available)
-    except ValueError as error:
-        raise ValueError(f"phases.{text.phase.name}.mixture: {error}") from None
 
 
 def _joint(phase: Phase, step: int, whole: int, progress: float) -> Joint:
@@ -231,8 +229,7 @@ def _languages(text: PhaseText, shares: MixtureSchedule) -> tuple[LanguagePlan, 
 
 
 def _warnings(phase: Phase, languages: Sequence[LanguagePlan], warn_epochs: float) -> list[str]:
-    warnings = []
-    limit = warn_epochs * (1 + 1e-6)
+    warnings, limit = [], warn_epochs * (1 + 1e-6)
     often = sorted((p for p in languages if (p.most_epochs or 0) > limit), key=lambda p: -(p.most_epochs or 0))
     if often:
         named = some([f"{p.language} ({p.most_epochs:.1f})" for p in often])
@@ -242,9 +239,3 @@ def _warnings(phase: Phase, languages: Sequence[LanguagePlan], warn_epochs: floa
         named = some([p.language for p in capped])
         warnings.append(f"{phase.name}: max_epochs {phase.mixture.max_epochs:g} bites for {len(capped)}: {named}")
     return warnings
-
-
-def _merge(merge: Merge) -> str:
-    return (
-        f"{merge.name}: {merge.method} of {', '.join(merge.models) or f'last {merge.last} of {merge.checkpoints_of}'}"
-    )

@@ -312,3 +312,11 @@ class Recipe(Strict):
     def phase(self, name: str) -> Phase:
         """The phase of that name."""
         return next(p for p in self.phases if p.name == name)
+
+    def chain(self, name: str | None) -> list[str]:
+        """The phases that went into a phase, oldest first, itself the last; none of a folder or of `scratch`."""
+        phases, chain = {p.name: p for p in self.phases}, []
+        while name in phases:
+            chain.append(name)
+            name = phases[name].from_
+        return chain[::-1]

@@ -47,22 +47,18 @@ class Result(Strict):
     results: Scores
     average: dict[str, float] = Field(default_factory=dict)  # metric -> mean over languages
     spread: dict[str, float] = Field(default_factory=dict)  # metric -> standard deviation between languages
-    interval: dict[str, float | None] = Field(
-        default_factory=dict
-    )  # metric -> half the 95% interval of the average; None: no chance in it
+    # metric -> half the 95% interval of the average; None: no chance in it
+    interval: dict[str, float | None] = Field(default_factory=dict)
     examples: dict[str, int] = Field(default_factory=dict)  # language -> how many were scored
     chosen: Json = Field(default_factory=dict)  # what was trained on -> the settings that were chosen for it
     trials: tuple[Json, ...] = ()  # what was tried, and what came of it
-    lengths: dict[str, Scores] = Field(
-        default_factory=dict
-    )  # retrieval: language -> length of what answers -> metric -> value
+    # retrieval: language -> length of what answers -> metric -> value
+    lengths: dict[str, Scores] = Field(default_factory=dict)
     by_length: Scores = Field(default_factory=dict)  # the same over languages
-    outcomes: dict[str, dict[str, tuple[float, ...]]] = Field(
-        default_factory=dict
-    )  # metric -> language -> what each example adds
-    about_data: Json = Field(
-        default_factory=dict
-    )  # of mteb: revision, and rows and characters beside those that mteb counts
+    # metric -> language -> what each example adds
+    outcomes: dict[str, dict[str, tuple[float, ...]]] = Field(default_factory=dict)
+    # of mteb: revision, and rows and characters beside those that mteb counts
+    about_data: Json = Field(default_factory=dict)
     seconds: float = 0.0  # of computing, trials of earlier calls too
     seconds_now: float | None = None  # of the call that wrote this
     tessera: str = __version__

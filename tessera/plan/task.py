@@ -5,12 +5,12 @@ a file, tessera/evaluation/load.py reads the rows.
 """
 
 import math
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
 from tessera.plan.errors import did_you_mean
-from tessera.plan.fields import Name, Ratio, Share, Strict, refuse_twins
+from tessera.plan.fields import KEYS, PLAIN, PLAIN_OR_KEYS, Name, Ratio, Share, Strict, refuse_twins
 
 Kind = Literal[
     "classify", "pair", "regress", "choose", "tag", "span", "retrieve", "bitext", "reward", "probe", "held_out"
@@ -77,11 +77,7 @@ class Part(Strict):
     share: Share
 
 
-def _how_split(given: Any) -> str:
-    return "<part>" if isinstance(given, (dict, Part)) else "<name>"
-
-
-Split = Annotated[Annotated[str, Tag("<name>")] | Annotated[Part, Tag("<part>")], Discriminator(_how_split)]
+Split = Annotated[Annotated[str, PLAIN] | Annotated[Part, KEYS], PLAIN_OR_KEYS]
 
 
 class Splits(Strict):
@@ -206,7 +202,8 @@ class Task(Strict):
             )
         if self.range is not None and (self.kind != "regress" or not self.range[0] < self.range[1]):
             raise ValueError(f"range is {list(self.range)}; it is of kind regress, the least value first")
-        hidden = [key for key in ("mask_ratio", "max_tokens", "seed") if getattr(self, key) != _default(key)]
+        fields = type(self).model_fields
+        hidden = [k for k in ("mask_ratio", "max_tokens", "seed") if getattr(self, k) != fields[k].default]
         if self.kind != "held_out" and hidden:
             raise ValueError(f"{hidden[0]} is of kind held_out, this is of kind {self.kind}")
         if self.kind not in ("bitext", "probe") and self.skip:
@@ -240,10 +237,6 @@ class Task(Strict):
         return (self.train,) if isinstance(self.train, str) else self.train
 
 
-def _default(key: str) -> Any:
-    return Task.model_fields[key].default
-
-
 class Spaced(Strict):
     """Values at equal ratios, both ends in."""
 
@@ -257,14 +250,9 @@ class Spaced(Strict):
         return (self.from_, *(float(f"{value:.6g}") for value in inner), self.to)
 
 
-def _how_rates(given: Any) -> str:
-    return "<spaced>" if isinstance(given, (dict, Spaced)) else "<list>"
-
-
 Rates = Annotated[
-    Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1), Tag("<list>")]
-    | Annotated[Spaced, Tag("<spaced>")],
-    Discriminator(_how_rates),
+    Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1), PLAIN] | Annotated[Spaced, KEYS],
+    PLAIN_OR_KEYS,
 ]
 
 

@@ -8,7 +8,7 @@ In reading order:
     tables.py          tables as data, numbers as people read them
     charts.py          the report's charts as Vega-Lite
     style.py           colours, HTML templates with everything escaped, a chart as a file
-    compare.py         results beside one another and beside published ones
+    compare.py         results beside one another and beside published ones, and whether they differ for certain
     compare_charts.py  their pictures
     published.py       results read from files and from the tables of papers
     plan_tables.py     a plan as tables, CSV and picture

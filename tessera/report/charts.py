@@ -6,15 +6,12 @@ of their own.
 
 import itertools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tessera.report.run_files import EVERYTHING, NOT_LANGUAGES, PhaseLog, Run, group_mean, parents_of
-from tessera.report.style import altair
+from tessera.report.style import TOKENS, altair
 
-# d3 writes 10^9 as G (giga); token counts are written with B.
-_TOKENS = "replace(format(datum.value, '~s'), 'G', 'B')"
 _RATE = "datum.value == 0 ? '0' : format(datum.value, '~e')"
 
 
@@ -35,18 +32,18 @@ def figures(run: Run) -> dict[str, list[Figure]]:
 
     They have no legends: the page writes its own, which wraps on a phone.
     """
-    makers: dict[str, Callable[[Run], list[Figure]]] = {
-        "loss": _loss,
-        "schedules": _schedules,
-        "mixture": _mixture,
-        "held_out": _held_out,
-        "languages": _languages,
-        "merge": _merges,
-        "throughput": _throughput,
+    drawn = {
+        "loss": _loss(run),
+        "schedules": _columns(run, "learning_rate", "mask_ratio", "batch_tokens"),
+        "mixture": _mixture(run),
+        "held_out": _held_out(run),
+        "languages": _languages(run),
+        "merge": _merges(run),
+        "throughput": _columns(run, "tokens_per_second", "mfu"),
     }
     return {
-        name: [replace(figure, key=f"{name}-{number}") for number, figure in enumerate(make(run))]
-        for name, make in makers.items()
+        name: [replace(figure, key=f"{name}-{number}") for number, figure in enumerate(several)]
+        for name, several in drawn.items()
     }
 
 
@@ -85,9 +82,9 @@ _CURVES = {
     ),
     "learning_rate": Curve(title="Learning rate", label=_RATE, height=150),
     "mask_ratio": Curve(title="Mask ratio", label="format(datum.value, '~%')", height=150),
-    "batch_tokens": Curve(title="Tokens per step", label=_TOKENS, height=150),
+    "batch_tokens": Curve(title="Tokens per step", label=TOKENS, height=150),
     "tokens_per_second": Curve(
-        title="Throughput", unit="tokens per second", label=_TOKENS, points=120, noisy=True, height=200
+        title="Throughput", unit="tokens per second", label=TOKENS, points=120, noisy=True, height=200
     ),
     "mfu": Curve(title="MFU", label="format(datum.value, '~%')", points=120, noisy=True, height=200),
 }
@@ -106,14 +103,8 @@ def _loss(run: Run) -> list[Figure]:
     return made
 
 
-def _schedules(run: Run) -> list[Figure]:
-    columns = ("learning_rate", "mask_ratio", "batch_tokens")
-    return [figure for c in columns for figure in _curve(run, list(run.phases), c, _CURVES[c])]
-
-
-def _throughput(run: Run) -> list[Figure]:
-    columns = ("tokens_per_second", "mfu")
-    return [figure for c in columns for figure in _curve(run, list(run.phases), c, _CURVES[c])]
+def _columns(run: Run, *names: str) -> list[Figure]:
+    return [figure for name in names for figure in _curve(run, list(run.phases), name, _CURVES[name])]
 
 
 def _curve(run: Run, logs: list[PhaseLog], column: str, curve: Curve) -> list[Figure]:
@@ -129,16 +120,9 @@ def _curve(run: Run, logs: list[PhaseLog], column: str, curve: Curve) -> list[Fi
     shown = _stages(rows)
     start = float(min(log.origin for log in logs if log.name in shown))
     label = {"labelExpr": curve.label} if curve.label else {}
-    chart = _lines(
-        alt,
-        rows,
-        start,
-        alt.Tooltip("y:Q", title=column.replace("_", " "), format=".4~g"),
-        _colour(alt, run),
-    ).encode(
-        y=alt.Y("y:Q", axis=alt.Axis(title=curve.unit or None, tickCount=5, **label), scale=alt.Scale(zero=curve.zero))
-    )
-    chart = _with_starts(alt, chart, run, start)
+    axis = alt.Axis(title=curve.unit or None, tickCount=5, **label)
+    value = alt.Tooltip("y:Q", title=column.replace("_", " "), format=".4~g")
+    chart = _over_tokens(run, rows, start, alt.Y("y:Q", axis=axis, scale=alt.Scale(zero=curve.zero)), value)
     return [Figure(title=curve.title, chart=chart, height=curve.height, stages=shown)]
 
 
@@ -154,13 +138,11 @@ def _held_out(run: Run) -> list[Figure]:
             rows += [{"x": _round(x, 7), "y": _round(y), "stage": log.name} for x, y in points if y is not None]
         if not rows:
             continue
-        shown = _stages(rows)
         y = alt.Y("y:Q", axis=alt.Axis(title=None, tickCount=5), scale=alt.Scale(zero=False))
         value = alt.Tooltip("y:Q", title="bits per byte", format=".3f")
-        line = _lines(alt, rows, 0.0, value, _colour(alt, run)).mark_line(strokeWidth=1.6, point={"size": 14})
-        chart = _with_starts(alt, line.encode(y=y), run, 0.0)
-        title = group[0].upper() + group[1:] if group == EVERYTHING else group
-        made.append(Figure(title=f"{title} ({len(codes)})", chart=chart, height=190, stages=shown))
+        chart = _over_tokens(run, rows, 0.0, y, value, point={"size": 14})
+        title = group.capitalize() if group == EVERYTHING else group
+        made.append(Figure(title=f"{title} ({len(codes)})", chart=chart, height=190, stages=_stages(rows)))
     return made
 
 
@@ -177,11 +159,10 @@ def _mixture(run: Run) -> list[Figure]:
     if not rows:
         return []
     alt = altair()
-    shown = _stages(rows)
-    scale = alt.Scale(type="log", nice=False)
     least = min(min(row["planned"], row.get("read", math.inf)) for row in rows)
     y_scale = alt.Scale(type="log", domain=[10 ** math.floor(math.log10(least)), 100], nice=False)
-    ranks = _ticks(max(row["rank"] for row in rows))
+    last = max(row["rank"] for row in rows)
+    ranks = [n * 10**e for e in range(5) for n in (1, 2, 3, 5) if n * 10**e <= last]
     shares = alt.Axis(title="share of tokens, %", format="~g", values=[10**i for i in range(-9, 3)])
     tooltip = [
         alt.Tooltip("stage:N", title="phase"),
@@ -191,7 +172,11 @@ def _mixture(run: Run) -> list[Figure]:
         alt.Tooltip("read:Q", title="read, %", format=".3~g"),
     ]
     base = alt.Chart(alt.Data(values=rows)).encode(
-        x=alt.X("rank:Q", scale=scale, axis=alt.Axis(title="rank of the language", values=ranks, format="d")),
+        x=alt.X(
+            "rank:Q",
+            scale=alt.Scale(type="log", nice=False),
+            axis=alt.Axis(title="rank of the language", values=ranks, format="d"),
+        ),
         color=_colour(alt, run),
         tooltip=tooltip,
     )
@@ -199,7 +184,8 @@ def _mixture(run: Run) -> list[Figure]:
     dots = base.mark_point(size=16, filled=True, opacity=0.7).encode(y=alt.Y("read:Q", scale=y_scale))
     dots = dots.transform_filter("isValid(datum.read)")
     caption = "From the largest share to the smallest, both axes logarithmic. Lines: planned; dots: really read."
-    return [Figure(title="Share of each language", caption=caption, chart=line + dots, height=320, stages=shown)]
+    stages = _stages(rows)
+    return [Figure(title="Share of each language", caption=caption, chart=line + dots, height=320, stages=stages)]
 
 
 def _languages(run: Run) -> list[Figure]:
@@ -209,10 +195,7 @@ def _languages(run: Run) -> list[Figure]:
     last = [m for m in run.models if m in bits and m not in built_on] or [m for m in run.models if m in bits][-1:]
     if sum(len(bits[m]) for m in last) > 1200:
         last = last[-1:]  # one cloud of points can be read where four cannot
-    available: dict[str, float] = {}
-    for log in run.phases:
-        for code, reading in log.mixture.items():
-            available[code] = max(available.get(code, 0.0), reading.available)
+    available = run.available
     rows = [
         {"x": available[code], "y": _round(value), "stage": model, "language": code}
         for model in last
@@ -223,32 +206,20 @@ def _languages(run: Run) -> list[Figure]:
         return []
     alt = altair()
     ticks = [n * 10**e for e in range(2, 14) for n in (1, 2, 5)]
-    axis = alt.Axis(title="tokens of training text at hand", labelExpr=_TOKENS, values=ticks)
-    dots = (
-        _base(alt, rows)
-        .mark_circle(size=34, opacity=0.65)
-        .encode(
-            x=alt.X("x:Q", scale=alt.Scale(type="log", nice=False, padding=8), axis=axis),
-            y=alt.Y("y:Q", axis=alt.Axis(title="bits per byte", tickCount=6), scale=alt.Scale(zero=False)),
-            color=_colour(alt, run),
-            tooltip=[
-                alt.Tooltip("stage:N", title="model"),
-                alt.Tooltip("language:N"),
-                alt.Tooltip("y:Q", title="bits per byte", format=".3f"),
-                alt.Tooltip("read:N", title="tokens"),
-            ],
-        )
-    )
-    caption = f"Each point is one language. Shown: {', '.join(last)}."
-    return [
-        Figure(
-            title="Held-out bits per byte at the end, by language",
-            caption=caption,
-            chart=dots,
-            height=300,
-            stages=tuple(last),
-        )
+    axis = alt.Axis(title="tokens of training text at hand", labelExpr=TOKENS, values=ticks)
+    x = alt.X("x:Q", scale=alt.Scale(type="log", nice=False, padding=8), axis=axis)
+    y = alt.Y("y:Q", axis=alt.Axis(title="bits per byte", tickCount=6), scale=alt.Scale(zero=False))
+    tooltip = [
+        alt.Tooltip("stage:N", title="model"),
+        alt.Tooltip("language:N"),
+        alt.Tooltip("y:Q", title="bits per byte", format=".3f"),
+        alt.Tooltip("read:N", title="tokens"),
     ]
+    dots = _base(alt, rows).mark_circle(size=34, opacity=0.65)
+    dots = dots.encode(x=x, y=y, color=_colour(alt, run), tooltip=tooltip)
+    title = "Held-out bits per byte at the end, by language"
+    caption = f"Each point is one language. Shown: {', '.join(last)}."
+    return [Figure(title=title, caption=caption, chart=dots, height=300, stages=tuple(last))]
 
 
 def _merges(run: Run) -> list[Figure]:
@@ -265,22 +236,13 @@ def _merges(run: Run) -> list[Figure]:
             if (value := group_mean(bits[model], codes)) is not None
         ]
         order = list(run.groups)
+        x = alt.X("x:Q", axis=alt.Axis(title="bits per byte", tickCount=5), scale=alt.Scale(zero=False, padding=12))
         y = alt.Y("group:N", sort=order, axis=alt.Axis(title=None, labelLimit=160, grid=True, ticks=False))
-        dots = (
-            alt.Chart(alt.Data(values=rows))
-            .mark_point(size=80, opacity=0.85, filled=True)
-            .encode(
-                x=alt.X(
-                    "x:Q", axis=alt.Axis(title="bits per byte", tickCount=5), scale=alt.Scale(zero=False, padding=12)
-                ),
-                y=y,
-                color=_colour(alt, run),
-                shape=alt.Shape(
-                    "stage:N", scale=alt.Scale(domain=models, range=_shapes(models, merge.name)), legend=None
-                ),
-                tooltip=["stage:N", "group:N", alt.Tooltip("x:Q", title="bits per byte", format=".3f")],
-            )
-        )
+        shapes = ["diamond" if model == merge.name else "circle" for model in models]
+        shape = alt.Shape("stage:N", scale=alt.Scale(domain=models, range=shapes), legend=None)
+        tooltip = ["stage:N", "group:N", alt.Tooltip("x:Q", title="bits per byte", format=".3f")]
+        dots = alt.Chart(alt.Data(values=rows)).mark_point(size=80, opacity=0.85, filled=True)
+        dots = dots.encode(x=x, y=y, color=_colour(alt, run), shape=shape, tooltip=tooltip)
         title = f"{merge.name}: {merge.method} of {', '.join(parents_of(merge))}"
         caption = "Held-out bits per byte by language group; the diamond is the merge."
         made.append(Figure(title=title, caption=caption, chart=dots, height=34 * len(order) + 10, stages=tuple(models)))
@@ -294,43 +256,29 @@ def _base(alt: Any, rows: list[dict[str, Any]]) -> Any:
     return alt.Chart(alt.Data(values=rows)).transform_calculate(read="replace(format(datum.x, '.3~s'), 'G', 'B')")
 
 
-def _lines(alt: Any, rows: list[dict[str, Any]], start: float, value: Any, colour: Any) -> Any:
-    """Lines over the tokens of the run; y is left to the caller."""
-    tooltip = [alt.Tooltip("stage:N", title="phase"), alt.Tooltip("read:N", title="tokens"), value]
-    x = _over_tokens(alt, start, max(row["x"] for row in rows))
-    return _base(alt, rows).mark_line(strokeWidth=1.6).encode(x=x, color=colour, tooltip=tooltip)
-
-
 def _stages(rows: list[dict[str, Any]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(row["stage"] for row in rows))
 
 
-def _over_tokens(alt: Any, start: float, end: float) -> Any:
+def _over_tokens(run: Run, rows: list[dict[str, Any]], start: float, y: Any, value: Any, **mark: Any) -> Any:
+    """Lines over the tokens of the run, and dashed ones where phases begin; branches of one parent share theirs."""
+    alt = altair()
     axis = alt.Axis(
-        title="tokens since the start of the run", labelExpr=_TOKENS, tickCount=6, grid=False, labelFlush=True
+        title="tokens since the start of the run", labelExpr=TOKENS, tickCount=6, grid=False, labelFlush=True
     )
-    return alt.X("x:Q", axis=axis, scale=alt.Scale(domain=[start, end], nice=False))
+    x = alt.X("x:Q", axis=axis, scale=alt.Scale(domain=[start, max(row["x"] for row in rows)], nice=False))
+    tooltip = [alt.Tooltip("stage:N", title="phase"), alt.Tooltip("read:N", title="tokens"), value]
+    lines = _base(alt, rows).mark_line(strokeWidth=1.6, **mark)
+    lines = lines.encode(x=x, y=y, color=_colour(alt, run), tooltip=tooltip)
+    begins = sorted({p.origin for p in run.phases if p.started and p.origin > start})
+    if not begins:
+        return lines
+    rules = alt.Chart(alt.Data(values=[{"x": x} for x in begins])).mark_rule(strokeDash=[3, 4], opacity=0.7)
+    return rules.encode(x="x:Q") + lines
 
 
 def _colour(alt: Any, run: Run) -> Any:
     return alt.Color("stage:N", scale=alt.Scale(domain=run.names), legend=None)
-
-
-def _with_starts(alt: Any, line: Any, run: Run, start: float) -> Any:
-    """Dashed lines where phases begin; branches of one parent share theirs."""
-    begins = sorted({p.origin for p in run.phases if p.started and p.origin > start})
-    if not begins:
-        return line
-    marks = alt.Chart(alt.Data(values=[{"x": x} for x in begins])).mark_rule(strokeDash=[3, 4], opacity=0.7)
-    return marks.encode(x="x:Q") + line
-
-
-def _shapes(models: list[str], merge: str) -> list[str]:
-    return ["diamond" if model == merge else "circle" for model in models]
-
-
-def _ticks(largest: int) -> list[int]:
-    return [n * 10**e for e in range(5) for n in (1, 2, 3, 5) if n * 10**e <= largest]
 
 
 def _round(value: float, digits: int = 5) -> float:

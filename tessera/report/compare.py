@@ -2,6 +2,7 @@
 
 import csv
 import math
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -10,22 +11,30 @@ from pathlib import Path
 from tessera.files import atomic_file
 from tessera.plan.errors import did_you_mean
 from tessera.report.published import AVERAGE, EUROPEAN, Score, read, read_published
-from tessera.statistics import Verdict, differ
+from tessera.report.tables import LOWER_IS_BETTER
+from tessera.statistics import critical_t, paired, permutation, welch
 
 _SHORT = 30  # languages of a table that nobody asked for
+_LEVEL = 0.05
+_FEW = 6  # languages: five agree by chance once in sixteen, so fewer can prove nothing
 SUITES = {  # whose average papers print, every task counting once
     "glue": ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte"),
     "xtreme": ("xnli", "paws-x", "xcopa", "xquad", "mlqa", "tydiqa", "wikiann", "udpos"),
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """What is printed: the first column holds words."""
+Table = tuple[str, list[str], list[list[str]]]
+"""Title, columns, rows; the first column holds words."""
 
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A difference of averages, first minus second."""
+
+    difference: float
+    p: float  # of such a difference or a larger one where there is none, two-sided
+    sign: int  # 1 better, -1 worse, 0 not told apart
+    test: str  # by what
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +50,10 @@ class Comparison:
         """What tables and pictures call them: our own first."""
         results = [result for several in self.tasks.values() for result in several]
         return list(dict.fromkeys(result.label for result in sorted(results, key=lambda result: bool(result.source))))
+
+    def verdict(self, result: Score | None) -> Verdict | None:
+        """Whether a result differs from the reference; None where that could not be judged."""
+        return None if result is None or result.source else self.verdicts.get((result.task, result.name))
 
 
 def compare(
@@ -104,12 +117,12 @@ def compare(
 def tables(comparison: Comparison, languages: bool = False) -> tuple[list[Table], list[str]]:
     """(tables, notes): averages of all tasks first; then each task by language, where asked for or if short."""
     models, notes = comparison.models, _notes(comparison)
-    made = [Table(title="Averages", columns=["task", "metric", *models], rows=_averages(comparison, models))]
+    made: list[Table] = [("Averages", ["task", "metric", *models], _averages(comparison, models))]
     for task, results in comparison.tasks.items():
         codes = sorted({code for result in results for code in result.values})
         if codes and (languages or (len(comparison.tasks) == 1 and len(codes) <= _SHORT)):
             rows = [[code, *(_number(r.values.get(code)) for r in results)] for code in codes]
-            made.append(Table(title=f"{task}, {results[0].metric}", columns=["language", *_names(results)], rows=rows))
+            made.append((f"{task}, {results[0].metric}", ["language", *(r.label for r in results)], rows))
         elif len(codes) > 1:
             notes.append(f"{task} has {len(codes)} languages; tessera compare --languages shows each")
     return made, notes
@@ -124,10 +137,10 @@ def write_csv(comparison: Comparison, path: Path) -> None:
         for task, results in comparison.tasks.items():
             for one in results:
                 start = [one.model, one.size, task, one.metric]
-                verdict = comparison.verdicts.get((task, one.name)) if not one.source else None
+                verdict = comparison.verdict(one)
                 judged = [comparison.reference, verdict.difference, verdict.p, verdict.test] if verdict else [""] * 4
                 if one.average is not None:
-                    writer.writerow([*start, AVERAGE, "", one.average, _or(one.half), one.over, *judged, one.source])
+                    writer.writerow([*start, AVERAGE, "", one.average, one.half, one.over, *judged, one.source])
                 empty = ["", "", "", "", "", "", one.source]
                 writer.writerows([*start, code, "", value, *empty] for code, value in one.values.items())
                 writer.writerows([*start, AVERAGE, name, value, *empty] for name, value in one.by_length.items())
@@ -152,7 +165,7 @@ def _averages(comparison: Comparison, models: list[str]) -> list[list[str]]:
 def _cell(result: Score | None, comparison: Comparison) -> str:
     if result is None or result.average is None:
         return ""
-    verdict = comparison.verdicts.get((result.task, result.name)) if not result.source else None
+    verdict = comparison.verdict(result)
     mark = "" if verdict is None else {1: " +", -1: " -", 0: " ="}[verdict.sign]
     spread = "" if result.half is None else f" ±{_number(result.half)}"
     return f"{_number(result.average)}{spread}{' °' if result.oracle else ''}{mark}"
@@ -192,10 +205,58 @@ def _verdicts(tasks: dict[str, list[Score]], reference: str | None) -> dict[tupl
         for one in results:
             if base is None or one is base or one.source or one.metric != base.metric:
                 continue
-            verdict = differ(one, base, lower_is_better=one.metric in ("bits_per_byte", "loss"))
+            verdict = differ(one, base, lower_is_better=one.metric in LOWER_IS_BETTER)
             if verdict is not None:
                 found[task, one.name] = verdict
     return found
+
+
+def differ(a: Score, b: Score, *, lower_is_better: bool = False) -> Verdict | None:
+    """By examples if both have theirs, else by seeds, else by languages; None without any, or on different data.
+
+    The best evidence that both hold; the weaker the evidence, the less is claimed.
+    """
+    if a.data is not None and b.data is not None and a.data != b.data:
+        return None
+    judged = _by_examples(a, b) or _by_seeds(a, b) or _by_languages(a, b)
+    if judged is None:
+        return None
+    difference, p, test = judged
+    better = difference < 0 if lower_is_better else difference > 0
+    return Verdict(difference, p, 0 if p >= _LEVEL or difference == 0 else 1 if better else -1, test)
+
+
+def _by_examples(a: Score, b: Score) -> tuple[float, float, str] | None:
+    sizes, others = ({code: len(row) for code, row in one.outcomes.items()} for one in (a, b))
+    if not sizes or sizes != others or a.data is None or b.data is None:
+        return None
+    found = paired(a.outcomes, b.outcomes)
+    if found is None:
+        return None
+    kind = "permutation test" if len(set(sizes.values())) == 1 else "t-test"
+    return 100 * found[0], found[1], f"paired {kind} over {sum(sizes.values()):,} examples of {len(sizes)} languages"
+
+
+def _by_seeds(a: Score, b: Score) -> tuple[float, float, str] | None:
+    if not a.half or not b.half or a.average is None or b.average is None or min(a.repeats, b.repeats) < 2:
+        return None
+    errors = [one.half / critical_t(0.95, one.repeats - 1) for one in (a, b) if one.half]
+    p = welch((a.average, errors[0], a.repeats), (b.average, errors[1], b.repeats))
+    return a.average - b.average, p, f"Welch's t-test over {a.over} and {b.over}"
+
+
+def _by_languages(a: Score, b: Score) -> tuple[float, float, str] | None:
+    """A pair of languages counts once, whichever is sought in which."""
+    if set(a.values) != set(b.values):
+        return None
+    of_pair: dict[tuple[str, ...], list[float]] = {}
+    for code, value in a.values.items():
+        of_pair.setdefault(tuple(sorted(code.split("-"))), []).append(value - b.values[code])
+    if len(of_pair) < _FEW:
+        return None
+    difference = statistics.fmean(a.values.values()) - statistics.fmean(b.values.values())
+    p = permutation([statistics.fmean(several) for several in of_pair.values()])
+    return difference, p, f"permutation test over {len(of_pair)} languages"
 
 
 def _told_apart(results: list[Score]) -> list[Score]:
@@ -263,15 +324,7 @@ def _suites(results: Sequence[Score]) -> list[Score]:
     return made
 
 
-def _names(results: Sequence[Score]) -> list[str]:
-    return [result.label for result in results]
-
-
 def _number(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return ""
     return f"{value:.3f}" if abs(value) < 0.1 else f"{value:,.0f}" if value >= 1000 else f"{value:.2f}"
-
-
-def _or(value: float | None) -> float | str:
-    return "" if value is None else value

@@ -1,7 +1,7 @@
 """The pictures of a comparison: bars by language, means of language groups, scores against length, whole tasks."""
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,9 +18,7 @@ _MOST = 8  # models: as many as there are colours
 _OTHER = "other families"
 
 
-def draw(
-    comparison: Comparison, path: Path, kind: Kind = "auto", *, groups: Groups = "family", title: str = ""
-) -> Path:
+def draw(comparison: Comparison, path: Path, kind: Kind = "auto", *, groups: Groups = "family") -> Path:
     """Writes the picture and returns the file; auto: the first of length, languages, tasks that there is something for.
 
     languages   a bar for each language and model; beyond 48 languages a point for each, by rank
@@ -39,17 +37,14 @@ def draw(
         )
     alt = altair()
     drawing = kind if kind != "auto" else _fitting(comparison)
-    pieces = {
-        "languages": lambda: [_languages(alt, comparison, task) for task in comparison.tasks],
-        "groups": lambda: [_groups(alt, comparison, task, groups) for task in comparison.tasks],
-        "length": lambda: [_length(alt, comparison, task) for task in comparison.tasks],
-        "tasks": lambda: [_tasks(alt, comparison)],
-    }[drawing]()
+    by_task: dict[str, Callable[..., Any]]
+    by_task = {"languages": _languages, "groups": partial(_groups, by=groups), "length": _length}
+    make = by_task.get(drawing)
+    pieces = [make(alt, comparison, task) for task in comparison.tasks] if make else [_tasks(alt, comparison)]
     charts = [piece for piece in pieces if piece is not None]
     if not charts:
         raise ValueError(f"--plot: nothing here has what a picture by {drawing} needs; see the table")
     whole = charts[0] if len(charts) == 1 else alt.vconcat(*charts, spacing=26)
-    whole = whole.properties(title=title) if title else whole
     return write_picture(whole, path, columns=4, labelLimit=260)
 
 
@@ -93,17 +88,20 @@ def _languages(alt: Any, comparison: Comparison, task: str) -> Any:
         for code in codes
         if code in _spoken(r)
     ]
-    head = f"{task}: {results[0].metric} by language"
-    if len(codes) <= _BARS:
-        return _bars(alt, rows, "language", codes, comparison, results[0].metric, head)
-    x = alt.X("rank:Q", scale=alt.Scale(domain=[0, len(codes) + 1], nice=False),
-              axis=alt.Axis(title=f"{len(codes)} languages, best of {results[0].label} first", grid=False))  # fmt: skip
-    base = alt.Chart(alt.Data(values=rows)).encode(x=x, y=_y(alt, results[0].metric))
-    points = base.mark_circle(size=22, opacity=0.85).encode(
+    base = alt.Chart(alt.Data(values=rows), title=f"{task}: {results[0].metric} by language").encode(
+        y=_y(alt, results[0].metric),
         color=_colour(alt, comparison),
-        tooltip=["language:N", "model:N", alt.Tooltip("value:Q", format=".2f")],
+        tooltip=_tooltip(alt, "language"),
     )
-    return points.properties(width=820, height=340, title=head)
+    if len(codes) <= _BARS:  # those of a language side by side
+        axis = alt.Axis(title=None, labelAngle=-55 if len(codes) > 8 else 0, ticks=False, labelPadding=6, grid=False)
+        scale = alt.Scale(paddingInner=0.22, paddingOuter=0.2)
+        x, beside = alt.X("language:N", sort=codes, axis=axis, scale=scale), _models(comparison, rows)
+        bars = base.mark_bar().encode(x=x, xOffset=alt.XOffset("model:N", sort=beside))
+        return bars.properties(width=max(260, min(1100, len(codes) * (9 * len(beside) + 7))), height=260)
+    axis = alt.Axis(title=f"{len(codes)} languages, best of {results[0].label} first", grid=False)
+    x = alt.X("rank:Q", scale=alt.Scale(domain=[0, len(codes) + 1], nice=False), axis=axis)
+    return base.mark_circle(size=22, opacity=0.85).encode(x=x).properties(width=820, height=340)
 
 
 def _groups(alt: Any, comparison: Comparison, task: str, by: Groups) -> Any:
@@ -128,7 +126,7 @@ def _groups(alt: Any, comparison: Comparison, task: str, by: Groups) -> Any:
     ]
     word = {"family": "language family", "script": "script", "european": "EuroBERT's split"}[by]
     head = f"{task}: {results[0].metric} by {word} (number of languages)"
-    return _rows(alt, rows, "group", order, comparison, results[0].metric, head)
+    return _rows(alt, comparison, rows, "group", order, results[0].metric, head)
 
 
 def _length(alt: Any, comparison: Comparison, task: str) -> Any:
@@ -137,13 +135,9 @@ def _length(alt: Any, comparison: Comparison, task: str) -> Any:
         return None
     bins = sorted({name for result in results for name in result.by_length}, key=_begin)
     label = {name: _bin(name) for name in bins}
+    whose = {result.name: "published" if result.source else "ours" for result in results}
     rows = [
-        {
-            "length": label[name],
-            "model": result.name,
-            "value": value,
-            "source": "published" if result.source else "ours",
-        }
+        {"length": label[name], "model": result.name, "value": value, "source": whose[result.name]}
         for result in results
         for name, value in result.by_length.items()
     ]
@@ -152,7 +146,7 @@ def _length(alt: Any, comparison: Comparison, task: str) -> Any:
         x=alt.X("length:O", sort=[label[name] for name in bins], axis=axis),
         y=_y(alt, results[0].metric, zero=False),
         color=_colour(alt, comparison),
-        tooltip=["model:N", "length:N", alt.Tooltip("value:Q", format=".2f"), "source:N"],
+        tooltip=_tooltip(alt, "length", "source"),
     )
     dash = alt.StrokeDash(
         "source:N", scale=alt.Scale(domain=["ours", "published"], range=[[1, 0], [5, 4]]), legend=None
@@ -164,71 +158,52 @@ def _length(alt: Any, comparison: Comparison, task: str) -> Any:
 
 def _tasks(alt: Any, comparison: Comparison) -> Any:
     rows: list[dict[str, Any]] = []
+    whiskers = any(r.half for results in comparison.tasks.values() for r in results)
     for task, results in comparison.tasks.items():
         for r in results:
             if r.average is not None:
-                low, high = r.average - (r.half or 0), r.average + (r.half or 0)
-                rows.append({"task": task, "model": r.label, "value": r.average, "low": low, "high": high})
+                half = r.half or 0.0
+                ends = {"low": r.average - half, "high": r.average + half} if whiskers else {}
+                rows.append({"task": task, "model": r.label, "value": r.average, **ends})
     if not rows:
         return None
     metrics = {result.metric for results in comparison.tasks.values() for result in results}
     unit = metrics.pop() if len(metrics) == 1 else "each task's own metric"
-    whiskers = any(row["low"] != row["high"] for row in rows)
     order: list[str] = list(dict.fromkeys(row["task"] for row in rows))
     head = "Averages" + (", with 95% intervals where there are seeds" if whiskers else "")
-    return _rows(alt, rows, "task", order, comparison, unit, head, whiskers=whiskers)
+    return _rows(alt, comparison, rows, "task", order, unit, head)
 
 
 # --------------------------------------------------------------------------------------------------- parts of a picture
 
 
-def _bars(
-    alt: Any, rows: list[dict[str, Any]], what: str, order: Sequence[str], comparison: Comparison, unit: str, head: str
-) -> Any:
-    """Upright bars, those of a language side by side."""
-    models = [name for name in comparison.models if any(row["model"] == name for row in rows)]
-    axis = alt.Axis(title=None, labelAngle=-55 if len(order) > 8 else 0, ticks=False, labelPadding=6, grid=False)
-    width = max(260, min(1100, len(order) * (9 * len(models) + 7)))
-    chart = alt.Chart(alt.Data(values=rows)).mark_bar()
-    chart = chart.encode(
-        x=alt.X(f"{what}:N", sort=list(order), axis=axis, scale=alt.Scale(paddingInner=0.22, paddingOuter=0.2)),
-        xOffset=alt.XOffset("model:N", sort=models),
-        y=_y(alt, unit),
-        color=_colour(alt, comparison),
-        tooltip=[f"{what}:N", "model:N", alt.Tooltip("value:Q", format=".2f")],
-    )
-    return chart.properties(width=width, height=260, title=head)
-
-
 def _rows(
-    alt: Any,
-    rows: list[dict[str, Any]],
-    what: str,
-    order: Sequence[str],
-    comparison: Comparison,
-    unit: str,
-    head: str,
-    whiskers: bool = False,
+    alt: Any, comparison: Comparison, rows: list[dict[str, Any]], what: str, order: list[str], unit: str, head: str
 ) -> Any:
-    """Lying bars, for names that need room."""
-    models = [name for name in comparison.models if any(row["model"] == name for row in rows)]
+    """Lying bars, for names that need room; with intervals where a row says its `low` and `high`."""
     names = alt.Axis(title=None, ticks=False, domain=False, labelColor=INK["text"], labelPadding=6, labelLimit=320)
     base = alt.Chart(alt.Data(values=rows)).encode(
-        y=alt.Y(f"{what}:N", sort=list(order), axis=names, scale=alt.Scale(paddingInner=0.3, paddingOuter=0.15)),
-        yOffset=alt.YOffset("model:N", sort=models),
+        y=alt.Y(f"{what}:N", sort=order, axis=names, scale=alt.Scale(paddingInner=0.3, paddingOuter=0.15)),
+        yOffset=alt.YOffset("model:N", sort=_models(comparison, rows)),
     )
     x = alt.X("value:Q", axis=alt.Axis(title=unit, tickCount=6), scale=alt.Scale(zero=True))
-    bars = base.mark_bar().encode(
-        x=x,
-        color=_colour(alt, comparison),
-        tooltip=[f"{what}:N", "model:N", alt.Tooltip("value:Q", format=".2f")],
-    )
+    chart = base.mark_bar().encode(x=x, color=_colour(alt, comparison), tooltip=_tooltip(alt, what))
+    whiskers = any("low" in row for row in rows)
+    if whiskers:
+        chart += base.mark_rule(color=INK["text"]).encode(x=alt.X("low:Q"), x2="high:Q")
     numbers = base.mark_text(align="left", dx=4, fontSize=9, color=INK["muted"])
     numbers = numbers.encode(x=alt.X("high:Q" if whiskers else "value:Q"), text=alt.Text("value:Q", format=".1f"))
-    chart = bars + numbers
-    if whiskers:
-        chart = bars + base.mark_rule(color=INK["text"]).encode(x=alt.X("low:Q"), x2="high:Q") + numbers
-    return chart.properties(width=560, height=alt.Step(13), title=head)
+    return (chart + numbers).properties(width=560, height=alt.Step(13), title=head)
+
+
+def _models(comparison: Comparison, rows: list[dict[str, Any]]) -> list[str]:
+    """The models of some rows, in the order of the comparison."""
+    shown = {row["model"] for row in rows}
+    return [name for name in comparison.models if name in shown]
+
+
+def _tooltip(alt: Any, *names: str) -> list[Any]:
+    return [*(f"{name}:N" for name in names), "model:N", alt.Tooltip("value:Q", format=".2f")]
 
 
 def _y(alt: Any, unit: str, zero: bool = True) -> Any:
@@ -254,10 +229,8 @@ def _begin(name: str) -> float:
 
 
 def _bin(name: str) -> str:
-    """1000-5000 as 1-5K."""
-
-    def short(number: str) -> str:
-        return f"{float(number) / 1000:g}K"
-
-    low, dash, high = name.lstrip(">").partition("-")
-    return f"{short(low)}-{short(high)}" if dash else f"over {short(low)}" if name.startswith(">") else name
+    """1000-5000 as 1K-5K, >151000 as over 151K."""
+    if not name.startswith(">") and "-" not in name:
+        return name
+    short = "-".join(f"{float(number) / 1000:g}K" for number in name.lstrip(">").split("-"))
+    return f"over {short}" if name.startswith(">") else short

@@ -5,6 +5,7 @@ templates/page.html is the page with the order of its sections; here is what sta
 
 import importlib.metadata
 import importlib.util
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from tessera.files import write_text
 from tessera.report import results, style
 from tessera.report.charts import Figure, figures
-from tessera.report.run_files import EVERYTHING, NOT_LANGUAGES, Run, group_mean, open_run
+from tessera.report.run_files import EVERYTHING, NOT_LANGUAGES, Run, open_run
 from tessera.report.tables import duration, tokens
 
 
@@ -39,11 +40,11 @@ def summarize(folder: Path) -> dict[str, Any]:
     tables = []
     for title, metric, values in results.measures(run):
         factor, digits = (100, 1) if metric == "accuracy" else (1, 3)
-        groups = results.groups_with(run, values)
-        rows: list[list[Any]] = []
-        for model, of in values.items():
-            means = (group_mean(of, run.groups[name]) for name in groups)
-            rows.append([model, *(None if mean is None else round(factor * mean, digits) for mean in means)])
+        groups, means = results.by_group(run, values)
+        rows = [
+            [model, *(None if mean is None else round(factor * mean, digits) for mean in of)]
+            for model, of in means.items()
+        ]
         tables.append({"title": title, "columns": ["model", *groups], "rows": rows, "digits": digits})
     finished = [folder / name / "final" for name in run.models if (folder / name / "final").exists()]
     paths = {"model": str(finished[-1])} if finished else {}
@@ -90,15 +91,10 @@ def _facts(run: Run) -> dict[str, str]:
 
 def _gaps(run: Run) -> list[str]:
     """What is not there, or not yet."""
-    lines = [
-        f"{log.name} has read {tokens(log.tokens)} of {tokens(log.phase.tokens)} tokens"
-        for log in run.phases
-        if log.started and not log.finished
-    ]
-    started = {p.name for p in run.phases if p.started or p.finished}
-    waiting = [name for name in run.unfinished if name not in started]
-    lines += [f"not there yet: {', '.join(waiting)}"] if waiting else []
-    return [*lines, *run.notes]
+    going_on = [log for log in run.phases if log.started and not log.finished]
+    lines = [f"{log.name} has read {tokens(log.tokens)} of {tokens(log.phase.tokens)} tokens" for log in going_on]
+    waiting = [name for name in run.unfinished if name not in {log.name for log in going_on}]
+    return [*lines, *([f"not there yet: {', '.join(waiting)}"] if waiting else []), *run.notes]
 
 
 def _spec(figure: Figure) -> dict[str, Any]:
@@ -111,21 +107,19 @@ def _spec(figure: Figure) -> dict[str, Any]:
 
 def _language_names(codes: Iterable[str]) -> dict[str, str]:
     """`fao_Latn` -> Faroese; with its script where a language comes in several. The code where no name is known."""
-    try:
-        import langcodes
-    except ImportError:
+    if not all(map(importlib.util.find_spec, ("langcodes", "language_data"))):  # the second has the names
         return {}
-    if importlib.util.find_spec("language_data") is None:  # where langcodes finds names
-        return {}
+    import langcodes
+
     codes = list(dict.fromkeys(codes))
     bare = [code.partition("_")[0] for code in codes]
     names = {}
     for code, language in zip(codes, bare, strict=True):
-        if code in NOT_LANGUAGES or not (2 <= len(language) <= 3 and language.isascii() and language.isalpha()):
+        if code in NOT_LANGUAGES or not re.fullmatch("[A-Za-z]{2,3}", language):
             continue
         name = langcodes.Language.get(language).language_name()
         script = code.partition("_")[2]
-        if script and bare.count(language) > 1 and script.isascii() and script.isalpha() and len(script) == 4:
+        if bare.count(language) > 1 and re.fullmatch("[A-Za-z]{4}", script):
             name += f" ({langcodes.Language.make(script=script).script_name()})"
         if not name.startswith("Unknown language"):
             names[code] = name

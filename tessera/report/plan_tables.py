@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tessera.plan.overview import LanguagePlan, Overview, PhasePlan
-from tessera.report.style import LIGHT, altair, check_picture, write_picture
+from tessera.report.style import LIGHT, TOKENS, altair, check_picture, write_picture
+from tessera.report.tables import tokens
 
 Table = tuple[str, list[str], list[list[Any]]]
 """Title, columns, rows."""
@@ -43,28 +44,16 @@ def write_csv(plan: Overview, path: Path) -> None:
             writer.writerows([phase.name, *(getattr(row, c) for c in columns)] for row in phase.languages)
 
 
-def brief(count: float | None, missing: str = "?") -> str:
-    """Three digits and a unit: 2,300,000,000,000 -> 2.30T."""
-    if count is None:
-        return missing
-    for suffix, unit in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= unit * 0.9995:
-            value = count / unit
-            digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
-            return f"{value:.{digits}f}{suffix}"
-    return f"{count:.0f}"
-
-
 _PHASE_COLUMNS = ["phase", "from", "tokens", "steps", "batch", "context", "length", "lang.", "FLOPs", "GPU h"]
 
 
 def _phase_row(phase: PhasePlan) -> list[Any]:
     return [
         phase.name,
-        _short(phase.from_),
-        brief(phase.tokens),
+        "/".join(phase.from_.split("/")[-2:]),  # of a folder the last two names; the recipe has it in full
+        tokens(phase.tokens),
         f"{phase.steps:,}",
-        brief(phase.batch_tokens),
+        tokens(phase.batch_tokens),
         f"{phase.context:,}",
         "?" if phase.mean_length is None else f"{phase.mean_length:,.0f}",
         str(len(phase.languages) or "?"),
@@ -76,75 +65,56 @@ def _phase_row(phase: PhasePlan) -> list[Any]:
 _JOINT_COLUMNS = ["phase", "at", "learning rate", "mask", "temperature", "batch", "RoPE theta"]
 
 
-def _short(start: str) -> str:
-    """Where a phase starts: the last two names of a folder, which the recipe has in full."""
-    return "/".join(start.split("/")[-2:])
-
-
 def _joint_rows(plan: Overview) -> list[list[Any]]:
     rows = []
     for phase in plan.phases:
-        for name, joint in (("start", phase.start), ("end", phase.end)):
-            theta = "as it is" if joint.rope_theta is None else "{:g}, {:g}".format(*joint.rope_theta)
+        theta = phase.start.rope_theta
+        shown = "as it is" if theta is None else "{:g}, {:g}".format(*theta)
+        for joint, first, last in ((phase.start, [phase.name, "start"], shown), (phase.end, ["", "end"], "")):
             rates = [f"{joint.learning_rate:.3g}", f"{joint.mask_ratio:g}", f"{joint.temperature:g}"]
-            first = phase.name if name == "start" else ""
-            rows.append([first, name, *rates, brief(joint.batch_tokens), theta if name == "start" else ""])
+            rows.append([*first, *rates, tokens(joint.batch_tokens), last])
     return rows
 
 
 def _cost_tables(plan: Overview) -> list[Table]:
-    known = [phase for phase in plan.phases if phase.memory is not None and phase.gpu_hours is not None]
+    known = [(p.name, p.memory, p.gpu_hours) for p in plan.phases if p.memory is not None and p.gpu_hours is not None]
     if not known:
         return []
     machine = plan.machine
-    hours = sum(phase.gpu_hours or 0 for phase in known)
+    hours = sum(needed for _, _, needed in known)
     title = (
         f"{_hours(hours)} GPU-hours at an MFU of {machine.mfu:g}: {_time(hours / machine.gpus)} on {machine.gpus} x "
         f"{machine.gpu}; memory of one, of {plan.gpu_memory / 1e9:.0f} GB"
     )
-    parts = list(known[0].memory or {})
     rows = []
-    for phase in known:
-        memory = phase.memory or {}
-        sizes = [_gigabytes(memory[part]) for part in parts]
-        rows.append(
-            [phase.name, *sizes, _gigabytes(sum(memory.values())), _time((phase.gpu_hours or 0) / machine.gpus)]
-        )
-    return [(title, ["phase", *parts, "GB", "time"], rows)]
+    for name, memory, needed in known:
+        sizes = (size / 1e9 for size in (*memory.values(), sum(memory.values())))
+        cells = [f"{size:.1f}" if size >= 0.1 else f"{size:.3f}" for size in sizes]
+        rows.append([name, *cells, _time(needed / machine.gpus)])
+    return [(title, ["phase", *known[0][1], "GB", "time"], rows)]
 
 
 def _languages_table(phase: PhasePlan, everything: bool) -> Table:
-    columns = ["language", "available", "share", "tokens", "epochs"]
-    if phase.moves:
-        columns[3:3] = ["at start", "at end"]
+    moves = ["at start", "at end"] if phase.moves else []
+    columns = ["language", "available", "share", *moves, "tokens", "epochs"]
     rows = [_language_row(row, phase.moves) for row in phase.languages]
-    hidden = rows[FIRST:-LAST]
-    if not everything and hidden:
-        between = phase.languages[FIRST:-LAST]
-        middle = [f"... {len(hidden)} between", "", _share(sum(row.share for row in between)), "", ""]
-        if phase.moves:
-            middle[3:3] = ["", ""]
-        middle[-2] = brief(sum(row.tokens for row in between))
-        rows[FIRST:-LAST] = [middle]
+    between = phase.languages[FIRST:-LAST]
+    if between and not everything:
+        share, read = sum(row.share for row in between), sum(row.tokens for row in between)
+        rows[FIRST:-LAST] = [[f"... {len(between)} between", "", _share(share), *("" for _ in moves), tokens(read), ""]]
     return f"{phase.name}: {len(phase.languages)} languages", columns, rows
 
 
 def _language_row(row: LanguagePlan, moves: bool) -> list[Any]:
+    available = "?" if row.available is None else tokens(row.available)
+    shares = [row.share, *((row.share_start, row.share_end) if moves else ())]
     epochs = "?" if row.epochs is None else f"{row.epochs:.2f}" if row.epochs >= 0.1 else f"{row.epochs:.2g}"
-    cells = [row.language, brief(row.available), _share(row.share), brief(row.tokens), epochs]
-    if row.capped:
-        cells[-1] = "capped " + cells[-1]
-    if moves:
-        cells[3:3] = [_share(row.share_start), _share(row.share_end)]
-    return cells
+    capped = "capped " if row.capped else ""
+    return [row.language, available, *map(_share, shares), tokens(row.tokens), capped + epochs]
 
 
 def _share(share: float) -> str:
     return f"{share:.3%}" if share >= 1e-5 or share == 0 else f"{100 * share:.0e}%"
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.1f}" if size >= 1e8 else f"{size / 1e9:.3f}"
 
 
 def _hours(hours: float) -> str:
@@ -194,15 +164,20 @@ def draw_plan(plan: Overview, path: Path) -> Path:
         for row in phase.languages
         if row.available and row.epochs
     ]
-    left = alt.Chart(alt.Data(values=shares)).mark_line(strokeWidth=1.6)
-    right = alt.Chart(alt.Data(values=epochs)).mark_point(size=16, filled=True, opacity=0.7)
-    parts = [left.encode(x=_axis(alt, "x", "rank of the language", shares), color=colour,
-                         y=_axis(alt, "y", "share of tokens, %", shares))
-             .properties(title="Share of each language", width=360, height=300)]  # fmt: skip
-    if epochs:
-        parts.append(right.encode(x=_axis(alt, "x", "tokens available", epochs), color=colour,
-                                  y=_axis(alt, "y", "epochs", epochs))
-                     .properties(title="How often it is read", width=360, height=300))  # fmt: skip
+    lines = alt.Chart(alt.Data(values=shares), title="Share of each language").mark_line(strokeWidth=1.6)
+    points = alt.Chart(alt.Data(values=epochs), title="How often it is read").mark_point(
+        size=16, filled=True, opacity=0.7
+    )
+    parts = [
+        chart.encode(x=_axis(alt, "x", x, rows), y=_axis(alt, "y", y, rows), color=colour).properties(
+            width=360, height=300
+        )
+        for chart, x, y, rows in (
+            (lines, "rank of the language", "share of tokens, %", shares),
+            (points, "tokens available", "epochs", epochs),
+        )
+        if rows
+    ]
     return write_picture(alt.hconcat(*parts), path)
 
 
@@ -211,7 +186,7 @@ def _axis(alt: Any, name: str, title: str, rows: list[dict[str, Any]]) -> Any:
     values = [row[name] for row in rows if row[name] > 0]
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)) + 1e-9)
     marks = [10.0**n for n in range(low, max(high, low + 1) + 1)]
-    label = "replace(format(datum.value, '~s'), 'G', 'B')" if marks[-1] > 1000 else "format(datum.value, '~g')"
+    label = TOKENS if marks[-1] > 1000 else "format(datum.value, '~g')"
     scale = alt.Scale(type="log", domain=[marks[0], marks[-1]], nice=False)
     axis = alt.Axis(title=title, values=marks, labelExpr=label)
     return (alt.X if name == "x" else alt.Y)(f"{name}:Q", scale=scale, axis=axis)

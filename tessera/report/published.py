@@ -86,7 +86,7 @@ def _scores(path: Path, one: Result, metric: str | None) -> list[Score]:
         Score(
             model=one.model,
             task=one.task,
-            metric=_metric(chosen),
+            metric=chosen.replace("_at_", "@"),  # mteb's ndcg_at_10 as everybody writes it
             values={code: scale * row[chosen] for code, row in one.results.items() if chosen in row},
             average=scale * one.average[chosen],
             half=None if half is None else scale * half,
@@ -128,8 +128,3 @@ def read_published(folder: Path = _PUBLISHED) -> list[Score]:
             )
         )
     return results
-
-
-def _metric(name: str) -> str:
-    """mteb's ndcg_at_10 as everybody writes it."""
-    return name.replace("_at_", "@")

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from tessera.plan.recipe import Merge
-from tessera.plan.result import Result
+from tessera.plan.result import HELD_OUT, Result
 from tessera.report.run_files import EVERYTHING, Reading, Run, group_mean, language_of, parents_of
 from tessera.report.tables import (
     LOWER_IS_BETTER,
@@ -31,13 +31,12 @@ def summary(run: Run) -> list[Table]:
     bits, sampled = run.final_bits()
     made, unseen = [], False
     for title, metric, values in measures(run):
-        groups = groups_with(run, values)
-        means = {m: {g: group_mean(v, run.groups[g]) for g in groups} for m, v in values.items()}
-        top = {g: best(metric, (of_model[g] for of_model in means.values())) for g in groups}
+        groups, means = by_group(run, values)
+        tops = [best(metric, of_group) for of_group in zip(*means.values(), strict=True)]
         rows = []
         for model, of_model in means.items():
             read = run.has_read(model)
-            cells = [_result_cell(metric, of_model[g], top[g]) for g in groups]
+            cells = [_result_cell(metric, mean, top) for mean, top in zip(of_model, tops, strict=True)]
             for number, group in enumerate(groups):
                 if read and not read.intersection(run.groups[group]):
                     cells[number], unseen = replace(cells[number], css="unseen"), True
@@ -49,22 +48,21 @@ def summary(run: Run) -> list[Table]:
     return [*made[:-1], replace(made[-1], note=" ".join(notes))] if made else []
 
 
-def groups_with(run: Run, values: dict[str, dict[str, float]]) -> list[str]:
-    """The language groups in which any model has a value."""
-    return [g for g, codes in run.groups.items() if any(group_mean(v, codes) is not None for v in values.values())]
+def by_group(run: Run, values: dict[str, dict[str, float]]) -> tuple[list[str], dict[str, list[float | None]]]:
+    """The language groups in which any model has a value, and the means of each model over them."""
+    groups = [g for g, codes in run.groups.items() if any(group_mean(v, codes) is not None for v in values.values())]
+    return groups, {m: [group_mean(v, run.groups[g]) for g in groups] for m, v in values.items()}
 
 
 def measures(run: Run) -> list[tuple[str, str, dict[str, dict[str, float]]]]:
     """What the summary shows: title, metric, and values by model and language."""
     bits, _ = run.final_bits()
-    measures = [("Held-out bits per byte (lower is better)", "bits_per_byte", bits)] if bits else []
+    found = [("Held-out bits per byte (lower is better)", "bits_per_byte", bits)] if bits else []
     for task in tasks(run):
-        found = {
-            r.model: of for r in run.results if r.task == task and r.kind == "bitext" and (of := _of(r, "accuracy"))
-        }
-        if found:
-            measures.append((f"{task}: retrieval accuracy, % (higher is better)", "accuracy", found))
-    return measures
+        results = [r for r in run.results if r.task == task and r.kind == "bitext"]
+        if values := {r.model: of for r in results if (of := _of(r, "accuracy"))}:
+            found.append((f"{task}: retrieval accuracy, % (higher is better)", "accuracy", values))
+    return found
 
 
 def mixture(run: Run, names: dict[str, str]) -> list[Table]:
@@ -72,21 +70,10 @@ def mixture(run: Run, names: dict[str, str]) -> list[Table]:
     logs = [p for p in run.phases if p.mixture]
     if not logs:
         return []
-    size: dict[str, float] = {}
-    for log in logs:
-        for code, reading in log.mixture.items():
-            size[code] = max(size.get(code, 0.0), reading.available)
     groups, rows = _group_of(run), []
-    for code in sorted(size, key=lambda c: (-size[c], c)):
-        row = [
-            Cell(names.get(code, code)),
-            Cell(code),
-            Cell(groups.get(code, "")),
-            Cell(tokens(size[code]), size[code]),
-        ]
-        for log in logs:
-            row += _reading_cells(log.mixture.get(code))
-        rows.append(row)
+    for code, size in sorted(run.available.items(), key=lambda item: (-item[1], item[0])):
+        cells = [cell for log in logs for cell in _reading_cells(log.mixture.get(code))]
+        rows.append([*_named(code, names, groups), Cell(tokens(size), size), *cells])
     columns = [Columns("text", ("tokens",)), *(Columns(p.name, ("planned, %", "read, %", "epochs")) for p in logs)]
     title = f"Shares by language and phase ({len(rows):,})"
     return [Table(fold=title, ident="mixture-table", words=_LANGUAGE, numbers=columns, rows=rows)]
@@ -110,11 +97,8 @@ def bits_per_byte(run: Run, names: dict[str, str]) -> list[Table]:
     rows = []
     for code in codes:
         top = best("bits_per_byte", (bits[m].get(code) for m in bits))
-        cells = [
-            metric_cell("bits_per_byte", v := bits[m].get(code), "best" if v is not None and v == top else "")
-            for m in bits
-        ]
-        rows.append([Cell(names.get(code, code)), Cell(code), Cell(groups.get(code, "")), *cells])
+        cells = [_result_cell("bits_per_byte", bits[m].get(code), top) for m in bits]
+        rows.append([*_named(code, names, groups), *cells])
     columns = [Columns("", tuple(m + (" *" if m in sampled else "") for m in bits))]
     title, note = f"Bits per byte at the end, by language ({len(rows):,})", _SAMPLED if sampled else ""
     return [Table(fold=title, ident="bits-table", words=_LANGUAGE, numbers=columns, rows=rows, note=note)]
@@ -122,7 +106,7 @@ def bits_per_byte(run: Run, names: dict[str, str]) -> list[Table]:
 
 def of_task(run: Run, task: str, names: dict[str, str]) -> list[Table]:
     """One task: the averages of the models, then every language."""
-    results = [r for r in run.results if r.task == task and r.kind != "held_out"]
+    results = [r for r in run.results if r.task == task and r.kind != HELD_OUT]
     metrics = sorted({m for r in results for m in r.average}, key=lambda m: (m != results[0].metric, m))
     shown = tuple(metric_title(m) for m in metrics)
     tops = {m: best(m, (r.average.get(m) for r in results)) for m in metrics}
@@ -134,10 +118,9 @@ def of_task(run: Run, task: str, names: dict[str, str]) -> list[Table]:
         return [average]
     rows = []
     for key in keys:
-        row = [Cell(names.get(language_of(key), key)), Cell(key)]
-        tops = {m: best(m, (r.results.get(key, {}).get(m) for r in results)) for m in metrics}
-        row += [_result_cell(m, r.results.get(key, {}).get(m), tops[m]) for m in metrics for r in results]
-        rows.append(row)
+        of = {m: [r.results.get(key, {}).get(m) for r in results] for m in metrics}
+        cells = [_result_cell(m, value, best(m, values)) for m, values in of.items() for value in values]
+        rows.append([Cell(names.get(language_of(key), key)), Cell(key), *cells])
     columns = [Columns(title, tuple(r.model for r in results)) for title in shown]
     title, ident = f"{task} by language ({len(rows):,})", f"task-{tasks(run).index(task)}"
     return [average, Table(fold=title, ident=ident, words=_LANGUAGE[:2], numbers=columns, rows=rows)]
@@ -148,7 +131,7 @@ def of_merge(run: Run, merge: Merge) -> list[Table]:
     bits, _ = run.final_bits()
     measures = [("bits per byte", "bits_per_byte", bits)]
     for task in tasks(run):
-        results = {r.model: r for r in run.results if r.task == task and r.kind != "held_out"}
+        results = {r.model: r for r in run.results if r.task == task and r.kind != HELD_OUT}
         metric = next(iter(results.values())).metric
         measures.append((f"{task} {metric_title(metric)}", metric, {m: _of(r, metric) for m, r in results.items()}))
     models = [m for m in (*parents_of(merge), merge.name) if any(m in values for _, _, values in measures)]
@@ -174,23 +157,22 @@ def stages(run: Run) -> list[Table]:
     rows = []
     for log in run.phases:
         state = "finished" if log.finished else "started" if log.started else "not started"
+        planned, done = log.phase.tokens, log.steps["step"][-1] if log.started else 0.0
         read = next((t for t in reversed(log.steps["tokens_read"]) if t == t), 0.0)
         speed = read / log.seconds if log.seconds else 0.0
+        measured = [Cell(tokens(read), read), Cell(f"{done:,.0f}", done), Cell(duration(log.seconds), log.seconds)]
+        read_cell, steps, time = measured if log.started else [NOTHING] * 3
         rows.append(
-            [
-                Cell(log.name),
-                Cell(log.phase.from_),
-                Cell(state),
-                Cell(tokens(log.phase.tokens), log.phase.tokens),
-                Cell(tokens(read), read) if log.started else NOTHING,
-                Cell(f"{log.steps['step'][-1]:,.0f}", log.steps["step"][-1]) if log.started else NOTHING,
-                Cell(f"{log.phase.context:,}", log.phase.context),
-                Cell(duration(log.seconds), log.seconds) if log.started else NOTHING,
-                Cell(f"{tokens(speed)}/s", speed) if speed else NOTHING,
-            ]
-        )
+            [*map(Cell, (log.name, log.phase.from_, state)), Cell(tokens(planned), planned), read_cell, steps,
+             Cell(f"{log.phase.context:,}", log.phase.context), time,
+             Cell(f"{tokens(speed)}/s", speed) if speed else NOTHING]
+        )  # fmt: skip
     columns = [Columns("", ("planned tokens", "read tokens", "steps", "context", "time", "speed"))]
     return [Table(words=("phase", "from", "state"), numbers=columns, rows=rows)]
+
+
+def _named(code: str, names: dict[str, str], groups: dict[str, str]) -> list[Cell]:
+    return [Cell(names.get(code, code)), Cell(code), Cell(groups.get(code, ""))]
 
 
 def _group_of(run: Run) -> dict[str, str]:
@@ -200,7 +182,7 @@ def _group_of(run: Run) -> dict[str, str]:
 
 def tasks(run: Run) -> list[str]:
     """The tasks that were evaluated, besides held-out text."""
-    return list(dict.fromkeys(r.task for r in run.results if r.kind != "held_out"))
+    return list(dict.fromkeys(r.task for r in run.results if r.kind != HELD_OUT))
 
 
 def _of(result: Result, metric: str) -> dict[str, float]:

@@ -7,26 +7,18 @@ a gap, a line that is cut is left out, and both are said in `Run.notes`.
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tessera.plan import loading as reading
+from tessera.plan.loading import load
 from tessera.plan.recipe import Merge, Phase, Recipe
 from tessera.plan.result import HELD_OUT, Result, read_all
 
 STEP_COLUMNS = (
-    "step",
-    "tokens",
-    "tokens_read",
-    "total_tokens",
-    "loss",
-    "learning_rate",
-    "mask_ratio",
-    "batch_tokens",
-    "tokens_per_second",
-    "mfu",
-)
+    "step", "tokens", "tokens_read", "total_tokens", "loss", "learning_rate", "mask_ratio", "batch_tokens",
+    "tokens_per_second", "mfu",
+)  # fmt: skip
 NOT_LANGUAGES = frozenset({"code", "math"})
 EVERYTHING, PSEUDO, UNREAD, UNSURE = "all languages", "code and math", "never read", "others"
 
@@ -74,6 +66,11 @@ class PhaseLog:
         return self.steps["tokens"][-1] if self.started else 0.0
 
     @property
+    def languages(self) -> list[str]:
+        """Of which it reads something."""
+        return [code for code, reading in self.mixture.items() if reading.planned > 0 or (reading.read or 0) > 0]
+
+    @property
     def seconds(self) -> float:
         """Time spent in steps, which leaves out pauses between a stop and a resumption."""
         spent, before = 0.0, 0.0
@@ -95,7 +92,7 @@ class Run:
     merged: tuple[str, ...]  # merges that are finished
     results: tuple[Result, ...]
     notes: tuple[str, ...]
-    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)  # language groups, EVERYTHING first
+    groups: dict[str, tuple[str, ...]]  # language groups, EVERYTHING first
 
     @property
     def models(self) -> list[str]:
@@ -108,28 +105,23 @@ class Run:
 
     @property
     def unfinished(self) -> list[str]:
-        return [p.name for p in self.phases if not p.finished] + [
-            m.name for m in self.recipe.merges if m.name not in self.merged
-        ]
+        done = {p.name for p in self.phases if p.finished} | set(self.merged)
+        return [name for name in self.models if name not in done]
 
-    def ancestors(self, model: str) -> list[str]:
-        """The phases that went into a model, itself included where it is a phase."""
-        merge = next((m for m in self.recipe.merges if m.name == model), None)
-        if merge is not None:
-            parents = parents_of(merge)
-            return list(dict.fromkeys(name for parent in parents for name in self.ancestors(parent)))
-        chain, names = [], {p.name: p.phase for p in self.phases}
-        while model in names:
-            chain.append(model)
-            model = names[model].from_
-        return chain[::-1]
+    @property
+    def available(self) -> dict[str, float]:
+        """Tokens of training text at hand, by language."""
+        found: dict[str, float] = {}
+        for code, reading in (item for log in self.phases for item in log.mixture.items()):
+            found[code] = max(found.get(code, 0.0), reading.available)
+        return found
 
     def has_read(self, model: str) -> set[str] | None:
         """The languages that a model was trained on; None where that is not known: a phase says it when it ends."""
-        inside = set(self.ancestors(model))
-        if not inside or any(not p.mixture for p in self.phases if p.name in inside):
-            return None
-        return {code for p in self.phases if p.name in inside for code in languages_of(p)}
+        parents = next((parents_of(m) for m in self.recipe.merges if m.name == model), (model,))
+        inside = {name for parent in parents for name in self.recipe.chain(parent)}
+        logs = [p for p in self.phases if p.name in inside]
+        return {code for p in logs for code in p.languages} if logs and all(p.mixture for p in logs) else None
 
     def final_bits(self) -> tuple[dict[str, dict[str, float]], set[str]]:
         """Held-out bits per byte by model and language, and the models for which it is a sample taken in training."""
@@ -147,23 +139,14 @@ def parents_of(merge: Merge) -> tuple[str, ...]:
     return merge.models or ((merge.checkpoints_of,) if merge.checkpoints_of else ())
 
 
-def languages_of(log: PhaseLog) -> list[str]:
-    """The languages of which a phase reads something."""
-    return [code for code, reading in log.mixture.items() if reading.planned > 0 or (reading.read or 0) > 0]
-
-
-def mean(values: list[float]) -> float | None:
-    """The mean, or None where there is nothing to take it of."""
-    return sum(values) / len(values) if values else None
-
-
 def group_mean(values: dict[str, float], codes: tuple[str, ...]) -> float | None:
     """The mean over those languages of a group that have a value; every language counts once.
 
     Bitext results may be named by a pair (`fao_Latn-eng_Latn`): the side that is not English is its language.
     """
     members = set(codes)
-    return mean([value for code, value in values.items() if language_of(code) in members])
+    found = [value for code, value in values.items() if language_of(code) in members]
+    return sum(found) / len(found) if found else None
 
 
 def language_of(key: str) -> str:
@@ -180,14 +163,12 @@ def open_run(folder: Path) -> Run:
     if not (folder / "recipe.yaml").is_file():
         lack = "has no recipe.yaml" if folder.is_dir() else "does not exist"
         raise ValueError(f"{folder} {lack}, so it is no run folder; give the folder that `tessera run` wrote")
-    recipe = reading.load(folder / "recipe.yaml")
+    recipe = load(folder / "recipe.yaml")
     notes: list[str] = []
     phases = tuple(_phase(folder, phase, recipe, notes) for phase in recipe.phases)
     merged = tuple(m.name for m in recipe.merges if (folder / m.name / "final").exists())
-    results = tuple(
-        _results(folder / "evaluation", [*(p.name for p in phases), *(m.name for m in recipe.merges)], notes)
-    )
-    run = Run(
+    results = _results(folder / "evaluation", [p.name for p in recipe.phases] + [m.name for m in recipe.merges], notes)
+    return Run(
         folder=folder,
         recipe=recipe,
         recipe_text=(folder / "recipe.yaml").read_text(encoding="utf-8"),
@@ -195,25 +176,24 @@ def open_run(folder: Path) -> Run:
         merged=merged,
         results=results,
         notes=tuple(notes),
+        groups=_groups(phases, results),
     )
-    run.groups.update(_groups(run))
-    return run
 
 
-def _groups(run: Run) -> dict[str, tuple[str, ...]]:
+def _groups(phases: tuple[PhaseLog, ...], results: tuple[Result, ...]) -> dict[str, tuple[str, ...]]:
     """Every language in the group of the phase that reads it first, in the order of the recipe."""
     groups: dict[str, list[str]] = {}
     seen: set[str] = set()
-    for number, log in enumerate(run.phases):
-        new = [code for code in languages_of(log) if code not in seen]
+    for number, log in enumerate(phases):
+        new = [code for code in log.languages if code not in seen]
         seen.update(new)
         spoken = [code for code in new if code not in NOT_LANGUAGES]
         if spoken:
             groups[f"from {log.name}" if number == 0 else f"added in {log.name}"] = spoken
-    measured = {code for log in run.phases for event in log.held_out for code in event.bits}
-    measured |= {language_of(code) for result in run.results for code in result.results}
+    measured = {code for log in phases for event in log.held_out for code in event.bits}
+    measured |= {language_of(code) for result in results for code in result.results}
     if seen and (unread := sorted(measured - seen - NOT_LANGUAGES)):
-        groups[UNREAD if all(log.mixture for log in run.phases) else UNSURE] = unread
+        groups[UNREAD if all(log.mixture for log in phases) else UNSURE] = unread
     spoken = sorted((seen | measured) - NOT_LANGUAGES)
     pseudo = sorted((seen | measured) & NOT_LANGUAGES)
     everything = {EVERYTHING: spoken, **(groups if len(groups) > 1 else {}), PSEUDO: pseudo}
@@ -229,12 +209,7 @@ def _phase(folder: Path, phase: Phase, recipe: Recipe, notes: list[str]) -> Phas
             # A resumed run writes the steps since its last checkpoint again: what comes later is what counts.
             while held_out and held_out[-1].total_tokens >= _number(line.get("total_tokens")):
                 held_out.pop()
-            languages = line.get("languages")
-            bits = {
-                str(code): _number(row.get("bits_per_byte"))
-                for code, row in (languages.items() if isinstance(languages, dict) else ())
-                if isinstance(row, dict)
-            }
+            bits = {code: _number(row.get("bits_per_byte")) for code, row in line.get("languages", {}).items()}
             finite = {code: value for code, value in bits.items() if math.isfinite(value)}
             held_out.append(HeldOut(total_tokens=_number(line.get("total_tokens")), bits=finite))
         elif "step" in line and line.get("kind", "step") == "step":  # not what was skipped or rolled back
@@ -243,13 +218,9 @@ def _phase(folder: Path, phase: Phase, recipe: Recipe, notes: list[str]) -> Phas
                     column.pop()
             for name, column in steps.items():
                 column.append(_number(line.get(name)))
-    origin, source = 0, phase.from_
-    while any(p.name == source for p in recipe.phases):
-        parent = recipe.phase(source)
-        origin, source = origin + parent.tokens, parent.from_
     return PhaseLog(
         phase=phase,
-        origin=origin,
+        origin=sum(recipe.phase(parent).tokens for parent in recipe.chain(phase.from_)),
         steps=steps,
         held_out=tuple(e for e in held_out if e.bits and math.isfinite(e.total_tokens)),
         mixture=_mixture(folder / phase.name / "mixture.json", notes),
@@ -282,12 +253,9 @@ def _lines(path: Path, finished: bool, notes: list[str]) -> Iterator[dict[str, A
 
 def _mixture(path: Path, notes: list[str]) -> dict[str, Reading]:
     """Buckets of one language added up: its sources and its quality tiers."""
-    data = _json(path, notes)
-    buckets = data.get("buckets") if isinstance(data, dict) else None
     rows: dict[str, list[dict[str, Any]]] = {}
-    for bucket in buckets if isinstance(buckets, list) else ():
-        if isinstance(bucket, dict) and "language" in bucket:
-            rows.setdefault(str(bucket["language"]), []).append(bucket)
+    for bucket in (_json(path, notes) or {}).get("buckets", ()):
+        rows.setdefault(bucket["language"], []).append(bucket)
     mixture = {}
     for code, parts in rows.items():
         available = sum(_finite(p.get("tokens_available")) for p in parts)
@@ -302,12 +270,14 @@ def _mixture(path: Path, notes: list[str]) -> dict[str, Reading]:
     return mixture
 
 
-def _results(folder: Path, order: list[str], notes: list[str]) -> list[Result]:
+def _results(folder: Path, order: list[str], notes: list[str]) -> tuple[Result, ...]:
     found, left_out = read_all(folder)
     notes += [f"{folder.name}/{line}" for line in left_out]
     position = {name: number for number, name in enumerate(order)}
-    results = found.values()
-    return sorted(results, key=lambda r: (r.kind != HELD_OUT, r.task, position.get(r.model, len(order)), r.model))
+    last = len(order)
+    return tuple(
+        sorted(found.values(), key=lambda r: (r.kind != HELD_OUT, r.task, position.get(r.model, last), r.model))
+    )
 
 
 def _json(path: Path, notes: list[str]) -> Any:

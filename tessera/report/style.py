@@ -13,6 +13,7 @@ LIGHT = ("#2f5f9e", "#c06a24", "#35845e", "#9a4a8b", "#8a7a1f", "#2f8fa6", "#b34
 DARK = ("#7fb0ea", "#eda064", "#6dc79d", "#d992cb", "#cfc268", "#7dcfe2", "#ee8b86", "#acacb8")
 
 INK = {"text": "#1c2128", "muted": "#5b6470", "line": "#d9dde3", "grid": "#e8ebef"}
+TOKENS = "replace(format(datum.value, '~s'), 'G', 'B')"  # d3 writes 10^9 as G (giga); token counts are written with B
 _FORMATS = (".png", ".svg", ".html")
 
 

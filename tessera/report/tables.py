@@ -69,13 +69,11 @@ def is_share(metric: str) -> bool:
     return not {"accuracy", "f1"}.isdisjoint(metric.split("_"))
 
 
-def metric_cell(metric: str, value: float | None, css: str = "") -> Cell:
+def metric_cell(metric: str, value: float | None) -> Cell:
     """A result: shares as percentages with one decimal, bits with three."""
     if value is None:
         return NOTHING
-    if is_share(metric):
-        return Cell(f"{100 * value:.1f}", value, css)
-    return Cell(f"{value:.3f}", value, css)
+    return Cell(f"{100 * value:.1f}" if is_share(metric) else f"{value:.3f}", value)
 
 
 def gap_cell(metric: str, gap: float) -> Cell:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tessera.data.stream import Stream
 from tessera.files import write_json
@@ -68,23 +67,17 @@ def too_many(phase: Phase, left_out: Sequence[Steps], first: int) -> str | None:
     return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Documents:
-    """What a batch was made of, in its order: [N] each."""
+def documents(stream: Stream, t0: int, t1: int) -> list[tuple[int, int, int, int]]:
+    """What the batch of the window [t0, t1) is made of, in its order.
 
-    bucket: NDArray[np.int64]
-    number: NDArray[np.int64]  # of the document within its bucket
-    begin: NDArray[np.int64]  # first token, within the document
-    tokens: NDArray[np.int64]
-
-
-def documents(stream: Stream, t0: int, t1: int) -> Documents:
-    """Where each document of the batch of the window [t0, t1) stands in the store."""
+    returns  (bucket, number of the document within it, first token within the document, tokens)
+    """
     bucket, starts, lengths, _ = stream.documents(t0, t1)
     offsets = stream.shards.offsets
     place = np.searchsorted(offsets, starts, side="right") - 1
     first = np.asarray(stream.shards.first_document, np.int64)[bucket]
-    return Documents(bucket=bucket, number=place - first, begin=starts - np.asarray(offsets[place]), tokens=lengths)
+    found = np.stack((bucket, place - first, starts - np.asarray(offsets[place]), lengths), axis=1)
+    return [tuple(row) for row in found.tolist()]
 
 
 def record(folder: Path, phase: Phase, fault: Fault, stream: Stream) -> str:
@@ -94,10 +87,10 @@ def record(folder: Path, phase: Phase, fault: Fault, stream: Stream) -> str:
     """
     begin, end = schedule.boundary(phase, fault.step), schedule.boundary(phase, fault.step + 1)
     read = documents(stream, begin, end)
-    names = [bucket.key for bucket in stream.shards.buckets]
+    total = sum(tokens for *_, tokens in read)
     rows = [
-        {"bucket": names[b], "document": n, "first_token": f, "tokens": t}
-        for b, n, f, t in zip(*(a.tolist() for a in (read.bucket, read.number, read.begin, read.tokens)), strict=True)
+        {"bucket": stream.shards.buckets[bucket].key, "document": number, "first_token": first, "tokens": tokens}
+        for bucket, number, first, tokens in read
     ]
     path = folder / "faults" / f"step-{fault.step}.json"
     write_json(
@@ -106,7 +99,7 @@ def record(folder: Path, phase: Phase, fault: Fault, stream: Stream) -> str:
             "phase": phase.name,
             "step": fault.step,
             "planned_tokens": [begin, end],
-            "tokens": int(read.tokens.sum()),
+            "tokens": total,
             "loss": _number(fault.loss),
             "gradient_norm": _number(fault.gradient_norm),
             "why": fault.why,
@@ -115,7 +108,7 @@ def record(folder: Path, phase: Phase, fault: Fault, stream: Stream) -> str:
     )
     shown = some([f"{row['bucket']} {row['document']}" for row in rows], 6)
     return (
-        f"{phase.name}, step {fault.step}: {fault.why}. It read {int(read.tokens.sum()):,} tokens, planned tokens "
+        f"{phase.name}, step {fault.step}: {fault.why}. It read {total:,} tokens, planned tokens "
         f"{begin:,} to {end:,}, of the documents {shown} (all are in {path})"
     )
 

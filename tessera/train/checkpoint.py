@@ -47,6 +47,11 @@ class Position:
     tokens_by_bucket: list[int]
     left_out: list[list[int]] = field(default_factory=list)  # first and last step of what was not learnt from
 
+    @property
+    def total_tokens(self) -> int:
+        """Planned tokens from the first phase to here."""
+        return self.total_tokens_before + self.tokens
+
 
 def save(
     folder: Path,

@@ -39,8 +39,7 @@ class CheckpointPolicy:
         problem = None
         if model is not None:
             position = state.position
-            read = show_tokens(position.total_tokens_before + position.tokens)
-            made = f"Tokens read from the first phase to this checkpoint: {read}."
+            made = f"Tokens read from the first phase to this checkpoint: {show_tokens(position.total_tokens)}."
             text = card(self.recipe, self.phase.name, model.config, made)
             try:
                 checkpoint.save(target, model, packed, position, tokenizer_files=self.tokenizer, card=text)

@@ -172,17 +172,11 @@ def rounds(own: int, module: nn.Module, world: World) -> int:
     return max(1, int(most))
 
 
-@contextlib.contextmanager
-def averaging(module: nn.Module, now: bool) -> Iterator[None]:
+def averaging(module: nn.Module, now: bool) -> contextlib.AbstractContextManager[None]:
     """Whether the way back inside averages the gradients over the processes, or only adds them up here."""
     if _gathers(module):
         module.set_requires_gradient_sync(now)
-        yield
-    elif isinstance(module, DistributedDataParallel) and not now:
-        with module.no_sync():
-            yield
-    else:
-        yield
+    return module.no_sync() if isinstance(module, DistributedDataParallel) and not now else contextlib.nullcontext()
 
 
 def _gathers(module: nn.Module) -> TypeGuard["FSDPModule"]:

@@ -54,7 +54,11 @@ def bits_per_byte(
     A language so short that none of its tokens is hidden has no entry. Raises ValueError where the shards were written
     with another tokenizer.
     """
-    _check_tokenizer(shards, tokenizer)
+    if shards.tokenizer_fingerprint != tokenizer.fingerprint:
+        raise ValueError(
+            f"{shards.folder} was written with another tokenizer ({shards.tokenizer_fingerprint[:12]}, this one is "
+            f"{tokenizer.fingerprint[:12]}); prepare the held-out text with this one"
+        )
     languages = sorted({bucket.language for bucket in shards.buckets})
     starts, lengths, chance, language = _blocks(
         shards, languages, min(CONTEXT, model.config.max_position_embeddings), seed
@@ -80,14 +84,6 @@ def bits_per_byte(
             if on_progress is not None:
                 on_progress(done, len(chosen), "held-out text")
     return _results(languages, nats, tokens, n_bytes)
-
-
-def _check_tokenizer(shards: Shards, tokenizer: Tokenizer) -> None:
-    if shards.tokenizer_fingerprint != tokenizer.fingerprint:
-        raise ValueError(
-            f"{shards.folder} was written with another tokenizer ({shards.tokenizer_fingerprint[:12]}, this one is "
-            f"{tokenizer.fingerprint[:12]}); prepare the held-out text with this one"
-        )
 
 
 @contextlib.contextmanager

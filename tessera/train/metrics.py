@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
@@ -32,8 +31,8 @@ class Metrics:
             return
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        kept = "".join(line + "\n" for line in _up_to(path, step))
+        path.write_text(kept, encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
 
@@ -42,21 +41,18 @@ class Metrics:
         drawn = {key: values[key] for key in _DRAWN if key in values}
         self._write({"kind": "step", **values}, **drawn)
 
-    def held_out(self, step: int, tokens: int, total_tokens: int, languages: dict[str, dict[str, float]]) -> None:
-        """The held-out loss of every language after `step` updates."""
+    def held_out(self, position: Position, languages: dict[str, dict[str, float]]) -> None:
+        """The held-out loss of every language after so many updates."""
         languages = {
             code: {key: round(float(value), 5) for key, value in row.items()} for code, row in sorted(languages.items())
         }
         bits = [row["bits_per_byte"] for row in languages.values()]
         drawn = {"held_out_bits_per_byte": sum(bits) / len(bits)} if bits else {}
-        line = {"kind": "held_out", "step": step, "tokens": tokens, "total_tokens": total_tokens}
-        self._write({**line, "languages": languages}, **drawn)
+        self._write({"kind": "held_out", **_place(position), "languages": languages}, **drawn)
 
     def left_out(self, policy: str, position: Position, first: int, last: int) -> None:
         """Steps `first` to `last`, counted from 0, were read and not learnt from; `position` is where it goes on."""
-        total = position.total_tokens_before + position.tokens
-        self._write({"kind": policy, "step": position.step, "tokens": position.tokens, "total_tokens": total,
-                     "first": first, "last": last})  # fmt: skip
+        self._write({"kind": policy, **_place(position), "first": first, "last": last})
 
     def _write(self, line: dict[str, Any], **drawn: float) -> None:
         """A line of the file, and events of TensorBoard."""
@@ -70,45 +66,45 @@ class Metrics:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._file is not None and self._events is not None:
             self._file.close()
             self._events.close()
+
+
+def _place(position: Position) -> dict[str, int]:
+    return {"step": position.step, "tokens": position.tokens, "total_tokens": position.total_tokens}
 
 
 def mixture(
     phase: Phase, buckets: Sequence[Bucket], shares: MixtureSchedule, position: Position | None
 ) -> dict[str, object]:
     """Planned beside realised shares of every bucket over the phase; `position` is None until it has ended."""
-    rows: list[dict[str, object]] = []
     temperature = phase.mixture.temperature
-    tokens = [None] * len(buckets) if position is None else position.tokens_by_bucket
-    for bucket, planned, read in zip(buckets, shares.mean(), tokens, strict=True):
-        rows.append(
-            {
-                "key": bucket.key,
-                "source": bucket.source,
-                "language": bucket.language,
-                "tokens_available": bucket.tokens,
-                "share_planned": planned,
-                "share_read": None if read is None or position is None else read / max(1, position.tokens_read),
-                "tokens_planned": round(planned * phase.tokens),
-                "epochs": planned * phase.tokens / max(1, bucket.tokens),
-            }
-        )
+    rows = [
+        {
+            "key": bucket.key,
+            "source": bucket.source,
+            "language": bucket.language,
+            "tokens_available": bucket.tokens,
+            "share_planned": planned,
+            "share_read": position and position.tokens_by_bucket[number] / max(1, position.tokens_read),
+            "tokens_planned": round(planned * phase.tokens),
+            "epochs": planned * phase.tokens / max(1, bucket.tokens),
+        }
+        for number, (bucket, planned) in enumerate(zip(buckets, shares.mean(), strict=True))
+    ]
     moves = temperature.model_dump(by_alias=True) if isinstance(temperature, Curve) else temperature
     return {"temperature": moves, "buckets": rows}
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """The lines of a file that are whole JSON: a killed run may leave half of one."""
-    if not path.exists():
-        return []
+def _up_to(path: Path, step: int) -> list[str]:
+    """The lines of a file up to `step`, and to the first that is not whole: a killed run may leave half of one."""
     lines = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         try:
-            json.loads(line)
+            if json.loads(line)["step"] <= step:
+                lines.append(line)
         except json.JSONDecodeError:
             break
-        lines.append(line)
     return lines

@@ -20,36 +20,32 @@ def card(recipe: Recipe, stage: str, config: EncoderConfig | TransformersConfig,
         "tags": ["tessera", "multilingual", "encoder", recipe.name],
     }
     weights = config.parameters if isinstance(config, TransformersConfig) else parameters(config)["total"]
-    lines = [
-        "---",
-        yaml.safe_dump(front, sort_keys=False).strip(),
-        "---",
-        f"# {recipe.name}, {stage}",
-        "",
+    what = (
         f"A bidirectional text encoder of {weights / 1e6:.1f}M parameters ({config.num_hidden_layers} layers, "
         f"hidden size {config.hidden_size}, vocabulary {config.vocab_size}), "
-        "trained by masked language modelling with tessera.",
-        "",
-    ]
-    if recipe.notes:
-        lines += [recipe.notes.strip(), ""]
-    lines += [
-        made,
-        "",
-        "| phase | from | tokens | context | mask | learning rate | temperature |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    lines += [_row(phase) for phase in recipe.phases]
-    lines += [
-        "",
-        "```python",
-        "from transformers import AutoModelForMaskedLM, AutoTokenizer",
-        'tokenizer = AutoTokenizer.from_pretrained("<this folder>")',
-        'model = AutoModelForMaskedLM.from_pretrained("<this folder>")',
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
+        "trained by masked language modelling with tessera."
+    )
+    notes = f"{recipe.notes.strip()}\n\n" if recipe.notes else ""
+    phases = "\n".join(map(_row, recipe.phases))
+    return f"""---
+{yaml.safe_dump(front, sort_keys=False).strip()}
+---
+# {recipe.name}, {stage}
+
+{what}
+
+{notes}{made}
+
+| phase | from | tokens | context | mask | learning rate | temperature |
+|---|---|---|---|---|---|---|
+{phases}
+
+```python
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained("<this folder>")
+model = AutoModelForMaskedLM.from_pretrained("<this folder>")
+```
+"""
 
 
 def _row(phase: Phase) -> str:

@@ -24,7 +24,8 @@ def build(model: nn.Module, settings: Optimizer, peak: float) -> torch.optim.Opt
     clipping of each update; EuroBERT (arXiv:2503.05500, table 4) for AdamW.
     """
     spread = any(isinstance(p, DTensor) for p in model.parameters())
-    matrices = _matrices(model) if settings.name == "muon" else []
+    layers = [part for part in model.modules() if isinstance(part, Block)] if settings.name == "muon" else []
+    matrices = [p for layer in layers for p in layer.parameters() if p.ndim == 2]
     inside = {id(p) for p in matrices}
     decayed = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in inside]
     plain = [p for p in model.parameters() if p.ndim < 2]
@@ -54,11 +55,6 @@ def build(model: nn.Module, settings: Optimizer, peak: float) -> torch.optim.Opt
         matrices, lr=peak, weight_decay=decay, momentum=settings.momentum, adjust_lr_fn="match_rms_adamw"
     )
     return MuonAndAdamW(muon, adamw)
-
-
-def _matrices(model: nn.Module) -> list[nn.Parameter]:
-    """The matrices inside the layers."""
-    return [p for part in model.modules() if isinstance(part, Block) for p in part.parameters() if p.ndim == 2]
 
 
 class MuonAndAdamW(torch.optim.Optimizer):

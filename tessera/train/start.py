@@ -58,14 +58,9 @@ class Rollback:
 
 
 def start(
-    recipe: Recipe,
-    phase: Phase,
-    run: Path,
-    text: Text,
-    world: distributed.World,
-    watcher: Watcher,
+    recipe: Recipe, phase: Phase, run: Path, text: Text, world: distributed.World, watcher: Watcher,
     back: Rollback | None,
-) -> TrainState:
+) -> TrainState:  # fmt: skip
     """Model, optimizer and position, ready for the next step.
 
     back   instead of the last checkpoint
@@ -132,8 +127,7 @@ def _begin(
                 f"and start the run again: {phase.from_} goes on from its last whole checkpoint"
             )
         model = hub.load_any(parent, attention=backend)
-        before = checkpoint.position(parent)
-        fresh = replace(fresh, total_tokens_before=before.total_tokens_before + before.tokens)
+        fresh = replace(fresh, total_tokens_before=checkpoint.position(parent).total_tokens)
         if phase.keep_optimizer and recipe.phase(phase.from_).optimizer.name == phase.optimizer.name:
             carried = parent
     if phase.rope_theta is not None and isinstance(model, MaskedLM):
@@ -144,19 +138,20 @@ def _begin(
 def _check_foreign(model: TransformersMaskedLM, phase: Phase, recipe: Recipe, world: distributed.World) -> None:
     """Raises TrainingError for what only our own families can do."""
     kind, room = model.config.model_type, model.config.positions
-    problem = None
-    if room is not None and phase.context > room:
-        problem = f"context is {phase.context}, but a {kind} has positions for {room}; set context to {room} or less"
-    elif phase.rope_theta is not None:
-        problem = f"rope_theta moves the rotary positions of tessera's own families, and a {kind} is none; leave it out"
-    elif phase.optimizer.name == "muon":
-        problem = f"optimizer.name is muon, which knows the layers of tessera's own families, not those of a {kind}; "
-        problem += "take adamw or stableadamw"
-    elif world.size > 1 and recipe.machine.parallel == "fsdp2":
-        problem = "machine.parallel is fsdp2, which spreads the layers of tessera's own families, not those of a "
-        problem += f"{kind}; set machine.parallel: ddp"
-    if problem is not None:
-        raise TrainingError(f"{phase.name}: {problem}")
+    own = "layers of tessera's own families"
+    problems = (
+        (room is not None and phase.context > room,
+         f"context is {phase.context}, but a {kind} has positions for {room}; set context to {room} or less"),
+        (phase.rope_theta is not None,
+         f"rope_theta moves the rotary positions of tessera's own families, and a {kind} is none; leave it out"),
+        (phase.optimizer.name == "muon",
+         f"optimizer.name is muon, which knows the {own}, not those of a {kind}; take adamw or stableadamw"),
+        (world.size > 1 and recipe.machine.parallel == "fsdp2",
+         f"machine.parallel is fsdp2, which spreads the {own}, not those of a {kind}; set machine.parallel: ddp"),
+    )  # fmt: skip
+    for there, problem in problems:
+        if there:
+            raise TrainingError(f"{phase.name}: {problem}")
 
 
 def architecture(recipe: Recipe, tokenizer: Tokenizer) -> EncoderConfig:

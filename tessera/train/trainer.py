@@ -211,7 +211,7 @@ def _log_step(
         step=position.step,
         tokens=position.tokens,
         tokens_read=position.tokens_read,
-        total_tokens=position.total_tokens_before + position.tokens,
+        total_tokens=position.total_tokens,
         loss=loss,
         learning_rate=schedule.learning_rate_at(phase, step),
         mask_ratio=schedule.mask_ratio_at(phase, step),
@@ -226,25 +226,14 @@ def _measure(job: Job, state: TrainState, log: Metrics) -> None:
     """Logs the held-out loss, where there is held-out text; the leading process computes it, with the whole model."""
     if job.text.held_out is None:
         return
-    model, position = whole_model(state.model, job.world), state.position
+    model, how = whole_model(state.model, job.world), job.recipe.evaluation
     if model is not None:
-        bits = measure(model.to(job.world.device), job.text, job.recipe, job.dtype)
-        log.held_out(position.step, position.tokens, position.total_tokens_before + position.tokens, bits)
+        bits = bits_per_byte(
+            model.to(job.world.device), job.text.held_out, job.text.tokenizer, mask_ratio=how.mask_ratio,
+            max_tokens=how.max_tokens, seed=job.recipe.seed, dtype=job.dtype,
+        )  # fmt: skip
+        log.held_out(state.position, bits)
     distributed.wait(job.world)
-
-
-def measure(model: AnyMaskedLM, text: Text, recipe: Recipe, dtype: torch.dtype) -> dict[str, dict[str, float]]:
-    """Held-out bits per byte of every language, on at most `evaluation.max_tokens` tokens of each."""
-    assert text.held_out is not None
-    return bits_per_byte(
-        model,
-        text.held_out,
-        text.tokenizer,
-        mask_ratio=recipe.evaluation.mask_ratio,
-        max_tokens=recipe.evaluation.max_tokens,
-        seed=recipe.seed,
-        dtype=dtype,
-    )
 
 
 def _batches(job: Job, first: int) -> Iterator[tuple[int, Batch, list[int], float]]:
@@ -271,18 +260,12 @@ def _batches(job: Job, first: int) -> Iterator[tuple[int, Batch, list[int], floa
 
 
 def _stream(recipe: Recipe, phase: Phase, text: Text, planned: MixtureSchedule) -> Stream:
+    tokenizer = text.tokenizer
     return Stream(
-        text.train,
-        planned,
-        context=phase.context,
-        seed=recipe.seed,
-        phase_name=phase.name,
-        replacement=phase.mask_replacement,
-        crop=phase.crop,
-        mask_id=text.tokenizer.mask_id,
-        special_ids=text.tokenizer.special_ids,
-        vocab_size=text.tokenizer.vocab_size,
-    )
+        text.train, planned, context=phase.context, seed=recipe.seed, phase_name=phase.name,
+        replacement=phase.mask_replacement, crop=phase.crop, mask_id=tokenizer.mask_id,
+        special_ids=tokenizer.special_ids, vocab_size=tokenizer.vocab_size,
+    )  # fmt: skip
 
 
 def _advance(position: Position, phase: Phase, batch: Batch) -> Position:

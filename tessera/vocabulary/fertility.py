@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import math
 import re
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.corpus.documents import Pair, Skipped, read
+from tessera.corpus.documents import Pair, read
 from tessera.data.templates import encode_words
 from tessera.data.tokenizer import Tokenizer
 from tessera.data.tokenizer_json import SPACES
@@ -75,7 +76,7 @@ def sample_of_each(corpus: Corpus, n_bytes: int) -> dict[str, list[str]]:
     for source in corpus.sources:
         if source.kind != "documents":
             continue
-        for document in read(source, Skipped()):
+        for document in read(source):
             assert not isinstance(document, Pair)
             if sizes.get(document.language, 0) < n_bytes:
                 texts.setdefault(document.language, []).append(document.text)
@@ -100,8 +101,8 @@ def as_csv(rows: Sequence[FertilityRow]) -> str:
 
 def _row(tokenizer: Tokenizer, partial: NDArray[np.bool_], language: str, texts: Sequence[str]) -> FertilityRow:
     ids = np.concatenate(tokenizer.encode_plain(texts))
-    n_bytes, characters = sum(len(t.encode()) for t in texts), sum(map(len, texts))
-    tokens = max(1, len(ids))
+    n_bytes, characters = sum(len(t.encode()) for t in texts), Counter(itertools.chain.from_iterable(texts))
+    tokens, total = max(1, len(ids)), characters.total()
     return {
         "language": language,
         "texts": len(texts),
@@ -109,20 +110,12 @@ def _row(tokenizer: Tokenizer, partial: NDArray[np.bool_], language: str, texts:
         "tokens": len(ids),
         "tokens_per_word": len(ids) / max(1, sum(len(t.split()) for t in texts)),
         "bytes_per_token": n_bytes / tokens,
-        "characters_per_token": characters / tokens,
+        "characters_per_token": total / tokens,
         "unknown_share": 0.0 if tokenizer.unknown_id is None else int((ids == tokenizer.unknown_id).sum()) / tokens,
         "byte_fallback_share": int(partial[ids].sum()) / tokens,
         **_boundaries(tokenizer, texts),
-        "information": _information(texts),
+        "information": sum(n * math.log2(total / n) for n in characters.values()),
     }
-
-
-def _information(texts: Sequence[str]) -> float:
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(text)
-    total = counts.total()
-    return sum(n * math.log2(total / n) for n in counts.values())
 
 
 def _boundaries(tokenizer: Tokenizer, texts: Sequence[str]) -> FertilityRow:

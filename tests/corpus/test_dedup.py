@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tessera.corpus import copies, daft_runner, dedup
-from tessera.corpus.copies import REASONS, Copies, CopiesWriter, merge
+from tessera.corpus.copies import REASONS, Copies, merge, writing
 from tessera.plan.corpus import Duplicates, NearDuplicates
 
 pytest.importorskip("daft", reason="daft is not installed")
@@ -297,8 +297,8 @@ def test_what_is_found_is_kept_until_documents_or_rules_change(tmp_path):
 
 def copies_of(folder: Path, rows: list[tuple[int, int, int]]) -> Copies:
     folder.mkdir()
-    with CopiesWriter(folder) as out:
-        out.add(*(np.array(column, np.uint64) for column in zip(*rows, strict=True)))
+    with writing(folder) as add:
+        add(*(np.array(column, np.uint64) for column in zip(*rows, strict=True)))
     return Copies.open(folder)
 
 
@@ -322,8 +322,8 @@ def test_lists_of_copies_become_one(tmp_path, monkeypatch):
     exact = copies_of(tmp_path / "exact", [(n, n - 1, 0) for n in range(1, 20, 2)])
     near = copies_of(tmp_path / "near", [(4, 2, 1), (18, 0, 1)])
     (tmp_path / "both").mkdir()
-    with CopiesWriter(tmp_path / "both") as out:
-        merge([exact, near], out)
+    with writing(tmp_path / "both") as add:
+        merge([exact, near], add)
     both = Copies.open(tmp_path / "both")
     assert both.position.tolist() == [1, 3, 4, 5, 7, 9, 11, 13, 15, 17, 18, 19]
     assert both.of.tolist() == [0, 2, 2, 2, 6, 8, 10, 12, 14, 16, 0, 0]

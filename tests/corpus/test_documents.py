@@ -22,7 +22,6 @@ from tessera.corpus.documents import (
     Document,
     JoinedPair,
     Pair,
-    Skipped,
     check_usable,
     directions,
     join_pair,
@@ -41,16 +40,26 @@ def source(path, **more):
     return Source(name="web", path=str(path), **more)
 
 
-def all_of(path, skipped=None, limit=documents.MAX_LINE_BYTES, **more):
-    return list(read(source(path, **more), Skipped() if skipped is None else skipped, max_line_bytes=limit))
+def all_of(path, **more):
+    return list(read(source(path, **more)))
 
 
-def texts(path, skipped=None, **more):
-    return [document.text for document in all_of(path, skipped, **more)]
+def texts(path, **more):
+    return [document.text for document in all_of(path, **more)]
 
 
-def reasons(skipped):
-    return {reason: entry["count"] for reason, entry in skipped.by_reason().items()}
+def unusable(path, limit=documents.MAX_LINE_BYTES, **more):
+    """The rows that are skipped."""
+    rows = (
+        row
+        for file in files(source(path, **more))
+        for row in read_file(file, source(path, **more), max_line_bytes=limit)
+    )
+    return [row for row in rows if row.item is None]
+
+
+def reasons(path, **more):
+    return Counter(row.reason for row in unusable(path, **more))
 
 
 def lines(*rows):
@@ -85,30 +94,28 @@ def test_documents_are_read_from_jsonl(tmp_path, name):
 @pytest.mark.parametrize("name", ["fao_Latn.txt", "fao_Latn.txt.zst", "fao_Latn.txt.gz"])
 def test_a_line_of_a_text_file_is_a_document(tmp_path, name):
     path = store(tmp_path, name, b"\xef\xbb\xbfeitt\r\n\r\n   \ntv\xc3\xa6r\nlast without an end")
-    skipped = Skipped()
-    assert [(d.text, d.language) for d in all_of(path, skipped)] == [
+    assert [(d.text, d.language) for d in all_of(path)] == [
         ("eitt", "fao_Latn"),
         ("tvær", "fao_Latn"),
         ("last without an end", "fao_Latn"),
     ]
-    assert not skipped.counts
+    assert unusable(path) == []
 
 
 def test_documents_are_read_from_parquet(tmp_path):
     table = pa.table({"body": ["eitt", "", None, "tvær"], "score": [0.1, 0.2, 0.3, 4.0], "other": [1, 2, 3, 4]})
     pq.write_table(table, tmp_path / "fao_Latn.parquet")
-    skipped = Skipped()
-    found = all_of(tmp_path, skipped, columns=Columns(text="body", quality="score"))
+    columns = Columns(text="body", quality="score")
+    found = all_of(tmp_path, columns=columns)
     assert [(d.text, d.language, d.quality) for d in found] == [("eitt", "fao_Latn", 0.1), ("tvær", "fao_Latn", 4.0)]
-    assert reasons(skipped) == {"no text": 1, "'body' is null": 1}
+    assert reasons(tmp_path, columns=columns) == {"no text": 1, "'body' is null": 1}
 
 
 def test_pairs_are_read_and_a_pair_without_a_side_is_skipped(tmp_path):
     good = {"src": "hei", "tgt": "hello", "src_lang": "nob_Latn", "tgt_lang": "en"}
     path = store(tmp_path, "p.jsonl", lines(good, good, {**good, "tgt": " "}, {**good, "src_lang": None}))
-    skipped = Skipped()
-    assert all_of(path, skipped, kind="pairs") == [Pair("hei", "hello", "nob_Latn", "eng")] * 2
-    assert sorted(reasons(skipped).values()) == [1, 1]
+    assert all_of(path, kind="pairs") == [Pair("hei", "hello", "nob_Latn", "eng")] * 2
+    assert sorted(reasons(path, kind="pairs").values()) == [1, 1]
 
 
 def test_a_folder_is_read_in_sorted_order_without_what_is_excluded(tmp_path):
@@ -145,9 +152,8 @@ def test_each_bad_line_is_counted_with_its_reason_and_the_first_is_shown(tmp_pat
         b"[" * 100_000,
     ]
     path = store(tmp_path, "mixed.jsonl", lines(*[GOOD] * 16, *bad))
-    skipped = Skipped()
-    assert len(all_of(path, skipped)) == 16
-    assert reasons(skipped) == {
+    assert len(all_of(path)) == 16
+    assert reasons(path) == {
         "not JSON": 3,
         "not a JSON object": 2,
         "no column 'text'": 1,
@@ -158,8 +164,8 @@ def test_each_bad_line_is_counted_with_its_reason_and_the_first_is_shown(tmp_pat
         "no language in a column, in the name of the file (fao_Latn.jsonl) or as `language` of the source": 2,
         "not UTF-8": 2,
     }
-    assert skipped.examples["not JSON", str(path)] == "line 17: '{not json'"
-    assert skipped.examples["unknown language", str(path)] == """line 26: "'klingon'\""""
+    shown = {(row.place, row.shown) for row in unusable(path)}
+    assert {("line 17", "{not json"), ("line 26", "'klingon'")} <= shown
 
 
 def test_a_line_of_50_megabytes_is_skipped_and_does_not_fill_the_memory(tmp_path):
@@ -169,15 +175,13 @@ def test_a_line_of_50_megabytes_is_skipped_and_does_not_fill_the_memory(tmp_path
         for _ in range(50):
             out.write(b"a" * 1_000_000)
         out.write(b'"}\n' + lines(GOOD))
-    skipped = Skipped()
     tracemalloc.start()
     try:
-        assert texts(path, skipped) == ["Gott kvøld"] * 2
+        assert texts(path) == ["Gott kvøld"] * 2
         assert tracemalloc.get_traced_memory()[1] < 4 * documents.MAX_LINE_BYTES
     finally:
         tracemalloc.stop()
-    assert reasons(skipped) == {"longer than 16000000 bytes": 1}
-    assert "line 2" in skipped.examples["longer than 16000000 bytes", str(path)]
+    assert [(row.place, row.reason) for row in unusable(path)] == [("line 2", "longer than 16000000 bytes")]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -203,13 +207,12 @@ def test_lines_are_the_same_whatever_the_size_of_a_reading(tmp_path, monkeypatch
             except UnicodeDecodeError:
                 expected["not UTF-8"] += 1
     found = Counter()
-    skipped = Skipped()
     try:
-        for document in read(source(path), skipped, max_line_bytes=limit):
+        for document in read(source(path), max_line_bytes=limit):
             found[document.text] += 1
     except ValueError as error:
         assert "lines cannot be used" in str(error)  # noqa: PT017
-    for reason, count in reasons(skipped).items():
+    for reason, count in reasons(path, limit=limit).items():
         found["long" if reason.startswith("longer") else reason] += count
     assert found == expected
 
@@ -277,9 +280,8 @@ def test_parquet_without_the_column_names_those_it_has(tmp_path):
 def test_parquet_with_strings_that_are_not_utf8_loses_only_these(tmp_path):
     column = pa.array([b"good", b"\xff\xfe", b"too"]).view(pa.string())
     pq.write_table(pa.table({"text": column}), tmp_path / "fao_Latn.parquet")
-    skipped = Skipped()
-    assert texts(tmp_path, skipped) == ["good", "too"]
-    assert reasons(skipped) == {"not UTF-8": 1}
+    assert texts(tmp_path) == ["good", "too"]
+    assert reasons(tmp_path) == {"not UTF-8": 1}
 
 
 def test_truncated_parquet_is_named(tmp_path):
@@ -348,14 +350,14 @@ def test_a_column_says_more_than_a_file_and_a_file_more_than_the_source(tmp_path
 def test_a_score_that_is_no_number_is_skipped(tmp_path):
     rows = [{**GOOD, "q": q} for q in (1, 2.5, 3, 4, "high", None, True, float("nan"))]
     path = store(tmp_path, "a.jsonl", lines(*rows))
-    skipped = Skipped()
-    assert [d.quality for d in all_of(path, skipped, columns=Columns(quality="q"))] == [1.0, 2.5, 3.0, 4.0]
-    assert reasons(skipped) == {"'q' is not a number": 4}
+    columns = Columns(quality="q")
+    assert [d.quality for d in all_of(path, columns=columns)] == [1.0, 2.5, 3.0, 4.0]
+    assert reasons(path, columns=columns) == {"'q' is not a number": 4}
 
 
 def test_reading_needs_no_more_than_the_first_lines_to_begin(tmp_path):
     path = store(tmp_path, "a.jsonl", lines(GOOD, GOOD))
-    stream = read(source(path), Skipped())
+    stream = read(source(path))
     assert next(stream) == Document("Gott kvøld", "fao_Latn", id="7")
     stream.close()
 
@@ -442,7 +444,7 @@ def test_a_parquet_file_of_one_large_row_group_does_not_fill_the_memory(tmp_path
     pq.write_table(pa.table({"text": words}), tmp_path / "fao_Latn.parquet", row_group_size=10**9)
     del words
     before = pa.total_allocated_bytes()
-    most = max(pa.total_allocated_bytes() - before for _ in read(source(tmp_path), Skipped()))
+    most = max(pa.total_allocated_bytes() - before for _ in read(source(tmp_path)))
     assert most < 40_000_000
 
 
@@ -480,9 +482,8 @@ def test_a_crawler_s_guess_of_the_language_counts_where_nobody_says_better(tmp_p
     guess = {"WARC-Identified-Content-Language": "fao,dan"}
     data = wet(("conversion", "Gott kvøld", guess), ("conversion", "Tú", {}))
     (tmp_path / "part-0.wet.gz").write_bytes(data)
-    skipped = Skipped()
-    assert [d.language for d in all_of(tmp_path, skipped)] == ["fao"]
-    assert list(reasons(skipped).values()) == [1]
+    assert [d.language for d in all_of(tmp_path)] == ["fao"]
+    assert list(reasons(tmp_path).values()) == [1]
     assert [d.language for d in all_of(tmp_path, language="isl_Latn")] == ["isl_Latn"] * 2
     named = Columns(language="WARC-Identified-Content-Language")
     assert [d.language for d in all_of(tmp_path, language="isl_Latn", columns=named)] == ["fao", "isl_Latn"]
@@ -497,9 +498,8 @@ def test_pages_that_are_not_text_say_to_extract_it_first(tmp_path):
 def test_records_of_other_kinds_between_the_text_are_counted_or_nothing(tmp_path):
     others = [("response", "<html>", {}), ("metadata", "x", {}), ("conversion", b"\xff", {}), ("conversion", "", {})]
     (tmp_path / "fao_Latn.wet.gz").write_bytes(wet(*PAGES, PAGES[0], *others))
-    skipped = Skipped()
-    assert len(all_of(tmp_path, skipped)) == 3
-    assert reasons(skipped) == {"a response record is not text": 1, "not UTF-8": 1, "no text": 1}
+    assert len(all_of(tmp_path)) == 3
+    assert reasons(tmp_path) == {"a response record is not text": 1, "not UTF-8": 1, "no text": 1}
 
 
 @pytest.mark.parametrize("gzipped", [True, False])

@@ -11,6 +11,7 @@ import pytest
 from tessera import files as whole
 from tessera.corpus import daft_runner, ingest, tokenize
 from tessera.corpus import prepare as prepare_module
+from tessera.corpus.dropped import dropped
 from tessera.corpus.prepare import prepare
 from tessera.data.shards import Shards, verify
 from tessera.data.tokenizer import sample, train
@@ -243,6 +244,26 @@ def test_what_is_finished_is_not_done_again(tmp_path, tokenizer, small_tasks):
     again = {path.name for path, time in before.items() if path.exists() and path.stat().st_mtime_ns != time}
     assert "00000.parquet" in again  # the held-out source comes first
     assert not again & {"00001.parquet", "00002.parquet", "00003.parquet"}
+
+
+def test_what_is_dropped_is_counted_as_in_the_report_and_shown_beside_what_it_is_a_copy_of(tmp_path, tokenizer):
+    found = prepare_module.read(some_corpus(tmp_path / "in"), tmp_path / "documents")
+    report = prepare_module.encode(found, tokenizer, tmp_path / "out")
+    losses = {(loss.source, loss.reason): loss for loss in dropped(found, examples=2)}
+    reported = {(source, why): entry for source, reasons in report.skipped.items() for why, entry in reasons.items()}
+    assert {name: loss.languages for name, loss in losses.items()} == {
+        name: entry["languages"] for name, entry in reported.items()
+    }
+    counts = [loss.count for loss in losses.values()]
+    assert counts == sorted(counts, reverse=True)
+    copies = losses["web", "same text as another document"].examples
+    assert len(copies) == 2
+    assert all(example.text == example.copy_of for example in copies)
+    for example in losses["web", "near-duplicate of another document"].examples:
+        assert example.text == f"{example.copy_of} more"
+        assert example.origin == f"{tmp_path / 'in' / 'web' / example.language}.jsonl, row 157"
+    assert {example.copy_of for example in losses["web", "no column 'text'"].examples} == {None}
+    assert all(loss.examples == [] for loss in dropped(found, examples=0))
 
 
 def test_progress_rises_to_the_end(tmp_path, tokenizer, small_tasks):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.corpus.quality import scorer, thresholds, tier
+from tessera.corpus.quality import checked, scorer, thresholds, tier
 
 MODULE = """
     import numpy as np
@@ -68,6 +68,10 @@ def here(tmp_path, monkeypatch, request):
     sys.modules.pop(name, None)
 
 
+def scores(name, texts):
+    return checked(scorer(name)(texts), texts, name)
+
+
 @pytest.mark.parametrize(
     ("score", "expected"), [(-9, 1), (0.99, 1), (1, 2), (1.5, 2), (2, 3), (2.99, 3), (3, 4), (1e9, 4)]
 )
@@ -76,21 +80,21 @@ def test_a_threshold_belongs_to_the_tier_above(score, expected):
 
 
 def test_a_function_in_the_working_directory_scores(here):
-    assert scorer(f"{here}:words")(["one", "one two", ""]) == [1.0, 2.0, 0.0]
-    assert scorer(f"{here}:Judge.lengths")(("a", "bc")) == [1.0, 2.0]
-    assert scorer(f"{here}:generator")(["a", "b"]) == [1.0, 1.0]
-    assert all(type(one) is float for one in scorer(f"{here}:words")(["one"]))
+    assert scores(f"{here}:words", ["one", "one two", ""]) == [1.0, 2.0, 0.0]
+    assert scores(f"{here}:Judge.lengths", ("a", "bc")) == [1.0, 2.0]
+    assert scores(f"{here}:generator", ["a", "b"]) == [1.0, 1.0]
+    assert all(type(one) is float for one in scores(f"{here}:words", ["one"]))
 
 
 def test_a_function_is_not_asked_about_nothing(here):
-    assert scorer(f"{here}:fails")([]) == []
+    assert scores(f"{here}:fails", []) == []
 
 
 def test_a_scorer_finds_its_function_again_in_another_process_and_directory(here, tmp_path):
     (tmp_path / "sent").write_bytes(pickle.dumps(scorer(f"{here}:words")))
-    code = f"import pickle; print(pickle.load(open({str(tmp_path / 'sent')!r}, 'rb'))(['one two', 'one']))"
+    code = f"import pickle; print(*pickle.load(open({str(tmp_path / 'sent')!r}, 'rb'))(['one two', 'one']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd="/")
-    assert (done.stdout.strip(), done.stderr) == ("[2.0, 1.0]", "")
+    assert (done.stdout.strip(), done.stderr) == ("2.0 1.0", "")
 
 
 @pytest.mark.parametrize(
@@ -136,14 +140,14 @@ def test_a_function_is_given_as_module_and_name(name):
 )
 def test_answers_that_are_no_scores_are_refused(here, function, text):
     with pytest.raises(ValueError, match=text) as caught:
-        scorer(f"{here}:{function}")(["good", "bad " * 1000])
+        scores(f"{here}:{function}", ["good", "bad " * 1000])
     assert f"{here}:{function}" in str(caught.value)
     assert len(str(caught.value)) < 400
 
 
 def test_what_a_function_raises_is_not_hidden(here):
     with pytest.raises(KeyError, match="theirs"):
-        scorer(f"{here}:fails")(["a"])
+        scores(f"{here}:fails", ["a"])
 
 
 def tiers_of(scores, limits):

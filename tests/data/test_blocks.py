@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from tessera.data import blocks
 from tessera.data.blocks import MmapArray
-from tessera.data.shards import Shards, ShardWriter, verify
+from tessera.data.shard_writer import ShardWriter
+from tessera.data.shards import Shards, verify
 from tessera.data.stream import Stream
 from tessera.plan.mixture import MixtureSchedule
 

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tessera.data import shard_writer
-from tessera.data.shards import Shards, ShardWriter, verify
+from tessera.data.shard_writer import ShardWriter
+from tessera.data.shards import Shards, verify
 
 
 def write(folder, documents, vocab_size=1000, **limits):

@@ -18,7 +18,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.corpus.documents import Skipped, read, read_file
+from tessera.corpus.documents import read, read_file
 from tessera.data import storage
 from tessera.data.storage import files
 from tessera.plan.corpus import Columns, Corpus, Source
@@ -33,7 +33,7 @@ def names(path, **more):
 
 
 def texts(path, **more):
-    return [document.text for document in read(source(path, **more), Skipped())]
+    return [document.text for document in read(source(path, **more))]
 
 
 def line(text, **more):
@@ -253,9 +253,9 @@ def test_what_is_read_elsewhere_is_what_is_read_here(tmp_path, memory, name):
     data = zstandard.compress(data) if name.endswith("zst") else data
     (tmp_path / name).write_bytes(data)
     put(memory, f"/fao_Latn/{name}", data)
-    here = list(read(source(tmp_path, language="fao_Latn"), Skipped()))
+    here = list(read(source(tmp_path, language="fao_Latn")))
     assert [d.text for d in here] == words
-    assert list(read(source("memory://fao_Latn"), Skipped())) == here
+    assert list(read(source("memory://fao_Latn"))) == here
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -335,7 +335,7 @@ def test_a_data_set_of_the_hub_is_listed_with_few_questions_and_read(hub):
     assert all(f.version.startswith("blobid=oid") and f.size > 1000 for f in found)
     assert len([path for path in hub.asked if "/tree/" in path]) == 1  # not one for each folder
     assert texts("hf://datasets/org/web/data/*/train/*.parquet") == ["fao_Latn train", "isl_Latn train"]
-    assert [d.language for d in read(source("hf://datasets/org/web"), Skipped())] == ["fao_Latn"] * 2 + ["isl_Latn"] * 2
+    assert [d.language for d in read(source("hf://datasets/org/web"))] == ["fao_Latn"] * 2 + ["isl_Latn"] * 2
     assert texts("hf://datasets/org/web/data/isl_Latn/test/000_00000.parquet") == ["isl_Latn test"]
     for nothing in ("hf://datasets/org/web/nothing", "hf://datasets/org/other/data"):
         with pytest.raises(ValueError, match="no file at 'hf://"):
@@ -357,7 +357,7 @@ def fineweb(tmp_path):
 
 def test_fineweb2_is_read_as_it_is_and_its_folders_say_the_language(fineweb):
     for path in (fineweb, fineweb / "data"):
-        found = [(d.language, d.text) for d in read(source(path), Skipped())]
+        found = [(d.language, d.text) for d in read(source(path))]
         assert found == [
             (language, f"{language} {split} {n}")
             for language in ("fao_Latn", "isl_Latn")
@@ -368,23 +368,23 @@ def test_fineweb2_is_read_as_it_is_and_its_folders_say_the_language(fineweb):
 
 def test_what_fineweb2_removed_is_read_only_where_the_path_says_so(fineweb):
     assert not any("removed" in text for text in texts(fineweb / "data" / "*" / "train" / "*.parquet"))
-    (document, *_) = read(source(fineweb / "data" / "fao_Latn_removed"), Skipped())
+    (document, *_) = read(source(fineweb / "data" / "fao_Latn_removed"))
     assert (document.text, document.language) == ("fao_Latn_removed test 1", "fao_Latn")
     assert len(texts(fineweb / "data" / "*_removed")) == 4
 
 
 def test_a_language_column_counts_only_where_it_is_named(fineweb):
     path = fineweb / "data" / "fao_Latn" / "test"
-    assert [d.language for d in read(source(path), Skipped())] == ["fao_Latn"] * 2
-    assert [d.language for d in read(source(path, columns=Columns(language="language")), Skipped())] == ["fao"] * 2
-    assert [d.id for d in read(source(path), Skipped())] == ["id of fao_Latn test 1", "id of fao_Latn test 2"]
+    assert [d.language for d in read(source(path))] == ["fao_Latn"] * 2
+    assert [d.language for d in read(source(path, columns=Columns(language="language")))] == ["fao"] * 2
+    assert [d.id for d in read(source(path))] == ["id of fao_Latn test 1", "id of fao_Latn test 2"]
 
 
 def test_two_sources_of_one_name_read_its_splits_each_into_its_store(fineweb):
     train = source(fineweb / "data" / "*" / "train", split="train")
     held_out = source(fineweb / "data" / "*" / "test", split="held_out")
     corpus = Corpus(sources=(train, held_out))
-    found = {s.split: [d.text for d in read(s, Skipped())] for s in corpus.sources}
+    found = {s.split: [d.text for d in read(s)] for s in corpus.sources}
     assert found == {
         split: [f"{language} {folder} {n}" for language in ("fao_Latn", "isl_Latn") for n in (1, 2)]
         for split, folder in (("train", "train"), ("held_out", "test"))

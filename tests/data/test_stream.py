@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from tessera.data.hashing import keys, permute
 from tessera.data.packing import micro_batches, share
-from tessera.data.shards import Shards, ShardWriter
+from tessera.data.shard_writer import ShardWriter
+from tessera.data.shards import Shards
 from tessera.data.stream import Stream, cut
 from tessera.plan.mixture import MixtureSchedule, mixture_of, shares
 from tessera.plan.recipe import Crop, Mixture, Phase

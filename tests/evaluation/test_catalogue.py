@@ -82,7 +82,7 @@ def test_your_own_task_is_a_few_lines_of_yaml(tmp_path):
         ),
         (MINE + MINE, "'reviews' stands here twice"),
         ("reviews: 3", "reviews: keys and values are needed here"),
-        ("- a", "a file of tasks or protocols is keys and values; this is a list"),
+        ("- a", "names and what they stand for are needed here"),
         ("{", "not a YAML file"),
         ("{}", "holds no tasks"),
     ],

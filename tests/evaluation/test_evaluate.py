@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from tessera import Encoder, __version__
 from tessera.cli import app
 from tessera.data import tokenizer as tokenizers
-from tessera.data.shards import ShardWriter
+from tessera.data.shard_writer import ShardWriter
 from tessera.evaluation import frozen
 from tessera.evaluation.evaluate import check, evaluate_recipe
 from tessera.evaluation.rows import DataError

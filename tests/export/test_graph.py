@@ -21,8 +21,9 @@ from tessera.export.model_card import by_text, lines
 from tessera.export.padded import PaddedEmbedder, PaddedEncoder
 from tessera.inference import sentence_folder as folders
 from tessera.inference.encoder import Encoder
-from tessera.inference.runtime import Runtime, about, together
+from tessera.inference.runtime import ABOUT, Runtime, together
 from tessera.model import hub
+from tessera.model.hf_files import read_json
 from tessera.model.mlm import MaskedLM
 from tessera.model.pooling import POOLINGS, Unit, pool
 from tessera.plan.architecture import EncoderConfig
@@ -175,8 +176,8 @@ def test_the_folder_holds_all_that_a_reader_needs_and_no_more(exported):
     }
     out, checks = exported("mmbert", "openvino")
     assert {path.name for path in out.iterdir()} - names == {"openvino_model.xml", "openvino_model.bin"}
-    assert about(out)["engine"] == "openvino"
-    assert len(about(out)["checks"]) == len(checks)
+    assert read_json(out / ABOUT)["engine"] == "openvino"
+    assert len(read_json(out / ABOUT)["checks"]) == len(checks)
     columns, rows = by_text(checks)
     assert columns[:4] == ["text", "tokens", "batches", "float32 cosine"]
     assert {"(empty)", "mine", "random tokens"} < {row[0] for row in rows}

@@ -12,7 +12,8 @@ from tessera.export import quantize as quantizing
 from tessera.export.quantize import quantize, read_pairs, read_texts
 from tessera.files import write_text
 from tessera.inference.encoder import Encoder
-from tessera.inference.runtime import Runtime, about
+from tessera.inference.runtime import ABOUT, Runtime
+from tessera.model.hf_files import read_json
 
 for package in ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf"):
     pytest.importorskip(package, reason=f"{package} is not installed")
@@ -62,7 +63,7 @@ def test_what_is_written_is_int8_and_was_measured(folder, written):
     assert 0.9 <= measured.lowest_cosine <= measured.median_cosine < 1.0  # less than 1: something was rounded
     assert 'element_type="i8"' in (out / "openvino_model.xml").read_text(encoding="utf-8")
     assert measured.smaller > 1.0  # of a few thousand weights, most of the graph is its names
-    kept = about(out)["int8"]
+    kept = read_json(out / ABOUT)["int8"]
     assert kept["calibrated_on"] == 60
     assert kept["measured"]["lowest_cosine"] == measured.lowest_cosine
     assert f"{measured}" in (out / "README.md").read_text(encoding="utf-8")
@@ -82,8 +83,8 @@ def test_the_int8_graph_of_onnx_runtime_measures_pairs(folder, tmp_path):
     assert measured.queries == 80
     assert measured.before == 100.0  # each is its own other side
     assert "of the other side of a pair 100.00 before" in str(measured)
-    assert about(tmp_path / "out")["int8"]["max_length"] == 20
-    assert about(tmp_path / "out")["int8"]["calibrated_on"] == 0
+    assert read_json(tmp_path / "out" / ABOUT)["int8"]["max_length"] == 20
+    assert read_json(tmp_path / "out" / ABOUT)["int8"]["calibrated_on"] == 0
 
 
 @pytest.mark.parametrize(("min_cosine", "max_drop"), [(0.9999999, 100), (0.0, 0.0)], ids=["cosine", "retrieval"])
@@ -104,7 +105,7 @@ def test_what_falls_under_a_bound_is_not_written(folder, written, tmp_path, monk
 def test_weights_alone_lose_less(folder, written, tmp_path):
     measured = quantize(folder, tmp_path / "out", texts=texts(120), weights_only=True, min_cosine=0.9, max_drop=20)
     assert measured.median_cosine > written[1].median_cosine
-    assert about(tmp_path / "out")["int8"]["weights_only"] is True
+    assert read_json(tmp_path / "out" / ABOUT)["int8"]["weights_only"] is True
 
 
 def test_what_cannot_be_asked_is_said(folder, tmp_path):

@@ -235,7 +235,7 @@ def test_documents_of_like_length_are_padded_together_and_a_long_one_alone():
 def test_out_and_in_again_is_the_identity_and_transformers_loads_what_was_written(name, folder, tmp_path):
     model, encoder = hub.load_any(folder), hub.load_encoder(folder)
     hub.save(model, tmp_path / "again", card="A card.")
-    encoder.save(tmp_path / "bare")
+    hub.save(encoder, tmp_path / "bare")
     assert (tmp_path / "again" / "README.md").read_text() == "A card."
     first, second = (load_file(place / "model.safetensors") for place in (folder, tmp_path / "again"))
     assert first.keys() == second.keys()
@@ -254,7 +254,7 @@ def test_out_and_in_again_is_the_identity_and_transformers_loads_what_was_writte
 def test_tokenizer_files_come_along_and_weights_may_be_written_in_bfloat16(folder, tmp_path):
     (folder / "tokenizer.json").write_text("{}")
     model = hub.load_any(folder)
-    model.save(tmp_path / "again", folder)
+    hub.save(model, tmp_path / "again", folder)
     assert (tmp_path / "again" / "tokenizer.json").read_text() == "{}"
     hub.save(model, tmp_path / "half", dtype=torch.bfloat16)
     assert {v.dtype for v in load_file(tmp_path / "half" / "model.safetensors").values()} == {torch.bfloat16}
@@ -348,7 +348,7 @@ def test_weights_that_are_missing_left_over_or_of_another_shape_are_named(bert):
 
 
 def test_an_encoder_without_a_head_is_no_masked_language_model(bert, tmp_path):
-    hub.load_encoder(bert).save(tmp_path / "bare")
+    hub.save(hub.load_encoder(bert), tmp_path / "bare")
     with pytest.raises(ValueError, match=r"without a masked-language-model head \(cls\..* is missing\); read it with"):
         hub.load_any(tmp_path / "bare")
 
@@ -356,7 +356,7 @@ def test_an_encoder_without_a_head_is_no_masked_language_model(bert, tmp_path):
 def test_a_pooler_that_is_there_stays_and_one_that_is_not_is_not_made_up(bert, tmp_path):
     assert hub.load_encoder(bert).model.pooler is None
     AutoModel.from_config(build("bert").config).save_pretrained(tmp_path / "pooled")
-    hub.load_encoder(tmp_path / "pooled").save(tmp_path / "again")
+    hub.save(hub.load_encoder(tmp_path / "pooled"), tmp_path / "again")
     assert "pooler.dense.weight" in load_file(tmp_path / "again" / "model.safetensors")
 
 
@@ -416,5 +416,5 @@ def test_without_transformers_what_to_install_is_said(bert, monkeypatch):
 
 
 def test_nothing_is_printed_while_a_folder_is_read_and_written(bert, tmp_path, capfd):
-    hub.load_encoder(bert).save(tmp_path / "quiet")
+    hub.save(hub.load_encoder(bert), tmp_path / "quiet")
     assert capfd.readouterr() == ("", "")

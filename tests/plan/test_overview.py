@@ -17,7 +17,7 @@ from tessera.plan.mixture import Bucket
 from tessera.plan.overview import Machine, Overview, overview
 from tessera.plan.recipe import Recipe
 from tessera.plan.token_counts import Inventory, from_counts
-from tessera.report.plan_tables import brief, said, tables, write_csv
+from tessera.report.plan_tables import said, tables, write_csv
 
 HOUSE = Path(__file__).parents[2]
 COUNTS = HOUSE.parent / "shared" / "facts" / "mmbert_language_token_counts.csv"
@@ -98,11 +98,6 @@ def test_long_lists_of_languages_are_cut_to_the_first_and_the_last():
     ]
     assert len(tables(plan, everything=True)[-1][2]) == 40
     assert len(tables(overview(recipe(), inventory(**{f"l{n:02d}": 1000 for n in range(20)})))[-1][2]) == 20
-
-
-def test_numbers_are_brief():
-    counts = [0, 999, 1000, 12_345, 999_600, 2.3e12, None]
-    assert [brief(n) for n in counts] == ["0", "999", "1.00k", "12.3k", "1.00M", "2.30T", "?"]
 
 
 def test_a_csv_has_a_row_for_each_phase_and_language(tmp_path):

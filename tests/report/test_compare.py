@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tessera.report.compare import SUITES, compare, tables, write_csv
+from tessera.report.compare import SUITES, compare, differ, tables, write_csv
 from tessera.report.published import AVERAGE, EUROPEAN, Score, read, read_published
-from tessera.statistics import differ
 
 CODES = ["deu_Latn", "eng_Latn", "fao_Latn", "hin_Deva", "rus_Cyrl", "swh_Latn", "tam_Taml"]
 
@@ -36,8 +35,9 @@ def result(folder, model, values, *, task="topics", metric="accuracy", **more):
 
 def cells(comparison, task):
     (first, *_), notes = tables(comparison)
-    (row,) = (row for row in first.rows if row[0] == task)
-    return dict(zip(first.columns, row, strict=True)), notes
+    _, columns, rows = first
+    (row,) = (row for row in rows if row[0] == task)
+    return dict(zip(columns, row, strict=True)), notes
 
 
 # ---------------------------------------------------------------------------------------------------- published numbers

@@ -7,7 +7,7 @@ import pytest
 import zstandard
 
 from tessera import demo_text
-from tessera.corpus.documents import Pair, Skipped, read
+from tessera.corpus.documents import Pair, read
 from tessera.corpus.prepare import prepare
 from tessera.data.languages import language_code
 from tessera.data.tokenizer import train
@@ -112,7 +112,7 @@ def test_the_demo_text_can_be_prepared(written, tmp_path):
     assert report.languages["code"]["train"]["bytes"] == sizes["code"]
     assert "held_out" in report.languages["isl_Latn"]
     bitext = Source(name="bitext", path=str(folder / "bitext"), kind="pairs")
-    assert all(isinstance(pair, Pair) for pair in read(bitext, Skipped()))
+    assert all(isinstance(pair, Pair) for pair in read(bitext))
 
 
 def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch):

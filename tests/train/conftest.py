@@ -4,7 +4,8 @@ import pytest
 from going import go
 from tiny_run import WORDS, documents
 
-from tessera.data.shards import Shards, ShardWriter
+from tessera.data.shard_writer import ShardWriter
+from tessera.data.shards import Shards
 from tessera.data.tokenizer import train
 from tessera.plan.corpus import TokenizerTraining
 from tessera.train.trainer import Text

@@ -83,12 +83,10 @@ def test_the_documents_of_a_step_are_those_that_were_read(text: Text, crop):
     stream = trainer._stream(plan, first(plan), text, mixture_of(first(plan), text.train.buckets))
     batch, store = stream.read(1_000, 2_000, 0.3), text.train
     read = bad_steps.documents(stream, 1_000, 2_000)
-    assert read.bucket.tolist() == batch.sources.tolist()
+    assert [bucket for bucket, *_ in read] == batch.sources.tolist()
     tokens = batch.tokens.copy()
     tokens[batch.positions] = batch.targets  # as they were before they were masked
-    for i, (bucket, number, begin, length) in enumerate(
-        zip(read.bucket, read.number, read.begin, read.tokens, strict=True)
-    ):
+    for i, (bucket, number, begin, length) in enumerate(read):
         assert 0 <= number < store.buckets[bucket].documents
         place = store.offsets[store.first_document[bucket] + number] + begin
         there = store.gather(np.array([place]), np.array([length]))

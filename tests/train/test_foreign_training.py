@@ -15,7 +15,8 @@ from tokenizers import Tokenizer as Inner
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from tessera.data.shards import Shards, ShardWriter
+from tessera.data.shard_writer import ShardWriter
+from tessera.data.shards import Shards
 from tessera.data.tokenizer import Tokenizer
 from tessera.model import hub
 from tessera.model.transformers_model import TransformersMaskedLM

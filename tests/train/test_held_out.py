@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tessera.data import tokenizer as tokenizers
-from tessera.data.shards import Shards, ShardWriter
+from tessera.data.shard_writer import ShardWriter
+from tessera.data.shards import Shards
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import TokenizerTraining
