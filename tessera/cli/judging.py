@@ -42,11 +42,7 @@ def evaluate(
 ) -> None:
     """Measures a model on tasks, by name or of a recipe; finished trials and measurements are not repeated."""
     if list_:
-        from tessera.evaluation import catalogue
-
-        columns, rows = catalogue.table(catalogue.choose(task) if task else catalogue.known(), data)
-        print_table("", columns, rows, left=6, box=None, at_least=120)
-        return
+        return _list(task, data)
     asked = [recipe, task, mteb or benchmark]
     if model is None or sum(one is not None for one in asked) != 1:
         raise ValueError(
@@ -79,6 +75,14 @@ def evaluate(
             found.append(path)
     if found:
         _show(*tables(beside(found)))
+
+
+def _list(task: list[str] | None, data: Path | None) -> None:
+    """Prints the tasks that are asked for, or all."""
+    from tessera.evaluation import catalogue
+
+    columns, rows = catalogue.table(catalogue.choose(task) if task else catalogue.known(), data)
+    print_table("", columns, rows, left=6, box=None, at_least=120)
 
 
 def _by_recipe(model: Path, read: Any, out: Path, held_out: Path | None, dtype: str | None, whole: Settings) -> Any:

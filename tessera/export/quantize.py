@@ -133,17 +133,21 @@ def quantize(
         before, after = (_embed(Runtime.open(place).vectors, width) for place in (plain, draft))
         measured = _measure(ours, before, after, ids, measuring, pairs, _bytes(plain) / _bytes(draft))
         del before, after  # or their files cannot be moved everywhere
-        if not (measured.lowest_cosine >= min_cosine and measured.drop <= max_drop):
-            raise ValueError(
-                f"nothing was written: the bounds are a cosine of {min_cosine} and {max_drop} points of retrieval, "
-                f"measured was: {measured}" + ("; weights_only loses less" if calibrated else "")
-            )
+        _refuse_below(min_cosine, max_drop, measured, "; weights_only loses less" if calibrated else "")
         how: dict[str, Any] = {"weights_only": weights_only, "calibrated_on": calibrated, "max_length": cut}
         how |= {"min_cosine": min_cosine, "max_drop": max_drop, "measured": asdict(measured)}
         write_json(draft / ABOUT, {"engine": to, "output": "embeddings", "int8": how})
         text = card(to, VECTORS, Path(target).name, longest, f"In int8. Measured: {measured}.")
         (draft / "README.md").write_text(text, encoding="utf-8")
     return measured
+
+
+def _refuse_below(min_cosine: float, max_drop: float, measured: Measured, hint: str) -> None:
+    if not (measured.lowest_cosine >= min_cosine and measured.drop <= max_drop):
+        raise ValueError(
+            f"nothing was written: the bounds are a cosine of {min_cosine} and {max_drop} points of retrieval, "
+            f"measured was: {measured}{hint}"
+        )
 
 
 def _halved(texts: Sequence[str], seed: int) -> tuple[list[str], list[str]]:

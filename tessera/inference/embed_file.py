@@ -92,13 +92,10 @@ def embed_file(
     files = _files(str(source), text, id)
     encoder = Encoder.from_pretrained(model, device=device, dtype=dtype, threads=threads)
     how = encoder.how(**options)
-    settings = {
-        "model": folders.content_hash(folders.local(model)),
-        "input": [file.stamp for file in files],  # its size and its version
-        **{"text": text, "id": id, "skip_bad": skip_bad, "output": output},
-        **_settings(encoder, how),
-        "part_rows": part_rows,
-    }
+    # A stamp is the size and the version of a file.
+    settings: Settings = {"model": folders.content_hash(folders.local(model)), "input": [f.stamp for f in files]}
+    settings |= {"text": text, "id": id, "skip_bad": skip_bad, "output": output}
+    settings |= {**_settings(encoder, how), "part_rows": part_rows}
     if _is_finished(out, settings):
         say(f"{out}: there already, with these settings")
         return out

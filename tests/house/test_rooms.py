@@ -9,7 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "tessera"
 ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
-MOST_FILES, MOST_FLOORS = 23, 8
+MOST_FILES, MOST_FLOORS = 18, 7
+MOST_LINES, MOST_OF_A_FUNCTION = 350, 60
 each_room = pytest.mark.parametrize("room", ROOMS)
 
 
@@ -87,3 +88,23 @@ def test_floors_and_circles_are_counted():
     assert floors(list(sources), below) == {"a": 3, "b": 2, "c": 1, "d": 1}
     with pytest.raises(ValueError, match="a circle of imports: a -> b -> a"):
         floors(["a", "b"], [("a", "b"), ("b", "a")])
+
+
+def too_long(source: str) -> list[str]:
+    """A file that does not fit a sitting, functions that do not fit a screen."""
+    lengths = {"the file": len(source.splitlines())} if len(source.splitlines()) > MOST_LINES else {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.end_lineno is not None:
+            lines = node.end_lineno - node.lineno + 1
+            lengths |= {node.name: lines} if lines > MOST_OF_A_FUNCTION else {}
+    return [f"{name} has {lines} lines" for name, lines in lengths.items()]
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_fits_a_sitting_and_a_function_a_screen(path):
+    assert too_long(path.read_text(encoding="utf-8")) == []
+
+
+def test_what_is_too_long_would_be_noticed():
+    assert too_long("def f():\n" + "    pass\n" * 60) == ["f has 61 lines"]
+    assert too_long("def f():\n" + "    pass\n" * 59 + "x = 1\n" * 291) == ["the file has 351 lines"]
