@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.files import sync
-from tessera.plan.mixture import Bucket
+from tessera.plan.corpus import Bucket
 
 FORMAT, VERSION = "tessera-shards", 1
 INDEX = "index.json"

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from tessera.data.blocks import Blocks, MmapArray, damaged
 from tessera.data.shard_writer import FILE_BYTES, FORMAT, INDEX, VERSION, StoreFiles, index_hash
-from tessera.plan.mixture import Bucket
+from tessera.plan.corpus import Bucket
 
 _COPY_TOKENS = 2**22
 

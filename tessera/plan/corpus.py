@@ -3,6 +3,7 @@
 See corpus/prepare.py for what is done with it.
 """
 
+from dataclasses import dataclass
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -151,3 +152,20 @@ class TokenizerTraining(Strict):
     sample_bytes: Bytes = 100_000_000
     min_frequency: int = Field(2, ge=1)
     split: Literal["qwen3.5", "tessera"] = "qwen3.5"  # what merges stay within; gigatoken knows only the first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    """Documents of one source, one language and one tier that lie in a row in the token store."""
+
+    source: str
+    language: str
+    tier: int | None = None  # 1 (worst) to 4; None where the source has no tiers
+    tokens: int
+    documents: int
+    bytes: int  # of UTF-8 text
+
+    @property
+    def key(self) -> str:
+        """`web/fao_Latn`, or `web/fao_Latn@3` where the source has tiers."""
+        return f"{self.source}/{self.language}" + ("" if self.tier is None else f"@{self.tier}")

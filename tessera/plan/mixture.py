@@ -15,29 +15,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from operator import mul
 
+from tessera.plan.corpus import Bucket
 from tessera.plan.errors import did_you_mean
 from tessera.plan.fields import Largest, at
 from tessera.plan.recipe import Mixture, Phase
 
 STRETCHES = 512
 _NOTHING = 1e-300  # share of a moment: what lifts less than this to a whole is no finite number
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bucket:
-    """Documents of one source, one language and one tier that lie in a row in the token store."""
-
-    source: str
-    language: str
-    tier: int | None = None  # 1 (worst) to 4; None where the source has no tiers
-    tokens: int
-    documents: int
-    bytes: int  # of UTF-8 text
-
-    @property
-    def key(self) -> str:
-        """`web/fao_Latn`, or `web/fao_Latn@3` where the source has tiers."""
-        return f"{self.source}/{self.language}" + ("" if self.tier is None else f"@{self.tier}")
 
 
 def shares(mixture: Mixture, buckets: Sequence[Bucket]) -> list[float]:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from tessera.plan import cost, schedule
 from tessera.plan.architecture import EncoderConfig, parameters
+from tessera.plan.corpus import Bucket
 from tessera.plan.errors import some
 from tessera.plan.fields import at
-from tessera.plan.mixture import Bucket, MixtureSchedule, mixture_of
+from tessera.plan.mixture import MixtureSchedule, mixture_of
 from tessera.plan.recipe import Phase, Recipe
 from tessera.plan.token_counts import Inventory, PhaseText, text_of
 

@@ -7,9 +7,9 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from tessera.plan.corpus import Bucket
 from tessera.plan.errors import some
 from tessera.plan.fields import parse_tokens
-from tessera.plan.mixture import Bucket
 from tessera.plan.recipe import Phase, Recipe
 
 

@@ -7,8 +7,9 @@ from typing import Any, Self, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
+from tessera.plan.corpus import Bucket
 from tessera.plan.fields import Curve
-from tessera.plan.mixture import Bucket, MixtureSchedule
+from tessera.plan.mixture import MixtureSchedule
 from tessera.plan.recipe import Phase
 from tessera.train.checkpoint import Position
 

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from tessera.plan.corpus import Bucket
 from tessera.plan.fields import Largest
-from tessera.plan.mixture import Bucket, cap, shares
+from tessera.plan.mixture import cap, shares
 from tessera.plan.recipe import Mixture
 
 

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tessera.plan.corpus import Bucket
 from tessera.plan.fields import Curve, at
 from tessera.plan.loading import RecipeError, dump, load, science
-from tessera.plan.mixture import STRETCHES, Bucket, cap, mixture_of, shares
+from tessera.plan.mixture import STRETCHES, cap, mixture_of, shares
 from tessera.plan.recipe import Phase
 from tessera.plan.schedule import mask_ratio_at
 

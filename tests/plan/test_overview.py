@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from tessera.cli import app
+from tessera.plan.corpus import Bucket
 from tessera.plan.loading import load
-from tessera.plan.mixture import Bucket
 from tessera.plan.overview import Machine, Overview, overview
 from tessera.plan.recipe import Recipe
 from tessera.plan.token_counts import Inventory, from_counts

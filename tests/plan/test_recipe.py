@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tessera.files import digest
+from tessera.plan.corpus import Bucket
 from tessera.plan.fields import is_folder
 from tessera.plan.loading import RecipeError, changes, dump, load, science
-from tessera.plan.mixture import Bucket, shares
+from tessera.plan.mixture import shares
 from tessera.plan.recipe import Recipe
 
 HOUSE = Path(__file__).parents[2]
