@@ -1,6 +1,6 @@
 """Class `Encoder`: sentence embeddings, token embeddings, fill-mask and similarity, from any model folder.
 
-    encoder = Encoder.from_pretrained("runs/mine/final")
+    encoder = Encoder.from_pretrained("runs/mine/decay/final")
     vectors = encoder.encode(["one text", "another"])
 
 It also stands where a SentenceTransformer or LangChain's Embeddings is expected; see docs/encode.md.

@@ -17,8 +17,8 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     shutil.move(write_model(tmp_path / "model"), tmp_path / "final")
-    (tmp_path / "runs" / "mine").mkdir(parents=True)
-    shutil.move(tmp_path / "final", tmp_path / "runs" / "mine" / "final")
+    (tmp_path / "runs" / "mine" / "decay").mkdir(parents=True)
+    shutil.move(tmp_path / "final", tmp_path / "runs" / "mine" / "decay" / "final")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -28,7 +28,7 @@ def test_search_takes_twenty_lines_and_runs(here, monkeypatch, capsys):
     assert sum(bool(line.strip()) and not line.startswith("#") for line in search.splitlines()) <= 20
     lines = [json.dumps({"id": f"doc {n}", "text": f"{'one two three ' * 20}{n}\nshort"}) for n in range(9)]
     (here / "texts.jsonl.zst").write_bytes(zstandard.compress("\n".join(lines).encode()))
-    monkeypatch.setattr(sys, "argv", ["search.py", "runs/mine/final", "texts.jsonl.zst", "one two", "x"])
+    monkeypatch.setattr(sys, "argv", ["search.py", "runs/mine/decay/final", "texts.jsonl.zst", "one two", "x"])
     exec(search, {})
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "3 passages, 32 dimensions, 0.0 MB"
