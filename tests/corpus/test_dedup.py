@@ -104,7 +104,7 @@ rows = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(files=st.lists(st.lists(rows, max_size=12), min_size=1, max_size=4), small=st.booleans())
 def test_exact_copies_are_those_that_a_table_of_keys_finds(tmp_path_factory, files, small):
     folder, first, expected = tmp_path_factory.mktemp("exact"), {}, {}

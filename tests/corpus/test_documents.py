@@ -184,7 +184,7 @@ def test_a_line_of_50_megabytes_is_skipped_and_does_not_fill_the_memory(tmp_path
     assert [(row.place, row.reason) for row in unusable(path)] == [("line 2", "longer than 16000000 bytes")]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lines=st.lists(st.binary(max_size=30).filter(lambda b: b"\n" not in b), max_size=20),
     chunk=st.integers(1, 50),
@@ -408,7 +408,7 @@ def test_rows_of_parquet_are_counted_from_one_and_shown_by_their_text(tmp_path):
 
 
 @given(st.lists(st.text(st.characters(codec=None), max_size=9) | st.binary(max_size=9), max_size=9))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_is_found_can_be_written_down(tmp_path, texts):
     rows = [t if isinstance(t, bytes) else {"text": t, "lang": t, "id": t} for t in texts]
     rows += [t if isinstance(t, bytes) else {"text": "x" + t, "id": t} for t in texts]

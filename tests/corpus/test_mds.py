@@ -195,7 +195,7 @@ arrays = st.builds(
 
 
 @given(st.lists(st.tuples(arrays, st.binary(max_size=9)), min_size=1, max_size=9), st.sampled_from([1, 600, 2**24]))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_arrays_of_any_shape_and_type_come_back_whatever_is_read_at_a_time(tmp_path, monkeypatch, found, block):
     monkeypatch.setattr(mds, "_BLOCK_BYTES", block)
     samples = [{"a": array, "b": other, "c": array} for array, other in found]
@@ -300,7 +300,7 @@ def test_a_shard_that_goes_on_behind_its_last_sample_is_an_error(tmp_path):
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_changed_byte_is_an_error_or_another_value_and_never_another_kind_of_failure(tmp_path, data):
     folder = write(tmp_path, {"a": "ndarray", "b": "str", "c": "json"}, [{"a": np.arange(3), "b": "ab", "c": [1]}] * 3)
     file = folder / "shard.00000.mds"
@@ -414,7 +414,7 @@ def test_a_sample_is_cut_and_completed_into_documents_as_the_tokenizer_makes_the
 
 
 @given(st.data())
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_however_texts_were_packed_their_documents_are_those_of_the_tokenizer(tmp_path, tokenizer, monkeypatch, data):
     texts = data.draw(st.lists(st.text(min_size=1, max_size=9) | st.sampled_from(WORDS), min_size=1, max_size=12))
     wanted = [ids.tolist() for ids in tokenizer.encode_batch(texts)]

@@ -46,7 +46,7 @@ def kept(monkeypatch):
     monkeypatch.setattr(blocks, "_KEPT_FROM", 0)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.integers(1, 40), min_size=1, max_size=20),
     st.integers(1, 40),
@@ -159,7 +159,7 @@ def file(tmp_path):
     return MmapArray(tmp_path / "numbers.bin", np.dtype("<u2"))
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, MANY - 1), st.integers(1, MANY)), max_size=20))
 def test_anything_may_be_expected(file, pieces):
     begins = np.array([begin for begin, _ in pieces], np.int64)

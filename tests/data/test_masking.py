@@ -41,7 +41,7 @@ def texts(rng, count, longest=400):
     return [rng.integers(0, VOCAB, rng.integers(0, longest)) for _ in range(count)]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2**32), st.sampled_from(["mask", "80_10_10"]), st.floats(0.01, 0.99))
 def test_a_document_is_masked_alike_whatever_else_is_in_the_batch(seed, replacement, ratio):
     rng = np.random.default_rng(seed)

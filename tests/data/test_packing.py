@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.data.packing import Batch, by_length, micro_batches, ranges, select, share
@@ -40,7 +40,6 @@ def documents(b):
 Lengths = st.lists(st.integers(0, 60), max_size=60)
 
 
-@settings(deadline=None)
 @given(Lengths, st.integers(0, 1000), st.data())
 def test_selected_documents_come_in_the_order_asked_for(lengths, seed, data):
     whole = batch(lengths, seed)
@@ -49,7 +48,6 @@ def test_selected_documents_come_in_the_order_asked_for(lengths, seed, data):
     assert documents(select(whole, np.array(chosen, np.int64))) == [everything[i] for i in chosen]
 
 
-@settings(deadline=None)
 @given(Lengths, st.integers(1, 80))
 def test_micro_batches_lose_and_repeat_nothing_and_split_no_document(lengths, room):
     whole = batch(lengths)
@@ -82,7 +80,6 @@ def test_a_document_longer_than_a_micro_batch_stands_alone():
     assert [len(p.tokens) for p in micro_batches(batch([5, 100, 5]), 50)] == [100, 10]
 
 
-@settings(deadline=None)
 @given(Lengths, st.integers(1, 9))
 def test_processes_read_disjoint_parts_of_about_the_same_size_that_make_the_whole(lengths, world):
     whole = batch(lengths)

@@ -59,7 +59,7 @@ def test_documents_of_a_bucket_lie_together_in_the_order_they_came(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["s"]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     documents=st.lists(
         st.tuples(

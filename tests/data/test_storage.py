@@ -96,7 +96,7 @@ def test_a_path_finds_the_same_files_here_and_elsewhere(tmp_path, memory, path, 
     assert names(f"memory://{path}") == [f"memory:///{name}" for name in expected]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     names=st.sets(st.lists(st.sampled_from(["a", "b", "ab", ".h"]), min_size=1, max_size=4).map(tuple), max_size=8),
     pattern=st.lists(st.sampled_from(["a", "*", "a*", "?", "[ab]", "**"]), min_size=1, max_size=4),

@@ -71,7 +71,7 @@ def documents(batch):
 CROPS = [None, Crop(how="complementary", min_length=5), Crop(how="uniform", min_length=5)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**15), st.integers(0, 3000), st.integers(0, 3000), st.integers(0, 5), st.sampled_from(CROPS))
 def test_windows_concatenate_wherever_they_are_cut(store, start, first, second, seed, crop):
     reader = stream(store, seed=seed, crop=crop)
@@ -148,7 +148,7 @@ def test_a_batch_does_not_depend_on_the_number_of_processes(store):
             assert Counter(d for part in parts for m in micro_batches(part, 64) for d in documents(m)) == whole
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(0, 2**63),
     st.integers(0, 10**13),
@@ -221,7 +221,7 @@ def test_a_mixture_that_stands_still_is_read_alike_however_long_the_phase(store)
     assert documents(long.read(5_000, 6_000, 0.3)) == documents(short.read(5_000, 6_000, 0.3))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(0, 20_000), st.integers(0, 3000), st.integers(0, 3000), st.integers(0, 5), st.integers(1, 19_999),
     st.sampled_from(CROPS),
@@ -280,7 +280,7 @@ def test_permutations_are_bijections_for_every_size():
             assert sorted(order.tolist()) == list(range(n))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(1, 2**50), st.integers(0, 2**64 - 1)), min_size=1, max_size=20))
 def test_each_draw_has_its_own_size_and_key(pairs):
     n, key = np.array([p[0] for p in pairs], np.int64), np.array([p[1] for p in pairs], np.uint64)
@@ -302,7 +302,7 @@ def test_shuffles_are_fair(n):
     assert after == pytest.approx(1 / (n - 1), rel=0.15)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.integers(1, 200), max_size=40),
     st.sampled_from(["complementary", "uniform"]),

@@ -38,13 +38,13 @@ def trained(tmp_path_factory):
     return train(TEXTS, SMALL, tmp_path_factory.mktemp("tokenizer"))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=st.text(max_size=60))
 def test_any_text_comes_back_byte_for_byte(trained, text):
     assert trained.decode(trained.encode_plain([text])[0]) == text
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=st.text(max_size=40))
 def test_bytes_of_the_tokens_add_up_to_the_bytes_of_the_text(trained, text):
     assert trained.token_bytes()[trained.encode_batch([text])[0]].sum() == len(text.encode())
@@ -367,7 +367,7 @@ def test_every_word_begins_as_it_does_in_running_text(families, family):
 LETTERS = st.text(st.characters(codec="utf-8", exclude_categories=["Z", "C"]), min_size=1, max_size=6)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(words=st.lists(st.one_of(st.sampled_from(SENTENCE), LETTERS), min_size=1, max_size=6))
 def test_ids_of_words_are_those_of_the_sentence_and_no_word_goes_without(families, words):
     words = [word for word in words if not word.isspace()]
@@ -437,7 +437,7 @@ def fast(known):
     return Tokenizer.load(known.folder, engine="gigatoken")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(texts=st.lists(st.one_of(st.text(max_size=60), st.sampled_from(TEXTS["hin_Deva"] + ["a <|mask|>b", ""]))))
 def test_gigatoken_gives_the_ids_of_tokenizers(known, fast, texts):
     for name in ("encode_batch", "encode_plain"):

@@ -73,7 +73,7 @@ def test_margin_f1_counts_pairs_that_choose_each_other(monkeypatch):
     assert scores["margin_accuracy"] == pytest.approx((3 / 4 + 2 / 4) / 2)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 6))
 def test_scores_are_shares_and_do_not_depend_on_scale_or_on_the_order_of_pairs(seed, n, k):
     rng = np.random.default_rng(seed)

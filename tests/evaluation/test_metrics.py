@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.evaluation import metrics
@@ -13,7 +13,6 @@ CLASSES = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, 
 NUMBERS = st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=3, max_size=40)
 
 
-@settings(deadline=None)  # the first call imports scikit-learn
 @given(CLASSES)
 def test_classes_are_scored_by_the_definitions(pairs):
     guess, truth = (np.array(side) for side in zip(*pairs, strict=True))

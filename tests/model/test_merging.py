@@ -67,7 +67,7 @@ def test_the_result_has_the_dtype_of_the_first_model_and_is_computed_in_float32(
     assert ties(other, [half])["w"].dtype == torch.float32
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.floats(-8, 8, width=32), min_size=1, max_size=60),
     st.floats(0.01, 1.0),
@@ -90,7 +90,7 @@ def test_the_threshold_does_not_depend_on_the_size_of_the_pieces(monkeypatch):
     assert merging._threshold(base, learned, 0.3) == whole
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.floats(0.05, 1.0), st.integers(1, 4))
 def test_merging_a_model_with_itself_changes_nothing(seed, density, copies):
     drawn = torch.Generator().manual_seed(seed)
@@ -100,7 +100,7 @@ def test_merging_a_model_with_itself_changes_nothing(seed, density, copies):
         assert all(torch.equal(merged[name], same[name]) for name in same)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000))
 def test_linear_stays_between_the_models_and_order_does_not_matter(seed):
     drawn = torch.Generator().manual_seed(seed)
@@ -112,7 +112,7 @@ def test_linear_stays_between_the_models_and_order_does_not_matter(seed):
     torch.testing.assert_close(linear(states[::-1], [3, 2, 1])["w"], merged)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.floats(0.05, 1.0))
 def test_ties_never_goes_further_than_the_model_that_went_furthest(seed, density):
     drawn = torch.Generator().manual_seed(seed)

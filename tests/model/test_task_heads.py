@@ -136,7 +136,7 @@ def test_a_target_costs_the_log_of_its_share_in_its_own_group():
     assert found[:, 0].tolist() == pytest.approx([math.log(4 / 3), math.log(4)])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=8), st.integers(0, 2**31), st.sampled_from([1.0, 300.0]))
 def test_losses_within_groups_are_those_of_each_group_alone_and_so_are_gradients(lengths, seed, scale):
     torch.manual_seed(seed)

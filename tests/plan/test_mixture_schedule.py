@@ -100,7 +100,7 @@ def test_a_cap_holds_over_the_whole_phase_of_a_moving_mixture():
     assert mean[1] > free[1]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.floats(0.001, 1), st.integers(1, 10_000)), min_size=1, max_size=12),
     st.floats(0.1, 10),
@@ -124,7 +124,7 @@ def test_a_cap_on_a_mixture_that_stands_still_does_not_depend_on_how_the_phase_i
     assert other == pytest.approx(plain, rel=1e-6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(st.floats(0, 1), st.floats(0, 1), st.integers(100, 10_000)), min_size=2, max_size=8

@@ -613,7 +613,7 @@ recipes = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(recipes)
 def test_what_is_dumped_is_loaded_as_the_same_recipe(tmp_path_factory, data):
     recipe = Recipe.model_validate(data)
