@@ -252,8 +252,8 @@ def test_heads_of_pretraining_may_be_left_out(kind: str, models: Path) -> None:
     getattr(transformers, f"Bert{kind}")(transformers.AutoConfig.from_pretrained(models / "bert")).save_pretrained(
         models / "again"
     )
-    hub.load_encoder(models / "again", drop_head=False)
-    hub.load_any(models / "again")
+    encoder, whole = hub.load_encoder(models / "again", drop_head=False), hub.load_any(models / "again")
+    assert encoder.config.hidden_size == whole.config.hidden_size == 24
 
 
 def test_a_head_beside_that_of_a_masked_language_model_is_not_lost_either(models: Path) -> None:

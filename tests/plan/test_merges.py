@@ -41,11 +41,11 @@ def test_models_of_other_rotary_bases_do_not_merge_by_the_order_in_which_they_ar
 
 @pytest.mark.parametrize(("a", "b"), [("", ""), (THETA(160000), THETA("160_000")), ("", THETA(10000))])
 def test_bases_that_are_the_same_merge_however_they_are_said(a, b, tmp_path):
-    load(recipe(tmp_path, a, b))
+    assert load(recipe(tmp_path, a, b)).merges[0].config_of is None
 
 
 def test_bases_of_a_folder_are_looked_at_when_it_is_read(tmp_path):
-    load(recipe(tmp_path, "", THETA(160000), start="./somewhere"))
+    assert load(recipe(tmp_path, "", THETA(160000), start="./somewhere")).merges[0].models == ("a", "b")
 
 
 @pytest.mark.parametrize(

@@ -212,7 +212,7 @@ def test_examples_come_before_seeds_and_seeds_before_languages(tmp_path):
     each = {code: [0.0, 1.0] * 50 for code in CODES}
     more = {code: [1.0, 1.0] * 10 + [0.0, 1.0] * 40 for code in CODES}
 
-    def test_of(ours, theirs):
+    def judged(ours, theirs):
         (tmp_path / "x").mkdir(exist_ok=True)
         paths = [
             result(tmp_path / "x", "base", ours[0], **ours[1]),
@@ -222,15 +222,15 @@ def test_examples_come_before_seeds_and_seeds_before_languages(tmp_path):
         return (verdict.test, verdict.sign) if verdict else None
 
     both = {"interval": {"accuracy": 0.002}, "seeds": [0, 1, 2]}
-    assert test_of(
+    assert judged(
         (values, {"outcomes": {"accuracy": each}, **both}), (gain, {"outcomes": {"accuracy": more}, **both})
     ) == ("paired permutation test over 700 examples of 7 languages", 1)
-    assert test_of((values, both), (gain, both)) == ("Welch's t-test over 3 seeds and 3 seeds", 1)
-    assert test_of((values, {}), (gain, {})) == ("permutation test over 7 languages", 1)
-    assert test_of((gain, {}), (values, {})) == ("permutation test over 7 languages", -1)
-    assert test_of((values, {}), (gain, {"data": "d2"})) is None  # other rows
+    assert judged((values, both), (gain, both)) == ("Welch's t-test over 3 seeds and 3 seeds", 1)
+    assert judged((values, {}), (gain, {})) == ("permutation test over 7 languages", 1)
+    assert judged((gain, {}), (values, {})) == ("permutation test over 7 languages", -1)
+    assert judged((values, {}), (gain, {"data": "d2"})) is None  # other rows
     few = {code: values[code] for code in CODES[:5]}
-    assert test_of((few, {}), ({code: gain[code] for code in few}, {})) is None
+    assert judged((few, {}), ({code: gain[code] for code in few}, {})) is None
 
 
 def test_less_is_better_of_bits_per_byte(tmp_path):
