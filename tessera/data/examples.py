@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labelled:
-    """classify, pair, regress, reward."""
+    """classify, pair, multilabel, regress, rerank, reward."""
 
     text: str
     second: str | None = None
-    label: int | float | None = None  # the number of a class, or what is to be predicted; None: not known
+    label: int | float | tuple[int, ...] | None = None  # a class, several, or a number to predict; None: not known
     id: str
     row: str  # "file:line", or "dataset, split, row n"
 

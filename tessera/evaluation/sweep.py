@@ -30,6 +30,7 @@ from tessera.evaluation.trial import HEADS, Group, Json, Kind, Rows, Scores, Sta
 from tessera.files import atomic_file, digest, fingerprint, model_name
 from tessera.finetune.learner import Pretrained, pretrained
 from tessera.inference import features
+from tessera.model import hub
 from tessera.plan.recipe import Machine
 from tessera.plan.result import Result, write
 from tessera.plan.task import Protocol, Task
@@ -158,7 +159,9 @@ def _start(task: Task, protocol: Protocol, place: _Place) -> Start:
     """What the trials of a task begin with: the model of a folder, or what another task has made of it."""
     if protocol.from_task in (None, task.name):
         read = functools.cache(lambda: pretrained(place.folder, place.machine))
-        return Start(fingerprint=fingerprint(place.folder), weights=read)
+        # A new head of another family is drawn as transformers has it, which earlier versions did not.
+        head = "" if hub.is_ours(place.folder) else ", with the head of its family"
+        return Start(fingerprint=fingerprint(place.folder) + head, weights=read)
     other = catalogue.find(str(protocol.from_task))
     if protocol.name in catalogue.protocols():
         protocol = catalogue.protocol(protocol.name, other)

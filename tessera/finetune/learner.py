@@ -13,14 +13,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tessera.data.tokenizer import Tokenizer
-from tessera.inference.features import Item, Kind, Reader
+from tessera.inference.features import HEADS, Item, Kind, Reader
+from tessera.inference.item_scores import item_scores
 from tessera.inference.tokenize import check_vocabulary
-from tessera.model import hub, task_heads
-from tessera.model.encoder import Attention, Encoder, pack
+from tessera.model import hub, task_heads, transformers_tasks
+from tessera.model.encoder import Attention, Encoder
 from tessera.model.hf_files import read_json
 from tessera.model.hf_names import Pooling, our_pooling
 from tessera.model.hub import AnyEncoder
-from tessera.model.precision import autocast, compute_dtype
+from tessera.model.precision import compute_dtype
+from tessera.model.task_config import TaskConfig
+from tessera.model.task_heads import DocumentHead
 from tessera.model.transformers_folder import marks_segments
 from tessera.model.transformers_model import TransformersEncoder
 from tessera.plan.recipe import Machine
@@ -48,12 +51,14 @@ class Pretrained:
         encoder, config = copied(self.encoder), self.encoder.config
         for attention in (part for part in encoder.modules() if isinstance(part, Attention)):
             attention.dropout = 0.0  # as transformers fine-tunes these families; theirs are made without
-        head: task_heads.Head
-        if kind in ("tag", "span"):
-            head = task_heads.TokenHead(config, 2 if kind == "span" else labels)
-        else:
-            head = task_heads.DocumentHead(config, 1 if kind in ("regress", "choose") else labels, self.pooling)
-        task_heads.initialize(head, config, torch.Generator().manual_seed(seed))
+        task, generator = TaskConfig(kind=HEADS[kind], labels=tuple(map(str, range(labels)))), _seeded(seed)
+        head: task_heads.Head | None = None
+        if isinstance(encoder, TransformersEncoder):
+            head = transformers_tasks.new_head(encoder, task, generator)
+        if head is None:
+            width = task.outputs
+            head = task_heads.TokenHead(config, width) if task.by_token else DocumentHead(config, width, self.pooling)
+            task_heads.initialize(head, config, generator)
         task_heads.fill(head, self.head, classifier=kind == self.head_kind)
         device = next(self.encoder.parameters()).device
         reader = Reader(
@@ -64,6 +69,7 @@ class Pretrained:
             stride=protocol.stride,
             no_answer=no_answer,
             segments=self.segments,
+            labels=labels,
         )
         return Learner(
             encoder=encoder,
@@ -90,23 +96,7 @@ class Learner:
 
     def scores(self, items: Sequence[Item]) -> Tensor:
         """[D, K] for documents and options, [M, K] for tags, [T, 2] for windows."""
-        documents = [document for item in items for document in item.documents]
-        tokens, starts = pack(documents, self.device)
-        with autocast(self.device, self.dtype):
-            hidden = self.encoder(tokens, starts, *self._segments(items))
-            if isinstance(self.head, task_heads.DocumentHead):
-                return self.head(hidden, starts)
-            if self.reader.kind == "tag":
-                places = np.concatenate([item.places + at for item, at in zip(items, starts.tolist(), strict=False)])
-                hidden = hidden.index_select(0, torch.from_numpy(places).to(self.device))
-            return self.head(hidden)
-
-    def _segments(self, items: Sequence[Item]) -> tuple[Tensor, ...]:
-        """[T], for an encoder that is told."""
-        if not self.reader.segments:
-            return ()
-        rows = [row for item in items for row in item.segments or map(np.zeros_like, item.documents)]
-        return (torch.from_numpy(np.concatenate(rows).astype(np.int64)).to(self.device),)
+        return item_scores(self.encoder, self.head, items, self.reader, self.device, self.dtype)
 
     def loss(self, items: Sequence[Item]) -> Tensor:
         """The sum of the losses of what is asked in some items."""
@@ -115,6 +105,11 @@ class Learner:
         match self.reader.kind:
             case "regress":
                 return (scores[:, 0] - (given.float() - self.centre) / self.scale).square().sum()
+            case "multilabel":  # the mean over labels, as transformers'
+                wanted = given.float().view_as(scores)
+                return functional.binary_cross_entropy_with_logits(scores, wanted, reduction="sum") / scores.shape[1]
+            case "rerank":
+                return functional.binary_cross_entropy_with_logits(scores[:, 0], given.float(), reduction="sum")
             case "choose":
                 return task_heads.losses_within(
                     scores, self._starts([len(i.documents) for i in items]), given[:, None]
@@ -155,6 +150,10 @@ def pretrained(folder: str | Path, machine: Machine | None = None) -> Pretrained
         machine=machine,
         segments=isinstance(encoder, TransformersEncoder) and encoder.config.segments > 1 and marks_segments(folder),
     )
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def copied(encoder: AnyEncoder, *, whole: bool = False) -> AnyEncoder:

@@ -16,7 +16,6 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
 
 import numpy as np
 import torch
@@ -26,8 +25,7 @@ from torch import Tensor, nn
 from tessera.data.packing import by_length
 from tessera.finetune.learner import Learner, embedding, set_embedding
 from tessera.inference.features import Answer, Example
-from tessera.inference.nearest import Floats
-from tessera.model.encoder import Encoder
+from tessera.inference.item_scores import predicted
 from tessera.model.hub import AnyEncoder
 from tessera.model.packed import packed
 from tessera.model.sparse_embedding import PartialEmbedding
@@ -109,23 +107,21 @@ def train(
     )
 
 
-@torch.inference_mode()
 def predict(learner: Learner, examples: Sequence[Example], on_progress: Progress | None = None) -> list[Answer]:
     """What the model says of each example: see Reader.answers. Targets are not looked at."""
     items = learner.reader.items(examples)
     learner.encoder.eval()
     learner.head.eval()
-    still = replace(learner, encoder=cast(Encoder, packed(learner.encoder, learner.dtype)))
-    found: list[Floats] = [np.zeros((0, 0), np.float32)] * len(items)
-    done = 0
-    for numbers in by_length([item.tokens for item in items], learner.micro_batch_tokens):
-        batch = [items[i] for i in numbers]
-        scores = still.scores(batch).float().cpu().numpy()
-        ends = np.cumsum([item.rows for item in batch])
-        for number, rows in zip(numbers, np.split(scores, ends[:-1]), strict=True):
-            found[number] = rows if learner.reader.kind in ("tag", "span") else rows.reshape(-1)
-        done += len(batch)
-        (on_progress or silent)(done, len(items), "predicting")
+    found = predicted(
+        packed(learner.encoder, learner.dtype),
+        learner.head,
+        items,
+        learner.reader,
+        learner.device,
+        learner.dtype,
+        max_tokens=learner.micro_batch_tokens,
+        on_progress=on_progress,
+    )
     if learner.reader.kind == "regress":
         found = [rows * learner.scale + learner.centre for rows in found]
     return learner.reader.answers(examples, items, found)

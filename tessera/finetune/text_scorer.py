@@ -24,8 +24,10 @@ from tessera.inference.engine import each
 from tessera.inference.sentence_folder import tokenizer_length
 from tessera.inference.text_scorer import Dtype
 from tessera.model import hub
+from tessera.model.encoder import Encoder
 from tessera.model.pooling import pool
-from tessera.model.task_heads import ClassificationDense, DocumentClassifier, DocumentHead
+from tessera.model.task_config import SCORE
+from tessera.model.task_heads import ClassificationDense, DocumentHead, TaskModel
 from tessera.plan.corpus import Columns, Source
 from tessera.progress import Progress
 
@@ -89,27 +91,29 @@ def fit(
         raise ValueError(f"{len(texts)} texts but {len(wanted)} marks; give one mark for each text")
     if len(texts) < 10 or not np.isfinite(wanted).all() or wanted.min() == wanted.max():
         raise ValueError("a head is fitted to ten texts or more, with marks that are finite numbers and differ")
-    model, tokenizer = _without_classifier(folder, pooling), Tokenizer.load(folder)
-    max_length = min(max_length, tokenizer_length(folder) or max_length, model.config.max_position_embeddings)
+    encoder, head = _without_classifier(folder, pooling)
+    model, tokenizer, config = TaskModel(encoder, head, SCORE), Tokenizer.load(folder), encoder.config
+    max_length = min(max_length, tokenizer_length(folder) or max_length, config.max_position_embeddings)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
 
     def compute(tokens: Tensor, starts: Tensor) -> Tensor:
-        hidden = model.encoder(tokens, starts)
-        return model.head.features(hidden, starts) if model.config.mlm_transform else pool(hidden, starts, pooling)
+        hidden = encoder(tokens, starts)
+        return head.features(hidden, starts) if config.mlm_transform else pool(hidden, starts, pooling)
 
     features = each(
         model,
         tokenizer,
         texts,
         compute,
-        model.config.hidden_size,
+        config.hidden_size,
         max_length=max_length,
         dtype=dtype,
         on_progress=on_progress,
         what="reading marked texts",
     )
     weight, centre, found = _ridge(features, wanted)
-    _set_head(model.cpu().head, weight, centre, float(wanted.mean()))
+    model.cpu()
+    _set_head(head, weight, centre, float(wanted.mean()))
     how = (
         f"Ridge regression ({pooling} pooling, {max_length} tokens) on {found.texts:,} marked texts; leave-one-out "
         f"R2 {found.r2:.3f}, correlation {found.correlation:.3f}.\n"
@@ -122,14 +126,14 @@ def fit(
     return found
 
 
-def _without_classifier(folder: Path, pooling: Literal["mean", "cls"]) -> DocumentClassifier:
-    """The model of the folder under a regression head whose own layers are yet to be set."""
+def _without_classifier(folder: Path, pooling: Literal["mean", "cls"]) -> tuple[Encoder, DocumentHead]:
+    """The encoder of the folder, and a regression head whose own layers are yet to be set."""
     head = DocumentHead(hub.read_config(folder), 1, pooling)
     if isinstance(head.transform, ClassificationDense):
-        return DocumentClassifier(hub.load_own_encoder(folder), head)
+        return hub.load_own_encoder(folder), head
     base = hub.load(folder)
     head.transform.load_state_dict(base.transform.state_dict())
-    return DocumentClassifier(base.encoder, head)
+    return base.encoder, head
 
 
 def _ridge(features: NDArray[np.float32], marks: NDArray[np.float64]) -> tuple[Tensor, Tensor, Fit]:

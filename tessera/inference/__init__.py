@@ -11,6 +11,8 @@ In reading order:
     nearest.py          exact nearest-neighbour search
     embed_file.py       a file of texts into a file of embeddings, through interruptions
     features.py         examples of a task as documents of tokens, logits as answers
+    item_scores.py      logits of a task head for them
+    words.py            plain text split into words, for taggers
     windows.py          question answering over long texts: sliding windows with a stride
     text_scorer.py      quality scores of texts by a regression head
     runtime.py          inference with OpenVINO or ONNX Runtime

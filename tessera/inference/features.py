@@ -1,6 +1,8 @@
 """Features and targets out of labelled examples (tokenization, truncation, label alignment); logits back to answers.
 
 classify, pair, reward, regress   a document, one target
+multilabel                        a document, a target for each label
+rerank                            a document of query and text, one target from 0 to 1
 choose                            a document for each option, one target
 tag                               a document for each part of a sentence, a target for each word or each of its tokens
 span                              a document for each window of a text, the first and last token of the answer
@@ -23,15 +25,21 @@ from tessera.data.tokenizer import Tokenizer
 from tessera.inference import windows
 from tessera.inference.nearest import Floats
 from tessera.inference.tokenize import Ids
+from tessera.model.task_config import TaskKind
 
 Places = NDArray[np.int64]
-Kind = Literal["classify", "pair", "reward", "regress", "choose", "tag", "span"]
+Kind = Literal["classify", "pair", "reward", "multilabel", "regress", "rerank", "choose", "tag", "span"]
 Labelling = Literal["first", "majority"]
 Example = Labelled | Choices | Tagged | Question
 Answer = int | float | str | tuple[int, ...]
-Label = int | float | None
+Label = int | float | tuple[int, ...] | None
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
+HEADS: dict[Kind, TaskKind] = {
+    **dict.fromkeys(("classify", "pair", "reward"), "classify"),
+    **{kind: kind for kind in ("multilabel", "regress", "rerank", "choose", "tag", "span")},
+}
+"""The kind of head that each kind of task has."""
 _NOTHING = np.zeros(0, np.int64)
 
 
@@ -44,7 +52,7 @@ class Item:
     segments: tuple[Ids, ...] = ()  # of each document, that of each token; none: 0 for all
     places: Places = field(default_factory=lambda: _NOTHING)  # [m], tag: tokens that are asked for; elsewhere nothing
     owners: Places = field(default_factory=lambda: _NOTHING)  # [m], tag: the word that each of them belongs to
-    # one; [m] for tag; first and last token for span; none: unknown
+    # one; [m] for tag; first and last token for span; [K] of 0 and 1 for multilabel; none: unknown
     targets: NDArray[np.float64] | Places = field(default_factory=lambda: _NOTHING)
     window: windows.Window | None = None  # span
 
@@ -68,6 +76,7 @@ class Reader:
     stride      tokens that two windows have in common
     no_answer   whether a question may have none; then the answer is "" where that scores higher
     segments    whether the model is told the two texts of a pair apart
+    labels      multilabel: how many there are
     """
 
     kind: Kind
@@ -77,6 +86,7 @@ class Reader:
     stride: int = 128
     no_answer: bool = False
     segments: bool = False
+    labels: int = 0
 
     def items(self, examples: Sequence[Example]) -> list[Item]:
         """Documents of all examples, in order. Raises ValueError where max_length leaves no room for text."""
@@ -106,10 +116,18 @@ class Reader:
                     example=number,
                     documents=tuple(joined or [templates.alone(self.tokenizer, first, self.max_length)]),
                     segments=self._segments(len(first), map(len, seconds)),
-                    targets=_NOTHING if labels[number] is None else np.array([labels[number]]),
+                    targets=self._target(labels[number]),
                 )
             )
         return found
+
+    def _target(self, label: Label) -> NDArray[np.float64] | Places:
+        if label is None:
+            return _NOTHING
+        if self.kind == "multilabel":
+            assert isinstance(label, tuple)
+            return np.isin(np.arange(self.labels), label).astype(np.float64)
+        return np.array([label])
 
     def _segments(self, first: int, others: Iterable[int]) -> tuple[Ids, ...]:
         """Of the documents of a text of so many tokens with each of the others."""
@@ -164,11 +182,14 @@ class Reader:
         """What the model says of each example.
 
         scores   of each item: [K] for a document, [options], [m, K] for tokens asked for, [n, 2] for a window
-        returns  the number of a class or an option; a number; a tag for each word; the text of an answer
+        returns  the number of a class or an option; the numbers of the labels that are likelier than not; a number; a
+                 tag for each word; the text of an answer
         """
         match self.kind:
-            case "regress":
+            case "regress" | "rerank":
                 return [float(row[0]) for row in scores]
+            case "multilabel":
+                return [tuple(np.flatnonzero(row > 0).tolist()) for row in scores]
             case "tag":
                 return list(_tags([e for e in examples if isinstance(e, Tagged)], items, scores))
             case "span":

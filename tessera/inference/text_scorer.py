@@ -24,7 +24,7 @@ from tessera.data.tokenizer import Tokenizer
 from tessera.inference.engine import each
 from tessera.inference.sentence_folder import tokenizer_length
 from tessera.model import hub
-from tessera.model.task_heads import DocumentClassifier
+from tessera.model.task_heads import TaskModel
 from tessera.progress import Progress
 
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -36,7 +36,7 @@ _one_at_a_time = threading.Lock()
 class Loaded:
     """A model that scores, with its tokenizer."""
 
-    model: DocumentClassifier
+    model: TaskModel
     tokenizer: Tokenizer
     max_length: int  # tokens that are read of a text: what both the model and the tokenizer's configuration allow
 

@@ -7,6 +7,7 @@ In reading order:
     attention_cpu.py        the cpu backend: documents cut into tiles, cost linear under a window
     packed.py               inference without gradients: prepacked weights and fused products on a CPU
     mlm.py                  masked language model, initialization
+    task_config.py          which task a head is for, its labels, and how a config.json says it
     task_heads.py           heads for fine-tuning: documents, tokens, spans, choices
     pooling.py              pooling to sentence embeddings: mean, cls and all that sentence-transformers knows
     cross_entropy.py        cross-entropy over a large vocabulary with its gradient, scores never held whole
@@ -17,6 +18,7 @@ In reading order:
     hf_files.py             files of a Hugging Face folder: JSON by schemas, weights in safetensors
     transformers_model.py   BERT, XLM-R, DeBERTa, MiniLM behind our interface, run by transformers
     transformers_folder.py  loading of their folders through transformers, tried before it is trusted
+    transformers_tasks.py   the same with the head of a task: loaded, or drawn anew
     resize.py               a smaller model out of a larger by strides, a larger out of a smaller by tiling
     merging.py              model merging: TIES, linear and exponential averages, and what may be merged
 """

@@ -50,7 +50,7 @@ _EUROBERT: Names = {
     "classifier.bias": ("classifier.bias",),
 }
 NAMES: dict[str, Names] = {"modernbert": _MODERNBERT, "eurobert": _EUROBERT}
-_CLASSES = {"modernbert": "ModernBert", "eurobert": "EuroBert"}  # before ForMaskedLM, ForSequenceClassification
+CLASSES = {"modernbert": "ModernBert", "eurobert": "EuroBert"}  # before ForMaskedLM, ForSequenceClassification
 
 # Their name of a pooling -> ours; the first is theirs where a configuration does not say.
 _POOLING: dict[str, dict[str, Pooling]] = {
@@ -104,7 +104,9 @@ _IGNORED = frozenset((
     "label2id", "layer_norm_eps", "mask_token", "model_type", "num_labels", "output_attentions",
     "output_hidden_states", "pad_token", "position_embedding_type", "prefix", "problem_type", "reference_compile",
     "repad_logits_with_grad", "return_dict", "rms_norm_eps", "sep_token_id", "sparse_pred_ignore_index",
-    "sparse_prediction", "task_specific_params", "tokenizer_class", "torch_dtype", "transformers_version", "use_cache",
+    "sparse_prediction", "sentence_transformers",
+    "task", "task_specific_params", "tokenizer_class", "torch_dtype", "transformers_version",
+    "use_cache",
 ))
 # fmt: on
 
@@ -167,7 +169,7 @@ def their_config(config: EncoderConfig, name: str, dtype: torch.dtype) -> Json:
     fields["tie_word_embeddings"] = config.tie_word_embeddings
     if config.mask_token_id is None:
         del fields["mask_token_id"]  # there it is a number or absent
-    kind = {"architectures": [f"{_CLASSES[name]}ForMaskedLM"], "model_type": name}
+    kind = {"architectures": [f"{CLASSES[name]}ForMaskedLM"], "model_type": name}
     fields = {**kind, "dtype": str(dtype).removeprefix("torch."), **fields, **_DEMANDED[name]}
     if name == "eurobert":
         return {
@@ -201,21 +203,12 @@ def their_config(config: EncoderConfig, name: str, dtype: torch.dtype) -> Json:
     }
 
 
-def their_regression(name: str, pooling: Pooling) -> Json:
-    """What config.json of a regression head says beside, or instead of, `their_config`.
-
-    Raises ValueError for a pooling that the family has not.
-    """
+def their_pooling(name: str, pooling: Pooling) -> str:
+    """The inverse of `our_pooling`. Raises ValueError for a pooling that the family has not."""
     theirs = [their for their, ours in _POOLING[name].items() if ours == pooling]
     if not theirs:
         raise ValueError(f"pooling is {pooling!r}; {name} has {' and '.join(_POOLING[name].values())}")
-    return {
-        "architectures": [f"{_CLASSES[name]}ForSequenceClassification"],
-        "classifier_pooling": theirs[0],
-        "id2label": {"0": "score"},
-        "label2id": {"score": 0},
-        "problem_type": "regression",
-    }
+    return theirs[0]
 
 
 def our_pooling(given: Json, name: str, place: Path) -> Pooling:

@@ -10,19 +10,30 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tessera.files import atomic_folder
-from tessera.model import transformers_folder, transformers_model
+from tessera.model import transformers_folder, transformers_model, transformers_tasks
 from tessera.model.encoder import Encoder
 from tessera.model.hf_files import StoredWeight, config_json, copy_tokenizer, open_weights, refuse_infinite, shown
-from tessera.model.hf_names import NAMES, Names, family, our_config, our_pooling, their_config, their_regression, theirs
+from tessera.model.hf_names import (
+    CLASSES,
+    NAMES,
+    Names,
+    family,
+    our_config,
+    our_pooling,
+    their_config,
+    their_pooling,
+    theirs,
+)
 from tessera.model.mlm import MaskedLM
-from tessera.model.task_heads import DocumentClassifier, DocumentHead
+from tessera.model.task_config import class_suffix, read_task, their_fields
+from tessera.model.task_heads import DocumentHead, TaskModel, TransformersHead
 from tessera.model.transformers_model import TransformersEncoder, TransformersMaskedLM
 from tessera.plan.architecture import EncoderConfig
 
@@ -33,7 +44,7 @@ _MLM_HEADS = ("head.", "decoder.", "lm_head.")  # beside `model.`: what else the
 
 
 def save(
-    model: MaskedLM | DocumentClassifier | TransformersEncoder | TransformersMaskedLM,
+    model: MaskedLM | TaskModel | TransformersEncoder | TransformersMaskedLM,
     folder: Path,
     tokenizer_files: Path | None = None,
     card: str | None = None,
@@ -41,8 +52,8 @@ def save(
 ) -> None:
     """Write a folder that AutoModelForMaskedLM and sentence-transformers load without our code: whole or not at all.
 
-    model            with a regression head, AutoModelForSequenceClassification loads it; one of another family is
-                     written as transformers writes it
+    model            with the head of a task, AutoModelForSequenceClassification or its like loads it; one of another
+                     family is written as transformers writes it
     tokenizer_files  a folder whose tokenizer files are copied
     card             text of README.md
     Raises FileExistsError if `folder` exists and is not empty, ValueError if transformers has no such architecture or
@@ -50,7 +61,9 @@ def save(
     """
     with atomic_folder(Path(folder)) as draft:
         if isinstance(model, (TransformersEncoder, TransformersMaskedLM)):
-            transformers_model.write(model, draft, dtype)
+            transformers_model.write(model.model, draft, dtype)
+        elif isinstance(model, TaskModel) and isinstance(model.encoder, TransformersEncoder):
+            transformers_model.write(_with_task(model), draft, dtype)
         else:
             _write(model, draft, dtype)
         if tokenizer_files is not None:
@@ -59,16 +72,29 @@ def save(
             (draft / "README.md").write_text(card, encoding="utf-8")
 
 
-def _write(model: MaskedLM | DocumentClassifier, folder: Path, dtype: torch.dtype) -> None:
+def _with_task(model: TaskModel) -> Any:
+    """transformers' own model of another family, its configuration telling the task."""
+    if not isinstance(model.head, TransformersHead):
+        raise ValueError(
+            f"transformers has no {class_suffix(model.task.kind, str(model.config.model_type))} for "  # type: ignore[union-attr]
+            f"{model.config.model_type}, so a head of kind {model.task.kind} cannot be written for it"  # type: ignore[union-attr]
+        )
+    whole = model.head.whole
+    for key, value in their_fields(model.task, whole.config.model_type).items():
+        setattr(whole.config, key, {int(n): name for n, name in value.items()} if key == "id2label" else value)
+    return whole
+
+
+def _write(model: MaskedLM | TaskModel, folder: Path, dtype: torch.dtype) -> None:
+    assert isinstance(model.config, EncoderConfig)
     name = family(model.config)
     fields = their_config(model.config, name, dtype)
-    if isinstance(model, DocumentClassifier):
-        if (labels := model.head.classifier.out_features) != 1:
-            raise ValueError(
-                f"the head tells {labels} classes apart; only a regression head, with one label, is written"
-            )
-        fields |= their_regression(name, model.head.pooling)
-    (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    if isinstance(model, TaskModel):
+        fields["architectures"] = [CLASSES[name] + class_suffix(model.task.kind, name)]
+        fields |= their_fields(model.task, name)
+        if isinstance(model.head, DocumentHead):
+            fields["classifier_pooling"] = their_pooling(name, model.head.pooling)
+    (folder / "config.json").write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     weights = dict(_weights({k: v.detach() for k, v in model.state_dict().items()}, NAMES[name], dtype))
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
@@ -133,7 +159,33 @@ def load_own_encoder(folder: Path, attention: str = "auto", *, drop_head: bool =
     return _load(Path(folder), lambda config: Encoder(config, attention), "encoder.")
 
 
-def load_regressor(folder: Path, attention: str = "auto") -> DocumentClassifier:
+def load_task(folder: Path, attention: str = "auto") -> TaskModel:
+    """A model with the head of a task, in float32: what `save` or transformers wrote, of any family.
+
+    Raises ValueError as `load_any` does, and for a folder without such a head.
+    """
+    folder = Path(folder)
+    given = config_json(folder)
+    if not is_ours(folder):
+        task = read_task(given, folder / "config.json")
+        model, encoder = transformers_tasks.load_with_head(folder, attention, class_suffix(task.kind, ""))
+        return TaskModel(encoder, TransformersHead(model, encoder), task)
+    _recognise(folder)
+    task = read_task(given, folder / "config.json")
+    pooling = our_pooling(given, given["model_type"], folder / "config.json")
+    with ExitStack() as files:
+        found = open_weights(folder, files)
+        head = NAMES[given["model_type"]]["classifier.weight"][0]
+        if head not in found:
+            raise ValueError(f"{folder} has no weight {head!r}, so it holds no head of a task")
+        if found[head].shape[:1] != [task.outputs]:
+            raise ValueError(
+                f"{folder}: {head} has {found[head].shape} rows, but config.json names {task.outputs} labels"
+            )
+    return _load(folder, lambda config: TaskModel.of(config, task, pooling, attention))
+
+
+def load_regressor(folder: Path, attention: str = "auto") -> TaskModel:
     """A regression model, one number for each document: a sequence classifier with a single label, in float32.
 
     Raises ValueError as `load` does, and for a folder without such a head.
@@ -152,9 +204,7 @@ def load_regressor(folder: Path, attention: str = "auto") -> DocumentClassifier:
         raise ValueError(
             f"{folder} tells {labels} classes apart; a score is one number, so give a model with num_labels = 1"
         )
-    given = config_json(folder)
-    pooling = our_pooling(given, given["model_type"], folder / "config.json")
-    return _load(folder, lambda c: DocumentClassifier(Encoder(c, attention), DocumentHead(c, 1, pooling)))
+    return load_task(folder, attention)
 
 
 def has_head(folder: Path) -> bool:

@@ -8,7 +8,7 @@ With the same weights they compute what transformers' ...ForSequenceClassificati
 # Shapes: T tokens of N documents end to end, M tokens that are asked for, C hidden size, K labels.
 
 from collections.abc import Mapping
-from typing import TypeGuard
+from typing import Any, Self, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,8 @@ from tessera.model.encoder import Encoder
 from tessera.model.hf_names import Pooling
 from tessera.model.mlm import Transform
 from tessera.model.pooling import pool
-from tessera.model.transformers_model import TransformersConfig
+from tessera.model.task_config import TaskConfig
+from tessera.model.transformers_model import TransformersConfig, TransformersEncoder, after_encoder
 from tessera.plan.architecture import EncoderConfig
 
 _DEVIATION = 0.02  # of new weights where the encoder's configuration does not say
@@ -66,22 +67,6 @@ class DocumentHead(nn.Module):
             return self.transform(pooled)
 
 
-class DocumentClassifier(nn.Module):
-    """An encoder with a classification head, as a ...ForSequenceClassification; with one label it is a regressor."""
-
-    def __init__(self, encoder: Encoder, head: DocumentHead) -> None:
-        super().__init__()
-        self.encoder, self.head = encoder, head
-
-    @property
-    def config(self) -> EncoderConfig:
-        return self.encoder.config
-
-    def forward(self, tokens: Tensor, starts: Tensor) -> Tensor:
-        """tokens [T], starts [N+1] -> [N, K] float32"""
-        return self.head(self.encoder(tokens, starts), starts)
-
-
 class TokenHead(nn.Module):
     """Token classification head: logits of tags, or of an answer's start and end (extractive question answering)."""
 
@@ -97,11 +82,74 @@ class TokenHead(nn.Module):
             return self.classifier(features.float())
 
 
-Head = DocumentHead | TokenHead
+class TransformersHead(nn.Module):
+    """What a class of transformers does after its encoder (pooler, dropout, dense ...), on hidden states of any length.
+
+    model    the ...ForSequenceClassification or its like. Its encoder is put away: `encoder` takes the place
+    encoder  of which only the pooler is used, where the class has one
+    """
+
+    def __init__(self, model: Any, encoder: TransformersEncoder) -> None:
+        super().__init__()
+        base, self.prefix = model.base_model, model.base_model_prefix
+        if getattr(base, "pooler", None) is None or getattr(encoder.model, "pooler", None) is None:
+            encoder.model.pooler = getattr(base, "pooler", None)
+        setattr(model, self.prefix, encoder.model)
+        self.by_token = type(model).__name__.endswith(("ForTokenClassification", "ForQuestionAnswering"))
+        self.choices = type(model).__name__.endswith("ForMultipleChoice")
+        self.parts = nn.ModuleDict({name: part for name, part in model.named_children() if name != self.prefix})
+        self._whole = (model,)  # in a tuple: the weights of its encoder are elsewhere
+
+    @property
+    def whole(self) -> Any:
+        """transformers' own model, encoder and head."""
+        return self._whole[0]
+
+    def forward(self, hidden: Tensor, starts: Tensor | None = None) -> Tensor:
+        """hidden [T, C], starts [N+1] -> [N, K] float32 of documents; without starts [M, C] -> [M, K] of tokens."""
+        given: dict[str, Tensor] = {"inputs_embeds": hidden.float()[None]}
+        if not self.by_token:
+            assert starts is not None
+            rows = torch.nn.utils.rnn.pad_sequence(list(hidden.float().split(starts.diff().tolist())), batch_first=True)
+            column = torch.arange(rows.shape[1], device=rows.device)
+            given = {"inputs_embeds": rows, "attention_mask": (column < starts.diff()[:, None]).long()}
+            given = {name: value[None] for name, value in given.items()} if self.choices else given
+        with torch.autocast(hidden.device.type, enabled=False):
+            found = after_encoder(self.whole, **given)
+        logits = found.get("logits")
+        if logits is None:
+            return torch.stack((found.start_logits[0], found.end_logits[0]), dim=-1)
+        return logits.view(-1, 1) if self.choices else logits[0] if self.by_token else logits
+
+
+Head = DocumentHead | TokenHead | TransformersHead
+
+
+class TaskModel(nn.Module):
+    """An encoder with the head of a task, as a ...ForSequenceClassification, ...ForTokenClassification and the like."""
+
+    def __init__(self, encoder: Encoder | TransformersEncoder, head: Head, task: TaskConfig) -> None:
+        super().__init__()
+        self.encoder, self.head, self.task = encoder, head, task
+
+    @classmethod
+    def of(cls, config: EncoderConfig, task: TaskConfig, pooling: Pooling, attention: str = "auto") -> Self:
+        """One of our own families, its weights not drawn yet."""
+        head = TokenHead(config, task.outputs) if task.by_token else DocumentHead(config, task.outputs, pooling)
+        return cls(Encoder(config, attention), head, task)
+
+    @property
+    def config(self) -> EncoderConfig | TransformersConfig:
+        return self.encoder.config
+
+    def forward(self, tokens: Tensor, starts: Tensor) -> Tensor:
+        """tokens [T], starts [N+1] -> logits float32: [N, K] of documents, [T, K] of tokens"""
+        hidden = self.encoder(tokens, starts)
+        return self.head(hidden) if isinstance(self.head, TokenHead) else self.head(hidden, starts)
 
 
 @torch.no_grad()
-def initialize(head: Head, config: EncoderConfig | TransformersConfig, generator: torch.Generator) -> None:
+def initialize(head: nn.Module, config: EncoderConfig | TransformersConfig, generator: torch.Generator) -> None:
     """Draws the weights of a head anew: matrices from N(0, initializer_range), norms 1, biases 0."""
     deviation = config.initializer_range if isinstance(config, EncoderConfig) else _DEVIATION
     for name, weight in head.named_parameters():

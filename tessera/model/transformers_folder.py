@@ -56,8 +56,8 @@ def load(folder: Path, attention: str, kind: type[Wrapped], *, drop_head: bool =
     how = {} if attention == "auto" else {"attn_implementation": "eager"}
     with ExitStack() as files:
         found = open_weights(folder, files)
-        _check_sizes(found, given, auto, folder)
-        with _retold(place), quietly():
+        check_sizes(found, given, auto, folder)
+        with retold(place), quietly():
             model, told = auto.from_pretrained(
                 folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True,
                 output_loading_info=True, ignore_mismatched_sizes=True, **how,
@@ -70,7 +70,7 @@ def load(folder: Path, attention: str, kind: type[Wrapped], *, drop_head: bool =
     if kind is TransformersMaskedLM or not drop_head:
         refuse_head(folder, _task_head(sorted(told["unexpected_keys"]), given))
     mask = _mask_token(given, folder)
-    with _retold(place):
+    with retold(place):
         config = describe(model, mask)
     loaded = kind(model, config)
     prove(loaded, folder)
@@ -101,7 +101,7 @@ def refuse_head(folder: Path, weights: Sequence[str]) -> None:
 
 
 @contextmanager
-def _retold(place: Path) -> Iterator[None]:
+def retold(place: Path) -> Iterator[None]:
     """What a class of transformers raises over a configuration that is wrong, of whatever kind, as a ValueError."""
     try:
         yield
@@ -112,7 +112,7 @@ def _retold(place: Path) -> Iterator[None]:
         raise ValueError(f"{place}: transformers cannot read it ({type(error).__name__}: {text[:500]})") from error
 
 
-def _check_sizes(found: Mapping[str, StoredWeight], given: Mapping[str, Any], auto: Any, folder: Path) -> None:
+def check_sizes(found: Mapping[str, StoredWeight], given: Mapping[str, Any], auto: Any, folder: Path) -> None:
     """Raises ValueError where config.json asks for a model that the weights are not of, before it is made."""
     from transformers import AutoConfig
 
@@ -120,14 +120,14 @@ def _check_sizes(found: Mapping[str, StoredWeight], given: Mapping[str, Any], au
     for key in ("transformers_weights", "quantization_config"):
         if given.get(key) is not None:
             raise ValueError(f"{place}: field {key!r} is not implemented; only plain safetensors are read")
-    with _retold(place), quietly():
+    with retold(place), quietly():
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         counts = {key: value for key, value in config.to_dict().items() if key.endswith(("layers", "groups", "_num"))}
         counts["num_hidden_layers"] = config.num_hidden_layers
     for key, value in counts.items():
         if isinstance(value, int) and value > len(found):  # a layer has a weight at least
             raise ValueError(f"{place}: {key} is {value}, but there are only {len(found)} weights beside it")
-    with _retold(place), quietly(), torch.device("meta"):
+    with retold(place), quietly(), torch.device("meta"):
         empty = auto.from_config(config, trust_remote_code=False)
         asked = sum(values.numel() for values in empty.state_dict().values())
         asked += sum(values.numel() for values in empty.buffers())
@@ -221,7 +221,7 @@ def marks_segments(folder: Path) -> bool:
     """Whether the tokenizer of a folder tells its model the two texts of a pair apart: transformers' class decides."""
     from transformers import AutoTokenizer
 
-    with _retold(folder / "tokenizer_config.json"), quietly():
+    with retold(folder / "tokenizer_config.json"), quietly():
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     return "token_type_ids" in tokenizer.model_input_names
 

@@ -147,10 +147,7 @@ class TransformersMaskedLM(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [M, C] -> [M, V]: the class of transformers, with an encoder that gives back what it is given."""
-        head = copy.copy(self.model)
-        given = _Given(self.model.base_model)
-        head.__dict__["_modules"] = {**self.model._modules, self.model.base_model_prefix: given}
-        return head(inputs_embeds=hidden[None]).logits[0]
+        return after_encoder(self.model, inputs_embeds=hidden[None]).logits[0]
 
     def losses(self, tokens: Tensor, starts: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy, in nats, of each masked position, without a gradient: [M] float32. As `MaskedLM.losses`."""
@@ -177,6 +174,13 @@ class TransformersMaskedLM(nn.Module):
         return functional.cross_entropy(self.logits(hidden).float(), targets, reduction="none")
 
 
+def after_encoder(model: Any, **given: Tensor) -> Any:
+    """What a class of transformers with a head makes of hidden states (`inputs_embeds`): its encoder is passed over."""
+    head = copy.copy(model)
+    head.__dict__["_modules"] = {**model._modules, model.base_model_prefix: _Given(model.base_model)}
+    return head(**given)
+
+
 class _Given(nn.Module):
     """Stands in the place of an encoder and gives back the hidden states it is given; all else is the encoder's."""
 
@@ -193,7 +197,9 @@ class _Given(nn.Module):
     def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> Any:
         from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
-        return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=inputs_embeds)
+        pooler = getattr(self._encoder[0], "pooler", None)
+        pooled = None if pooler is None else pooler(inputs_embeds)
+        return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=inputs_embeds, pooler_output=pooled)
 
 
 def groups(lengths: Sequence[int]) -> list[list[int]]:
@@ -219,9 +225,11 @@ def groups(lengths: Sequence[int]) -> list[list[int]]:
     return found
 
 
-def write(model: TransformersEncoder | TransformersMaskedLM, folder: Path, dtype: torch.dtype) -> None:
-    """config.json and model.safetensors, into a folder that is there. Raises ValueError as `hub.save`."""
-    theirs = model.model
+def write(theirs: Any, folder: Path, dtype: torch.dtype) -> None:
+    """config.json and model.safetensors of a model of transformers, into a folder that is there.
+
+    Raises ValueError as `hub.save`.
+    """
     if any(p.dtype != dtype for p in theirs.parameters()):
         theirs = copy.deepcopy(theirs).to(dtype)
     for name, values in theirs.state_dict().items():

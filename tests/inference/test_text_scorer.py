@@ -11,9 +11,9 @@ from tessera.data import tokenizer as tokenizers
 from tessera.inference import text_scorer
 from tessera.inference.text_scorer import Scorer, load, scores
 from tessera.model import hub
-from tessera.model.encoder import Encoder
 from tessera.model.mlm import MaskedLM, initialize
-from tessera.model.task_heads import DocumentClassifier, DocumentHead
+from tessera.model.task_config import SCORE
+from tessera.model.task_heads import TaskModel
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import TokenizerTraining
 
@@ -52,7 +52,7 @@ def tiny(family, tokenizer):
 
 def regressor(family, tokenizer, pooling):
     config = tiny(family, tokenizer)
-    return DocumentClassifier(Encoder(config), DocumentHead(config, 1, pooling))
+    return TaskModel.of(config, SCORE, pooling)
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 from tessera import Encoder
 from tessera.cli import app
 from tessera.data.tokenizer import Tokenizer
-from tessera.model import encoder as encoders
 from tessera.model import hub
 from tessera.model.hf_files import Roles, TokenizerJson, read_as
-from tessera.model.task_heads import DocumentClassifier, DocumentHead
+from tessera.model.task_config import SCORE
+from tessera.model.task_heads import TaskModel
 
 transformers = pytest.importorskip("transformers")
 
@@ -31,7 +31,7 @@ BOTH = [(name, load) for name in (*OURS, "bert", "xlm-r") for load in (hub.load_
 
 def scorer(config, pooling):
     """A model with a regression head, its weights as torch draws them."""
-    return DocumentClassifier(encoders.Encoder(config), DocumentHead(config, 1, pooling))
+    return TaskModel.of(config, SCORE, pooling)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from tessera.model import hub, task_heads, transformers_model
 from tessera.model.encoder import Encoder
 from tessera.model.hf_names import their_config
 from tessera.model.sparse_embedding import PartialEmbedding
+from tessera.model.task_config import SCORE
 
 CLASSIFIER, TAGGER = "ForSequenceClassification", "ForTokenClassification"
 
@@ -164,7 +165,7 @@ def test_scores_are_float32_under_bfloat16(tiny, documents):
 
 
 def regressor(config, pooling):
-    return task_heads.DocumentClassifier(Encoder(config), task_heads.DocumentHead(config, 1, pooling)).eval()
+    return task_heads.TaskModel.of(config, SCORE, pooling).eval()
 
 
 def test_a_late_score_is_the_mean_of_what_each_token_says(tiny, documents):
