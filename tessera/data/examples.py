@@ -31,6 +31,7 @@ class Tagged:
 
     words: tuple[str, ...]
     tags: tuple[int, ...] = ()
+    spaced: tuple[bool, ...] | None = None  # whether a space stands before each; None: as the script has it
     id: str
     row: str
 

@@ -193,7 +193,8 @@ def _start(task: Task, protocol: Protocol, place: _Place) -> Start:
         if (state := _kept(path, of)) is None:
             state = _keep(path, of, kind.fit(group, best, before.weights(), place.report)[0])
         encoder = copy.deepcopy(before.weights().encoder)
-        encoder.load_state_dict(_below(state, "encoder."))
+        known = encoder.state_dict()  # a pooler that came with the other head is not in it
+        encoder.load_state_dict({k: v for k, v in _below(state, "encoder.").items() if k in known})
         head = _below(state, "head.")
         learned: Json = {"head": head, "head_kind": group.task.kind} if head else {}
         return replace(before.weights(), encoder=encoder, **learned)

@@ -10,6 +10,9 @@ In reading order:
     fill_mask.py        fill-mask: the most probable tokens for a mask
     nearest.py          exact nearest-neighbour search
     embed_file.py       a file of texts into a file of embeddings, through interruptions
+    predictor.py        class Predictor: labels, tags, answers, scores from any fine-tuned folder
+    requests.py         its rows as examples, long texts in windows
+    answers.py          logits as probabilities, entities with offsets, answers
     features.py         examples of a task as documents of tokens, logits as answers
     item_scores.py      logits of a task head for them
     words.py            plain text split into words, for taggers

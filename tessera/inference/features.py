@@ -142,7 +142,7 @@ class Reader:
             raise ValueError(f"max_length is {self.max_length}; special tokens alone take {self.max_length - room}")
         found = []
         for number, example in enumerate(examples):
-            ids, owners = encode_words(self.tokenizer, example.words, spaced(example.words))
+            ids, owners = encode_words(self.tokenizer, example.words, example.spaced or spaced(example.words))
             for begin, end in parts(owners, room):
                 mine = owners[begin:end]
                 asked = np.arange(len(mine))

@@ -1,0 +1,141 @@
+"""Logits to predictions: probabilities, thresholds, entities with character offsets, answers out of texts."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import expit, logsumexp, softmax
+
+from tessera.data.examples import Question, Tagged
+from tessera.inference.features import Item
+from tessera.inference.nearest import Floats
+from tessera.inference.requests import Request
+from tessera.inference.windows import Best
+from tessera.model.task_config import TaskConfig
+
+Prediction = dict[str, Any]
+_SCHEMES = ("B-", "I-", "E-", "S-", "L-", "U-", "M-")
+
+
+def of(
+    task: TaskConfig, some: Sequence[Request], items: Sequence[Item], scores: Sequence[Floats]
+) -> Iterator[Prediction]:
+    """The prediction of each request, in order.
+
+    items   theirs, in order; a long text has several
+    scores  of each item, as `item_scores.predicted` gives them
+    """
+    mine: list[list[int]] = [[] for _ in some]
+    for number, item in enumerate(items):
+        mine[item.example].append(number)
+    for one, numbers in zip(some, mine, strict=True):
+        parts = [(items[n], scores[n]) for n in numbers]
+        match task.kind:
+            case "tag":
+                yield _tagged(task, one, parts)
+            case "span":
+                yield _span(task, one, parts)
+            case _:
+                yield _document(task, parts)
+
+
+def _document(task: TaskConfig, parts: Sequence[tuple[Item, Floats]]) -> Prediction:
+    """Of a text, a pair or options; windows of a text weigh as many tokens as they have."""
+    tokens = np.array([item.tokens for item, _ in parts], np.float64)
+    weights = tokens / tokens.sum()
+    logits = np.stack([rows for _, rows in parts]).astype(np.float64)
+    more = {"windows": len(parts)} if len(parts) > 1 else {}
+    match task.kind:
+        case "regress":
+            return {"score": float(weights @ logits[:, 0]), **more}
+        case "rerank":
+            return {"score": float(weights @ expit(logits[:, 0])), **more}
+        case "choose":
+            chances = softmax(logits[0])
+            return {"choice": int(chances.argmax()), "scores": chances.tolist()}
+        case "multilabel":
+            chances = weights @ expit(logits)
+            bounds = task.thresholds or (0.5,) * len(task.labels)
+            held = [name for name, p, bound in zip(task.labels, chances, bounds, strict=True) if p >= bound]
+            return {"labels": held, "scores": dict(zip(task.labels, chances.tolist(), strict=True)), **more}
+    chances = weights @ softmax(logits, axis=1)
+    best = int(chances.argmax())
+    scores = dict(zip(task.labels, chances.tolist(), strict=True))
+    return {"label": task.labels[best], "score": float(chances[best]), "scores": scores, **more}
+
+
+def _span(task: TaskConfig, one: Request, parts: Sequence[tuple[Item, Floats]]) -> Prediction:
+    """The best answer of all windows; its score is the product of the probabilities of its ends in its window."""
+    assert isinstance(one.example, Question)
+    best, chance = Best(), 0.0
+    for item, rows in parts:
+        assert item.window is not None
+        found = best.better(item.window, rows)
+        if found.score > best.score:
+            chance = float(np.exp(found.score - logsumexp(rows.astype(np.float64), axis=0).sum()))
+        best = found
+    text = best.text(one.example.context, task.no_answer)
+    if not text:
+        return {"answer": "", "start": 0, "end": 0, "score": chance if not task.no_answer else 1.0 - chance}
+    inside = one.example.context[best.begin : best.end]
+    begin = best.begin + len(inside) - len(inside.lstrip())
+    return {"answer": text, "start": begin, "end": begin + len(text), "score": chance}
+
+
+# ---------------------------------------------------------------------------------------------------------------- tags
+
+
+def _tagged(task: TaskConfig, one: Request, parts: Sequence[tuple[Item, Floats]]) -> Prediction:
+    """A label for each word; entities where labels say where one begins and goes on."""
+    assert isinstance(one.example, Tagged)
+    words = one.example.words
+    chances = np.zeros((len(words), len(task.labels)))
+    for item, rows in parts:
+        np.add.at(chances, item.owners, softmax(rows.astype(np.float64), axis=1))
+    chances /= np.maximum(chances.sum(1, keepdims=True), 1e-12)
+    numbers = chances.argmax(1) if len(words) else np.zeros(0, np.int64)
+    labels = [task.labels[n] for n in numbers]
+    places = one.words.places if one.words is not None else _joined(words)
+    text = one.text if one.words is not None else " ".join(words)
+    tags = [
+        {"label": label, "text": text[begin:end], "start": begin, "end": end, "score": float(chances[n, numbers[n]])}
+        for n, (label, (begin, end)) in enumerate(zip(labels, places, strict=True))
+    ]
+    if not any(label.startswith(_SCHEMES) for label in task.labels):
+        return {"tags": tags}
+    found = {"entities": [_entity(text, tags[a:b], name) for a, b, name in entities(labels)]}
+    return found if one.words is not None else {**found, "tags": tags}
+
+
+def _joined(words: Sequence[str]) -> list[tuple[int, int]]:
+    """Where words stand with a space between them."""
+    ends = np.cumsum([len(word) + 1 for word in words])
+    return [(int(end) - len(word) - 1, int(end) - 1) for end, word in zip(ends, words, strict=True)]
+
+
+def _entity(text: str, tags: Sequence[Prediction], name: str) -> Prediction:
+    begin, end = tags[0]["start"], tags[-1]["end"]
+    score = float(np.mean([tag["score"] for tag in tags]))
+    return {"label": name, "text": text[begin:end], "start": begin, "end": end, "score": score}
+
+
+def entities(labels: Sequence[str]) -> list[tuple[int, int, str]]:
+    """(first word, behind the last, name) of each entity of BIO, BIOES or BILOU labels, as lenient as seqeval.
+
+    One begins at B-, S- or U-, and wherever a name does not go on from the word before; it ends behind E-, L-, S- and
+    U-, at another name, at a beginning, and at whatever is of no entity.
+    """
+    found: list[tuple[int, int, str]] = []
+    begin, name, open_ = 0, "", False
+    for n, label in enumerate([*labels, "O"]):
+        prefix, _, own = label.partition("-") if label.startswith(_SCHEMES) else ("O", "", "")
+        goes_on = open_ and prefix in ("I", "M", "E", "L") and own == name
+        if open_ and not goes_on:
+            found.append((begin, n, name))
+            open_ = False
+        if prefix != "O" and not goes_on:
+            begin, name, open_ = n, own, True
+        if open_ and prefix in ("E", "L", "S", "U"):
+            found.append((begin, n + 1, name))
+            open_ = False
+    return found

@@ -1,0 +1,196 @@
+"""Class `Predictor`: text classification, token classification, question answering and reranking by any model folder.
+
+    predictor = Predictor.from_pretrained("runs/topics")
+    predictor.predict(["one text", "another"])          # [{"label": "sports", "score": 0.93, "scores": {...}}, ...]
+
+A folder is what `tessera finetune` or transformers wrote. What one row is, and what is said of it:
+
+    classify    a text, or a pair     label, score, scores: of each label, adding up to 1
+    multilabel  a text, or a pair     labels: those whose probability reaches their threshold, scores: of each
+    regress     a text, or a pair     score: a number
+    rerank      a query and a text    score: from 0 to 1
+    choose      a text and options    choice: the number of the option, scores: of each
+    tag         a text, or its words  entities (label, text, start, end, score) where labels are B-, I- ...; tags else
+    span        a question, a text    answer, start, end, score: characters of the text; "" for none
+"""
+
+# Shapes: n rows, K labels.
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+
+from tessera.data.tokenizer import Tokenizer
+from tessera.inference import answers
+from tessera.inference.features import Reader
+from tessera.inference.item_scores import predicted
+from tessera.inference.requests import Request, cut, request
+from tessera.inference.sentence_folder import tokenizer_length
+from tessera.inference.tokenize import check_vocabulary
+from tessera.model import hub
+from tessera.model.packed import packed
+from tessera.model.precision import compute_dtype
+from tessera.model.task_heads import TaskModel
+from tessera.model.transformers_folder import marks_segments
+from tessera.model.transformers_model import TransformersEncoder
+from tessera.progress import Progress, silent
+
+Prediction = dict[str, Any]
+Row = str | Sequence[str] | Mapping[str, Any]
+
+_ROWS = 4_096  # read, computed and answered together: bounds the memory, not the result
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Predictor:
+    """A model with the head of a task, ready to be asked; see `from_pretrained`. Calls do not change it."""
+
+    model: TaskModel
+    reader: Reader
+    device: torch.device
+    dtype: torch.dtype
+    encoder: Any  # the fastest form of the model's
+    source: Path | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        device: str = "auto",
+        dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        attention: str = "auto",
+        max_length: int | None = None,
+    ) -> Self:
+        """A folder with the head of a task, of any family.
+
+        max_length  tokens of a document; None: as tokenizer_config.json says, else as many as the model has positions
+        Raises ValueError naming the file and what in it is missing, broken or not known here.
+        """
+        folder = Path(folder)
+        return cls.of(
+            hub.load_task(folder, attention),
+            Tokenizer.load(folder),
+            folder,
+            device=device,
+            dtype=dtype,
+            max_length=max_length,
+        )
+
+    @classmethod
+    def of(
+        cls,
+        model: TaskModel,
+        tokenizer: Tokenizer,
+        source: Path | None = None,
+        *,
+        device: str = "auto",
+        dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        max_length: int | None = None,
+        segments: bool | None = None,
+    ) -> Self:
+        """A model that is there already; it is no longer yours."""
+        config, task = model.config, model.task
+        check_vocabulary(tokenizer, config, source)
+        most = config.max_position_embeddings
+        where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        if segments is None:
+            wrapped = isinstance(model.encoder, TransformersEncoder) and model.encoder.config.segments > 1
+            segments = wrapped and source is not None and marks_segments(source)
+        reader = Reader(
+            kind=task.kind,
+            tokenizer=tokenizer,
+            max_length=min(max_length or (tokenizer_length(source) if source else None) or most, most),
+            labelling=task.labelling,
+            stride=task.stride,
+            no_answer=task.no_answer,
+            segments=segments,
+            labels=task.outputs,
+        )
+        number = compute_dtype(dtype, where)
+        model = model.to(where).eval()
+        return cls(
+            model=model, reader=reader, device=where, dtype=number, encoder=packed(model.encoder, number), source=source
+        )
+
+    @property
+    def kind(self) -> str:
+        """classify, multilabel, regress, rerank, choose, tag or span."""
+        return self.model.task.kind
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Their names, in the order of the logits."""
+        return self.model.task.labels
+
+    def predict(
+        self,
+        rows: Iterable[Row],
+        *,
+        long: Literal["windows", "truncate"] = "windows",
+        max_tokens: int = 16_384,
+        on_progress: Progress | None = None,
+    ) -> list[Prediction]:
+        """What the model says of each row, in their order.
+
+        rows         texts; (text, text) for a pair; or mappings: {text}, {text, second}, {query, document}, {text,
+                     options}, {words}, {question, context}
+        long         of a single text of more than max_length tokens. windows: it is read in several, with the model's
+                     stride in common, and probabilities are averaged by their tokens; truncate: its beginning is read.
+                     A pair is always cut, the longer text first; tags and answers always cover the whole text
+        max_tokens   of a batch; changes speed and memory only
+
+        Raises ValueError naming the row that is not of this kind.
+        """
+        return list(self.stream(rows, long=long, max_tokens=max_tokens, on_progress=on_progress))
+
+    def stream(
+        self,
+        rows: Iterable[Row],
+        *,
+        long: Literal["windows", "truncate"] = "windows",
+        max_tokens: int = 16_384,
+        on_progress: Progress | None = None,
+    ) -> Iterator[Prediction]:
+        """The same one by one, for rows without end: some thousand are in memory."""
+        if long not in ("windows", "truncate"):
+            raise ValueError(f"long is {long!r}; give windows or truncate")
+        total, done = len(rows) if isinstance(rows, Sequence) else 0, 0
+        asked = (request(row, number, self.kind, self.reader.tokenizer) for number, row in enumerate(rows))
+        while some := list(islice(asked, _ROWS)):
+
+            def report(part: int, of: int, what: str, done: int = done, size: int = len(some)) -> None:
+                (on_progress or silent)(done + size * part // max(of, 1), total, what)
+
+            yield from self._answers(some, long, max_tokens, report)
+            done += len(some)
+
+    def logits(self, rows: Iterable[Row], *, max_tokens: int = 16_384) -> list[np.ndarray[Any, Any]]:
+        """The logits of each row, truncated: [K] of a document, [options], [m, K] of tokens asked for, [n, 2]."""
+        asked = [request(row, number, self.kind, self.reader.tokenizer) for number, row in enumerate(rows)]
+        items = self.reader.items([one.example for one in asked])
+        return predicted(
+            self.encoder, self.model.head, items, self.reader, self.device, self.dtype, max_tokens=max_tokens
+        )
+
+    def _answers(self, some: list[Request], long: str, max_tokens: int, report: Progress) -> Iterator[Prediction]:
+        items = cut(self.reader, some) if long == "windows" else self.reader.items([one.example for one in some])
+        scores = predicted(
+            self.encoder,
+            self.model.head,
+            items,
+            self.reader,
+            self.device,
+            self.dtype,
+            max_tokens=max_tokens,
+            on_progress=report,
+        )
+        wrong = next((item for item, rows in zip(items, scores, strict=True) if not np.isfinite(rows).all()), None)
+        if wrong is not None:
+            raise ValueError(f"rows[{some[wrong.example].number}]: the model's scores are not finite; is it broken?")
+        yield from answers.of(self.model.task, some, items, scores)
