@@ -64,7 +64,7 @@ def sentence(rng: random.Random, *inside: str) -> str:
 
 
 def examples(kind: str, count: int, seed: int) -> list:
-    """Of `classify`, `pair`, `reward`, `regress`, `choose`, `tag` or `span`; what is right follows from one word."""
+    """Of any kind of features.KINDS; what is right follows from one word."""
     rng = random.Random(f"{kind}{seed}")
     return [_EXAMPLES[kind](rng, {"id": str(n), "row": f"invented:{n}"}) for n in range(count)]
 
@@ -91,6 +91,16 @@ def _choose(rng, at):
     return Choices(text=sentence(rng), options=tuple(options), label=options.index(right), **at)
 
 
+def _multilabel(rng, at):
+    held = tuple(sorted(rng.sample(range(len(THINGS)), rng.randrange(3))))
+    return Labelled(text=sentence(rng, *(THINGS[n] for n in held)), label=held, **at)
+
+
+def _rerank(rng, at):
+    wanted, found = rng.choice(THINGS), rng.choice(THINGS)
+    return Labelled(text=sentence(rng, wanted), second=sentence(rng, found), label=float(found == THINGS[0]), **at)
+
+
 def _tag(rng, at):
     words = tuple(rng.choice([*FILLER, *THINGS, "unheard"]) for _ in range(rng.randint(3, 9)))
     tags = tuple(THINGS.index(word) + 1 if word in THINGS else 5 if word == "unheard" else 0 for word in words)
@@ -108,7 +118,9 @@ _EXAMPLES = {
     "classify": _classify,
     "pair": _pair,
     "reward": _pair,
+    "multilabel": _multilabel,
     "regress": _regress,
+    "rerank": _rerank,
     "choose": _choose,
     "tag": _tag,
     "span": _span,

@@ -1,0 +1,127 @@
+"""Saving of fine-tuned models: a Hugging Face folder with its head, compared with transformers before it counts.
+
+What AutoModelForSequenceClassification and its like make of the folder is held against our own logits on real rows, in
+float32, before the folder gets its name.
+"""
+
+# Shapes: D documents, T tokens of them, K labels.
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tessera.files import atomic_folder, write_json
+from tessera.finetune.learner import Learner
+from tessera.inference.features import HEADS, Example
+from tessera.inference.tokenize import Ids
+from tessera.model import hub
+from tessera.model.encoder import pack
+from tessera.model.hf_files import config_json
+from tessera.model.task_config import TaskConfig
+from tessera.model.task_heads import TaskModel
+from tessera.model.transformers_model import quietly
+
+TOLERANCE = 1e-5  # of logits in float32, in parts of their size where that is more than 1
+_COMPARED = 16  # documents
+
+
+def save(
+    learner: Learner,
+    source: Path,
+    folder: Path,
+    examples: Sequence[Example],
+    *,
+    labels: Sequence[str] = (),
+    pair: bool = False,
+    thresholds: Sequence[float] = (),
+    card: str | None = None,
+) -> float:
+    """Writes a fine-tuned model, whole or not at all, and returns by how much transformers' logits differ at most.
+
+    source      the folder that the model came from: its tokenizer goes along
+    examples    rows of its kind on which both are compared; labels are not looked at
+    labels      their names, in the order of the logits
+    thresholds  multilabel: from which probability on each label holds
+
+    Raises FileExistsError where `folder` holds something, ValueError where transformers has no class for this kind and
+    family, or computes something else.
+    """
+    reader = learner.reader
+    task = TaskConfig(
+        kind=HEADS[reader.kind],
+        labels=tuple(labels),
+        pair=pair,
+        thresholds=tuple(thresholds),
+        labelling=reader.labelling,
+        stride=reader.stride,
+        no_answer=reader.no_answer,
+    )
+    model = TaskModel(learner.encoder, _scaled(learner), task).eval()
+    with atomic_folder(Path(folder)) as draft:
+        hub.save(model, draft, source, card)
+        _tell_length(draft, reader.max_length)
+        documents = [one for item in reader.items(examples[:_COMPARED]) for one in item.documents][:_COMPARED]
+        difference = compare(model, draft, documents)
+    return difference
+
+
+@torch.no_grad()
+def _scaled(learner: Learner) -> Any:
+    """The head; that of a regression gives the number itself, not what it learned in place of it."""
+    head = learner.head
+    if learner.reader.kind != "regress" or (learner.centre, learner.scale) == (0.0, 1.0):
+        return head
+    last = [part for part in head.modules() if isinstance(part, torch.nn.Linear) and part.out_features == 1][-1]
+    last.weight.mul_(learner.scale)
+    last.bias.mul_(learner.scale).add_(learner.centre)
+    learner.centre, learner.scale = 0.0, 1.0
+    return head
+
+
+def _tell_length(folder: Path, max_length: int) -> None:
+    place = folder / "tokenizer_config.json"
+    said = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
+    write_json(place, {**said, "model_max_length": max_length})
+
+
+@torch.no_grad()
+def compare(model: TaskModel, folder: Path, documents: Sequence[Ids]) -> float:
+    """The largest difference of logits between a model and what transformers makes of its folder, on documents.
+
+    Raises ValueError where it is more than TOLERANCE, or a weight is missing or unknown there.
+    """
+    import transformers
+
+    name = next(iter(config_json(folder).get("architectures") or []), "")
+    with quietly():
+        theirs, told = getattr(transformers, name).from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=False, local_files_only=True
+        )
+    if wrong := [*told["missing_keys"], *told["unexpected_keys"]]:
+        raise ValueError(f"{name} of transformers does not know the weights that were written: {wrong[0]}")
+    worst = 0.0
+    device = next(model.parameters()).device
+    for document in documents:
+        ids = torch.from_numpy(np.asarray(document, np.int64))[None]
+        mine = model(*pack([document], device)).float().cpu()
+        due = _their_logits(theirs.eval(), ids)
+        worst = max(worst, float(((mine - due).abs() / due.abs().clamp(min=1.0)).max()))
+    if not worst <= TOLERANCE:
+        raise ValueError(f"nothing was written: {name} of transformers gives other logits, by up to {worst:.1e}")
+    return worst
+
+
+def _their_logits(model: Any, ids: Tensor) -> Tensor:
+    """[1, K] of a document, [T, K] of its tokens."""
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if type(model).__name__.endswith("ForMultipleChoice"):
+        return model(**{key: value[None] for key, value in given.items()}).logits  # type: ignore[no-any-return]
+    found = model(**given)
+    if "start_logits" in found:
+        return torch.stack((found.start_logits[0], found.end_logits[0]), dim=-1)
+    return found.logits[0] if found.logits.ndim == 3 else found.logits  # type: ignore[no-any-return]
