@@ -26,9 +26,9 @@ from tessera.data.packing import by_length
 from tessera.finetune.learner import Learner, embedding, set_embedding
 from tessera.inference.features import Answer, Example
 from tessera.inference.item_scores import predicted
+from tessera.model.encoder import PartialEmbedding
 from tessera.model.hub import AnyEncoder
 from tessera.model.packed import packed
-from tessera.model.sparse_embedding import PartialEmbedding
 from tessera.plan.recipe import Optimizer
 from tessera.plan.task import Protocol
 from tessera.progress import Progress, silent

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -91,8 +91,8 @@ def fit(
         raise ValueError(f"{len(texts)} texts but {len(wanted)} marks; give one mark for each text")
     if len(texts) < 10 or not np.isfinite(wanted).all() or wanted.min() == wanted.max():
         raise ValueError("a head is fitted to ten texts or more, with marks that are finite numbers and differ")
-    encoder, head = _without_classifier(folder, pooling)
-    model, tokenizer, config = TaskModel(encoder, head, SCORE), Tokenizer.load(folder), encoder.config
+    (encoder, head), tokenizer = _without_classifier(folder, pooling), Tokenizer.load(folder)
+    model, config = TaskModel(encoder, head, SCORE), encoder.config
     max_length = min(max_length, tokenizer_length(folder) or max_length, config.max_position_embeddings)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -112,8 +112,7 @@ def fit(
         what="reading marked texts",
     )
     weight, centre, found = _ridge(features, wanted)
-    model.cpu()
-    _set_head(head, weight, centre, float(wanted.mean()))
+    _set_head(model.cpu().head, weight, centre, float(wanted.mean()))
     how = (
         f"Ridge regression ({pooling} pooling, {max_length} tokens) on {found.texts:,} marked texts; leave-one-out "
         f"R2 {found.r2:.3f}, correlation {found.correlation:.3f}.\n"
@@ -160,7 +159,7 @@ def _ridge(features: NDArray[np.float32], marks: NDArray[np.float64]) -> tuple[T
 
 
 @torch.no_grad()
-def _set_head(head: DocumentHead, weight: Tensor, centre: Tensor, mean: float) -> None:
+def _set_head(head: Any, weight: Tensor, centre: Tensor, mean: float) -> None:
     """Makes the head compute mean + weight @ (feature - centre)."""
     last = head.classifier
     if isinstance(head.transform, ClassificationDense):

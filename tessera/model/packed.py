@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tessera.model.attention import Layout, attend
-from tessera.model.encoder import Block, Encoder, Norm
-from tessera.model.sparse_embedding import PartialEmbedding
+from tessera.model.encoder import Block, Encoder, Norm, PartialEmbedding
 
 # Shapes: T tokens of N documents end to end, C hidden size, I intermediate size.
 

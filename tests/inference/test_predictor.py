@@ -14,7 +14,8 @@ from tessera.inference import answers, words
 from tessera.inference.predictor import Predictor
 from tessera.model import transformers_model
 
-TOKENS = [
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+TOKENS = [*SPECIAL, "the", "river", "bread", "cloud", "night", "##s", "of", ",", "."]
     "[PAD]",
     "[UNK]",
     "[CLS]",

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from tessera.model.encoder import PartialEmbedding
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.model.packed import PackedEncoder, can_pack, packed
-from tessera.model.sparse_embedding import PartialEmbedding
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="this PyTorch is built without oneDNN")
 

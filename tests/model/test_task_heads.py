@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessera.model import hub, task_heads, transformers_model
-from tessera.model.encoder import Encoder
+from tessera.model.encoder import Encoder, PartialEmbedding
 from tessera.model.hf_names import their_config
-from tessera.model.sparse_embedding import PartialEmbedding
 from tessera.model.task_config import SCORE
 
 CLASSIFIER, TAGGER = "ForSequenceClassification", "ForTokenClassification"
