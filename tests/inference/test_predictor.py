@@ -16,21 +16,6 @@ from tessera.model import transformers_model
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TOKENS = [*SPECIAL, "the", "river", "bread", "cloud", "night", "##s", "of", ",", "."]
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    "the",
-    "river",
-    "bread",
-    "cloud",
-    "night",
-    "##s",
-    "of",
-    ",",
-    ".",
-]
 TEXTS = ["the river of bread", "clouds", "rivers, nights of the clouds.", "", "the bread of bread, the nights"]
 SHAPE = {
     "vocab_size": len(TOKENS), "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
