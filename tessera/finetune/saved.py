@@ -64,7 +64,7 @@ def save(
     model = TaskModel(learner.encoder, _scaled(learner), task).eval()
     with atomic_folder(Path(folder)) as draft:
         hub.save(model, draft, source, card)
-        _tell_length(draft, reader.max_length)
+        tell_length(draft, reader.max_length)
         documents = [one for item in reader.items(examples[:_COMPARED]) for one in item.documents][:_COMPARED]
         difference = compare(model, draft, documents)
     return difference
@@ -83,7 +83,8 @@ def _scaled(learner: Learner) -> Any:
     return head
 
 
-def _tell_length(folder: Path, max_length: int) -> None:
+def tell_length(folder: Path, max_length: int) -> None:
+    """Makes a folder say how many tokens its model reads of a text."""
     place = folder / "tokenizer_config.json"
     said = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
     write_json(place, {**said, "model_max_length": max_length})

@@ -5,7 +5,6 @@ fit(folder, texts, marks, out)  writes a folder that inference/text_scorer.py re
 
 # Shapes: n texts, C hidden size.
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,7 +18,8 @@ from torch import Tensor
 
 from tessera.corpus import documents
 from tessera.data.tokenizer import Tokenizer
-from tessera.files import atomic_folder, write_json
+from tessera.files import atomic_folder
+from tessera.finetune.saved import tell_length
 from tessera.inference.engine import each
 from tessera.inference.sentence_folder import tokenizer_length
 from tessera.inference.text_scorer import Dtype
@@ -89,10 +89,10 @@ def fit(
     folder, wanted = Path(folder), np.asarray(marks, np.float64)
     if len(texts) != len(wanted):
         raise ValueError(f"{len(texts)} texts but {len(wanted)} marks; give one mark for each text")
-    if len(texts) < 10 or not np.isfinite(wanted).all() or wanted.min() == wanted.max():
+    if len(texts) < 10 or not np.isfinite(wanted).all() or np.ptp(wanted) == 0:
         raise ValueError("a head is fitted to ten texts or more, with marks that are finite numbers and differ")
-    (encoder, head), tokenizer = _without_classifier(folder, pooling), Tokenizer.load(folder)
-    model, config = TaskModel(encoder, head, SCORE), encoder.config
+    encoder, head = _without_classifier(folder, pooling)
+    config, model = encoder.config, TaskModel(encoder, head, SCORE)
     max_length = min(max_length, tokenizer_length(folder) or max_length, config.max_position_embeddings)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -102,7 +102,7 @@ def fit(
 
     features = each(
         model,
-        tokenizer,
+        Tokenizer.load(folder),
         texts,
         compute,
         config.hidden_size,
@@ -119,9 +119,7 @@ def fit(
     )
     with atomic_folder(Path(target)) as staging:
         hub.save(model, staging, folder, "# A score for texts\n\n" + how)
-        place = staging / "tokenizer_config.json"
-        said = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
-        write_json(place, {**said, "model_max_length": max_length})
+        tell_length(staging, max_length)
     return found
 
 

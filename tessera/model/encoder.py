@@ -160,6 +160,20 @@ class _Gate(torch.autograd.Function):
         return out, None
 
 
+class Transform(nn.Module):
+    """The hidden layer of ModernBERT's heads, before its decoder or a classifier: dense, activation, norm."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.norm = Norm(config)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[M, C] -> [M, C]"""
+        return self.norm(self.activation(self.dense(hidden)))
+
+
 class PartialEmbedding(nn.Module):
     """An embedding trained only in the tokens of the training data (R rows of V); what comes out is the same.
 

@@ -10,24 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tessera.model.cross_entropy import cross_entropies, summed_cross_entropy
-from tessera.model.encoder import ACTIVATIONS, Encoder, Norm
+from tessera.model.encoder import Encoder, Transform
 from tessera.plan.architecture import EncoderConfig
 
 # Shapes: T tokens of N documents end to end, M scored positions, C hidden size, V vocabulary.
-
-
-class Transform(nn.Module):
-    """What ModernBERT does before its decoder: dense, activation, norm."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.activation = ACTIVATIONS[config.hidden_act]
-        self.norm = Norm(config)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """[M, C] -> [M, C]"""
-        return self.norm(self.activation(self.dense(hidden)))
 
 
 class MaskedLM(nn.Module):

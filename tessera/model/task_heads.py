@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tessera.model.encoder import Encoder
+from tessera.model.encoder import Encoder, Transform
 from tessera.model.hf_names import Pooling
-from tessera.model.mlm import Transform
 from tessera.model.pooling import pool
 from tessera.model.task_config import TaskConfig
 from tessera.model.transformers_model import TransformersConfig, TransformersEncoder, after_encoder
