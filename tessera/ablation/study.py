@@ -15,8 +15,9 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from tessera.plan.mixture import mixture_of
 from tessera.plan.recipe import Phase, Recipe
 from tessera.plan.result import HELD_OUT
 from tessera.progress import Progress, Say, Watcher, silent
+from tessera.signals import listen_in_child
 from tessera.train import checkpoint, distributed
 from tessera.train.merge_models import merge_folders
 from tessera.train.start import Text
@@ -174,25 +176,29 @@ def side_by_side(
     todo: Sequence[Job], at_once: int, report: Progress, say: Say,
     work: Callable[[Path, int], tuple[float, str | None]] = _alone,
 ) -> None:  # fmt: skip
-    """A process pool: each job in a new process, so many at once; where one fails, the others are ended.
+    """A process pool: each job in a new process, so many at once; where one fails, or a signal asks to stop, the others
+    are told to, write their checkpoints and end.
 
     Raises AblationError saying which, and why.
     """
     context = multiprocessing.get_context("spawn")  # a forked process would lack the threads that it thinks it has
     threads = max(1, torch.get_num_threads() // at_once)
     others = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(at_once, mp_context=context, max_tasks_per_child=1) as pool:
-        waiting = {pool.submit(work, job.folder, threads): job for job in todo}
+    with ProcessPoolExecutor(at_once, context, listen_in_child, max_tasks_per_child=1) as pool:
+        left, done = iter(todo), 0
+        waiting = {pool.submit(work, job.folder, threads): job for job in islice(left, at_once)}
         try:
-            for future in as_completed(list(waiting)):
-                took, problem = future.result()
-                job = waiting.pop(future)
-                if problem is not None:
-                    raise AblationError(f"{job.name}: {problem}")
-                say(f"{job.name}: {took:.0f} s")
-                report(len(todo) - len(waiting), len(todo), job.name)
+            while waiting:
+                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                    took, problem = future.result()
+                    job, done = waiting.pop(future), done + 1
+                    if problem is not None:
+                        raise AblationError(f"{job.name}: {problem}")
+                    say(f"{job.name}: {took:.0f} s")
+                    report(done, len(todo), job.name)
+                    waiting |= {pool.submit(work, job.folder, threads): job for job in islice(left, 1)}
         except BrokenProcessPool:
-            running = " or ".join(job.name for job in list(waiting.values())[:at_once])
+            running = " or ".join(job.name for job in waiting.values())
             raise AblationError(
                 f"{running}: its process ended before its work did; what was finished stays, so run the same command "
                 "again (with fewer --jobs if memory was short)"

@@ -13,6 +13,9 @@ import json
 import logging
 import os
 import re
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -113,6 +116,20 @@ def read_parquet(paths: Sequence[Path]) -> "daft.DataFrame":
     return daft.read_parquet([re.sub(r"([][*?{}\\])", r"\\\1", str(path.absolute())) for path in paths])
 
 
+def _live_as_long_as_parent() -> None:
+    """Ends this worker with the process that started it, however that ended; Ctrl-C in a terminal is for the latter."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    with contextlib.suppress(ValueError):  # not the main thread: then Daft has taken care of it
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=watch, daemon=True, name="parent").start()
+
+
 def _worker() -> type:
     """The class that Daft runs; made late, because Daft is imported late."""
     import daft
@@ -120,6 +137,7 @@ def _worker() -> type:
     class Worker:
         def __init__(self, task: Callable[[Any], Any], jobs: Sequence[Any]) -> None:
             self.task, self.jobs = task, jobs
+            _live_as_long_as_parent()
 
         @daft.method(return_dtype=daft.DataType.string())
         def __call__(self, number: int) -> str:

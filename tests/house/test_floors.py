@@ -17,6 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     "files": -1,  # below all rooms
     "progress": -1,
+    "signals": -1,
     "statistics": -1,
     "plan": 0,
     "data": 1,
