@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from tessera import preflight
 from tessera.corpus import prepare
 from tessera.data.shards import Shards, verify
 from tessera.data.tokenizer import Tokenizer, sample
 from tessera.data.tokenizer import train as train_tokenizer
-from tessera.evaluation.evaluate import check, evaluate_recipe
+from tessera.evaluation.evaluate import evaluate_recipe
 from tessera.files import atomic_folder, write_json, write_text
 from tessera.inference.text_scorer import Scorer
 from tessera.plan.fields import is_folder
@@ -50,7 +51,8 @@ def run(
 
     The same call after an interruption goes on where it stood. Raises RunError where the folder holds a run of
     another recipe (`machine` and `notes` may differ), naming the keys; `accept_changes` goes on with the new values
-    for what is not finished. Under torchrun every process calls this: all train, the leader does the rest while the
+    for what is not finished. Raises PreflightError before anything is written where something that a stage will need
+    is missing. Under torchrun every process calls this: all train, the leader does the rest while the
     others wait, and raise LostProcess where it ends.
     """
     folder, watcher = Path(folder), watcher or Silent()
@@ -59,9 +61,11 @@ def run(
         watcher = Silent()
     try:
         with distributed.watched(world):
+            stages = STAGES[: STAGES.index(until) + 1]
             if world.leads:
+                preflight.check(recipe, folder, stages)
                 _open(recipe, folder, accept_changes, watcher)
-            for stage in STAGES[: STAGES.index(until) + 1]:
+            for stage in stages:
                 if stage == "train":
                     _train(recipe, folder, world, watcher)
                 elif world.leads:
@@ -74,9 +78,8 @@ def run(
 
 def _open(recipe: Recipe, folder: Path, accept_changes: bool, watcher: Watcher) -> None:
     """Makes the folder, or checks that it is this recipe's."""
-    check(recipe.evaluation)
     path = folder / "recipe.yaml"
-    if path.exists():
+    if path.exists() and any(inside != path for inside in folder.iterdir()):  # alone, nothing was made of it yet
         differing = changes(science(load(path)), science(recipe))
         if differing and not accept_changes:
             raise RunError(
@@ -87,7 +90,7 @@ def _open(recipe: Recipe, folder: Path, accept_changes: bool, watcher: Watcher) 
             )
         for line in differing:
             watcher.say(f"accepted change: {line}")
-    elif folder.exists() and any(folder.iterdir()):
+    elif not path.exists() and folder.exists() and any(folder.iterdir()):
         raise RunError(
             f"{folder} is not empty and holds no recipe.yaml, so it is not a run; give another folder (--out)"
         )

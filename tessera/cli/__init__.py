@@ -10,6 +10,7 @@ In reading order:
     ablating.py  ablate: the verb
 """
 
+import errno
 import os
 import sys
 
@@ -19,6 +20,7 @@ from rich.text import Text
 from tessera import signals
 from tessera.cli import ablating, judging, making, using
 from tessera.cli.app import app
+from tessera.files import no_room
 
 __all__ = ["ablating", "app", "judging", "main", "making", "using"]
 
@@ -33,10 +35,25 @@ def main() -> None:
         except Exception as error:
             if signals.asked():  # it fell over what the signal had ended: a worker, another process of its world
                 _stop(signals.Stopped(signals.asked()))
-            if not isinstance(error, (ValueError, ImportError, OSError)):
+            if (said := _explained(error)) is None:
                 raise
-            _say("error:", str(error) or type(error).__name__)
+            _say("error:", said)
             sys.exit(2)
+
+
+def _explained(error: Exception) -> str | None:
+    """What people are told of an error; None where it is none of theirs, and a traceback says more."""
+    place = getattr(error, "filename", None) or "what was being written"
+    if isinstance(error, ValueError):
+        return str(error) or type(error).__name__
+    if (full := no_room(error)) is not None:
+        return (
+            f"{place}: the disk is full ({os.strerror(full)}); free some space, or write elsewhere, and run the same "
+            "command again: what was finished is kept"
+        )
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{place}: {error.strerror}; give a folder in which you may read and write, or change who may"
+    return str(error) or type(error).__name__ if isinstance(error, (ImportError, OSError)) else None
 
 
 def _stop(stopped: signals.Stopped) -> None:

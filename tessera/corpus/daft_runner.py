@@ -29,6 +29,10 @@ Item = TypeVar("Item")
 PROCESS_BYTES = 2**23  # of input: processes of their own cost a second, which less than this is not worth
 TASK_BYTES = 2**24  # of input: small files share a task
 
+_KILLED = re.compile(
+    r"EOF reached|UDF process|Broken pipe|Connection reset|ActorDied|WorkerCrashed|OutOfMemory|worker died", re.IGNORECASE
+)
+
 # No reports of its use, and no noise.
 _SETTINGS = {"DO_NOT_TRACK": "1", "DAFT_PROGRESS_BAR": "0", "DAFT_SHOW_QUERY_ID": "0"}
 
@@ -80,11 +84,24 @@ def spread(task: Callable[[Item], Any], jobs: Sequence[Item], *, workers: int, p
     wrapped = daft.cls(use_process=True, max_concurrency=min(workers, len(jobs)))(_worker())
     frame = daft.from_pydict({"job": list(range(len(jobs)))})
     frame = frame.into_partitions(len(jobs)) if on_ray else frame.into_batches(1)
-    for row in frame.select(wrapped(task, list(jobs))(daft.col("job")).alias("done")).iter_rows():
+    for row in _watched(frame.select(wrapped(task, list(jobs))(daft.col("job")).alias("done")).iter_rows()):
         done = json.loads(row["done"])
         if "error" in done:
             raise _error(**done)
         yield done["result"]
+
+
+def _watched(rows: Iterator[Any]) -> Iterator[Any]:
+    """The rows; raises ChildProcessError with what to do where a worker was killed, of which Daft says what it saw."""
+    try:
+        yield from rows
+    except Exception as error:  # the native runner and Ray have several kinds
+        if not _KILLED.search(str(error)):
+            raise
+        raise ChildProcessError(
+            "a worker process of Daft was ended from outside, most often because memory was short; run the same "
+            "command again, files that are finished are kept (with fewer machine.threads if memory was short)"
+        ) from error
 
 
 def grouped(items: Sequence[Item], sizes: Sequence[int], least: int) -> list[list[Item]]:
