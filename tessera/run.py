@@ -19,6 +19,8 @@ from tessera.data.tokenizer import train as train_tokenizer
 from tessera.evaluation.evaluate import evaluate_recipe
 from tessera.files import atomic_folder, write_json, write_text
 from tessera.inference.text_scorer import Scorer
+from tessera.plan import fit
+from tessera.plan.errors import some
 from tessera.plan.fields import is_folder
 from tessera.plan.loading import changes, dump, load, science
 from tessera.plan.recipe import Recipe
@@ -31,6 +33,7 @@ from tessera.train.trainer import Text, train
 
 Stage = Literal["documents", "tokenizer", "shards", "train", "merge", "evaluate", "report"]
 _SHOWN_REASONS = 5  # of each source; the rest is in the report
+_SPARE_ROWS = 1_024  # of embeddings that a preset may have for the sake of round sizes
 _CHECKED_TOKENS = 10**10  # a few seconds of reading
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
@@ -136,6 +139,25 @@ def _tokenizer(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
             train_tokenizer(texts, recipe.tokenizer, staging, model_max_length=longest, on_progress=progress)
     tokenizer = Tokenizer.load(target)
     progress(1, 1, f"{tokenizer.vocab_size:,} tokens")
+    if (said := _about_vocabulary(recipe, tokenizer.vocab_size)) is not None:
+        watcher.warn(said)
+
+
+def _about_vocabulary(recipe: Recipe, found: int) -> str | None:
+    """What people should know where the vocabulary is not of the size that the recipe, or the preset, says."""
+    wanted = recipe.tokenizer.vocab_size
+    if recipe.tokenizer.path is None and found < wanted:
+        return (
+            f"tokenizer: {found:,} tokens, fewer than the {wanted:,} of tokenizer.vocab_size: the text has no more pairs "
+            f"that it holds {recipe.tokenizer.min_frequency} times (tokenizer.min_frequency)"
+        )
+    rows = recipe.model.config().vocab_size if recipe.model.preset is not None else found
+    if recipe.tokenizer.path is not None and rows - found > _SPARE_ROWS:
+        return (
+            f"tokenizer: {found:,} tokens, but model.preset {recipe.model.preset} keeps {rows:,} rows of embeddings: "
+            f"{rows - found:,} are never used; set model.override.vocab_size to {found} if that is not meant"
+        )
+    return None
 
 
 def _shards(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
@@ -152,6 +174,11 @@ def _shards(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     for store in ("train", "held_out"):
         total = report.total(store)
         watcher.say(f"{store}: {total['documents']:,} documents, {total['tokens']:,} tokens, {total['bytes']:,} bytes")
+    if without := sorted(code for code, stores in report.languages.items() if "held_out" not in stores):
+        watcher.warn(
+            f"held_out: nothing of {some(without, 10)}, which have too few documents (corpus.held_out.min_documents, "
+            "share): their bits per byte are not measured"
+        )
     for source, notes in report.notes.items():
         for what, n in notes.items():
             watcher.say(f"{source}: {n:,} {what}")
@@ -169,11 +196,12 @@ def _shards(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
 
 
 def _train(recipe: Recipe, folder: Path, world: distributed.World, watcher: Watcher) -> None:
-    text = None
-    for phase in recipe.phases:
-        if (folder / phase.name / "final").exists():
-            continue
-        text = text or _text(folder, watcher)
+    todo = [phase for phase in recipe.phases if not (folder / phase.name / "final").exists()]
+    if not todo:
+        return
+    text = _text(folder, watcher)
+    fit.check(todo, text.train.buckets)  # all phases: the last would be refused after days of training the others
+    for phase in todo:
         train(recipe, phase, folder, text, world, watcher.progress(phase.name), watcher)
         distributed.wait(world)
 

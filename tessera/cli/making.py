@@ -74,7 +74,7 @@ def plan(
     plot: Annotated[Path | None, typer.Option(help="draw shares and epochs, as PNG")] = None,
 ) -> None:
     """What a recipe will do, before anything is spent: languages, steps, rates, FLOPs, memory, hours."""
-    from tessera.plan import token_counts
+    from tessera.plan import fit, paths, token_counts
     from tessera.plan.overview import Machine, overview
     from tessera.report import plan_tables
 
@@ -83,7 +83,10 @@ def plan(
     text = token_counts.from_counts(counts, read, counts_exponent) if counts is not None else None
     if text is None and (shards / "index.json").exists():
         text = token_counts.from_shards(shards)
+    if text is not None and not text.counted:
+        fit.check(read.phases, text.buckets)
     planned = overview(read, text, Machine(gpu=gpu, gpus=gpus, mfu=mfu), warn_epochs)
+    planned = dataclasses.replace(planned, warnings=(*paths.missing(read), *planned.warnings))
     if csv is not None:
         plan_tables.write_csv(planned, csv)
     if plot is not None:
@@ -96,6 +99,13 @@ def plan(
     wide = Console(highlight=False, markup=False, width=max(100, console.width))
     for line in plan_tables.said(planned):
         wide.print(line, style="yellow" if line.startswith("warning") else None)
+    needed = [phase.flops for phase in planned.phases if phase.flops is not None]
+    if needed:
+        from tessera.train.throughput import this_machine
+
+        where, flops = this_machine()
+        hours = plan_tables.time(sum(needed) / (flops * mfu) / 3600)
+        wide.print(f"On this machine ({where}): {hours} at an MFU of {mfu:g}; the log of a run says what it reaches.")
 
 
 @app.command()

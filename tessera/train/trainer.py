@@ -138,7 +138,8 @@ def _train_from(job: Job, back: Rollback | None) -> Rollback | None:
                 planned = schedule.boundary(phase, step + 1) - schedule.boundary(phase, step)
                 took = meter.step(batch, planned, sizes, time.perf_counter() - began, waited)
                 _log_step(job, log, state.position, step, batch, loss, norm, took)
-                job.on_progress(state.position.tokens, phase.tokens, f"loss {loss:.3f}, {meter.recent()}")
+                shown = f"loss {loss:.3f}" if len(batch.positions) else "no token was masked"
+                job.on_progress(state.position.tokens, phase.tokens, f"{shown}, {meter.recent()}")
             # once in a while: evaluate held-out bits per byte
             last = state.position.step == schedule.total_steps(phase)
             if last or schedule.passes_multiple(phase, state.position.step, recipe.evaluation.every):
@@ -228,7 +229,7 @@ def _log_step(
         tokens=position.tokens,
         tokens_read=position.tokens_read,
         total_tokens=position.total_tokens,
-        loss=loss,
+        **({"loss": loss} if len(batch.positions) else {}),  # a step that predicts nothing has none
         learning_rate=schedule.learning_rate_at(phase, step),
         mask_ratio=schedule.mask_ratio_at(phase, step),
         batch_tokens=len(batch.tokens),
