@@ -47,7 +47,7 @@ class _State:
     def __init__(self) -> None:
         self.asked = 0  # number of the first signal
         self.deferred = False
-        self.seen = threading.Event()  # the main thread knows
+        self.seen = threading.Event()  # the main thread knows, or listens no more
 
 
 _state = _State()
@@ -64,7 +64,8 @@ def listening() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
     near, far = socket.socketpair()
     near.setblocking(False)
-    threading.Thread(target=_watch, args=(far,), daemon=True, name="signals").start()
+    _state.seen = seen = threading.Event()
+    threading.Thread(target=_watch, args=(far, seen), daemon=True, name="signals").start()
     wakeup = signal.set_wakeup_fd(near.fileno(), warn_on_full_buffer=False)
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
@@ -77,7 +78,7 @@ def listening() -> Iterator[None]:
             signal.signal(number, handler)
         near.close()
         _state.asked = 0
-        _state.seen.clear()
+        seen.set()
 
 
 @contextlib.contextmanager
@@ -124,7 +125,7 @@ def _in_child(number: int, _: FrameType | None) -> None:
         os._exit(128 + number)  # an exception could be lost in whatever is interrupted, and the parent wait for ever
 
 
-def _watch(far: socket.socket) -> None:
+def _watch(far: socket.socket, seen: threading.Event) -> None:
     """Sees every signal at once, also while the main thread is in a library that lets none in."""
     first, began = 0, 0.0
     while data := far.recv(1):
@@ -137,12 +138,12 @@ def _watch(far: socket.socket) -> None:
             _tell(f"stopped at once by {signal.Signals(number).name}: {KEPT}")
             end(128 + number)
         first, began = number, time.monotonic()
-        threading.Thread(target=_impatient, args=(number,), daemon=True, name="signals").start()
+        threading.Thread(target=_impatient, args=(number, seen), daemon=True, name="signals").start()
     far.close()
 
 
-def _impatient(number: int) -> None:
-    if not _state.seen.wait(PATIENCE) and not _state.deferred:
+def _impatient(number: int, seen: threading.Event) -> None:
+    if not seen.wait(PATIENCE) and not _state.deferred:
         _tell(str(Stopped(number)))
         end(128 + number)
 

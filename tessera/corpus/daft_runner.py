@@ -30,7 +30,8 @@ PROCESS_BYTES = 2**23  # of input: processes of their own cost a second, which l
 TASK_BYTES = 2**24  # of input: small files share a task
 
 _KILLED = re.compile(
-    r"EOF reached|UDF process|Broken pipe|Connection reset|ActorDied|WorkerCrashed|OutOfMemory|worker died", re.IGNORECASE
+    r"EOF reached|UDF process|Broken pipe|Connection reset|ActorDied|WorkerCrashed|OutOfMemory|worker died",
+    re.IGNORECASE,
 )
 
 # No reports of its use, and no noise.

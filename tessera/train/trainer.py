@@ -163,7 +163,9 @@ def _train_from(job: Job, back: Rollback | None) -> Rollback | None:
     policy.finish(state.position)
     distributed.wait(world)
     if stop:
-        raise Stopped(stop, f"{phase.name} is finished; run the same command again, it goes on from here", together=True)
+        raise Stopped(
+            stop, f"{phase.name} is finished; run the same command again, it goes on from here", together=True
+        )
     return None
 
 
