@@ -148,8 +148,8 @@ def _about_vocabulary(recipe: Recipe, found: int) -> str | None:
     wanted = recipe.tokenizer.vocab_size
     if recipe.tokenizer.path is None and found < wanted:
         return (
-            f"tokenizer: {found:,} tokens, fewer than the {wanted:,} of tokenizer.vocab_size: the text has no more pairs "
-            f"that it holds {recipe.tokenizer.min_frequency} times (tokenizer.min_frequency)"
+            f"tokenizer: {found:,} tokens, fewer than the {wanted:,} of tokenizer.vocab_size: the text has no more "
+            f"pairs that it holds {recipe.tokenizer.min_frequency} times (tokenizer.min_frequency)"
         )
     rows = recipe.model.config().vocab_size if recipe.model.preset is not None else found
     if recipe.tokenizer.path is not None and rows - found > _SPARE_ROWS:

@@ -1,4 +1,4 @@
-"""Phases and the text at hand: lengths in tokens that fit, where a cap on epochs (max_epochs) refuses those of a recipe.
+"""Phases fitted to the text at hand: token counts that fit where a cap on epochs (max_epochs) refuses those given.
 
 A recipe that is copied to smaller text keeps its proportions: what is counted in tokens is shortened by one factor.
 """
@@ -81,6 +81,7 @@ def _scaled(phase: Phase, factor: float) -> Phase:
 
 def _round(tokens: float) -> int:
     """Down to two digits, at least 1."""
+    tokens = round(tokens)  # a factor is seldom exact
     unit = 10 ** max(0, math.floor(math.log10(max(1.0, tokens))) - 1)
     return max(1, int(tokens // unit) * unit)
 

@@ -138,14 +138,12 @@ def _train_from(job: Job, back: Rollback | None) -> Rollback | None:
                 planned = schedule.boundary(phase, step + 1) - schedule.boundary(phase, step)
                 took = meter.step(batch, planned, sizes, time.perf_counter() - began, waited)
                 _log_step(job, log, state.position, step, batch, loss, norm, took)
-                shown = f"loss {loss:.3f}" if len(batch.positions) else "no token was masked"
-                job.on_progress(state.position.tokens, phase.tokens, f"{shown}, {meter.recent()}")
+                job.on_progress(state.position.tokens, phase.tokens, f"{_shown(batch, loss)}, {meter.recent()}")
             # once in a while: evaluate held-out bits per byte
             last = state.position.step == schedule.total_steps(phase)
             if last or schedule.passes_multiple(phase, state.position.step, recipe.evaluation.every):
                 _measure(job, state, log)
-            # by the clock, at every checkpoint_every tokens, at the end, before stopping: save a checkpoint, if the
-            # weights are whole
+            # by the clock, every checkpoint_every tokens, at the end, before stopping: save, if the weights are whole
             due, stop = policy.due(state.position)
             if due:
                 if not _finite(state.model, world):
@@ -167,6 +165,10 @@ def _train_from(job: Job, back: Rollback | None) -> Rollback | None:
             stop, f"{phase.name} is finished; run the same command again, it goes on from here", together=True
         )
     return None
+
+
+def _shown(batch: Batch, loss: float) -> str:
+    return f"loss {loss:.3f}" if len(batch.positions) else "no token was masked"
 
 
 def _stopped_at(phase: Phase, position: Position) -> str:

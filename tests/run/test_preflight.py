@@ -124,9 +124,8 @@ def test_a_folder_that_may_not_be_written_is_said_with_what_to_do(monkeypatch, c
     monkeypatch.setattr(cli, "app", app)
     with pytest.raises(SystemExit):
         cli.main()
-    assert capsys.readouterr().err == (
-        f"error: /archive/run: {os.strerror(number)}; give a folder in which you may read and write, or change who may\n"
-    )
+    said = "give a folder in which you may read and write, or change who may"
+    assert capsys.readouterr().err == f"error: /archive/run: {os.strerror(number)}; {said}\n"
 
 
 def test_a_mistake_of_ours_still_shows_where_it_is(monkeypatch):

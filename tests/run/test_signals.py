@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first ends a command in good order, the second at once; processes of its pools end with it."""
+"""Ctrl-C and SIGTERM: the first ends a command in good order, the second at once, and its processes end with it."""
 
 import os
 import signal
@@ -117,9 +117,10 @@ def started(work: str) -> subprocess.Popen[str]:
     "work",
     [
         f"print('ready', flush=True); time.sleep({SECONDS})",
-        f"import threading; threading.Thread(target=time.sleep, args=({SECONDS},)).start(); print('ready', flush=True); "
-        f"time.sleep({SECONDS})",
-        "import re; signals.PATIENCE = 0.1; print('ready', flush=True); re.match(r'(a+)+b', 'a' * 40)",  # in C, where no handler is called
+        f"import threading; threading.Thread(target=time.sleep, args=({SECONDS},)).start(); "
+        f"print('ready', flush=True); time.sleep({SECONDS})",
+        # in C, where no handler is called
+        "import re; signals.PATIENCE = 0.1; print('ready', flush=True); re.match(r'(a+)+b', 'a' * 40)",
     ],
     ids=["sleeps", "has a thread", "is in a library"],
 )
@@ -145,8 +146,8 @@ def test_a_second_signal_ends_a_command_at_once_that_still_finishes_its_step():
 
 
 def test_what_falls_over_because_of_a_signal_is_the_signal_and_no_traceback():
-    work = f"exec('try: print(\"ready\", flush=True); time.sleep({SECONDS})\\nexcept BaseException: raise RuntimeError(1)')"
-    process = started(work)
+    slept = f'print("ready", flush=True); time.sleep({SECONDS})'
+    process = started(f"exec('try: {slept}\\nexcept BaseException: raise RuntimeError(1)')")
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=SECONDS)
     assert process.returncode == 143
