@@ -53,7 +53,9 @@ def test_a_process_killed_anywhere_and_started_again_ends_with_the_same_bytes(re
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_a_run_ended_at_random_moments_of_all_its_stages_ends_with_the_same_bytes(finished, recipe_file, tmp_path, number):
+def test_a_run_ended_at_random_moments_of_all_its_stages_ends_with_the_same_bytes(
+    finished, recipe_file, tmp_path, number
+):
     torn, rng = tmp_path / "torn", random.Random(int(number))
     codes = (0, 128 + number) if number != signal.SIGKILL else (0, -number)
     for _ in range(KILLS):
