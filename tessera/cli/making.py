@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tessera import terminal
 from tessera.cli.app import app, tokenizer_app
-from tessera.cli.options import Accept, Out, RecipePath, Set, read_recipe
+from tessera.cli.options import Accept, Out, RecipePath, Set, check_plot, read_recipe
 from tessera.terminal import Watcher, console, print_table
 
 Method = Literal["ties", "linear", "exponential"]
@@ -78,6 +78,7 @@ def plan(
     from tessera.plan.overview import Machine, overview
     from tessera.report import plan_tables
 
+    check_plot(plot)
     read = read_recipe(recipe, set_)
     shards = (out or Path("runs") / read.name) / "shards" / "train"
     text = token_counts.from_counts(counts, read, counts_exponent) if counts is not None else None
@@ -174,6 +175,7 @@ def tokenizer_report(
     from tessera.files import write_text
     from tessera.vocabulary.fertility import as_csv, as_json, fertility, sample_of_each
 
+    check_plot(plot)
     texts = sample_of_each(read_recipe(recipe, set_).corpus, sample_bytes)
     measured = fertility(Tokenizer.load(tokenizer), texts, parallel=parallel)
     if csv is not None:
