@@ -59,7 +59,7 @@ def _explained(error: Exception) -> str | None:
 def _stop(stopped: signals.Stopped) -> None:
     if os.environ.get("RANK", "0") == "0":
         _say("tessera:", str(stopped))
-    signals.end(int(stopped.code))  # threads of libraries are not waited for
+    signals.end(128 + stopped.number)  # threads of libraries are not waited for
 
 
 def _say(first: str, text: str) -> None:

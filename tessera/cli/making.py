@@ -74,7 +74,7 @@ def plan(
     plot: Annotated[Path | None, typer.Option(help="draw shares and epochs, as PNG")] = None,
 ) -> None:
     """What a recipe will do, before anything is spent: languages, steps, rates, FLOPs, memory, hours."""
-    from tessera.plan import fit, paths, token_counts
+    from tessera.plan import cost, fit, paths, token_counts
     from tessera.plan.overview import Machine, overview
     from tessera.report import plan_tables
 
@@ -102,11 +102,9 @@ def plan(
         wide.print(line, style="yellow" if line.startswith("warning") else None)
     needed = [phase.flops for phase in planned.phases if phase.flops is not None]
     if needed:
-        from tessera.train.throughput import this_machine
-
-        where, flops = this_machine()
+        where, flops = cost.this_machine()
         hours = plan_tables.time(sum(needed) / (flops * mfu) / 3600)
-        wide.print(f"On this machine ({where}): {hours} at an MFU of {mfu:g}; the log of a run says what it reaches.")
+        wide.print(f"On this machine ({where}): {hours} at an MFU of {mfu:g}; the log of a run says what it reaches")
 
 
 @app.command()

@@ -96,4 +96,5 @@ def _differences(old: Phase, new: Phase) -> Iterator[str]:
         elif before != after:
             yield f"{place}={show_tokens(after)}"
 
-    yield from walk(*(p.model_dump(mode="json", by_alias=True) for p in (old, new)), f"phases.{old.name}")
+    before, after = (phase.model_dump(mode="json", by_alias=True) for phase in (old, new))
+    yield from walk(before, after, f"phases.{old.name}")

@@ -161,14 +161,6 @@ def find_peak(world: World, dtype: torch.dtype, seconds: float = 0.3) -> Peak:
     return Peak(flops=sum(every), source=f"{_flops(sum(every))}{each}, {words}")
 
 
-def this_machine() -> tuple[str, float]:
-    """(words, FLOP/s) of the device that training would take here: by its data sheet, else measured for a moment."""
-    there = torch.cuda.is_available()
-    device, dtype = (torch.device("cuda"), torch.bfloat16) if there else (torch.device("cpu"), torch.float32)
-    peak = find_peak(World(rank=0, size=1, device=device), dtype)
-    return f"{device.type}, {peak.source}", peak.flops
-
-
 @functools.cache
 def _measured(device: torch.device, dtype: torch.dtype, threads: int, seconds: float) -> float:
     """Once for each process: all its phases are compared with the same figure."""

@@ -68,7 +68,7 @@ def test_a_plan_names_paths_that_are_not_there_and_the_hours_of_this_machine(rec
         cli.app, ["plan", str(recipe_file), "--out", str(tmp_path), "--set", "corpus.sources.web.path=nowhere"]
     )
     assert "warning: corpus.sources.web.path: there is nothing at 'nowhere'" in shown.output
-    assert "On this machine (cpu" in shown.output
+    assert "On this machine (" in shown.output
 
 
 def test_a_vocabulary_smaller_than_asked_and_languages_without_held_out_text_are_said(recipe_file, tmp_path):
