@@ -29,7 +29,7 @@ from tessera.corpus.documents import (
     read_file,
     why_not_pair,
 )
-from tessera.data import readers as rows
+from tessera.data import decompress
 from tessera.data.languages import language_code, language_of_path
 from tessera.data.storage import files
 from tessera.data.tokenizer import train
@@ -191,7 +191,7 @@ def test_a_line_of_50_megabytes_is_skipped_and_does_not_fill_the_memory(tmp_path
     limit=st.integers(1, 30),
 )
 def test_lines_are_the_same_whatever_the_size_of_a_reading(tmp_path, monkeypatch, lines, chunk, limit):
-    monkeypatch.setattr(rows, "_CHUNK", chunk)
+    monkeypatch.setattr(decompress, "CHUNK", chunk)
     path = tmp_path / "fao_Latn.txt"
     path.write_bytes(b"\n".join(lines))
     bom = b"\xef\xbb\xbf"
