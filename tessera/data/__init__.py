@@ -7,7 +7,6 @@ In reading order:
     decompress.py      zstd, gzip, bz2 and xz as a stream of UTF-8 in bounded memory
     tables.py          CSV and TSV as rows; which columns of a table are read
     parquet.py         parquet decoded by a process of its own
-    parquet_process.py that process
     readers.py         rows out of jsonl, JSON, tables, parquet, plain text and WET
     languages.py       codes of languages, which script a text is in, whether it puts spaces between words
     tokenizer.py       train a byte-level BPE, load any tokenizer.json, special tokens

@@ -341,10 +341,10 @@ def test_a_path_says_its_language(path, language):
     assert language_of_path(Path(path)) == language
 
 
-def test_a_column_says_more_than_a_file_and_a_file_more_than_the_source(tmp_path):
+def test_a_column_says_more_than_the_source_and_that_more_than_the_name_of_a_file(tmp_path):
     store(tmp_path, "deu_Latn.jsonl", lines(GOOD, {"text": "Hallo"}))
     store(tmp_path, "part1.jsonl", lines({"text": "hei"}))
-    assert [d.language for d in all_of(tmp_path, language="nob_Latn")] == ["fao_Latn", "deu_Latn", "nob_Latn"]
+    assert [d.language for d in all_of(tmp_path, language="nob_Latn")] == ["fao_Latn", "nob_Latn", "nob_Latn"]
 
 
 def test_a_score_that_is_no_number_is_skipped(tmp_path):
