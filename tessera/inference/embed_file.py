@@ -69,7 +69,7 @@ def embed_file(
 ) -> Path:
     """Writes one row for each text of `source`, in its order, and returns `out`.
 
-    source     jsonl, json, csv, tsv, txt (also .zst, .gz, .bz2, .xz) or parquet: a file, a folder, a glob, here or at a URL
+    source     jsonl, csv, tsv, txt (also .zst, .gz, .bz2, .xz) or parquet: a file, a folder, a glob, here or at a URL
     out        .parquet: columns id (or row) and embedding, a list of fixed size. .npy: [n, h], and the ids beside it
                in NAME.ids.parquet
     text       the column that holds the text; of txt every line is one, blank ones left out
@@ -225,7 +225,9 @@ class _Reader:
 def _files(source: str, text: str, id: str | None) -> list[storage.File]:
     found = storage.files(_source(source, text, id))
     if odd := [file for file in found if file.kind not in (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")]:
-        raise ValueError(f"{odd[0]}: embed reads jsonl, json, csv, tsv, txt and parquet; `tessera prepare` reads web archives")
+        raise ValueError(
+            f"{odd[0]}: embed reads jsonl, csv, tsv, txt and parquet; `tessera prepare` reads web archives"
+        )
     return found
 
 
