@@ -183,7 +183,7 @@ def _values(column: pa.Array) -> list[Any]:
         found = [_value(scalar) for scalar in column]
     if found and any(isinstance(value, bytes) for value in found):
         padded = pa.types.is_fixed_size_binary(column.type)
-        return [_decoded(value.rstrip(b"\0") if padded else value) for value in found]
+        return [_decoded(value.rstrip(b"\0") if padded and value else value) for value in found]
     return found
 
 
