@@ -18,6 +18,7 @@ from tessera.plan.languages import ISO_639_1, spelled, usual_script
 
 _FULL = r"[a-z]{3}_[A-Z][a-z]{3}"
 
+_CHINESE = frozenset({"Hans", "Hant", "Hani"})  # one script, as far as this goes
 _ISO_639_3 = frozenset(ISO_639_1.values())
 
 
@@ -62,8 +63,13 @@ def doubts(codes: Iterable[str]) -> Iterator[str]:
         spellings.setdefault(code[:3] if bare else spelled(code), []).append(code)
     if twice := [" and ".join(names) for names in spellings.values() if len(names) > 1]:
         yield f"one language in several spellings, each counted by itself: {some(twice)}; use one"
-    usual = {code: usual_script(code[:3]) for code in known if "_" in code}
-    if rare := [f"{code} (usually {script})" for code, script in usual.items() if script not in (None, code[4:])]:
+    usual = {code: usual_script(code[:3]) for code in known if "_" in code and code not in unknown}
+    rare = [
+        f"{code} (usually {script})"
+        for code, script in usual.items()
+        if script not in (None, code[4:]) and not {script, code[4:]} <= _CHINESE
+    ]
+    if rare:
         yield f"in a script that is unusual for the language: {some(rare)}; see that it is meant"
 
 

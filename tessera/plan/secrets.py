@@ -10,7 +10,7 @@ HIDDEN = "***"
 # The name of a container stands before the @ of Azure's URLs, and is no secret.
 _LOGIN = re.compile(r"(?<=://)(?!\*\*\*@)[^/?#\s'\"<>@\[:]*:(?:(?!\d*[/?#\s])[^\s'\"<>]*|[^/?#\s'\"<>]*)@")
 _TOKEN = re.compile(r"(?i)(\b(?:https?|s?ftp|git|hf|s3a?|gs|gcs)://)(?!\*\*\*@)[^/?#\s'\"<>@]+@")
-_URL_QUERY = re.compile(r"(?<=://)([^\s?#'\"<>]*)([?#])([^\s'\"<>]*)")
+_URL_QUERY = re.compile(r"(\w+)(://[^\s?#'\"<>]*[?#])([^\s'\"<>]*)")
 _PLAIN = re.compile(r"(?i)^(download|raw|rev|revision|version|versionid|ref|format|inline|blob|dl)=[\w.-]{1,40}$")
 
 
@@ -20,7 +20,14 @@ def redact(text: str) -> str:
         return text
     text = _LOGIN.sub(f"{HIDDEN}@", text)
     text = _TOKEN.sub(rf"\1{HIDDEN}@", text)
-    return _URL_QUERY.sub(lambda found: f"{found[1]}{found[2]}{_query(found[3])}", text)
+    return _URL_QUERY.sub(_without_values, text)
+
+
+def _without_values(found: re.Match[str]) -> str:
+    scheme, path, query = found.groups()
+    if not scheme.lower().startswith("http") and "=" not in query:
+        return found[0]  # a glob
+    return f"{scheme}{path}{_query(query)}"
 
 
 def _query(query: str) -> str:
