@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.data.languages import language_code, language_of_path
-from tessera.data.readers import BROKEN, UNIT, WARC_LANGUAGE, rows
+from tessera.data.readers import BROKEN, UNIT, WARC_LANGUAGE, Values, rows
 from tessera.data.storage import File, files
-from tessera.data.tables import Values
 from tessera.data.tokenizer import Tokenizer
 from tessera.plan.corpus import Source
 

@@ -5,7 +5,6 @@ In reading order:
     storage.py         where files lie: on this machine, or at a URL
     remote.py          files elsewhere, by fsspec
     decompress.py      zstd, gzip, bz2 and xz as a stream of UTF-8 in bounded memory
-    tables.py          CSV and TSV as rows; which columns of a table are read
     parquet.py         parquet decoded by a process of its own
     readers.py         rows out of jsonl, JSON, tables, parquet, plain text and WET
     languages.py       codes of languages, which script a text is in, whether it puts spaces between words

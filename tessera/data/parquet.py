@@ -111,6 +111,34 @@ def _converse(process: _Process, file: "File", opened: Any, choose: Choose) -> I
                 return
 
 
+def values(column: pa.Array) -> list[Any]:
+    """A column as Python values; bytes that are UTF-8 become text, others stay, and so do strings that are not."""
+    if pa.types.is_temporal(column.type):
+        column = column.cast(pa.string())
+    try:
+        found = column.to_pylist()
+    except UnicodeDecodeError:
+        found = [_value(scalar) for scalar in column]
+    if found and any(isinstance(value, bytes) for value in found):
+        padded = pa.types.is_fixed_size_binary(column.type)
+        return [_decoded(value.rstrip(b"\0") if padded and value else value) for value in found]
+    return found
+
+
+def _value(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        return scalar.as_buffer().to_pybytes() if hasattr(scalar, "as_buffer") else b"\xff"
+
+
+def _decoded(value: Any) -> Any:
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        return value
+
+
 def _take() -> _Process:
     while _idle:
         process = _idle.pop()

@@ -4,23 +4,30 @@ Memory is bounded by the longest row allowed and by one batch of parquet, whatev
 """
 
 import codecs
+import csv
 import json
 import lzma
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
-from tessera.data import decompress, tables
+from tessera.data import decompress
 from tessera.data.parquet import record_batches
+from tessera.data.parquet import values as values_of
 from tessera.data.storage import File
-from tessera.data.tables import NOT_UTF8, NUL, SHOWN_BYTES, Raw
 from tessera.plan.corpus import Columns, Source
 
 UNIT = {".parquet": "row", ".json": "row", ".warc": "record", ".wet": "record"}  # what is counted; lines elsewhere
 BROKEN = (OSError, EOFError, lzma.LZMAError, zlib.error, pa.ArrowException)
 WARC_LANGUAGE = "WARC-Identified-Content-Language"
+
+NOT_UTF8 = "not UTF-8"
+NUL = "NUL characters, as in UTF-16 without its mark"
+SHOWN_BYTES = 400  # what is kept of a row that is too long
+Values = dict[str, Any]
+Raw = tuple[int, Values | None, str, Any]  # its number, from 1; by column, or None and why; what shows it
 
 _SILENT_RECORDS = ("warcinfo", "metadata", "request", "revisit")  # about a page, never the page
 
@@ -46,7 +53,7 @@ def rows(file: File, source: Source | None, max_bytes: int) -> Iterator[Raw]:
         case ".json":
             return _json(file, max_bytes)
         case ".csv" | ".tsv":
-            return tables.rows(file, source, max_bytes)
+            return _table(file, source, max_bytes)
         case _ if source is None:
             raise ValueError(f"{file}: has no columns; .jsonl, .csv and .parquet have")
         case ".txt":
@@ -148,18 +155,109 @@ def _lines(file: File, max_bytes: int) -> Iterator[tuple[int, str | None, str, b
                 head, pieces = head or b"".join(pieces)[:SHOWN_BYTES], []
 
 
+# --------------------------------------------------------------------------------------------------------------- tables
+
+
+def _table(file: File, source: Source | None, max_bytes: int) -> Iterator[Raw]:
+    """CSV (RFC 4180) and TSV (no quotes), the first line of which names the columns."""
+    csv.field_size_limit(max(csv.field_size_limit(), max_bytes))
+    with decompress.text(file) as stream:
+        lines = _TableLines(stream, file, max_bytes)
+        quoting: Literal[0, 3] = csv.QUOTE_NONE if file.kind == ".tsv" else csv.QUOTE_MINIMAL
+        feed = iter(lines)
+        first = next(feed, "")
+        delimiter = "\t" if file.kind == ".tsv" else max(",;\t", key=first.count)  # most of them; the first of equals
+        names = next(csv.reader([first], delimiter=delimiter, quoting=quoting), [])
+        if source is not None and names:
+            _columns(file, source, names)
+        found = csv.reader(feed, delimiter=delimiter, quoting=quoting)
+        lines.since = 0
+        while True:
+            number = found.line_num + 2
+            try:
+                values = next(found, None)
+            except csv.Error as error:
+                raise ValueError(f"{file}: line {number}: {error}; is a quote not closed?") from None
+            lines.row, lines.since = found.line_num + 1, 0
+            if values is None:
+                return
+            if values:
+                line = delimiter.join(values)
+                yield number, *_table_row(names, values, line), line[:SHOWN_BYTES].encode("utf-8", "surrogateescape")
+
+
+def _table_row(names: list[str], values: list[str], line: str) -> tuple[Values | None, str]:
+    if len(values) != len(names):
+        return None, f"{len(values)} fields, not {len(names)} as in the first line"
+    if "\0" in line:
+        return None, NUL
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return None, NOT_UTF8
+    return dict(zip(names, values, strict=True)), ""
+
+
+class _TableLines:
+    """The lines of a table, with their ends, and how much was read since a row was whole."""
+
+    def __init__(self, stream: decompress.Text, file: File, max_bytes: int) -> None:
+        self.stream, self.file, self.max_bytes, self.since, self.row = stream, file, max_bytes, 0, 0
+
+    def __iter__(self) -> Iterator[str]:
+        rest = b""
+        while chunk := self.stream.read():
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                yield self._counted(line + b"\n")
+            if len(rest) > self.max_bytes:
+                self._counted(rest)
+        if rest:
+            yield self._counted(rest)
+
+    def _counted(self, line: bytes) -> str:
+        self.since += len(line)
+        if self.since > self.max_bytes:
+            raise ValueError(
+                f"{self.file}: behind line {self.row}: a row longer than {self.max_bytes} bytes; is a quote not closed?"
+            )
+        return line.decode("utf-8", "surrogateescape")
+
+
+def _columns(file: File, source: Source, present: list[str]) -> list[str]:
+    """What is read of a table. Raises ValueError where it lacks a column that is needed."""
+    named = source.columns
+    if source.kind == "pairs":
+        needed = [named.source_text, named.target_text, named.source_language, named.target_language]
+        wanted = needed
+    else:
+        needed = [named.text, *filter(None, [named.quality])]
+        wanted = [*needed, named.id, named.language]
+    for column in needed:
+        if column not in present:
+            raise ValueError(
+                f"{file}: has no column {column!r}; it has {', '.join(map(_short, present[:20]))}. Name the right one "
+                f"under `columns` of source {source.name!r}, or put the file under `exclude`"
+            )
+    return [column for column in present if column in wanted]
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 40 else f"{name[:40]} ..."
+
+
 # ------------------------------------------------------------------------------------------------------------- parquet
 
 
 def _parquet(file: File, source: Source | None, max_bytes: int) -> Iterator[Raw]:
     def choose(present: list[str]) -> list[str] | None:
-        return None if source is None else tables.columns(file, source, present)
+        return None if source is None else _columns(file, source, present)
 
     identity = None if source is None else source.columns.id
     number = 0
     for batch in record_batches(file, choose):
         names = batch.schema.names
-        for found in zip(*map(_values, batch.columns), strict=True):
+        for found in zip(*map(values_of, batch.columns), strict=True):
             number += 1
             values = dict(zip(names, found, strict=True))
             if isinstance(data := values.get(identity or ""), bytes):
@@ -171,34 +269,6 @@ def _parquet(file: File, source: Source | None, max_bytes: int) -> Iterator[Raw]
                 elif isinstance(value, str | bytes) and len(value) > max_bytes:
                     reason = f"longer than {max_bytes} bytes"
             yield number, None if reason else values, reason, values
-
-
-def _values(column: pa.Array) -> list[Any]:
-    """A column as Python values; bytes that are UTF-8 become text, others stay, and so do strings that are not."""
-    if pa.types.is_temporal(column.type):
-        column = column.cast(pa.string())
-    try:
-        found = column.to_pylist()
-    except UnicodeDecodeError:
-        found = [_value(scalar) for scalar in column]
-    if found and any(isinstance(value, bytes) for value in found):
-        padded = pa.types.is_fixed_size_binary(column.type)
-        return [_decoded(value.rstrip(b"\0") if padded and value else value) for value in found]
-    return found
-
-
-def _value(scalar: Any) -> Any:
-    try:
-        return scalar.as_py()
-    except UnicodeDecodeError:
-        return scalar.as_buffer().to_pybytes() if hasattr(scalar, "as_buffer") else b"\xff"
-
-
-def _decoded(value: Any) -> Any:
-    try:
-        return value.decode() if isinstance(value, bytes) else value
-    except UnicodeDecodeError:
-        return value
 
 
 # ---------------------------------------------------------------------------------------------------------------- WARC

@@ -138,11 +138,15 @@ def listing(source: Source) -> Listing:
     return result
 
 
+_Role = Literal["asked for", "inside", "hidden", "linked"]
+_ASKED: Final = "asked for"
+
+
 class _Entry(NamedTuple):
     """A file that was found, and how: itself, or in a folder; or a name that is not looked into."""
 
     file: File
-    role: Literal["asked for", "inside", "hidden", "linked"]
+    role: _Role
 
 
 def _why_left_out(entry: _Entry, source: Source, removed_too: bool, json_too: bool) -> str:
@@ -225,16 +229,13 @@ def _elsewhere(source: Source) -> Iterator[_Entry]:
     system, path = system_of(url)
     with reaching(url):
         try:
+            found: list[tuple[str, Any, _Role]]
             found = [(path, system.info(path), _ASKED)] if scheme in WEB else _listed(system, path)
         except FileNotFoundError:
             return
     for name, info, role in found:
         size = info.get("size")
         yield _Entry(File(name if "://" in name else f"{scheme}://{name}", int(size or 0), _version(info)), role)
-
-
-_Role = Literal["asked for", "inside", "hidden", "linked"]
-_ASKED: Final = "asked for"
 
 
 def _listed(system: Any, path: str) -> list[tuple[str, Any, _Role]]:
@@ -266,7 +267,8 @@ def _role(parts: list[str], pattern: list[str]) -> _Role | None:
     if pattern[0] == "**":
         splits = range(len(parts) + 1) if parts else ()  # without any left, the file itself is no folder
         roles = [_role(parts[n:], pattern[1:]) for n in splits if not _hidden(parts[:n])]
-        return next((role for role in (_ASKED, "inside", "hidden") if role in roles), None)  # type: ignore[return-value]
+        best: tuple[_Role, ...] = (_ASKED, "inside", "hidden")
+        return next((role for role in best if role in roles), None)
     return _role(parts[1:], pattern[1:]) if parts and _fits(parts[0], pattern[0]) else None
 
 

@@ -31,8 +31,8 @@ from tessera.corpus.documents import (
 )
 from tessera.data import decompress
 from tessera.data.languages import language_code, language_of_path
+from tessera.data.readers import NUL
 from tessera.data.storage import files
-from tessera.data.tables import NUL
 from tessera.data.tokenizer import train
 from tessera.plan.corpus import Columns, Source, TokenizerTraining
 
