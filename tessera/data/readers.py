@@ -167,7 +167,10 @@ def _table(file: File, source: Source | None, max_bytes: int) -> Iterator[Raw]:
         feed = iter(lines)
         first = next(feed, "")
         delimiter = "\t" if file.kind == ".tsv" else max(",;\t", key=first.count)  # most of them; the first of equals
-        names = next(csv.reader([first], delimiter=delimiter, quoting=quoting), [])
+        try:
+            names = next(csv.reader([first], delimiter=delimiter, quoting=quoting), [])
+        except csv.Error as error:
+            raise ValueError(f"{file}: line 1, which names the columns: {error}") from None
         if source is not None and names:
             _columns(file, source, names)
         found = csv.reader(feed, delimiter=delimiter, quoting=quoting)
