@@ -121,6 +121,7 @@ def _read(recipe: Recipe, folder: Path, watcher: Watcher) -> prepare.IngestedCor
         workers=machine.threads,
         scorers={name: Scorer(name, dtype="float32") for name in models},  # the same tiers on every machine
         on_progress=watcher.progress("documents"),
+        say=watcher.warn,
     )
 
 

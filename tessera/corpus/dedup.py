@@ -136,7 +136,11 @@ def _claim(out: Path, files: Sequence[_File], rules: Duplicates) -> None:
         "documents": hashlib.sha256("\n".join(file.fingerprint for file in files).encode()).hexdigest(),
     }
     path = out / "made_from.json"
-    if not path.is_file() or json.loads(path.read_bytes()) != made_from:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if found != made_from:
         remove_folder(out)
         write_json(path, made_from)
 

@@ -27,7 +27,7 @@ from tessera.data.shards import Shards, concatenate
 from tessera.data.tokenizer import Engine, Tokenizer
 from tessera.files import atomic_folder, remove_folder, write_json
 from tessera.plan.corpus import Corpus
-from tessera.progress import Progress, silent
+from tessera.progress import Progress, Say, silent
 
 Store = Literal["train", "held_out"]
 STORES: tuple[Store, ...] = ("train", "held_out")
@@ -95,12 +95,14 @@ def read(
     workers: int | None = None,
     scorers: Mapping[str, Scorer] | None = None,
     on_progress: Progress | None = None,
+    say: Say = silent,
 ) -> IngestedCorpus:
     """Reads, filters, compares and splits a corpus; what is in `folder` already and still fits is not done again.
 
     engine   that Daft runs on
     workers  files at a time; None: the cores of this machine
     scorers  what scores sources with `score: ./folder`, by that name; see ingest.ingest
+    say      hears what is not read, and what is odd about languages
 
     Raises ValueError for sources that cannot be read (see documents.py) or hold nothing to train on.
     """
@@ -113,11 +115,15 @@ def read(
     def comparing(done: int, total: int, what: str) -> None:
         report(size + size // _COMPARING * done // max(1, total), size + size // _COMPARING, what)
 
-    files = ingest.ingest(corpus, folder, workers=workers or cores(), scorers=scorers, on_progress=reading)
+    files = ingest.ingest(corpus, folder, workers=workers or cores(), scorers=scorers, on_progress=reading, say=say)
     size = sum(file.origin.size for file in files)
     copies = dedup.find_duplicates([file.path for file in files], corpus.duplicates, folder / "copies", comparing)
     chosen = split.choose_held_out(corpus, files, folder, copies)
     report(size + size // _COMPARING, size + size // _COMPARING, f"{len(files)} files, {len(copies.position):,} copies")
+    if not len(chosen.keys) and not any(
+        source.kind == "tokens" and source.split == "held_out" for source in corpus.sources
+    ):
+        say("no text is held out, so nothing can be measured on it; see `corpus.held_out`")
     return IngestedCorpus(corpus=corpus, files=files, split=chosen)
 
 

@@ -46,11 +46,11 @@ class EncodeJob:
         """What of each source was dropped; None where it was not made, or of other documents."""
         try:
             found = json.loads((self.target / "done.json").read_bytes())
-        except (OSError, ValueError):
+            if found["made_of"] != self.made_of:
+                return None
+            return {source: DocumentCounts(**counts) for source, counts in found["counts"].items()}
+        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):  # damaged: made again
             return None
-        if found["made_of"] != self.made_of:
-            return None
-        return {source: DocumentCounts(**counts) for source, counts in found["counts"].items()}
 
 
 def encode_jobs(
@@ -81,7 +81,7 @@ def encode_jobs(
         shards = token_sources.shards_of(source) if source.kind == "tokens" else []
         for group in grouped(shards, [shard.bytes for shard in shards], _SHARD_TASK):
             states = [(str(s.path), s.path.stat().st_size, s.path.stat().st_mtime_ns) for s in group]
-            of_source = [source.model_dump(mode="json"), states]
+            of_source = [source.model_dump(mode="json", exclude={"allow_empty"}), states]
             add(sum(shard.bytes for shard in group), of_source, shards=tuple(group), source=source)
     return made
 

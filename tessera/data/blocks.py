@@ -180,8 +180,9 @@ def _read(path: Path) -> tuple[dict[str, Any], Integers | None]:
         with path.open("rb") as file:
             header = json.loads(file.read(_PAGE))
         strides = np.memmap(path, dtype="<i8", mode="r", offset=_PAGE).view(np.ndarray)
-        whole = (header["format"], header["version"]) == (FORMAT, VERSION) and header["sha256"] == _hash(strides)
-    except (OSError, ValueError, KeyError, TypeError):
+        known = isinstance(header, dict) and (header["format"], header["version"]) == (FORMAT, VERSION)
+        whole = known and header["sha256"] == _hash(strides)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}, None
     return header, strides if whole else None
 

@@ -69,7 +69,7 @@ def embed_file(
 ) -> Path:
     """Writes one row for each text of `source`, in its order, and returns `out`.
 
-    source     jsonl, txt (also .zst, .gz, .bz2, .xz) or parquet: a file, a folder, a glob, here or at a URL
+    source     jsonl, csv, tsv, txt (also .zst, .gz, .bz2, .xz) or parquet: a file, a folder, a glob, here or at a URL
     out        .parquet: columns id (or row) and embedding, a list of fixed size. .npy: [n, h], and the ids beside it
                in NAME.ids.parquet
     text       the column that holds the text; of txt every line is one, blank ones left out
@@ -190,7 +190,7 @@ class _Reader:
         for _, reason, key, text in self._rows():
             if reason:
                 continue
-            ids.append(key if pa.types.is_integer(self.found.id_type) else str(key))
+            ids.append(key if pa.types.is_integer(self.found.id_type) else _name(key))
             texts.append(_mend(text))
             size += len(text)
             if len(texts) == part_rows or size >= _PART_CHARACTERS:
@@ -224,8 +224,10 @@ class _Reader:
 
 def _files(source: str, text: str, id: str | None) -> list[storage.File]:
     found = storage.files(_source(source, text, id))
-    if odd := [file for file in found if file.kind not in (".jsonl", ".json", ".txt", ".parquet")]:
-        raise ValueError(f"{odd[0]}: embed reads jsonl, txt and parquet; `tessera prepare` reads web archives")
+    if odd := [file for file in found if file.kind not in (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")]:
+        raise ValueError(
+            f"{odd[0]}: embed reads jsonl, csv, tsv, txt and parquet; `tessera prepare` reads web archives"
+        )
     return found
 
 
@@ -234,6 +236,10 @@ def _source(path: str, text: str, id: str | None) -> Source:
         return Source(name="input", path=path, columns=Columns(text=text, id=id or "id"))
     except ValidationError as error:
         raise ValueError(f"{path}: {error.errors()[0]['msg']}") from None
+
+
+def _name(key: Any) -> str:
+    return json.dumps(key, default=str) if isinstance(key, dict | list) else _mend(str(key))
 
 
 def _mend(text: str) -> str:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from tessera.plan.errors import did_you_mean, mistakes
 from tessera.plan.recipe import Recipe
+from tessera.plan.secrets import redact
 
 
 class RecipeError(ValueError):
@@ -37,7 +38,8 @@ def load(path: str | Path, overrides: dict[str, str] | None = None) -> Recipe:
         return Recipe.model_validate(data)
     except ValidationError as error:
         found = mistakes(error, data, Recipe)
-        raise RecipeError("\n".join(f"{path}{place and ', '}{place}: {what}" for place, what in found)) from None
+        lines = (f"{path}{place and ', '}{place}: {redact(what)}" for place, what in found)
+        raise RecipeError("\n".join(lines)) from None
 
 
 def dump(recipe: Recipe) -> str:
@@ -174,7 +176,9 @@ def _override(data: dict[str, Any], key: str, value: str, path: Path) -> None:
     try:
         given = _values(value)
     except ValueError as error:
-        raise RecipeError(f"{path}: cannot set {key} to {value[:80]!r}, which is not YAML{error}") from None
+        raise RecipeError(
+            f"{path}: cannot set {key} to {redact(value)[:80]!r}, which is not YAML{redact(str(error))}"
+        ) from None
     place: Any = data
     *parents, last = key.split(".")
     for depth, part in enumerate(parents):
