@@ -5,7 +5,6 @@
 Every stage leaves files in the run folder and reads only files, so each can be run alone, later, elsewhere.
 """
 
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import Any, Literal, get_args
 
 from tessera.corpus import prepare
 from tessera.data.shards import Shards, verify
-from tessera.data.tokenizer import Tokenizer, sample
+from tessera.data.tokenizer import Tokenizer
 from tessera.data.tokenizer import train as train_tokenizer
+from tessera.data.tokenizer_sample import sample
 from tessera.evaluation.evaluate import check, evaluate_recipe
 from tessera.files import atomic_folder, write_json, write_text
 from tessera.inference.text_scorer import Scorer
@@ -125,8 +125,7 @@ def _tokenizer(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     progress = watcher.progress("tokenizer")
     with atomic_folder(target) as staging:
         if recipe.tokenizer.path is not None:
-            for file in Tokenizer.load(recipe.tokenizer.path).files():
-                shutil.copy(file, staging)
+            Tokenizer.load(recipe.tokenizer.path).copy_to(staging)
         else:
             texts = sample(_read(recipe, folder, Silent()).texts(), recipe.tokenizer)
             longest = max(phase.context for phase in recipe.phases)

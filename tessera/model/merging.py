@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from tessera.model import hub
-from tessera.model.hf_files import TokenizerJson, is_finite, read_as
+from tessera.model.hf_files import TokenizerJson, is_finite
 from tessera.model.mlm import MaskedLM
+from tessera.plan.json_files import read_as
 
 Method = Literal["ties", "linear", "exponential"]
 State = dict[str, Tensor]

@@ -14,7 +14,8 @@ from tessera.corpus import prepare as prepare_module
 from tessera.corpus.dropped import dropped
 from tessera.corpus.prepare import prepare
 from tessera.data.shards import Shards, verify
-from tessera.data.tokenizer import sample, train
+from tessera.data.tokenizer import train
+from tessera.data.tokenizer_sample import sample
 from tessera.plan.corpus import Columns, Corpus, Duplicates, HeldOut, NearDuplicates, Source, TokenizerTraining
 
 
