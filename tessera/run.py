@@ -26,6 +26,7 @@ from tessera.report import summarize, write_report
 from tessera.train import checkpoint, distributed
 from tessera.train.merge_models import merge_folders
 from tessera.train.model_card import card
+from tessera.train.start import check_tokenizers
 from tessera.train.trainer import Text, train
 
 Stage = Literal["documents", "tokenizer", "shards", "train", "merge", "evaluate", "report"]
@@ -75,6 +76,7 @@ def run(
 def _open(recipe: Recipe, folder: Path, accept_changes: bool, watcher: Watcher) -> None:
     """Makes the folder, or checks that it is this recipe's."""
     check(recipe.evaluation)
+    check_tokenizers(recipe, folder)
     path = folder / "recipe.yaml"
     if path.exists():
         differing = changes(science(load(path)), science(recipe))

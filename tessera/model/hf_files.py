@@ -82,6 +82,24 @@ class TokenizerJson(Strictly):
         return {"model": _on(inside), "added_tokens": added, **more}
 
 
+def tokenizers_differ(first: Path, other: Path) -> tuple[str | None, str | None]:
+    """What of two tokenizer.json is not the same: (a token with another id, a part of the rules); None where all is.
+
+    Both are None too where the same is only written otherwise. Raises ValueError naming a file that cannot be read.
+    """
+    if first.read_bytes() == other.read_bytes():
+        return None, None
+    a, b = (read_as(TokenizerJson, file) for file in (first, other))
+    mine, theirs = a.ids(), b.ids()
+    moved = sorted((i, token) for token, i in {**theirs, **mine}.items() if mine.get(token) != theirs.get(token))
+    ids = None
+    if moved:
+        token = moved[0][1]
+        both = " and ".join("no token" if i is None else f"id {i}" for i in (mine.get(token), theirs.get(token)))
+        ids = f"{shown(token)} is {both} ({len(moved)} tokens in all)"
+    return ids, next((part for part, rules in a.rules().items() if rules != b.rules()[part]), None)
+
+
 def _on(fields: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value not in (None, False)}
 
