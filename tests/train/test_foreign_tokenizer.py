@@ -35,7 +35,7 @@ def test_another_tokenizer_of_the_same_size_and_a_new_one_are_refused_unless_the
         TrainingError, match=r"differ: .* is id \d+ and .*set tokenizer.path: .*foreign_tokenizer: true"
     ):
         check_tokenizers(starting(english, greek), tmp_path)
-    with pytest.raises(TrainingError, match="but the recipe trains a new one. Set tokenizer.path"):
+    with pytest.raises(TrainingError, match=r"but the recipe trains a new one\. Set tokenizer\.path"):
         check_tokenizers(starting(english), tmp_path)
     check_tokenizers(starting(english, greek, foreign_tokenizer=True), tmp_path)
     check_tokenizers(starting(english, foreign_tokenizer=True), tmp_path)
@@ -66,5 +66,5 @@ def test_the_same_tokenizer_written_otherwise_is_the_same(two, tmp_path):
 
 def test_a_folder_without_tokenizer_cannot_be_compared(two, tmp_path):
     (tmp_path / "bare").mkdir()
-    with pytest.raises(TrainingError, match="has no tokenizer.json, so nobody knows"):
+    with pytest.raises(TrainingError, match=r"has no tokenizer\.json, so nobody knows"):
         check_tokenizers(starting(tmp_path / "bare", two["eng_Latn"]), tmp_path)
