@@ -5,7 +5,6 @@
 Every stage leaves files in the run folder and reads only files, so each can be run alone, later, elsewhere.
 """
 
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import Any, Literal, get_args
 from tessera import preflight
 from tessera.corpus import prepare
 from tessera.data.shards import Shards, verify
-from tessera.data.tokenizer import Tokenizer, sample
+from tessera.data.tokenizer import Tokenizer
 from tessera.data.tokenizer import train as train_tokenizer
+from tessera.data.tokenizer_sample import sample
 from tessera.evaluation.evaluate import evaluate_recipe
 from tessera.files import atomic_folder, write_json, write_text
 from tessera.inference.text_scorer import Scorer
@@ -29,6 +29,7 @@ from tessera.report import summarize, write_report
 from tessera.train import checkpoint, distributed
 from tessera.train.merge_models import merge_folders
 from tessera.train.model_card import card
+from tessera.train.start import check_tokenizers
 from tessera.train.trainer import Text, train
 
 Stage = Literal["documents", "tokenizer", "shards", "train", "merge", "evaluate", "report"]
@@ -81,6 +82,7 @@ def run(
 
 def _open(recipe: Recipe, folder: Path, accept_changes: bool, watcher: Watcher) -> None:
     """Makes the folder, or checks that it is this recipe's."""
+    check_tokenizers(recipe, folder)
     path = folder / "recipe.yaml"
     if path.exists() and any(inside != path for inside in folder.iterdir()):  # alone, nothing was made of it yet
         differing = changes(science(load(path)), science(recipe))
@@ -132,8 +134,7 @@ def _tokenizer(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     progress = watcher.progress("tokenizer")
     with atomic_folder(target) as staging:
         if recipe.tokenizer.path is not None:
-            for file in Tokenizer.load(recipe.tokenizer.path).files():
-                shutil.copy(file, staging)
+            Tokenizer.load(recipe.tokenizer.path).copy_to(staging)
         else:
             texts = sample(_read(recipe, folder, Silent()).texts(), recipe.tokenizer)
             longest = max(phase.context for phase in recipe.phases)

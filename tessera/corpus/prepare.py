@@ -157,8 +157,8 @@ def encode(
     apart = workers > 1 and len(todo) > 1 and total - done > daft_runner.PROCESS_BYTES
     threads = max(1, cores() // min(workers, max(1, len(todo)))) if apart else None
     if library != "tokenizers":
-        _prove(read, Tokenizer.load(tokenizer.folder, library))
-    task = tokenize.Encode(tokenizer.folder, library, read.split, threads)
+        _prove(read, Tokenizer.load(tokenizer.path, library))
+    task = tokenize.Encode(tokenizer.path, library, read.split, threads)
     sizes = {job.number: job.size for job in jobs}
     for number, counts in daft_runner.spread(task, todo, workers=workers, processes=apart):
         counted[number] = {source: DocumentCounts(**of_source) for source, of_source in counts.items()}

@@ -130,18 +130,21 @@ class _Stores:
         whole = iter(self._tokenizer.encode_batch([row["text"] for row in rows if row["second"] is None]))
         sides = list({row[side]: None for row in rows if row["second"] is not None for side in ("text", "second")})
         side = dict(zip(sides, self._tokenizer.encode_plain(sides), strict=True))
+        template = sum(map(len, self._tokenizer.template))
         groups: dict[tuple[str, str, str, int | None], tuple[list[Any], list[int]]] = {}
         for row in rows:
             if row["second"] is None:
-                made = [(row["language"], next(whole))]
+                ids = next(whole)
+                made, tokens = [(row["language"], ids)], len(ids) - template
             else:
                 pair = Pair(row["text"], row["second"], row["language"], row["second_language"])
                 made = [
                     (joined.language, join_pair(side[joined.first], side[joined.second], self._tokenizer))
                     for joined in directions(pair)
                 ]
+                tokens = min(len(side[row["text"]]), len(side[row["second"]]))
             for language, ids in made:
-                if not len(ids):
+                if not tokens:  # special tokens alone teach nothing
                     counts.drop("no tokens", language, repr(row["text"][:80]))
                     continue
                 group = groups.setdefault((row["store"], row["source"], language, row["tier"]), ([], []))

@@ -21,10 +21,10 @@ from tessera.evaluation import catalogue, frozen, load, metrics, sweep
 from tessera.evaluation.rows import DataError
 from tessera.files import digest, fingerprint, model_name
 from tessera.model import hub
-from tessera.model.hf_files import read_json
 from tessera.model.precision import compute_dtype
 from tessera.plan.errors import did_you_mean
 from tessera.plan.evaluation import Evaluation
+from tessera.plan.json_files import read_json
 from tessera.plan.languages import spelled
 from tessera.plan.recipe import Machine
 from tessera.plan.result import HELD_OUT, Result, finished, identity_of, write

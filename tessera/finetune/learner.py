@@ -17,12 +17,12 @@ from tessera.inference.features import Item, Kind, Reader
 from tessera.inference.tokenize import check_vocabulary
 from tessera.model import hub, task_heads
 from tessera.model.encoder import Attention, Encoder, pack
-from tessera.model.hf_files import read_json
 from tessera.model.hf_names import Pooling, our_pooling
 from tessera.model.hub import AnyEncoder
 from tessera.model.precision import autocast, compute_dtype
 from tessera.model.transformers_folder import marks_segments
 from tessera.model.transformers_model import TransformersEncoder
+from tessera.plan.json_files import read_json
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
 

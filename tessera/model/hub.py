@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from tessera.files import atomic_folder
 from tessera.model import transformers_folder, transformers_model
 from tessera.model.encoder import Encoder
-from tessera.model.hf_files import StoredWeight, config_json, copy_tokenizer, open_weights, refuse_infinite, shown
+from tessera.model.hf_files import StoredWeight, config_json, copy_tokenizer, open_weights, refuse_infinite
 from tessera.model.hf_names import NAMES, Names, family, our_config, our_pooling, their_config, their_regression, theirs
 from tessera.model.mlm import MaskedLM
 from tessera.model.task_heads import DocumentClassifier, DocumentHead
 from tessera.model.transformers_model import TransformersEncoder, TransformersMaskedLM
 from tessera.plan.architecture import EncoderConfig
+from tessera.plan.json_files import shown
 
 AnyMaskedLM = MaskedLM | TransformersMaskedLM
 AnyEncoder = Encoder | TransformersEncoder

@@ -22,10 +22,9 @@ from tessera.model.hf_files import (
     config_json,
     is_finite,
     open_weights,
-    read_as,
-    shown,
 )
 from tessera.model.transformers_model import TransformersConfig, TransformersEncoder, TransformersMaskedLM, quietly
+from tessera.plan.json_files import read_as, shown
 
 # Shapes: T tokens of N documents end to end.
 

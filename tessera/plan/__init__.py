@@ -17,6 +17,7 @@ In reading order:
     loading.py       a recipe out of a YAML file and back, dotted overrides, what two differ in
     secrets.py       credentials in paths and URLs, hidden wherever one is shown or stored
     errors.py        what is wrong with a recipe, in words for the person who wrote it
+    json_files.py    JSON files of others, read by a strict schema
     result.py        one model on one task; the only file that writes and reads result files
     languages.py     codes of languages in one spelling, deu_Latn
     fields.py        strict models, names, 2.3T tokens, 50MB of text, a share between 0 and 1
