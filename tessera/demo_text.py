@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import zstandard
 
 from tessera.files import atomic_folder
+from tessera.plan.shipped import pip_line
 from tessera.progress import Progress, silent
 
 ENGLISH = "eng_Latn"
@@ -70,7 +71,7 @@ def write_demo_text(folder: str | Path, on_progress: Progress | None = None) -> 
         import django
         import polib  # noqa: F401
     except ImportError:
-        raise ImportError('the demo text needs django and polib; pip install "tessera-encoders[demo]"') from None
+        raise ImportError(f"the demo text needs django and polib; {pip_line('demo')}") from None
     with atomic_folder(Path(folder)) as draft:
         sizes = _write_all(draft, Path(django.__file__).parent, on_progress or silent)
     return sizes

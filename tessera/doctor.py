@@ -18,9 +18,9 @@ from packaging.requirements import Requirement
 
 from tessera.model.attention import BACKENDS, choose
 from tessera.model.precision import compute_dtype
+from tessera.plan.shipped import DISTRIBUTION, pip_line
 from tessera.train.throughput import product_rate
 
-DISTRIBUTION = "tessera-encoders"
 _INSTRUCTIONS = {  # of torch.cpu.get_capabilities, in rising order of use for bfloat16
     "avx2": "AVX2",
     "avx512_f": "AVX512",
@@ -147,6 +147,9 @@ def _choices(device: torch.device) -> Iterator[Finding]:
 
 def _extras() -> Iterator[Finding]:
     """Each extra: its packages, those missing or outside their bounds, the line that brings them."""
+    if _version(DISTRIBUTION) is None:
+        yield Finding("extras", "not known, since tessera is not installed", pip_line("prepare,evaluate,report"))
+        return
     extras: dict[str, list[Requirement]] = {}
     for requirement in map(Requirement, importlib.metadata.requires(DISTRIBUTION) or []):
         if match := re.search(r"extra == ['\"]([\w-]+)['\"]", str(requirement.marker)):
@@ -162,7 +165,7 @@ def _extras() -> Iterator[Finding]:
             else:
                 there.append(f"{name} {version}")
         found = "; ".join([*([", ".join(there)] if there else []), *wanting])
-        yield Finding(f"extra [{extra}]", found, f'pip install "{DISTRIBUTION}[{extra}]"' if wanting else "")
+        yield Finding(f"extra [{extra}]", found, pip_line(extra) if wanting else "")
 
 
 def _torchvision() -> Finding:

@@ -130,6 +130,40 @@ def verify(shards: Annotated[Path, typer.Argument(help="a folder of token shards
     console.print(f"{shards}: whole")
 
 
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="one of them, to be shown or copied", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="the file to copy it to", show_default=False)] = None,
+) -> None:
+    """The recipes that come with tessera: all of them; one, printed; or one copied to a file, to be edited."""
+    from tessera.files import write_text
+    from tessera.plan import shipped
+
+    if name is None:
+        if out is not None:
+            raise ValueError(f"recipes: name the one to copy: tessera recipes mmbert-small --out {out}")
+        known = shipped.recipes()
+        print_table(
+            "",
+            ["recipe", "what it is"],
+            [[name, shipped.description(known[name])] for name in known],
+            left=2,
+            box=SIMPLE_HEAD,
+        )
+        console.print(
+            "tessera plan NAME, tessera run NAME; to edit one: tessera recipes NAME --out mine.yaml", soft_wrap=True
+        )
+        return
+    text = shipped.named(name).read_text(encoding="utf-8")
+    if out is None:
+        print(text, end="")
+        return
+    if out.exists():
+        raise FileExistsError(f"{out}: there already; choose another name")
+    write_text(out, text)
+    console.print(f"recipe: {out}")
+
+
 @app.command("demo-text")
 def demo_text(folder: Annotated[Path, typer.Argument(help="where to write", show_default=False)]) -> None:
     """Real text in many languages from Django's translations and Python's library, for recipes/demo.yaml."""

@@ -15,6 +15,7 @@ import pyarrow.parquet
 
 from tessera.data.storage import File
 from tessera.plan.corpus import Columns, Source
+from tessera.plan.shipped import pip_line
 
 UNIT = {".parquet": "row", ".warc": "record", ".wet": "record"}  # what is counted; lines elsewhere
 BROKEN = (OSError, EOFError, lzma.LZMAError, zlib.error, pa.ArrowException)
@@ -199,7 +200,7 @@ def _warc(file: File, source: Source, max_bytes: int) -> Iterator[Raw]:
         from warcio.archiveiterator import WARCIterator
         from warcio.exceptions import ArchiveLoadFailed
     except ImportError:
-        raise ImportError(f'{file}: WARC needs warcio; pip install "tessera-encoders[prepare]"') from None
+        raise ImportError(f"{file}: WARC needs warcio; {pip_line('prepare')}") from None
     columns, seen = source.columns, False
     with _stream(file) as stream:  # not warcio's own gunzip: to it a file that breaks off is at its end
         records = WARCIterator(stream, no_record_parse=True)

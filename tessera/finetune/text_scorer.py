@@ -27,6 +27,7 @@ from tessera.model import hub
 from tessera.model.pooling import pool
 from tessera.model.task_heads import ClassificationDense, DocumentClassifier, DocumentHead
 from tessera.plan.corpus import Columns, Source
+from tessera.plan.shipped import pip_line
 from tessera.progress import Progress
 
 _PENALTIES = np.logspace(-4, 4, 17)  # times the mean variance of a feature
@@ -83,7 +84,7 @@ def fit(
     hidden states. Needs scikit-learn, and memory for 3 n x C float64. Raises ValueError for marks without a meaning.
     """
     if find_spec("sklearn") is None:
-        raise ImportError('fitting a head needs scikit-learn; pip install "tessera-encoders[evaluate]"')
+        raise ImportError(f"fitting a head needs scikit-learn; {pip_line('evaluate')}")
     folder, wanted = Path(folder), np.asarray(marks, np.float64)
     if len(texts) != len(wanted):
         raise ValueError(f"{len(texts)} texts but {len(wanted)} marks; give one mark for each text")

@@ -13,6 +13,7 @@ In reading order:
     token_counts.py  how much text there is: from shards, or from a table of counts
     overview.py      what a recipe will do, by phase and language
     loading.py       a recipe out of a YAML file and back, dotted overrides, what two differ in
+    shipped.py       recipes and extras that come with tessera: recipes by name, the pip command of an extra
     errors.py        what is wrong with a recipe, in words for the person who wrote it
     result.py        one model on one task; the only file that writes and reads result files
     languages.py     codes of languages in one spelling, deu_Latn
