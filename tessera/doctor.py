@@ -81,7 +81,11 @@ def _processor() -> Iterator[Finding]:
 
 def _in_file(pattern: str, path: str) -> str | None:
     """What a pattern finds in a file of Linux; None without the file, or where it is not there."""
-    match = re.search(pattern, Path(path).read_text(), re.MULTILINE) if Path(path).exists() else None
+    match = (
+        re.search(pattern, Path(path).read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        if Path(path).exists()
+        else None
+    )
     return match[1] if match else None
 
 
@@ -173,7 +177,9 @@ def _torchvision() -> Finding:
     version = _version("torchvision")
     if version is None:
         return Finding("torchvision", "not installed, and not needed")
-    tried = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, text=True, check=False)
+    tried = subprocess.run(
+        [sys.executable, "-c", "import torchvision"], capture_output=True, text=True, errors="replace", check=False
+    )
     if tried.returncode == 0:
         return Finding("torchvision", f"{version}, fits torch {torch.__version__}; not needed")
     problem = tried.stderr.strip().splitlines()[-1:] or ["it cannot be imported"]

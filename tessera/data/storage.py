@@ -96,7 +96,9 @@ def files(source: Source) -> list[File]:
     where = source.path.removeprefix("file://")
     found = {file.url: file for file in (_elsewhere(source) if "://" in where else _here(where, source))}
     kept = [file for file in found.values() if not any(fnmatch.fnmatch(file.name, p) for p in source.exclude)]
-    if not any(_REMOVED.fullmatch(p) or (glob.has_magic(p) and "_removed" in p) for p in where.split("/")):
+    if not any(
+        _REMOVED.fullmatch(p) or (glob.has_magic(p) and "_removed" in p) for p in where.replace(os.sep, "/").split("/")
+    ):
         kept = [file for file in kept if not any(_REMOVED.fullmatch(part) for part in file.path.parts)]
     if not kept:
         here = "; log in first where it is not open to all" if "://" in where else f" (from {Path.cwd()})"
@@ -107,7 +109,7 @@ def files(source: Source) -> list[File]:
     for file in kept:
         if not file.kind:
             raise ValueError(f"source {source.name!r}: {file}: unknown kind of file; known are {_SHOWN_KINDS}")
-    return sorted(kept, key=lambda file: file.url.split("/"))
+    return sorted(kept, key=lambda file: file.url.replace(os.sep, "/").split("/"))
 
 
 # -------------------------------------------------------------------------------------------------------- this machine
