@@ -101,6 +101,9 @@ def _memory() -> Finding:
 
 
 def _gpus() -> Iterator[Finding]:
+    if torch.backends.mps.is_available():
+        yield Finding("GPUs", "Apple's, for machine.device=mps and --device mps; auto means the CPU here")
+        return
     if not torch.cuda.is_available():
         yield Finding("GPUs", "none that torch sees")
         return

@@ -16,7 +16,6 @@ Shapes: D documents, S = ceil(D / 128) strides, n queries.
 import hashlib
 import json
 import mmap
-import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,11 @@ _SLICE = 1 << 17  # documents counted at a time, and lengths looked through: wha
 _PAGE = 4096
 
 Integers = NDArray[np.int64]
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 
 class MmapArray:
@@ -143,10 +147,8 @@ class Blocks:
 
 def _reads() -> int:
     """How often this process has waited for a disk so far; 0 on Windows, which does not tell."""
-    if sys.platform == "win32":
+    if resource is None:
         return 0
-    import resource
-
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_inblock + usage.ru_majflt
 

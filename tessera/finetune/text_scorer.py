@@ -25,6 +25,7 @@ from tessera.inference.sentence_folder import tokenizer_length
 from tessera.inference.text_scorer import Dtype
 from tessera.model import hub
 from tessera.model.pooling import pool
+from tessera.model.precision import find_device
 from tessera.model.task_heads import ClassificationDense, DocumentClassifier, DocumentHead
 from tessera.plan.corpus import Columns, Source
 from tessera.plan.shipped import pip_line
@@ -92,7 +93,7 @@ def fit(
         raise ValueError("a head is fitted to ten texts or more, with marks that are finite numbers and differ")
     model, tokenizer = _without_classifier(folder, pooling), Tokenizer.load(folder)
     max_length = min(max_length, tokenizer_length(folder) or max_length, model.config.max_position_embeddings)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(find_device("auto"))
 
     def compute(tokens: Tensor, starts: Tensor) -> Tensor:
         hidden = model.encoder(tokens, starts)

@@ -1,8 +1,10 @@
-"""Recipes by name, from anywhere; and the pip lines that errors print name extras that exist and bring what is missing."""
+"""Recipes by name, from anywhere; and pip lines of errors that name extras which exist."""
 
 import ast
 import importlib.metadata
 import re
+import shutil
+import sys
 import tomllib
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
-from tessera.cli import app
+from tessera.cli import _which_pip, app
 from tessera.plan import shipped
 from tessera.plan.loading import RecipeError, load
 
@@ -121,3 +123,17 @@ def test_what_the_readme_installs_is_enough_for_what_it_runs():
     (line,) = re.findall(r'pip install -e "\.\[([\w,]+)\]"', readme)
     brought = {Requirement(one).name for extra in line.split(",") for one in EXTRAS[extra]}
     assert {"daft", "transformers", "scikit-learn", "altair", "jinja2", "django", "polib"} <= brought
+
+
+def test_the_pip_of_another_python_is_told_from_that_of_this_one(tmp_path, monkeypatch):
+    said = 'needs altair; pip install "tessera-encoders[report]"'
+    own = Path(sys.executable).parent / "pip"
+    for which, line in (
+        (own, ""),
+        (tmp_path / "pip", f"{sys.executable} -m pip)"),
+        (None, f"{sys.executable} -m pip)"),
+    ):
+        monkeypatch.setattr(shutil, "which", lambda _, which=which: which and str(which))
+        assert _which_pip(said).endswith(line)
+        assert bool(_which_pip(said)) is bool(line)
+        assert _which_pip("no such file") == ""
