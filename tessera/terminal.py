@@ -21,6 +21,7 @@ from tessera.progress import Progress
 
 if TYPE_CHECKING:  # it brings Arrow, and `tessera plan` should start at once
     from tessera.corpus.dropped import Dropped
+    from tessera.demo_text import AtWork
 
 console = Console(highlight=False, markup=False)
 _WIDE = 145  # columns, for a long bar beside all that is said
@@ -126,6 +127,24 @@ def show_summary(folder: Path) -> None:
         print_table(table["title"], table["columns"], table["rows"], table["digits"])
     for name, path in summary["paths"].items():
         console.print(f"{name + ':':<8} {path}", soft_wrap=True)
+
+
+def show_at_work(found: "AtWork") -> None:
+    """What the demo's model does with messages that it has not read."""
+    rows = [
+        [one.language, one.text, one.word, ", ".join(f"{guess} {chance:.0%}" for guess, chance in one.guesses)]
+        for one in found.filled
+    ]
+    title = f"Masked words: the right one is among its first three words in {found.in_three} of {found.masked}"
+    print_table(title, ["language", "message of which the model is surest", "was", "the model's words"], rows, left=4)
+    title = (
+        f"The nearest in another language, of {found.among:,} messages: the same one in {found.right} of {found.asked}"
+    )
+    near = [
+        [one.language, one.text, one.other, one.neighbour, "the same" if one.right else "another one"]
+        for one in found.neighbours
+    ]
+    print_table(title, ["language", "message", "language", "nearest message", ""], near, left=5)
 
 
 def show_dropped(found: "list[Dropped]") -> None:

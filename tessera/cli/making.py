@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +16,7 @@ from tessera.cli.app import app, tokenizer_app
 from tessera.cli.options import Accept, Out, RecipePath, Set, read_recipe
 from tessera.terminal import Watcher, console, print_table
 
+_DEMO_TEXT = Path("runs/demo-text")  # where the demo's recipe reads
 Method = Literal["ties", "linear", "exponential"]
 
 
@@ -164,6 +167,25 @@ def recipes(
     console.print(f"recipe: {out}")
 
 
+@app.command()
+def demo(out: Out = None) -> None:
+    """The demo: its text, its recipe run in a few minutes, and the model at work. Run it again to go on."""
+    folder = _walk(Path("demo"), None, out, False, "report")
+    terminal.show_summary(folder)
+    from tessera.demo_text import at_work
+
+    model = folder / "merged" / "final"
+    terminal.show_at_work(at_work(model, _DEMO_TEXT))
+    command, texts = _this_command(), _DEMO_TEXT / "bitext" / "deu_Latn-eng.jsonl.zst"
+    console.print("Next:")
+    for line, why in (
+        (f"embed {model} {texts} vectors.parquet --text src", "a vector for each text of a file"),
+        (f"compare {folder / 'evaluation'}", "all results of the run beside one another"),
+        ("recipes demo --out mine.yaml", f"to edit for your own text; then {command} run mine.yaml"),
+    ):
+        console.print(f"  {command} {line}    # {why}", soft_wrap=True)
+
+
 @app.command("demo-text")
 def demo_text(folder: Annotated[Path, typer.Argument(help="where to write", show_default=False)]) -> None:
     """Real text in many languages from Django's translations and Python's library, for recipes/demo.yaml."""
@@ -228,6 +250,15 @@ def _walk(recipe: Path, set_: list[str] | None, out: Path | None, accept_changes
     from tessera.train.distributed import leads
 
     console.quiet = not leads()
+    if str(recipe) == "demo" and not _DEMO_TEXT.exists():
+        demo_text(_DEMO_TEXT)
     read = read_recipe(recipe, set_)
     with Watcher(console) as watcher:
         return walk(read, out or Path("runs") / read.name, until=until, accept_changes=accept_changes, watcher=watcher)
+
+
+def _this_command() -> str:
+    """How this command was started: `tessera` may not be on the path, as without `activate`."""
+    if shutil.which("tessera"):
+        return "tessera"
+    return sys.argv[0] if Path(sys.argv[0]).stem == "tessera" else f"{sys.executable} -m tessera"
