@@ -82,7 +82,7 @@ def _facts(run: Run) -> dict[str, str]:
     spoken = len(run.groups.get(EVERYTHING, ()))
     stages = len(run.phases) + len(run.recipe.merges)
     return {
-        "model": _model(run),
+        **_model(run),
         "languages": f"{spoken:,}" if spoken else "–",
         "tokens read": f"{tokens(read)} of {tokens(planned)}" if going_on else tokens(read),
         "time in training": duration(sum(p.seconds for p in run.phases)),
@@ -90,19 +90,17 @@ def _facts(run: Run) -> dict[str, str]:
     }
 
 
-def _model(run: Run) -> str:
-    """The preset where the shape is its own, else how large the model is."""
+def _model(run: Run) -> dict[str, str]:
+    """The preset where the model has its shape, else how many parameters it has."""
     given = run.recipe.model
-    if given.preset is None:
-        return "from a folder"
-    if not given.override:
-        return given.preset
+    if given.preset is None or not given.override:
+        return {"model": given.preset or "from a folder"}
     size = (
         parameters(given.config().model_copy(update={"vocab_size": run.vocab_size}))["total"]
         if run.vocab_size
         else None
     )
-    return f"{tokens(size)} parameters" if size else "a shape of its own"
+    return {"parameters": tokens(size)} if size else {"model": "a shape of its own"}
 
 
 def _gaps(run: Run) -> list[str]:
