@@ -21,7 +21,6 @@ from tessera.progress import Progress
 
 if TYPE_CHECKING:  # it brings Arrow, and `tessera plan` should start at once
     from tessera.corpus.dropped import Dropped
-    from tessera.demo_text import AtWork
 
 console = Console(highlight=False, markup=False)
 _WIDE = 145  # columns, for a long bar beside all that is said
@@ -129,8 +128,8 @@ def show_summary(folder: Path) -> None:
         console.print(f"{name + ':':<8} {path}", soft_wrap=True)
 
 
-def show_at_work(found: "AtWork") -> None:
-    """What the demo's model does with messages that it has not read."""
+def show_at_work(found: Any) -> None:
+    """What the demo's model does with messages that it has not read: `demo_text.AtWork`, a floor up."""
     rows = [
         [one.language, one.text, one.word, ", ".join(f"{guess} {chance:.0%}" for guess, chance in one.guesses)]
         for one in found.filled

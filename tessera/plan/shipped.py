@@ -1,6 +1,6 @@
 """The recipes and extras that come with tessera: recipes by name, the pip command that brings an extra.
 
-A wheel carries the recipes as package data, in tessera/recipes/ (setup.py puts them there); a checkout, and so an
+A wheel carries the recipes inside the package, where setup.py puts them; a checkout, and so an
 editable installation, has them beside the package.
 """
 
