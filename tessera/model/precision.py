@@ -26,8 +26,8 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
     except (RuntimeError, TypeError):
         raise ValueError(f"device {name!r} is unknown; give auto, cpu, cuda, cuda:0 or mps") from None
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if device.type in there and not there[device.type]():
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device.type, True):
         raise ValueError(f"the device is {name}, but PyTorch sees no such GPU here; give cpu or auto")
     return device
 

@@ -210,7 +210,7 @@ def _languages(run: Run) -> list[Figure]:
     if not rows:
         return []
     title = "Held-out bits per byte at the end, by language"
-    if len(order := sorted({row["language"] for row in rows}, key=lambda code: (-available[code], code))) <= _FEW:
+    if len(order := sorted({str(row["language"]) for row in rows}, key=lambda code: (-available[code], code))) <= _FEW:
         rows = [{**row, "x": row["y"]} for row in rows]
         return [
             _bars(
