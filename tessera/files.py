@@ -107,7 +107,7 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text file, UTF-8; what stood there before is replaced at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_text(text, encoding="utf-8", newline="\n")  # the same bytes on every system
 
 
 _NUMBERS = re.compile(r'\[\n\s+([^][{}"]+?)\n\s*\]')  # no string holds a line break as it is
@@ -122,9 +122,46 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, _NUMBERS.sub(lambda found: "[" + " ".join(found[1].split()) + "]", text))
 
 
+def link_folder(link: Path, target: Path) -> None:
+    """Makes `link` lead to the folder `target`, at once: a symbolic link where the system allows one.
+
+    Windows does so for administrators only, some network disks for nobody. There `link` becomes a folder of the same
+    files: of hard links, which take no room, or of copies where the disk has no such links or is another one. Readers
+    see no difference, since files are replaced and not written to.
+    """
+    new = link.with_name(f".{link.name}.new")
+    _remove_link(new)
+    inside = target.resolve()
+    try:
+        new.symlink_to(os.path.relpath(inside, link.parent.resolve()), target_is_directory=True)
+    except (OSError, NotImplementedError, ValueError):  # ValueError: another drive
+        if not inside.is_dir():
+            raise FileNotFoundError(f"{target}: is no folder, so {link} cannot lead to it") from None
+        shutil.copytree(inside, new, copy_function=_same_file)
+    if not link.is_symlink() or not new.is_symlink():  # a folder cannot be replaced at once; a link by a link can
+        _remove_link(link)
+    os.replace(new, link)
+
+
+def _same_file(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except (OSError, NotImplementedError):
+        shutil.copy2(source, target)
+
+
+def _remove_link(link: Path) -> None:
+    if link.is_symlink() or link.is_file():
+        link.unlink()
+    else:
+        remove_folder(link)
+
+
 def sync(path: Path) -> None:
-    """Forces a file or a folder's list of names to disk."""
-    number = os.open(path, os.O_RDONLY)
+    """Forces a file or a folder's list of names to disk; Windows cannot open folders, and syncs what may be written."""
+    if os.name == "nt" and path.is_dir():
+        return
+    number = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(number)
     finally:

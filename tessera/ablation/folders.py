@@ -11,13 +11,12 @@ So a process needs to be told nothing but the folder.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tessera.ablation.axes import Variant
-from tessera.files import write_json, write_text
+from tessera.files import link_folder, write_json, write_text
 from tessera.plan.errors import did_you_mean
 from tessera.plan.evaluation import Evaluation
 from tessera.plan.fields import is_folder
@@ -128,7 +127,7 @@ def refuse_other(job: Job, identity: dict[str, str]) -> None:
 
 
 def link_inputs(job: Job, start: Start, identity: dict[str, str], seed: int) -> None:
-    """Makes the folder of a job, with symbolic links to the tokenizer, shards and checkpoints that all jobs share."""
+    """Makes the folder of a job, with links to the tokenizer, shards and checkpoints that all jobs share."""
     job.folder.mkdir(parents=True, exist_ok=True)
     write_text(job.folder / "recipe.yaml", dump(job.recipe))
     write_json(
@@ -143,8 +142,8 @@ def link_inputs(job: Job, start: Start, identity: dict[str, str], seed: int) -> 
 
 
 def _link(link: Path, target: Path) -> None:
-    if not link.is_symlink():
-        link.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()))
+    if not link.exists():
+        link_folder(link, target)
 
 
 def finished(folder: Path, evaluation: Evaluation) -> bool:

@@ -11,8 +11,11 @@ In reading order:
 """
 
 import errno
+import io
 import os
+import shutil
 import sys
+from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
@@ -27,6 +30,9 @@ __all__ = ["ablating", "app", "judging", "main", "making", "using"]
 
 def main() -> None:
     """Entry point: mistakes of people end in one message, not in a traceback; so do signals (tessera/signals.py)."""
+    for stream in (sys.stdout, sys.stderr):  # a pipe on Windows is cp1252, which lacks most of the world's letters
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     with signals.listening():
         try:
             app()
@@ -37,7 +43,7 @@ def main() -> None:
                 _stop(signals.Stopped(signals.asked()))
             if (said := _explained(error)) is None:
                 raise
-            _say("error:", said)
+            _say("error:", said + _which_pip(said))
             sys.exit(2)
 
 
@@ -64,3 +70,11 @@ def _stop(stopped: signals.Stopped) -> None:
 
 def _say(first: str, text: str) -> None:
     Console(stderr=True, highlight=False).print(Text.assemble((first, "red"), f" {text}"), soft_wrap=True)
+
+
+def _which_pip(said: str) -> str:
+    """A line more where `pip` would install into another Python than this one, as without `activate`."""
+    pip = shutil.which("pip")
+    if "pip install" not in said or (pip is not None and Path(pip).parent == Path(sys.executable).parent):
+        return ""
+    return f"\n(pip of the Python that runs here: {sys.executable} -m pip)"

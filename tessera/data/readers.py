@@ -18,6 +18,7 @@ from tessera.data.parquet import record_batches
 from tessera.data.parquet import values as values_of
 from tessera.data.storage import File
 from tessera.plan.corpus import Columns, Source
+from tessera.plan.shipped import pip_line
 
 UNIT = {".parquet": "row", ".json": "row", ".warc": "record", ".wet": "record"}  # what is counted; lines elsewhere
 BROKEN = (OSError, EOFError, lzma.LZMAError, zlib.error, pa.ArrowException)
@@ -283,7 +284,7 @@ def _warc(file: File, source: Source, max_bytes: int) -> Iterator[Raw]:
         from warcio.archiveiterator import WARCIterator
         from warcio.exceptions import ArchiveLoadFailed
     except ImportError:
-        raise ImportError(f'{file}: WARC needs warcio; pip install "tessera-encoders[prepare]"') from None
+        raise ImportError(f"{file}: WARC needs warcio; {pip_line('prepare')}") from None
     columns, seen = source.columns, False
     with decompress.plain(file) as stream:  # not warcio's own gunzip: to it a file that breaks off is at its end
         records = WARCIterator(stream, no_record_parse=True)

@@ -115,10 +115,12 @@ def listing(source: Source) -> Listing:
             "give the recipe that has it, or set `path` again (--set corpus.sources.NAME.path=URL)"
         )
     found = {entry.file.url: entry for entry in (_elsewhere(source) if "://" in where else _here(where, source))}
-    removed_too = any(_REMOVED.fullmatch(p) or (glob.has_magic(p) and "_removed" in p) for p in where.split("/"))
+    removed_too = any(
+        _REMOVED.fullmatch(p) or (glob.has_magic(p) and "_removed" in p) for p in where.replace(os.sep, "/").split("/")
+    )
     tables = not any(entry.role == "inside" and _kind(entry.file.name) not in ("", ".json") for entry in found.values())
     kept, left_out = [], dict[str, list[str]]()
-    for entry in sorted(found.values(), key=lambda entry: entry.file.url.split("/")):
+    for entry in sorted(found.values(), key=lambda entry: entry.file.url.replace(os.sep, "/").split("/")):
         why = _why_left_out(entry, source, removed_too, tables)
         if not why:
             kept.append(entry.file)

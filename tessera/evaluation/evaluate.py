@@ -12,8 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from tessera.data.shard_writer import INDEX
 from tessera.data.shards import Shards
 from tessera.data.tokenizer import Tokenizer
@@ -21,7 +19,7 @@ from tessera.evaluation import catalogue, frozen, load, metrics, sweep
 from tessera.evaluation.rows import DataError
 from tessera.files import digest, fingerprint, model_name
 from tessera.model import hub
-from tessera.model.precision import compute_dtype
+from tessera.model.precision import compute_dtype, find_device
 from tessera.plan.errors import did_you_mean
 from tessera.plan.evaluation import Evaluation
 from tessera.plan.json_files import read_json
@@ -196,8 +194,7 @@ def _held_out(folder: Path, task: Task, out: Path, model: str, machine: Machine,
     path = out / f"{model}.{task.name}.json"
     if finished(path, identity):
         return path
-    device = "cuda" if machine.device == "auto" and torch.cuda.is_available() else machine.device
-    loaded = hub.load_any(folder, attention=machine.attention).to("cpu" if device == "auto" else device)
+    loaded = hub.load_any(folder, attention=machine.attention).to(find_device(machine.device))
     measured = bits_per_byte(
         loaded,
         Shards.open(shards),

@@ -19,7 +19,7 @@ from tessera.evaluation.rows import DataError
 from tessera.files import digest, fingerprint
 from tessera.inference import runtime, sentence_folder
 from tessera.inference.encoder import Encoder
-from tessera.model.precision import compute_dtype
+from tessera.model.precision import compute_dtype, find_device
 from tessera.plan.languages import spelled
 from tessera.plan.recipe import Machine
 from tessera.plan.result import Json, Result, Scores, finished, identity_of, write
@@ -52,9 +52,8 @@ class Embedder:
     ) -> Self:
         """Raises ValueError for a folder without weights or tokenizer, or one that asks for what is not known here."""
         pipeline, inside = sentence_folder.read(folder)
-        device = "cuda" if machine.device == "auto" and torch.cuda.is_available() else machine.device
         exported = runtime.kind(inside) is not None
-        dtype = compute_dtype(machine.dtype, torch.device("cpu" if device == "auto" else device))
+        dtype = compute_dtype(machine.dtype, find_device(machine.device))
         protocol: Json = {
             "pooling": pooling or "+".join(pipeline.pooling),
             "pipeline": pipeline.fingerprint(),

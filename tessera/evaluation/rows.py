@@ -17,6 +17,7 @@ from typing import Any
 from tessera.data import readers
 from tessera.data.storage import File, files
 from tessera.plan.corpus import Source
+from tessera.plan.shipped import pip_line
 from tessera.plan.task import LANGUAGE, SPLIT, TASK, Data
 
 _LONGEST = 2**28  # bytes of a row
@@ -188,9 +189,7 @@ def _hub(
     try:
         import datasets
     except ImportError:
-        raise ImportError(
-            f'task {task} reads {repository} with datasets; pip install "tessera-encoders[evaluate]"'
-        ) from None
+        raise ImportError(f"task {task} reads {repository} with datasets; {pip_line('evaluate')}") from None
     if language is None and LANGUAGE in (data.config or "") + (data.files or ""):
         raise DataError(f"task {task}: {data.hub} has each language by itself; name one")
     config = data.config.replace(LANGUAGE, language or "") if data.config else None

@@ -312,7 +312,7 @@ def _optional(schema: type[Schema], path: Path) -> Schema:
 
 def _write_json(path: Path, data: Any) -> None:
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
 
 
 # ------------------------------------------------------------------------------------------------------------ the hub

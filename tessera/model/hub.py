@@ -57,7 +57,7 @@ def save(
         if tokenizer_files is not None:
             copy_tokenizer(Path(tokenizer_files), draft)
         if card is not None:
-            (draft / "README.md").write_text(card, encoding="utf-8")
+            (draft / "README.md").write_text(card, encoding="utf-8", newline="\n")
 
 
 def _write(model: MaskedLM | DocumentClassifier, folder: Path, dtype: torch.dtype) -> None:
@@ -69,7 +69,7 @@ def _write(model: MaskedLM | DocumentClassifier, folder: Path, dtype: torch.dtyp
                 f"the head tells {labels} classes apart; only a regression head, with one label, is written"
             )
         fields |= their_regression(name, model.head.pooling)
-    (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8", newline="\n")
     weights = dict(_weights({k: v.detach() for k, v in model.state_dict().items()}, NAMES[name], dtype))
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 

@@ -16,6 +16,7 @@ In reading order:
     overview.py      what a recipe will do, by phase and language
     loading.py       a recipe out of a YAML file and back, dotted overrides, what two differ in
     secrets.py       credentials in paths and URLs, hidden wherever one is shown or stored
+    shipped.py       recipes and extras that come with tessera: recipes by name, the pip command of an extra
     errors.py        what is wrong with a recipe, in words for the person who wrote it
     json_files.py    JSON files of others, read by a strict schema
     result.py        one model on one task; the only file that writes and reads result files

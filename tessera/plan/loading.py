@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from tessera.plan.errors import did_you_mean, mistakes
 from tessera.plan.recipe import Recipe
 from tessera.plan.secrets import redact
+from tessera.plan.shipped import recipe_file
 
 
 class RecipeError(ValueError):
@@ -20,12 +21,13 @@ class RecipeError(ValueError):
 
 
 def load(path: str | Path, overrides: dict[str, str] | None = None) -> Recipe:
-    """Reads a recipe; `overrides` maps dotted keys to YAML values, e.g. {"phases.decay.mask_ratio": "0.1"}.
+    """Reads a recipe from a file, or one that comes with tessera by its name.
 
-    Items of a list are named by their `name` or their number. Raises RecipeError.
+    `overrides` maps dotted keys to YAML values, e.g. {"phases.decay.mask_ratio": "0.1"}. Items of a list are named by
+    their `name` or their number. Raises RecipeError.
     """
-    path = Path(path)
     try:
+        path = recipe_file(path)
         data = _unshared(read_yaml(path, "recipe"))
     except ValueError as error:
         raise RecipeError(str(error)) from None

@@ -194,7 +194,7 @@ class Merge(Strict):
 class Machine(Strict):
     """Speed, never science: this may change when a run is resumed."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the matrix products; weights stay float32
     attention: Literal["auto", "reference", "cpu", "varlen"] = "auto"
     threads: int | None = Field(None, ge=1)

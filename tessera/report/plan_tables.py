@@ -22,7 +22,7 @@ def tables(plan: Overview, everything: bool = False) -> list[Table]:
     made: list[Table] = []
     if plan.parameters is not None:
         row = [f"{count:,}" for count in plan.parameters.values()]
-        made.append((f"{plan.recipe}: parameters ({plan.preset})", list(plan.parameters), [row]))
+        made.append((f"{plan.recipe}: parameters (preset {plan.preset})", list(plan.parameters), [row]))
     made.append(("phases", _PHASE_COLUMNS, [_phase_row(phase) for phase in plan.phases]))
     made.append(("joints: at the start and at the end of each phase", _JOINT_COLUMNS, _joint_rows(plan)))
     made += _cost_tables(plan)

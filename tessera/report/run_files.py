@@ -92,6 +92,7 @@ class Run:
     merged: tuple[str, ...]  # merges that are finished
     results: tuple[Result, ...]
     notes: tuple[str, ...]
+    vocab_size: int | None  # of the model; None where no phase has left one
     groups: dict[str, tuple[str, ...]]  # language groups, EVERYTHING first
 
     @property
@@ -132,6 +133,19 @@ class Run:
         }
         sampled = {p.name: p.held_out[-1].bits for p in self.phases if p.held_out and p.name not in bits}
         return {m: {**bits, **sampled}[m] for m in self.names if m in bits or m in sampled}, set(sampled)
+
+    def untrained_bits(self) -> dict[str, float]:
+        """Bits per byte, by language, of a model that finds every token equally likely: nats are the logarithm of the
+        vocabulary's size. Follows from any measurement of a language, which has nats and bits; {} where none has both.
+        """
+        if self.vocab_size is None:
+            return {}
+        rows = [item for r in self.results if r.kind == HELD_OUT for item in r.results.items()]
+        return {
+            code: row["bits_per_byte"] * math.log(self.vocab_size) / row["loss"]
+            for code, row in rows
+            if row.get("loss", 0) > 0 and "bits_per_byte" in row
+        }
 
 
 def parents_of(merge: Merge) -> tuple[str, ...]:
@@ -176,8 +190,18 @@ def open_run(folder: Path) -> Run:
         merged=merged,
         results=results,
         notes=tuple(notes),
+        vocab_size=_vocab_size(folder, recipe),
         groups=_groups(phases, results),
     )
+
+
+def _vocab_size(folder: Path, recipe: Recipe) -> int | None:
+    for phase in recipe.phases:
+        config = _json(folder / phase.name / "final" / "config.json", [])
+        size = config.get("vocab_size") if isinstance(config, dict) else None
+        if isinstance(size, int) and size > 1:
+            return size
+    return None
 
 
 def _groups(phases: tuple[PhaseLog, ...], results: tuple[Result, ...]) -> dict[str, tuple[str, ...]]:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tessera.files import atomic_folder
+from tessera.files import atomic_folder, link_folder
 from tessera.model import hub
 from tessera.train.optimizer import unpack_state
 
@@ -74,8 +74,8 @@ def save(
             training.mkdir()
             tensors, plain = optimizer
             save_file(tensors, training / "optimizer.safetensors")
-            (training / "optimizer.json").write_text(plain)
-            (training / "state.json").write_text(json.dumps(asdict(position)))
+            (training / "optimizer.json").write_text(plain, encoding="utf-8", newline="\n")
+            (training / "state.json").write_text(json.dumps(asdict(position)), encoding="utf-8", newline="\n")
             seal(staging)
     except (OSError, SafetensorError) as error:
         why = full(error)
@@ -100,13 +100,13 @@ def seal(folder: Path) -> None:
     manifest = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
         manifest[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8", newline="\n")
 
 
 def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint folder, or None if it is whole."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return f"{folder}: no {MANIFEST}, so it was not written to the end"
     except (json.JSONDecodeError, UnicodeDecodeError):
@@ -150,21 +150,19 @@ def latest(phase_folder: Path) -> tuple[Path | None, list[str]]:
 
 def position(folder: Path) -> Position:
     """Where the run stood when the checkpoint was written."""
-    return Position(**json.loads((folder / "training" / "state.json").read_text()))
+    return Position(**json.loads((folder / "training" / "state.json").read_text(encoding="utf-8")))
 
 
 def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
     """Puts the moments and counts of a checkpoint into `optimizer`."""
     training = folder / "training"
-    unpack_state(optimizer, load_file(training / "optimizer.safetensors"), (training / "optimizer.json").read_text())
+    plain = (training / "optimizer.json").read_text(encoding="utf-8")
+    unpack_state(optimizer, load_file(training / "optimizer.safetensors"), plain)
 
 
 def point(link: Path, target: Path) -> None:
-    """Makes `link` point to `target` beside it, at once."""
-    new = link.with_name(f".{link.name}.new")
-    new.unlink(missing_ok=True)
-    new.symlink_to(target.name)
-    os.replace(new, link)
+    """Makes `link` lead to `target` beside it, at once."""
+    link_folder(link, target)
 
 
 def sha256(path: Path) -> str:

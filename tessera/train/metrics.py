@@ -35,8 +35,8 @@ class Metrics:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
         kept = "".join(line + "\n" for line in _up_to(path, step))
-        path.write_text(kept, encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
+        path.write_text(kept, encoding="utf-8", newline="\n")
+        self._file = path.open("a", encoding="utf-8", newline="\n")
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
 
     def step(self, **values: float | int) -> None:
