@@ -20,6 +20,7 @@ MANIFEST, BESIDE, KEY = "manifest.json", ".sha256", "sha256"
 
 _SETTLED = 2_000_000_000  # nanoseconds: the clock of a file system ticks so coarsely that a younger file may yet change
 _LAST_LINE = re.compile(r"^# sha256 (.*)\n?\Z", re.MULTILINE)
+_TIMES = ("seconds", "seconds_now")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _known: dict[tuple[int, ...], str] = {}
 
@@ -93,7 +94,10 @@ def check_folder(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-_AGAIN = "copy it again from where it is whole, or remove it and start again: it is made anew"
+_AGAIN = (
+    "copy it again from where it is whole, or remove it and start again: it is made anew (if the change is meant, "
+    f"remove its checksum: {MANIFEST} there, or the file beside it that ends in {BESIDE})"
+)
 
 
 def _compare(path: Path, expected: str, size: int | None = None) -> None:
@@ -158,7 +162,14 @@ def opened_json(data: Any, path: Path) -> Any:
 
 
 def _of_json(data: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_timeless(data), sort_keys=True).encode()).hexdigest()
+
+
+def _timeless(data: Any) -> Any:
+    """All but how long something took: what says the same has the same checksum."""
+    if isinstance(data, dict):
+        return {key: _timeless(value) for key, value in data.items() if key not in _TIMES}
+    return [_timeless(value) for value in data] if isinstance(data, list) else data
 
 
 def sealed_text(text: str) -> str:

@@ -32,9 +32,10 @@ def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises FileExistsError where `target` holds something, unless `replace`, and lock.AtWork where another process is
     writing it.
     """
-    with lock.hold(target.with_name(f".{target.name}{LOCK}"), str(target), beats=False):
-        with _written(target, replace) as staging:
-            yield staging
+    target.parent.mkdir(parents=True, exist_ok=True)
+    one = lock.hold(target.with_name(f".{target.name}{LOCK}"), str(target), beats=False)
+    with one, _written(target, replace) as staging:
+        yield staging
 
 
 @contextlib.contextmanager
@@ -104,13 +105,15 @@ def remove_folder(folder: Path) -> None:
         shutil.rmtree(hidden)
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path, begin: str = "") -> None:
     """Deletes what killed processes left in a folder and below it; for whoever holds the lock of the folder.
+
+    begin  of their names, where the lock is of some files only
 
     Only what the functions here make, by its name; not what another process is writing now.
     """
     for place, folders, names in os.walk(folder):
-        for name in (name for name in (*folders, *names) if _OURS.fullmatch(name)):
+        for name in (name for name in (*folders, *names) if _OURS.fullmatch(name) and name.startswith(begin)):
             path = Path(place, name)
             if _OF_MANY.fullmatch(name) and time.time() - path.stat().st_mtime < _A_DAY:
                 continue
@@ -159,6 +162,19 @@ def read_json(path: Path) -> Any:
             "it is whole, or remove it so that it is made anew"
         ) from None
     return checksums.opened_json(found, path)
+
+
+def keep_damaged(path: Path) -> Path | None:
+    """Puts JSON aside that is not what was written, as NAME.damaged, before it is made anew; None where it is whole."""
+    try:
+        read_json(path)
+    except FileNotFoundError:
+        return None
+    except checksums.Damaged:
+        aside = path.with_name(path.name + ".damaged")
+        os.replace(path, aside)
+        return aside
+    return None
 
 
 def _no_number(name: str) -> float:

@@ -29,7 +29,7 @@ class AtWork(ValueError):
 
 @contextlib.contextmanager
 def hold(path: Path, what: str, *, beats: bool = True, watched: float = _WATCHED) -> Iterator[None]:
-    """Holds the lock file `path` for this process; it is gone afterwards, and so is a folder that was made for it alone.
+    """Holds the lock file `path` for this process; it is gone afterwards, with a folder that was made for it alone.
 
     what     is written, for the message
     beats    whether it may take long, so that other machines need signs of life

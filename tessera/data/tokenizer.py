@@ -16,6 +16,7 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
+from tessera import checksums
 from tessera.data import tokenizer_json
 from tessera.data.gigatoken import Gigatoken, difference, framed, hard_texts, rows
 from tessera.data.tokenizer_json import BEGIN, END, MASK, PAD, SEPARATOR, SPECIAL_TOKENS, UnigramWithoutSpecials
@@ -85,6 +86,7 @@ class Tokenizer:
         file = path / "tokenizer.json" if path.is_dir() else path
         if not file.is_file():
             raise ValueError(f"{file}: no such file; give a tokenizer.json or a folder that holds one")
+        checksums.check(file)
         data = file.read_bytes()
         try:
             definition = json.loads(data)

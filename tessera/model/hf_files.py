@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from tessera import checksums
 from tessera.plan.errors import one_line
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -164,6 +165,7 @@ def open_weights(folder: Path, files: ExitStack) -> dict[str, StoredWeight]:
         if not path.is_file():
             _refuse_pickle(folder)
             raise ValueError(f"{path} is missing")
+        checksums.check(path)
         try:
             file = files.enter_context(safe_open(path, framework="pt"))
         except SafetensorError as error:
@@ -232,6 +234,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises ValueError where there is no such file, or something else in it."""
     if not path.is_file():
         raise ValueError(f"{path} is missing; give a folder in the Hugging Face format")
+    checksums.check(path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

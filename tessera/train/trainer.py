@@ -111,9 +111,10 @@ def _train_from(job: Job, back: Rollback | None) -> Rollback | None:
     policy = CheckpointPolicy(recipe, phase, job.folder, job.text.tokenizer_folder, world)
     meter = ThroughputMeter(state.model.config, find_peak(world, job.dtype), world)
     if world.leads:
-        write_json(job.folder / "mixture.json", mixture(phase, job.stream.shards.buckets, job.mixture, None))
+        shares = mixture(phase, job.stream.shards.buckets, job.mixture, None)
+        write_json(job.folder / "mixture.json", shares, sealed=True)
         _introduce(job, state, meter)
-    with Metrics(job.folder, state.position.step, writes=world.leads) as log:
+    with Metrics(job.folder, state.position.step, writes=world.leads, warn=job.watcher.warn) as log:
         # after a rollback: a checkpoint of what is left out, written before anything is built on it
         if back is not None:
             policy.write(state)
@@ -150,7 +151,8 @@ def _train_from(job: Job, back: Rollback | None) -> Rollback | None:
                 policy.write(state)
     # the end of the phase: `final`, written last, says that it is whole
     if world.leads:
-        write_json(job.folder / "mixture.json", mixture(phase, job.stream.shards.buckets, job.mixture, state.position))
+        shares = mixture(phase, job.stream.shards.buckets, job.mixture, state.position)
+        write_json(job.folder / "mixture.json", shares, sealed=True)
         job.watcher.say(f"{phase.name}: {meter.summary()}")
     policy.finish(state.position)
     distributed.wait(world)
