@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -99,11 +99,11 @@ def _same(file: int, path: Path) -> bool:
         return False
 
 
-def _lives(path: Path, watched: float, wait: Callable[[float], None] = time.sleep) -> bool:
+def _lives(path: Path, watched: float) -> bool:
     """Whether the time of a lock file moves: compared with itself, for clocks of two machines differ."""
     first, left = _time(path), watched
     while left > 0 and _time(path) == first:
-        wait(min(1.0, left))
+        time.sleep(min(1.0, left))
         left -= 1.0
     return _time(path) != first
 

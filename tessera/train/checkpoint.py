@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -24,6 +25,7 @@ from tessera import checksums
 from tessera.checksums import MANIFEST, seal
 from tessera.files import atomic_folder
 from tessera.model import hub
+from tessera.plan.errors import one_line
 from tessera.train.optimizer import unpack_state
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -134,7 +136,12 @@ def latest(phase_folder: Path) -> tuple[Path | None, list[str]]:
 
 def position(folder: Path) -> Position:
     """Where the run stood when the checkpoint was written."""
-    return Position(**json.loads((folder / "training" / "state.json").read_text()))
+    path = folder / "training" / "state.json"
+    try:
+        return TypeAdapter(Position).validate_json(path.read_bytes(), strict=True)
+    except (OSError, ValidationError) as error:
+        why = one_line(error)[:400] if isinstance(error, ValidationError) else error
+        raise CheckpointError(f"{path}: does not say where the run stood: {why}") from None
 
 
 def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
