@@ -45,7 +45,6 @@ CASES = [
     ("shards/held_out/index.json", ["evaluation"]),
     ("documents/00000.parquet", ["shards"]),
     ("documents/held_out.parquet", ["shards"]),
-    ("documents/00000.parquet.sha256", ["shards"]),
     ("tokenizer/tokenizer.json", ["shards"]),
     ("recipe.yaml", ["report.html"]),
 ]
