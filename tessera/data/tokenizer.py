@@ -16,7 +16,6 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from tessera import checksums
 from tessera.data import tokenizer_json
 from tessera.data.gigatoken import Gigatoken, difference, framed, hard_texts, rows
 from tessera.data.tokenizer_json import BEGIN, END, MASK, PAD, SEPARATOR, SPECIAL_TOKENS, UnigramWithoutSpecials
@@ -86,8 +85,7 @@ class Tokenizer:
         file = path / "tokenizer.json" if path.is_dir() else path
         if not file.is_file():
             raise ValueError(f"{file}: no such file; give a tokenizer.json or a folder that holds one")
-        checksums.check(file)
-        data = file.read_bytes()
+        data = tokenizer_json.read(file)
         try:
             definition = json.loads(data)
             inner = tokenizers.Tokenizer.from_str(data.decode("utf-8"))

@@ -9,6 +9,8 @@ from typing import Any
 import tokenizers
 from tokenizers import pre_tokenizers
 
+from tessera import checksums
+
 PAD, BEGIN, END = "<|pad|>", "<|begin_of_text|>", "<|end_of_text|>"
 MASK, SEPARATOR = "<|mask|>", "<|parallel_sep|>"
 SPECIAL_TOKENS = (PAD, BEGIN, END, MASK, SEPARATOR)  # ids 0 to 4 of a tokenizer we train
@@ -24,6 +26,12 @@ _ROLES = {
 
 SPACES = ("Ġ", "▁")  # how byte-level and SentencePiece vocabularies write a space
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+
+
+def read(file: Path) -> bytes:
+    """The bytes of a tokenizer.json. Raises ValueError where it has a checksum and is not what was written."""
+    checksums.check(file)
+    return file.read_bytes()
 
 
 def roles(file: Path, vocabulary: Mapping[str, int]) -> dict[str, int | None]:
