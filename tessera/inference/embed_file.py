@@ -94,7 +94,6 @@ def embed_file(
     with lock.hold(out.with_name(f".{out.name}{LOCK}"), str(out)):
         encoder = Encoder.from_pretrained(model, device=device, dtype=dtype, threads=threads)
         how = encoder.how(**options)
-        # A stamp is the size and the version of a file.
         settings: Settings = {"model": folders.content_hash(folders.local(model)), "input": [f.stamp for f in files]}
         settings |= {"text": text, "id": id, "skip_bad": skip_bad, "output": output}
         settings |= {**_settings(encoder, how), "part_rows": part_rows}

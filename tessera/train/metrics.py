@@ -9,6 +9,7 @@ from typing import Any, Self, TextIO
 from torch.utils.tensorboard import SummaryWriter
 
 from tessera import checksums
+from tessera.files import write_json
 from tessera.plan.corpus import Bucket
 from tessera.plan.fields import Curve
 from tessera.plan.mixture import MixtureSchedule
@@ -86,6 +87,13 @@ class Metrics:
 
 def _place(position: Position) -> dict[str, int]:
     return {"step": position.step, "tokens": position.tokens, "total_tokens": position.total_tokens}
+
+
+def write_mixture(
+    folder: Path, phase: Phase, buckets: Sequence[Bucket], shares: MixtureSchedule, position: Position | None
+) -> None:
+    """Writes mixture.json of a phase; arguments as of `mixture`."""
+    write_json(folder / "mixture.json", mixture(phase, buckets, shares, position), sealed=True)
 
 
 def mixture(
