@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
+from tessera.checksums import BESIDE
 from tessera.corpus import daft_runner, losses, quality
 from tessera.corpus.documents import CorpusRow, Document, Pair, read_file, why_not_pair
 from tessera.corpus.filters import Filter
@@ -148,7 +149,8 @@ def ingest(
     wanted = {file.path.name for file in written}
     for path in folder.glob("*.parquet"):
         if path.name not in wanted and path.stem.isdigit():
-            path.unlink()  # of files that are no longer asked for
+            for left in (path, path.with_name(path.name + BESIDE)):
+                left.unlink(missing_ok=True)  # of files that are no longer asked for
     return written
 
 
@@ -197,7 +199,10 @@ class _Ingest:
 
     def _write(self, job: DocumentFile) -> DocumentCounts:
         counts = DocumentCounts()
-        with atomic_file(job.path) as draft, pa.parquet.ParquetWriter(draft, SCHEMA, compression="lz4") as out:
+        with (
+            atomic_file(job.path, sealed=True) as draft,
+            pa.parquet.ParquetWriter(draft, SCHEMA, compression="lz4") as out,
+        ):
             for rows in _batches(read_file(job.origin, job.source)):
                 out.write_batch(self._judge(rows, job, counts))
             out.add_key_value_metadata({_META: json.dumps({"made_of": job.fingerprint, "counts": asdict(counts)})})

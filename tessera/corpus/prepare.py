@@ -12,6 +12,7 @@ the number of workers or the interruptions. They appear whole or not at all.
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,11 +20,12 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet
 
+from tessera import checksums
 from tessera.corpus import daft_runner, dedup, ingest, split, tokenize
 from tessera.corpus.ingest import DocumentCounts, DocumentFile
 from tessera.corpus.quality import Scorer
 from tessera.corpus.split import Split
-from tessera.data.shards import Shards, concatenate
+from tessera.data.shards import Shards, concatenate, verify
 from tessera.data.tokenizer import Engine, Tokenizer
 from tessera.files import atomic_folder, remove_folder, write_json
 from tessera.plan.corpus import Corpus
@@ -116,6 +118,8 @@ def read(
         report(size + size // _COMPARING * done // max(1, total), size + size // _COMPARING, what)
 
     files = ingest.ingest(corpus, folder, workers=workers or cores(), scorers=scorers, on_progress=reading, say=say)
+    with ThreadPoolExecutor(cores()) as threads:  # hashing leaves Python's lock to others
+        list(threads.map(checksums.check, [file.path for file in files]))
     size = sum(file.origin.size for file in files)
     copies = dedup.find_duplicates([file.path for file in files], corpus.duplicates, folder / "copies", comparing)
     chosen = split.choose_held_out(corpus, files, folder, copies)
@@ -151,6 +155,9 @@ def encode(
     jobs = tokenize.encode_jobs(read.corpus, read.files, read.split, tokenizer, drafts)
     total = sum(job.size for job in jobs)
     counted = {job.number: counts for job in jobs if (counts := job.finished()) is not None}
+    for place in (job.target / store for job in jobs if job.number in counted for store in STORES):
+        if place.exists():
+            verify(place)  # what an earlier start left
     todo = [job for job in jobs if job.number not in counted]
     done = total - sum(job.size for job in todo)
     report(done, total, f"{len(counted)} of {len(jobs)} tasks")
@@ -177,7 +184,7 @@ def encode(
                 "the corpus has no document to train on; see `sources` of the recipe, and what was dropped"
             )
         result = _report(draft, tokenizer, read, [counted[job.number] for job in jobs], time.monotonic() - started)
-        write_json(draft / "report.json", asdict(result))
+        write_json(draft / "report.json", asdict(result), sealed=True)
     remove_folder(drafts)
     return result
 

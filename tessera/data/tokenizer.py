@@ -86,7 +86,7 @@ class Tokenizer:
         file = path / "tokenizer.json" if path.is_dir() else path
         if not file.is_file():
             raise ValueError(f"{file}: no such file; give a tokenizer.json or a folder that holds one")
-        data = file.read_bytes()
+        data = tokenizer_json.read(file)
         definition = tokenizer_json.parsed(file, data)
         inner = reader(file, data.decode())
         vocabulary = inner.get_vocab(with_added_tokens=True)

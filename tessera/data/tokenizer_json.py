@@ -10,6 +10,7 @@ import tokenizers
 from pydantic import Field
 from tokenizers import pre_tokenizers
 
+from tessera import checksums
 from tessera.data.special_tokens import Json, reader, retold
 from tessera.plan.json_files import Strictly, fit, read_json, shown
 
@@ -75,6 +76,12 @@ def parsed(path: Path, data: bytes) -> Json:
                 f"continuing_subword_prefix, {shown(prefix)}"
             )
     return definition
+
+
+def read(file: Path) -> bytes:
+    """The bytes of a tokenizer.json. Raises ValueError where it has a checksum and is not what was written."""
+    checksums.check(file)
+    return file.read_bytes()
 
 
 def roles(file: Path, vocabulary: Mapping[str, int]) -> dict[str, int | None]:

@@ -22,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tessera import checksums
 from tessera.data.examples import Search
 from tessera.evaluation import catalogue, trial
 from tessera.evaluation.groups import fingerprint_of_rows, read_groups, read_labels
@@ -208,7 +209,7 @@ def _keep(path: Path, of: Json, model: Any) -> dict[str, Tensor]:
     state = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
     state = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as draft:
+    with atomic_file(path, sealed=True) as draft:
         save_file(state, draft, metadata={"identity": json.dumps(of)})
     return state
 
@@ -217,6 +218,7 @@ def _kept(path: Path, of: Json) -> dict[str, Tensor] | None:
     """What `_keep` wrote, if it is of this trial."""
     if not path.is_file():
         return None
+    checksums.check(path)
     with safe_open(path, framework="pt") as file:
         kept = json.loads(file.metadata()["identity"]) == of
         return {name: file.get_tensor(name) for name in file.keys()} if kept else None  # noqa: SIM118  # it is no dict

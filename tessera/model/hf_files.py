@@ -15,6 +15,7 @@ from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from tessera import checksums
 from tessera.plan.json_files import SHOWN, Strictly, fit, read_as, read_json, shown
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -166,6 +167,7 @@ def open_weights(folder: Path, files: ExitStack) -> dict[str, StoredWeight]:
         if not path.is_file():
             _refuse_pickle(folder)
             raise ValueError(f"{path} is missing")
+        checksums.check(path)
         try:
             file = files.enter_context(safe_open(path, framework="pt"))
         except SafetensorError as error:

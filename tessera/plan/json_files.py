@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tessera import checksums
 from tessera.plan.errors import one_line
 
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -37,9 +38,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_any(path: Path) -> Any:
-    """What a JSON file holds. Raises ValueError where there is no such file, or no JSON in it."""
+    """What a JSON file holds. Raises ValueError where there is none, no JSON in it, or not what its checksum says."""
     if not path.is_file():
         raise ValueError(f"{path} is missing; give a folder in the Hugging Face format")
+    checksums.check(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -15,6 +15,8 @@ PACKAGE = HOUSE / "tessera"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = {
+    "checksums": -2,
+    "lock": -2,
     "files": -1,  # below all rooms
     "progress": -1,
     "signals": -1,
