@@ -27,6 +27,7 @@ Row = dict[str, Any]
 Placed = tuple[str, Row]  # "file:line", and what stands there
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
+_ASIDE = ("", ".json", ".txt")  # in a folder more often settings and notes than rows
 LONGEST = 2**25  # bytes of a row
 _WHOLE_FILE = 2**28  # bytes of a .json file, which is read as one
 _UNPACKED, _TIMES = 2**28, 1_000  # a file may unpack into so many bytes, or so many times its size
@@ -61,7 +62,7 @@ def find(where: str) -> list[File]:
         if os.path.isdir(hit):
             below = (os.path.join(folder, name) for folder, _, names in os.walk(hit) for name in names)
             inside = [path for path in below if not any(p.startswith(".") for p in Path(path).relative_to(hit).parts)]
-            found += [path for path in inside if kind_of(path)]
+            found += [path for path in inside if kind_of(path) not in _ASIDE] or list(filter(kind_of, inside))
         elif kind_of(hit):
             found.append(hit)
         else:
@@ -154,7 +155,7 @@ def _name(names: list[str], value: Any) -> Any:
     return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
 
 
-# ----------------------------------------------------------------------------------------------------- CSV, TSV and JSON
+# ---------------------------------------------------------------------------------------------------- CSV, TSV and JSON
 
 
 @contextlib.contextmanager

@@ -20,10 +20,13 @@ _UNKNOWN: dict[type, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def read_groups(task: Task, protocol: Protocol, folder: Path | None, *, test: bool = True) -> list[Group]:
+def read_groups(
+    task: Task, protocol: Protocol, folder: Path | None, *, test: bool = True, left_out: list[str] | None = None
+) -> list[Group]:
     """The data of a task, by what is trained together.
 
-    test  False: nothing is tested, as when another task is only to begin with what is learned here
+    test      False: nothing is tested, as when another task is only to begin with what is learned here
+    left_out  takes what a task with `skip` leaves out
 
     Raises DataError as load.load and load_retrieval.search do.
     """
@@ -33,15 +36,15 @@ def read_groups(task: Task, protocol: Protocol, folder: Path | None, *, test: bo
         seen: Sequence[Any] = ()
         held: dict[str, Rows] = {}
         if task.trained:
-            read = sources if task.source("train").by_language else sources[0]
+            read = sources if task.by_language("train") else sources[0]
             seen = load.load(task, "train", read, folder, names=labels or None, limit=protocol.train_examples)
         if task.trained and (source := task.source("validation")).splits.validation is not None:
             # Searches of the tested languages where that is the task's own data; all else of those trained on.
             judged = languages if task.kind == "retrieve" and source == task.data else sources
-            judged = judged if source.by_language else judged[:1]
-            held = {x: _load(task, "validation", x, folder, labels, protocol.test_examples) for x in judged}
+            judged = judged if task.by_language("validation") else judged[:1]
+            held = {x: _load(task, "validation", x, folder, labels, protocol.test_examples, left_out) for x in judged}
         asked = {
-            x: without_labels(_load(task, "test", x, folder, labels, protocol.test_examples))
+            x: without_labels(_load(task, "test", x, folder, labels, protocol.test_examples, left_out))
             for x in (languages if test else ())
         }
         whole = fingerprint_of_rows([seen, held, asked])
@@ -90,10 +93,11 @@ def _labels(task: Task, language: str, folder: Path | None) -> tuple[str, ...]:
 
 
 def _load(
-    task: Task, split: SplitName, language: str, folder: Path | None, labels: tuple[str, ...], limit: int | None
-) -> Rows:
+    task: Task, split: SplitName, language: str, folder: Path | None, labels: tuple[str, ...], limit: int | None,
+    left_out: list[str] | None = None,
+) -> Rows:  # fmt: skip
     if task.kind == "retrieve":
-        return load_retrieval.search(task, split, language, folder, limit=limit)
+        return load_retrieval.search(task, split, language, folder, limit=limit, left_out=left_out)
     return load.load(task, split, language, folder, names=labels or None, limit=limit)
 
 

@@ -15,8 +15,9 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from tessera.data import tables
 from tessera.evaluation import catalogue
-from tessera.evaluation.rows import MissingData, download, file_rows
+from tessera.evaluation.rows import MissingData, download
 from tessera.plan.fields import Strict
 
 _TEXT = ("text", "sentence1", "sentence2", "sentences")  # columns that mteb's statistics count the characters of
@@ -222,7 +223,7 @@ def _unique(rows: Iterator[Row]) -> tuple[list[Row], dict[str, str]]:
 
 def _select(path: Path, part: Table) -> Iterator[Row]:
     """Rows under mteb's names. Raises ValueError naming file and row where a column is missing or empty."""
-    for number, (_, row) in enumerate(file_rows(path), 1):
+    for number, (_, row) in enumerate(tables.rows(path), 1):
         if any(row.get(column) != value for column, value in part.where.items()):
             continue
         for ours in part.columns.values():

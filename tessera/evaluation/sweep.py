@@ -94,7 +94,8 @@ def run(
         report=on_progress or silent,
     )
     kind, tried = _kind(task), trial.all_trials(task, protocol)
-    groups = read_groups(task, protocol, place.data)
+    left_out: list[str] = []
+    groups = read_groups(task, protocol, place.data, left_out=left_out)
     oracle = protocol.select == "oracle" and task.trained
     _refuse_choice_without_validation(protocol, tried, groups)
     start = _start(task, protocol, place)
@@ -114,6 +115,7 @@ def run(
         protocol={**protocol.model_dump(mode="json", by_alias=True), **kind.protocol},
         fingerprint=fingerprint(place.folder),
         data=fingerprint_of_rows([prints, labelled] if labelled else prints),
+        about_data={"left_out": len(left_out), "first": left_out[0]} if left_out else {},
         seeds=protocol.seeds if task.trained else (),
         oracle=oracle,
         examples={x: len(one.queries if isinstance(one, Search) else one) for x, one in rows.items()},

@@ -24,7 +24,7 @@ def spelled(value: Any) -> str:
     """The one spelling of a label: true and "True" are `true`; 1, 1.0 and "1.0" are `1`; the ends of a text are bare.
 
     Upper and lower case are two labels, but for truth values, and so are "01" and "1". Raises ValueError for what is
-    no label, as "is nan; a label is text, a number, true or false".
+    no label, in words that follow on "is": "nan; a label is text, a number, true or false". So do the others here.
     """
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         value = value.item()  # of numpy
@@ -32,7 +32,7 @@ def spelled(value: Any) -> str:
         try:
             value = bytes(value).decode()
         except UnicodeDecodeError:
-            raise ValueError(f"is {shown(value)}, bytes that are no UTF-8; a label is text") from None
+            raise ValueError(f"{shown(value)}, bytes that are no UTF-8; a label is text") from None
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
@@ -40,10 +40,10 @@ def spelled(value: Any) -> str:
     if isinstance(value, (float, Decimal)) and math.isfinite(value):
         return str(int(value)) if value == int(value) and abs(value) < 2**53 else str(value)
     if not isinstance(value, str):
-        raise ValueError(f"is {shown(value)}; a label is text, a number, true or false")
+        raise ValueError(f"{shown(value)}; a label is text, a number, true or false")
     text = value.strip()
     if not text:
-        raise ValueError("is empty; a label is text, a number, true or false")
+        raise ValueError("empty; a label is text, a number, true or false")
     if text.lower() in _TRUTHS:
         return text.lower()
     whole = _WHOLE.fullmatch(text)
@@ -54,7 +54,7 @@ def single(value: Any) -> str:
     """`spelled`, of a list the only one. Raises ValueError for several labels, which are several questions."""
     if isinstance(value, (list, tuple)):
         if len(value) != 1 or isinstance(value[0], (list, tuple)):
-            raise ValueError(f"is {shown(value)}; one label is needed, several of a row are not read")
+            raise ValueError(f"{shown(value)}; one label is needed, several of a row are not read")
         value = value[0]
     return spelled(value)
 
@@ -91,7 +91,7 @@ class UnknownLabel(ValueError):
     """A label that is none of the task's."""
 
     def __init__(self, message: str, label: str) -> None:
-        super().__init__(f"is {message}")
+        super().__init__(message)
         self.label = label
 
 
