@@ -99,7 +99,8 @@ class Row:
         try:
             return read(*given, **how)
         except labels.UnknownLabel as error:
-            raise UnknownLabel(f"{self.place}: {what} {error}", error.label) from None
+            allowed = error.numbers or did_you_mean(error.label, given[1])
+            raise UnknownLabel(f"{self.place}: {what} {error}; {allowed}{error.hidden}", error.label) from None
         except ValueError as error:
             raise DataError(f"{self.place}: {what} {error}") from None
 

@@ -19,6 +19,7 @@ from tessera.plan.labels import in_order, is_number, yaml_line
 from tessera.plan.task import SplitName, Task
 from tessera.plan.task_data import Column, Data, in_language
 
+_MANY = 20  # findings in an error
 _SHOWN = 5  # rows that cannot be used, in an error
 
 
@@ -108,6 +109,17 @@ def refuse(task: Task, wrong: Sequence[DataError], names: Sequence[str] = ()) ->
         whole = sorted({*names, *unknown}) if not all(map(is_number, unknown)) else in_order({*names, *unknown})
         lines.append(f"where that is a label, declare all there are in the task: {yaml_line(whole)}")
     raise DataError("\n  ".join(lines))
+
+
+def refuse_all(wrong: Sequence[DataError]) -> None:
+    """Raises one DataError for all findings, each once, if there are any."""
+    texts = list(dict.fromkeys(map(str, wrong)))
+    if len(texts) == 1:
+        raise wrong[0]
+    if texts:
+        raise DataError(
+            "\n".join([*texts[:_MANY], *([f"and {len(texts) - _MANY} more"] if len(texts) > _MANY else [])])
+        )
 
 
 def languages(task: Task, folder: Path | None = None) -> tuple[str, ...]:
@@ -242,10 +254,20 @@ def _rows(
     columns = columns_in(task, source, language)
     read = rows.read(source, task.name, name, language, folder, skipped=skipped)
     found = (Row(at, row, columns) for at, row in read)
-    if begin > 0 or end < float("inf"):
+    if task.folds is not None and task.fold is not None:
+        found = (row for row in found if _side(task, row) == split)
+    elif begin > 0 or end < float("inf"):
         found = (row for row in found if begin <= rows.place_of(row.key(task.kind)) < end)
     numbers = source.splits.numbers(split)
     return found if numbers is None else iter(_numbered(task, split, list(found), *numbers))
+
+
+def _side(task: Task, row: Row) -> SplitName:
+    """Where a row is while one fold is tested: each fold by the hash of the row, the next is to choose on."""
+    assert task.folds is not None
+    assert task.fold is not None
+    after = (int(rows.place_of(row.key(task.kind), "fold") * task.folds) - task.fold) % task.folds
+    return "test" if after == 0 else "validation" if after == 1 and task.has("validation") else "train"
 
 
 def columns_in(task: Task, source: Data, language: str | None) -> dict[str, Column]:
@@ -277,7 +299,7 @@ def _numbered(task: Task, split: SplitName, found: list[Row], begin: int, end: i
 
 
 def _place(task: Task, split: SplitName) -> tuple[str, float, float]:
-    place = task.source(split).splits.place(split)
+    place = task.source(split).splits.place("test" if task.folds is not None else split)
     if place is None:
         raise DataError(f"task {task.name}: has no split {split!r}; it is not among `splits` of its data")
     return place

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from tessera.plan.errors import did_you_mean
-
 _WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.0+)?")
 _NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?inf|nan", re.IGNORECASE)
 _TRUTHS = {"true", "false"}
@@ -80,19 +78,17 @@ def number_of(value: Any, names: Sequence[str], *, declared: bool = False) -> in
     words = not any(is_number(name) or name in _TRUTHS for name in known)
     if declared and words and written.isdecimal() and int(written) < len(names):
         return int(written)
-    allowed = did_you_mean(written, names)
-    if declared and words and is_number(written):
-        allowed = f"numbers are 0 to {len(names) - 1}"
-    hidden = "; -1 stands for a hidden label, so take another split" if written == _HIDDEN else ""
-    raise UnknownLabel(f"{shown(value)}, which is no label of the task; {allowed}{hidden}", written)
+    raise UnknownLabel(value, written, f"numbers are 0 to {len(names) - 1}" if declared and words else "")
 
 
 class UnknownLabel(ValueError):
-    """A label that is none of the task's."""
+    """A label that is none of the task's: its spelling, and which are allowed where that are numbers."""
 
-    def __init__(self, message: str, label: str) -> None:
-        super().__init__(message)
+    def __init__(self, value: Any, label: str, numbers: str) -> None:
+        super().__init__(f"{shown(value)}, which is no label of the task")
         self.label = label
+        self.hidden = "; -1 stands for a hidden label, so take another split" if label == _HIDDEN else ""
+        self.numbers = numbers if is_number(label) else ""
 
 
 def in_order(found: Iterable[str]) -> tuple[str, ...]:

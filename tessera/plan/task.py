@@ -67,6 +67,9 @@ rows of one group stay on one side of a split. Where a bitext names columns for 
 in, and English becomes the second."""
 
 
+FOLDED = ("classify", "pair", "regress", "choose", "tag", "span", "reward")  # kinds that know cross-validation
+
+
 class Task(Strict):
     """One thing to ask of a model."""
 
@@ -85,6 +88,9 @@ class Task(Strict):
     languages: Literal["all"] | tuple[str, ...] = "all"  # tested on, as the data calls them; all: those with files
     # own: each language by itself. all: all together. none: nothing is trained. Else the language or languages.
     train: Literal["own", "all", "none"] | str | tuple[str, ...] = "own"
+    # cross-validation over `test`, its only split: each part is tested, chosen on the next, trained on the others
+    folds: int | None = Field(None, ge=2)
+    fold: int | None = Field(None, ge=0)  # only this one of them
     only_relevant: bool = False  # retrieve: only documents that answer some query are searched, the others are left out
     steps: int | None = Field(None, ge=1)  # reward: only solutions of so many steps
     whole: bool = False  # reward: one question for each solution, whether all steps are right; else one for each step
@@ -134,9 +140,29 @@ class Task(Strict):
             raise ValueError(f"skip is of kinds bitext, probe and retrieve, this is of kind {self.kind}")
         if self.kind != "reward" and (self.steps is not None or self.whole):
             raise ValueError(f"steps and whole are of kind reward, this is of kind {self.kind}")
+        self._folds_fit()
         if self.labels is not None and len(set(map(spelled, self.labels))) < max(2, len(self.labels)):
             raise ValueError(f"labels are {list(self.labels)}; at least two are needed, no two the same")
         return self
+
+    def _folds_fit(self) -> None:
+        if self.folds is None:
+            if self.fold is not None:
+                raise ValueError("fold is one of `folds`, which is not given")
+            return
+        if self.kind not in FOLDED or not self.trained:
+            raise ValueError(f"folds is of kinds {', '.join(FOLDED)} that are trained, this is of kind {self.kind}")
+        splits = self.data.splits
+        if splits.train or splits.validation or not isinstance(splits.test, str) or self.train_data is not None:
+            raise ValueError("folds divides one split, all that there is; name it alone, as in splits: {test: test}")
+        if self.fold is not None and self.fold >= self.folds:
+            raise ValueError(f"fold is {self.fold}; the first of {self.folds} is 0")
+
+    def has(self, split: SplitName) -> bool:
+        """Whether there are rows of a split."""
+        if self.folds is not None:
+            return split != "validation" or self.folds > 2
+        return getattr(self.source(split).splits, split) is not None
 
     def by_language(self, split: SplitName) -> bool:
         """Whether each language has rows or columns of its own in a split."""
