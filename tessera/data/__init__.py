@@ -16,7 +16,5 @@ In reading order:
     stream.py          the dataloader: the batch at any position of a phase, computed
     masking.py         which tokens are hidden: a function of document and key
     packing.py         Batch: documents end to end; micro-batches, shares of processes
-    tables.py          rows out of JSON lines, JSON, CSV, TSV, parquet and lines, one dict each
-    columns.py         the cells of a row by the roles a task gives them
     examples.py        labelled examples of every kind of task
 """

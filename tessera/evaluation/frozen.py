@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tessera.data.columns import Row
 from tessera.evaluation import bitext, load, probe
 from tessera.evaluation.rows import DataError
 from tessera.files import digest, fingerprint
+from tessera.finetune.columns import Row
 from tessera.inference import runtime, sentence_folder
 from tessera.inference.encoder import Encoder
 from tessera.model.precision import compute_dtype

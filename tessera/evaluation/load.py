@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tessera.data.columns import Row, UnknownLabel
 from tessera.data.examples import Choices, Example, Labelled, Question, Tagged, Triple
 from tessera.evaluation import rows
 from tessera.evaluation.rows import DataError
+from tessera.finetune.columns import Row, UnknownLabel
 from tessera.plan.labels import in_order, is_number, yaml_line
 from tessera.plan.task import SplitName, Task
 from tessera.plan.task_data import Column, Data, in_language

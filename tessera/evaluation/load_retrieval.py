@@ -10,10 +10,10 @@ import dataclasses
 import heapq
 from pathlib import Path
 
-from tessera.data.columns import Row
 from tessera.data.examples import Search
 from tessera.evaluation import load, rows
 from tessera.evaluation.rows import DataError
+from tessera.finetune.columns import Row
 from tessera.plan.errors import some
 from tessera.plan.task import SPLITS, Data, SplitName, Task
 from tessera.plan.task_data import guess

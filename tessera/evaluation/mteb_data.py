@@ -15,9 +15,9 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from tessera.data import tables
 from tessera.evaluation import catalogue
 from tessera.evaluation.rows import MissingData, download
+from tessera.finetune import tables
 from tessera.plan.fields import Strict
 
 _TEXT = ("text", "sentence1", "sentence2", "sentences")  # columns that mteb's statistics count the characters of

@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tessera.data import tables
 from tessera.data.storage import File
-from tessera.data.tables import DataError as DataError
-from tessera.data.tables import Placed
+from tessera.finetune import tables
+from tessera.finetune.tables import DataError as DataError
+from tessera.finetune.tables import Placed
 from tessera.plan.task_data import LANGUAGE, SPLIT, TASK, Beside, Column, Data, holds_language
 
 ENDINGS = (

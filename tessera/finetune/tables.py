@@ -11,11 +11,13 @@ import csv
 import glob
 import io
 import json
+import lzma
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet
 
 from tessera.data import readers
@@ -31,6 +33,7 @@ _ASIDE = ("", ".json", ".txt")  # in a folder more often settings and notes than
 LONGEST = 2**25  # bytes of a row
 _WHOLE_FILE = 2**28  # bytes of a .json file, which is read as one
 _UNPACKED, _TIMES = 2**28, 1_000  # a file may unpack into so many bytes, or so many times its size
+_A_ROW = "where a row is a JSON object on a line"
 _SEPARATORS = (",", ";", "\t")
 
 
@@ -79,7 +82,8 @@ def rows(file: File | Path, skipped: list[str] | None = None) -> Iterator[Placed
     Raises DataError for what is no row, for a file that cannot be read, and for one that unpacks beyond all measure.
     """
     file = _file(file) if isinstance(file, Path) else file
-    read = {".csv": _csv, ".tsv": _tsv, ".json": _json}.get(kind_of(file.name), _lines_or_parquet)
+    others = {".csv": _csv, ".tsv": _tsv, ".json": _json, ".ndjson": _json_lines, ".txt": _plain_lines}
+    read = others.get(kind_of(file.name), _lines_or_parquet)
     size = 0
     try:
         for number, row, reason, raw in read(file):
@@ -123,14 +127,37 @@ def _beginning(raw: Any) -> str:
 
 
 def _lines_or_parquet(file: File) -> Iterator[readers.Raw]:
-    if kind_of(file.name) == ".txt":
-        yield from readers.rows(file, Source(name="rows", path=file.url), LONGEST)  # {"text": a line}
-        return
-    named = _named_classes(file) if kind_of(file.name) == ".parquet" else {}
+    named: dict[str, list[str]] | None = None
     for number, row, reason, raw in readers.rows(file, None, LONGEST):
+        if named is None:  # only after a row: by then the file is known to be whole
+            named = _named_classes(file) if kind_of(file.name) == ".parquet" else {}
         if row is not None and named:
             row = {column: _name(named[column], value) if column in named else value for column, value in row.items()}
-        yield number, row, f"{reason}, where a row is a JSON object on a line" if reason else "", raw
+        yield number, row, f"{reason}, {_A_ROW}" if reason else "", raw
+
+
+def _plain_lines(file: File) -> Iterator[readers.Raw]:
+    """{"text": a line} of each line that is not blank."""
+    with _text(file) as text:
+        for number, line in enumerate(_bounded(file, text), 1):
+            if line.strip():
+                yield number, {"text": line.strip("\r\n")}, "", line
+
+
+def _json_lines(file: File) -> Iterator[readers.Raw]:
+    with _text(file) as text:
+        for number, line in enumerate(_bounded(file, text), 1):
+            if line.strip():
+                row, reason = _object(line)
+                yield number, row, reason, line
+
+
+def _object(line: str) -> tuple[Row | None, str]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None, f"not JSON, {_A_ROW}"
+    return (row, "") if isinstance(row, dict) else (None, f"not a JSON object, {_A_ROW}")
 
 
 def _named_classes(file: File) -> dict[str, list[str]]:
@@ -163,7 +190,13 @@ def _text(file: File) -> Iterator[io.TextIOWrapper]:
     """The text of a file, its line ends as they are. Raises DataError where it is not UTF-8."""
     if file.compression and file.size == 0:
         raise DataError(f"{file}: cannot be read: 0 bytes are no {file.compression} file")
-    with readers._stream(file) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
+    with contextlib.ExitStack() as stack:
+        packed = stack.enter_context(file.open())
+        if file.compression == "xz":  # which Arrow does not know
+            plain: Any = stack.enter_context(lzma.open(packed))
+        else:
+            plain = stack.enter_context(pa.input_stream(packed, compression=file.compression))
+        text = stack.enter_context(io.TextIOWrapper(plain, encoding="utf-8-sig", newline=""))
         try:
             yield text
         except UnicodeDecodeError:
@@ -249,7 +282,7 @@ def _json(file: File) -> Iterator[readers.Raw]:
                 raise DataError(f"{file}: longer than {_WHOLE_FILE} characters; write it as JSON lines (.jsonl)")
             yield from _objects(file, whole)
             return
-    yield from _lines(file)
+    yield from _json_lines(file)
 
 
 def _is_one(begin: str) -> bool:
@@ -276,7 +309,3 @@ def _objects(file: File, whole: str) -> Iterator[readers.Raw]:
         raise DataError(f"{file}: rows are a list of objects, or one object on each line; this is neither")
     for number, row in enumerate(given, 1):
         yield number, row if isinstance(row, dict) else None, "" if isinstance(row, dict) else "not a JSON object", row
-
-
-def _lines(file: File) -> Iterable[readers.Raw]:
-    return readers._jsonl(file, LONGEST)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from tessera.data.tables import DataError
+from tessera.finetune.tables import DataError
 from tessera.plan import labels
 from tessera.plan.errors import did_you_mean, some
 from tessera.plan.labels import shown
