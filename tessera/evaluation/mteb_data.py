@@ -179,8 +179,25 @@ def _fill_rows(task: Any, local: Local, data: Path) -> None:
             splits[split] = Dataset.from_list(list(_select(path, local.rows)))
             if not len(splits[split]):
                 raise ValueError(f"{path}: has no rows")
-    task.dataset = sets if task.metadata.is_multilingual else sets["default"]
+    if getattr(task, "parallel_subsets", False):
+        task.dataset = _side_by_side(sets)
+    else:
+        task.dataset = sets if task.metadata.is_multilingual else sets["default"]
     task.dataset_transform()
+
+
+def _side_by_side(sets: dict[str, Any]) -> Any:
+    """Pairs of languages as one set with a column a language, as mteb has those whose sentences are all parallel."""
+    from datasets import Dataset, DatasetDict
+
+    columns: dict[str, dict[str, list[str]]] = {}
+    for subset, splits in sets.items():
+        for split, rows in splits.items():
+            for language, name in zip(subset.split("-"), ("sentence1", "sentence2"), strict=True):
+                texts = list(rows[name])
+                if columns.setdefault(split, {}).setdefault(language, texts) != texts:
+                    raise ValueError(f"{subset}, {split}: other sentences of {language} than in the pairs before")
+    return DatasetDict({split: Dataset.from_dict(by_language) for split, by_language in columns.items()})
 
 
 def _fill_retrieval(task: Any, local: Local, data: Path) -> None:
@@ -273,6 +290,10 @@ def compare_counts(task: Any) -> dict[str, Any] | None:
 
 def _count(dataset: Any, subset: str, split: str) -> list[int]:
     found = dataset[subset][split] if subset in dataset else dataset[split]
+    pair = subset.split("-")
+    if subset not in dataset and len(pair) == 2 and set(pair) <= set(getattr(found, "column_names", ())):
+        # a column a language, as of NTREX
+        return [len(found), sum(len(text) for name in pair for text in found[name])]
     tables = [found["corpus"], found["queries"]] if "corpus" in found else [found]
     texts = [table[name] for table in tables for name in table.column_names if name in _TEXT]
     return [sum(map(len, tables)), sum(len(text) for column in texts for text in column)]

@@ -123,7 +123,7 @@ def _beside(
     if not paths:
         raise MissingData(f"task {task}: no rows at {folder / pattern}, which `beside` names")
     others = (row for path in paths for row in tables.rows(path, skipped))
-    if beside.on is None:
+    if beside.by is None:
         for (place, row), (there, other) in _one_by_one(rows, others, task):
             if _line(place) != _line(there) and place.rpartition(":")[0].endswith(".txt"):
                 raise DataError(f"{place}: stands beside {there}; an empty line has moved them, so fill or drop both")
@@ -131,17 +131,17 @@ def _beside(
         return
     known: dict[str, tables.Row] = {}
     for place, other in others:
-        key = str(other.get(beside.on))
-        if other.get(beside.on) is None or key in known:
+        key = str(other.get(beside.by))
+        if other.get(beside.by) is None or key in known:
             raise DataError(
-                f"{place}: {beside.on} is {other.get(beside.on)!r}; `beside` needs one that no other row has"
+                f"{place}: {beside.by} is {other.get(beside.by)!r}; `beside` needs one that no other row has"
             )
         known[key] = other
     for place, row in rows:
-        if (key := str(row.get(beside.on))) in known:
+        if (key := str(row.get(beside.by))) in known:
             yield place, {**row, "beside": known[key]}
         elif skipped is None:
-            raise DataError(f"{place}: no row of {folder / pattern} has {beside.on} {key!r}")
+            raise DataError(f"{place}: no row of {folder / pattern} has {beside.by} {key!r}")
         else:
             skipped.append(f"{place}: has no row beside it")
 
@@ -152,7 +152,7 @@ def _one_by_one(rows: Iterator[Placed], others: Iterator[Placed], task: str) -> 
             (place, _), more = one or other, "first" if other is None else "second"
             raise DataError(
                 f"{place}: task {task}: {number} rows stand beside one another, and the {more} files have more; "
-                "give the column that joins them (beside: {on: id}), or make them equally long"
+                "give the column that joins them (beside: {by: id}), or make them equally long"
             )
         yield one, other
 

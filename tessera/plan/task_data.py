@@ -127,7 +127,7 @@ class Beside(Strict):
     """Other files whose rows go with those of the data: a cell of them is `beside.text` among the columns."""
 
     path: str  # files below the data folder
-    on: str | None = None  # the column that both have, an id; None: row by row
+    by: str | None = None  # the column that both have, an id; None: row by row
 
 
 class Data(Strict):
