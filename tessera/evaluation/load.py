@@ -15,7 +15,7 @@ from tessera.data.examples import Choices, Example, Labelled, Question, Tagged, 
 from tessera.evaluation import rows
 from tessera.evaluation.rows import DataError
 from tessera.finetune.columns import Row, UnknownLabel
-from tessera.plan.labels import in_order, is_number, yaml_line
+from tessera.finetune.labels import in_order, is_number, yaml_line
 from tessera.plan.task import SplitName, Task
 from tessera.plan.task_data import Column, Data, in_language
 

@@ -94,14 +94,14 @@ def run(
         report=on_progress or silent,
     )
     kind, tried = _kind(task), trial.all_trials(task, protocol)
-    groups = read_groups(task, protocol, place.data, left_out=(left_out := []))
+    left_out: list[str] = []
+    groups = read_groups(task, protocol, place.data, left_out=left_out)
     oracle = protocol.select == "oracle" and task.trained
     _refuse_choice_without_validation(protocol, tried, groups)
     start = _start(task, protocol, place)
     done = [one for group in groups for one in _run_all(group, tried, start, place)]
     chosen = {} if oracle else _choose(done, lambda one: float(one.outcome["validation"]))
     labelled = read_labels(groups, protocol, place.data)  # from here on, labels of the test set are known
-    prints = [group.fingerprint for group in groups]
     rows = _merged([*(group.test for group in groups), labelled])
     done = [replace(one, scores=kind.measure(one.group, one.outcome, rows)) for one in done]
     if oracle:
@@ -114,7 +114,7 @@ def run(
         metric=task.metric,
         protocol={**protocol.model_dump(mode="json", by_alias=True), **kind.protocol, **_folds(task)},
         fingerprint=fingerprint(place.folder),
-        data=fingerprint_of_rows([prints, labelled] if labelled else prints),
+        data=_of_data(groups, labelled),
         **_left_out(left_out),
         seeds=protocol.seeds if task.trained else (),
         oracle=oracle,
@@ -263,6 +263,11 @@ def _nothing_to_choose(done: Sequence[_Finished]) -> str:
 # -------------------------------------------------------------------------------------------------------------- result
 
 
+def _of_data(groups: Sequence[Group], labelled: Mapping[str, Rows]) -> str:
+    prints = [group.fingerprint for group in groups]
+    return fingerprint_of_rows([prints, labelled] if labelled else prints)
+
+
 def _folds(task: Task) -> Json:
     return {"folds": task.folds} if task.folds else {}
 
@@ -279,7 +284,7 @@ def _folded(
         return list(chosen), dict(rows)
     whole: dict[str, list[Any]] = {}
     for key, some in rows.items():
-        whole.setdefault(key.partition(FOLD)[0], []).extend(some)
+        whole.setdefault(key.partition(FOLD)[0], []).extend(some)  # type: ignore[arg-type]  # no searches have folds
     together: dict[tuple[str, int], list[_Finished]] = {}
     for one in chosen:
         together.setdefault((one.group.name.partition(FOLD)[0], one.trial.seed), []).append(one)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from tessera.finetune import labels
+from tessera.finetune.labels import shown
 from tessera.finetune.tables import DataError
-from tessera.plan import labels
 from tessera.plan.errors import did_you_mean, some
-from tessera.plan.labels import shown
 from tessera.plan.task_data import Column, guess
 
 _HOLE = re.compile(r"\{([^{}]+)\}")

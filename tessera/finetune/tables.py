@@ -22,8 +22,8 @@ import pyarrow.parquet
 
 from tessera.data import readers
 from tessera.data.storage import COMPRESSIONS, File, files
+from tessera.finetune.labels import shown
 from tessera.plan.corpus import Source
-from tessera.plan.labels import shown
 
 Row = dict[str, Any]
 Placed = tuple[str, Row]  # "file:line", and what stands there

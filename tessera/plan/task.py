@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 
 from tessera.plan.errors import did_you_mean
 from tessera.plan.fields import KEYS, PLAIN, PLAIN_OR_KEYS, Name, Ratio, Share, Strict
-from tessera.plan.labels import spelled
 from tessera.plan.task_data import LANGUAGE, SYNONYMS, Column, Data, SplitName, holds_language
 from tessera.plan.task_data import SPLIT as SPLIT
 from tessera.plan.task_data import SPLITS as SPLITS
@@ -141,7 +140,7 @@ class Task(Strict):
         if self.kind != "reward" and (self.steps is not None or self.whole):
             raise ValueError(f"steps and whole are of kind reward, this is of kind {self.kind}")
         self._folds_fit()
-        if self.labels is not None and len(set(map(spelled, self.labels))) < max(2, len(self.labels)):
+        if self.labels is not None and len(set(self.labels)) < max(2, len(self.labels)):
             raise ValueError(f"labels are {list(self.labels)}; at least two are needed, no two the same")
         return self
 

@@ -61,9 +61,9 @@ class Part(Strict):
         return self
 
     @property
-    def number(self) -> int | None:
+    def number(self) -> int:
         """Of a part by number, of each label or of all."""
-        return self.rows or self.per_label
+        return self.rows or self.per_label or 0
 
 
 Split = Annotated[Annotated[str, PLAIN] | Annotated[Part, KEYS], PLAIN_OR_KEYS]
@@ -114,7 +114,7 @@ class Splits(Strict):
             return None
         name = wanted.from_ if isinstance(wanted, Part) else wanted
         parts = [(other, getattr(self, other)) for other in SPLITS]
-        numbered = [(o, p) for o, p in parts if isinstance(p, Part) and p.from_ == name and p.number is not None]
+        numbered = [(o, p) for o, p in parts if isinstance(p, Part) and p.from_ == name and p.number]
         begin = 0
         for other, part in numbered:
             if other == split:
@@ -161,7 +161,7 @@ class Data(Strict):
         if self.hub is None and self.path is None:
             return True  # a folder for each
         names = [place[0] for split in SPLITS if (place := self.splits.place(split))]
-        places = (self.config, self.files, self.path, self.beside and self.beside.path)
+        places = (self.config, self.files, self.path, self.beside.path if self.beside else None)
         return LANGUAGE in "".join((*filter(None, places), *names, *self.where.values()))
 
     def code(self, language: str) -> str:

@@ -3,7 +3,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from tessera.plan import labels
+from tessera.finetune import labels
 
 
 @pytest.mark.parametrize(

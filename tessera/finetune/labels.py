@@ -36,7 +36,7 @@ def spelled(value: Any) -> str:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, (float, Decimal)) and math.isfinite(value):
-        return str(int(value)) if value == int(value) and abs(value) < 2**53 else str(value)
+        return str(int(value)) if value == int(value) and -(2**53) < float(value) < 2**53 else str(value)
     if not isinstance(value, str):
         raise ValueError(f"{shown(value)}; a label is text, a number, true or false")
     text = value.strip()
@@ -67,6 +67,8 @@ def number_of(value: Any, names: Sequence[str], *, declared: bool = False) -> in
     """
     written = single(value)
     known = {spelled(name): place for place, name in enumerate(names)}
+    if len(known) < len(names):
+        raise ValueError(f"{shown(value)}, but two of the labels {list(names)} are one name")
     if written in known:
         return known[written]
     if set(known) <= _TRUTHS and written in _BITS:
