@@ -6,6 +6,7 @@ In reading order:
     corpus.py        the text of a run as strict models
     evaluation.py    what is measured in a run: tasks of the catalogue; those of older recipes are translated
     task.py          what is asked of a model, and how it is trained for it
+    task_data.py     where the rows of a task lie, its splits, which column is what
     architecture.py  one configuration for both families, its presets, parameters and FLOPs
     mixture.py       the data mixture and its curriculum: fixed shares, temperature, moving shares, a cap on epochs
     fit.py           lengths of phases that fit the text at hand, where a cap on epochs refuses those of the recipe
