@@ -18,6 +18,7 @@ FLOORS = {
     "files": -1,  # below all rooms
     "progress": -1,
     "statistics": -1,
+    "telemetry": -1,
     "plan": 0,
     "data": 1,
     "model": 1,
