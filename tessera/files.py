@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,24 @@ def write_json(path: Path, data: Any) -> None:
     """
     text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
     write_text(path, _NUMBERS.sub(lambda found: "[" + " ".join(found[1].split()) + "]", text))
+
+
+def csv_cells(row: Iterable[Any]) -> list[Any]:
+    """The cells of a row of CSV, safe to open in a spreadsheet: a text that would begin a formula there is quoted.
+
+    Numbers stay numbers, also those written as text. Source: OWASP, "CSV injection".
+    """
+    return [f"'{cell}" if isinstance(cell, str) and _begins_formula(cell) else cell for cell in row]
+
+
+def _begins_formula(cell: str) -> bool:
+    if not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return False
+    try:
+        float(cell)
+    except ValueError:
+        return cell != "-"
+    return False
 
 
 def sync(path: Path) -> None:

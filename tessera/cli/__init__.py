@@ -12,11 +12,11 @@ In reading order:
 
 import sys
 
-from rich.console import Console
 from rich.text import Text
 
 from tessera.cli import ablating, judging, making, using
 from tessera.cli.app import app
+from tessera.terminal import Terminal
 
 __all__ = ["ablating", "app", "judging", "main", "making", "using"]
 
@@ -27,5 +27,5 @@ def main() -> None:
         app()
     except (ValueError, FileExistsError, FileNotFoundError, ImportError, OSError) as error:
         text = Text.assemble(("error:", "red"), f" {str(error) or type(error).__name__}")
-        Console(stderr=True, highlight=False).print(text, soft_wrap=True)
+        Terminal(stderr=True).print(text, soft_wrap=True)
         sys.exit(2)
