@@ -4,6 +4,7 @@ One fingerprint says which model a folder holds, one digest which settings: resu
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -37,8 +38,9 @@ def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         if replace:
             remove_folder(target)
         os.replace(staging, target)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
+        _name_full_disk(error, target)
         raise
     sync(target.parent)
 
@@ -61,9 +63,29 @@ def atomic_file(target: Path, *, many: bool = False) -> Iterator[Path]:
             probe.unlink()
         sync(draft)
         os.replace(draft, target)
-    except BaseException:
+    except BaseException as error:
         draft.unlink(missing_ok=True)
+        _name_full_disk(error, target)
         raise
+
+
+_FULL = {errno.ENOSPC: "No space left on device", errno.EDQUOT: "Disk quota exceeded", errno.EFBIG: "File too large"}
+
+
+def no_room(error: BaseException) -> int | None:
+    """ENOSPC, EDQUOT or EFBIG where an error says that there is no room to write; libraries have it in their text."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return error.errno
+    found = re.search(r"(?:os error|[Ee]rrno) (\d+)", str(error))
+    if found and int(found[1]) in _FULL:
+        return int(found[1])
+    return next((number for number, words in _FULL.items() if words.lower() in str(error).lower()), None)
+
+
+def _name_full_disk(error: BaseException, target: Path) -> None:
+    """Raises an OSError that says which file has no room, whatever the library that wrote it said."""
+    if isinstance(error, Exception) and (number := no_room(error)) is not None:
+        raise OSError(number, os.strerror(number), str(target)) from error
 
 
 def _set_mode(path: Path, mode: int) -> None:

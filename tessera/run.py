@@ -11,13 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from tessera import preflight
 from tessera.corpus import prepare
 from tessera.data.shards import Shards, verify
 from tessera.data.tokenizer import Tokenizer, sample
 from tessera.data.tokenizer import train as train_tokenizer
-from tessera.evaluation.evaluate import check, evaluate_recipe
+from tessera.evaluation.evaluate import evaluate_recipe
 from tessera.files import atomic_folder, write_json, write_text
 from tessera.inference.text_scorer import Scorer
+from tessera.plan import fit
+from tessera.plan.errors import some
 from tessera.plan.fields import is_folder
 from tessera.plan.loading import changes, dump, load, science
 from tessera.plan.recipe import Recipe
@@ -30,6 +33,7 @@ from tessera.train.trainer import Text, train
 
 Stage = Literal["documents", "tokenizer", "shards", "train", "merge", "evaluate", "report"]
 _SHOWN_REASONS = 5  # of each source; the rest is in the report
+_SPARE_ROWS = 1_024  # of embeddings that a preset may have for the sake of round sizes
 _CHECKED_TOKENS = 10**10  # a few seconds of reading
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
@@ -50,7 +54,8 @@ def run(
 
     The same call after an interruption goes on where it stood. Raises RunError where the folder holds a run of
     another recipe (`machine` and `notes` may differ), naming the keys; `accept_changes` goes on with the new values
-    for what is not finished. Under torchrun every process calls this: all train, the leader does the rest while the
+    for what is not finished. Raises PreflightError before anything is written where something that a stage will need
+    is missing. Under torchrun every process calls this: all train, the leader does the rest while the
     others wait, and raise LostProcess where it ends.
     """
     folder, watcher = Path(folder), watcher or Silent()
@@ -59,9 +64,11 @@ def run(
         watcher = Silent()
     try:
         with distributed.watched(world):
+            stages = STAGES[: STAGES.index(until) + 1]
             if world.leads:
+                preflight.check(recipe, folder, stages)
                 _open(recipe, folder, accept_changes, watcher)
-            for stage in STAGES[: STAGES.index(until) + 1]:
+            for stage in stages:
                 if stage == "train":
                     _train(recipe, folder, world, watcher)
                 elif world.leads:
@@ -74,9 +81,8 @@ def run(
 
 def _open(recipe: Recipe, folder: Path, accept_changes: bool, watcher: Watcher) -> None:
     """Makes the folder, or checks that it is this recipe's."""
-    check(recipe.evaluation)
     path = folder / "recipe.yaml"
-    if path.exists():
+    if path.exists() and any(inside != path for inside in folder.iterdir()):  # alone, nothing was made of it yet
         differing = changes(science(load(path)), science(recipe))
         if differing and not accept_changes:
             raise RunError(
@@ -87,7 +93,7 @@ def _open(recipe: Recipe, folder: Path, accept_changes: bool, watcher: Watcher) 
             )
         for line in differing:
             watcher.say(f"accepted change: {line}")
-    elif folder.exists() and any(folder.iterdir()):
+    elif not path.exists() and folder.exists() and any(folder.iterdir()):
         raise RunError(
             f"{folder} is not empty and holds no recipe.yaml, so it is not a run; give another folder (--out)"
         )
@@ -133,6 +139,25 @@ def _tokenizer(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
             train_tokenizer(texts, recipe.tokenizer, staging, model_max_length=longest, on_progress=progress)
     tokenizer = Tokenizer.load(target)
     progress(1, 1, f"{tokenizer.vocab_size:,} tokens")
+    if (said := _about_vocabulary(recipe, tokenizer.vocab_size)) is not None:
+        watcher.warn(said)
+
+
+def _about_vocabulary(recipe: Recipe, found: int) -> str | None:
+    """What people should know where the vocabulary is not of the size that the recipe, or the preset, says."""
+    wanted = recipe.tokenizer.vocab_size
+    if recipe.tokenizer.path is None and found < wanted:
+        return (
+            f"tokenizer: {found:,} tokens, fewer than the {wanted:,} of tokenizer.vocab_size: the text has no more "
+            f"pairs that it holds {recipe.tokenizer.min_frequency} times (tokenizer.min_frequency)"
+        )
+    rows = recipe.model.config().vocab_size if recipe.model.preset is not None else found
+    if recipe.tokenizer.path is not None and rows - found > _SPARE_ROWS:
+        return (
+            f"tokenizer: {found:,} tokens, but model.preset {recipe.model.preset} keeps {rows:,} rows of embeddings: "
+            f"{rows - found:,} are never used; set model.override.vocab_size to {found} if that is not meant"
+        )
+    return None
 
 
 def _shards(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
@@ -149,6 +174,11 @@ def _shards(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     for store in ("train", "held_out"):
         total = report.total(store)
         watcher.say(f"{store}: {total['documents']:,} documents, {total['tokens']:,} tokens, {total['bytes']:,} bytes")
+    if without := sorted(code for code, stores in report.languages.items() if "held_out" not in stores):
+        watcher.warn(
+            f"held_out: nothing of {some(without, 10)}, which have too few documents (corpus.held_out.min_documents, "
+            "share): their bits per byte are not measured"
+        )
     for source, notes in report.notes.items():
         for what, n in notes.items():
             watcher.say(f"{source}: {n:,} {what}")
@@ -166,11 +196,12 @@ def _shards(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
 
 
 def _train(recipe: Recipe, folder: Path, world: distributed.World, watcher: Watcher) -> None:
-    text = None
-    for phase in recipe.phases:
-        if (folder / phase.name / "final").exists():
-            continue
-        text = text or _text(folder, watcher)
+    todo = [phase for phase in recipe.phases if not (folder / phase.name / "final").exists()]
+    if not todo:
+        return
+    text = _text(folder, watcher)
+    fit.check(todo, text.train.buckets)  # all phases: the last would be refused after days of training the others
+    for phase in todo:
         train(recipe, phase, folder, text, world, watcher.progress(phase.name), watcher)
         distributed.wait(world)
 

@@ -13,10 +13,12 @@ import json
 import multiprocessing
 import os
 import platform
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ from tessera.plan.mixture import mixture_of
 from tessera.plan.recipe import Phase, Recipe
 from tessera.plan.result import HELD_OUT
 from tessera.progress import Progress, Say, Watcher, silent
+from tessera.signals import listen_in_child
 from tessera.train import checkpoint, distributed
 from tessera.train.merge_models import merge_folders
 from tessera.train.start import Text
@@ -174,15 +177,15 @@ def side_by_side(
     todo: Sequence[Job], at_once: int, report: Progress, say: Say,
     work: Callable[[Path, int], tuple[float, str | None]] = _alone,
 ) -> None:  # fmt: skip
-    """A process pool: each job in a new process, so many at once; where one fails, the others are ended.
+    """Each job in a new process, so many at once; where one fails, or a signal asks to stop, the others are told to,
+    write their checkpoints and end.
 
     Raises AblationError saying which, and why.
     """
-    context = multiprocessing.get_context("spawn")  # a forked process would lack the threads that it thinks it has
     threads = max(1, torch.get_num_threads() // at_once)
-    others = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(at_once, mp_context=context, max_tasks_per_child=1) as pool:
-        waiting = {pool.submit(work, job.folder, threads): job for job in todo}
+    processes = _Processes()
+    with ThreadPoolExecutor(at_once) as pool:
+        waiting = {pool.submit(processes.run, work, job.folder, threads): job for job in todo}
         try:
             for future in as_completed(list(waiting)):
                 took, problem = future.result()
@@ -191,7 +194,7 @@ def side_by_side(
                     raise AblationError(f"{job.name}: {problem}")
                 say(f"{job.name}: {took:.0f} s")
                 report(len(todo) - len(waiting), len(todo), job.name)
-        except BrokenProcessPool:
+        except EOFError:
             running = " or ".join(job.name for job in list(waiting.values())[:at_once])
             raise AblationError(
                 f"{running}: its process ended before its work did; what was finished stays, so run the same command "
@@ -199,8 +202,44 @@ def side_by_side(
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in set(multiprocessing.active_children()) - others if waiting else ():
+            processes.stop()
+
+
+class _Processes:
+    """Jobs in processes of their own, started by several threads and stopped by one."""
+
+    def __init__(self) -> None:
+        self.lock, self.running, self.stopped = threading.Lock(), set[BaseProcess](), False
+
+    def run(self, work: Callable[[Path, int], Any], folder: Path, threads: int) -> Any:
+        """What `work` returns in a new process. Raises EOFError where that ends before, or is not begun any more."""
+        context = multiprocessing.get_context("spawn")  # a forked process would lack the threads that it thinks it has
+        near, far = context.Pipe(duplex=False)
+        process = context.Process(target=_send, args=(far, work, folder, threads))
+        with self.lock:
+            if self.stopped:
+                raise EOFError
+            process.start()
+            self.running.add(process)
+        far.close()
+        try:
+            return near.recv()
+        finally:
+            near.close()
+            process.join()
+            self.running.discard(process)
+
+    def stop(self) -> None:
+        """Tells all that still run to end; who waits for them goes on waiting."""
+        with self.lock:
+            self.stopped = True
+            for process in list(self.running):
                 process.terminate()
+
+
+def _send(to: Connection, work: Callable[[Path, int], Any], folder: Path, threads: int) -> None:
+    listen_in_child()
+    to.send(work(folder, threads))
 
 
 # ---------------------------------------------------------------------------------------------------------- one variant

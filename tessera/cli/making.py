@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 
 from tessera import terminal
 from tessera.cli.app import app, tokenizer_app
-from tessera.cli.options import Accept, Out, RecipePath, Set, read_recipe
+from tessera.cli.options import Accept, Out, RecipePath, Set, check_plot, read_recipe
 from tessera.terminal import Terminal, Watcher, console, harmless_json, print_table
 
 Method = Literal["ties", "linear", "exponential"]
@@ -73,16 +73,20 @@ def plan(
     plot: Annotated[Path | None, typer.Option(help="draw shares and epochs, as PNG")] = None,
 ) -> None:
     """What a recipe will do, before anything is spent: languages, steps, rates, FLOPs, memory, hours."""
-    from tessera.plan import token_counts
+    from tessera.plan import cost, fit, paths, token_counts
     from tessera.plan.overview import Machine, overview
     from tessera.report import plan_tables
 
+    check_plot(plot)
     read = read_recipe(recipe, set_)
     shards = (out or Path("runs") / read.name) / "shards" / "train"
     text = token_counts.from_counts(counts, read, counts_exponent) if counts is not None else None
     if text is None and (shards / "index.json").exists():
         text = token_counts.from_shards(shards)
+    if text is not None and not text.counted:
+        fit.check(read.phases, text.buckets)
     planned = overview(read, text, Machine(gpu=gpu, gpus=gpus, mfu=mfu), warn_epochs)
+    planned = dataclasses.replace(planned, warnings=(*paths.missing(read), *planned.warnings))
     if csv is not None:
         plan_tables.write_csv(planned, csv)
     if plot is not None:
@@ -95,6 +99,11 @@ def plan(
     wide = Terminal(width=max(100, console.width))
     for line in plan_tables.said(planned):
         wide.print(line, style="yellow" if line.startswith("warning") else None)
+    needed = [phase.flops for phase in planned.phases if phase.flops is not None]
+    if needed:
+        where, flops = cost.this_machine()
+        hours = plan_tables.time(sum(needed) / (flops * mfu) / 3600)
+        wide.print(f"On this machine ({where}): {hours} at an MFU of {mfu:g}; the log of a run says what it reaches")
 
 
 @app.command()
@@ -163,6 +172,7 @@ def tokenizer_report(
     from tessera.files import write_text
     from tessera.vocabulary.fertility import as_csv, as_json, fertility, sample_of_each
 
+    check_plot(plot)
     texts = sample_of_each(read_recipe(recipe, set_).corpus, sample_bytes)
     measured = fertility(Tokenizer.load(tokenizer), texts, parallel=parallel)
     if csv is not None:

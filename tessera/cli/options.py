@@ -24,6 +24,15 @@ def overrides(set_: list[str] | None) -> dict[str, str]:
     return dict(item.split("=", 1) for item in set_ or [])
 
 
+def check_plot(plot: Path | None) -> None:
+    """Raises ValueError or ImportError where a picture cannot be drawn: rather now than after the work."""
+    if plot is not None:
+        from tessera.report.style import altair, check_picture
+
+        check_picture(plot)
+        altair()
+
+
 def read_recipe(path: Path, set_: list[str] | None) -> Any:
     """The recipe with what --set changes."""
     from tessera.plan.loading import load

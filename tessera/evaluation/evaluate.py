@@ -117,13 +117,19 @@ def evaluate_recipe(
 
 
 def check(evaluation: Evaluation, *, rows: bool = False) -> None:
-    """Raises TaskError for tasks or a protocol that nobody knows; with `rows` also DataError for what cannot be read.
+    """Raises TaskError for tasks or a protocol that nobody knows, ImportError where the library of a metric is missing.
 
-    Rows are those of tasks that train no encoder.
+    rows  also DataError for what cannot be read: all rows of tasks that train no encoder; of the others on this machine
+          that there are files, and some examples of one language
     """
     for task, _ in _with_protocols(evaluation.tasks, evaluation.protocol, None):
+        metrics.check(task.metric)
+        place = _place(task, evaluation.data)
         if rows and task.kind in frozen.KINDS:
-            frozen.read(task, _place(task, evaluation.data))
+            frozen.read(task, place)
+        elif rows and place is not None and task.kind not in ("retrieve", HELD_OUT):
+            first = next(iter(load.languages(task, place)), None)
+            load.load(task, "test", first if task.data.by_language else None, place, limit=1)
 
 
 def held_out_task(shards: str | Path, mask_ratio: float = 0.15, max_tokens: int | None = None, seed: int = 0) -> Task:

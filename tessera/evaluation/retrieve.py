@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from tessera.data.examples import Search
 from tessera.evaluation import metrics
 from tessera.evaluation.trial import NOT_OF_A_TRIAL, Group, Json, Kind, Scores, Trial, training_summary
 from tessera.finetune.contrastive import train
-from tessera.finetune.examples import Search
 from tessera.finetune.learner import Pretrained
 from tessera.finetune.retriever import Contrast, Retriever
 from tessera.inference.nearest import Floats, nearest

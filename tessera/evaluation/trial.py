@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from tessera import __version__
+from tessera.data.examples import Example, Question, Search, Tagged
 from tessera.evaluation import metrics
 from tessera.files import digest, write_json
-from tessera.finetune import features, loop
-from tessera.finetune.examples import Example, Question, Search, Tagged
+from tessera.finetune import loop
 from tessera.finetune.learner import Learner, Pretrained
+from tessera.inference import features
 from tessera.plan.task import Protocol, Task
 from tessera.progress import Progress
 

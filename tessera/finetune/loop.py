@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tessera.data.packing import by_length
-from tessera.finetune.features import Answer, Example
 from tessera.finetune.learner import Learner, embedding, set_embedding
+from tessera.inference.features import Answer, Example
 from tessera.inference.nearest import Floats
 from tessera.model.encoder import Encoder
 from tessera.model.hub import AnyEncoder

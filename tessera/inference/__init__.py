@@ -13,6 +13,8 @@ In reading order:
     nearest.py          exact nearest-neighbour search
     text_files.py       files of texts, read twice: their rows and ids, what is wrong with them
     embed_file.py       a file of texts into a file of embeddings, through interruptions
+    features.py         examples of a task as documents of tokens, logits as answers
+    windows.py          question answering over long texts: sliding windows with a stride
     text_scorer.py      quality scores of texts by a regression head
     runtime.py          inference with OpenVINO or ONNX Runtime
     parity.py           numerical parity of a checkpoint: beside transformers, by hand, in every backend

@@ -8,6 +8,8 @@ In reading order:
     task.py          what is asked of a model, and how it is trained for it
     architecture.py  one configuration for both families, its presets, parameters and FLOPs
     mixture.py       the data mixture and its curriculum: fixed shares, temperature, moving shares, a cap on epochs
+    fit.py           lengths of phases that fit the text at hand, where a cap on epochs refuses those of the recipe
+    paths.py         paths that a recipe names and that are not there
     schedule.py      batch size, learning rate and mask: pure functions of tokens read
     cost.py          FLOPs, memory and hours on common GPUs
     token_counts.py  how much text there is: from shards, or from a table of counts

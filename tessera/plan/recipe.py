@@ -19,6 +19,7 @@ from tessera.plan.fields import (
     MovingRatio,
     MovingShare,
     Name,
+    Part,
     Ratio,
     Share,
     Strict,
@@ -167,9 +168,9 @@ class Merge(Strict):
     last: int = Field(4, ge=2)
     base: str | None = None  # ties: the phase that the models branched from
     weights: tuple[float, ...] | None = None  # None: equal
-    density: Ratio = 0.2  # ties: share of each task vector that is kept (top 20% in the paper)
+    density: Part = 0.2  # ties: share of each task vector that is kept (top 20% in the paper)
     scale: float = Field(1.0, gt=0)  # ties: the merged task vector is multiplied by this before it is added
-    decay: Ratio = 0.5  # exponential: weight of each checkpoint relative to the one after it
+    decay: Part = 0.5  # exponential: weight of each checkpoint relative to the one after it
     config_of: str | None = None  # the one of `models` whose rope_theta holds where theirs differ; None: they may not
 
     @model_validator(mode="after")

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tessera.model.encoder import Block
 from tessera.model.precision import keep_memory
 from tessera.plan.recipe import Machine
+from tessera.signals import Stopped
 
 if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
@@ -102,7 +103,8 @@ def leave(world: World) -> None:
     """Ends what `join` began: all together, or at once where this process leaves because of an error."""
     if world.size == 1 or not dist.is_initialized():
         return
-    if sys.exception() is None:
+    error = sys.exception()
+    if error is None or (isinstance(error, Stopped) and error.together):
         dist.barrier()  # nobody closes a connection that another still waits on
     world.waiting.clear()
     _forget_layouts()

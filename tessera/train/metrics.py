@@ -1,6 +1,7 @@
 """Logging of metrics: `metrics.jsonl`, one line a step, TensorBoard events beside it, the shares of the mixture."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self, TextIO
@@ -15,6 +16,7 @@ from tessera.train.checkpoint import Position
 
 _DRAWN = ("loss", "learning_rate", "mask_ratio", "gradient_norm", "tokens_per_second", "mfu", "data_wait_seconds",
           "packing", "peak_memory_bytes")  # fmt: skip
+_TAIL = 2**20  # bytes; a line of held-out text in all languages is long
 
 
 class Metrics:
@@ -97,6 +99,17 @@ def mixture(
     ]
     moves = temperature.model_dump(by_alias=True) if isinstance(temperature, Curve) else temperature
     return {"temperature": moves, "buckets": rows}
+
+
+def last_step(folder: Path) -> int:
+    """Updates of the weights that the metrics of a phase know of; 0 where there are none."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL))
+        ends = re.findall(rb'"kind": "step", "step": (\d+)', file.read())
+    return int(ends[-1]) if ends else 0
 
 
 def _up_to(path: Path, step: int) -> list[str]:

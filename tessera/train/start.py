@@ -17,7 +17,7 @@ from tessera.plan.architecture import EncoderConfig
 from tessera.plan.fields import is_folder
 from tessera.plan.recipe import Phase, Recipe
 from tessera.progress import Watcher
-from tessera.train import checkpoint, distributed
+from tessera.train import checkpoint, distributed, metrics
 from tessera.train.bad_steps import Steps
 from tessera.train.checkpoint import Position
 from tessera.train.gradient import Objective, SeededDropout
@@ -72,9 +72,9 @@ def start(
         carried: Path | None = own
     else:
         model, position, carried = _begin(recipe, phase, run, text, world)
-    if back is None and own is not None:
-        watcher.say(f"{phase.name}: resuming at {own.name}")
-    elif back is not None:
+    if back is None:
+        _say_where(watcher, phase, run / phase.name, own, position.step)
+    else:
         step = back.left_out[-1][1] + 1
         position = replace(
             position, step=step, tokens=schedule.boundary(phase, step), left_out=[list(s) for s in back.left_out]
@@ -89,6 +89,16 @@ def start(
     if carried is not None:
         checkpoint.load_optimizer(carried, optimizer)
     return TrainState(model=model, objective=objective, noise=noise, optimizer=optimizer, position=position)
+
+
+def _say_where(watcher: Watcher, phase: Phase, folder: Path, own: Path | None, step: int) -> None:
+    """Whether a phase that was begun before goes on or begins anew, and how many steps are made again."""
+    lost = max(0, metrics.last_step(folder) - step)
+    again = f"; {lost:,} steps after it had no checkpoint and are made again" if lost else ""
+    if own is not None:
+        watcher.say(f"{phase.name}: resuming at {own.name} of {schedule.total_steps(phase):,} steps{again}")
+    elif lost:
+        watcher.warn(f"{phase.name}: begins anew: it was stopped after {lost:,} steps, before its first checkpoint")
 
 
 def _last(folder: Path, world: distributed.World, watcher: Watcher) -> Path | None:

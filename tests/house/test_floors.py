@@ -17,6 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     "files": -1,  # below all rooms
     "progress": -1,
+    "signals": -1,
     "statistics": -1,
     "telemetry": -1,
     "plan": 0,
@@ -31,12 +32,13 @@ FLOORS = {
     "finetune": 3,
     "evaluation": 4,
     "ablation": 5,
-    "run": 5,
+    "preflight": 5,
+    "run": 6,
     "demo_text": 5,
     "doctor": 5,
     "terminal": 5,
-    "cli": 6,
-    "__main__": 7,
+    "cli": 7,
+    "__main__": 8,
 }
 EXTRAS = {
     "transformers",
