@@ -15,6 +15,7 @@ from tessera.evaluation import evaluate
 from tessera.model import hub
 from tessera.plan.fields import is_folder
 from tessera.plan.recipe import Recipe
+from tessera.plan.shipped import pip_line
 from tessera.train.start import architecture
 
 
@@ -61,9 +62,9 @@ def _documents(recipe: Recipe) -> None:
                 missing.append(str(error))
     if missing:
         raise ValueError("\n".join(missing))
-    _library("daft", 'preparing text needs Daft; pip install "tessera-encoders[prepare]"')
+    _library("daft", f"preparing text needs Daft; {pip_line('prepare')}")
     if recipe.machine.engine == "ray":
-        _library("ray", 'machine.engine is ray; pip install "tessera-encoders[cluster]"')
+        _library("ray", f"machine.engine is ray; {pip_line('cluster')}")
 
 
 def _filters(recipe: Recipe) -> None:
@@ -88,7 +89,7 @@ def _tokenizer(recipe: Recipe) -> None:
 
 def _tokenize(recipe: Recipe) -> None:
     if recipe.machine.tokenize == "gigatoken":
-        _library("gigatoken", 'machine.tokenize is gigatoken; pip install "tessera-encoders[gigatoken]"')
+        _library("gigatoken", f"machine.tokenize is gigatoken; {pip_line('gigatoken')}")
 
 
 def _models(recipe: Recipe) -> None:
@@ -96,7 +97,7 @@ def _models(recipe: Recipe) -> None:
         if is_folder(phase.from_):
             found = _model_folder(phase.from_, f"phases.{phase.name}.from")
             if not hub.is_ours(found):
-                _library("transformers", f'{found} is read by transformers; pip install "tessera-encoders[evaluate]"')
+                _library("transformers", f"{found} is read by transformers; {pip_line('evaluate')}")
     if recipe.model.resize is not None:
         hub.read_config(_model_folder(recipe.model.resize.from_, "model.resize.from"))
 
@@ -107,7 +108,7 @@ def _evaluation(recipe: Recipe) -> None:
 
 def _report(recipe: Recipe) -> None:
     for name in ("altair", "jinja2", "vl_convert"):
-        _library(name, f'the report needs {name}; pip install "tessera-encoders[report]"')
+        _library(name, f"the report needs {name}; {pip_line('report')}")
 
 
 def _model_folder(place: str, where: str) -> Path:

@@ -9,7 +9,6 @@ one seed read the same batches. What is finished is not done again, what was int
 """
 
 import ctypes
-import json
 import multiprocessing
 import os
 import platform
@@ -24,7 +23,7 @@ from typing import Any
 
 import torch
 
-from tessera import __version__
+from tessera import __version__, lock
 from tessera.ablation import folders
 from tessera.ablation.axes import Ablation, label, value_at
 from tessera.ablation.deltas import ABLATION, DELTAS, study
@@ -32,7 +31,7 @@ from tessera.ablation.folders import AblationError, Job, Start
 from tessera.data.shards import Shards, verify
 from tessera.data.tokenizer import Tokenizer
 from tessera.evaluation.evaluate import check, evaluate_recipe
-from tessera.files import fingerprint, write_json
+from tessera.files import LOCK, fingerprint, remove_leftovers, write_json
 from tessera.plan.errors import did_you_mean
 from tessera.plan.fields import is_folder
 from tessera.plan.loading import load
@@ -67,9 +66,17 @@ def ablate(
     jobs    processes at the same time, each with its own variant
 
     Everything that can be refused is refused before anything is trained: AblationError for what does not fit together,
-    ValueError for evaluation data that cannot be read.
+    ValueError for evaluation data that cannot be read, and lock.AtWork where another process is at work in `out`.
     """
     out = Path(out)
+    with lock.hold(out / LOCK, str(out)):
+        remove_leftovers(out)
+        return _ablate(ablation, start, out, seeds, tasks, jobs, watcher)
+
+
+def _ablate(
+    ablation: Ablation, start: Start, out: Path, seeds: int, tasks: Sequence[str] | None, jobs: int, watcher: Watcher
+) -> Path:
     wanted = _tasks(ablation.recipe, tasks)
     text = Shards.open(start.run / "shards" / "train")
     _check(ablation, start, text, seeds, jobs)
@@ -89,12 +96,14 @@ def ablate(
         folders.refuse_other(job, identity)
     for job in every:
         folders.link_inputs(job, start, identity, ablation.recipe.seed)
-    write_json(out / ABLATION, _summary(ablation, start, seeds, wanted))
+    write_json(out / ABLATION, _summary(ablation, start, seeds, wanted), sealed=True)
     if text.tokens <= _CHECKED_TOKENS:
         verify(text.folder)
+    else:
+        watcher.warn(f"{text.folder}: too large to check at every start; see tessera verify")
     _all([job for job in every if not job.variant.merged], jobs, watcher, "train")
     _all([job for job in every if job.variant.merged], jobs, watcher, "merge")
-    write_json(out / DELTAS, study(out))
+    write_json(out / DELTAS, study(out), sealed=True)
     return out / DELTAS
 
 
@@ -254,7 +263,7 @@ def make(folder: Path, on_progress: Progress | None = None, threads: int | None 
     began = time.perf_counter()
     report = on_progress or silent
     recipe = load(folder / "recipe.yaml")
-    made_of = json.loads((folder / folders.MADE_OF).read_text(encoding="utf-8"))
+    made_of = folders.fields(folder / folders.MADE_OF)
     phase = recipe.phases[-1]
     world = distributed.join(recipe.machine)
     if threads is not None and recipe.machine.threads is None:
@@ -285,7 +294,8 @@ def make(folder: Path, on_progress: Progress | None = None, threads: int | None 
         on_progress=report,
     )
     names = [path.relative_to(folder).as_posix() for path in files]
-    write_json(folder / folders.FINISHED, {"evaluation": recipe.evaluation.model_dump(mode="json"), "files": names})
+    done = {"evaluation": recipe.evaluation.model_dump(mode="json"), "files": names}
+    write_json(folder / folders.FINISHED, done, sealed=True)
     if platform.libc_ver()[0] == "glibc":
         # Frees what model/precision.py had it keep: it is in pieces by now, and each variant would add some more.
         ctypes.CDLL(None).malloc_trim(0)

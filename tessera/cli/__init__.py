@@ -11,22 +11,28 @@ In reading order:
 """
 
 import errno
+import io
 import os
+import shutil
 import sys
+from pathlib import Path
 
-from rich.console import Console
 from rich.text import Text
 
 from tessera import signals
 from tessera.cli import ablating, judging, making, using
 from tessera.cli.app import app
 from tessera.files import no_room
+from tessera.terminal import Terminal
 
 __all__ = ["ablating", "app", "judging", "main", "making", "using"]
 
 
 def main() -> None:
     """Entry point: mistakes of people end in one message, not in a traceback; so do signals (tessera/signals.py)."""
+    for stream in (sys.stdout, sys.stderr):  # a pipe on Windows is cp1252, which lacks most of the world's letters
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     with signals.listening():
         try:
             app()
@@ -37,7 +43,7 @@ def main() -> None:
                 _stop(signals.Stopped(signals.asked()))
             if (said := _explained(error)) is None:
                 raise
-            _say("error:", said)
+            _say("error:", said + _which_pip(said))
             sys.exit(2)
 
 
@@ -63,4 +69,12 @@ def _stop(stopped: signals.Stopped) -> None:
 
 
 def _say(first: str, text: str) -> None:
-    Console(stderr=True, highlight=False).print(Text.assemble((first, "red"), f" {text}"), soft_wrap=True)
+    Terminal(stderr=True).print(Text.assemble((first, "red"), f" {text}"), soft_wrap=True)
+
+
+def _which_pip(said: str) -> str:
+    """A line more where `pip` would install into another Python than this one, as without `activate`."""
+    pip = shutil.which("pip")
+    if "pip install" not in said or (pip is not None and Path(pip).parent == Path(sys.executable).parent):
+        return ""
+    return f"\n(pip of the Python that runs here: {sys.executable} -m pip)"

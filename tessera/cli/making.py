@@ -2,18 +2,20 @@
 
 import dataclasses
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 
 from tessera import terminal
 from tessera.cli.app import app, tokenizer_app
 from tessera.cli.options import Accept, Out, RecipePath, Set, check_plot, read_recipe
-from tessera.terminal import Watcher, console, print_table
+from tessera.terminal import Terminal, Watcher, console, harmless_json, print_table
 
+_DEMO_TEXT = Path("runs/demo-text")  # where the demo's recipe reads
 Method = Literal["ties", "linear", "exponential"]
 
 
@@ -93,11 +95,11 @@ def plan(
     if plot is not None:
         plan_tables.draw_plan(planned, plot)
     if json_:
-        print(json.dumps(dataclasses.asdict(planned), ensure_ascii=False))
+        print(harmless_json(json.dumps(dataclasses.asdict(planned), ensure_ascii=False)))
         return
     for title, columns, rows in plan_tables.tables(planned, all_):
         print_table(title, columns, rows, box=SIMPLE_HEAD, at_least=100)
-    wide = Console(highlight=False, markup=False, width=max(100, console.width))
+    wide = Terminal(width=max(100, console.width))
     for line in plan_tables.said(planned):
         wide.print(line, style="yellow" if line.startswith("warning") else None)
     needed = [phase.flops for phase in planned.phases if phase.flops is not None]
@@ -137,6 +139,59 @@ def verify(shards: Annotated[Path, typer.Argument(help="a folder of token shards
 
     check(shards)
     console.print(f"{shards}: whole")
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="one of them, to be shown or copied", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="the file to copy it to", show_default=False)] = None,
+) -> None:
+    """The recipes that come with tessera: all of them; one, printed; or one copied to a file, to be edited."""
+    from tessera.files import write_text
+    from tessera.plan import shipped
+
+    if name is None:
+        if out is not None:
+            raise ValueError(f"recipes: name the one to copy: tessera recipes mmbert-small --out {out}")
+        known = shipped.recipes()
+        print_table(
+            "",
+            ["recipe", "what it is"],
+            [[name, shipped.description(known[name])] for name in known],
+            left=2,
+            box=SIMPLE_HEAD,
+        )
+        console.print(
+            "tessera plan NAME, tessera run NAME; to edit one: tessera recipes NAME --out mine.yaml", soft_wrap=True
+        )
+        return
+    text = shipped.named(name).read_text(encoding="utf-8")
+    if out is None:
+        print(text, end="")
+        return
+    if out.exists():
+        raise FileExistsError(f"{out}: there already; choose another name")
+    write_text(out, text)
+    console.print(f"recipe: {out}")
+
+
+@app.command()
+def demo(out: Out = None) -> None:
+    """The demo: its text, its recipe run in a few minutes, and the model at work. Run it again to go on."""
+    folder = _walk(Path("demo"), None, out, False, "report")
+    terminal.show_summary(folder)
+    from tessera.demo_text import at_work
+
+    model = folder / "merged" / "final"
+    terminal.show_at_work(at_work(model, _DEMO_TEXT))
+    command, texts = _this_command(), _DEMO_TEXT / "bitext" / "deu_Latn-eng.jsonl.zst"
+    console.print("Next:")
+    for line, why in (
+        (f"embed {model} {texts} vectors.parquet --text src", "a vector for each text of a file"),
+        (f"compare {folder / 'evaluation'}", "all results of the run beside one another"),
+        ("recipes demo --out mine.yaml", f"to edit for your own text; then {command} run mine.yaml"),
+    ):
+        console.print(f"  {command} {line}    # {why}", soft_wrap=True)
 
 
 @app.command("demo-text")
@@ -183,7 +238,7 @@ def tokenizer_report(
 
         draw_fertility(measured, plot)
     if json_:
-        print(as_json(measured))
+        print(harmless_json(as_json(measured)))
         return
     columns = {
         "language": "language",
@@ -204,6 +259,15 @@ def _walk(recipe: Path, set_: list[str] | None, out: Path | None, accept_changes
     from tessera.train.distributed import leads
 
     console.quiet = not leads()
+    if str(recipe) == "demo" and not _DEMO_TEXT.exists():
+        demo_text(_DEMO_TEXT)
     read = read_recipe(recipe, set_)
     with Watcher(console) as watcher:
         return walk(read, out or Path("runs") / read.name, until=until, accept_changes=accept_changes, watcher=watcher)
+
+
+def _this_command() -> str:
+    """How this command was started: `tessera` may not be on the path, as without `activate`."""
+    if shutil.which("tessera"):
+        return "tessera"
+    return sys.argv[0] if Path(sys.argv[0]).stem == "tessera" else f"{sys.executable} -m tessera"

@@ -5,7 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-RecipePath = Annotated[Path, typer.Argument(help="a recipe, e.g. recipes/demo.yaml", show_default=False)]
+RecipePath = Annotated[
+    Path, typer.Argument(help="a recipe: a file, or a name that `tessera recipes` lists", show_default=False)
+]
 ModelPath = Annotated[Path, typer.Argument(help="a model folder", show_default=False)]
 Set = Annotated[
     list[str] | None, typer.Option("--set", "-s", help="change one value: --set phases.mid.mask_ratio=0.2 (repeatable)")

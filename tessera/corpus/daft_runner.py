@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from tessera.plan.shipped import pip_line
+
 if TYPE_CHECKING:
     import daft
 
@@ -49,12 +51,12 @@ def choose(engine: Engine) -> None:
         import daft
         from daft.exceptions import DaftCoreException
     except ImportError:
-        raise ImportError('preparing text needs Daft; pip install "tessera-encoders[prepare]"') from None
+        raise ImportError(f"preparing text needs Daft; {pip_line('prepare')}") from None
     if engine == "ray":
         try:
             import ray
         except ImportError:
-            raise ImportError('machine.engine is ray; pip install "tessera-encoders[cluster]"') from None
+            raise ImportError(f"machine.engine is ray; {pip_line('cluster')}") from None
         if not ray.is_initialized():  # joins the cluster that it finds, or starts one here
             ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": _SETTINGS})
     with contextlib.suppress(DaftCoreException):  # a runner can be set only once

@@ -12,19 +12,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-import torch
-
+from tessera import lock
 from tessera.data.shard_writer import INDEX
-from tessera.data.shards import Shards
+from tessera.data.shards import Shards, verify
 from tessera.data.tokenizer import Tokenizer
 from tessera.evaluation import catalogue, frozen, load, metrics, sweep
 from tessera.evaluation.rows import DataError
-from tessera.files import digest, fingerprint, model_name
+from tessera.files import LOCK, digest, fingerprint, model_name, remove_leftovers
 from tessera.model import hub
-from tessera.model.hf_files import read_json
-from tessera.model.precision import compute_dtype
+from tessera.model.precision import compute_dtype, find_device
 from tessera.plan.errors import did_you_mean
 from tessera.plan.evaluation import Evaluation
+from tessera.plan.json_files import read_json
 from tessera.plan.languages import spelled
 from tessera.plan.recipe import Machine
 from tessera.plan.result import HELD_OUT, Result, finished, identity_of, write
@@ -63,7 +62,7 @@ def evaluate(
 
     Raises TaskError for names that nobody knows and DataError for languages that a task does not have, before anything
     is run, ImportError where a metric's library is missing; DataError for rows that cannot be used, ValueError where
-    there is a choice but nothing to choose by.
+    there is a choice but nothing to choose by, and lock.AtWork where another process measures this model on this task.
     """
     folder, machine = Path(model_folder), machine or Machine()
     report, model = on_progress or silent, name or model_name(folder)
@@ -77,14 +76,18 @@ def evaluate(
     embedder: frozen.Embedder | None = None
     for number, (task, how, place) in enumerate(chosen):
         report(number, len(chosen), f"reads {task.name}")
-        if task.kind == HELD_OUT:
-            yield _held_out(folder, task, out, model, machine, report)
-        elif task.kind in frozen.KINDS:
-            embedder = embedder or frozen.Embedder.of(folder, machine, report, pooling)
-            yield frozen.run(task, place, out, model, embedder)
-        else:
-            how = how.model_copy(update={"select": "oracle"}) if oracle else how
-            yield sweep.run(folder, task, how, place, out, machine, on_progress, name=model)
+        mine = f".{model}.{task.name}"
+        with lock.hold(out / f"{mine}{LOCK}", f"{model} on {task.name} in {out}"):
+            remove_leftovers(out, mine)
+            if task.kind == HELD_OUT:
+                written = _held_out(folder, task, out, model, machine, report)
+            elif task.kind in frozen.KINDS:
+                embedder = embedder or frozen.Embedder.of(folder, machine, report, pooling)
+                written = frozen.run(task, place, out, model, embedder)
+            else:
+                how = how.model_copy(update={"select": "oracle"}) if oracle else how
+                written = sweep.run(folder, task, how, place, out, machine, on_progress, name=model)
+        yield written
 
 
 def evaluate_recipe(
@@ -196,8 +199,8 @@ def _held_out(folder: Path, task: Task, out: Path, model: str, machine: Machine,
     path = out / f"{model}.{task.name}.json"
     if finished(path, identity):
         return path
-    device = "cuda" if machine.device == "auto" and torch.cuda.is_available() else machine.device
-    loaded = hub.load_any(folder, attention=machine.attention).to("cpu" if device == "auto" else device)
+    verify(shards)
+    loaded = hub.load_any(folder, attention=machine.attention).to(find_device(machine.device))
     measured = bits_per_byte(
         loaded,
         Shards.open(shards),

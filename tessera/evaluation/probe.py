@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.evaluation import metrics
+from tessera.plan.shipped import pip_line
 
 Floats = NDArray[np.float32]
 
@@ -104,7 +105,7 @@ def fit(embeddings: Floats, labels: Sequence[str], c: float) -> Probe:
         from sklearn.linear_model import LogisticRegression
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
     except ImportError:
-        raise ImportError('probe needs scikit-learn; pip install "tessera-encoders[evaluate]"') from None
+        raise ImportError(f"probe needs scikit-learn; {pip_line('evaluate')}") from None
     if embeddings.ndim != 2 or len(embeddings) != len(labels):
         raise ValueError(f"probe: {list(embeddings.shape)} embeddings for {len(labels)} labels; give one row for each")
     known = sorted(set(labels))

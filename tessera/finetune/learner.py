@@ -4,6 +4,7 @@
 
 import copy
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,14 +19,14 @@ from tessera.inference.item_scores import item_scores
 from tessera.inference.tokenize import check_vocabulary
 from tessera.model import hub, task_heads, transformers_tasks
 from tessera.model.encoder import Attention, Encoder
-from tessera.model.hf_files import read_json
 from tessera.model.hf_names import Pooling, our_pooling
 from tessera.model.hub import AnyEncoder
-from tessera.model.precision import compute_dtype
+from tessera.model.precision import compute_dtype, find_device
 from tessera.model.task_config import TaskConfig
 from tessera.model.task_heads import DocumentHead
 from tessera.model.transformers_folder import marks_segments
 from tessera.model.transformers_model import TransformersEncoder
+from tessera.plan.json_files import read_json
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
 
@@ -101,10 +102,11 @@ class Learner:
     def loss(self, items: Sequence[Item]) -> Tensor:
         """The sum of the losses of what is asked in some items."""
         scores = self.scores(items)
-        given = torch.from_numpy(np.concatenate([item.targets for item in items])).to(self.device)
+        given = torch.from_numpy(np.concatenate([item.targets for item in items]))
+        given = (given.float() if given.is_floating_point() else given).to(self.device)  # mps has no float64
         match self.reader.kind:
             case "regress":
-                return (scores[:, 0] - (given.float() - self.centre) / self.scale).square().sum()
+                return (scores[:, 0] - (given - self.centre) / self.scale).square().sum()
             case "multilabel":  # the mean over labels, as transformers'
                 wanted = given.float().view_as(scores)
                 return functional.binary_cross_entropy_with_logits(scores, wanted, reduction="sum") / scores.shape[1]
@@ -124,8 +126,14 @@ class Learner:
         return torch.tensor([0, *lengths], device=self.device).cumsum(0)
 
 
+_CLASSIFIERS = tuple(f"For{task}" for task in ("SequenceClassification", "TokenClassification", "QuestionAnswering"))
+
+
 def pretrained(folder: str | Path, machine: Machine | None = None) -> Pretrained:
-    """Reads a model to fine-tune, onto the device of `machine`. Raises ValueError as hub.load_encoder."""
+    """Reads a model to fine-tune, onto the device of `machine`. Raises ValueError as hub.load_encoder.
+
+    The head of a classifier is left out, and the log says so: a new one is trained for the new task.
+    """
     folder, machine = Path(folder), machine or Machine()
     head: dict[str, Tensor] = {}
     pooling: Pooling = "cls"
@@ -136,14 +144,17 @@ def pretrained(folder: str | Path, machine: Machine | None = None) -> Pretrained
         encoder, head = model.encoder, {f"transform.{k}": v for k, v in model.transform.state_dict().items()}
     else:
         encoder = hub.load_encoder(folder, machine.attention)
+        kind = next(iter(read_json(folder / "config.json").get("architectures") or []), "")
+        if kind.endswith(_CLASSIFIERS):
+            log = logging.getLogger("tessera")
+            log.warning("%s is %s: its head is left out, and a new one trained for the new task", folder, kind)
     if hub.is_ours(folder):
         given = read_json(folder / "config.json")
         pooling = our_pooling(given, given["model_type"], folder / "config.json")
-    device = "cuda" if machine.device == "auto" and torch.cuda.is_available() else machine.device
     tokenizer = Tokenizer.load(folder)
     check_vocabulary(tokenizer, encoder.config, folder)
     return Pretrained(
-        encoder=encoder.to("cpu" if device == "auto" else device).eval(),
+        encoder=encoder.to(find_device(machine.device)).eval(),
         head=head,
         pooling=pooling,
         tokenizer=tokenizer,

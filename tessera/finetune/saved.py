@@ -6,7 +6,6 @@ float32, before the folder gets its name.
 
 # Shapes: D documents, T tokens of them, K labels.
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from tessera.model.hf_files import config_json
 from tessera.model.task_config import TaskConfig
 from tessera.model.task_heads import TaskModel
 from tessera.model.transformers_model import quietly
+from tessera.plan.json_files import read_json
 
 TOLERANCE = 1e-5  # of logits in float32, in parts of their size where that is more than 1
 _COMPARED = 16  # documents
@@ -86,7 +86,7 @@ def _scaled(learner: Learner) -> Any:
 def tell_length(folder: Path, max_length: int) -> None:
     """Makes a folder say how many tokens its model reads of a text."""
     place = folder / "tokenizer_config.json"
-    said = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
+    said = read_json(place) if place.is_file() else {}
     write_json(place, {**said, "model_max_length": max_length})
 
 
@@ -121,8 +121,8 @@ def _their_logits(model: Any, ids: Tensor) -> Tensor:
     """[1, K] of a document, [T, K] of its tokens."""
     given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if type(model).__name__.endswith("ForMultipleChoice"):
-        return model(**{key: value[None] for key, value in given.items()}).logits  # type: ignore[no-any-return]
+        return model(**{key: value[None] for key, value in given.items()}).logits
     found = model(**given)
     if "start_logits" in found:
         return torch.stack((found.start_logits[0], found.end_logits[0]), dim=-1)
-    return found.logits[0] if found.logits.ndim == 3 else found.logits  # type: ignore[no-any-return]
+    return found.logits[0] if found.logits.ndim == 3 else found.logits

@@ -26,9 +26,11 @@ from tessera.inference.text_scorer import Dtype
 from tessera.model import hub
 from tessera.model.encoder import Encoder
 from tessera.model.pooling import pool
+from tessera.model.precision import find_device
 from tessera.model.task_config import SCORE
 from tessera.model.task_heads import ClassificationDense, DocumentHead, TaskModel
 from tessera.plan.corpus import Columns, Source
+from tessera.plan.shipped import pip_line
 from tessera.progress import Progress
 
 _PENALTIES = np.logspace(-4, 4, 17)  # times the mean variance of a feature
@@ -85,7 +87,7 @@ def fit(
     hidden states. Needs scikit-learn, and memory for 3 n x C float64. Raises ValueError for marks without a meaning.
     """
     if find_spec("sklearn") is None:
-        raise ImportError('fitting a head needs scikit-learn; pip install "tessera-encoders[evaluate]"')
+        raise ImportError(f"fitting a head needs scikit-learn; {pip_line('evaluate')}")
     folder, wanted = Path(folder), np.asarray(marks, np.float64)
     if len(texts) != len(wanted):
         raise ValueError(f"{len(texts)} texts but {len(wanted)} marks; give one mark for each text")
@@ -94,7 +96,7 @@ def fit(
     encoder, head = _without_classifier(folder, pooling)
     config, model = encoder.config, TaskModel(encoder, head, SCORE)
     max_length = min(max_length, tokenizer_length(folder) or max_length, config.max_position_embeddings)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(find_device("auto"))
 
     def compute(tokens: Tensor, starts: Tensor) -> Tensor:
         hidden = encoder(tokens, starts)

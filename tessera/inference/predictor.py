@@ -34,7 +34,7 @@ from tessera.inference.sentence_folder import tokenizer_length
 from tessera.inference.tokenize import check_vocabulary
 from tessera.model import hub
 from tessera.model.packed import packed
-from tessera.model.precision import compute_dtype
+from tessera.model.precision import compute_dtype, find_device
 from tessera.model.task_heads import TaskModel
 from tessera.model.transformers_folder import marks_segments
 from tessera.model.transformers_model import TransformersEncoder
@@ -98,7 +98,7 @@ class Predictor:
         config, task = model.config, model.task
         check_vocabulary(tokenizer, config, source)
         most = config.max_position_embeddings
-        where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        where = find_device(device)
         if segments is None:
             wrapped = isinstance(model.encoder, TransformersEncoder) and model.encoder.config.segments > 1
             segments = wrapped and source is not None and marks_segments(source)

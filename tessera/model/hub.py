@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tessera.files import atomic_folder
 from tessera.model import transformers_folder, transformers_model, transformers_tasks
 from tessera.model.encoder import Encoder
-from tessera.model.hf_files import StoredWeight, config_json, copy_tokenizer, open_weights, refuse_infinite, shown
+from tessera.model.hf_files import StoredWeight, config_json, copy_tokenizer, open_weights, refuse_infinite
 from tessera.model.hf_names import (
     CLASSES,
     NAMES,
@@ -36,6 +36,7 @@ from tessera.model.task_config import class_suffix, read_task, their_fields
 from tessera.model.task_heads import DocumentHead, TaskModel, TransformersHead
 from tessera.model.transformers_model import TransformersEncoder, TransformersMaskedLM
 from tessera.plan.architecture import EncoderConfig
+from tessera.plan.json_files import shown
 
 AnyMaskedLM = MaskedLM | TransformersMaskedLM
 AnyEncoder = Encoder | TransformersEncoder
@@ -69,7 +70,7 @@ def save(
         if tokenizer_files is not None:
             copy_tokenizer(Path(tokenizer_files), draft)
         if card is not None:
-            (draft / "README.md").write_text(card, encoding="utf-8")
+            (draft / "README.md").write_text(card, encoding="utf-8", newline="\n")
 
 
 def _with_task(model: TaskModel) -> Any:
@@ -94,7 +95,9 @@ def _write(model: MaskedLM | TaskModel, folder: Path, dtype: torch.dtype) -> Non
         fields |= their_fields(model.task, name)
         if isinstance(model.head, DocumentHead):
             fields["classifier_pooling"] = their_pooling(name, model.head.pooling)
-    (folder / "config.json").write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(
+        json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n"
+    )
     weights = dict(_weights({k: v.detach() for k, v in model.state_dict().items()}, NAMES[name], dtype))
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 

@@ -15,6 +15,26 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of mallopt(3)
 _LARGEST = 2**31 - 1
 
 
+def find_device(name: str | torch.device) -> torch.device:
+    """The device called `name` (auto, cpu, cuda, cuda:1, mps); auto is CUDA where torch sees a GPU, else the CPU.
+
+    Apple's GPUs (mps) are taken where they are asked for. Raises ValueError for a device that is not there.
+    """
+    if isinstance(name, str) and name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        if not isinstance(name, str | torch.device):
+            raise TypeError("one device is needed, as a str")
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        why = next(iter(str(error).splitlines()), "")
+        raise ValueError(f"device is {name!r}; give auto, cpu, cuda, cuda:1 or mps ({why})") from None
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    if (device.index or 0) >= there.get(device.type, 0):
+        raise ValueError(f"device is {str(name)!r}, but PyTorch sees none here; give cpu or auto")
+    return device
+
+
 def compute_dtype(name: Literal["auto", "float32", "bfloat16"], device: torch.device) -> torch.dtype:
     """The number format called `name`; auto is bfloat16 where the device multiplies in it, float32 elsewhere.
 

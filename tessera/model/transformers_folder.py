@@ -22,10 +22,10 @@ from tessera.model.hf_files import (
     config_json,
     is_finite,
     open_weights,
-    read_as,
-    shown,
 )
 from tessera.model.transformers_model import TransformersConfig, TransformersEncoder, TransformersMaskedLM, quietly
+from tessera.plan.json_files import read_as, shown
+from tessera.plan.shipped import pip_line
 
 # Shapes: T tokens of N documents end to end.
 
@@ -95,7 +95,7 @@ def refuse_head(folder: Path, weights: Sequence[str]) -> None:
     kind = next(iter(config_json(folder).get("architectures") or []), "a model with the head of a task")
     raise ValueError(
         f"{folder} is {kind}: the encoder alone would lose its head ({weights[0]}, {len(weights)} weights). If the "
-        "encoder alone is meant, say so: drop_head=True, or make a folder that says so, in Python:\n"
+        "encoder alone is meant, say so: drop_head=True (--drop-head), or make a folder that says so, in Python:\n"
         f'  tessera.Encoder.from_pretrained("{folder}", drop_head=True).save("encoder")'
     )
 
@@ -143,7 +143,7 @@ def _class(given: Mapping[str, Any], place: Path, kind: type[nn.Module]) -> Any:
         from transformers import CONFIG_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, AutoModel, AutoModelForMaskedLM
     except ImportError as error:
         raise ImportError(
-            f'{place}: a model of type {shown(name)} is run by transformers; pip install "tessera-encoders[evaluate]"'
+            f"{place}: a model of type {shown(name)} is run by transformers; {pip_line('evaluate')}"
         ) from error
     if name not in CONFIG_MAPPING:
         own = " It comes with code of its own, which tessera never runs." if given.get("auto_map") else ""

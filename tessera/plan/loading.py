@@ -12,6 +12,8 @@ from pydantic import ValidationError
 
 from tessera.plan.errors import did_you_mean, mistakes
 from tessera.plan.recipe import Recipe
+from tessera.plan.secrets import redact
+from tessera.plan.shipped import recipe_file
 
 
 class RecipeError(ValueError):
@@ -19,12 +21,13 @@ class RecipeError(ValueError):
 
 
 def load(path: str | Path, overrides: dict[str, str] | None = None) -> Recipe:
-    """Reads a recipe; `overrides` maps dotted keys to YAML values, e.g. {"phases.decay.mask_ratio": "0.1"}.
+    """Reads a recipe from a file, or one that comes with tessera by its name.
 
-    Items of a list are named by their `name` or their number. Raises RecipeError.
+    `overrides` maps dotted keys to YAML values, e.g. {"phases.decay.mask_ratio": "0.1"}. Items of a list are named by
+    their `name` or their number. Raises RecipeError.
     """
-    path = Path(path)
     try:
+        path = recipe_file(path)
         data = _unshared(read_yaml(path, "recipe"))
     except ValueError as error:
         raise RecipeError(str(error)) from None
@@ -37,7 +40,8 @@ def load(path: str | Path, overrides: dict[str, str] | None = None) -> Recipe:
         return Recipe.model_validate(data)
     except ValidationError as error:
         found = mistakes(error, data, Recipe)
-        raise RecipeError("\n".join(f"{path}{place and ', '}{place}: {what}" for place, what in found)) from None
+        lines = (f"{path}{place and ', '}{place}: {redact(what)}" for place, what in found)
+        raise RecipeError("\n".join(lines)) from None
 
 
 def dump(recipe: Recipe) -> str:
@@ -174,7 +178,9 @@ def _override(data: dict[str, Any], key: str, value: str, path: Path) -> None:
     try:
         given = _values(value)
     except ValueError as error:
-        raise RecipeError(f"{path}: cannot set {key} to {value[:80]!r}, which is not YAML{error}") from None
+        raise RecipeError(
+            f"{path}: cannot set {key} to {redact(value)[:80]!r}, which is not YAML{redact(str(error))}"
+        ) from None
     place: Any = data
     *parents, last = key.split(".")
     for depth, part in enumerate(parents):

@@ -114,6 +114,7 @@ class Phase(Strict):
 
     name: Name
     from_: str = Field(alias="from")  # "scratch", an earlier phase, or a folder with a Hugging Face checkpoint
+    foreign_tokenizer: bool = False  # the folder it starts from was trained with another tokenizer, and that is meant
     tokens: Tokens  # to read in this phase
     context: int = Field(ge=8)  # context length: longest piece of a document, in tokens
     batch_tokens: Tokens  # read between two updates of the weights
@@ -193,7 +194,7 @@ class Merge(Strict):
 class Machine(Strict):
     """Speed, never science: this may change when a run is resumed."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the matrix products; weights stay float32
     attention: Literal["auto", "reference", "cpu", "varlen"] = "auto"
     threads: int | None = Field(None, ge=1)

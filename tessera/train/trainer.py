@@ -17,7 +17,6 @@ import torch
 from tessera import signals
 from tessera.data.packing import Batch
 from tessera.data.stream import Stream
-from tessera.files import write_json
 from tessera.model.attention import choose
 from tessera.model.hub import AnyMaskedLM
 from tessera.model.precision import compute_dtype
@@ -35,7 +34,7 @@ from tessera.train.checkpoint import CheckpointError, Position
 from tessera.train.checkpoint_policy import CheckpointPolicy, whole_model
 from tessera.train.gradient import backward
 from tessera.train.held_out import bits_per_byte
-from tessera.train.metrics import Metrics, mixture
+from tessera.train.metrics import Metrics, write_mixture
 from tessera.train.optimizer import clip_gradients, set_learning_rate
 from tessera.train.start import Rollback, Text, TrainingError, TrainState, start
 from tessera.train.throughput import ThroughputMeter, find_peak, passes
@@ -113,9 +112,9 @@ def _train_from(job: Job, back: Rollback | None) -> Rollback | None:
     policy = CheckpointPolicy(recipe, phase, job.folder, job.text.tokenizer_folder, world)
     meter, stop = ThroughputMeter(state.model.config, find_peak(world, job.dtype), world), 0
     if world.leads:
-        write_json(job.folder / "mixture.json", mixture(phase, job.stream.shards.buckets, job.mixture, None))
+        write_mixture(job.folder, phase, job.stream.shards.buckets, job.mixture, None)
         _introduce(job, state, meter)
-    with Metrics(job.folder, state.position.step, writes=world.leads) as log:
+    with Metrics(job.folder, state.position.step, writes=world.leads, warn=job.watcher.warn) as log:
         # after a rollback: a checkpoint of what is left out, written before anything is built on it
         if back is not None:
             policy.write(state)
@@ -156,7 +155,7 @@ def _train_from(job: Job, back: Rollback | None) -> Rollback | None:
                 raise Stopped(stop, _stopped_at(phase, state.position), together=True)
     # the end of the phase: `final`, written last, says that it is whole
     if world.leads:
-        write_json(job.folder / "mixture.json", mixture(phase, job.stream.shards.buckets, job.mixture, state.position))
+        write_mixture(job.folder, phase, job.stream.shards.buckets, job.mixture, state.position)
         job.watcher.say(f"{phase.name}: {meter.summary()}")
     policy.finish(state.position)
     distributed.wait(world)

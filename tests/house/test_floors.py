@@ -15,10 +15,13 @@ PACKAGE = HOUSE / "tessera"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = {
+    "checksums": -2,
+    "lock": -2,
     "files": -1,  # below all rooms
     "progress": -1,
     "signals": -1,
     "statistics": -1,
+    "telemetry": -1,
     "plan": 0,
     "data": 1,
     "model": 1,
