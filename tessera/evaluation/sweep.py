@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tessera.evaluation import catalogue, trial
+from tessera.evaluation import catalogue, metrics, trial
 from tessera.evaluation.groups import fingerprint_of_rows, read_groups, read_labels
 from tessera.evaluation.retrieve import RETRIEVAL
 from tessera.evaluation.trial import HEADS, Group, Json, Kind, Rows, Scores, Start, Trial
@@ -95,6 +95,9 @@ def run(
     )
     kind, tried = _kind(task), trial.all_trials(task, protocol)
     groups = read_groups(task, protocol, place.data)
+    for group in groups:
+        for metric in (task.metric, *task.also):
+            metrics.check(metric, group.labels)
     oracle = protocol.select == "oracle" and task.trained
     _refuse_choice_without_validation(protocol, tried, groups)
     start = _start(task, protocol, place)
