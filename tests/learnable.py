@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from tessera.data import tokenizer as tokenizers
-from tessera.finetune.examples import Choices, Labelled, Question, Tagged
+from tessera.data.examples import Choices, Labelled, Question, Tagged
 from tessera.model import hub
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig

@@ -16,4 +16,5 @@ In reading order:
     stream.py          the dataloader: the batch at any position of a phase, computed
     masking.py         which tokens are hidden: a function of document and key
     packing.py         Batch: documents end to end; micro-batches, shares of processes
+    examples.py        labelled examples of every kind of task
 """

@@ -10,9 +10,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from tessera.data.examples import Choices, Labelled, Question, Search, Tagged
 from tessera.evaluation import load, load_retrieval
 from tessera.evaluation.trial import Group, Rows
-from tessera.finetune.examples import Choices, Labelled, Question, Search, Tagged
 from tessera.plan.task import Protocol, SplitName, Task
 
 _UNKNOWN: dict[type, dict[str, Any]] = {

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tessera.data.examples import Choices, Example, Labelled, Question, Tagged, Triple
 from tessera.evaluation import rows
 from tessera.evaluation.columns import Row
 from tessera.evaluation.rows import DataError
-from tessera.finetune.examples import Choices, Example, Labelled, Question, Tagged, Triple
 from tessera.plan.task import SplitName, Task
 
 

@@ -10,10 +10,10 @@ import dataclasses
 import heapq
 from pathlib import Path
 
+from tessera.data.examples import Search
 from tessera.evaluation import load, rows
 from tessera.evaluation.columns import Row
 from tessera.evaluation.rows import DataError
-from tessera.finetune.examples import Search
 from tessera.plan.task import SPLITS, Data, SplitName, Task
 
 Grade = tuple[str, str, int, str]  # query, document, grade, row

@@ -22,14 +22,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tessera.data.examples import Search
 from tessera.evaluation import catalogue, metrics, trial
 from tessera.evaluation.groups import fingerprint_of_rows, read_groups, read_labels
 from tessera.evaluation.retrieve import RETRIEVAL
 from tessera.evaluation.trial import HEADS, Group, Json, Kind, Rows, Scores, Start, Trial
 from tessera.files import atomic_file, digest, fingerprint, model_name
-from tessera.finetune import features
-from tessera.finetune.examples import Search
 from tessera.finetune.learner import Pretrained, pretrained
+from tessera.inference import features
 from tessera.plan.recipe import Machine
 from tessera.plan.result import Result, write
 from tessera.plan.task import Protocol, Task

@@ -2,9 +2,6 @@
 
 In reading order:
 
-    examples.py     labelled examples of every kind of task
-    windows.py      question answering over long texts: sliding windows with a stride
-    features.py     examples as documents of tokens with targets, logits as answers
     learner.py      an encoder with a task head: forward pass and loss
     loop.py         the training loop: schedule, clipping, early stopping; train and predict
     retriever.py    a bi-encoder: queries and documents to vectors

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from tessera.data.examples import Triple
 from tessera.data.packing import by_length
-from tessera.finetune.examples import Triple
 from tessera.finetune.loop import Plan, TrainingSummary, optimize
 from tessera.finetune.retriever import Contrast, Retriever
 from tessera.inference.nearest import nearest

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tessera.data.tokenizer import Tokenizer
-from tessera.finetune.features import Item, Kind, Reader
+from tessera.inference.features import Item, Kind, Reader
 from tessera.inference.tokenize import check_vocabulary
 from tessera.model import hub, task_heads
 from tessera.model.encoder import Attention, Encoder, pack

@@ -10,6 +10,8 @@ In reading order:
     fill_mask.py        fill-mask: the most probable tokens for a mask
     nearest.py          exact nearest-neighbour search
     embed_file.py       a file of texts into a file of embeddings, through interruptions
+    features.py         examples of a task as documents of tokens, logits as answers
+    windows.py          question answering over long texts: sliding windows with a stride
     text_scorer.py      quality scores of texts by a regression head
     runtime.py          inference with OpenVINO or ONNX Runtime
     parity.py           numerical parity of a checkpoint: beside transformers, by hand, in every backend

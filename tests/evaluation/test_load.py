@@ -4,9 +4,9 @@ import re
 import pytest
 from task_files import CLASSIFY, TAG, task, write
 
+from tessera.data.examples import Choices, Labelled, Question, Tagged
 from tessera.evaluation import load
 from tessera.evaluation.rows import DataError
-from tessera.finetune.examples import Choices, Labelled, Question, Tagged
 
 SPAN = {
     "kind": "span",

@@ -3,10 +3,10 @@ import re
 import pytest
 from task_files import task, write
 
+from tessera.data.examples import Triple
 from tessera.evaluation import load
 from tessera.evaluation.load_retrieval import search
 from tessera.evaluation.rows import DataError
-from tessera.finetune.examples import Triple
 from tessera.plan.task import Task
 
 BEIR = {

@@ -10,10 +10,10 @@ from learnable import THINGS, protocol, sentence
 from typer.testing import CliRunner
 
 from tessera.cli import app
+from tessera.data.examples import Choices, Labelled, Question, Tagged
 from tessera.evaluation import sweep
 from tessera.evaluation.evaluate import evaluate
 from tessera.evaluation.trial import HEADS, Group
-from tessera.finetune.examples import Choices, Labelled, Question, Tagged
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Task
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
+from tessera.data.examples import Search
 from tessera.evaluation.retrieve import averages, by_length, measure, outcomes, rank
-from tessera.finetune.examples import Search
 
 
 def vectors(texts):

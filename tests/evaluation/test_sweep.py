@@ -13,7 +13,7 @@ from tessera.evaluation import catalogue, load, sweep
 from tessera.evaluation import trial as trials
 from tessera.evaluation.rows import DataError
 from tessera.finetune import loop
-from tessera.finetune.features import KINDS
+from tessera.inference.features import KINDS
 from tessera.plan.languages import spelled
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Task

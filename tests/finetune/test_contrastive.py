@@ -9,9 +9,9 @@ import torch
 from learnable import COMMON
 
 from tessera.data import tokenizer as tokenizers
+from tessera.data.examples import Search, Triple
 from tessera.evaluation.retrieve import rank
 from tessera.finetune.contrastive import backward, draw, info_nce, known, mine, nested, train
-from tessera.finetune.examples import Search, Triple
 from tessera.finetune.learner import pretrained
 from tessera.finetune.loop import Diverged
 from tessera.finetune.retriever import Contrast, Retriever

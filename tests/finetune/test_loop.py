@@ -14,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from learnable import FILLER, THINGS, examples, protocol
 
+from tessera.data.examples import Labelled, Question, Tagged
 from tessera.data.tokenizer import Tokenizer
-from tessera.finetune import loop, windows
-from tessera.finetune.examples import Labelled, Question, Tagged
-from tessera.finetune.features import Reader, parts, spaced
+from tessera.finetune import loop
 from tessera.finetune.learner import pretrained
 from tessera.finetune.loop import Diverged, Plan, learning_rate, predict, train
+from tessera.inference import windows
+from tessera.inference.features import Reader, parts, spaced
 from tessera.plan.recipe import Machine
 
 CALM = Machine(device="cpu", dtype="float32")

@@ -6,7 +6,7 @@ import torch
 import transformers
 from learnable import protocol
 
-from tessera.finetune.examples import Choices, Labelled, Question
+from tessera.data.examples import Choices, Labelled, Question
 from tessera.finetune.learner import pretrained
 from tessera.finetune.loop import predict, train
 from tessera.model import transformers_model

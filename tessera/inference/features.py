@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.data import templates
+from tessera.data.examples import Choices, Labelled, Question, Tagged
 from tessera.data.languages import code_points, spaceless_letters
 from tessera.data.templates import encode_words
 from tessera.data.tokenizer import Tokenizer
-from tessera.finetune import windows
-from tessera.finetune.examples import Choices, Labelled, Question, Tagged
+from tessera.inference import windows
 from tessera.inference.nearest import Floats
 from tessera.inference.tokenize import Ids
 
