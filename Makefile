@@ -10,8 +10,10 @@ TORCH_PIP_ARGS ?=
 TORCH := torch>=2.11,<2.14
 BIN := .venv/bin
 STAMP := .venv/installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+QUIETLY = > .venv/pip.log 2>&1 || { cat .venv/pip.log >&2; exit 1; }  # pip's hundreds of lines only where it fails
 
-.PHONY: help .venv demo test test-slow lint docs clean
+.PHONY: help .venv demo test test-slow lint wheel docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z.-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -23,14 +25,14 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || { \
 	  echo "tessera needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)." >&2; \
 	  echo "Name a newer one: make $(or $(MAKECMDGOALS),.venv) PYTHON=python3.12" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install $(TORCH_PIP_ARGS) "$(TORCH)"
-	$(BIN)/python -m pip install -e ".[prepare,cluster,gigatoken,evaluate,export,report,demo,docs,dev]"
+	@$(PYTHON) -m venv .venv
+	@echo "torch and tessera with its libraries go into .venv; this takes some minutes (.venv/pip.log)"
+	@$(PIP) install $(TORCH_PIP_ARGS) "$(TORCH)" $(QUIETLY)
+	@$(PIP) install -e ".[prepare,cluster,gigatoken,evaluate,export,report,demo,docs,dev]" $(QUIETLY)
 	@touch $@
 
-demo: $(STAMP) ## make the text of the demo, then a small multilingual encoder from it
-	$(BIN)/tessera demo-text runs/demo-text
-	$(BIN)/tessera run recipes/demo.yaml
+demo: $(STAMP) ## make the text of the demo, a small multilingual encoder from it, and see it at work
+	@$(BIN)/tessera demo
 
 test: $(STAMP) ## the quick tests, on two processes
 	$(BIN)/pytest -m "not slow" -n 2
@@ -42,6 +44,9 @@ lint: $(STAMP) ## style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+wheel: $(STAMP) ## the source archive and the wheel in dist/, tried in an environment of its own
+	@.ci/wheel
 
 docs: $(STAMP) ## the guides and the API reference as pages in site/, which open offline: site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

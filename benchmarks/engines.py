@@ -50,7 +50,8 @@ def _absolute(given: argparse.Namespace) -> list[str]:
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """One engine, from text to shards; the tokenizer is trained by the first and used by both."""
     from tessera.corpus import prepare
-    from tessera.data.tokenizer import Tokenizer, sample, train
+    from tessera.data.tokenizer import Tokenizer, train
+    from tessera.data.tokenizer_sample import sample
     from tessera.plan import corpus as c
 
     sources = [c.Source(name="web", path=given.source, exclude=("parallel.jsonl.zst", "code.jsonl.zst"),

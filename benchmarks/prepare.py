@@ -145,7 +145,8 @@ def _datasets(given: argparse.Namespace) -> dict[str, Any]:
 def _train(files: list[str], folder: Path) -> Path:
     """A vocabulary of 16,384 on 10 MB of the files."""
     from tessera.corpus.documents import Document, read
-    from tessera.data.tokenizer import sample, train
+    from tessera.data.tokenizer import train
+    from tessera.data.tokenizer_sample import sample
     from tessera.plan.corpus import Corpus, Source, TokenizerTraining
 
     training = TokenizerTraining(vocab_size=16_384, sample_bytes=10_000_000)

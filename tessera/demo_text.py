@@ -15,6 +15,7 @@ import inspect
 import json
 import re
 import sysconfig
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 import zstandard
 
 from tessera.files import atomic_folder
+from tessera.plan.shipped import pip_line
 from tessera.progress import Progress, silent
 
 ENGLISH = "eng_Latn"
@@ -53,6 +55,9 @@ LOCALES = dict(
     )
 )
 
+_IN = ("deu_Latn", "spa_Latn", "rus_Cyrl", "tur_Latn", "hin_Deva")  # which put a space between words
+_LONGEST = 60  # characters of a message that is shown
+
 
 class _Message(NamedTuple):
     catalogue: str
@@ -70,10 +75,106 @@ def write_demo_text(folder: str | Path, on_progress: Progress | None = None) -> 
         import django
         import polib  # noqa: F401
     except ImportError:
-        raise ImportError('the demo text needs django and polib; pip install "tessera-encoders[demo]"') from None
+        raise ImportError(f"the demo text needs django and polib; {pip_line('demo')}") from None
     with atomic_folder(Path(folder)) as draft:
         sizes = _write_all(draft, Path(django.__file__).parent, on_progress or silent)
     return sizes
+
+
+class Filled(NamedTuple):
+    """A held-out message with a word masked, and the words that the model would write there, most probable first."""
+
+    language: str
+    text: str
+    word: str
+    guesses: tuple[tuple[str, float], ...]
+
+
+class Neighbour(NamedTuple):
+    """A held-out message, the one nearest to it in any other language, and whether both are of one English message."""
+
+    language: str
+    text: str
+    other: str
+    neighbour: str
+    right: bool
+
+
+class AtWork(NamedTuple):
+    """What a model does with the demo's held-out messages."""
+
+    filled: list[Filled]  # of each language the message in which the model is surest of its first guess
+    masked: int  # words that were masked
+    in_three: int  # of which so many were among the first three guesses
+    neighbours: list[Neighbour]
+    asked: int  # messages whose neighbour was looked for
+    among: int  # in so many messages of all languages
+    right: int  # so many found the same message
+
+
+def at_work(model: str | Path, text: str | Path) -> AtWork:
+    """A model (a folder) at work on what `write_demo_text` wrote, in five languages; it was trained on none of it."""
+    from tessera.inference.encoder import Encoder
+
+    encoder = Encoder.from_pretrained(model)
+    told = [row for path in sorted(Path(text, "bitext").glob("*.jsonl.zst")) for row in _rows(path)]
+    filled = [_filled(encoder, told, language) for language in _IN]
+    masked = [one for several in filled for one in several]
+    surest = [max(several, key=lambda one: [p for _, p in one.guesses[:1]]) for several in filled if several]
+    near = _neighbours(encoder, told)
+    shown = {one.language: one for one in near[::-1] if _is_shown(one.text) and _is_shown(one.neighbour)}
+    return AtWork(
+        filled=surest,
+        masked=len(masked),
+        in_three=sum(one.word in [guess for guess, _ in one.guesses] for one in masked),
+        neighbours=[shown[language] for language in _IN if language in shown],
+        asked=len(near),
+        among=len(told),
+        right=sum(one.right for one in near),
+    )
+
+
+def _filled(encoder: Any, told: list[dict[str, str]], language: str) -> list[Filled]:
+    """Every word of the short messages of a language that is one token, masked."""
+    tokenizer, made = encoder.tokenizer, []
+    mask = tokenizer.token(tokenizer.mask_id)
+    for row in told:
+        words = row["src"].split(" ")
+        if row["src_lang"] != language or not _is_shown(row["src"]):
+            continue
+        for place, word in enumerate(words[1:], 1):
+            if len(word) > 1 and len(tokenizer.encode_plain([f" {word}"])[0]) == 1:
+                masked = " ".join([*words[: place - 1], words[place - 1] + mask, *words[place + 1 :]])
+                best = encoder.fill_mask(masked, top_k=200)[0]
+                words_first = [(g.text[1:], g.probability) for g in best if _is_word(g.text)]
+                made.append(Filled(language, masked, word, tuple(words_first[:3])))
+    return made
+
+
+def _is_word(token: str) -> bool:
+    return len(token) > 2 and token[0] == " " and all(unicodedata.category(letter)[0] in "LM" for letter in token[1:])
+
+
+def _is_shown(text: str) -> bool:
+    return 20 < len(text) < _LONGEST and not set("%{\n") & set(text)
+
+
+def _neighbours(encoder: Any, told: list[dict[str, str]]) -> list[Neighbour]:
+    vectors = encoder.encode([row["src"] for row in told])
+    made = []
+    for number, row in enumerate(told):
+        if row["src_lang"] in _IN:
+            scores = encoder.similarity(vectors[number : number + 1], vectors)[0]
+            scores[[other["src_lang"] == row["src_lang"] for other in told]] = -1
+            near = told[int(scores.argmax())]
+            same = near["tgt"] == row["tgt"]
+            made.append(Neighbour(row["src_lang"], row["src"], near["src_lang"], near["src"], same))
+    return made
+
+
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    with zstandard.open(path, "rt", encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
 
 
 def _write_all(folder: Path, django: Path, report: Progress) -> dict[str, int]:

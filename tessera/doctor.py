@@ -18,9 +18,9 @@ from packaging.requirements import Requirement
 
 from tessera.model.attention import BACKENDS, choose
 from tessera.model.precision import compute_dtype
+from tessera.plan.shipped import DISTRIBUTION, pip_line
 from tessera.train.throughput import product_rate
 
-DISTRIBUTION = "tessera-encoders"
 _INSTRUCTIONS = {  # of torch.cpu.get_capabilities, in rising order of use for bfloat16
     "avx2": "AVX2",
     "avx512_f": "AVX512",
@@ -81,7 +81,11 @@ def _processor() -> Iterator[Finding]:
 
 def _in_file(pattern: str, path: str) -> str | None:
     """What a pattern finds in a file of Linux; None without the file, or where it is not there."""
-    match = re.search(pattern, Path(path).read_text(), re.MULTILINE) if Path(path).exists() else None
+    match = (
+        re.search(pattern, Path(path).read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        if Path(path).exists()
+        else None
+    )
     return match[1] if match else None
 
 
@@ -97,6 +101,9 @@ def _memory() -> Finding:
 
 
 def _gpus() -> Iterator[Finding]:
+    if torch.backends.mps.is_available():
+        yield Finding("GPUs", "Apple's, for machine.device=mps and --device mps; auto means the CPU here")
+        return
     if not torch.cuda.is_available():
         yield Finding("GPUs", "none that torch sees")
         return
@@ -147,6 +154,9 @@ def _choices(device: torch.device) -> Iterator[Finding]:
 
 def _extras() -> Iterator[Finding]:
     """Each extra: its packages, those missing or outside their bounds, the line that brings them."""
+    if _version(DISTRIBUTION) is None:
+        yield Finding("extras", "not known, since tessera is not installed", pip_line("prepare,evaluate,report"))
+        return
     extras: dict[str, list[Requirement]] = {}
     for requirement in map(Requirement, importlib.metadata.requires(DISTRIBUTION) or []):
         if match := re.search(r"extra == ['\"]([\w-]+)['\"]", str(requirement.marker)):
@@ -162,7 +172,7 @@ def _extras() -> Iterator[Finding]:
             else:
                 there.append(f"{name} {version}")
         found = "; ".join([*([", ".join(there)] if there else []), *wanting])
-        yield Finding(f"extra [{extra}]", found, f'pip install "{DISTRIBUTION}[{extra}]"' if wanting else "")
+        yield Finding(f"extra [{extra}]", found, pip_line(extra) if wanting else "")
 
 
 def _torchvision() -> Finding:
@@ -170,7 +180,9 @@ def _torchvision() -> Finding:
     version = _version("torchvision")
     if version is None:
         return Finding("torchvision", "not installed, and not needed")
-    tried = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, text=True, check=False)
+    tried = subprocess.run(
+        [sys.executable, "-c", "import torchvision"], capture_output=True, text=True, errors="replace", check=False
+    )
     if tried.returncode == 0:
         return Finding("torchvision", f"{version}, fits torch {torch.__version__}; not needed")
     problem = tried.stderr.strip().splitlines()[-1:] or ["it cannot be imported"]

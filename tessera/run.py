@@ -5,19 +5,23 @@
 Every stage leaves files in the run folder and reads only files, so each can be run alone, later, elsewhere.
 """
 
-import shutil
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from tessera import checksums, lock, preflight
 from tessera.corpus import prepare
 from tessera.data.shards import Shards, verify
-from tessera.data.tokenizer import Tokenizer, sample
+from tessera.data.tokenizer import Tokenizer
 from tessera.data.tokenizer import train as train_tokenizer
-from tessera.evaluation.evaluate import check, evaluate_recipe
-from tessera.files import atomic_folder, write_json, write_text
+from tessera.data.tokenizer_sample import sample
+from tessera.evaluation.evaluate import evaluate_recipe
+from tessera.files import LOCK, atomic_folder, remove_leftovers, write_json, write_text
 from tessera.inference.text_scorer import Scorer
+from tessera.plan import fit, result
+from tessera.plan.errors import some
 from tessera.plan.fields import is_folder
 from tessera.plan.loading import changes, dump, load, science
 from tessera.plan.recipe import Recipe
@@ -26,10 +30,12 @@ from tessera.report import summarize, write_report
 from tessera.train import checkpoint, distributed
 from tessera.train.merge_models import merge_folders
 from tessera.train.model_card import card
+from tessera.train.start import check_tokenizers
 from tessera.train.trainer import Text, train
 
 Stage = Literal["documents", "tokenizer", "shards", "train", "merge", "evaluate", "report"]
 _SHOWN_REASONS = 5  # of each source; the rest is in the report
+_SPARE_ROWS = 1_024  # of embeddings that a preset may have for the sake of round sizes
 _CHECKED_TOKENS = 10**10  # a few seconds of reading
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
@@ -50,18 +56,22 @@ def run(
 
     The same call after an interruption goes on where it stood. Raises RunError where the folder holds a run of
     another recipe (`machine` and `notes` may differ), naming the keys; `accept_changes` goes on with the new values
-    for what is not finished. Under torchrun every process calls this: all train, the leader does the rest while the
-    others wait, and raise LostProcess where it ends.
+    for what is not finished. Raises PreflightError before anything is written where something that a stage will need
+    is missing, and lock.AtWork where another process is at work there. Under torchrun every process calls this: all
+    train, the leader does the rest while the others wait, and raise LostProcess where it ends.
     """
     folder, watcher = Path(folder), watcher or Silent()
     world = distributed.join(recipe.machine)
     if not world.leads:
         watcher = Silent()
     try:
-        with distributed.watched(world):
+        with distributed.watched(world), contextlib.ExitStack() as held:
+            stages = STAGES[: STAGES.index(until) + 1]
             if world.leads:
+                preflight.check(recipe, folder, stages)
+                held.enter_context(lock.hold(folder / LOCK, str(folder)))
                 _open(recipe, folder, accept_changes, watcher)
-            for stage in STAGES[: STAGES.index(until) + 1]:
+            for stage in stages:
                 if stage == "train":
                     _train(recipe, folder, world, watcher)
                 elif world.leads:
@@ -74,9 +84,11 @@ def run(
 
 def _open(recipe: Recipe, folder: Path, accept_changes: bool, watcher: Watcher) -> None:
     """Makes the folder, or checks that it is this recipe's."""
-    check(recipe.evaluation)
+    check_tokenizers(recipe, folder)
     path = folder / "recipe.yaml"
-    if path.exists():
+    others = [inside for inside in folder.iterdir() if inside not in (path, folder / LOCK)]
+    if path.exists() and others:  # alone, nothing was made of it yet
+        checksums.check_text(path)
         differing = changes(science(load(path)), science(recipe))
         if differing and not accept_changes:
             raise RunError(
@@ -87,11 +99,12 @@ def _open(recipe: Recipe, folder: Path, accept_changes: bool, watcher: Watcher) 
             )
         for line in differing:
             watcher.say(f"accepted change: {line}")
-    elif folder.exists() and any(folder.iterdir()):
+    elif not path.exists() and others:
         raise RunError(
             f"{folder} is not empty and holds no recipe.yaml, so it is not a run; give another folder (--out)"
         )
-    write_text(path, dump(recipe))
+    remove_leftovers(folder)
+    write_text(path, checksums.sealed_text(dump(recipe)))
 
 
 def documents_of(folder: str | Path) -> prepare.IngestedCorpus:
@@ -115,6 +128,7 @@ def _read(recipe: Recipe, folder: Path, watcher: Watcher) -> prepare.IngestedCor
         workers=machine.threads,
         scorers={name: Scorer(name, dtype="float32") for name in models},  # the same tiers on every machine
         on_progress=watcher.progress("documents"),
+        say=watcher.warn,
     )
 
 
@@ -125,14 +139,33 @@ def _tokenizer(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     progress = watcher.progress("tokenizer")
     with atomic_folder(target) as staging:
         if recipe.tokenizer.path is not None:
-            for file in Tokenizer.load(recipe.tokenizer.path).files():
-                shutil.copy(file, staging)
+            Tokenizer.load(recipe.tokenizer.path).copy_to(staging)
         else:
             texts = sample(_read(recipe, folder, Silent()).texts(), recipe.tokenizer)
             longest = max(phase.context for phase in recipe.phases)
             train_tokenizer(texts, recipe.tokenizer, staging, model_max_length=longest, on_progress=progress)
+        checksums.seal(staging)
     tokenizer = Tokenizer.load(target)
     progress(1, 1, f"{tokenizer.vocab_size:,} tokens")
+    if (said := _about_vocabulary(recipe, tokenizer.vocab_size)) is not None:
+        watcher.warn(said)
+
+
+def _about_vocabulary(recipe: Recipe, found: int) -> str | None:
+    """What people should know where the vocabulary is not of the size that the recipe, or the preset, says."""
+    wanted = recipe.tokenizer.vocab_size
+    if recipe.tokenizer.path is None and found < wanted:
+        return (
+            f"tokenizer: {found:,} tokens, fewer than the {wanted:,} of tokenizer.vocab_size: the text has no more "
+            f"pairs that it holds {recipe.tokenizer.min_frequency} times (tokenizer.min_frequency)"
+        )
+    rows = recipe.model.config().vocab_size if recipe.model.preset is not None else found
+    if recipe.tokenizer.path is not None and rows - found > _SPARE_ROWS:
+        return (
+            f"tokenizer: {found:,} tokens, but model.preset {recipe.model.preset} keeps {rows:,} rows of embeddings: "
+            f"{rows - found:,} are never used; set model.override.vocab_size to {found} if that is not meant"
+        )
+    return None
 
 
 def _shards(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
@@ -149,6 +182,11 @@ def _shards(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     for store in ("train", "held_out"):
         total = report.total(store)
         watcher.say(f"{store}: {total['documents']:,} documents, {total['tokens']:,} tokens, {total['bytes']:,} bytes")
+    if without := sorted(code for code, stores in report.languages.items() if "held_out" not in stores):
+        watcher.warn(
+            f"held_out: nothing of {some(without, 10)}, which have too few documents (corpus.held_out.min_documents, "
+            "share): their bits per byte are not measured"
+        )
     for source, notes in report.notes.items():
         for what, n in notes.items():
             watcher.say(f"{source}: {n:,} {what}")
@@ -166,11 +204,12 @@ def _shards(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
 
 
 def _train(recipe: Recipe, folder: Path, world: distributed.World, watcher: Watcher) -> None:
-    text = None
-    for phase in recipe.phases:
-        if (folder / phase.name / "final").exists():
-            continue
-        text = text or _text(folder, watcher)
+    todo = [phase for phase in recipe.phases if not (folder / phase.name / "final").exists()]
+    if not todo:
+        return
+    text = _text(folder, watcher)
+    fit.check(todo, text.train.buckets)  # all phases: the last would be refused after days of training the others
+    for phase in todo:
         train(recipe, phase, folder, text, world, watcher.progress(phase.name), watcher)
         distributed.wait(world)
 
@@ -208,6 +247,8 @@ def _merge(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
                     "set checkpoint_every of that phase to fewer tokens than it has"
                 )
         names = [f"{path.parent.name}/{path.name}" for path in models]
+        for path in (*models, *((folder / merge.base / "final",) if merge.base else ())):
+            _check_model(path.resolve(), watcher)
         merge_folders(
             models,
             target / "final",
@@ -221,14 +262,28 @@ def _merge(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
             tokenizer=folder / "tokenizer",
             describe=partial(card, recipe, merge.name),
         )
-        write_json(target / "merge.json", {**merge.model_dump(mode="json"), "read": names})
+        write_json(target / "merge.json", {**merge.model_dump(mode="json"), "read": names}, sealed=True)
         progress(1, 1, f"{merge.method} of {', '.join(names)}")
 
 
+def _check_model(folder: Path, watcher: Watcher) -> None:
+    """Raises RunError where a model of the run is not what was written."""
+    if (wrong := checksums.damage(folder)) is not None:
+        raise RunError(
+            f"{wrong}; remove {folder} and {folder.parent / 'final'} and start the run again: "
+            f"{folder.parent.name} is made anew, a phase from its last whole checkpoint on"
+        )
+    if not (folder / checksums.MANIFEST).is_file():
+        watcher.say(f"{folder}: has no {checksums.MANIFEST} to compare it with; taken as it is")
+
+
 def _evaluate(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
+    for line in result.read_all(folder / "evaluation")[1]:
+        watcher.warn(f"{folder / 'evaluation'}: {line}; what the recipe asks for is measured again")
     for name in (stage.name for stages in (recipe.phases, recipe.merges) for stage in stages):
         if not (folder / name / "final").exists():
             continue
+        _check_model((folder / name / "final").resolve(), watcher)
         results = evaluate_recipe(
             folder / name / "final",
             recipe.evaluation,
@@ -244,7 +299,7 @@ def _evaluate(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
 
 def _report(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     progress = watcher.progress("report")
-    write_json(folder / "summary.json", summarize(folder))
+    write_json(folder / "summary.json", summarize(folder), sealed=True)
     path = write_report(folder)
     progress(1, 1, str(path))
 

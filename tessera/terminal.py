@@ -128,6 +128,24 @@ def show_summary(folder: Path) -> None:
         console.print(f"{name + ':':<8} {path}", soft_wrap=True)
 
 
+def show_at_work(found: Any) -> None:
+    """What the demo's model does with messages that it has not read: `demo_text.AtWork`, a floor up."""
+    rows = [
+        [one.language, one.text, one.word, ", ".join(f"{guess} {chance:.0%}" for guess, chance in one.guesses)]
+        for one in found.filled
+    ]
+    title = f"Masked words: the right one is among its first three words in {found.in_three} of {found.masked}"
+    print_table(title, ["language", "message of which the model is surest", "was", "the model's words"], rows, left=4)
+    title = (
+        f"The nearest in another language, of {found.among:,} messages: the same one in {found.right} of {found.asked}"
+    )
+    near = [
+        [one.language, one.text, one.other, one.neighbour, "the same" if one.right else "another one"]
+        for one in found.neighbours
+    ]
+    print_table(title, ["language", "message", "language", "nearest message", ""], near, left=5)
+
+
 def show_dropped(found: "list[Dropped]") -> None:
     """A table of reasons, and the documents that were drawn for each."""
     rows = []

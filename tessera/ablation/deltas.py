@@ -10,7 +10,6 @@ and then averaged. Two intervals of 95% are given for each:
              Fisher 1935), with (variants - 1)(seeds - 1) degrees of freedom
 """
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.ablation.axes import BASELINE
+from tessera.files import read_json
 from tessera.plan.result import HELD_OUT, read
 from tessera.report.run_files import NOT_LANGUAGES
 from tessera.statistics import critical_t, interval, pooled_spread
@@ -43,7 +43,7 @@ def study(folder: str | Path) -> dict[str, Any]:
     """
     folder = Path(folder)
     try:
-        asked = json.loads((folder / ABLATION).read_text(encoding="utf-8"))
+        asked = read_json(folder / ABLATION)
     except FileNotFoundError:
         raise ValueError(f"{folder} holds no ablation ({ABLATION} is missing)") from None
     found = _scores(folder, asked)
@@ -126,7 +126,7 @@ def _languages_read(baseline: Path, asked: dict[str, Any]) -> set[str]:
     for seed in asked["seeds"]:
         path = baseline / f"seed-{seed}" / asked["phase"] / "mixture.json"
         if path.exists():
-            buckets = json.loads(path.read_text(encoding="utf-8"))["buckets"]
+            buckets = read_json(path)["buckets"]
             return {row["language"] for row in buckets if row["share_planned"] > 0}
     return set()
 

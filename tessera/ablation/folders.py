@@ -10,14 +10,14 @@
 So a process needs to be told nothing but the folder.
 """
 
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tessera.ablation.axes import Variant
-from tessera.files import write_json, write_text
+from tessera.checksums import check_text, sealed_text
+from tessera.files import link_folder, read_json, write_json, write_text
 from tessera.plan.errors import did_you_mean
 from tessera.plan.evaluation import Evaluation
 from tessera.plan.fields import is_folder
@@ -113,8 +113,9 @@ def refuse_other(job: Job, identity: dict[str, str]) -> None:
         if strange:
             raise AblationError(f"{job.folder} holds no variant, but {strange[0]}; give another folder (--out)")
         return  # a kill may have left a recipe there
+    check_text(job.folder / "recipe.yaml")
     before = load(job.folder / "recipe.yaml")
-    found = json.loads((job.folder / MADE_OF).read_text(encoding="utf-8"))
+    found = fields(job.folder / MADE_OF)
     old, new = ({**science(r), "evaluation": None, "notes": ""} for r in (before, job.recipe))
     differing = changes(old, new) + [
         f"{what}: other bytes than before" for what, value in identity.items() if found.get(what) != value
@@ -128,12 +129,13 @@ def refuse_other(job: Job, identity: dict[str, str]) -> None:
 
 
 def link_inputs(job: Job, start: Start, identity: dict[str, str], seed: int) -> None:
-    """Makes the folder of a job, with symbolic links to the tokenizer, shards and checkpoints that all jobs share."""
+    """Makes the folder of a job, with links to the tokenizer, shards and checkpoints that all jobs share."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    write_text(job.folder / "recipe.yaml", dump(job.recipe))
+    write_text(job.folder / "recipe.yaml", sealed_text(dump(job.recipe)))
     write_json(
         job.folder / MADE_OF,
         {"variant": job.variant.label, "merged": job.variant.merged, "evaluation_seed": seed, **identity},
+        sealed=True,
     )
     for name in ("tokenizer", "shards", *start.chain[:-1]):
         _link(job.folder / name, start.run / name)
@@ -143,15 +145,29 @@ def link_inputs(job: Job, start: Start, identity: dict[str, str], seed: int) -> 
 
 
 def _link(link: Path, target: Path) -> None:
-    if not link.is_symlink():
-        link.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()))
+    if not link.exists():
+        link_folder(link, target)
+
+
+def fields(path: Path) -> dict[str, Any]:
+    """What a JSON file of an ablation says. Raises AblationError naming one that is missing, damaged or another."""
+    try:
+        found = read_json(path)
+    except OSError as error:
+        raise AblationError(f"{path}: cannot be read: {error}") from None
+    except ValueError as error:
+        raise AblationError(str(error)) from None
+    if not isinstance(found, dict):
+        raise AblationError(f"{path}: holds no JSON object; remove it so that it is made anew")
+    return found
 
 
 def finished(folder: Path, evaluation: Evaluation) -> bool:
-    """Whether it was done to the end with this evaluation."""
-    try:
-        found = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
-        whole = all((folder / file).exists() for file in found["files"])
-        return bool(whole and found["evaluation"] == evaluation.model_dump(mode="json"))
-    except (OSError, ValueError, KeyError, TypeError):
+    """Whether it was done to the end with this evaluation. Raises AblationError where what says so is damaged."""
+    if not (folder / FINISHED).exists():
         return False
+    found = fields(folder / FINISHED)
+    files = found.get("files")
+    if not isinstance(files, list) or not all(isinstance(name, str) and (folder / name).exists() for name in files):
+        return False
+    return bool(found.get("evaluation") == evaluation.model_dump(mode="json"))

@@ -9,20 +9,21 @@ one seed read the same batches. What is finished is not done again, what was int
 """
 
 import ctypes
-import json
 import multiprocessing
 import os
 import platform
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tessera import __version__
+from tessera import __version__, lock
 from tessera.ablation import folders
 from tessera.ablation.axes import Ablation, label, value_at
 from tessera.ablation.deltas import ABLATION, DELTAS, study
@@ -30,7 +31,7 @@ from tessera.ablation.folders import AblationError, Job, Start
 from tessera.data.shards import Shards, verify
 from tessera.data.tokenizer import Tokenizer
 from tessera.evaluation.evaluate import check, evaluate_recipe
-from tessera.files import fingerprint, write_json
+from tessera.files import LOCK, fingerprint, remove_leftovers, write_json
 from tessera.plan.errors import did_you_mean
 from tessera.plan.fields import is_folder
 from tessera.plan.loading import load
@@ -38,6 +39,7 @@ from tessera.plan.mixture import mixture_of
 from tessera.plan.recipe import Phase, Recipe
 from tessera.plan.result import HELD_OUT
 from tessera.progress import Progress, Say, Watcher, silent
+from tessera.signals import listen_in_child
 from tessera.train import checkpoint, distributed
 from tessera.train.merge_models import merge_folders
 from tessera.train.start import Text
@@ -64,9 +66,17 @@ def ablate(
     jobs    processes at the same time, each with its own variant
 
     Everything that can be refused is refused before anything is trained: AblationError for what does not fit together,
-    ValueError for evaluation data that cannot be read.
+    ValueError for evaluation data that cannot be read, and lock.AtWork where another process is at work in `out`.
     """
     out = Path(out)
+    with lock.hold(out / LOCK, str(out)):
+        remove_leftovers(out)
+        return _ablate(ablation, start, out, seeds, tasks, jobs, watcher)
+
+
+def _ablate(
+    ablation: Ablation, start: Start, out: Path, seeds: int, tasks: Sequence[str] | None, jobs: int, watcher: Watcher
+) -> Path:
     wanted = _tasks(ablation.recipe, tasks)
     text = Shards.open(start.run / "shards" / "train")
     _check(ablation, start, text, seeds, jobs)
@@ -86,12 +96,14 @@ def ablate(
         folders.refuse_other(job, identity)
     for job in every:
         folders.link_inputs(job, start, identity, ablation.recipe.seed)
-    write_json(out / ABLATION, _summary(ablation, start, seeds, wanted))
+    write_json(out / ABLATION, _summary(ablation, start, seeds, wanted), sealed=True)
     if text.tokens <= _CHECKED_TOKENS:
         verify(text.folder)
+    else:
+        watcher.warn(f"{text.folder}: too large to check at every start; see tessera verify")
     _all([job for job in every if not job.variant.merged], jobs, watcher, "train")
     _all([job for job in every if job.variant.merged], jobs, watcher, "merge")
-    write_json(out / DELTAS, study(out))
+    write_json(out / DELTAS, study(out), sealed=True)
     return out / DELTAS
 
 
@@ -174,15 +186,15 @@ def side_by_side(
     todo: Sequence[Job], at_once: int, report: Progress, say: Say,
     work: Callable[[Path, int], tuple[float, str | None]] = _alone,
 ) -> None:  # fmt: skip
-    """A process pool: each job in a new process, so many at once; where one fails, the others are ended.
+    """Each job in a new process, so many at once; where one fails, or a signal asks to stop, the others are told to,
+    write their checkpoints and end.
 
     Raises AblationError saying which, and why.
     """
-    context = multiprocessing.get_context("spawn")  # a forked process would lack the threads that it thinks it has
     threads = max(1, torch.get_num_threads() // at_once)
-    others = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(at_once, mp_context=context, max_tasks_per_child=1) as pool:
-        waiting = {pool.submit(work, job.folder, threads): job for job in todo}
+    processes = _Processes()
+    with ThreadPoolExecutor(at_once) as pool:
+        waiting = {pool.submit(processes.run, work, job.folder, threads): job for job in todo}
         try:
             for future in as_completed(list(waiting)):
                 took, problem = future.result()
@@ -191,7 +203,7 @@ def side_by_side(
                     raise AblationError(f"{job.name}: {problem}")
                 say(f"{job.name}: {took:.0f} s")
                 report(len(todo) - len(waiting), len(todo), job.name)
-        except BrokenProcessPool:
+        except EOFError:
             running = " or ".join(job.name for job in list(waiting.values())[:at_once])
             raise AblationError(
                 f"{running}: its process ended before its work did; what was finished stays, so run the same command "
@@ -199,8 +211,44 @@ def side_by_side(
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in set(multiprocessing.active_children()) - others if waiting else ():
+            processes.stop()
+
+
+class _Processes:
+    """Jobs in processes of their own, started by several threads and stopped by one."""
+
+    def __init__(self) -> None:
+        self.lock, self.running, self.stopped = threading.Lock(), set[BaseProcess](), False
+
+    def run(self, work: Callable[[Path, int], Any], folder: Path, threads: int) -> Any:
+        """What `work` returns in a new process. Raises EOFError where that ends before, or is not begun any more."""
+        context = multiprocessing.get_context("spawn")  # a forked process would lack the threads that it thinks it has
+        near, far = context.Pipe(duplex=False)
+        process = context.Process(target=_send, args=(far, work, folder, threads))
+        with self.lock:
+            if self.stopped:
+                raise EOFError
+            process.start()
+            self.running.add(process)
+        far.close()
+        try:
+            return near.recv()
+        finally:
+            near.close()
+            process.join()
+            self.running.discard(process)
+
+    def stop(self) -> None:
+        """Tells all that still run to end; who waits for them goes on waiting."""
+        with self.lock:
+            self.stopped = True
+            for process in list(self.running):
                 process.terminate()
+
+
+def _send(to: Connection, work: Callable[[Path, int], Any], folder: Path, threads: int) -> None:
+    listen_in_child()
+    to.send(work(folder, threads))
 
 
 # ---------------------------------------------------------------------------------------------------------- one variant
@@ -215,7 +263,7 @@ def make(folder: Path, on_progress: Progress | None = None, threads: int | None 
     began = time.perf_counter()
     report = on_progress or silent
     recipe = load(folder / "recipe.yaml")
-    made_of = json.loads((folder / folders.MADE_OF).read_text(encoding="utf-8"))
+    made_of = folders.fields(folder / folders.MADE_OF)
     phase = recipe.phases[-1]
     world = distributed.join(recipe.machine)
     if threads is not None and recipe.machine.threads is None:
@@ -246,7 +294,8 @@ def make(folder: Path, on_progress: Progress | None = None, threads: int | None 
         on_progress=report,
     )
     names = [path.relative_to(folder).as_posix() for path in files]
-    write_json(folder / folders.FINISHED, {"evaluation": recipe.evaluation.model_dump(mode="json"), "files": names})
+    done = {"evaluation": recipe.evaluation.model_dump(mode="json"), "files": names}
+    write_json(folder / folders.FINISHED, done, sealed=True)
     if platform.libc_ver()[0] == "glibc":
         # Frees what model/precision.py had it keep: it is in pieces by now, and each variant would add some more.
         ctypes.CDLL(None).malloc_trim(0)

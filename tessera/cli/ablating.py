@@ -1,6 +1,5 @@
 """The ablation verb: one phase trained many times, with one value changed at a time."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +7,7 @@ import typer
 
 from tessera.cli.app import app
 from tessera.cli.options import RecipePath, Set, overrides
+from tessera.files import read_json
 from tessera.terminal import Watcher, console, print_table
 
 
@@ -53,7 +53,7 @@ def ablate(
     start = find_start(from_, run or Path("runs") / name)
     with Watcher(console) as watcher:
         written = walk(asked, start, out, seeds=seeds, tasks=tasks, jobs=jobs, watcher=watcher)
-    found = json.loads(written.read_text(encoding="utf-8"))
+    found = read_json(written)
     for title, columns, rows in report.tables(found):
         print_table(title, columns, rows, left=2)
     for line in report.said(found):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,9 +13,10 @@ from rich.console import Console
 
 from tessera import terminal
 from tessera.cli.app import app, tokenizer_app
-from tessera.cli.options import Accept, Out, RecipePath, Set, read_recipe
+from tessera.cli.options import Accept, Out, RecipePath, Set, check_plot, read_recipe
 from tessera.terminal import Watcher, console, print_table
 
+_DEMO_TEXT = Path("runs/demo-text")  # where the demo's recipe reads
 Method = Literal["ties", "linear", "exponential"]
 
 
@@ -74,16 +77,20 @@ def plan(
     plot: Annotated[Path | None, typer.Option(help="draw shares and epochs, as PNG")] = None,
 ) -> None:
     """What a recipe will do, before anything is spent: languages, steps, rates, FLOPs, memory, hours."""
-    from tessera.plan import token_counts
+    from tessera.plan import cost, fit, paths, token_counts
     from tessera.plan.overview import Machine, overview
     from tessera.report import plan_tables
 
+    check_plot(plot)
     read = read_recipe(recipe, set_)
     shards = (out or Path("runs") / read.name) / "shards" / "train"
     text = token_counts.from_counts(counts, read, counts_exponent) if counts is not None else None
     if text is None and (shards / "index.json").exists():
         text = token_counts.from_shards(shards)
+    if text is not None and not text.counted:
+        fit.check(read.phases, text.buckets)
     planned = overview(read, text, Machine(gpu=gpu, gpus=gpus, mfu=mfu), warn_epochs)
+    planned = dataclasses.replace(planned, warnings=(*paths.missing(read), *planned.warnings))
     if csv is not None:
         plan_tables.write_csv(planned, csv)
     if plot is not None:
@@ -96,6 +103,11 @@ def plan(
     wide = Console(highlight=False, markup=False, width=max(100, console.width))
     for line in plan_tables.said(planned):
         wide.print(line, style="yellow" if line.startswith("warning") else None)
+    needed = [phase.flops for phase in planned.phases if phase.flops is not None]
+    if needed:
+        where, flops = cost.this_machine()
+        hours = plan_tables.time(sum(needed) / (flops * mfu) / 3600)
+        wide.print(f"On this machine ({where}): {hours} at an MFU of {mfu:g}; the log of a run says what it reaches")
 
 
 @app.command()
@@ -128,6 +140,59 @@ def verify(shards: Annotated[Path, typer.Argument(help="a folder of token shards
 
     check(shards)
     console.print(f"{shards}: whole")
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="one of them, to be shown or copied", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="the file to copy it to", show_default=False)] = None,
+) -> None:
+    """The recipes that come with tessera: all of them; one, printed; or one copied to a file, to be edited."""
+    from tessera.files import write_text
+    from tessera.plan import shipped
+
+    if name is None:
+        if out is not None:
+            raise ValueError(f"recipes: name the one to copy: tessera recipes mmbert-small --out {out}")
+        known = shipped.recipes()
+        print_table(
+            "",
+            ["recipe", "what it is"],
+            [[name, shipped.description(known[name])] for name in known],
+            left=2,
+            box=SIMPLE_HEAD,
+        )
+        console.print(
+            "tessera plan NAME, tessera run NAME; to edit one: tessera recipes NAME --out mine.yaml", soft_wrap=True
+        )
+        return
+    text = shipped.named(name).read_text(encoding="utf-8")
+    if out is None:
+        print(text, end="")
+        return
+    if out.exists():
+        raise FileExistsError(f"{out}: there already; choose another name")
+    write_text(out, text)
+    console.print(f"recipe: {out}")
+
+
+@app.command()
+def demo(out: Out = None) -> None:
+    """The demo: its text, its recipe run in a few minutes, and the model at work. Run it again to go on."""
+    folder = _walk(Path("demo"), None, out, False, "report")
+    terminal.show_summary(folder)
+    from tessera.demo_text import at_work
+
+    model = folder / "merged" / "final"
+    terminal.show_at_work(at_work(model, _DEMO_TEXT))
+    command, texts = _this_command(), _DEMO_TEXT / "bitext" / "deu_Latn-eng.jsonl.zst"
+    console.print("Next:")
+    for line, why in (
+        (f"embed {model} {texts} vectors.parquet --text src", "a vector for each text of a file"),
+        (f"compare {folder / 'evaluation'}", "all results of the run beside one another"),
+        ("recipes demo --out mine.yaml", f"to edit for your own text; then {command} run mine.yaml"),
+    ):
+        console.print(f"  {command} {line}    # {why}", soft_wrap=True)
 
 
 @app.command("demo-text")
@@ -164,6 +229,7 @@ def tokenizer_report(
     from tessera.files import write_text
     from tessera.vocabulary.fertility import as_csv, as_json, fertility, sample_of_each
 
+    check_plot(plot)
     texts = sample_of_each(read_recipe(recipe, set_).corpus, sample_bytes)
     measured = fertility(Tokenizer.load(tokenizer), texts, parallel=parallel)
     if csv is not None:
@@ -194,6 +260,15 @@ def _walk(recipe: Path, set_: list[str] | None, out: Path | None, accept_changes
     from tessera.train.distributed import leads
 
     console.quiet = not leads()
+    if str(recipe) == "demo" and not _DEMO_TEXT.exists():
+        demo_text(_DEMO_TEXT)
     read = read_recipe(recipe, set_)
     with Watcher(console) as watcher:
         return walk(read, out or Path("runs") / read.name, until=until, accept_changes=accept_changes, watcher=watcher)
+
+
+def _this_command() -> str:
+    """How this command was started: `tessera` may not be on the path, as without `activate`."""
+    if shutil.which("tessera"):
+        return "tessera"
+    return sys.argv[0] if Path(sys.argv[0]).stem == "tessera" else f"{sys.executable} -m tessera"

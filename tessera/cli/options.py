@@ -5,7 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-RecipePath = Annotated[Path, typer.Argument(help="a recipe, e.g. recipes/demo.yaml", show_default=False)]
+RecipePath = Annotated[
+    Path, typer.Argument(help="a recipe: a file, or a name that `tessera recipes` lists", show_default=False)
+]
 ModelPath = Annotated[Path, typer.Argument(help="a model folder", show_default=False)]
 Set = Annotated[
     list[str] | None, typer.Option("--set", "-s", help="change one value: --set phases.mid.mask_ratio=0.2 (repeatable)")
@@ -22,6 +24,15 @@ def overrides(set_: list[str] | None) -> dict[str, str]:
         if "=" not in item:
             raise RecipeError(f"--set {item}: write it as key=value, e.g. --set phases.mid.mask_ratio=0.2")
     return dict(item.split("=", 1) for item in set_ or [])
+
+
+def check_plot(plot: Path | None) -> None:
+    """Raises ValueError or ImportError where a picture cannot be drawn: rather now than after the work."""
+    if plot is not None:
+        from tessera.report.style import altair, check_picture
+
+        check_picture(plot)
+        altair()
 
 
 def read_recipe(path: Path, set_: list[str] | None) -> Any:

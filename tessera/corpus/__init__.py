@@ -5,6 +5,7 @@ In reading order:
     prepare.py        the order of it: a corpus into two token stores, to train on and held out, with a report
     documents.py      documents and parallel pairs out of rows; what cannot be used has its reason
     ingest.py         a corpus read once: scored, filtered, hashed, written down with what speaks against each document
+    losses.py         files and languages that come to nothing, codes that are odd
     filters.py        quality filtering by rules: length, repetition, language, contamination
     language_id.py    language identification: which language a text is surely in
     decontaminate.py  decontamination: passages of evaluation sets, looked for in documents

@@ -43,8 +43,13 @@ class Copies:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Maps what `dedup.find_duplicates` wrote."""
-        return cls(folder, *(_map(folder / name, np.dtype(dtype)) for name, dtype in _COLUMNS.items()))
+        """Maps what `dedup.find_duplicates` wrote. Raises ValueError where that is damaged."""
+        columns = [_map(folder / name, np.dtype(dtype)) for name, dtype in _COLUMNS.items()]
+        if len({len(column) for column in columns}) > 1:
+            raise ValueError(f"{folder}: its columns are not equally long; remove the folder, and it is made again")
+        if len(columns[2]) and columns[2].max() >= len(REASONS):
+            raise ValueError(f"{folder / 'reason.bin'}: holds no reasons; remove {folder}, and it is made again")
+        return cls(folder, *columns)
 
     def __reduce__(self) -> "tuple[Callable[[Path], Copies], tuple[Path]]":
         return type(self).open, (self.folder,)
@@ -120,6 +125,8 @@ def merge(found: Sequence[Copies], add: Add) -> None:
 
 
 def _map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+    if not path.is_file() or path.stat().st_size % dtype.itemsize:
+        raise ValueError(f"{path}: missing or cut off; remove {path.parent}, and it is made again")
     if not path.stat().st_size:
         return np.empty(0, dtype)  # nothing is there to be mapped
     return np.memmap(path, dtype=dtype, mode="r").view(np.ndarray)

@@ -13,9 +13,14 @@ import json
 import logging
 import os
 import re
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from tessera.plan.shipped import pip_line
 
 if TYPE_CHECKING:
     import daft
@@ -25,6 +30,11 @@ Item = TypeVar("Item")
 
 PROCESS_BYTES = 2**23  # of input: processes of their own cost a second, which less than this is not worth
 TASK_BYTES = 2**24  # of input: small files share a task
+
+_KILLED = re.compile(
+    r"EOF reached|UDF process|Broken pipe|Connection reset|ActorDied|WorkerCrashed|OutOfMemory|worker died",
+    re.IGNORECASE,
+)
 
 # No reports of its use, and no noise.
 _SETTINGS = {"DO_NOT_TRACK": "1", "DAFT_PROGRESS_BAR": "0", "DAFT_SHOW_QUERY_ID": "0"}
@@ -41,12 +51,12 @@ def choose(engine: Engine) -> None:
         import daft
         from daft.exceptions import DaftCoreException
     except ImportError:
-        raise ImportError('preparing text needs Daft; pip install "tessera-encoders[prepare]"') from None
+        raise ImportError(f"preparing text needs Daft; {pip_line('prepare')}") from None
     if engine == "ray":
         try:
             import ray
         except ImportError:
-            raise ImportError('machine.engine is ray; pip install "tessera-encoders[cluster]"') from None
+            raise ImportError(f"machine.engine is ray; {pip_line('cluster')}") from None
         if not ray.is_initialized():  # joins the cluster that it finds, or starts one here
             ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": _SETTINGS})
     with contextlib.suppress(DaftCoreException):  # a runner can be set only once
@@ -77,11 +87,24 @@ def spread(task: Callable[[Item], Any], jobs: Sequence[Item], *, workers: int, p
     wrapped = daft.cls(use_process=True, max_concurrency=min(workers, len(jobs)))(_worker())
     frame = daft.from_pydict({"job": list(range(len(jobs)))})
     frame = frame.into_partitions(len(jobs)) if on_ray else frame.into_batches(1)
-    for row in frame.select(wrapped(task, list(jobs))(daft.col("job")).alias("done")).iter_rows():
+    for row in _watched(frame.select(wrapped(task, list(jobs))(daft.col("job")).alias("done")).iter_rows()):
         done = json.loads(row["done"])
         if "error" in done:
             raise _error(**done)
         yield done["result"]
+
+
+def _watched(rows: Iterator[Any]) -> Iterator[Any]:
+    """The rows; raises ChildProcessError with what to do where a worker was killed, of which Daft says what it saw."""
+    try:
+        yield from rows
+    except Exception as error:  # the native runner and Ray have several kinds
+        if not _KILLED.search(str(error)):
+            raise
+        raise ChildProcessError(
+            "a worker process of Daft was ended from outside, most often because memory was short; run the same "
+            "command again, files that are finished are kept (with fewer machine.threads if memory was short)"
+        ) from error
 
 
 def grouped(items: Sequence[Item], sizes: Sequence[int], least: int) -> list[list[Item]]:
@@ -113,6 +136,20 @@ def read_parquet(paths: Sequence[Path]) -> "daft.DataFrame":
     return daft.read_parquet([re.sub(r"([][*?{}\\])", r"\\\1", str(path.absolute())) for path in paths])
 
 
+def _live_as_long_as_parent() -> None:
+    """Ends this worker with the process that started it, however that ended; Ctrl-C in a terminal is for the latter."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    with contextlib.suppress(ValueError):  # not the main thread: then Daft has taken care of it
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=watch, daemon=True, name="parent").start()
+
+
 def _worker() -> type:
     """The class that Daft runs; made late, because Daft is imported late."""
     import daft
@@ -120,6 +157,7 @@ def _worker() -> type:
     class Worker:
         def __init__(self, task: Callable[[Any], Any], jobs: Sequence[Any]) -> None:
             self.task, self.jobs = task, jobs
+            _live_as_long_as_parent()
 
         @daft.method(return_dtype=daft.DataType.string())
         def __call__(self, number: int) -> str:

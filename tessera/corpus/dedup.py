@@ -33,6 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from tessera import checksums
 from tessera.corpus.copies import EXACT, NEAR, NOBODY, Copies, Positions, merge, writing
 from tessera.corpus.daft_runner import read_parquet
 from tessera.data.hashing import mix
@@ -77,6 +78,7 @@ def find_duplicates(
     files = [file for file in map(_File.of, documents) if file.rows]
     _claim(out, files, rules)
     if (out / "copies").is_dir():
+        checksums.check_folder(out / "copies")
         return Copies.open(out / "copies")
     searches: list[_Search] = []
     if rules.exact:
@@ -86,8 +88,10 @@ def find_duplicates(
     report, total = on_progress or silent, sum(search.steps for search in searches)
     for done, what in enumerate(itertools.chain.from_iterable(search.run() for search in searches)):
         report(done, total, what)
-    with atomic_folder(out / "copies") as folder, writing(folder) as add:
-        merge([Copies.open(search.found) for search in searches], add)
+    with atomic_folder(out / "copies") as folder:
+        with writing(folder) as add:
+            merge([Copies.open(search.found) for search in searches], add)
+        checksums.seal(folder)
     for search in searches:
         remove_folder(search.folder)
     report(total, total, "duplicates: done")
@@ -136,7 +140,11 @@ def _claim(out: Path, files: Sequence[_File], rules: Duplicates) -> None:
         "documents": hashlib.sha256("\n".join(file.fingerprint for file in files).encode()).hexdigest(),
     }
     path = out / "made_from.json"
-    if not path.is_file() or json.loads(path.read_bytes()) != made_from:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if found != made_from:
         remove_folder(out)
         write_json(path, made_from)
 

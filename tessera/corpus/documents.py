@@ -5,6 +5,7 @@ A row that cannot be used is counted and skipped; a file that cannot be used is 
 
 import functools
 import itertools
+import json
 import math
 import re
 from collections import Counter
@@ -84,7 +85,7 @@ class _Unusable:
     def add(self, row: CorpusRow, file: File) -> None:
         reason = row.reason or ""
         self.counts[reason] += 1
-        self.first.setdefault(reason, f"{file.url}, {row.place}: {row.shown!r}")
+        self.first.setdefault(reason, f"{file}, {row.place}: {row.shown!r}")
 
     def check(self, good: int) -> None:
         if (bad := self.counts.total()) > good:  # what is most frequent takes a while to find
@@ -104,10 +105,11 @@ def read(source: Source, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Do
     """The documents (or pairs) of a source, files in sorted order.
 
     Skipped is what `read_file` gives a reason for. Raises what `read_file` and `files` raise, and ValueError where more
-    than half of the source had to be skipped.
+    than half of the source, or all of a file, had to be skipped.
     """
     good, lost = 0, _Unusable(source)
     for file in files(source):
+        before = (good, lost.counts.total())
         for row in read_file(file, source, max_line_bytes=max_line_bytes):
             if row.item is not None:
                 good += 1
@@ -116,6 +118,9 @@ def read(source: Source, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Do
             lost.add(row, file)
             if good == 0 and lost.counts.total() == _HOPELESS:
                 lost.check(good)
+        if good == before[0] and lost.counts.total() > before[1] and not source.allow_empty:
+            lost.check(good)
+            raise ValueError(nothing_of(source, {str(file): f"{row.reason} ({row.place}: {row.shown!r})"}))
     lost.check(good)
 
 
@@ -160,6 +165,16 @@ def read_file(file: File, source: Source, *, max_line_bytes: int = MAX_LINE_BYTE
         ) from error
 
 
+def nothing_of(source: Source, lost: Mapping[str, str]) -> str:
+    """What to say of files that give nothing: {file: why}; the first three are told."""
+    why = "; ".join(f"{file}: {reason}" for file, reason in itertools.islice(lost.items(), 3))
+    return (
+        f"source {source.name!r}: nothing of {len(lost)} of its files can be used: {why}. See its `columns`, "
+        "`language` and `kind`; text that is not UTF-8 is made so by iconv -f latin1 -t utf-8; or put them under "
+        "`exclude`, or say `allow_empty: true`"
+    )
+
+
 def check_usable(source: Source, *, good: int, bad: int, examples: Mapping[str, str]) -> None:
     """Raises ValueError where more than half of the rows of a source cannot be used.
 
@@ -178,23 +193,35 @@ def check_usable(source: Source, *, good: int, bad: int, examples: Mapping[str, 
 def _documents(file: File, source: Source) -> Callable[[Values, bool], Document]:
     """How a row of this file becomes a Document: the language of the file is looked up once.
 
-    A column says more than the path, the path more than the source, and that more than the guess of a crawler.
+    A column says more than the source, the source more than the path, and that more than the guess of a crawler.
     """
-    path = PurePosixPath(*(part.removesuffix("_removed") for part in file.path.parts))
-    fallback = language_of_path(path) or (language_code(source.language) if source.language else None)
+    fallback = language_code(source.language) if source.language else language_of(file)
     columns = source.columns
     text_column, id_column, language_column, score = columns.text, columns.id, columns.language, columns.quality
 
     def make(values: Values, escaped: bool) -> Document:
         text = _string(values, text_column, escaped)
-        given, identity = values.get(language_column), values.get(id_column)
-        language = fallback or _language(values.get(WARC_LANGUAGE)) if given is None else _language(given)
-        if identity is not None:
-            identity = str(identity).encode("utf-8", "backslashreplace").decode() if escaped else str(identity)
+        given, identity = values.get(language_column), _identity(values.get(id_column))
+        known = given not in (None, "", [])
+        language = _language(given) if known else fallback or _language(values.get(WARC_LANGUAGE))
+        if identity is not None and escaped:
+            identity = identity.encode("utf-8", "backslashreplace").decode()
         quality = None if score is None else _number(values, score)
         return Document(text, language, identity, quality)
 
     return make
+
+
+def language_of(file: File) -> str | None:
+    """What the path of a file says about its language."""
+    return language_of_path(PurePosixPath(*(part.removesuffix("_removed") for part in file.path.parts)))
+
+
+def _identity(value: Any) -> str | None:
+    """A name of a document as text, whatever it was."""
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, default=str) if isinstance(value, dict | list) else str(value)
 
 
 def _pairs(source: Source) -> Callable[[Values, bool], Pair]:
@@ -229,12 +256,19 @@ def _string(values: Values, column: str, escaped: bool) -> str:
 
 def _number(values: Values, column: str) -> float:
     value = values.get(column)
+    if isinstance(value, str):  # of a table without types
+        try:
+            value = float(value)
+        except ValueError:
+            value = None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise _Bad(f"{column!r} is not a number")
     return float(value)
 
 
 def _language(given: Any) -> str:
+    if isinstance(given, list):  # the likeliest first
+        given = given[0] if given else None
     if not isinstance(given, str):
         raise _Bad("no language in a column, in the name of the file (fao_Latn.jsonl) or as `language` of the source")
     try:

@@ -84,6 +84,9 @@ def _texts(read: IngestedCorpus, positions: set[int]) -> dict[int, Example]:
     origins = {file.number: file.origin for file in read.files}
 
     def text(position: int) -> str:
+        if position not in rows:
+            folder = read.files[0].path.parent
+            raise ValueError(f"{folder}: its files are not those that were compared; remove the folder and read again")
         row = rows[position]
         return row["text"] if row["second"] is None else f"{row['text']} | {row['second']}"
 

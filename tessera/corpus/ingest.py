@@ -18,14 +18,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
-from tessera.corpus import daft_runner, quality
-from tessera.corpus.documents import CorpusRow, Document, Pair, check_usable, read_file, why_not_pair
+from tessera.checksums import BESIDE
+from tessera.corpus import daft_runner, losses, quality
+from tessera.corpus.documents import CorpusRow, Document, Pair, read_file, why_not_pair
 from tessera.corpus.filters import Filter
 from tessera.corpus.quality import Scorer
-from tessera.data.storage import File, files
+from tessera.data.storage import File, listing
 from tessera.files import atomic_file
 from tessera.plan.corpus import Corpus, Filters, Source
-from tessera.progress import Progress, silent
+from tessera.progress import Progress, Say, silent
 
 _VERSION = 1
 _NAME = pa.dictionary(pa.int32(), pa.string())
@@ -111,20 +112,22 @@ def ingest(
     workers: int,
     scorers: Mapping[str, Scorer] | None = None,
     on_progress: Progress | None = None,
+    say: Say = silent,
 ) -> tuple[DocumentFile, ...]:
     """Reads every file of the sources into `folder`; what is there already and still fits is left as it is.
 
     workers      how many files at a time
     scorers      what scores the sources, by Source.score; what is not in it is taken for `package.module:function`
     on_progress  hears bytes of the files read so far, and of all
+    say          hears what is not read, and what is odd about languages
 
-    The caller has chosen the engine. Raises ValueError for sources that cannot be read.
+    The caller has chosen the engine. Raises ValueError for sources that cannot be read or give nothing.
     """
     folder, report = Path(folder), on_progress or silent
     folder.mkdir(parents=True, exist_ok=True)
     names = {source.score for source in corpus.sources if source.score is not None}
     scores = {name: (scorers or {}).get(name) or quality.scorer(name) for name in names}
-    jobs = _files(corpus, folder, scores)
+    jobs = _files(corpus, folder, scores, say)
     known = {job.number: counts for job in jobs if (counts := _finished(job)) is not None}
     todo = [job for job in jobs if job.number not in known]
     sizes = {job.number: job.origin.size for job in jobs}
@@ -140,11 +143,14 @@ def ingest(
             done += sizes[number]
         report(done, total, f"{len(known)} of {len(jobs)} files")
     written = tuple(replace(job, counts=known[job.number]) for job in jobs)
-    _check(corpus, written)
+    losses.check(corpus, written)
+    for line in losses.odd_languages(written):
+        say(line)
     wanted = {file.path.name for file in written}
     for path in folder.glob("*.parquet"):
         if path.name not in wanted and path.stem.isdigit():
-            path.unlink()  # of files that are no longer asked for
+            for left in (path, path.with_name(path.name + BESIDE)):
+                left.unlink(missing_ok=True)  # of files that are no longer asked for
     return written
 
 
@@ -193,7 +199,10 @@ class _Ingest:
 
     def _write(self, job: DocumentFile) -> DocumentCounts:
         counts = DocumentCounts()
-        with atomic_file(job.path) as draft, pa.parquet.ParquetWriter(draft, SCHEMA, compression="lz4") as out:
+        with (
+            atomic_file(job.path, sealed=True) as draft,
+            pa.parquet.ParquetWriter(draft, SCHEMA, compression="lz4") as out,
+        ):
             for rows in _batches(read_file(job.origin, job.source)):
                 out.write_batch(self._judge(rows, job, counts))
             out.add_key_value_metadata({_META: json.dumps({"made_of": job.fingerprint, "counts": asdict(counts)})})
@@ -276,19 +285,30 @@ def _batches(rows: Iterator[CorpusRow]) -> Iterator[list[CorpusRow]]:
 # ----------------------------------------------------------------------------------------------------- what is finished
 
 
-def _files(corpus: Corpus, folder: Path, scorers: Mapping[str, Scorer]) -> list[DocumentFile]:
+def _files(corpus: Corpus, folder: Path, scorers: Mapping[str, Scorer], say: Say) -> list[DocumentFile]:
     """One for each file of each source, in the order in which texts are kept."""
-    found = [(source, file) for source in sources_in_order(corpus) if source.kind != "tokens" for file in files(source)]
+    found = []
+    for source in sources_in_order(corpus):
+        if source.kind != "tokens":
+            listed = listing(source)
+            found += [(source, file) for file in listed.files]
+            if listed.left_out:
+                say(f"{source.name}: not read: {listed}")
     rules = Filter(corpus.filters).fingerprint
     # A model may be another one tomorrow under the same name; a function is taken to be what its name says.
     models = {name: s.fingerprint() for name, s in scorers.items() if hasattr(s, "fingerprint")}
     jobs = []
     for number, (source, file) in enumerate(found):
-        made_of = [_VERSION, number, file.stamp, source.model_dump(mode="json"), rules, models.get(source.score or "")]
+        made_of = [_VERSION, number, file.stamp, _of_source(source), rules, models.get(source.score or "")]
         fingerprint = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
         path = folder / f"{number:05d}.parquet"
         jobs.append(DocumentFile(number=number, path=path, source=source, origin=file, fingerprint=fingerprint))
     return jobs
+
+
+def _of_source(source: Source) -> dict[str, Any]:
+    """What decides what is made of a file; a key that only says what is an error does not."""
+    return source.model_dump(mode="json", exclude={"allow_empty"})
 
 
 def _finished(job: DocumentFile) -> DocumentCounts | None:
@@ -298,13 +318,7 @@ def _finished(job: DocumentFile) -> DocumentCounts | None:
         found = json.loads(written.get(_META, b"{}"))
     except (OSError, ValueError, pa.ArrowException):
         return None
-    return DocumentCounts(**found["counts"]) if found.get("made_of") == job.fingerprint else None
-
-
-def _check(corpus: Corpus, written: Sequence[DocumentFile]) -> None:
-    """Refuses sources of which more than half cannot be used."""
-    for source in corpus.sources:
-        counts = [w.counts for w in written if (w.source.name, w.source.split) == (source.name, source.split)]
-        good, bad = (sum(getattr(c, name) for c in counts) for name in ("readable", "unreadable"))
-        examples = {reason: example for c in counts for reason, example in c.examples.items()}
-        check_usable(source, good=good, bad=bad, examples=examples)
+    try:
+        return DocumentCounts(**found["counts"]) if found["made_of"] == job.fingerprint else None
+    except (KeyError, TypeError):  # damaged, so it is made again
+        return None

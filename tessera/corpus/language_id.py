@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.data.languages import language_code, script_of, written_with
+from tessera.plan.shipped import pip_line
 
 PY3LANGID = "py3langid"
 
@@ -173,7 +174,7 @@ def check(model: str) -> None:
 def _ask_for(*packages: str) -> None:
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            raise ImportError(f'corpus.filters.language needs {package}; pip install "tessera-encoders[prepare]"')
+            raise ImportError(f"corpus.filters.language needs {package}; {pip_line('prepare')}")
 
 
 class _Py3langid:

@@ -17,11 +17,14 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field, ValidationError
+
+from tessera.plan.errors import one_line
 
 INDEX, VERSION = "index.json", 2
 
@@ -30,6 +33,23 @@ _STREAMS = {"zstd": "zstd", "gz": "gzip", "bz2": "bz2", "br": "brotli"}  # what 
 _WIDTHS = {"uint": (8, 16, 32, 64), "int": (8, 16, 32, 64), "float": (16, 32, 64)}
 _TYPES = {f"{kind}{bits}": np.dtype(f"<{kind[0]}{bits // 8}") for kind, widths in _WIDTHS.items() for bits in widths}
 _CODES = {bits + n: _TYPES[f"{kind}{bits}"] for n, kind in enumerate(_WIDTHS) for bits in _WIDTHS[kind]}
+
+
+class _ListedFile(BaseModel):  # as index.json has it
+    basename: str = Field(max_length=1000)
+    bytes: int = Field(ge=0, lt=2**32)
+    hashes: dict[str, str] | None = None
+
+
+class _ListedShard(BaseModel):
+    raw_data: _ListedFile
+    zip_data: _ListedFile | None = None
+    compression: str | None = None
+    samples: int = Field(ge=0, lt=2**30)
+    column_names: list[Annotated[str, Field(max_length=200)]]
+    column_encodings: list[Annotated[str, Field(max_length=200)]]
+    column_sizes: list[Annotated[int, Field(ge=0, lt=2**32)] | None]
+
 
 Decoder = Callable[[bytes, int, int], Any]  # of data[begin:end]
 
@@ -135,13 +155,13 @@ def _entries(folder: Path) -> list[dict[str, Any]]:
     file = folder / INDEX
     try:
         index = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file}: cannot be read ({error}); copy it again") from None
     entries = index.get("shards") if isinstance(index, dict) else None
     if not isinstance(entries, list):
         raise ValueError(f"{file}: no index of MDS shards; point the source at a folder that MDSWriter wrote")
     if index.get("version", VERSION) != VERSION:
-        raise ValueError(f"{file}: version {index['version']} of MDS; only version {VERSION} is known")
+        raise ValueError(f"{file}: version {ascii(index['version'])[:40]} of MDS; only version {VERSION} is known")
     below: dict[PurePosixPath, bool] = {}
     own = []
     for number, entry in enumerate(entries):
@@ -158,40 +178,48 @@ def _entries(folder: Path) -> list[dict[str, Any]]:
 
 
 def _shard(folder: Path, entry: dict[str, Any]) -> Shard:
-    raw, index = entry["raw_data"], folder / INDEX
-    try:
-        if entry["format"] != "mds" or entry["version"] != VERSION:
-            raise ValueError(
-                f"{index}: shard {raw['basename']} is {entry['format']!r} version {entry['version']}; only 'mds' "
-                f"version {VERSION} is known"
-            )
-        names, encodings, sizes = (entry[f"column_{what}"] for what in ("names", "encodings", "sizes"))
-        zipped = entry.get("zip_data")
-        file = raw if zipped is None or (folder / raw["basename"]).is_file() else zipped
-        shard = Shard(
-            path=folder / file["basename"],
-            samples=int(entry["samples"]),
-            bytes=int(raw["bytes"]),
-            compression=None if file is raw else str(entry["compression"]).partition(":")[0],
-            hashes=tuple((file.get("hashes") or {}).items()),
-            columns=tuple(Column(n, e, s or None) for n, e, s in zip(names, encodings, sizes, strict=True)),
-        )
-        listed = int(file["bytes"])
-    except (KeyError, TypeError) as error:
+    index, basename = folder / INDEX, ascii(entry["raw_data"]["basename"])[1:-1][:100]
+    if (kind := entry.get("format"), entry.get("version")) != ("mds", VERSION):
         raise ValueError(
-            f"{index}: shard {raw['basename']}: {error} is missing or wrong; copy the index again"
+            f"{index}: shard {basename} is {ascii(kind)[:40]} version {ascii(entry.get('version'))[:40]}; only 'mds' "
+            f"version {VERSION} is known"
+        )
+    try:
+        listed = _ListedShard.model_validate(entry, strict=True)
+        triples = list(zip(listed.column_names, listed.column_encodings, listed.column_sizes, strict=True))
+    except ValueError as error:
+        what = (
+            one_line(error) if isinstance(error, ValidationError) else "columns, encodings and sizes differ in number"
+        )
+        raise ValueError(
+            f"{index}: shard {basename}: {what[:1000]}: this is missing or wrong; copy the index again"
         ) from None
-    name = PurePosixPath(file["basename"])
-    if name.is_absolute() or ".." in name.parts:
+    raw, zipped = listed.raw_data, listed.zip_data
+    name = PurePosixPath(raw.basename)
+    file = raw if zipped is None or (_within(name) and (folder / name).is_file()) else zipped
+    name = PurePosixPath(file.basename)
+    if not _within(name):
         raise ValueError(f"{index}: the shard {str(name)!r} is outside the folder; only what is in it is read")
-    if shard.path.is_file() and (size := shard.path.stat().st_size) != listed:
-        raise ValueError(f"{shard.path}: has {size} bytes, {INDEX} says {listed}; copy it again")
+    shard = Shard(
+        path=folder / name,
+        samples=listed.samples,
+        bytes=raw.bytes,
+        compression=None if file is raw else str(listed.compression).partition(":")[0],
+        hashes=tuple((file.hashes or {}).items()),
+        columns=tuple(Column(n, e, s or None) for n, e, s in triples),
+    )
+    if shard.path.is_file() and (size := shard.path.stat().st_size) != file.bytes:
+        raise ValueError(f"{shard.path}: has {size} bytes, {INDEX} says {file.bytes}; copy it again")
     if shard.compression not in (None, *_STREAMS):
         raise ValueError(
             f"{shard.path}: compression {shard.compression!r} is not known, only {', '.join(_STREAMS)}; decompress it "
-            f"to {raw['basename']} beside it"
+            f"to {raw.basename} beside it"
         )
     return shard
+
+
+def _within(name: PurePosixPath) -> bool:
+    return bool(name.parts) and not name.is_absolute() and ".." not in name.parts and "\0" not in str(name)
 
 
 def _check_hashes(shard: Shard) -> None:

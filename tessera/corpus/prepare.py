@@ -12,6 +12,7 @@ the number of workers or the interruptions. They appear whole or not at all.
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,15 +20,16 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet
 
+from tessera import checksums
 from tessera.corpus import daft_runner, dedup, ingest, split, tokenize
 from tessera.corpus.ingest import DocumentCounts, DocumentFile
 from tessera.corpus.quality import Scorer
 from tessera.corpus.split import Split
-from tessera.data.shards import Shards, concatenate
+from tessera.data.shards import Shards, concatenate, verify
 from tessera.data.tokenizer import Engine, Tokenizer
 from tessera.files import atomic_folder, remove_folder, write_json
 from tessera.plan.corpus import Corpus
-from tessera.progress import Progress, silent
+from tessera.progress import Progress, Say, silent
 
 Store = Literal["train", "held_out"]
 STORES: tuple[Store, ...] = ("train", "held_out")
@@ -95,12 +97,14 @@ def read(
     workers: int | None = None,
     scorers: Mapping[str, Scorer] | None = None,
     on_progress: Progress | None = None,
+    say: Say = silent,
 ) -> IngestedCorpus:
     """Reads, filters, compares and splits a corpus; what is in `folder` already and still fits is not done again.
 
     engine   that Daft runs on
     workers  files at a time; None: the cores of this machine
     scorers  what scores sources with `score: ./folder`, by that name; see ingest.ingest
+    say      hears what is not read, and what is odd about languages
 
     Raises ValueError for sources that cannot be read (see documents.py) or hold nothing to train on.
     """
@@ -113,11 +117,17 @@ def read(
     def comparing(done: int, total: int, what: str) -> None:
         report(size + size // _COMPARING * done // max(1, total), size + size // _COMPARING, what)
 
-    files = ingest.ingest(corpus, folder, workers=workers or cores(), scorers=scorers, on_progress=reading)
+    files = ingest.ingest(corpus, folder, workers=workers or cores(), scorers=scorers, on_progress=reading, say=say)
+    with ThreadPoolExecutor(cores()) as threads:  # hashing leaves Python's lock to others
+        list(threads.map(checksums.check, [file.path for file in files]))
     size = sum(file.origin.size for file in files)
     copies = dedup.find_duplicates([file.path for file in files], corpus.duplicates, folder / "copies", comparing)
     chosen = split.choose_held_out(corpus, files, folder, copies)
     report(size + size // _COMPARING, size + size // _COMPARING, f"{len(files)} files, {len(copies.position):,} copies")
+    if not len(chosen.keys) and not any(
+        source.kind == "tokens" and source.split == "held_out" for source in corpus.sources
+    ):
+        say("no text is held out, so nothing can be measured on it; see `corpus.held_out`")
     return IngestedCorpus(corpus=corpus, files=files, split=chosen)
 
 
@@ -145,14 +155,17 @@ def encode(
     jobs = tokenize.encode_jobs(read.corpus, read.files, read.split, tokenizer, drafts)
     total = sum(job.size for job in jobs)
     counted = {job.number: counts for job in jobs if (counts := job.finished()) is not None}
+    for place in (job.target / store for job in jobs if job.number in counted for store in STORES):
+        if place.exists():
+            verify(place)  # what an earlier start left
     todo = [job for job in jobs if job.number not in counted]
     done = total - sum(job.size for job in todo)
     report(done, total, f"{len(counted)} of {len(jobs)} tasks")
     apart = workers > 1 and len(todo) > 1 and total - done > daft_runner.PROCESS_BYTES
     threads = max(1, cores() // min(workers, max(1, len(todo)))) if apart else None
     if library != "tokenizers":
-        _prove(read, Tokenizer.load(tokenizer.folder, library))
-    task = tokenize.Encode(tokenizer.folder, library, read.split, threads)
+        _prove(read, Tokenizer.load(tokenizer.path, library))
+    task = tokenize.Encode(tokenizer.path, library, read.split, threads)
     sizes = {job.number: job.size for job in jobs}
     for number, counts in daft_runner.spread(task, todo, workers=workers, processes=apart):
         counted[number] = {source: DocumentCounts(**of_source) for source, of_source in counts.items()}
@@ -171,7 +184,7 @@ def encode(
                 "the corpus has no document to train on; see `sources` of the recipe, and what was dropped"
             )
         result = _report(draft, tokenizer, read, [counted[job.number] for job in jobs], time.monotonic() - started)
-        write_json(draft / "report.json", asdict(result))
+        write_json(draft / "report.json", asdict(result), sealed=True)
     remove_folder(drafts)
     return result
 

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from tessera import checksums
 from tessera.corpus.copies import Copies, find
 from tessera.corpus.daft_runner import read_parquet
 from tessera.corpus.ingest import DocumentCounts, DocumentFile, text_key
@@ -92,10 +93,11 @@ def choose_held_out(corpus: Corpus, files: Sequence[DocumentFile], folder: Path,
     path = folder / "held_out.parquet"
     what = [corpus.held_out.model_dump(), corpus.duplicates.model_dump(), [file.fingerprint for file in files]]
     made_of = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+    checksums.check(path)
     written = pa.parquet.read_table(path) if path.exists() else None
     if written is None or (written.schema.metadata or {}).get(_META) != made_of.encode():
         written = _draw(corpus, files, copies)
-        with atomic_file(path) as draft:
+        with atomic_file(path, sealed=True) as draft:
             pa.parquet.write_table(written.replace_schema_metadata({_META: made_of.encode()}), draft)
     drawn = written["drawn"].to_numpy(zero_copy_only=False)
     positions, keys = written["position"].to_numpy(), written["key"].to_numpy()

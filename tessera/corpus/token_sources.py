@@ -75,7 +75,7 @@ class Importer:
         self._marks = np.zeros(tokenizer.vocab_size, dtype=np.bool_)  # what stands around documents, never in them
         self._marks[[tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, *self._prefix, *self._suffix]] = True
         self._bytes = np.where(self._marks, 0, tokenizer.token_bytes())
-        self._tokenizer = str(tokenizer.folder)
+        self._tokenizer = str(tokenizer.path)
 
     def __call__(self, shard: Shard) -> Iterator[TokenizedDocuments]:
         """The documents of a shard, some at a time. Raises ValueError for ids that the tokenizer does not have."""

@@ -46,11 +46,11 @@ class EncodeJob:
         """What of each source was dropped; None where it was not made, or of other documents."""
         try:
             found = json.loads((self.target / "done.json").read_bytes())
-        except (OSError, ValueError):
+            if found["made_of"] != self.made_of:
+                return None
+            return {source: DocumentCounts(**counts) for source, counts in found["counts"].items()}
+        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):  # damaged: made again
             return None
-        if found["made_of"] != self.made_of:
-            return None
-        return {source: DocumentCounts(**counts) for source, counts in found["counts"].items()}
 
 
 def encode_jobs(
@@ -81,7 +81,7 @@ def encode_jobs(
         shards = token_sources.shards_of(source) if source.kind == "tokens" else []
         for group in grouped(shards, [shard.bytes for shard in shards], _SHARD_TASK):
             states = [(str(s.path), s.path.stat().st_size, s.path.stat().st_mtime_ns) for s in group]
-            of_source = [source.model_dump(mode="json"), states]
+            of_source = [source.model_dump(mode="json", exclude={"allow_empty"}), states]
             add(sum(shard.bytes for shard in group), of_source, shards=tuple(group), source=source)
     return made
 
@@ -130,18 +130,21 @@ class _Stores:
         whole = iter(self._tokenizer.encode_batch([row["text"] for row in rows if row["second"] is None]))
         sides = list({row[side]: None for row in rows if row["second"] is not None for side in ("text", "second")})
         side = dict(zip(sides, self._tokenizer.encode_plain(sides), strict=True))
+        template = sum(map(len, self._tokenizer.template))
         groups: dict[tuple[str, str, str, int | None], tuple[list[Any], list[int]]] = {}
         for row in rows:
             if row["second"] is None:
-                made = [(row["language"], next(whole))]
+                ids = next(whole)
+                made, tokens = [(row["language"], ids)], len(ids) - template
             else:
                 pair = Pair(row["text"], row["second"], row["language"], row["second_language"])
                 made = [
                     (joined.language, join_pair(side[joined.first], side[joined.second], self._tokenizer))
                     for joined in directions(pair)
                 ]
+                tokens = min(len(side[row["text"]]), len(side[row["second"]]))
             for language, ids in made:
-                if not len(ids):
+                if not tokens:  # special tokens alone teach nothing
                     counts.drop("no tokens", language, repr(row["text"][:80]))
                     continue
                 group = groups.setdefault((row["store"], row["source"], language, row["tier"]), ([], []))

@@ -3,10 +3,15 @@
 In reading order:
 
     storage.py         where files lie: on this machine, or at a URL
-    readers.py         rows out of jsonl, parquet, plain text and WET
+    remote.py          files elsewhere, by fsspec
+    decompress.py      zstd, gzip, bz2 and xz as a stream of UTF-8 in bounded memory
+    parquet.py         parquet decoded by a process of its own
+    readers.py         rows out of jsonl, JSON, tables, parquet, plain text and WET
     languages.py       codes of languages, which script a text is in, whether it puts spaces between words
     tokenizer.py       train a byte-level BPE, load any tokenizer.json, special tokens
     tokenizer_json.py  what a tokenizer.json says of itself: roles, template, the bytes of each entry
+    tokenizer_sample.py  the text a tokenizer is trained on: a temperature-balanced sample
+    special_tokens.py  names of special tokens in a text are text
     gigatoken.py       a faster engine, used only where its ids are the same
     templates.py       a text, two, or words split already, as one document by the tokenizer's template
     shards.py          the token store: few memory-mapped files, one index, checksums

@@ -16,7 +16,6 @@ Shapes: D documents, S = ceil(D / 128) strides, n queries.
 import hashlib
 import json
 import mmap
-import resource
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,11 @@ _PAGE = 4096
 
 Integers = NDArray[np.int64]
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 
 class MmapArray:
     """`values`, and a way to say what will be read of them.
@@ -47,7 +51,9 @@ class MmapArray:
         self.path = path
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._map.madvise(mmap.MADV_RANDOM)
+        self._advised = hasattr(self._map, "madvise")  # Windows has no such call, and no count of what was read
+        if self._advised:
+            self._map.madvise(mmap.MADV_RANDOM)
         self.values: NDArray[Any] = np.frombuffer(self._map, dtype)
         self._fetched = -1
 
@@ -56,9 +62,8 @@ class MmapArray:
 
         Not while it has them all: where the process has read nothing from a disk since the last call, none is told.
         """
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        fetched = usage.ru_inblock + usage.ru_majflt
-        if fetched == self._fetched:
+        fetched = _reads()
+        if fetched == self._fetched or not self._advised:
             return
         self._fetched = fetched
         width, page = self.values.itemsize, mmap.PAGESIZE
@@ -140,6 +145,14 @@ class Blocks:
         return _blocks(np.diff(self.offsets.values[places], axis=1), self.context)
 
 
+def _reads() -> int:
+    """How often this process has waited for a disk so far; 0 on Windows, which does not tell."""
+    if resource is None:
+        return 0
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_inblock + usage.ru_majflt
+
+
 def damaged(folder: Path) -> list[Path]:
     """The files of counts in a folder whose content is not what was written."""
     return [path for path in sorted(folder.glob("blocks-*.bin")) if _read(path)[1] is None]
@@ -180,8 +193,9 @@ def _read(path: Path) -> tuple[dict[str, Any], Integers | None]:
         with path.open("rb") as file:
             header = json.loads(file.read(_PAGE))
         strides = np.memmap(path, dtype="<i8", mode="r", offset=_PAGE).view(np.ndarray)
-        whole = (header["format"], header["version"]) == (FORMAT, VERSION) and header["sha256"] == _hash(strides)
-    except (OSError, ValueError, KeyError, TypeError):
+        known = isinstance(header, dict) and (header["format"], header["version"]) == (FORMAT, VERSION)
+        whole = known and header["sha256"] == _hash(strides)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}, None
     return header, strides if whole else None
 

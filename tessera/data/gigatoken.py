@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tessera.plan.shipped import pip_line
+
 # Where splitters go wrong: white space at all places, marks without letters, digits, apostrophes, joiners, rare spaces.
 HARD_TEXTS = (
     "",
@@ -63,7 +65,7 @@ def _read(definition: dict[str, Any]) -> Any:
     try:
         import gigatoken
     except ImportError:
-        raise ImportError('the engine gigatoken is not installed; pip install "tessera-encoders[gigatoken]"') from None
+        raise ImportError(f"the engine gigatoken is not installed; {pip_line('gigatoken')}") from None
     # It would look for special tokens in the text; one that it does not know of is text.
     plain = [token for token in definition.get("added_tokens") or () if not token.get("special")]
     try:

@@ -7,15 +7,18 @@ Python carries, so no list of ranges is kept here.
 import functools
 import re
 import unicodedata
+from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.plan.languages import ISO_639_1
+from tessera.plan.errors import some
+from tessera.plan.languages import ISO_639_1, spelled, usual_script
 
 _FULL = r"[a-z]{3}_[A-Z][a-z]{3}"
 
+_CHINESE = frozenset({"Hans", "Hant", "Hani"})  # one script, as far as this goes
 _ISO_639_3 = frozenset(ISO_639_1.values())
 
 
@@ -23,11 +26,13 @@ def language_code(given: str) -> str:
     """A language as tessera writes it: ISO 639-3 and a script (`fao_Latn`), a bare ISO 639-3 code, or one of `code`,
     `math`, `code_Python` and the like. ISO 639-1 becomes ISO 639-3. Anything else is a ValueError.
     """
-    if re.fullmatch(rf"{_FULL}|[a-z]{{3}}|code|math|code_\S+", given):
+    if re.fullmatch(rf"{_FULL}|[a-z]{{3}}|code|math|code_\S{{1,60}}", given) and given.isprintable():
         return given
     if given in ISO_639_1:
         return ISO_639_1[given]
-    raise ValueError(f"unknown language {given!r}; write ISO 639-3, best with a script, as in fao_Latn or cmn_Hans")
+    raise ValueError(
+        f"unknown language {given[:80]!r}; write ISO 639-3, best with a script, as in fao_Latn or cmn_Hans"
+    )
 
 
 def language_of_path(path: PurePath) -> str | None:
@@ -41,6 +46,31 @@ def language_of_path(path: PurePath) -> str | None:
     if name in ISO_639_1:
         return ISO_639_1[name]
     return next((part for part in reversed(path.parts[:-1]) if re.fullmatch(_FULL, part)), None)
+
+
+def doubts(codes: Iterable[str]) -> Iterator[str]:
+    """What is odd about the languages of a corpus: codes that nobody gave, one language in two spellings, a script in
+    which it is seldom written. One line each.
+    """
+    from langcodes import tag_is_valid
+
+    known = sorted(code for code in codes if re.fullmatch(rf"{_FULL}|[a-z]{{3}}", code))
+    if unknown := [code for code in known if not tag_is_valid(code.replace("_", "-"))]:
+        yield f"no language or script has these codes: {some(unknown)}; see that they are meant"
+    spellings: dict[str, list[str]] = {}
+    for code in known:
+        bare = code[:3] in known and code[:3] == spelled(code[:3])  # whose script nobody knows
+        spellings.setdefault(code[:3] if bare else spelled(code), []).append(code)
+    if twice := [" and ".join(names) for names in spellings.values() if len(names) > 1]:
+        yield f"one language in several spellings, each counted by itself: {some(twice)}; use one"
+    usual = {code: usual_script(code[:3]) for code in known if "_" in code and code not in unknown}
+    rare = [
+        f"{code} (usually {script})"
+        for code, script in usual.items()
+        if script not in (None, code[4:]) and not {script, code[4:]} <= _CHINESE
+    ]
+    if rare:
+        yield f"in a script that is unusual for the language: {some(rare)}; see that it is meant"
 
 
 # ------------------------------------------------------------------------------------------------------------- scripts

@@ -1,31 +1,35 @@
-"""Streaming readers of rows, whatever the format: jsonl, parquet, plain text, WARC and WET.
+"""Streaming readers of rows, whatever the format: jsonl, JSON, CSV, TSV, parquet, plain text, WARC and WET.
 
-Memory is bounded by the longest row allowed and by one batch of parquet, whatever the size of the file.
+Memory is bounded by the longest row allowed and by one batch of parquet, whatever the file and whatever is in it.
 """
 
-import contextlib
+import codecs
+import csv
 import json
 import lzma
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet
 
+from tessera.data import decompress
+from tessera.data.parquet import record_batches
+from tessera.data.parquet import values as values_of
 from tessera.data.storage import File
 from tessera.plan.corpus import Columns, Source
+from tessera.plan.shipped import pip_line
 
-UNIT = {".parquet": "row", ".warc": "record", ".wet": "record"}  # what is counted; lines elsewhere
+UNIT = {".parquet": "row", ".json": "row", ".warc": "record", ".wet": "record"}  # what is counted; lines elsewhere
 BROKEN = (OSError, EOFError, lzma.LZMAError, zlib.error, pa.ArrowException)
 WARC_LANGUAGE = "WARC-Identified-Content-Language"
 
+NOT_UTF8 = "not UTF-8"
+NUL = "NUL characters, as in UTF-16 without its mark"
+SHOWN_BYTES = 400  # what is kept of a row that is too long
 Values = dict[str, Any]
 Raw = tuple[int, Values | None, str, Any]  # its number, from 1; by column, or None and why; what shows it
 
-_CHUNK = 2**18
-_SHOWN_BYTES = 400  # what is kept of a row that is too long
-_BATCH_BYTES = 2**23  # of parquet, decoded
 _SILENT_RECORDS = ("warcinfo", "metadata", "request", "revisit")  # about a page, never the page
 
 _decode_json = json.JSONDecoder().raw_decode
@@ -34,19 +38,25 @@ _decode_json = json.JSONDecoder().raw_decode
 def rows(file: File, source: Source | None, max_bytes: int) -> Iterator[Raw]:
     """The rows of a file in its order; blank lines are nothing, but are counted.
 
-    source  whose columns are read; None: all columns there are, of jsonl and parquet
+    source     whose columns are read; None: all columns there are, of jsonl, JSON, CSV, TSV and parquet
+    max_bytes  of a row; a longer one is not held in memory
 
-    Raises one of BROKEN where the file is, ValueError where it lacks a column or holds no text.
+    A row with damage in it has a reason. Raises one of BROKEN where the file is damaged, ValueError naming the file
+    where it lacks a column, holds no text, or is made to fill the memory.
     """
     if file.compression and file.size == 0 and file.local:
         raise OSError(f"0 bytes are no {file.compression} file")
     match file.kind:
         case ".parquet":
             return _parquet(file, source, max_bytes)
-        case ".jsonl" | ".json":
+        case ".jsonl":
             return _jsonl(file, max_bytes)
+        case ".json":
+            return _json(file, max_bytes)
+        case ".csv" | ".tsv":
+            return _table(file, source, max_bytes)
         case _ if source is None:
-            raise ValueError(f"{file}: has no columns; .jsonl and .parquet have")
+            raise ValueError(f"{file}: has no columns; .jsonl, .csv and .parquet have")
         case ".txt":
             return _text(file, source, max_bytes)
         case _:
@@ -70,6 +80,45 @@ def _jsonl(file: File, max_bytes: int) -> Iterator[Raw]:
         yield number, None if reason else values, reason, line
 
 
+def _json(file: File, max_bytes: int) -> Iterator[Raw]:
+    """One array of objects, entry by entry; or lines, as in jsonl."""
+    with decompress.text(file) as stream:
+        is_array = stream.read().lstrip()[:1] == b"["
+    return _array(file, max_bytes) if is_array else _jsonl(file, max_bytes)
+
+
+def _array(file: File, max_bytes: int) -> Iterator[Raw]:
+    """Raises ValueError where the array is damaged: nobody knows where the next entry would begin."""
+    decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
+    number, whole = 0, False
+    with decompress.text(file) as stream:
+        buffer = decode(stream.read()).lstrip()
+        at = 1  # behind the bracket
+        while True:
+            while buffer[at : at + 1] in (",", " ", "\n", "\r", "\t"):
+                at += 1
+            try:
+                value, end = _decode_json(buffer, at)
+            except (ValueError, RecursionError):
+                end = len(buffer)
+            if end < len(buffer):
+                number += 1
+                shown, at = buffer[at : min(end, at + SHOWN_BYTES)], end
+                reason = "" if isinstance(value, dict) else "not a JSON object"
+                yield number, None if reason else value, reason, shown.encode("utf-8", "surrogateescape")
+                continue
+            if whole and buffer[at:].strip() == "]":
+                return
+            if whole or len(buffer) - at > max_bytes:
+                raise ValueError(f"{file}: behind row {number}: not JSON, or a row longer than {max_bytes} bytes")
+            buffer, wanted = buffer[at:], max(1, len(buffer) - at)
+            at = 0
+            while not whole and wanted > 0:  # twice as much each time: a long row is not begun again and again
+                more = stream.read()
+                whole, wanted = not more, wanted - len(more)
+                buffer += decode(more, not more)
+
+
 def _text(file: File, source: Source, max_bytes: int) -> Iterator[Raw]:
     for number, text, reason, line in _lines(file, max_bytes):
         yield number, None if text is None else {source.columns.text: text}, reason, line
@@ -78,116 +127,152 @@ def _text(file: File, source: Source, max_bytes: int) -> Iterator[Raw]:
 def _lines(file: File, max_bytes: int) -> Iterator[tuple[int, str | None, str, bytes]]:
     """(number, text, or None and why, bytes) of every line that is not blank; of too long ones the beginning."""
     number, head, too_long = 1, b"", f"longer than {max_bytes} bytes"
-    with _stream(file) as stream:
-        start = stream.read(3)
-        rest = b"" if start == b"\xef\xbb\xbf" else start  # without a byte order mark
+    pieces: list[bytes] = []  # of a line that goes on
+    with decompress.text(file) as stream:
         while True:
-            chunk = stream.read(_CHUNK)
-            *lines, rest = (rest + chunk).split(b"\n")
-            if not chunk:
-                lines.append(rest)
+            chunk = stream.read()
+            *lines, rest = chunk.split(b"\n")
+            if lines or not chunk:
+                lines[:1] = [b"".join((*pieces, *lines[:1]))]
+                pieces = []
             for line in lines:
                 if head:
                     yield number, None, too_long, head
                     head = b""
                 elif len(line) > max_bytes:
-                    yield number, None, too_long, line[:_SHOWN_BYTES]
+                    yield number, None, too_long, line[:SHOWN_BYTES]
                 elif line and not line.isspace():
                     line = line.removesuffix(b"\r")
                     try:
-                        yield number, line.decode(), "", line
+                        text, reason = line.decode(), NUL if b"\0" in line else ""
                     except UnicodeDecodeError:
-                        yield number, None, "not UTF-8", line
+                        text, reason = "", NOT_UTF8
+                    yield number, None if reason else text, reason, line
                 number += 1
             if not chunk:
                 return
-            if len(rest) > max_bytes:
-                head, rest = head or rest[:_SHOWN_BYTES], b""
+            pieces.append(rest)
+            if sum(map(len, pieces)) > max_bytes:
+                head, pieces = head or b"".join(pieces)[:SHOWN_BYTES], []
 
 
-@contextlib.contextmanager
-def _stream(file: File) -> Iterator[Any]:
-    """The decompressed bytes of a file."""
-    if file.local and file.compression != "xz":
-        with pa.input_stream(str(file.local), compression=file.compression) as stream:
-            yield stream
-        return
-    with file.open() as packed:
-        if file.compression == "xz":  # which Arrow does not know
-            with lzma.open(packed) as plain:
-                yield plain
-        else:
-            with pa.input_stream(packed, compression=file.compression, buffer_size=_CHUNK) as stream:
-                yield stream
+# --------------------------------------------------------------------------------------------------------------- tables
+
+
+def _table(file: File, source: Source | None, max_bytes: int) -> Iterator[Raw]:
+    """CSV (RFC 4180) and TSV (no quotes), the first line of which names the columns."""
+    csv.field_size_limit(max(csv.field_size_limit(), max_bytes))
+    with decompress.text(file) as stream:
+        lines = _TableLines(stream, file, max_bytes)
+        quoting: Literal[0, 3] = csv.QUOTE_NONE if file.kind == ".tsv" else csv.QUOTE_MINIMAL
+        feed = iter(lines)
+        first = next(feed, "")
+        delimiter = "\t" if file.kind == ".tsv" else max(",;\t", key=first.count)  # most of them; the first of equals
+        try:
+            names = next(csv.reader([first], delimiter=delimiter, quoting=quoting), [])
+        except csv.Error as error:
+            raise ValueError(f"{file}: line 1, which names the columns: {error}") from None
+        if source is not None and names:
+            _columns(file, source, names)
+        found = csv.reader(feed, delimiter=delimiter, quoting=quoting)
+        lines.since = 0
+        while True:
+            number = found.line_num + 2
+            try:
+                values = next(found, None)
+            except csv.Error as error:
+                raise ValueError(f"{file}: line {number}: {error}; is a quote not closed?") from None
+            lines.row, lines.since = found.line_num + 1, 0
+            if values is None:
+                return
+            if values:
+                line = delimiter.join(values)
+                yield number, *_table_row(names, values, line), line[:SHOWN_BYTES].encode("utf-8", "surrogateescape")
+
+
+def _table_row(names: list[str], values: list[str], line: str) -> tuple[Values | None, str]:
+    if len(values) != len(names):
+        return None, f"{len(values)} fields, not {len(names)} as in the first line"
+    if "\0" in line:
+        return None, NUL
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return None, NOT_UTF8
+    return dict(zip(names, values, strict=True)), ""
+
+
+class _TableLines:
+    """The lines of a table, with their ends, and how much was read since a row was whole."""
+
+    def __init__(self, stream: decompress.Text, file: File, max_bytes: int) -> None:
+        self.stream, self.file, self.max_bytes, self.since, self.row = stream, file, max_bytes, 0, 0
+
+    def __iter__(self) -> Iterator[str]:
+        rest = b""
+        while chunk := self.stream.read():
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                yield self._counted(line + b"\n")
+            if len(rest) > self.max_bytes:
+                self._counted(rest)
+        if rest:
+            yield self._counted(rest)
+
+    def _counted(self, line: bytes) -> str:
+        self.since += len(line)
+        if self.since > self.max_bytes:
+            raise ValueError(
+                f"{self.file}: behind line {self.row}: a row longer than {self.max_bytes} bytes; is a quote not closed?"
+            )
+        return line.decode("utf-8", "surrogateescape")
+
+
+def _columns(file: File, source: Source, present: list[str]) -> list[str]:
+    """What is read of a table. Raises ValueError where it lacks a column that is needed."""
+    named = source.columns
+    if source.kind == "pairs":
+        needed = [named.source_text, named.target_text, named.source_language, named.target_language]
+        wanted = needed
+    else:
+        needed = [named.text, *filter(None, [named.quality])]
+        wanted = [*needed, named.id, named.language]
+    for column in needed:
+        if column not in present:
+            raise ValueError(
+                f"{file}: has no column {column!r}; it has {', '.join(map(_short, present[:20]))}. Name the right one "
+                f"under `columns` of source {source.name!r}, or put the file under `exclude`"
+            )
+    return [column for column in present if column in wanted]
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 40 else f"{name[:40]} ..."
 
 
 # ------------------------------------------------------------------------------------------------------------- parquet
 
 
 def _parquet(file: File, source: Source | None, max_bytes: int) -> Iterator[Raw]:
-    opened = contextlib.nullcontext(str(file.local)) if file.local else file.open()
-    # pre_buffer would hold all row groups, no buffer whole columns of one
-    with opened as where, pa.parquet.ParquetFile(where, pre_buffer=False, buffer_size=2**20) as table:
-        present = table.schema_arrow.names
-        wanted = present if source is None else _columns(file, source, present)
-        number = 0
-        batches = table.iter_batches(batch_size=_batch_rows(table.metadata, wanted), columns=wanted, use_threads=False)
-        for batch in batches:
-            names = batch.schema.names
-            for found in zip(*(_values(column) for column in batch.columns), strict=True):
-                number += 1
-                values = dict(zip(names, found, strict=True))
-                reason = ""
-                for value in found:
-                    if isinstance(value, bytes):
-                        reason = "not UTF-8"
-                    elif isinstance(value, str) and len(value) > max_bytes:
-                        reason = f"longer than {max_bytes} bytes"
-                yield number, None if reason else values, reason, values
+    def choose(present: list[str]) -> list[str] | None:
+        return None if source is None else _columns(file, source, present)
 
-
-def _columns(file: File, source: Source, present: list[str]) -> list[str]:
-    """What is read of a parquet file. Raises ValueError where it lacks one that is needed."""
-    columns = source.columns
-    if source.kind == "pairs":
-        needed = [columns.source_text, columns.target_text, columns.source_language, columns.target_language]
-        wanted = needed
-    else:
-        needed = [columns.text, *filter(None, [columns.quality])]
-        wanted = [*needed, columns.id, columns.language]
-    for column in needed:
-        if column not in present:
-            raise ValueError(
-                f"{file}: has no column {column!r}; it has {', '.join(present)}. Name the right one under "
-                f"`columns` of source {source.name!r}"
-            )
-    return [column for column in present if column in wanted]
-
-
-def _batch_rows(metadata: Any, wanted: list[str]) -> int:
-    """Rows that fill a batch, by the row group with the longest."""
-    longest = 1.0
-    for n in range(metadata.num_row_groups):
-        group = metadata.row_group(n)
-        columns = (group.column(c) for c in range(group.num_columns))
-        size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] in wanted)
-        longest = max(longest, size / max(1, group.num_rows))
-    return max(1, min(4_096, int(_BATCH_BYTES / longest)))
-
-
-def _values(column: pa.Array) -> list[Any]:
-    """A column as Python values; strings that are not UTF-8 stay bytes."""
-
-    def value(data: bytes | None) -> str | bytes | None:
-        try:
-            return None if data is None else data.decode()
-        except UnicodeDecodeError:
-            return data
-
-    try:
-        return column.to_pylist()
-    except UnicodeDecodeError:
-        return [value(data) for data in column.cast(pa.large_binary()).to_pylist()]
+    identity = None if source is None else source.columns.id
+    number = 0
+    for batch in record_batches(file, choose):
+        names = batch.schema.names
+        for found in zip(*map(values_of, batch.columns), strict=True):
+            number += 1
+            values = dict(zip(names, found, strict=True))
+            if isinstance(data := values.get(identity or ""), bytes):
+                values[identity or ""] = data.hex()
+            reason = ""
+            for value in values.values():
+                if isinstance(value, bytes) and source is not None:
+                    reason = NOT_UTF8
+                elif isinstance(value, str | bytes) and len(value) > max_bytes:
+                    reason = f"longer than {max_bytes} bytes"
+            yield number, None if reason else values, reason, values
 
 
 # ---------------------------------------------------------------------------------------------------------------- WARC
@@ -199,9 +284,9 @@ def _warc(file: File, source: Source, max_bytes: int) -> Iterator[Raw]:
         from warcio.archiveiterator import WARCIterator
         from warcio.exceptions import ArchiveLoadFailed
     except ImportError:
-        raise ImportError(f'{file}: WARC needs warcio; pip install "tessera-encoders[prepare]"') from None
+        raise ImportError(f"{file}: WARC needs warcio; {pip_line('prepare')}") from None
     columns, seen = source.columns, False
-    with _stream(file) as stream:  # not warcio's own gunzip: to it a file that breaks off is at its end
+    with decompress.plain(file) as stream:  # not warcio's own gunzip: to it a file that breaks off is at its end
         records = WARCIterator(stream, no_record_parse=True)
         try:
             for number, record in enumerate(records, 1):
@@ -219,7 +304,7 @@ def _warc(file: File, source: Source, max_bytes: int) -> Iterator[Raw]:
                 elif kind not in _SILENT_RECORDS:
                     page = record.rec_headers.get_header("WARC-Target-URI") or ""
                     yield number, None, f"a {kind} record is not text", page
-                while left and (data := record.raw_stream.read(min(left, _CHUNK))):
+                while left and (data := record.raw_stream.read(min(left, decompress.CHUNK))):
                     left -= len(data)
                 if left:
                     raise OSError(f"record {number} breaks off")
@@ -239,15 +324,15 @@ def _length(record: Any, number: int) -> int:
 def _converted(record: Any, number: int, data: bytes, left: int, columns: Columns, max_bytes: int) -> Raw:
     """The text of a page: `data`, of which `left` bytes are too many."""
     if left and len(data) == max_bytes:
-        return number, None, f"longer than {max_bytes} bytes", data[:_SHOWN_BYTES]
+        return number, None, f"longer than {max_bytes} bytes", data[:SHOWN_BYTES]
     if left:
         raise OSError(f"record {number} breaks off")
     try:
         text = data.decode()
     except UnicodeDecodeError:
-        return number, None, "not UTF-8", data[:_SHOWN_BYTES]
+        return number, None, NOT_UTF8, data[:SHOWN_BYTES]
     headers = dict(record.rec_headers.headers)
     if WARC_LANGUAGE in headers:  # the commonest first
         headers[WARC_LANGUAGE] = headers[WARC_LANGUAGE].split(",")[0]
     headers.setdefault(columns.id, headers.get("WARC-Record-ID", "").strip("<>"))
-    return number, headers | {columns.text: text}, "", data[:_SHOWN_BYTES]
+    return number, headers | {columns.text: text}, "", data[:SHOWN_BYTES]

@@ -11,19 +11,21 @@ beside it that are derived from the offsets.
 
 # Shapes: D documents, B buckets, n pieces to gather.
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tessera.checksums import Damaged, sha256
 from tessera.data.blocks import Blocks, MmapArray, damaged
 from tessera.data.shard_writer import FILE_BYTES, FORMAT, INDEX, VERSION, StoreFiles, index_hash
 from tessera.plan.corpus import Bucket
+from tessera.plan.errors import one_line
 
 _COPY_TOKENS = 2**22
 
@@ -54,27 +56,27 @@ class Shards:
     def open(cls, folder: str | Path) -> Self:
         """Maps the store. Raises ValueError naming the file that is missing, cut short or of another format."""
         folder = Path(folder)
-        index = _read_index(folder)
-        names = sorted(name for name in index["files"] if name.startswith("tokens-"))
-        for name, entry in index["files"].items():
-            _check_size(folder / name, entry["bytes"])
-        dtype = np.dtype(index["dtype"]).newbyteorder("<")
+        index, identity = _read_index(folder)
+        for name, entry in index.files.items():
+            _check_size(folder / name, entry.bytes)
+        names = sorted(name for name in index.files if name.startswith("tokens-"))
+        dtype = np.dtype(index.dtype).newbyteorder("<")
         offsets = MmapArray(folder / "offsets.bin", np.dtype("<i8"))
-        if len(offsets.values) != index["documents"] + 1 or int(offsets.values[-1]) != index["tokens"]:
+        if len(offsets.values) != index.documents + 1 or int(offsets.values[-1]) != index.tokens:
             raise ValueError(f"{folder / 'offsets.bin'}: does not fit index.json; prepare the corpus again")
-        rows = index["buckets"]
-        fields = ("source", "language", "tier", "tokens", "documents", "bytes")
+        rows = index.buckets
+        fields = {"source", "language", "tier", "tokens", "documents", "bytes"}
         return cls(
             folder=folder,
-            buckets=tuple(Bucket(**{field: row[field] for field in fields}) for row in rows),
-            first_document=np.array([row["first_document"] for row in rows], dtype=np.int64),
-            first_token=np.array([row["first_token"] for row in rows], dtype=np.int64),
+            buckets=tuple(Bucket(**row.model_dump(include=fields)) for row in rows),
+            first_document=np.array([row.first_document for row in rows], dtype=np.int64),
+            first_token=np.array([row.first_token for row in rows], dtype=np.int64),
             _offsets=offsets,
-            tokenizer_fingerprint=index["tokenizer"],
-            vocab_size=index["vocab_size"],
-            identity=index_hash(index),
+            tokenizer_fingerprint=index.tokenizer,
+            vocab_size=index.vocab_size,
+            identity=identity,
             _files=tuple(MmapArray(folder / name, dtype) for name in names),
-            _tokens_per_file=index["tokens_per_file"],
+            _tokens_per_file=index.tokens_per_file,
         )
 
     @property
@@ -170,32 +172,97 @@ def verify(folder: str | Path) -> None:
     """Reads every byte of a store. Raises ValueError naming the files whose content is not what was written."""
     folder = Path(folder)
     wrong = []
-    for name, entry in _read_index(folder)["files"].items():
-        _check_size(folder / name, entry["bytes"])
-        with (folder / name).open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-                wrong.append(str(folder / name))
+    for name, entry in _read_index(folder)[0].files.items():
+        _check_size(folder / name, entry.bytes)
+        if sha256(folder / name) != entry.sha256:
+            wrong.append(str(folder / name))
     if wrong:
-        raise ValueError(f"{', '.join(wrong)}: not the bytes that were written (checksum differs); copy it again")
+        raise Damaged(f"{', '.join(wrong)}: not the bytes that were written (checksum differs); copy it again")
     if derived := damaged(folder):
         names = ", ".join(map(str, derived))
-        raise ValueError(f"{names}: not the bytes that were written (checksum differs); delete it, it is made again")
+        raise Damaged(f"{names}: not the bytes that were written (checksum differs); delete it, it is made again")
 
 
-def _read_index(folder: Path) -> dict[str, Any]:
+# ----------------------------------------------------------------------------------------------------------- the index
+
+_Count = Annotated[int, Field(ge=0, lt=2**62)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class _FileEntry(_Strict):
+    bytes: _Count
+    sha256: str
+
+
+class _BucketEntry(_Strict):
+    source: str
+    language: str
+    tier: int | None
+    tokens: _Count
+    documents: _Count
+    bytes: _Count
+    first_document: _Count
+    first_token: _Count
+
+
+class _Index(_Strict):
+    """index.json as `StoreFiles.close` writes it, without its own checksum."""
+
+    format: Literal["tessera-shards"]
+    version: int
+    tokenizer: str
+    vocab_size: _Count
+    dtype: Literal["uint16", "uint32"]
+    tokens_per_file: Annotated[int, Field(gt=0, lt=2**62)]
+    tokens: _Count
+    documents: _Count
+    files: dict[Annotated[str, Field(pattern=r"^(tokens-\d{5,9}|offsets)\.bin$")], _FileEntry]
+    buckets: list[_BucketEntry]
+
+    def problem(self) -> str | None:
+        """What of it does not fit together."""
+        width = np.dtype(self.dtype).itemsize
+        sizes = [entry.bytes for name, entry in sorted(self.files.items()) if name.startswith("tokens-")]
+        if sum(sizes) != self.tokens * width or any(size != self.tokens_per_file * width for size in sizes[:-1]):
+            return f"its files do not hold {self.tokens} tokens of {width} bytes"
+        if self.files.get("offsets.bin", _FileEntry(bytes=0, sha256="")).bytes != 8 * (self.documents + 1):
+            return f"offsets.bin does not hold {self.documents} documents"
+        documents = tokens = 0
+        for row in self.buckets:
+            if (row.first_document, row.first_token) != (documents, tokens):
+                return f"bucket {row.source!r} {row.language!r} does not begin where the one before ends"
+            documents, tokens = documents + row.documents, tokens + row.tokens
+        if (documents, tokens) != (self.documents, self.tokens):
+            return "its buckets do not add up to the store"
+        return None
+
+
+def _read_index(folder: Path) -> tuple[_Index, str]:
+    """The index, and its checksum. Raises ValueError naming the file and what is wrong in it."""
     path = folder / INDEX
     if not path.is_file():
         raise ValueError(f"{folder}: no token store here ({INDEX} is missing); run `tessera prepare` first")
     try:
         index = json.loads(path.read_bytes())
         known = index.get("format"), index.get("version")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: not an index of a token store: {error}") from None
+    except (ValueError, AttributeError, RecursionError) as error:
+        why = "too deep" if isinstance(error, RecursionError) else f"{error!s:.200}"
+        raise ValueError(f"{path}: not an index of a token store: {why}") from None
     if known != (FORMAT, VERSION):
-        raise ValueError(f"{path}: format {known[0]!r} version {known[1]!r}, this reads {FORMAT!r} version {VERSION}")
-    if index.pop("sha256", None) != index_hash(index):
-        raise ValueError(f"{path}: was changed after it was written (checksum differs); copy it again")
-    return index
+        given = f"format {known[0]!r:.100} version {known[1]!r:.100}"
+        raise ValueError(f"{path}: {given}, this reads {FORMAT!r} version {VERSION}")
+    if index.pop("sha256", None) != (found := index_hash(index)):
+        raise Damaged(f"{path}: was changed after it was written (checksum differs); copy it again")
+    try:
+        read = _Index.model_validate(index)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {one_line(error)[:400]}") from None
+    if (problem := read.problem()) is not None:
+        raise ValueError(f"{path}: {problem}; copy it again or prepare the corpus again")
+    return read, found
 
 
 def _check_size(path: Path, size: int) -> None:

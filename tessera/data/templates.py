@@ -6,15 +6,14 @@ guessed from the family, so the ids are those that transformers gives for the pa
 
 import functools
 import itertools
-import json
 from collections.abc import Sequence
 
 import numpy as np
-import tokenizers
 from numpy.typing import NDArray
 
+from tessera.data.special_tokens import PlainText, retold
 from tessera.data.tokenizer import Tokenizer
-from tessera.data.tokenizer_json import SPACES, without_prefix
+from tessera.data.tokenizer_json import SPACES, probing, without_prefix
 
 Ids = NDArray[np.int32]
 Frame = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # ids before the first text, between, and after
@@ -40,19 +39,17 @@ def segments(tokenizer: Tokenizer, first: int, second: int, max_length: int) -> 
 
 @functools.lru_cache(maxsize=8)
 def _pair(tokenizer: Tokenizer) -> tuple[Parts, Parts]:
-    """Ids and segments of the pair of "a" and "a": before the first, its own, between, those of the second, after."""
-    inner = tokenizers.Tokenizer.from_str(json.dumps({**tokenizer.definition, "truncation": None, "padding": None}))
-    pair, text = inner.encode("a", "a"), inner.encode("a", add_special_tokens=False).ids
-    whole, size = pair.ids, len(text)
-    for start in range(len(whole) - 2 * size + 1):
-        if whole[start : start + size] != text:
-            continue
-        for again in range(start + size, len(whole) - size + 1):
-            if whole[again : again + size] == text:
-                edges = (0, start, start + size, again, again + size, len(whole))
-                ids, types = ([tuple(row[i:j]) for i, j in itertools.pairwise(edges)] for row in (whole, pair.type_ids))
-                return tuple(ids), tuple(types)
-    raise ValueError(f"{tokenizer.folder}: the template of the tokenizer has no place for the second text of a pair")
+    """Ids and segments of a pair of two words: before the first, its own, between, that of the second, after."""
+    probe, first, second = probing(tokenizer.path, tokenizer.definition)
+    with retold(tokenizer.path, "its post_processor cannot be used"):
+        pair = probe.encode("a", "b")
+    whole = pair.ids
+    if whole.count(first) != 1 or whole.count(second) != 1 or whole.index(first) > whole.index(second):
+        raise ValueError(f"{tokenizer.path}: the template of the tokenizer has no place for the second text of a pair")
+    start, again = whole.index(first), whole.index(second)
+    edges = (0, start, start + 1, again, again + 1, len(whole))
+    ids, types = ([tuple(row[i:j]) for i, j in itertools.pairwise(edges)] for row in (whole, pair.type_ids))
+    return tuple(ids), tuple(types)
 
 
 def join(tokenizer: Tokenizer, first: Ids, second: Ids, max_length: int) -> Ids:
@@ -139,8 +136,8 @@ def encode_words(
         pieces[i] = ids
     inside = [i for i in range(len(words)) if i and not spaced[i]]
     if inside:
-        for i, encoded in zip(inside, _bare(tokenizer).encode_batch_fast([words[i] for i in inside]), strict=True):
-            pieces[i] = np.array(encoded.ids, np.int32)
+        for i, ids in zip(inside, _bare(tokenizer).ids([words[i] for i in inside]), strict=True):
+            pieces[i] = ids
     for i, ids in enumerate(pieces):
         if not len(ids):
             if tokenizer.unknown_id is None:
@@ -160,9 +157,7 @@ def _space(tokenizer: Tokenizer) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _bare(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
-    """The tokenizer without a space of its own making and without template."""
-    definition = {**without_prefix(tokenizer.definition), "post_processor": None, "truncation": None, "padding": None}
-    inner = tokenizers.Tokenizer.from_str(json.dumps(definition))
-    inner.encode_special_tokens = True
-    return inner
+def _bare(tokenizer: Tokenizer) -> PlainText:
+    """The tokenizer without a space of its own making."""
+    definition = without_prefix(tokenizer.definition)
+    return PlainText(tokenizer.path, definition, tokenizer.special_ids, tokenizer.unknown_id)

@@ -6,6 +6,7 @@ A tokenizer we train is a lossless byte-level BPE: every text of every script co
 import hashlib
 import itertools
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +18,16 @@ from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from tessera.data import tokenizer_json
-from tessera.data.gigatoken import Gigatoken, difference, framed, hard_texts, rows
-from tessera.data.tokenizer_json import BEGIN, END, MASK, PAD, SEPARATOR, SPECIAL_TOKENS, UnigramWithoutSpecials
+from tessera.data.gigatoken import Gigatoken, difference, hard_texts, rows
+from tessera.data.special_tokens import PlainText, reader
+from tessera.data.tokenizer_json import BEGIN, END, MASK, PAD, SEPARATOR, SPECIAL_TOKENS
+from tessera.data.tokenizer_sample import check_counts
 from tessera.files import write_text
 from tessera.plan.corpus import TokenizerTraining
 from tessera.progress import Progress, silent
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
-# tokenizers counts pairs in signed 32 bits: one pair more often than this, and it silently learns something else.
-_MOST_PAIRS = 2**31 - 1
-_ENTRY = 200  # bytes that Python needs for a sampled text beside the text itself
 
 # What merges stay within. In both one space belongs to the word it precedes, and marks belong to their letters, or
 # Indic and Thai vowels would stand alone. tessera: a word is letters alone, digits in threes. qwen3.5, the pattern of
@@ -47,6 +47,7 @@ Engine = Literal["tokenizers", "gigatoken"]
 class Tokenizer:
     """A tokenizer and the ids of its roles: `Tokenizer.load(path)`.
 
+    path         the file itself, whatever it is called
     vocab_size   highest id + 1: the rows an embedding needs
     unknown_id   stands for what the vocabulary cannot write; None where it can write everything
     special_ids  sorted; never masked, never drawn as a random token
@@ -54,7 +55,7 @@ class Tokenizer:
     fingerprint  sha256 of tokenizer.json
     """
 
-    folder: Path
+    path: Path
     fingerprint: str
     vocab_size: int
     mask_id: int
@@ -68,7 +69,7 @@ class Tokenizer:
     definition: dict[str, Any]  # tokenizer.json as it was read
     _inner: tokenizers.Tokenizer
     _fast: Gigatoken | None
-    _without_specials: UnigramWithoutSpecials | None
+    _plain: PlainText
 
     @classmethod
     def load(cls, path: str | Path, engine: Engine = "tokenizers") -> Self:
@@ -85,58 +86,61 @@ class Tokenizer:
         file = path / "tokenizer.json" if path.is_dir() else path
         if not file.is_file():
             raise ValueError(f"{file}: no such file; give a tokenizer.json or a folder that holds one")
-        data = file.read_bytes()
-        try:
-            definition = json.loads(data)
-            inner = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
-        except Exception as error:  # the library raises bare Exception
-            raise ValueError(f"{file}: not a tokenizer.json of the tokenizers library: {error}") from None
-        inner.no_truncation()
-        inner.no_padding()
-        inner.encode_special_tokens = True
+        data = tokenizer_json.read(file)
+        definition = tokenizer_json.parsed(file, data)
+        inner = reader(file, data.decode())
         vocabulary = inner.get_vocab(with_added_tokens=True)
         required, role = tokenizer_json.required, tokenizer_json.roles(file, vocabulary)
         special = {i for i, token in inner.get_added_tokens_decoder().items() if token.special}
-        unigram = tokenizer_json.model(definition).get("type") == "Unigram"  # its pieces may be special tokens' names
         special_ids = tuple(sorted(special | {i for i in role.values() if i is not None}))
+        unknown_id = tokenizer_json.unknown(definition, vocabulary)
+        vocab_size = max(vocabulary.values()) + 1
+        template = tokenizer_json.template(file, definition)
+        if strange := [i for i in (*itertools.chain(*template), unknown_id or 0) if i >= vocab_size]:
+            raise ValueError(f"{file}: post_processor or unk_id: there is no token {strange[0]}, only {vocab_size}")
         loaded = cls(
-            folder=file.parent,
+            path=file,
             fingerprint=hashlib.sha256(data).hexdigest(),
-            vocab_size=max(vocabulary.values()) + 1,
+            vocab_size=vocab_size,
             mask_id=required(role["mask"], file, "mask_token", "a masked language model needs one"),
             bos_id=required(role["bos"], file, "bos_token", "every document begins with it"),
             eos_id=(eos := required(role["eos"], file, "eos_token", "every document ends with it")),
             pad_id=eos if role["pad"] is None else role["pad"],
             separator_id=role["separator"],
-            unknown_id=tokenizer_json.unknown(definition, vocabulary),
+            unknown_id=unknown_id,
             special_ids=special_ids,
-            template=tokenizer_json.template(inner),
+            template=template,
             definition=definition,
             _inner=inner,
             _fast=None if engine == "tokenizers" else Gigatoken(definition),
-            _without_specials=UnigramWithoutSpecials(definition, special_ids) if unigram else None,
+            _plain=PlainText(file, definition, special_ids, unknown_id, inner),
         )
         if engine != "tokenizers":
             loaded.prove(list(hard_texts(definition)))
         return loaded
 
+    @property
+    def folder(self) -> Path:
+        """Where the file lies, and the files beside it that name roles."""
+        return self.path.parent
+
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         """Token ids of each text, with the special tokens of the template. On all cores; releases the GIL."""
-        if self._fast:
-            return rows(*framed(*self._fast.encode(texts), *self.template))
-        return self._reference(texts, special=True)
+        before, after = (np.array(ids, np.int32) for ids in self.template)
+        return [np.concatenate((before, ids, after)) for ids in self.encode_plain(texts)]
 
     def encode_plain(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         """Token ids of each text and nothing else."""
-        return rows(*self._fast.encode(texts)) if self._fast else self._reference(texts)
+        if self._fast:
+            return self._plain.mended(texts, rows(*self._fast.encode(texts)))
+        return self._reference(texts)
 
     def encode_offsets(self, texts: Sequence[str]) -> list[tuple[NDArray[np.int32], NDArray[np.int64]]]:
         """Token ids of each text and nothing else, and the characters they come from: int64 [tokens, 2], from and to.
 
         Always by `tokenizers`. Whether the space before a word is among the characters is up to the tokenizer.
         """
-        encoded = self._inner.encode_batch(list(texts), add_special_tokens=False)
-        return [(np.array(e.ids, dtype=np.int32), np.array(e.offsets, dtype=np.int64).reshape(-1, 2)) for e in encoded]
+        return self._plain.offsets(texts)
 
     def prove(self, texts: Sequence[str]) -> None:
         """Raises ValueError at the first text whose ids depend on the engine."""
@@ -146,20 +150,9 @@ class Tokenizer:
             if parting := difference(text, found, due, self.decode):
                 raise ValueError(parting)
 
-    def _reference(self, texts: Sequence[str], *, special: bool = False) -> list[NDArray[np.int32]]:
-        ids: list[NDArray[np.int32]] = []
-        for start in range(0, len(texts), _AT_ONCE):
-            some = list(texts[start : start + _AT_ONCE])
-            encoded = self._inner.encode_batch_fast(some, add_special_tokens=special)
-            ids += [np.array(e.ids, dtype=np.int32) for e in encoded]
-        if self._without_specials is not None:
-            before, after = self.template if special else ((), ())
-            names = [i for i in self.special_ids if i != self.unknown_id]
-            for place, row in enumerate(ids):
-                if np.isin(row[len(before) : len(row) - len(after)], names).any():
-                    own = self._without_specials.encode(texts[place])
-                    ids[place] = np.array([*before, *own, *after], dtype=np.int32)
-        return ids
+    def _reference(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        parts = (texts[start : start + _AT_ONCE] for start in range(0, len(texts), _AT_ONCE))
+        return [ids for part in parts for ids in self._plain.ids(part)]
 
     def decode(self, ids: Sequence[int] | NDArray[Any], *, special: bool = False) -> str:
         """The text of some ids; `special` shows special tokens too."""
@@ -196,31 +189,13 @@ class Tokenizer:
         return found
 
     def files(self) -> tuple[Path, ...]:
-        """What a model's folder needs a copy of."""
-        return tuple(self.folder / name for name in FILES if (self.folder / name).is_file())
+        """What a model's folder needs a copy of, see `copy_to`."""
+        return (self.path, *(file for file in map(self.path.with_name, FILES[1:]) if file.is_file()))
 
-
-def sample(texts: Iterable[tuple[str, str]], training: TokenizerTraining) -> dict[str, list[str]]:
-    """A temperature-balanced sample of (language, text), in one reading and twice the memory that the sample takes.
-
-    Language i gives bytes in proportion to n_i ** temperature, or all it has where that is less. Texts are chosen by a
-    hash, so neither their order nor that of the languages matters. A language's chance to be kept only falls as more
-    text is read, hence one reading is enough.
-    """
-    sizes: dict[str, int] = {}
-    kept: dict[str, list[tuple[float, bytes]]] = {}  # as UTF-8: one emoji makes a str four times as large
-    held, room = 0, 2 * training.sample_bytes
-    for language, text in texts:
-        data = text.encode()
-        sizes[language] = sizes.get(language, 0) + len(data)
-        key = int.from_bytes(hashlib.blake2b(data, digest_size=8, person=b"tokenizer").digest(), "big") / 2**64
-        kept.setdefault(language, []).append((key, data))
-        held += len(data) + _ENTRY
-        if held > room:
-            held = _thin(kept, sizes, training)
-            room = 2 * max(training.sample_bytes, held)
-    _thin(kept, sizes, training)
-    return {language: [data.decode() for _, data in sorted(kept.pop(language))] for language in sorted(kept)}
+    def copy_to(self, folder: Path) -> None:
+        """Copies its files there, called as a model's folder calls them."""
+        for file in self.files():
+            shutil.copyfile(file, folder / (FILES[0] if file == self.path else file.name))
 
 
 def train(
@@ -242,7 +217,7 @@ def train(
     total = sum(1 for texts in texts_by_language.values() for _ in texts)
     if not total:
         raise ValueError("no text to train a tokenizer on; see what the sources skipped and why")
-    _check_counts(texts_by_language, training)
+    check_counts(texts_by_language, training)
     report = on_progress or silent
     inner = tokenizers.Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.Sequence(
@@ -277,58 +252,6 @@ def train(
     )
     _write(inner, Path(folder), model_max_length)
     return Tokenizer.load(folder)
-
-
-def _check_counts(texts_by_language: Mapping[str, Iterable[str]], training: TokenizerTraining) -> None:
-    """Raises ValueError where some pair stands in the text more often than the trainer can count.
-
-    A pair of tokens is at most as frequent as the pair of bytes where they meet, so the most frequent pair of bytes
-    bounds all counts of the training.
-    """
-    size = sum(len(text.encode()) for texts in texts_by_language.values() for text in texts)
-    if size <= _MOST_PAIRS:
-        return
-    counts = np.zeros((256, 256), np.int64)
-    for texts in texts_by_language.values():
-        remaining = iter(texts)
-        while batch := b"\xff".join(t.encode() for t in itertools.islice(remaining, 100)):
-            data = np.frombuffer(batch, np.uint8).astype(np.uint16)
-            counts += np.bincount(data[:-1] << 8 | data[1:], minlength=2**16).reshape(256, 256)
-    counts[0xFF], counts[:, 0xFF] = 0, 0  # never in UTF-8: where one text ends
-    if (most := int(counts.max())) > _MOST_PAIRS:
-        pair = bytes(divmod(int(counts.argmax()), 256))
-        raise ValueError(
-            f"the bytes {pair!r} stand side by side {most:,} times in {size:,} bytes of text, and the trainer counts "
-            f"no further than {_MOST_PAIRS:,}; set tokenizer.sample_bytes (now {training.sample_bytes:,}) to "
-            f"{int(size * _MOST_PAIRS / most * 0.95):,} or less"
-        )
-
-
-def _thin(kept: dict[str, list[tuple[float, bytes]]], sizes: Mapping[str, int], training: TokenizerTraining) -> int:
-    """Drops what no longer belongs to the sample; returns the bytes of memory that remain."""
-    scale = _scale(sizes, training)
-    held = 0
-    for language, texts in kept.items():
-        chance = scale * sizes[language] ** (training.temperature - 1) if sizes[language] else 1.0
-        texts[:] = [entry for entry in texts if entry[0] < chance]
-        held += sum(len(data) + _ENTRY for _, data in texts)
-    return held
-
-
-def _scale(sizes: Mapping[str, int], training: TokenizerTraining) -> float:
-    """The s for which sum of min(n_i, s * n_i ** temperature) is `sample_bytes`; infinite where there is less text."""
-    if sum(sizes.values()) <= training.sample_bytes:
-        return float("inf")
-    room = float(training.sample_bytes)
-    weights = {n: n**training.temperature for n in sizes.values() if n}
-    rising = sorted((n for n in sizes.values() if n), key=lambda n: n / weights[n])
-    rest = sum(weights[n] for n in rising)
-    for n in rising:  # those that give all they have come first
-        if n / weights[n] >= room / rest:
-            return room / rest
-        room -= n
-        rest -= weights[n]
-    return float("inf")
 
 
 def _write(inner: tokenizers.Tokenizer, folder: Path, model_max_length: int) -> None:

@@ -4,10 +4,15 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tokenizers
+from pydantic import Field
 from tokenizers import pre_tokenizers
+
+from tessera import checksums
+from tessera.data.special_tokens import Json, reader, retold
+from tessera.plan.json_files import Strictly, fit, read_json, shown
 
 PAD, BEGIN, END = "<|pad|>", "<|begin_of_text|>", "<|end_of_text|>"
 MASK, SEPARATOR = "<|mask|>", "<|parallel_sep|>"
@@ -24,6 +29,59 @@ _ROLES = {
 
 SPACES = ("Ġ", "▁")  # how byte-level and SentencePiece vocabularies write a space
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+MOST_IDS = 1 << 24  # ids are below; an array of so many is 64 MB. The largest vocabularies have a million
+
+_Id = Annotated[int, Field(ge=0, lt=MOST_IDS)]
+
+
+class _AddedToken(Strictly):
+    content: str
+    id: _Id
+
+
+class _Model(Strictly):
+    type: str | None = None
+    vocab: dict[str, _Id] | list[list[str | float]]  # a list is Unigram's: [token, log probability], by id
+    merges: list[Any] | None = None
+    unk_token: str | None = None
+    unk_id: _Id | None = None
+    continuing_subword_prefix: str | None = None
+
+
+class _TokenizerJson(Strictly):
+    """tokenizer.json, as far as it is read here."""
+
+    model: _Model
+    added_tokens: list[_AddedToken] | None = None
+
+
+def parsed(path: Path, data: bytes) -> Json:
+    """A tokenizer.json whose vocabulary and added tokens are what they have to be. Raises ValueError naming the place.
+
+    The library reads the rest; on what is refused here it would end the process, or numbers would take all memory.
+    """
+    try:
+        definition = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a tokenizer.json of the tokenizers library: {error}") from None
+    if not isinstance(definition, dict):
+        raise ValueError(f"{path}: not a tokenizer.json of the tokenizers library: it holds no JSON object")
+    own = fit(_TokenizerJson, definition, path).model
+    prefix = own.continuing_subword_prefix
+    for number, merge in enumerate(own.merges or () if prefix else ()):  # BPE cuts it off in bytes, unseen
+        second = merge.split(" ")[-1] if isinstance(merge, str) else merge[-1] if isinstance(merge, list) else None
+        if not isinstance(second, str) or not second.startswith(prefix or ""):
+            raise ValueError(
+                f"{path}: model.merges.{number}: the second part, {shown(second)}, does not begin with the "
+                f"continuing_subword_prefix, {shown(prefix)}"
+            )
+    return definition
+
+
+def read(file: Path) -> bytes:
+    """The bytes of a tokenizer.json. Raises ValueError where it has a checksum and is not what was written."""
+    checksums.check(file)
+    return file.read_bytes()
 
 
 def roles(file: Path, vocabulary: Mapping[str, int]) -> dict[str, int | None]:
@@ -32,11 +90,7 @@ def roles(file: Path, vocabulary: Mapping[str, int]) -> dict[str, int | None]:
     for name in ("special_tokens_map.json", "tokenizer_config.json"):  # the second has the last word
         beside = file.with_name(name)
         if beside.is_file():
-            try:
-                found = json.loads(beside.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise ValueError(f"{beside}: not JSON: {error}") from None
-            for key, value in found.items():
+            for key, value in read_json(beside).items():
                 content = value.get("content") if isinstance(value, dict) else value
                 if key.endswith("_token") and isinstance(content, str):
                     named[key] = content
@@ -57,7 +111,7 @@ def required(role: int | None, file: Path, key: str, why: str) -> int:
     return role
 
 
-def unknown(definition: dict[str, Any], vocabulary: Mapping[str, int]) -> int | None:
+def unknown(definition: Json, vocabulary: Mapping[str, int]) -> int | None:
     """The id that stands for what the vocabulary cannot write; None where it can write everything."""
     own = model(definition)
     if isinstance(own.get("unk_id"), int):  # Unigram
@@ -65,16 +119,29 @@ def unknown(definition: dict[str, Any], vocabulary: Mapping[str, int]) -> int | 
     return vocabulary.get(own.get("unk_token") or "")
 
 
-def template(inner: tokenizers.Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Ids that stand before and after every text."""
-    whole, plain = inner.encode("a").ids, inner.encode("a", add_special_tokens=False).ids
-    for start in range(len(whole) - len(plain) + 1):
-        if plain and whole[start : start + len(plain)] == plain:
-            return tuple(whole[:start]), tuple(whole[start + len(plain) :])
-    return tuple(whole), ()
+def template(path: Path, definition: Json) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Ids that stand before and after every text. Raises ValueError where the template has no place for a text."""
+    probe, first, _ = probing(path, definition)
+    with retold(path, "its post_processor cannot be used"):
+        whole = probe.encode("a").ids
+    if whole.count(first) != 1:
+        raise ValueError(f"{path}: post_processor: the template holds the text {whole.count(first)} times, not once")
+    at = whole.index(first)
+    return tuple(whole[:at]), tuple(whole[at + 1 :])
 
 
-def measure(definition: dict[str, Any]) -> Callable[[str], int]:
+def probing(path: Path, definition: Json) -> tuple[tokenizers.Tokenizer, int, int]:
+    """A tokenizer of two words, "a" and "b", with the template of another; and their ids, which no template holds.
+
+    So that it does not matter what the other tokenizer can write, nor what its normalizer does.
+    """
+    first, second = MOST_IDS, MOST_IDS + 1
+    words = {"type": "WordLevel", "vocab": {"a": first, "b": second}, "unk_token": "a"}
+    own = {"version": "1.0", "model": words, "post_processor": definition.get("post_processor")}
+    return reader(path, {**own, "added_tokens": [], "normalizer": None, "pre_tokenizer": None}), first, second
+
+
+def measure(definition: Json) -> Callable[[str], int]:
     """How many bytes of text a vocabulary entry stands for, by the kind of tokenizer."""
     kinds = _kinds(definition)
     if "ByteLevel" in kinds:
@@ -85,7 +152,7 @@ def measure(definition: dict[str, Any]) -> Callable[[str], int]:
     return lambda token: 1 if _BYTE.fullmatch(token) else len(token.replace("▁", " ").encode())
 
 
-def partial(definition: dict[str, Any]) -> Callable[[str], bool]:
+def partial(definition: Json) -> Callable[[str], bool]:
     """Whether an entry is a byte in place of a character: a piece of one in byte-level vocabularies, else `<0x..>`."""
     if "ByteLevel" not in _kinds(definition):
         return lambda token: _BYTE.fullmatch(token) is not None
@@ -103,7 +170,7 @@ def partial(definition: dict[str, Any]) -> Callable[[str], bool]:
     return broken
 
 
-def without_prefix(definition: dict[str, Any]) -> dict[str, Any]:
+def without_prefix(definition: Json) -> Json:
     """The same tokenizer that puts no space of its own before a text: what stands inside a word begins this way."""
 
     def walk(part: Any) -> Any:
@@ -129,44 +196,12 @@ def without_prefix(definition: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-class UnigramWithoutSpecials:
-    """A Unigram tokenizer (XLM-R, mDeBERTa) for texts in which names of special tokens stand as text.
-
-    Such a vocabulary holds the names as pieces, so that `<s>` in a web page would begin a document in the middle of
-    one. This is the same vocabulary without these pieces, made from the definition when the first such text comes.
-
-    special  the ids of special tokens
-    """
-
-    def __init__(self, definition: dict[str, Any], special: tuple[int, ...]) -> None:
-        self._definition, self._special = definition, frozenset(special)
-        self._inner: tokenizers.Tokenizer | None = None
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text and nothing else."""
-        if self._inner is None:
-            self._inner = tokenizers.Tokenizer.from_str(json.dumps(self._without_names()))
-            self._inner.no_truncation()
-            self._inner.encode_special_tokens = True
-        return self._inner.encode(text, add_special_tokens=False).ids
-
-    def _without_names(self) -> dict[str, Any]:
-        own = self._definition["model"]
-        pieces = [[f"\0{i}" if i in self._special else piece, score] for i, (piece, score) in enumerate(own["vocab"])]
-        added = [
-            token
-            for token in self._definition.get("added_tokens") or []
-            if token["id"] not in self._special or token["id"] >= len(pieces)
-        ]
-        return {**self._definition, "model": {**own, "vocab": pieces}, "added_tokens": added, "post_processor": None}
-
-
-def model(definition: dict[str, Any]) -> dict[str, Any]:
+def model(definition: Json) -> Json:
     """The vocabulary and its kind; {} where there is none."""
     return definition.get("model") or {}
 
 
-def _kinds(definition: dict[str, Any]) -> list[str]:
+def _kinds(definition: Json) -> list[str]:
     return re.findall(r'"type": ?"(\w+)"', json.dumps([definition.get("pre_tokenizer"), definition.get("decoder")]))
 
 

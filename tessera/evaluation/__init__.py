@@ -5,7 +5,6 @@ In reading order:
     evaluate.py        the only entrance: one model on tasks, by name or of a recipe; held-out text is one of them
     catalogue.py       tasks and protocols by name, and those of your own files
     rows.py            where rows lie: below a folder, in a copy of the Hub, on the Hub
-    columns.py         the cells of a row by the roles a task gives them
     load.py            examples and splits of a task; whatever is wrong with a row is said with it
     load_retrieval.py  queries, documents and grades of a retrieval task
     trial.py           one trial: a file that is never written twice; the kinds with a head

@@ -12,19 +12,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-import torch
-
+from tessera import lock
 from tessera.data.shard_writer import INDEX
-from tessera.data.shards import Shards
+from tessera.data.shards import Shards, verify
 from tessera.data.tokenizer import Tokenizer
 from tessera.evaluation import catalogue, frozen, load, metrics, sweep
 from tessera.evaluation.rows import DataError
-from tessera.files import digest, fingerprint, model_name
+from tessera.files import LOCK, digest, fingerprint, model_name, remove_leftovers
 from tessera.model import hub
-from tessera.model.hf_files import read_json
-from tessera.model.precision import compute_dtype
+from tessera.model.precision import compute_dtype, find_device
 from tessera.plan.errors import did_you_mean
 from tessera.plan.evaluation import Evaluation
+from tessera.plan.json_files import read_json
 from tessera.plan.languages import spelled
 from tessera.plan.recipe import Machine
 from tessera.plan.result import HELD_OUT, Result, finished, identity_of, write
@@ -63,7 +62,7 @@ def evaluate(
 
     Raises TaskError for names that nobody knows and DataError for languages that a task does not have, before anything
     is run, ImportError where a metric's library is missing; DataError for rows that cannot be used, ValueError where
-    there is a choice but nothing to choose by.
+    there is a choice but nothing to choose by, and lock.AtWork where another process measures this model on this task.
     """
     folder, machine = Path(model_folder), machine or Machine()
     report, model = on_progress or silent, name or model_name(folder)
@@ -78,14 +77,18 @@ def evaluate(
     embedder: frozen.Embedder | None = None
     for number, (task, how, place) in enumerate(chosen):
         report(number, len(chosen), f"reads {task.name}")
-        if task.kind == HELD_OUT:
-            yield _held_out(folder, task, out, model, machine, report)
-        elif task.kind in frozen.KINDS:
-            embedder = embedder or frozen.Embedder.of(folder, machine, report, pooling)
-            yield frozen.run(task, place, out, model, embedder)
-        else:
-            how = how.model_copy(update={"select": "oracle"}) if oracle else how
-            yield sweep.run(folder, task, how, place, out, machine, on_progress, name=model)
+        mine = f".{model}.{task.name}"
+        with lock.hold(out / f"{mine}{LOCK}", f"{model} on {task.name} in {out}"):
+            remove_leftovers(out, mine)
+            if task.kind == HELD_OUT:
+                written = _held_out(folder, task, out, model, machine, report)
+            elif task.kind in frozen.KINDS:
+                embedder = embedder or frozen.Embedder.of(folder, machine, report, pooling)
+                written = frozen.run(task, place, out, model, embedder)
+            else:
+                how = how.model_copy(update={"select": "oracle"}) if oracle else how
+                written = sweep.run(folder, task, how, place, out, machine, on_progress, name=model)
+        yield written
 
 
 def evaluate_recipe(
@@ -118,13 +121,19 @@ def evaluate_recipe(
 
 
 def check(evaluation: Evaluation, *, rows: bool = False) -> None:
-    """Raises TaskError for tasks or a protocol that nobody knows; with `rows` also DataError for what cannot be read.
+    """Raises TaskError for tasks or a protocol that nobody knows, ImportError where the library of a metric is missing.
 
-    Rows are those of tasks that train no encoder.
+    rows  also DataError for what cannot be read: all rows of tasks that train no encoder; of the others on this machine
+          that there are files, and some examples of one language
     """
     for task, _ in _with_protocols(evaluation.tasks, evaluation.protocol, None):
+        metrics.check(task.metric)
+        place = _place(task, evaluation.data)
         if rows and task.kind in frozen.KINDS:
-            frozen.read(task, _place(task, evaluation.data))
+            frozen.read(task, place)
+        elif rows and place is not None and task.kind not in ("retrieve", HELD_OUT):
+            first = next(iter(load.languages(task, place)), None)
+            load.load(task, "test", first if task.data.by_language else None, place, limit=1)
 
 
 def held_out_task(shards: str | Path, mask_ratio: float = 0.15, max_tokens: int | None = None, seed: int = 0) -> Task:
@@ -191,8 +200,8 @@ def _held_out(folder: Path, task: Task, out: Path, model: str, machine: Machine,
     path = out / f"{model}.{task.name}.json"
     if finished(path, identity):
         return path
-    device = "cuda" if machine.device == "auto" and torch.cuda.is_available() else machine.device
-    loaded = hub.load_any(folder, attention=machine.attention).to("cpu" if device == "auto" else device)
+    verify(shards)
+    loaded = hub.load_any(folder, attention=machine.attention).to(find_device(machine.device))
     measured = bits_per_byte(
         loaded,
         Shards.open(shards),

@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from tessera.evaluation import bitext, load, probe
-from tessera.evaluation.columns import Row
 from tessera.evaluation.rows import DataError
 from tessera.files import digest, fingerprint
+from tessera.finetune.columns import Row
 from tessera.inference import runtime, sentence_folder
 from tessera.inference.encoder import Encoder
 from tessera.inference.nearest import check_vectors
-from tessera.model.precision import compute_dtype
+from tessera.model.precision import compute_dtype, find_device
 from tessera.plan.languages import spelled
 from tessera.plan.recipe import Machine
 from tessera.plan.result import Json, Result, Scores, finished, identity_of, write
@@ -53,9 +53,8 @@ class Embedder:
     ) -> Self:
         """Raises ValueError for a folder without weights or tokenizer, or one that asks for what is not known here."""
         pipeline, inside = sentence_folder.read(folder)
-        device = "cuda" if machine.device == "auto" and torch.cuda.is_available() else machine.device
         exported = runtime.kind(inside) is not None
-        dtype = compute_dtype(machine.dtype, torch.device("cpu" if device == "auto" else device))
+        dtype = compute_dtype(machine.dtype, find_device(machine.device))
         protocol: Json = {
             "pooling": pooling or "+".join(pipeline.pooling),
             "pipeline": pipeline.fingerprint(),
@@ -153,7 +152,7 @@ def run(task: Task, data_folder: Path | None, out: Path, model: str, embedder: E
 def read(task: Task, folder: Path | None) -> Rows:
     """All rows that a task reads. Raises DataError for rows that cannot be used, or too many of them."""
     skipped: list[str] = []
-    languages: Sequence[str | None] = load.languages(task, folder) if task.data.by_language else (None,)
+    languages: Sequence[str | None] = load.languages(task, folder) if task.by_language("test") else (None,)
     rows = _pairs(task, languages, folder, skipped) if task.kind == "bitext" else _labelled(task, folder, skipped)
     kept = sum(len(said) for part in (rows.test, rows.train, rows.validation) for said in part.values())
     if len(skipped) > kept:
@@ -198,14 +197,14 @@ def _labelled(task: Task, folder: Path | None, skipped: list[str]) -> Rows:
         parts: list[tuple[SplitName, dict[str, Said]]] = [("train", found.train), ("validation", found.validation)]
         for split, part in parts:
             if task.source(split).splits.place(split) is not None:
-                several = (source or languages) if task.source(split).by_language else (None,)
+                several = (source or languages) if task.by_language(split) else (None,)
                 part[key] = [one for other in several for _, one in _said(task, split, other, folder, skipped, _label)]
     return found
 
 
 def _label(task: Task, row: Row) -> tuple[str, tuple[str, str]]:
     if task.labels is not None:
-        return "", (row.text("text"), task.labels[row.label("label", task.labels)])
+        return "", (row.text("text"), task.labels[row.label("label", task.labels, declared=True)])
     names = row.labels("label")
     if len(names) != 1:
         raise DataError(f"{row.place}: has {len(names)} labels; one is needed")

@@ -5,58 +5,93 @@ The labels of the test set are taken off as soon as they are read; `read_labels`
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from tessera.data.examples import Choices, Labelled, Question, Search, Tagged
-from tessera.evaluation import load, load_retrieval
+from tessera.evaluation import load, load_retrieval, metrics
+from tessera.evaluation.rows import DataError
 from tessera.evaluation.trial import Group, Rows
 from tessera.plan.task import Protocol, SplitName, Task
+
+FOLD = ".fold-"  # between the language and the number of a fold, of cross-validation
 
 _UNKNOWN: dict[type, dict[str, Any]] = {
     Labelled: {"label": None}, Choices: {"label": None}, Tagged: {"tags": ()}, Question: {"answers": ()}
 }  # fmt: skip
 
 
-def read_groups(task: Task, protocol: Protocol, folder: Path | None, *, test: bool = True) -> list[Group]:
+def read_groups(
+    task: Task, protocol: Protocol, folder: Path | None, *, test: bool = True, left_out: list[str] | None = None
+) -> list[Group]:
     """The data of a task, by what is trained together.
 
-    test  False: nothing is tested, as when another task is only to begin with what is learned here
+    test      False: nothing is tested, as when another task is only to begin with what is learned here
+    left_out  takes what a task with `skip` leaves out
 
-    Raises DataError as load.load and load_retrieval.search do.
+    Raises one DataError for all that is wrong, as load.load and load_retrieval.search do; ValueError for a metric that
+    is not for such labels.
     """
     found = []
+    wrong: list[DataError] = []
     for name, sources, languages in _together(task, folder):
-        labels = _labels(task, sources[0], folder)
-        seen: Sequence[Any] = ()
-        held: dict[str, Rows] = {}
-        if task.trained:
-            read = sources if task.source("train").by_language else sources[0]
-            seen = load.load(task, "train", read, folder, names=labels or None, limit=protocol.train_examples)
-        if task.trained and (source := task.source("validation")).splits.validation is not None:
-            # Searches of the tested languages where that is the task's own data; all else of those trained on.
-            judged = languages if task.kind == "retrieve" and source == task.data else sources
-            judged = judged if source.by_language else judged[:1]
-            held = {x: _load(task, "validation", x, folder, labels, protocol.test_examples) for x in judged}
-        asked = {
-            x: without_labels(_load(task, "test", x, folder, labels, protocol.test_examples))
-            for x in (languages if test else ())
-        }
-        whole = fingerprint_of_rows([seen, held, asked])
-        found.append(
-            Group(task=task, name=name, labels=labels, train=seen, validation=held, test=asked, fingerprint=whole)
-        )
+        try:
+            labels = _labels(task, sources[0], folder)
+        except DataError as error:
+            wrong.append(error)
+            continue
+        for metric in (task.metric, *task.also):
+            metrics.check(metric, labels)
+        for number in range(task.folds or 1):
+            one = task.model_copy(update={"fold": number}) if task.folds else task
+            read = _reader(one, protocol, folder, labels, wrong, left_out)
+            seen: Sequence[Any] = ()
+            held: dict[str, Rows] = {}
+            if task.trained:
+                seen = read("train", sources if task.by_language("train") else sources[0])
+            if task.trained and task.has("validation"):
+                # Searches of the tested languages where that is the task's own data; all else of those trained on.
+                own = task.kind == "retrieve" and task.source("validation") == task.data
+                judged = languages if own else sources
+                held = {x: read("validation", x) for x in (judged if task.by_language("validation") else judged[:1])}
+            fold = f"{FOLD}{number + 1}" if task.folds else ""
+            asked = {x + fold: without_labels(read("test", x)) for x in (languages if test else ())}
+            whole = fingerprint_of_rows([seen, held, asked])
+            found.append(
+                Group(task=one, name=name + fold, labels=labels, train=seen, validation=held, test=asked,
+                      fingerprint=whole)
+            )  # fmt: skip
+    load.refuse_all(wrong)
     return found
+
+
+def _reader(
+    task: Task, protocol: Protocol, folder: Path | None, labels: tuple[str, ...], wrong: list[DataError],
+    left_out: list[str] | None,
+) -> Callable[[SplitName, Any], Any]:  # fmt: skip
+    """Reads a split in one or several languages; what is wrong is put aside, to be said with all else."""
+
+    def read(split: SplitName, languages: Any) -> Any:
+        try:
+            if split == "train":
+                limit = protocol.train_examples
+                return load.load(task, "train", languages, folder, names=labels or None, limit=limit)
+            return _load(task, split, languages, folder, labels, protocol.test_examples, left_out)
+        except DataError as error:
+            wrong.append(error)
+            return []
+
+    return read
 
 
 def read_labels(groups: Sequence[Group], protocol: Protocol, folder: Path | None) -> dict[str, Rows]:
     """The test set of each language that labels were taken off, with its labels."""
     return {
-        language: _load(group.task, "test", language, folder, group.labels, protocol.test_examples)
+        key: _load(group.task, "test", key.partition(FOLD)[0], folder, group.labels, protocol.test_examples)
         for group in groups
-        for language, rows in group.test.items()
+        for key, rows in group.test.items()
         if not isinstance(rows, Search)
     }
 
@@ -90,10 +125,11 @@ def _labels(task: Task, language: str, folder: Path | None) -> tuple[str, ...]:
 
 
 def _load(
-    task: Task, split: SplitName, language: str, folder: Path | None, labels: tuple[str, ...], limit: int | None
-) -> Rows:
+    task: Task, split: SplitName, language: str, folder: Path | None, labels: tuple[str, ...], limit: int | None,
+    left_out: list[str] | None = None,
+) -> Rows:  # fmt: skip
     if task.kind == "retrieve":
-        return load_retrieval.search(task, split, language, folder, limit=limit)
+        return load_retrieval.search(task, split, language, folder, limit=limit, left_out=left_out)
     return load.load(task, split, language, folder, names=labels or None, limit=limit)
 
 

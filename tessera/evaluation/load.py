@@ -6,15 +6,21 @@ search(task, "test", "de", Path("data"))         queries and documents of a retr
 """
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tessera.data.examples import Choices, Example, Labelled, Question, Tagged, Triple
 from tessera.evaluation import rows
-from tessera.evaluation.columns import Row
 from tessera.evaluation.rows import DataError
+from tessera.finetune.columns import Row, UnknownLabel
+from tessera.finetune.labels import in_order, is_number, yaml_line
 from tessera.plan.task import SplitName, Task
+from tessera.plan.task_data import Column, Data, in_language
+
+_MANY = 20  # findings in an error
+_SHOWN = 5  # rows that cannot be used, in an error
 
 
 def load(
@@ -44,8 +50,13 @@ def load(
     if names is None and task.kind in ("classify", "pair", "tag"):
         names = labels(task, folder, language)
     found: list[Example] = []
+    wrong: list[DataError] = []
     for row in rows_of(task, split, language, folder, limit):
-        found += _examples(task, row, names or ())
+        try:
+            found += _examples(task, row, names or ())
+        except DataError as error:
+            wrong.append(error)
+    refuse(task, wrong, names or ())
     if not found:
         raise DataError(f"task {task.name}: split {split!r} leaves no example of language {language!r}")
     refuse_twins((example.id, example.row) for example in found)
@@ -65,11 +76,50 @@ def labels(task: Task, folder: Path | None = None, language: str | None = None) 
         wanted = task.trained_on(language or "") or languages(task, folder)
     else:
         wanted = (language,) if language is not None else languages(task, folder)
-    found = {name for one in wanted for row in rows_of(task, split, one, folder) for name in row.labels(role)}
-    if len(found) < 2:
-        raise DataError(f"task {task.name}: its {split} rows have the labels {sorted(found)}; at least two are needed")
-    whole = all(name.removeprefix("-").isdecimal() for name in found)
-    return tuple(sorted(found, key=lambda name: (int(name) if whole else 0, name)))
+    found: set[str] = set()
+    wrong: list[DataError] = []
+    for row in (row for one in wanted for row in rows_of(task, split, one, folder)):
+        try:
+            found |= row.labels(role)
+        except DataError as error:
+            wrong.append(error)
+    refuse(task, wrong)
+    try:
+        names = in_order(found)
+    except ValueError as error:
+        raise DataError(f"task {task.name}: its {split} rows have labels of two sorts: {error}") from None
+    if len(names) < 2:
+        raise DataError(f"task {task.name}: its {split} rows have the labels {list(names)}; at least two are needed")
+    return names
+
+
+def refuse(task: Task, wrong: Sequence[DataError], names: Sequence[str] = ()) -> None:
+    """Raises one DataError for all rows that cannot be used, if there are any; a label that is unknown is said once.
+
+    names  of the labels; where they were found in rows the line is said that declares the others too
+    """
+    if not wrong:
+        return
+    unknown = {error.label: error for error in reversed(wrong) if isinstance(error, UnknownLabel)}
+    others = [error for error in wrong if not isinstance(error, UnknownLabel)]
+    lines = [str(error) for error in [*reversed(unknown.values()), *others][:_SHOWN]]
+    if len(wrong) > len(lines):
+        lines.append(f"and {len(wrong) - len(lines)} more rows that cannot be used")
+    if unknown and task.labels is None and task.kind != "choose":
+        whole = sorted({*names, *unknown}) if not all(map(is_number, unknown)) else in_order({*names, *unknown})
+        lines.append(f"where that is a label, declare all there are in the task: {yaml_line(whole)}")
+    raise DataError("\n  ".join(lines))
+
+
+def refuse_all(wrong: Sequence[DataError]) -> None:
+    """Raises one DataError for all findings, each once, if there are any."""
+    texts = list(dict.fromkeys(map(str, wrong)))
+    if len(texts) == 1:
+        raise wrong[0]
+    if texts:
+        raise DataError(
+            "\n".join([*texts[:_MANY], *([f"and {len(texts) - _MANY} more"] if len(texts) > _MANY else [])])
+        )
 
 
 def languages(task: Task, folder: Path | None = None) -> tuple[str, ...]:
@@ -78,33 +128,39 @@ def languages(task: Task, folder: Path | None = None) -> tuple[str, ...]:
         return task.languages
     if folder is None:
         raise DataError(f"task {task.name}: its languages are those in your folder; give it (--data FOLDER)")
-    found = set(rows.languages(task.data, task.name, name_of(task, "test"), folder))
+    found = _languages(task, "test", folder)
     if task.train == "own":
-        found &= set(rows.languages(task.source("train"), task.name, name_of(task, "train"), folder))
+        found &= _languages(task, "train", folder)
     if not found:
         raise rows.missing(task.data, task.name, name_of(task, "test"), folder)
     return tuple(sorted(found))
 
 
+def _languages(task: Task, split: SplitName, folder: Path) -> set[str]:
+    source = task.source(split)
+    return set(rows.languages(source, task.name, name_of(task, split), folder, task.columns_of(source)))
+
+
 def _examples(task: Task, row: Row, names: tuple[str, ...]) -> list[Example]:
     """What one row says; reward rows say more than one thing."""
     head: dict[str, Any] = {"id": row.identity(), "row": row.place}
+    declared = task.labels is not None
     match task.kind:
         case "classify" | "pair" | "regress":
             second = row.text("second") if row.has("second") else None
             regress = task.kind == "regress"
-            label = row.number("label", task.range) if regress else row.label("label", names)
+            label = row.number("label", task.range) if regress else row.label("label", names, declared=declared)
             return [Labelled(text=row.text("text"), second=second, label=label, **head)]
         case "choose":
             options = row.texts("options")
             if len(options) < 2:
                 raise DataError(f"{row.place}: {len(options)} option is not a choice; at least two are needed")
-            label = row.label("label", task.labels or tuple(map(str, range(len(options)))))
+            label = row.label("label", task.labels or tuple(map(str, range(len(options)))), declared=declared)
             if label >= len(options):
                 raise DataError(f"{row.place}: the label is option {label}, but there are only {len(options)}")
             return [Choices(text=row.text("text"), options=options, label=label, **head)]
         case "tag":
-            words, tags = row.tagged(names)
+            words, tags = row.tagged(names, declared=declared)
             return [Tagged(words=words, tags=tags, **head)]
         case "span":
             context = row.text("context")
@@ -112,7 +168,7 @@ def _examples(task: Task, row: Row, names: tuple[str, ...]) -> list[Example]:
             return [Question(question=row.text("question"), context=context, answers=answers, **head)]
         case "reward":
             return _steps(task, row)
-    query, positives = row.text("query"), row.texts("positive")
+    query, positives = row.text("query"), row.texts(answering(row))
     more: dict[str, Any] = {"negatives": row.texts("negatives") if row.has("negatives") else (), "row": row.place}
     ids = [f"{head['id']}.{n}" for n in range(len(positives))] if len(positives) > 1 else [head["id"]]
     return [Triple(query=query, positive=one, id=name, **more) for one, name in zip(positives, ids, strict=True)]
@@ -132,6 +188,11 @@ def _steps(task: Task, row: Row) -> list[Example]:
         Labelled(text=text, second="\n".join(steps[: n + 1]), label=int(right[n]), id=f"{name}.{n}", row=row.place)
         for n in range(len(steps))
     ]
+
+
+def answering(row: Row) -> str:
+    """The role of the text that answers the query of the row. Raises DataError where the task names none."""
+    return "document" if row.has("document") and not row.has("positive") else "positive"
 
 
 def refuse_twins(ids: Iterable[tuple[str, str]], of: str = "") -> None:
@@ -190,16 +251,55 @@ def _rows(
 ) -> Iterator[Row]:
     source = task.source(split)
     name, begin, end = _place(task, split)
+    columns = columns_in(task, source, language)
+    read = rows.read(source, task.name, name, language, folder, skipped=skipped)
+    found = (Row(at, row, columns) for at, row in read)
+    if task.folds is not None and task.fold is not None:
+        found = (row for row in found if _side(task, row) == split)
+    elif begin > 0 or end < float("inf"):
+        found = (row for row in found if begin <= rows.place_of(row.key(task.kind)) < end)
+    numbers = source.splits.numbers(split)
+    return found if numbers is None else iter(_numbered(task, split, list(found), *numbers))
+
+
+def _side(task: Task, row: Row) -> SplitName:
+    """Where a row is while one fold is tested: each fold by the hash of the row, the next is to choose on."""
+    assert task.folds is not None
+    assert task.fold is not None
+    after = (int(rows.place_of(row.key(task.kind), "fold") * task.folds) - task.fold) % task.folds
+    return "test" if after == 0 else "validation" if after == 1 and task.has("validation") else "train"
+
+
+def columns_in(task: Task, source: Data, language: str | None) -> dict[str, Column]:
+    """The columns of one of the task's sources, as they are called in a language."""
     columns = task.columns_of(source)
-    divided = begin > 0 or end < float("inf")
-    for at, row in rows.read(source, task.name, name, language, folder, skipped=skipped):
-        cells = Row(at, row, columns)
-        if not divided or begin <= rows.place_of(cells.key(task.kind)) < end:
-            yield cells
+    return columns if language is None else {r: in_language(c, source.code(language)) for r, c in columns.items()}
+
+
+def _numbered(task: Task, split: SplitName, found: list[Row], begin: int, end: int | None, each: bool) -> list[Row]:
+    """Those of the rows that come `begin`-th to `end`-th by their hashes, of each label where `each`.
+
+    What has one key stays together: it goes where its first row does.
+    """
+    keys = [row.key(task.kind) for row in found]
+    sides: dict[str, bool] = {}
+    seen: Counter[str] = Counter()
+    for place in sorted(range(len(found)), key=lambda n: rows.place_of(keys[n])):
+        label = "".join(sorted(found[place].labels("label"))) if each else ""
+        sides.setdefault(keys[place], seen[label] >= begin and (end is None or seen[label] < end))
+        seen[label] += 1
+    short = {label: count for label, count in seen.items() if end is not None and count < end}
+    for label, count in sorted(short.items()):
+        of = f" of label {label!r}" if each else ""
+        raise DataError(
+            f"task {task.name}: {split} and the parts before it ask for {end} rows{of} of {name_of(task, split)!r}, "
+            f"which has {count}; ask for fewer"
+        )
+    return [row for row, key in zip(found, keys, strict=True) if sides[key]]
 
 
 def _place(task: Task, split: SplitName) -> tuple[str, float, float]:
-    place = task.source(split).splits.place(split)
+    place = task.source(split).splits.place("test" if task.folds is not None else split)
     if place is None:
         raise DataError(f"task {task.name}: has no split {split!r}; it is not among `splits` of its data")
     return place

@@ -12,17 +12,22 @@ from pathlib import Path
 
 from tessera.data.examples import Search
 from tessera.evaluation import load, rows
-from tessera.evaluation.columns import Row
 from tessera.evaluation.rows import DataError
+from tessera.finetune.columns import Row
+from tessera.plan.errors import some
 from tessera.plan.task import SPLITS, Data, SplitName, Task
+from tessera.plan.task_data import guess
 
 Grade = tuple[str, str, int, str]  # query, document, grade, row
 
 
 def search(
-    task: Task, split: SplitName, language: str | None = None, folder: Path | None = None, *, limit: int | None = None
-) -> Search:
+    task: Task, split: SplitName, language: str | None = None, folder: Path | None = None, *,
+    limit: int | None = None, left_out: list[str] | None = None,
+) -> Search:  # fmt: skip
     """The queries, documents and grades of a retrieval task; `limit` is of queries, the documents stay all.
+
+    left_out  takes what is wrong with grades that a task with `skip` leaves out
 
     Raises as `load` does; also for queries or documents without text or twice with one id, and for grades of either
     that are not there.
@@ -45,11 +50,12 @@ def search(
         documents = _part(task, corpus_of, split, language, folder, "corpus")
         load.refuse_twins(((row.name("document_id"), row.place) for row in documents), "document ")
         corpus = {row.name("document_id"): row.text("document") for row in documents}
-    elif asked[0].has("positive"):
+    elif asked[0].has(load.answering(asked[0])):
         corpus, wanted = _positives(task, split, language, folder, set(queries))
     else:
         raise DataError(
-            f"task {task.name}: nothing says where its documents are; give `corpus`, or a column `positive`"
+            f"task {task.name}: nothing says where its documents are; give `corpus`, or the column of the text that "
+            f"answers a query, as in {_line(asked[0])}; the rows have {some(list(asked[0].row), 20)}"
         )
     if grades_of is not None:
         wanted = [
@@ -60,10 +66,28 @@ def search(
     place = task.source(split).splits.place(split)
     if grades_of is not None and place is not None and (place[1] > 0 or place[2] < float("inf")):
         wanted = [grade for grade in wanted if grade[0] in queries]  # not of the other half of the queries
-    found = _joined(task, queries, corpus, wanted, places, limit, grades_of is not None)
+    if task.skip:
+        there = [grade for grade in wanted if grade[0] in queries and grade[1] in corpus]
+        lost = [f"{row}: {query!r} or {document!r} is not there" for query, document, _, row in wanted
+                if query not in queries or document not in corpus]  # fmt: skip
+        if len(lost) > len(there):
+            raise DataError(
+                f"task {task.name}: {len(lost)} of {len(wanted)} grades cannot be used; the first is {lost[0]}"
+            )
+        wanted = there
+        if left_out is not None:
+            left_out += lost
+    found = _joined(task, queries, corpus, wanted, places, limit, task.skip or grades_of is not None)
     if not (task.only_relevant and own):
         return found
     return dataclasses.replace(found, corpus={name: text for name, text in corpus.items() if name in answers})
+
+
+def _line(row: Row) -> str:
+    """The columns of queries and of what answers them, as the task should name them."""
+    meant = guess(("query", "positive"), row.row)
+    query = row.columns["query"] if row.has("query") else meant.get("query", "query")
+    return f"columns: {{query: {query}, positive: {meant.get('positive', 'positive')}}}"
 
 
 def _part(task: Task, data: Data, split: SplitName, language: str | None, folder: Path | None, what: str) -> list[Row]:
@@ -73,7 +97,7 @@ def _part(task: Task, data: Data, split: SplitName, language: str | None, folder
     if place is None and len(named) != 1:
         raise DataError(f"task {task.name}: its {what} has no split for {split!r}; name it under {what}.splits")
     name = named.pop() if place is None else place[0]
-    columns = task.columns_of(data)
+    columns = load.columns_in(task, data, language)
     return [Row(at, row, columns) for at, row in rows.read(data, task.name, name, language, folder, what)]
 
 
@@ -90,7 +114,7 @@ def _positives(
     for part in beside if split in beside else [split]:
         for row in load.rows_of(task, part, language, folder):
             query = row.identity() if row.has("id") else row.text("query")
-            for text in row.texts("positive"):
+            for text in row.texts(load.answering(row)):
                 name = names.setdefault(text, f"d{len(names)}")
                 corpus[name] = text
                 if part == split and query in queries:
@@ -108,11 +132,15 @@ def _joined(
     grades_apart: bool,
 ) -> Search:
     relevant: dict[str, dict[str, int]] = {name: {} for name in queries}
+    graded: dict[tuple[str, str], tuple[int, str]] = {}
     for query, document, grade, row in wanted:
+        way_out = "; mend it, or leave such grades out (skip: true in the task)"
         if query not in queries:
-            raise DataError(f"{row}: grades query {query!r}, which is not among the {len(queries)} queries")
+            raise DataError(f"{row}: grades query {query!r}, which is not among the {len(queries)} queries{way_out}")
         if document not in corpus:
-            raise DataError(f"{row}: query {query!r} asks for document {document!r}, which is not there")
+            raise DataError(f"{row}: query {query!r} asks for document {document!r}, which is not there{way_out}")
+        if (before := graded.setdefault((query, document), (grade, row)))[0] != grade:
+            raise DataError(f"{row}: grades {document!r} for {query!r} as {grade}, but {before[1]} as {before[0]}")
         if grade > 0:
             if not corpus[document].strip():
                 raise DataError(f"{row}: query {query!r} asks for document {document!r}, which has no text")

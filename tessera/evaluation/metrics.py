@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tessera.plan.errors import some
+from tessera.plan.shipped import pip_line
 from tessera.plan.task import Metric
 
 Grades = Mapping[str, int]  # of one query: document -> grade; some grade is above 0
@@ -56,7 +57,7 @@ def _sklearn() -> Any:
     try:
         import sklearn.metrics
     except ImportError:
-        raise ImportError('this metric needs scikit-learn; pip install "tessera-encoders[evaluate]"') from None
+        raise ImportError(f"this metric needs scikit-learn; {pip_line('evaluate')}") from None
     return sklearn.metrics
 
 

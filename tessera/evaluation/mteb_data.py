@@ -16,7 +16,8 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from tessera.evaluation import catalogue
-from tessera.evaluation.rows import MissingData, download, file_rows
+from tessera.evaluation.rows import MissingData, download
+from tessera.finetune import tables
 from tessera.plan.fields import Strict
 
 _TEXT = ("text", "sentence1", "sentence2", "sentences")  # columns that mteb's statistics count the characters of
@@ -178,8 +179,25 @@ def _fill_rows(task: Any, local: Local, data: Path) -> None:
             splits[split] = Dataset.from_list(list(_select(path, local.rows)))
             if not len(splits[split]):
                 raise ValueError(f"{path}: has no rows")
-    task.dataset = sets if task.metadata.is_multilingual else sets["default"]
+    if getattr(task, "parallel_subsets", False):
+        task.dataset = _side_by_side(sets)
+    else:
+        task.dataset = sets if task.metadata.is_multilingual else sets["default"]
     task.dataset_transform()
+
+
+def _side_by_side(sets: dict[str, Any]) -> Any:
+    """Pairs of languages as one set with a column a language, as mteb has those whose sentences are all parallel."""
+    from datasets import Dataset, DatasetDict
+
+    columns: dict[str, dict[str, list[str]]] = {}
+    for subset, splits in sets.items():
+        for split, rows in splits.items():
+            for language, name in zip(subset.split("-"), ("sentence1", "sentence2"), strict=True):
+                texts = list(rows[name])
+                if columns.setdefault(split, {}).setdefault(language, texts) != texts:
+                    raise ValueError(f"{subset}, {split}: other sentences of {language} than in the pairs before")
+    return DatasetDict({split: Dataset.from_dict(by_language) for split, by_language in columns.items()})
 
 
 def _fill_retrieval(task: Any, local: Local, data: Path) -> None:
@@ -222,7 +240,7 @@ def _unique(rows: Iterator[Row]) -> tuple[list[Row], dict[str, str]]:
 
 def _select(path: Path, part: Table) -> Iterator[Row]:
     """Rows under mteb's names. Raises ValueError naming file and row where a column is missing or empty."""
-    for number, (_, row) in enumerate(file_rows(path), 1):
+    for number, (_, row) in enumerate(tables.rows(path), 1):
         if any(row.get(column) != value for column, value in part.where.items()):
             continue
         for ours in part.columns.values():
@@ -272,6 +290,10 @@ def compare_counts(task: Any) -> dict[str, Any] | None:
 
 def _count(dataset: Any, subset: str, split: str) -> list[int]:
     found = dataset[subset][split] if subset in dataset else dataset[split]
+    pair = subset.split("-")
+    if subset not in dataset and len(pair) == 2 and set(pair) <= set(getattr(found, "column_names", ())):
+        # a column a language, as of NTREX
+        return [len(found), sum(len(text) for name in pair for text in found[name])]
     tables = [found["corpus"], found["queries"]] if "corpus" in found else [found]
     texts = [table[name] for table in tables for name in table.column_names if name in _TEXT]
     return [sum(map(len, tables)), sum(len(text) for column in texts for text in column)]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tessera.inference.encoder import Encoder
 from tessera.inference.nearest import check_vectors
 from tessera.inference.sentence_folder import content_hash
+from tessera.plan.shipped import pip_line
 from tessera.progress import Progress, silent
 
 Floats = NDArray[np.float32]
@@ -22,7 +23,7 @@ def library() -> Any:
     try:
         import mteb
     except ImportError:
-        raise ImportError('mteb is not installed; pip install "tessera-encoders[evaluate]"') from None
+        raise ImportError(f"mteb is not installed; {pip_line('evaluate')}") from None
     return mteb
 
 

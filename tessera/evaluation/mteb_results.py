@@ -86,21 +86,41 @@ def outcomes(task: Any, found: Mapping[str, Mapping[str, Any]]) -> dict[str, dic
     kind = task.metadata.type
     if kind not in ("Classification", "BitextMining") or not found:
         return {}
+    mining = kind == "BitextMining"
+    if mining and "parallel" in found:  # all pairs at once, as of NTREX: predictions are by pair
+        splits = found["parallel"].items()
+        pairs = {pair for _, said in splits for pair in said}
+        found = {pair: {split: {_PAIR: said[pair]} for split, said in splits if pair in said} for pair in sorted(pairs)}
     names = _languages({subset: task.metadata.hf_subsets_to_langscripts.get(subset, []) for subset in found})
-    each: dict[str, list[float]] = {}
-    for subset, splits in found.items():
-        for split in (split for split in task.eval_splits if split in splits):
-            if kind == "BitextMining":
-                pairs = splits[split].get("sentence1-sentence2", [])
-                right = [float(one["corpus_id"] == place) for place, one in enumerate(pairs)]
+    each: dict[str, dict[str, list[float]]] = {}
+    for subset, splits_of in found.items():
+        for split in (split for split in task.eval_splits if split in splits_of):
+            if mining:
+                scored = _mined([one["corpus_id"] for one in splits_of[split].get(_PAIR, [])])
             else:
                 labels = _rows(task, subset, split)[task.label_column_name]
-                tries = zip(*splits[split], strict=True)
+                tries = zip(*splits_of[split], strict=True)
                 right = [
                     statistics.fmean(g == label for g in guesses) for guesses, label in zip(tries, labels, strict=True)
                 ]
-            each.setdefault(names[subset], []).extend(round(value, 4) for value in right)
-    return {"accuracy": each}
+                scored = {"accuracy": right}
+            for metric, values in scored.items():
+                of = each.setdefault(metric, {}).setdefault(names[subset], [])
+                of.extend(round(value, 4) for value in values)
+    return each
+
+
+_PAIR = "sentence1-sentence2"
+
+
+def _mined(nearest: Sequence[int]) -> dict[str, list[float]]:
+    """Of each sentence whether its translation was nearest, and its F1; the means are mteb's accuracy and F1.
+
+    Each sentence is a class of one example, so its F1 is 2 / (1 + how often it was found) where it was found rightly.
+    """
+    times = Counter(nearest)
+    right = [float(found == place) for place, found in enumerate(nearest)]
+    return {"accuracy": right, "f1": [hit * 2 / (1 + times[place]) for place, hit in enumerate(right)]}
 
 
 def _languages(subsets: Mapping[str, Sequence[str]]) -> dict[str, str]:

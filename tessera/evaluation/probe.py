@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tessera.evaluation import metrics
 from tessera.inference.nearest import Floats, check_vectors
+from tessera.plan.shipped import pip_line
 
 GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse strengths of the L2 penalty, from hardly anything learned to hardly held
 FOLDS = 5
@@ -105,7 +106,7 @@ def fit(embeddings: Floats, labels: Sequence[str], c: float) -> Probe:
         from sklearn.linear_model import LogisticRegression
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
     except ImportError:
-        raise ImportError('probe needs scikit-learn; pip install "tessera-encoders[evaluate]"') from None
+        raise ImportError(f"probe needs scikit-learn; {pip_line('evaluate')}") from None
     if embeddings.ndim != 2 or len(embeddings) != len(labels):
         raise ValueError(f"probe: {list(embeddings.shape)} embeddings for {len(labels)} labels; give one row for each")
     check_vectors(embeddings, [f"training row {place + 1}" for place in range(len(embeddings))])

@@ -5,28 +5,27 @@
 <folder>/<owner>/<name>                                 a copy of the Hub's repository, as `hf download` makes it
 """
 
+import fnmatch
 import glob
 import hashlib
+import itertools
 import os
 import re
-from collections.abc import Iterator
-from fnmatch import fnmatchcase
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tessera.data import readers
-from tessera.data.storage import File, files
-from tessera.plan.corpus import Source
-from tessera.plan.task import LANGUAGE, SPLIT, TASK, Data
+from tessera.data.storage import File
+from tessera.finetune import tables
+from tessera.finetune.tables import DataError as DataError
+from tessera.finetune.tables import Placed
+from tessera.plan.shipped import pip_line
+from tessera.plan.task_data import LANGUAGE, SPLIT, TASK, Beside, Column, Data, holds_language
 
-_LONGEST = 2**28  # bytes of a row
-ENDINGS = (".jsonl.zst", ".jsonl.gz", ".jsonl", ".parquet")
-RawRow = dict[str, Any]
-Placed = tuple[str, RawRow]  # where it stands, and what
-
-
-class DataError(ValueError):
-    """Rows that cannot be used, in words for the person who has to mend them."""
+ENDINGS = (
+    *(".jsonl.zst", ".jsonl.gz", ".jsonl", ".parquet"),
+    *(kind + packed for kind in (".csv", ".tsv", ".json", ".ndjson", ".txt") for packed in ("", ".zst", ".gz")),
+)
 
 
 class MissingData(DataError):
@@ -45,51 +44,128 @@ def read(
     skipped  takes what is wrong with lines that are no rows; None: that is an error
     Raises MissingData where there are none, DataError where they cannot be read or `where` lets none through.
     """
-    name = data.codes.get(language, language) if language is not None else None
+    name = data.code(language) if language is not None else None
     if folder is None:
         rows = _hub(data, task, data.hub, split, name, None)
     else:
-        paths = _files(data, task, split, language, folder, what)
+        # A folder by languages is called as the task calls them; a path that the task says, as its data does.
+        paths = _files(data, task, split, language if data.path is None else name, folder, what)
         copy = folder / data.hub if data.hub else None
         if paths:
-            rows = (row for path in paths for row in file_rows(path, skipped))
+            rows = (row for path in paths for row in tables.rows(path, skipped))
+            if data.beside is not None:
+                rows = _beside(rows, data.beside, task, split, name, folder, skipped)
         elif copy is not None and copy.is_dir():
             rows = _hub(data, task, str(copy), split, name, folder)
         else:
-            raise missing(data, task, split, folder, language, what)
+            raise missing(data, task, split, folder, language if data.path is None else name, what)
     wanted = {column: pattern.replace(LANGUAGE, name or "*") for column, pattern in data.where.items()}
     kept = seen = 0
     for place, row in rows:
         seen += 1
-        if all(fnmatchcase(str(row.get(column)), pattern) for column, pattern in wanted.items()):
+        if all(fnmatch.fnmatchcase(str(row.get(column)), pattern) for column, pattern in wanted.items()):
             kept += 1
             yield place, row
     if not kept:
-        of = f" of language {language!r}" if language is not None and data.by_language else ""
+        of = f" of language {name!r}" if language is not None and data.by_language else ""
         why = f"; none of its {seen} rows has " + ", ".join(f"{c} {p!r}" for c, p in wanted.items()) if seen else ""
         raise DataError(f"task {task}: split {split!r} holds no rows{of}{why}")
 
 
-def languages(data: Data, task: str, split: str, folder: Path) -> list[str]:
-    """What {language} may stand for, given the files that are there; sorted."""
-    found = set()
-    for pattern in _patterns(data, task, split, ""):
-        if LANGUAGE not in pattern:
+def languages(
+    data: Data, task: str, split: str, folder: Path, columns: Mapping[str, Column] | None = None
+) -> list[str]:
+    """What the task may call a language, given the files that are there, else their columns or rows; sorted."""
+    found: set[str] = set()
+    for pattern in [*_patterns(data, task, split, ""), *([data.beside.path] if data.beside else [])]:
+        if LANGUAGE not in pattern or found:
             continue
-        whole = str(folder / pattern)  # a pattern may be a whole path
+        whole = str(folder / pattern.replace(TASK, task).replace(SPLIT, split))  # a pattern may be a whole path
         before, *after = (re.escape(part) for part in whole.split(LANGUAGE))
         fits = re.compile(before + "(?P<language>[^/]+?)" + "(?P=language)".join(after))
         for path in glob.glob(glob.escape(whole).replace(LANGUAGE, "*")):
             if match := fits.fullmatch(path):
                 found.add(match["language"])
-    return sorted(found)
+    if not found and (any(map(holds_language, (columns or {}).values())) or LANGUAGE in "".join(data.where.values())):
+        found = _inside(data, task, split, folder, columns or {})
+    names = {code: language for language, code in data.codes.items()} if data.path is not None else {}
+    return sorted(names.get(code, code) for code in found)
+
+
+def _inside(data: Data, task: str, split: str, folder: Path, columns: Mapping[str, Column]) -> set[str]:
+    """The languages that stand in the rows, by `where`, or among the columns of the first."""
+    rows = (row for path in _files(data, task, split, None, folder, "") for _, row in tables.rows(path))
+    told = {column: _fitting(fnmatch.translate(p), "(.+)") for column, p in data.where.items() if LANGUAGE in p}
+    if told:
+        matches = (fits.fullmatch(str(row.get(column))) for row in rows for column, fits in told.items())
+        return {match[1] for match in matches if match}
+    several = [one for column in columns.values() for one in ((column,) if isinstance(column, str) else column)]
+    first = next(rows, {})
+    names = {*first, *(f"{key}.{name}" for key, inner in first.items() if isinstance(inner, dict) for name in inner)}
+    found: set[str] = set()
+    for column in filter(holds_language, several):
+        inner = re.findall(r"\{([^{}]*\{language\}[^{}]*)\}", column) or [column]
+        fits = _fitting(re.escape(inner[0]), "(.+)")
+        found |= {match[1] for name in names - set(several) if (match := fits.fullmatch(name))}
+    return found
+
+
+def _fitting(pattern: str, language: str) -> re.Pattern[str]:
+    return re.compile(pattern.replace(re.escape(LANGUAGE), language, 1))
+
+
+def _beside(
+    rows: Iterator[Placed], beside: Beside, task: str, split: str, code: str | None, folder: Path,
+    skipped: list[str] | None,
+) -> Iterator[Placed]:  # fmt: skip
+    """Each row with the one of the other files that goes with it, under `beside`."""
+    pattern = beside.path.replace(TASK, task).replace(SPLIT, split).replace(LANGUAGE, glob.escape(code or ""))
+    paths = _found(folder, pattern, task)
+    if not paths:
+        raise MissingData(f"task {task}: no rows at {folder / pattern}, which `beside` names")
+    others = (row for path in paths for row in tables.rows(path, skipped))
+    if beside.by is None:
+        for (place, row), (there, other) in _one_by_one(rows, others, task):
+            if _line(place) != _line(there) and place.rpartition(":")[0].endswith(".txt"):
+                raise DataError(f"{place}: stands beside {there}; an empty line has moved them, so fill or drop both")
+            yield place, {**row, "beside": other}
+        return
+    known: dict[str, tables.Row] = {}
+    for place, other in others:
+        key = str(other.get(beside.by))
+        if other.get(beside.by) is None or key in known:
+            raise DataError(
+                f"{place}: {beside.by} is {other.get(beside.by)!r}; `beside` needs one that no other row has"
+            )
+        known[key] = other
+    for place, row in rows:
+        if (key := str(row.get(beside.by))) in known:
+            yield place, {**row, "beside": known[key]}
+        elif skipped is None:
+            raise DataError(f"{place}: no row of {folder / pattern} has {beside.by} {key!r}")
+        else:
+            skipped.append(f"{place}: has no row beside it")
+
+
+def _one_by_one(rows: Iterator[Placed], others: Iterator[Placed], task: str) -> Iterator[tuple[Placed, Placed]]:
+    for number, (one, other) in enumerate(itertools.zip_longest(rows, others)):
+        if one is None or other is None:
+            (place, _), more = one or other, "first" if other is None else "second"
+            raise DataError(
+                f"{place}: task {task}: {number} rows stand beside one another, and the {more} files have more; "
+                "give the column that joins them (beside: {by: id}), or make them equally long"
+            )
+        yield one, other
+
+
+def _line(place: str) -> str:
+    return place.rpartition(":")[2]
 
 
 def there(data: Data, task: str, split: str, folder: Path, language: str | None = None) -> bool:
     """Whether rows lie in the folder, of a language or of any, or a copy of the Hub's repository does."""
-    patterns = (
-        p.replace(LANGUAGE, glob.escape(language) if language else "*") for p in _patterns(data, task, split, "")
-    )
+    code = data.code(language) if language and data.path is not None else language
+    patterns = (p.replace(LANGUAGE, glob.escape(code) if code else "*") for p in _patterns(data, task, split, ""))
     copy = data.hub is not None and (folder / data.hub).is_dir()
     return copy or any(_found(folder, pattern, task) for pattern in patterns)
 
@@ -126,12 +202,10 @@ def _files(data: Data, task: str, split: str, language: str | None, folder: Path
 def _found(folder: Path, pattern: str, task: str) -> list[File]:
     """The files below the folder that a pattern finds, in their order: it may be a file, a folder, a glob or a URL."""
     where = pattern if "://" in pattern else os.path.join(glob.escape(str(folder)), pattern)
-    if "://" not in where and not os.path.exists(where) and not glob.glob(where, recursive=True):
-        return []
     try:
-        return files(Source(name=task, path=where))
-    except ValueError as error:
-        raise DataError(str(error).replace("source", "task", 1)) from None
+        return tables.find(where)
+    except DataError as error:
+        raise DataError(f"task {task}: {error}") from None
 
 
 def missing(
@@ -157,26 +231,6 @@ def download(hub: str, revision: str | None, folder: Path) -> str:
     return f"hf download {hub} --repo-type dataset{of} --local-dir {folder / hub}"
 
 
-def file_rows(file: File | Path, skipped: list[str] | None = None) -> Iterator[Placed]:
-    """The rows of a file of JSON lines or parquet, and where each stands. Raises DataError for what is none."""
-    file = File(str(file), file.stat().st_size, "") if isinstance(file, Path) else file
-    try:
-        for number, row, reason, raw in readers.rows(file, None, _LONGEST):
-            place = f"{file}:{number}"
-            if row is not None:
-                yield place, row
-            elif skipped is None:
-                raise DataError(f"{place}: {reason}, where a row is a JSON object on a line: {_shown(raw)}")
-            else:
-                skipped.append(f"{place}: {reason}")
-    except readers.BROKEN as error:
-        raise DataError(f"{file}: cannot be read: {str(error).strip()}") from None
-
-
-def _shown(raw: Any) -> str:
-    return repr(raw[:40].decode("utf-8", "backslashreplace")) if isinstance(raw, bytes) else repr(raw)[:40]
-
-
 def _hub(
     data: Data, task: str, repository: str | None, split: str, language: str | None, folder: Path | None
 ) -> Iterator[Placed]:
@@ -188,9 +242,7 @@ def _hub(
     try:
         import datasets
     except ImportError:
-        raise ImportError(
-            f'task {task} reads {repository} with datasets; pip install "tessera-encoders[evaluate]"'
-        ) from None
+        raise ImportError(f"task {task} reads {repository} with datasets; {pip_line('evaluate')}") from None
     if language is None and LANGUAGE in (data.config or "") + (data.files or ""):
         raise DataError(f"task {task}: {data.hub} has each language by itself; name one")
     config = data.config.replace(LANGUAGE, language or "") if data.config else None

@@ -22,9 +22,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tessera import checksums
 from tessera.data.examples import Search
-from tessera.evaluation import catalogue, metrics, trial
-from tessera.evaluation.groups import fingerprint_of_rows, read_groups, read_labels
+from tessera.evaluation import catalogue, trial
+from tessera.evaluation.groups import FOLD, fingerprint_of_rows, read_groups, read_labels
 from tessera.evaluation.retrieve import RETRIEVAL
 from tessera.evaluation.trial import HEADS, Group, Json, Kind, Rows, Scores, Start, Trial
 from tessera.files import atomic_file, digest, fingerprint, model_name
@@ -94,36 +95,33 @@ def run(
         report=on_progress or silent,
     )
     kind, tried = _kind(task), trial.all_trials(task, protocol)
-    groups = read_groups(task, protocol, place.data)
-    for group in groups:
-        for metric in (task.metric, *task.also):
-            metrics.check(metric, group.labels)
+    left_out: list[str] = []
+    groups = read_groups(task, protocol, place.data, left_out=left_out)
     oracle = protocol.select == "oracle" and task.trained
     _refuse_choice_without_validation(protocol, tried, groups)
     start = _start(task, protocol, place)
     done = [one for group in groups for one in _run_all(group, tried, start, place)]
     chosen = {} if oracle else _choose(done, lambda one: float(one.outcome["validation"]))
     labelled = read_labels(groups, protocol, place.data)  # from here on, labels of the test set are known
-    prints = [group.fingerprint for group in groups]
     rows = _merged([*(group.test for group in groups), labelled])
     done = [replace(one, scores=kind.measure(one.group, one.outcome, rows)) for one in done]
     if oracle:
         chosen = _choose(done, lambda one: statistics.fmean(row[task.metric] for row in one.scores.values()))
+    best, rows = _folded(kind, [one for one in done if one.trial.choice == chosen[one.group.name]], rows)
     result = Result(
         model=place.model,
         task=task.name,
         kind=task.kind,
         metric=task.metric,
-        protocol={**protocol.model_dump(mode="json", by_alias=True), **kind.protocol},
+        protocol={**protocol.model_dump(mode="json", by_alias=True), **kind.protocol, **_folds(task)},
         fingerprint=fingerprint(place.folder),
-        data=fingerprint_of_rows([prints, labelled] if labelled else prints),
+        data=_of_data(groups, labelled),
+        **_left_out(left_out),
         seeds=protocol.seeds if task.trained else (),
         oracle=oracle,
-        examples={x: len(one.queries if isinstance(one, Search) else one) for x, one in rows.items()},
         chosen=chosen,
-        **_summary(kind, [one for one in done if one.trial.choice == chosen[one.group.name]], rows),
-        trials=[_trial(one) for one in done],
-        seconds=round(sum(one.outcome["seconds"] for one in done), 2),
+        **_summary(kind, best, rows),
+        **_trials(done),
         seconds_now=round(time.perf_counter() - began, 2),
     )
     return write(place.out / f"{place.model}.{task.name}.{protocol.name}{'.oracle' if oracle else ''}.json", result)
@@ -211,7 +209,7 @@ def _keep(path: Path, of: Json, model: Any) -> dict[str, Tensor]:
     state = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
     state = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as draft:
+    with atomic_file(path, sealed=True) as draft:
         save_file(state, draft, metadata={"identity": json.dumps(of)})
     return state
 
@@ -220,6 +218,7 @@ def _kept(path: Path, of: Json) -> dict[str, Tensor] | None:
     """What `_keep` wrote, if it is of this trial."""
     if not path.is_file():
         return None
+    checksums.check(path)
     with safe_open(path, framework="pt") as file:
         kept = json.loads(file.metadata()["identity"]) == of
         return {name: file.get_tensor(name) for name in file.keys()} if kept else None  # noqa: SIM118  # it is no dict
@@ -266,6 +265,43 @@ def _nothing_to_choose(done: Sequence[_Finished]) -> str:
 # -------------------------------------------------------------------------------------------------------------- result
 
 
+def _of_data(groups: Sequence[Group], labelled: Mapping[str, Rows]) -> str:
+    prints = [group.fingerprint for group in groups]
+    return fingerprint_of_rows([prints, labelled] if labelled else prints)
+
+
+def _folds(task: Task) -> Json:
+    return {"folds": task.folds} if task.folds else {}
+
+
+def _left_out(rows: Sequence[str]) -> Json:
+    return {"about_data": {"left_out": len(rows), "first": rows[0]}} if rows else {}
+
+
+def _folded(
+    kind: Kind, chosen: Sequence[_Finished], rows: Mapping[str, Rows]
+) -> tuple[list[_Finished], dict[str, Rows]]:
+    """The folds of cross-validation as one: what their models said of their own rows, one fold after the other."""
+    if not any(FOLD in key for key in rows):
+        return list(chosen), dict(rows)
+    whole: dict[str, list[Any]] = {}
+    for key, some in rows.items():
+        whole.setdefault(key.partition(FOLD)[0], []).extend(some)  # type: ignore[arg-type]  # no searches have folds
+    together: dict[tuple[str, int], list[_Finished]] = {}
+    for one in chosen:
+        together.setdefault((one.group.name.partition(FOLD)[0], one.trial.seed), []).append(one)
+    found = []
+    for (name, _), folds in together.items():
+        said: dict[str, list[Any]] = {}
+        by_key = _merged(one.outcome["predictions"] for one in folds)
+        for key in (key for key in rows if key in by_key):
+            said.setdefault(key.partition(FOLD)[0], []).extend(by_key[key])
+        outcome = {**folds[0].outcome, "predictions": said}
+        scores = kind.measure(folds[0].group, outcome, whole)
+        found.append(replace(folds[0], group=replace(folds[0].group, name=name), outcome=outcome, scores=scores))
+    return found, dict(whole)
+
+
 def _summary(kind: Kind, chosen: Sequence[_Finished], rows: Mapping[str, Rows]) -> Json:
     """What the chosen settings gave, all groups together: means over seeds, half the 95% interval of the averages."""
     seeds = [[one for one in chosen if one.trial.seed == seed] for seed in dict.fromkeys(o.trial.seed for o in chosen)]
@@ -274,6 +310,7 @@ def _summary(kind: Kind, chosen: Sequence[_Finished], rows: Mapping[str, Rows]) 
     names, means = list(next(iter(scores[0].values()))), list(next(iter(each[0].values())))
     averages = {m: [statistics.fmean(row[m] for row in seed.values()) for seed in scores] for m in names}
     return {
+        "examples": {x: len(one.queries if isinstance(one, Search) else one) for x, one in rows.items()},
         "results": {x: {m: statistics.fmean(seed[x][m] for seed in scores) for m in names} for x in scores[0]},
         "interval": {m: interval(v)[1] if len(v) > 1 else None for m, v in averages.items()},
         "outcomes": {m: {x: mean_outcomes([seed[x][m] for seed in each]) for x in each[0]} for m in means},
@@ -288,6 +325,11 @@ def mean_outcomes(seeds: Sequence[Sequence[float]]) -> list[float]:
 
 def _merged(several: Iterable[Mapping[str, Found]]) -> dict[str, Found]:
     return {language: found for one in several for language, found in one.items()}
+
+
+def _trials(done: Sequence[_Finished]) -> Json:
+    seconds = round(sum(one.outcome["seconds"] for one in done), 2)
+    return {"trials": [_trial(one) for one in done], "seconds": seconds}
 
 
 def _trial(one: _Finished) -> Json:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from tessera import __version__
+from tessera.checksums import sealed_json
 from tessera.data.examples import Example, Question, Search, Tagged
 from tessera.evaluation import metrics
-from tessera.files import digest, write_json
+from tessera.files import digest, keep_damaged, read_json, write_json
 from tessera.finetune import loop
 from tessera.finetune.learner import Learner, Pretrained
 from tessera.inference import features
@@ -123,12 +124,11 @@ def trial_identity(kind: Kind, group: Group, trial: Trial, start: Start) -> Json
 def run_trial(kind: Kind, group: Group, trial: Trial, start: Start, path: Path, report: Progress) -> Json:
     """What the file of a trial says; where it is not there, or is of another trial, the trial is run and written."""
     expected = trial_identity(kind, group, trial, start)
-    try:
-        found: Json = json.loads(path.read_text(encoding="utf-8"))
-        if found["identity"] == expected:
-            return found
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    if (aside := keep_damaged(path)) is not None:
+        report(0, 1, f"{path.name} was damaged, is kept as {aside.name} and run again")
+    found = read_json(path) if path.is_file() else None
+    if isinstance(found, dict) and found.get("identity") == expected:
+        return cast(Json, found)
     weights, began = start.weights(), time.perf_counter()
     ran = _perform(kind, group, trial, weights, report)
     passing = {
@@ -136,7 +136,7 @@ def run_trial(kind: Kind, group: Group, trial: Trial, start: Start, path: Path, 
         "device": str(next(weights.encoder.parameters()).device),
     }
     whole = {"identity": expected, **ran, **passing, "tessera": __version__}
-    write_json(path, whole)
+    write_json(path, sealed_json(whole))
     return cast(Json, json.loads(json.dumps(whole)))  # as whoever reads the file finds it
 
 

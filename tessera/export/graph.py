@@ -37,6 +37,7 @@ from tessera.model.hf_files import copy_tokenizer
 from tessera.model.mlm import MaskedLM
 from tessera.model.pooling import pool
 from tessera.model.precision import compute_dtype
+from tessera.plan.shipped import pip_line
 from tessera.progress import Say, silent
 
 # Shapes: T tokens of N texts end to end, C hidden size, V vocabulary, P width of a vector.
@@ -118,7 +119,7 @@ def need(to: str, *more: str) -> None:
         raise ValueError(f"to is {to!r}; give onnx or openvino")
     for package in ("onnx", "onnxruntime", "onnxscript", *(["openvino"] if to == "openvino" else []), *more):
         if find_spec(package) is None:
-            raise ImportError(f'export needs {package}; pip install "tessera-encoders[export]"')
+            raise ImportError(f"export needs {package}; {pip_line('export')}")
 
 
 @contextlib.contextmanager

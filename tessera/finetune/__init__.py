@@ -2,6 +2,9 @@
 
 In reading order:
 
+    labels.py       what a label is and which number it has, decided in one place
+    tables.py       rows out of JSON lines, JSON, CSV, TSV, parquet and plain lines, one dict each
+    columns.py      the cells of a row by the roles a task gives them: texts, labels, tags, answers
     learner.py      an encoder with a task head: forward pass and loss
     loop.py         the training loop: schedule, clipping, early stopping; train and predict
     retriever.py    a bi-encoder: queries and documents to vectors

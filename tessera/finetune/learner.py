@@ -17,12 +17,12 @@ from tessera.inference.features import Item, Kind, Reader
 from tessera.inference.tokenize import check_vocabulary
 from tessera.model import hub, task_heads
 from tessera.model.encoder import Attention, Encoder, pack
-from tessera.model.hf_files import read_json
 from tessera.model.hf_names import Pooling, our_pooling
 from tessera.model.hub import AnyEncoder
-from tessera.model.precision import autocast, compute_dtype
+from tessera.model.precision import autocast, compute_dtype, find_device
 from tessera.model.transformers_folder import marks_segments
 from tessera.model.transformers_model import TransformersEncoder
+from tessera.plan.json_files import read_json
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
 
@@ -111,10 +111,11 @@ class Learner:
     def loss(self, items: Sequence[Item]) -> Tensor:
         """The sum of the losses of what is asked in some items."""
         scores = self.scores(items)
-        given = torch.from_numpy(np.concatenate([item.targets for item in items])).to(self.device)
+        given = torch.from_numpy(np.concatenate([item.targets for item in items]))
+        given = (given.float() if given.is_floating_point() else given).to(self.device)  # mps has no float64
         match self.reader.kind:
             case "regress":
-                return (scores[:, 0] - (given.float() - self.centre) / self.scale).square().sum()
+                return (scores[:, 0] - (given - self.centre) / self.scale).square().sum()
             case "choose":
                 return task_heads.losses_within(
                     scores, self._starts([len(i.documents) for i in items]), given[:, None]
@@ -144,11 +145,10 @@ def pretrained(folder: str | Path, machine: Machine | None = None) -> Pretrained
     if hub.is_ours(folder):
         given = read_json(folder / "config.json")
         pooling = our_pooling(given, given["model_type"], folder / "config.json")
-    device = "cuda" if machine.device == "auto" and torch.cuda.is_available() else machine.device
     tokenizer = Tokenizer.load(folder)
     check_vocabulary(tokenizer, encoder.config, folder)
     return Pretrained(
-        encoder=encoder.to("cpu" if device == "auto" else device).eval(),
+        encoder=encoder.to(find_device(machine.device)).eval(),
         head=head,
         pooling=pooling,
         tokenizer=tokenizer,

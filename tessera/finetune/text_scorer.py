@@ -25,8 +25,10 @@ from tessera.inference.sentence_folder import tokenizer_length
 from tessera.inference.text_scorer import Dtype
 from tessera.model import hub
 from tessera.model.pooling import pool
+from tessera.model.precision import find_device
 from tessera.model.task_heads import ClassificationDense, DocumentClassifier, DocumentHead
 from tessera.plan.corpus import Columns, Source
+from tessera.plan.shipped import pip_line
 from tessera.progress import Progress
 
 _PENALTIES = np.logspace(-4, 4, 17)  # times the mean variance of a feature
@@ -83,7 +85,7 @@ def fit(
     hidden states. Needs scikit-learn, and memory for 3 n x C float64. Raises ValueError for marks without a meaning.
     """
     if find_spec("sklearn") is None:
-        raise ImportError('fitting a head needs scikit-learn; pip install "tessera-encoders[evaluate]"')
+        raise ImportError(f"fitting a head needs scikit-learn; {pip_line('evaluate')}")
     folder, wanted = Path(folder), np.asarray(marks, np.float64)
     if len(texts) != len(wanted):
         raise ValueError(f"{len(texts)} texts but {len(wanted)} marks; give one mark for each text")
@@ -91,7 +93,7 @@ def fit(
         raise ValueError("a head is fitted to ten texts or more, with marks that are finite numbers and differ")
     model, tokenizer = _without_classifier(folder, pooling), Tokenizer.load(folder)
     max_length = min(max_length, tokenizer_length(folder) or max_length, model.config.max_position_embeddings)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(find_device("auto"))
 
     def compute(tokens: Tensor, starts: Tensor) -> Tensor:
         hidden = model.encoder(tokens, starts)

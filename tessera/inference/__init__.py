@@ -6,6 +6,7 @@ In reading order:
     tokenize.py         texts to token ids: truncation, chunks, prompts
     engine.py           batched inference: ids to embeddings or hidden states, the only way there
     sentence_folder.py  the sentence-transformers format: pooling, prompts, length
+    sentence_schemas.py  schemas of its JSON files
     similarity.py       similarity scores, and the keywords of sentence-transformers
     fill_mask.py        fill-mask: the most probable tokens for a mask
     nearest.py          exact nearest-neighbour search

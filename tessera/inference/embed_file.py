@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet
 from pydantic import ValidationError
 
+from tessera import checksums, lock
 from tessera.data import storage
 from tessera.data.readers import BROKEN, rows
-from tessera.files import atomic_file, remove_folder, write_json
+from tessera.files import LOCK, atomic_file, read_json, remove_folder, remove_leftovers, write_json
 from tessera.inference import sentence_folder as folders
 from tessera.inference.encoder import Encoder
 from tessera.inference.engine import EncodeOptions
@@ -69,7 +70,7 @@ def embed_file(
 ) -> Path:
     """Writes one row for each text of `source`, in its order, and returns `out`.
 
-    source     jsonl, txt (also .zst, .gz, .bz2, .xz) or parquet: a file, a folder, a glob, here or at a URL
+    source     jsonl, csv, tsv, txt (also .zst, .gz, .bz2, .xz) or parquet: a file, a folder, a glob, here or at a URL
     out        .parquet: columns id (or row) and embedding, a list of fixed size. .npy: [n, h], and the ids beside it
                in NAME.ids.parquet
     text       the column that holds the text; of txt every line is one, blank ones left out
@@ -84,31 +85,32 @@ def embed_file(
     Half characters (lone surrogates, which JSON can write) are replaced by U+FFFD and counted.
 
     Raises ValueError for a bad row, naming file and line; for parts that were begun with other settings, naming them;
-    and FileExistsError where `out` is something else than this would write.
+    FileExistsError where `out` is something else than this would write; lock.AtWork where another process writes it.
     """
     out = Path(out)
     if out.suffix not in (".parquet", ".npy"):
         raise ValueError(f"{out}: unknown kind of output; name it .parquet or .npy")
     files = _files(str(source), text, id)
-    encoder = Encoder.from_pretrained(model, device=device, dtype=dtype, threads=threads)
-    how = encoder.how(**options)
-    # A stamp is the size and the version of a file.
-    settings: Settings = {"model": folders.content_hash(folders.local(model)), "input": [f.stamp for f in files]}
-    settings |= {"text": text, "id": id, "skip_bad": skip_bad, "output": output}
-    settings |= {**_settings(encoder, how), "part_rows": part_rows}
-    if _is_finished(out, settings):
-        say(f"{out}: there already, with these settings")
+    with lock.hold(out.with_name(f".{out.name}{LOCK}"), str(out)):
+        encoder = Encoder.from_pretrained(model, device=device, dtype=dtype, threads=threads)
+        how = encoder.how(**options)
+        settings: Settings = {"model": folders.content_hash(folders.local(model)), "input": [f.stamp for f in files]}
+        settings |= {"text": text, "id": id, "skip_bad": skip_bad, "output": output}
+        settings |= {**_settings(encoder, how), "part_rows": part_rows}
+        if _is_finished(out, settings):
+            say(f"{out}: there already, with these settings")
+            return out
+        parts = out.with_name(f"{out.name}.parts")
+        remove_leftovers(parts)
+        _agree(parts, settings)
+        say(str(encoder))
+        reader = _Reader(files, text, id, skip_bad)
+        say(str(reader.look(lambda done: on_progress(0, 0, f"reads {done:,} rows"))))
+        write_json(parts / _SETTINGS, settings, sealed=True)
+        _embed(encoder, reader, parts, settings, on_progress, say, options)
+        _join(parts, out, settings, reader, how.dimensions)
+        remove_folder(parts)
         return out
-    parts = out.with_name(f"{out.name}.parts")
-    _agree(parts, settings)
-    say(str(encoder))
-    reader = _Reader(files, text, id, skip_bad)
-    say(str(reader.look(lambda done: on_progress(0, 0, f"reads {done:,} rows"))))
-    write_json(parts / _SETTINGS, settings)
-    _embed(encoder, reader, parts, settings, on_progress, say, options)
-    _join(parts, out, settings, reader, how.dimensions)
-    remove_folder(parts)
-    return out
 
 
 def _settings(encoder: Encoder, how: EncodeOptions) -> Settings:
@@ -190,7 +192,7 @@ class _Reader:
         for _, reason, key, text in self._rows():
             if reason:
                 continue
-            ids.append(key if pa.types.is_integer(self.found.id_type) else str(key))
+            ids.append(key if pa.types.is_integer(self.found.id_type) else _name(key))
             texts.append(_mend(text))
             size += len(text)
             if len(texts) == part_rows or size >= _PART_CHARACTERS:
@@ -224,8 +226,10 @@ class _Reader:
 
 def _files(source: str, text: str, id: str | None) -> list[storage.File]:
     found = storage.files(_source(source, text, id))
-    if odd := [file for file in found if file.kind not in (".jsonl", ".json", ".txt", ".parquet")]:
-        raise ValueError(f"{odd[0]}: embed reads jsonl, txt and parquet; `tessera prepare` reads web archives")
+    if odd := [file for file in found if file.kind not in (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")]:
+        raise ValueError(
+            f"{odd[0]}: embed reads jsonl, csv, tsv, txt and parquet; `tessera prepare` reads web archives"
+        )
     return found
 
 
@@ -234,6 +238,10 @@ def _source(path: str, text: str, id: str | None) -> Source:
         return Source(name="input", path=path, columns=Columns(text=text, id=id or "id"))
     except ValidationError as error:
         raise ValueError(f"{path}: {error.errors()[0]['msg']}") from None
+
+
+def _name(key: Any) -> str:
+    return json.dumps(key, default=str) if isinstance(key, dict | list) else _mend(str(key))
 
 
 def _mend(text: str) -> str:
@@ -267,7 +275,9 @@ def _is_finished(out: Path, settings: Settings) -> bool:
 def _agree(parts: Path, settings: Settings) -> None:
     """Raises ValueError where parts were begun with other settings."""
     place = parts / _SETTINGS
-    begun = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
+    begun = read_json(place) if place.is_file() else {}
+    if not isinstance(begun, dict):
+        raise ValueError(f"{place}: holds no settings; remove {parts} and start again")
     if any(parts.glob("*.parquet")) and begun and (named := _different(begun, settings)):
         raise ValueError(f"{parts} was begun with another {named}; go on with the same, or remove the folder")
 
@@ -286,7 +296,7 @@ def _shown(value: Any) -> str:
 
 def _write_part(path: Path, id_name: str, ids: pa.Array, vectors: np.ndarray[Any, Any]) -> None:
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
-    with atomic_file(path) as draft:
+    with atomic_file(path, sealed=True) as draft:
         pa.parquet.write_table(pa.table({id_name: ids, "embedding": column}), draft, **_HOW_WRITTEN)
 
 
@@ -294,9 +304,15 @@ def _write_part(path: Path, id_name: str, ids: pa.Array, vectors: np.ndarray[Any
 _HOW_WRITTEN: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
 
 
+def _part(path: Path) -> pa.Table:
+    """A finished part. Raises ValueError where it is not what was written."""
+    checksums.check(path)
+    return pa.parquet.read_table(path)
+
+
 def _join(parts: Path, out: Path, settings: Settings, reader: _Reader, width: int) -> None:
     """One file out of all parts, one part in memory at a time."""
-    tables = (pa.parquet.read_table(path) for path in sorted(parts.glob("*.parquet")))
+    tables = (_part(path) for path in sorted(parts.glob("*.parquet")))
     metadata = {_METADATA: json.dumps(settings, ensure_ascii=False)}
     number = np.dtype(settings["output"])
     column = pa.field("embedding", pa.list_(pa.from_numpy_dtype(number), width))

@@ -29,7 +29,7 @@ from tessera.inference.tokenize import TextTokenizer, check_vocabulary, checked,
 from tessera.model import hub
 from tessera.model.attention import choose
 from tessera.model.hf_files import refuse_adapter
-from tessera.model.precision import autocast, compute_dtype
+from tessera.model.precision import autocast, compute_dtype, find_device
 from tessera.progress import Progress, silent
 
 
@@ -64,7 +64,7 @@ class Encoder:
         check_vocabulary(tokenizer, config, source)
         self.config = config
         self.pipeline = Pipeline() if pipeline is None else pipeline
-        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        self.device = find_device(device)
         self.dtype = compute_dtype(dtype, self.device)
         backend: Any = getattr(model, "backend", None)  # models of other families bring their own
         self.attention = choose(backend, self.device) if backend else "transformers'"

@@ -65,7 +65,8 @@ def _reader(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
     """As transformers reads a text, but for one space before a mask: a word's space belongs to the word."""
     mask = tokenizer.mask_id
     added = [
-        {**token, "lstrip": True} if token["id"] == mask else token for token in tokenizer.definition["added_tokens"]
+        {**token, "lstrip": True} if token["id"] == mask else token
+        for token in tokenizer.definition.get("added_tokens") or []
     ]
     reader = tokenizers.Tokenizer.from_str(json.dumps({**tokenizer.definition, "added_tokens": added}))
     reader.no_truncation()

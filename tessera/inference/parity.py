@@ -23,6 +23,7 @@ from tessera.model.encoder import Attention, Encoder
 from tessera.model.mlm import MaskedLM
 from tessera.model.precision import autocast, compute_dtype
 from tessera.plan.architecture import EncoderConfig
+from tessera.plan.shipped import pip_line
 from tessera.progress import Progress, Say, silent
 
 _LENGTHS = (3, 300, 41, 1, 129, 17, 64, 128)  # below, at and above the sizes at which backends change their ways
@@ -149,7 +150,7 @@ def _theirs(
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
         say(
             f"transformers is not compared ({error}); our reference backend, one document at a time, stands in for "
-            'it. To compare: pip install "tessera-encoders[evaluate]"'
+            f"it. To compare: {pip_line('evaluate')}"
         )
         return None
     transformers.logging.disable_progress_bar()

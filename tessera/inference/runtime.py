@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tessera.model import hub
 from tessera.model.precision import compute_dtype
 from tessera.plan.architecture import EncoderConfig
+from tessera.plan.shipped import pip_line
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -149,7 +150,7 @@ def _openvino(path: Path, dtype: torch.dtype, threads: int) -> tuple[tuple[str, 
     try:
         import openvino
     except ImportError:
-        raise ImportError('an OpenVINO graph needs openvino; pip install "tessera-encoders[export]"') from None
+        raise ImportError(f"an OpenVINO graph needs openvino; {pip_line('export')}") from None
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16" if dtype is torch.bfloat16 else "f32",
         "INFERENCE_NUM_THREADS": threads,
@@ -171,7 +172,7 @@ def _onnx(path: Path, dtype: torch.dtype, threads: int) -> tuple[tuple[str, ...]
     try:
         import onnxruntime
     except ImportError:
-        raise ImportError('an ONNX graph needs onnxruntime; pip install "tessera-encoders[export]"') from None
+        raise ImportError(f"an ONNX graph needs onnxruntime; {pip_line('export')}") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -14,14 +14,28 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from tessera.files import atomic_folder, digest
+from tessera.inference.sentence_schemas import (
+    ENDLESS,
+    DenseConfig,
+    General,
+    Module,
+    Modules,
+    PoolingConfig,
+    StepConfig,
+    TextConfig,
+    TokenizerLimit,
+)
+from tessera.model.hf_files import open_weights
 from tessera.model.pooling import POOLINGS, Dense, Unit
+from tessera.plan.json_files import Schema, fit, read_any, read_as, shown
 
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 
@@ -37,7 +51,6 @@ _LEGACY = {  # what sentence-transformers called each pooling before its version
     "weightedmean": "pooling_mode_weightedmean_tokens",
     "lasttoken": "pooling_mode_lasttoken",
 }
-_ENDLESS = 10**9  # a tokenizer without a limit names a number beyond this
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,17 +125,17 @@ def read(folder: Path) -> tuple[Pipeline, Path]:
     place = folder / "modules.json"
     if not place.is_file():
         return Pipeline(max_length=tokenizer_length(folder)), folder
-    modules = _json(place)
+    modules = fit(Modules, read_any(place), place).root
     kinds = [_kind(module, place) for module in modules]
     if kinds[:2] != ["Transformer", "Pooling"]:
         raise ValueError(f"{place}: begins with {' and '.join(kinds[:2])}; read here are a Transformer and its Pooling")
-    model, pooling = (folder / module.get("path", "") for module in modules[:2])
+    model, pooling = (_within(folder, module.path, place) for module in modules[:2])
     steps: list[Dense | Unit] = []
     for kind, module in zip(kinds[2:], modules[2:], strict=True):
-        path = folder / module.get("path", "")
+        path = _within(folder, module.path, place)
         match kind:
             case "Normalize":
-                _check_input(_json(path / "config.json", missing={}), path)
+                _check_input(_optional(StepConfig, path / "config.json"), path)
                 steps.append(Unit())
             case "Dense":
                 steps.append(_read_dense(path))
@@ -131,22 +144,26 @@ def read(folder: Path) -> tuple[Pipeline, Path]:
             case _:
                 raise ValueError(f"{place}: {kind} is not known here; known are Dense, Normalize and Dropout")
     last = bool(steps) and isinstance(steps[-1], Unit)
-    general = _json(folder / "config_sentence_transformers.json", missing={})
-    text: dict[str, Any] = next((_json(path) for path in sorted(model.glob("sentence_*_config.json"))), {})
-    if text.get("transformer_task", "feature-extraction") != "feature-extraction" or text.get("query_expansion"):
+    general = _optional(General, folder / "config_sentence_transformers.json")
+    text = next((read_as(TextConfig, path) for path in sorted(model.glob("sentence_*_config.json"))), TextConfig())
+    if (text.transformer_task or "feature-extraction") != "feature-extraction" or text.query_expansion:
         raise ValueError(f"{model}: sentence_bert_config.json asks for more than token embeddings")
     names, include = _read_pooling(pooling / "config.json")
-    return Pipeline(
-        pooling=names,
-        include_prompt=include,
-        steps=tuple(steps[:-1] if last else steps),
-        normalize=last,
-        prompts={name: prompt or "" for name, prompt in (general.get("prompts") or {}).items()},
-        default_prompt_name=general.get("default_prompt_name"),
-        similarity=general.get("similarity_fn_name") or "cosine",
-        max_length=text.get("max_seq_length") or tokenizer_length(model),
-        lower_case=bool(text.get("do_lower_case")),
-    ), model
+    try:
+        pipeline = Pipeline(
+            pooling=names,
+            include_prompt=include,
+            steps=tuple(steps[:-1] if last else steps),
+            normalize=last,
+            prompts={name: prompt or "" for name, prompt in (general.prompts or {}).items()},
+            default_prompt_name=general.default_prompt_name,
+            similarity=general.similarity_fn_name or "cosine",
+            max_length=text.max_seq_length or tokenizer_length(model),
+            lower_case=bool(text.do_lower_case),
+        )
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+    return pipeline, model
 
 
 def write(model: Path, folder: Path, pipeline: Pipeline, width: int, max_length: int) -> None:
@@ -205,48 +222,67 @@ def content_hash(folder: Path) -> str:
 # --------------------------------------------------------------------------------------------------------- the pieces
 
 
-def _kind(module: Mapping[str, Any], place: Path) -> str:
-    path = str(module.get("type", ""))
-    if not path.startswith("sentence_transformers."):
-        raise ValueError(f"{place}: {path!r} is code that came with the model; tessera runs none")
-    return path.rpartition(".")[2]
+def _within(folder: Path, name: str, place: Path) -> Path:
+    """The folder that `place` calls `name`. Raises ValueError where it does not lie inside `folder`, links followed."""
+    way = PureWindowsPath(name)  # which knows both slashes and drives
+    if (
+        "\0" in name
+        or way.anchor
+        or ".." in way.parts
+        or not (folder / name).resolve().is_relative_to(folder.resolve())
+    ):
+        raise ValueError(f"{place}: path {shown(name)} leads out of the folder; only what is inside it is read")
+    return folder / name
+
+
+def _kind(module: Module, place: Path) -> str:
+    if not module.type.startswith("sentence_transformers."):
+        raise ValueError(f"{place}: {shown(module.type)} is code that came with the model; tessera runs none")
+    return module.type.rpartition(".")[2]
 
 
 def _read_pooling(place: Path) -> tuple[tuple[str, ...], bool]:
-    given = _json(place)
-    found = given.get("pooling_mode")
+    given = read_as(PoolingConfig, place)
+    found = given.pooling_mode
     if found is None:
-        found = [name for name, key in _LEGACY.items() if given.get(key)] or ["mean"]
+        flags = given.model_extra or {}
+        found = [name for name, key in _LEGACY.items() if flags.get(key)] or ["mean"]
     names = (found,) if isinstance(found, str) else tuple(found)
     if unknown := [name for name in names if name not in POOLINGS]:
-        raise ValueError(f"{place}: pooling {unknown[0]!r} is not known here; known are {', '.join(POOLINGS)}")
-    return names, bool(given.get("include_prompt", True))
+        raise ValueError(f"{place}: pooling {shown(unknown[0])} is not known here; known are {', '.join(POOLINGS)}")
+    return names, given.include_prompt
 
 
 def _read_dense(path: Path) -> Dense:
-    place = path / "config.json"
-    given = _json(place)
+    place, weights = path / "config.json", path / "model.safetensors"
+    given = read_as(DenseConfig, place)
     _check_input(given, path)
-    activation = str(given.get("activation_function", "Tanh")).rpartition(".")[2]
+    activation = given.activation_function.rpartition(".")[2]
     try:
-        bias, residual = bool(given.get("bias", True)), bool(given.get("use_residual"))
-        dense = Dense(given["in_features"], given["out_features"], bias, activation, residual)
+        Dense(1, 1, given.bias, activation)
     except ValueError as error:
-        raise ValueError(f"{place}: {error}") from None
-    weights = path / "model.safetensors"
+        raise ValueError(f"{place}: {str(error)[:400]}") from None
     if not weights.is_file():
         raise ValueError(f"{weights} is missing; other formats can run code when they are read: convert it elsewhere")
+    sizes = [given.out_features, given.in_features]
+    with ExitStack() as files:
+        found = open_weights(path, files)
+        held = found["linear.weight"].shape if "linear.weight" in found else []
+        if held != sizes:  # seen in the header, before anything of its size is made
+            raise ValueError(f"{weights} does not fit its config.json: linear.weight is {held}, not {sizes}")
+        state = {name: weight.read() for name, weight in found.items()}
+    dense = Dense(given.in_features, given.out_features, given.bias, activation, bool(given.use_residual))
     try:
-        dense.load_state_dict(load_file(weights))
+        dense.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"{weights} does not fit its config.json: {error}") from None
+        raise ValueError(f"{weights} does not fit its config.json: {shown(str(error))}") from None
     return dense.eval()
 
 
-def _check_input(given: Mapping[str, Any], path: Path) -> None:
-    for key in ("module_input_name", "module_output_name"):
-        if given.get(key, "sentence_embedding") != "sentence_embedding":
-            raise ValueError(f"{path}: works on {given[key]!r}; read here is what works on the vector of a text")
+def _check_input(given: StepConfig, path: Path) -> None:
+    for value in (given.module_input_name, given.module_output_name):
+        if (value or "sentence_embedding") != "sentence_embedding":
+            raise ValueError(f"{path}: works on {shown(value)}; read here is what works on the vector of a text")
 
 
 def _write_step(path: Path, step: Dense | Unit) -> None:
@@ -266,24 +302,17 @@ def _write_step(path: Path, step: Dense | Unit) -> None:
 
 def tokenizer_length(folder: Path) -> int | None:
     """Tokens of a text that the tokenizer's configuration allows; None where it names no limit."""
-    length = _json(folder / "tokenizer_config.json", missing={}).get("model_max_length")
-    return int(length) if isinstance(length, int | float) and 0 < length < _ENDLESS else None
+    length = _optional(TokenizerLimit, folder / "tokenizer_config.json").model_max_length
+    return int(length) if length is not None and 1 <= length < ENDLESS else None
 
 
-def _json(path: Path, missing: Any = None) -> Any:
-    if not path.is_file():
-        if missing is None:
-            raise ValueError(f"{path} is missing; copy or download the whole folder again")
-        return missing
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+def _optional(schema: type[Schema], path: Path) -> Schema:
+    return read_as(schema, path) if path.is_file() else schema()
 
 
 def _write_json(path: Path, data: Any) -> None:
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
 
 
 # ------------------------------------------------------------------------------------------------------------ the hub

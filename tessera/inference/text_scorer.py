@@ -24,6 +24,7 @@ from tessera.data.tokenizer import Tokenizer
 from tessera.inference.engine import each
 from tessera.inference.sentence_folder import tokenizer_length
 from tessera.model import hub
+from tessera.model.precision import find_device
 from tessera.model.task_heads import DocumentClassifier
 from tessera.progress import Progress
 
@@ -41,17 +42,17 @@ class Loaded:
     max_length: int  # tokens that are read of a text: what both the model and the tokenizer's configuration allow
 
 
-def load(folder: str | Path, device: Literal["auto", "cpu", "cuda"] = "auto") -> Loaded:
+def load(folder: str | Path, device: Literal["auto", "cpu", "cuda", "mps"] = "auto") -> Loaded:
     """A model that scores, from a folder with a regression head and a tokenizer.
 
     `model_max_length` in tokenizer_config.json says how many tokens are read of a text; where it says nothing, as many
     as the model has positions. Raises ValueError for a folder that is not that.
     """
-    model = hub.load_regressor(Path(folder)).eval()
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = hub.load_regressor(Path(folder)).eval().to(find_device(device))
     most = model.config.max_position_embeddings
-    return Loaded(model.to(device), Tokenizer.load(folder), min(most, tokenizer_length(Path(folder)) or most))
+    return Loaded(
+        model.to(find_device(device)), Tokenizer.load(folder), min(most, tokenizer_length(Path(folder)) or most)
+    )
 
 
 def scores(

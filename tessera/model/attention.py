@@ -24,13 +24,13 @@ BACKENDS = ("reference", "cpu", "varlen")
 
 
 def choose(name: str, device: torch.device | str) -> str:
-    """The backend that `name` means on `device`: varlen on CUDA and cpu on a CPU for `auto`.
+    """The backend that `name` means on `device`: for `auto` varlen on CUDA, cpu on a CPU, reference on mps.
 
     Raises ValueError for a backend that does not exist or cannot run there.
     """
     kind = torch.device(device).type
     if name == "auto":
-        return "varlen" if kind == "cuda" else "cpu"
+        return {"cuda": "varlen", "mps": "reference"}.get(kind, "cpu")
     if name not in BACKENDS:
         raise ValueError(f"attention: unknown backend {name!r}; give auto, {', '.join(BACKENDS)}")
     if name == "varlen" and kind != "cuda":

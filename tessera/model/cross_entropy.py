@@ -13,8 +13,9 @@ from torch.autograd.function import once_differentiable
 
 # Shapes: M positions, C hidden size, V vocabulary.
 
-_HELD = {"cpu": 1 << 27, "cuda": 1 << 30}  # scores of a block
-_WORKED_ON = {"cpu": 1 << 18, "cuda": 1 << 28}  # scores in float32: what fits a core's cache, or a modest part of a GPU
+_HELD = {"cpu": 1 << 27, "mps": 1 << 27, "cuda": 1 << 30}  # scores of a block
+# Scores in float32: what fits a core's cache, or a modest part of a GPU.
+_WORKED_ON = {"cpu": 1 << 18, "mps": 1 << 26, "cuda": 1 << 28}
 
 
 def cross_entropies(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:

@@ -4,19 +4,19 @@ Nothing is unpickled, nothing outside the folder is read because a file in it sa
 an error: a NaN that came in here would be blamed on padding or a learning rate later.
 """
 
-import json
 import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tessera.plan.errors import one_line
+from tessera import checksums
+from tessera.plan.json_files import SHOWN, Strictly, fit, read_as, read_json, shown
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _TOKENIZER_FILES = (
@@ -25,15 +25,6 @@ _TOKENIZER_FILES = (
 )
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "pytorch_adapter.bin")
-_SHOWN = 200  # characters of what a file says, in a message
-
-Schema = TypeVar("Schema", bound=BaseModel)
-
-
-class Strictly(BaseModel):
-    """Schemas of foreign files: no value is turned into another kind, fields that are not named may be there."""
-
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
 
 
 class ModelConfig(Strictly):
@@ -75,7 +66,7 @@ class TokenizerJson(Strictly):
     """tokenizer.json, as far as vocabularies are compared."""
 
     model: Vocabulary | None = None
-    added_tokens: list[AddedToken] = []
+    added_tokens: list[AddedToken] = Field(default_factory=list)
 
     def ids(self) -> dict[str, int]:
         """The id of each token."""
@@ -90,6 +81,24 @@ class TokenizerJson(Strictly):
         more = {key: (self.model_extra or {}).get(key) for key in ("normalizer", "pre_tokenizer", "post_processor")}
         added = [_on(token.model_dump()) for token in sorted(self.added_tokens, key=lambda token: token.id)]
         return {"model": _on(inside), "added_tokens": added, **more}
+
+
+def tokenizers_differ(first: Path, other: Path) -> tuple[str | None, str | None]:
+    """What of two tokenizer.json is not the same: (a token with another id, a part of the rules); None where all is.
+
+    Both are None too where the same is only written otherwise. Raises ValueError naming a file that cannot be read.
+    """
+    if first.read_bytes() == other.read_bytes():
+        return None, None
+    a, b = (read_as(TokenizerJson, file) for file in (first, other))
+    mine, theirs = a.ids(), b.ids()
+    moved = sorted((i, token) for token, i in {**theirs, **mine}.items() if mine.get(token) != theirs.get(token))
+    ids = None
+    if moved:
+        token = moved[0][1]
+        both = " and ".join("no token" if i is None else f"id {i}" for i in (mine.get(token), theirs.get(token)))
+        ids = f"{shown(token)} is {both} ({len(moved)} tokens in all)"
+    return ids, next((part for part, rules in a.rules().items() if rules != b.rules()[part]), None)
 
 
 def _on(fields: dict[str, Any]) -> dict[str, Any]:
@@ -127,12 +136,6 @@ class StoredWeight:
         return values
 
 
-def shown(value: Any) -> str:
-    """A value out of a file, short enough for a message."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
-
-
 def is_finite(values: Tensor) -> bool:
     """Whether all values are numbers: one pass, nothing of the size of `values` is made."""
     return not values.numel() or all(bool(end.isfinite()) for end in torch.aminmax(values))
@@ -164,6 +167,7 @@ def open_weights(folder: Path, files: ExitStack) -> dict[str, StoredWeight]:
         if not path.is_file():
             _refuse_pickle(folder)
             raise ValueError(f"{path} is missing")
+        checksums.check(path)
         try:
             file = files.enter_context(safe_open(path, framework="pt"))
         except SafetensorError as error:
@@ -209,7 +213,7 @@ def _refuse_pickle(folder: Path) -> None:
         return
     how = "to model.safetensors with what wrote it"
     if pickles[0] == "pytorch_model.bin":  # the only one that transformers finds by itself
-        kind = next(iter(read_as(ModelConfig, folder / "config.json").architectures or ["AutoModel"]))[:_SHOWN]
+        kind = next(iter(read_as(ModelConfig, folder / "config.json").architectures or ["AutoModel"]))[:SHOWN]
         how = (
             f"once; in Python:\n  from transformers import {kind}\n"
             f'  {kind}.from_pretrained("{folder}", use_safetensors=False).save_pretrained("{folder}")\n'
@@ -228,38 +232,9 @@ def copy_tokenizer(source: Path, target: Path) -> None:
             shutil.copyfile(file, target / file.name)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises ValueError where there is no such file, or something else in it."""
-    if not path.is_file():
-        raise ValueError(f"{path} is missing; give a folder in the Hugging Face format")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    except RecursionError:
-        raise ValueError(f"{path} is no file of a model: its lists or objects lie too deep in each other") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} holds no JSON object")
-    return data
-
-
 def config_json(folder: Path) -> dict[str, Any]:
     """config.json of a model. Raises ValueError as `read_json`, and for an adapter or a field of the wrong kind."""
     refuse_adapter(folder)
     given = read_json(folder / "config.json")
     fit(ModelConfig, given, folder / "config.json")
     return given
-
-
-def read_as(schema: type[Schema], path: Path) -> Schema:
-    """A JSON file by its schema. Raises ValueError naming the file, the place in it and what is wrong there."""
-    return fit(schema, read_json(path), path)
-
-
-def fit(schema: type[Schema], data: dict[str, Any], path: Path) -> Schema:
-    """What a file holds, by its schema. Raises ValueError as `read_as`."""
-    try:
-        return schema.model_validate(data)
-    except ValidationError as error:
-        text = one_line(error)
-        raise ValueError(f"{path}: {text if len(text) <= 2 * _SHOWN else text[: 2 * _SHOWN] + ' ...'}") from None

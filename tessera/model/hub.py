@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from tessera.files import atomic_folder
 from tessera.model import transformers_folder, transformers_model
 from tessera.model.encoder import Encoder
-from tessera.model.hf_files import StoredWeight, config_json, copy_tokenizer, open_weights, refuse_infinite, shown
+from tessera.model.hf_files import StoredWeight, config_json, copy_tokenizer, open_weights, refuse_infinite
 from tessera.model.hf_names import NAMES, Names, family, our_config, our_pooling, their_config, their_regression, theirs
 from tessera.model.mlm import MaskedLM
 from tessera.model.task_heads import DocumentClassifier, DocumentHead
 from tessera.model.transformers_model import TransformersEncoder, TransformersMaskedLM
 from tessera.plan.architecture import EncoderConfig
+from tessera.plan.json_files import shown
 
 AnyMaskedLM = MaskedLM | TransformersMaskedLM
 AnyEncoder = Encoder | TransformersEncoder
@@ -56,7 +57,7 @@ def save(
         if tokenizer_files is not None:
             copy_tokenizer(Path(tokenizer_files), draft)
         if card is not None:
-            (draft / "README.md").write_text(card, encoding="utf-8")
+            (draft / "README.md").write_text(card, encoding="utf-8", newline="\n")
 
 
 def _write(model: MaskedLM | DocumentClassifier, folder: Path, dtype: torch.dtype) -> None:
@@ -68,7 +69,7 @@ def _write(model: MaskedLM | DocumentClassifier, folder: Path, dtype: torch.dtyp
                 f"the head tells {labels} classes apart; only a regression head, with one label, is written"
             )
         fields |= their_regression(name, model.head.pooling)
-    (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8", newline="\n")
     weights = dict(_weights({k: v.detach() for k, v in model.state_dict().items()}, NAMES[name], dtype))
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 

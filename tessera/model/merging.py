@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tessera.model import hub
-from tessera.model.hf_files import TokenizerJson, is_finite, read_as
+from tessera.model.hf_files import is_finite, tokenizers_differ
 from tessera.model.mlm import MaskedLM
 
 Method = Literal["ties", "linear", "exponential"]
@@ -279,18 +279,11 @@ def _check_alike(models: Sequence[Path], base: Path | None, config_of: Path | No
 
 def _check_tokenizers(first: Path, other: Path, config_of: Path | None) -> None:
     """Refuses tokenizers with other ids; with other rules, unless it is said whose hold."""
-    if (first / "tokenizer.json").read_bytes() == (other / "tokenizer.json").read_bytes():
-        return
-    a, b = (read_as(TokenizerJson, folder / "tokenizer.json") for folder in (first, other))
-    mine, theirs = a.ids(), b.ids()
-    moved = sorted((i, token) for token, i in {**theirs, **mine}.items() if mine.get(token) != theirs.get(token))
-    if moved:
-        token = moved[0][1]
-        ids = " and ".join("no token" if i is None else f"id {i}" for i in (mine.get(token), theirs.get(token)))
+    ids, rule = tokenizers_differ(first / "tokenizer.json", other / "tokenizer.json")
+    if ids:
         raise ValueError(
-            f"cannot merge {first} and {other}: their tokenizers differ: {token!r} is {ids} ({len(moved)} tokens in "
-            "all); only models that were trained with one vocabulary merge"
+            f"cannot merge {first} and {other}: their tokenizers differ: {ids}; only models that were trained with one "
+            "vocabulary merge"
         )
-    unlike = [part for part, rules in a.rules().items() if rules != b.rules()[part]]
-    if unlike and config_of is None:
-        raise ValueError(f"cannot merge {first} and {other}: {unlike[0]} of their tokenizers differs; {_CHOOSE}")
+    if rule and config_of is None:
+        raise ValueError(f"cannot merge {first} and {other}: {rule} of their tokenizers differs; {_CHOOSE}")

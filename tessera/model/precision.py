@@ -15,6 +15,23 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of mallopt(3)
 _LARGEST = 2**31 - 1
 
 
+def find_device(name: str) -> torch.device:
+    """The device called `name` (auto, cpu, cuda, cuda:1, mps); auto is CUDA where torch sees a GPU, else the CPU.
+
+    Apple's GPUs (mps) are taken where they are asked for. Raises ValueError for a device that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device {name!r} is unknown; give auto, cpu, cuda, cuda:0 or mps") from None
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device.type, True):
+        raise ValueError(f"the device is {name}, but PyTorch sees no such GPU here; give cpu or auto")
+    return device
+
+
 def compute_dtype(name: Literal["auto", "float32", "bfloat16"], device: torch.device) -> torch.dtype:
     """The number format called `name`; auto is bfloat16 where the device multiplies in it, float32 elsewhere.
 

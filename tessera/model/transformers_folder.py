@@ -22,10 +22,10 @@ from tessera.model.hf_files import (
     config_json,
     is_finite,
     open_weights,
-    read_as,
-    shown,
 )
 from tessera.model.transformers_model import TransformersConfig, TransformersEncoder, TransformersMaskedLM, quietly
+from tessera.plan.json_files import read_as, shown
+from tessera.plan.shipped import pip_line
 
 # Shapes: T tokens of N documents end to end.
 
@@ -143,7 +143,7 @@ def _class(given: Mapping[str, Any], place: Path, kind: type[nn.Module]) -> Any:
         from transformers import CONFIG_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, AutoModel, AutoModelForMaskedLM
     except ImportError as error:
         raise ImportError(
-            f'{place}: a model of type {shown(name)} is run by transformers; pip install "tessera-encoders[evaluate]"'
+            f"{place}: a model of type {shown(name)} is run by transformers; {pip_line('evaluate')}"
         ) from error
     if name not in CONFIG_MAPPING:
         own = " It comes with code of its own, which tessera never runs." if given.get("auto_map") else ""

@@ -8,7 +8,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Size = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1, le=2**24)]
+Layers = Annotated[int, Field(ge=1, le=2**10)]
+MOST_PARAMETERS = 10**13  # a hundred times the largest encoder; what is above is a slip, or made to exhaust memory
 TokenId = Annotated[int, Field(ge=0)]
 
 
@@ -23,7 +25,7 @@ class EncoderConfig(BaseModel):
     vocab_size: Size  # rows of the embedding matrix
     hidden_size: Size
     intermediate_size: Size  # one half of the gated MLP: it projects to twice this
-    num_hidden_layers: Size
+    num_hidden_layers: Layers
     num_attention_heads: Size  # of the queries
     num_key_value_heads: Size  # divides num_attention_heads; less than it is grouped-query attention
     head_dim: Size
@@ -75,6 +77,11 @@ class EncoderConfig(BaseModel):
             raise ValueError(
                 f"local_rope_theta ({self.local_rope_theta:g}) has no use where every layer is global; "
                 f"give it the value of global_rope_theta ({self.global_rope_theta:g})"
+            )
+        if (total := parameters(self)["total"]) > MOST_PARAMETERS:
+            raise ValueError(
+                f"these sizes make {total:,} parameters, more than {MOST_PARAMETERS:,}; see vocab_size, hidden_size, "
+                "intermediate_size and num_hidden_layers"
             )
         for name in ("pad_token_id", "bos_token_id", "eos_token_id", "mask_token_id"):
             given = getattr(self, name)

@@ -6,9 +6,10 @@ See corpus/prepare.py for what is done with it.
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_serializer, model_validator
 
 from tessera.plan.fields import Bytes, Name, Share, Strict, is_folder, refuse_twins
+from tessera.plan.secrets import redact
 
 
 class Columns(Strict):
@@ -33,11 +34,16 @@ class Source(Strict):
     exclude: tuple[str, ...] = ()  # file names (globs) that `path` finds but that are not wanted
     kind: Literal["documents", "pairs", "tokens"] = "documents"  # tokens: MDS shards of token ids
     columns: Columns = Columns()
-    language: str | None = None  # of every document, where neither a column nor the file name says it
+    language: str | None = None  # of every document where no column says it, whatever the file is called
     score: str | None = None  # what scores the text where no column does: module:function, or a folder with a model
     tiers: tuple[float, float, float] | None = None  # thresholds on the score: four tiers, 1 (worst) to 4
     split: Literal["train", "held_out"] | None = None  # None: by the hash of each document
     filtered: bool = True  # whether corpus.filters look at it; code and tables are not prose
+    allow_empty: bool = False  # whether a file or language of it may give nothing; else that is an error
+
+    @field_serializer("path", when_used="json")
+    def _without_credentials(self, path: str) -> str:
+        return redact(path)  # what is written down: the recipe of a run, and what its identity is made of
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
@@ -91,6 +97,10 @@ class Contamination(Strict):
 
     sets: dict[Name, tuple[str, ...]] = Field(min_length=1)  # a name, and the files, folders or globs of the set
     n_gram: int = Field(13, ge=4)  # words in a row that must not be shared; characters x 4 where words have no spaces
+
+    @field_serializer("sets", when_used="json")
+    def _without_credentials(self, sets: dict[str, tuple[str, ...]]) -> dict[str, list[str]]:
+        return {name: [redact(path) for path in paths] for name, paths in sets.items()}
 
 
 class Filters(Strict):

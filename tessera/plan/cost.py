@@ -1,8 +1,12 @@
 """What a phase costs: FLOPs, memory of one GPU, hours; from a recipe and a machine, by arithmetic."""
 
+import os
 import re
+import shutil
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from tessera.plan.architecture import EncoderConfig, flops_per_token, head_flops, parameters
 from tessera.plan.errors import did_you_mean
@@ -95,6 +99,29 @@ def gpu_hours(flops: float, name: str, mfu: float) -> float:
     if not 0 < mfu <= 1:
         raise ValueError(f"--mfu: {mfu} is no share of a GPU's peak; give a value above 0 and at most 1, as 0.4")
     return flops / (gpu(name).flops * mfu) / 3600
+
+
+def this_machine() -> tuple[str, float]:
+    """(words, FLOP/s) of the matrix products of this machine, by data sheets: of its GPUs, else of its processor.
+
+    Without torch, so that a plan starts at once; a run measures (train/throughput.py).
+    """
+    if (tool := shutil.which("nvidia-smi")) is not None:
+        asked = [tool, "--query-gpu=name", "--format=csv,noheader"]
+        listed = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+        names = [line.strip() for line in listed.splitlines() if line.strip()]
+        rows = [row for name in names if (row := data_sheet(name)) is not None]
+        if rows:
+            return f"{len(rows)} x {names[0]}, by its data sheet", sum(flops for _, flops in rows)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    about = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").is_file() else ""
+    clock = max((float(mhz) * 1e6 for mhz in re.findall(r"cpu MHz\s*:\s*([\d.]+)", about)), default=2.5e9)
+    each = next((flops for flag, flops in _A_CYCLE.items() if re.search(rf"\b{flag}\b", about)), 16)
+    return f"{cores} cores, by their clock and vector units", cores * clock * each
+
+
+_A_CYCLE = {"avx512f": 32, "avx2": 32}
+"""Float32 operations of a core in a cycle by a flag of the processor: one fused product of 16 numbers, or two of 8."""
 
 
 def memory(config: EncoderConfig, phase: Phase, micro_batch_tokens: int, gpus: int) -> dict[str, float]:

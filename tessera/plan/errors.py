@@ -10,6 +10,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from tessera.plan.fields import TRUTH
+
 _WORDS = {
     "model_type": "keys and values are needed here",
     "model_attributes_type": "keys and values are needed here",
@@ -23,7 +25,6 @@ _WORDS = {
     "finite_number": "a finite number is needed here",
     "too_short": "at least one is needed",
 }
-TRUTH = "YAML reads yes, no, on, off, true and false as truth values; if text is meant, put it in quotes"
 
 
 def mistakes(error: ValidationError, data: Any, root: type[BaseModel]) -> list[tuple[str, str]]:

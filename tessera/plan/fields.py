@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from tessera.plan.errors import TRUTH
-
+TRUTH = "YAML reads yes, no, on, off, true and false as truth values; if text is meant, put it in quotes"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -39,13 +38,17 @@ def refuse_twins(names: list[Any], what: str) -> None:
         raise ValueError(f"two {what}s are called {twins[0]!r}; names must differ")
 
 
+MOST_TOKENS = 10**18  # arithmetic of floats holds for it, and the web has less
 _TOKENS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _BYTES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def parse_tokens(value: Any) -> int:
     """`4M` -> 4,000,000. A whole number, or a number followed by k, M, B (10^9) or T (10^12)."""
-    return _parse(value, _TOKENS, "a token count is a whole number or one with k, M, B or T, as in 100B")
+    count = _parse(value, _TOKENS, "a token count is a whole number or one with k, M, B or T, as in 100B")
+    if count > MOST_TOKENS:
+        raise ValueError(f"{str(value)[:40]!r} is more than {show_tokens(MOST_TOKENS)}; nobody has so many tokens")
+    return count
 
 
 def parse_bytes(value: Any) -> int:
@@ -88,6 +91,13 @@ def _share(value: Any) -> float:
     return number
 
 
+def _part(value: Any) -> float:
+    number = _share(value)
+    if number == 0.0:
+        raise ValueError(f"{number} is nothing; give a value above 0 and at most 1")
+    return number
+
+
 def _inner_share(value: Any) -> float:
     number = _share(value)
     if number in (0.0, 1.0):
@@ -106,6 +116,9 @@ Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
 
 Share = Annotated[float, BeforeValidator(_share)]
 """A share of a whole, in [0, 1]."""
+
+Part = Annotated[float, BeforeValidator(_part)]
+"""A share of a whole that is not nothing, in (0, 1]."""
 
 Ratio = Annotated[float, BeforeValidator(_inner_share)]
 """A share of a whole, in (0, 1)."""

@@ -76,6 +76,11 @@ def spelled(code: str) -> str:
     return code
 
 
+def usual_script(language: str) -> str | None:
+    """The script that a bare ISO 639-3 code is usually written in; None where that is not known here."""
+    return _SCRIPT.get(_SAME.get(language, language))
+
+
 def by_language(given: Mapping[str, Value]) -> dict[str, Value]:
     """The same with every language in that spelling; those that would become one keep the codes they have."""
     times = Counter(spelled(code) for code in given)

@@ -12,6 +12,8 @@ from pydantic import ValidationError
 
 from tessera.plan.errors import did_you_mean, mistakes
 from tessera.plan.recipe import Recipe
+from tessera.plan.secrets import redact
+from tessera.plan.shipped import recipe_file
 
 
 class RecipeError(ValueError):
@@ -19,17 +21,16 @@ class RecipeError(ValueError):
 
 
 def load(path: str | Path, overrides: dict[str, str] | None = None) -> Recipe:
-    """Reads a recipe; `overrides` maps dotted keys to YAML values, e.g. {"phases.decay.mask_ratio": "0.1"}.
+    """Reads a recipe from a file, or one that comes with tessera by its name.
 
-    Items of a list are named by their `name` or their number. Raises RecipeError.
+    `overrides` maps dotted keys to YAML values, e.g. {"phases.decay.mask_ratio": "0.1"}. Items of a list are named by
+    their `name` or their number. Raises RecipeError.
     """
-    path = Path(path)
     try:
+        path = recipe_file(path)
         data = _unshared(read_yaml(path, "recipe"))
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    except RecursionError:
-        raise RecipeError(f"{path}: an alias (*) stands inside its own anchor (&); write the values out") from None
     if not isinstance(data, dict):
         given = "this file is empty" if data is None else f"this is a {type(data).__name__}"
         raise RecipeError(f"{path}: a recipe is keys and values; {given}")
@@ -39,7 +40,8 @@ def load(path: str | Path, overrides: dict[str, str] | None = None) -> Recipe:
         return Recipe.model_validate(data)
     except ValidationError as error:
         found = mistakes(error, data, Recipe)
-        raise RecipeError("\n".join(f"{path}{place and ', '}{place}: {what}" for place, what in found)) from None
+        lines = (f"{path}{place and ', '}{place}: {redact(what)}" for place, what in found)
+        raise RecipeError("\n".join(lines)) from None
 
 
 def dump(recipe: Recipe) -> str:
@@ -80,21 +82,77 @@ def _brief(value: Any) -> str:
 
 
 def read_yaml(path: Path, what: str = "file") -> Any:
-    """The values of a YAML file. Raises ValueError naming what is wrong with it, and a key that stands there twice."""
+    """The values of a YAML file. Raises ValueError naming what is wrong with it and where: what is no YAML, a key that
+    stands there twice, aliases that unfold without end."""
     try:
-        return _Loader(path.read_text(encoding="utf-8")).get_single_data()
+        return _values(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such {what}") from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
-    except _TwinKeyError as error:
-        raise ValueError(f"{path}, {error}; keep one") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a YAML file: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}{error}") from None
 
 
-class _TwinKeyError(Exception):
-    """A key that stands twice in one mapping: its line and its name."""
+def _values(text: str) -> Any:
+    """The values of a YAML text. Raises ValueError whose text goes on after the name of a file."""
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _unfolded(node, {}, 0)
+        return loader.construct_document(node)
+    except _Refused as error:
+        raise ValueError(str(error)) from None
+    except yaml.YAMLError as error:
+        raise ValueError(f": not a YAML file: {_in_one_line(error, text)}") from None
+    except RecursionError:
+        raise ValueError(f": is nested more than {_DEEPEST} levels deep; write it flatter") from None
+    except (ValueError, OverflowError) as error:  # of a date, or a number of thousands of digits
+        raise ValueError(f": holds a value that cannot be read: {error}; put it in quotes if text is meant") from None
+
+
+def _in_one_line(error: yaml.YAMLError, text: str) -> str:
+    """What YAML says, with line and column; a tab by its name, for nobody sees it."""
+    mark = getattr(error, "problem_mark", None)
+    if not isinstance(error, yaml.MarkedYAMLError) or mark is None:
+        return " ".join(str(error).split())
+    what = ", ".join(filter(None, (error.context, error.problem)))
+    lines = text.splitlines()
+    if mark.line < len(lines) and "\t" in lines[mark.line][: mark.column + 1]:
+        what += " (a tab; YAML is indented with spaces)"
+    return f"{what}, in line {mark.line + 1}, column {mark.column + 1}"
+
+
+_DEEPEST, _MOST = 60, 1_000_000  # levels, and values with every alias written out; a recipe has 6 and a few hundred
+
+
+def _unfolded(node: yaml.Node, known: dict[int, int | None], depth: int) -> int:
+    """How many values a node is once its aliases are written out; `known` by node, None while it is looked at.
+
+    Raises _Refused for too many, RecursionError for too deep.
+    """
+    if depth > _DEEPEST:
+        raise RecursionError
+    if id(node) in known:
+        if (size := known[id(node)]) is None:
+            raise _Refused(": an alias (*) stands inside its own anchor (&); write the values out")
+        return size
+    known[id(node)], size = None, 1
+    if isinstance(node, yaml.CollectionNode):
+        for item in node.value:
+            size += sum(_unfolded(part, known, depth + 1) for part in (item if isinstance(item, tuple) else (item,)))
+    if size > _MOST:
+        raise _Refused(f": its aliases (*) unfold into more than {_MOST:,} values; write out what is meant")
+    known[id(node)] = size
+    return size
+
+
+class _Refused(Exception):
+    """What is YAML and is not read all the same; the text goes on after the name of the file."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -104,7 +162,7 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if (name := str(key.value)) in seen:
-                raise _TwinKeyError(f"line {key.start_mark.line + 1}: {name!r} stands here twice")
+                raise _Refused(f", line {key.start_mark.line + 1}: {name!r} stands here twice; keep one")
             seen.add(name)
         return super().construct_mapping(node, deep)
 
@@ -118,9 +176,11 @@ def _unshared(value: Any) -> Any:
 
 def _override(data: dict[str, Any], key: str, value: str, path: Path) -> None:
     try:
-        given = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: cannot set {key} to {value!r}, which is not YAML: {error}") from None
+        given = _values(value)
+    except ValueError as error:
+        raise RecipeError(
+            f"{path}: cannot set {key} to {redact(value)[:80]!r}, which is not YAML{redact(str(error))}"
+        ) from None
     place: Any = data
     *parents, last = key.split(".")
     for depth, part in enumerate(parents):

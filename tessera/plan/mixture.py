@@ -24,6 +24,14 @@ STRETCHES = 512
 _NOTHING = 1e-300  # share of a moment: what lifts less than this to a whole is no finite number
 
 
+class TooLittleTextError(ValueError):
+    """Text that cannot fill a phase without being read too often: the tokens that are possible, and those asked for."""
+
+    def __init__(self, message: str, possible: float, total: int) -> None:
+        super().__init__(message)
+        self.possible, self.total = possible, total
+
+
 def shares(mixture: Mixture, buckets: Sequence[Bucket]) -> list[float]:
     """The share of tokens that each bucket gets, before any cap on repetition; they sum to 1.
 
@@ -186,9 +194,11 @@ def cap(
     limits = [max_epochs * tokens for tokens in available]
     possible = math.fsum(limit for limit, curve in zip(limits, curves, strict=True) if any(curve))
     if possible < total * (1 - 1e-9):
-        raise ValueError(
+        raise TooLittleTextError(
             f"max_epochs: {max_epochs:g} epochs of all that is read are {int(possible)} tokens, "
-            f"but the phase has {total}; raise max_epochs, shorten the phase or add text"
+            f"but the phase has {total}; raise max_epochs, shorten the phase or add text",
+            possible,
+            total,
         )
     free = [b for b, curve in enumerate(curves) if any(curve)]
     while True:

@@ -19,6 +19,7 @@ from tessera.plan.fields import (
     MovingRatio,
     MovingShare,
     Name,
+    Part,
     Ratio,
     Share,
     Strict,
@@ -113,6 +114,7 @@ class Phase(Strict):
 
     name: Name
     from_: str = Field(alias="from")  # "scratch", an earlier phase, or a folder with a Hugging Face checkpoint
+    foreign_tokenizer: bool = False  # the folder it starts from was trained with another tokenizer, and that is meant
     tokens: Tokens  # to read in this phase
     context: int = Field(ge=8)  # context length: longest piece of a document, in tokens
     batch_tokens: Tokens  # read between two updates of the weights
@@ -167,9 +169,9 @@ class Merge(Strict):
     last: int = Field(4, ge=2)
     base: str | None = None  # ties: the phase that the models branched from
     weights: tuple[float, ...] | None = None  # None: equal
-    density: Ratio = 0.2  # ties: share of each task vector that is kept (top 20% in the paper)
+    density: Part = 0.2  # ties: share of each task vector that is kept (top 20% in the paper)
     scale: float = Field(1.0, gt=0)  # ties: the merged task vector is multiplied by this before it is added
-    decay: Ratio = 0.5  # exponential: weight of each checkpoint relative to the one after it
+    decay: Part = 0.5  # exponential: weight of each checkpoint relative to the one after it
     config_of: str | None = None  # the one of `models` whose rope_theta holds where theirs differ; None: they may not
 
     @model_validator(mode="after")
@@ -192,7 +194,7 @@ class Merge(Strict):
 class Machine(Strict):
     """Speed, never science: this may change when a run is resumed."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the matrix products; weights stay float32
     attention: Literal["auto", "reference", "cpu", "varlen"] = "auto"
     threads: int | None = Field(None, ge=1)

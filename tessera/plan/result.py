@@ -7,17 +7,16 @@ A result always names its metric, its data, its protocol and the fingerprint of 
 plan/languages.py spells them. Files of tessera 0.1 are read too; `_upgraded` alone knows how those were.
 """
 
-import json
-import math
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tessera import __version__
-from tessera.files import digest, write_json
+from tessera.checksums import Damaged
+from tessera.files import digest, keep_damaged, read_json, write_json
 from tessera.plan.errors import one_line
 from tessera.plan.fields import Strict
 from tessera.plan.languages import by_language
@@ -25,6 +24,7 @@ from tessera.plan.languages import by_language
 HELD_OUT = "held_out"  # the task of held-out text, and its kind
 _ALWAYS = ("model", "task", "kind", "metric", "fingerprint", "data", "tessera")
 _SELDOM = ("lengths", "by_length", "about_data", "seconds_now")  # left out of the file where they are empty
+_LARGEST = 1e100  # of a number that can still be averaged
 _WORDS = {"name", "cite", "notes"}  # of a protocol: they change nothing
 
 Json = dict[str, Any]
@@ -74,9 +74,9 @@ class Result(Strict):
         columns: dict[str, list[float]] = {}
         for code, row in whole.get("results", {}).items():
             for metric, value in row.items():
-                if not isinstance(value, int | float) or not math.isfinite(value):
-                    raise ValueError(f"{metric} of {code} is {value}; a finite number is needed")
-                columns.setdefault(metric, []).append(value)
+                if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < _LARGEST:
+                    raise ValueError(f"{metric} of {code} is {value!r:.100}; a finite number is needed")
+                columns.setdefault(metric, []).append(float(value))
         whole.setdefault("average", {metric: statistics.fmean(values) for metric, values in columns.items()})
         whole.setdefault("spread", {metric: statistics.pstdev(values) for metric, values in columns.items()})
         whole["protocol_hash"] = whole.get("protocol_hash") or hash_of(whole.get("protocol", {}))
@@ -90,11 +90,12 @@ class Result(Strict):
 
 
 def write(path: Path, result: Result) -> Path:
-    """Writes a result, whole or not at all, and returns its file."""
+    """Writes a result, whole or not at all, and returns its file; a damaged one there is kept as NAME.damaged."""
     nameless = [key for key in _ALWAYS if not getattr(result, key)]
     assert not nameless, f"{path}: a result says its {', '.join(nameless)}"
     whole = result.model_dump(mode="json")
-    write_json(path, {key: value for key, value in whole.items() if value or key not in _SELDOM})
+    keep_damaged(path)
+    write_json(path, {key: value for key, value in whole.items() if value or key not in _SELDOM}, sealed=True)
     return path
 
 
@@ -113,8 +114,8 @@ def read_all(folder: Path) -> tuple[dict[Path, Result], list[str]]:
     for path in sorted(folder.glob("*.json")):
         try:
             found[path] = _read(path)
-        except json.JSONDecodeError:
-            left_out.append(f"{path.name} is not whole JSON: it was being written, or is damaged; left out")
+        except Damaged as error:
+            left_out.append(f"{str(error).removeprefix(str(path.parent)).lstrip('/: ')}; left out")
         except (OSError, ValueError) as error:
             left_out.append(f"{path.name} is no result of an evaluation ({error}); left out")
     return found, left_out
@@ -140,13 +141,30 @@ def hash_of(protocol: Json) -> str:
 
 
 def _read(path: Path) -> Result:
-    given = json.loads(path.read_text(encoding="utf-8"))
+    given = read_json(path)
     if not isinstance(given, dict) or not isinstance(given.get("results"), dict) or "model" not in given:
         raise ValueError("it has no `model` or no `results`")
     try:
+        _Shape.model_validate(given)
         return Result.model_validate(_upgraded(given))
     except ValidationError as error:
-        raise ValueError(one_line(error)) from None
+        raise ValueError(one_line(error)[:1000]) from None
+
+
+class _Shape(BaseModel):
+    """What a file of any version has in common, so that it can be made into one of this version."""
+
+    model_config = ConfigDict(extra="allow")
+
+    protocol: Json | None = None
+    kind: str = ""
+    metric: str = ""
+    data: str | Json = ""
+    results: dict[str, Json]
+    examples: Json = {}
+    lengths: Json = {}
+    outcomes: dict[str, Json] = {}
+    trials: list[Json] = []
 
 
 def _spelled(trial: Json) -> Json:

@@ -4,13 +4,17 @@ A task is a few lines of YAML; tessera/evaluation/catalogue.py has those that co
 a file, tessera/evaluation/load.py reads the rows.
 """
 
-import math
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from tessera.plan.errors import did_you_mean
-from tessera.plan.fields import KEYS, PLAIN, PLAIN_OR_KEYS, Name, Ratio, Share, Strict, refuse_twins
+from tessera.plan.fields import KEYS, PLAIN, PLAIN_OR_KEYS, Name, Ratio, Share, Strict
+from tessera.plan.task_data import LANGUAGE, SYNONYMS, Column, Data, SplitName, holds_language
+from tessera.plan.task_data import SPLIT as SPLIT
+from tessera.plan.task_data import SPLITS as SPLITS
+from tessera.plan.task_data import TASK as TASK
+from tessera.plan.task_data import Splits as Splits
 
 Kind = Literal[
     "classify", "pair", "regress", "choose", "tag", "span", "retrieve", "bitext", "reward", "probe", "held_out"
@@ -44,10 +48,6 @@ Metric = Literal[
     "bits_per_byte",
     "loss",
 ]
-SplitName = Literal["train", "validation", "test"]
-SPLITS: tuple[SplitName, ...] = get_args(SplitName)
-LANGUAGE, SPLIT, TASK = "{language}", "{split}", "{task}"
-
 ROLES: dict[str, tuple[set[str], set[str]]] = {
     "classify": ({"text", "label"}, set()),
     "pair": ({"text", "label"}, {"second"}),
@@ -66,85 +66,7 @@ rows of one group stay on one side of a split. Where a bitext names columns for 
 in, and English becomes the second."""
 
 
-class Part(Strict):
-    """A part of another split, by a hash of the row's group, else of its id, else of what it says.
-
-    So the same rows are in it in every language. Parts of one split follow on one another and do not overlap; a split
-    that is named whole gets what they leave.
-    """
-
-    from_: str = Field(alias="from")  # a split, by the name that the data gives it
-    share: Share
-
-
-Split = Annotated[Annotated[str, PLAIN] | Annotated[Part, KEYS], PLAIN_OR_KEYS]
-
-
-class Splits(Strict):
-    """What the data calls its splits. None: it has none."""
-
-    train: Split | None = None
-    validation: Split | None = None
-    test: Split | None = None
-
-    @model_validator(mode="after")
-    def _parts_fit(self) -> Self:
-        shares: dict[str, float] = {}
-        for split in (self.train, self.validation, self.test):
-            if isinstance(split, Part):
-                shares[split.from_] = shares.get(split.from_, 0.0) + split.share
-        for name, total in shares.items():
-            if total > 1 + 1e-9:
-                raise ValueError(f"parts of {name!r} add up to {total:g}; they are parts of one whole, so at most 1")
-        whole = [split for split in (self.train, self.validation, self.test) if isinstance(split, str)]
-        refuse_twins(whole, "split")
-        return self
-
-    def place(self, split: SplitName) -> tuple[str, float, float] | None:
-        """(name in the data, from, to): the rows whose hash, in [0, 1), lies between; None where there is no split."""
-        wanted: str | Part | None = getattr(self, split)
-        if wanted is None:
-            return None
-        name = wanted.from_ if isinstance(wanted, Part) else wanted
-        begin = 0.0
-        for other in SPLITS:
-            part = getattr(self, other)
-            if isinstance(part, Part) and part.from_ == name:
-                if other == split:
-                    return name, begin, begin + part.share
-                begin += part.share
-        return name, begin, math.inf
-
-
-Column = str | tuple[str, ...]
-"""A column; `a.b` is what stands inside it, also inside each item of a list. A text may be put together, as in
-"Premise: {premise} Hypothesis: {hypothesis}". Several columns are the options, the negatives, or numbers to average."""
-
-
-class Data(Strict):
-    """Where rows lie: on the Hub, and below a folder that the user gives.
-
-    {language}, {split} and {task} in a pattern stand for what is read. Without `path`, local rows are looked for at
-    {task}/{language}/{split}, as .jsonl.zst, .jsonl, .parquet and the like.
-    """
-
-    hub: str | None = None  # a dataset of the Hugging Face Hub
-    config: str | None = None  # its configuration
-    files: str | None = None  # files of the repository, where it has no configuration for them
-    revision: str | None = None
-    path: str | None = None  # files below the data folder
-    splits: Splits = Splits(train="train", validation="validation", test="test")
-    codes: dict[str, str] = Field(default_factory=dict)  # a language -> what {language} is on the Hub and in `where`
-    columns: dict[str, Column] = Field(default_factory=dict)  # role -> column; instead of those of the task
-    where: dict[str, str] = Field(default_factory=dict)  # column -> glob: only such rows; may hold {language}
-
-    @property
-    def by_language(self) -> bool:
-        """Whether each language has rows of its own."""
-        if self.hub is None and self.path is None:
-            return True  # a folder for each
-        names = [place[0] for split in SPLITS if (place := self.splits.place(split))]
-        return LANGUAGE in "".join((self.config or "", self.files or "", self.path or "", *names, *self.where.values()))
+FOLDED = ("classify", "pair", "regress", "choose", "tag", "span", "reward")  # kinds that know cross-validation
 
 
 class Task(Strict):
@@ -165,11 +87,16 @@ class Task(Strict):
     languages: Literal["all"] | tuple[str, ...] = "all"  # tested on, as the data calls them; all: those with files
     # own: each language by itself. all: all together. none: nothing is trained. Else the language or languages.
     train: Literal["own", "all", "none"] | str | tuple[str, ...] = "own"
+    # cross-validation over `test`, its only split: each part is tested, chosen on the next, trained on the others
+    folds: int | None = Field(None, ge=2)
+    fold: int | None = Field(None, ge=0)  # only this one of them
     only_relevant: bool = False  # retrieve: only documents that answer some query are searched, the others are left out
     steps: int | None = Field(None, ge=1)  # reward: only solutions of so many steps
     whole: bool = False  # reward: one question for each solution, whether all steps are right; else one for each step
     no_answer: bool = False  # span: whether a question may have none
-    skip: bool = False  # bitext, probe: rows that cannot be used are left out and counted, as long as they are fewer
+    # bitext, probe: rows that cannot be used are left out and counted, as long as they are fewer; retrieve: grades of
+    # queries and documents that are not there
+    skip: bool = False
     mask_ratio: Ratio = 0.15  # held_out: share of the tokens that are hidden
     max_tokens: int | None = Field(None, ge=1)  # held_out: of each language; None: all
     seed: int = 0  # held_out: which tokens are hidden
@@ -188,7 +115,9 @@ class Task(Strict):
         ):
             for role in columns:
                 if role not in needed | may | {"id", "group"}:
+                    meant = next((r for r in (*sorted(needed), *sorted(may)) if role in SYNONYMS.get(r, ())), None)
                     hint = did_you_mean(role, needed | may | {"id", "group"})
+                    hint = f"write it as {meant}: {columns[role]}" if meant and meant not in columns else hint
                     raise ValueError(f"{place}: {role!r} is no role of kind {self.kind}; {hint}")
             for role in sorted(wanted - set(columns)):
                 raise ValueError(f"{place}: kind {self.kind} needs a column for {role!r}")
@@ -196,9 +125,9 @@ class Task(Strict):
             raise ValueError(f"corpus, relevant and only_relevant are of kind retrieve, this is of kind {self.kind}")
         told = "language" in self.columns or self.kind == "held_out"  # by the rows themselves
         several = not told and (self.languages == "all" or len(self.languages) > 1)
-        if several and not self.data.by_language:
+        if several and not self.by_language("test"):
             raise ValueError(
-                f"its data is the same for all languages; write {LANGUAGE} in config, files, path or where"
+                f"its data is the same for all languages; write {LANGUAGE} in config, files, path, where or a column"
             )
         if self.range is not None and (self.kind != "regress" or not self.range[0] < self.range[1]):
             raise ValueError(f"range is {list(self.range)}; it is of kind regress, the least value first")
@@ -206,13 +135,38 @@ class Task(Strict):
         hidden = [k for k in ("mask_ratio", "max_tokens", "seed") if getattr(self, k) != fields[k].default]
         if self.kind != "held_out" and hidden:
             raise ValueError(f"{hidden[0]} is of kind held_out, this is of kind {self.kind}")
-        if self.kind not in ("bitext", "probe") and self.skip:
-            raise ValueError(f"skip is of kinds bitext and probe, this is of kind {self.kind}")
+        if self.kind not in ("bitext", "probe", "retrieve") and self.skip:
+            raise ValueError(f"skip is of kinds bitext, probe and retrieve, this is of kind {self.kind}")
         if self.kind != "reward" and (self.steps is not None or self.whole):
             raise ValueError(f"steps and whole are of kind reward, this is of kind {self.kind}")
+        self._folds_fit()
         if self.labels is not None and len(set(self.labels)) < max(2, len(self.labels)):
             raise ValueError(f"labels are {list(self.labels)}; at least two are needed, no two the same")
         return self
+
+    def _folds_fit(self) -> None:
+        if self.folds is None:
+            if self.fold is not None:
+                raise ValueError("fold is one of `folds`, which is not given")
+            return
+        if self.kind not in FOLDED or not self.trained:
+            raise ValueError(f"folds is of kinds {', '.join(FOLDED)} that are trained, this is of kind {self.kind}")
+        splits = self.data.splits
+        if splits.train or splits.validation or not isinstance(splits.test, str) or self.train_data is not None:
+            raise ValueError("folds divides one split, all that there is; name it alone, as in splits: {test: test}")
+        if self.fold is not None and self.fold >= self.folds:
+            raise ValueError(f"fold is {self.fold}; the first of {self.folds} is 0")
+
+    def has(self, split: SplitName) -> bool:
+        """Whether there are rows of a split."""
+        if self.folds is not None:
+            return split != "validation" or self.folds > 2
+        return getattr(self.source(split).splits, split) is not None
+
+    def by_language(self, split: SplitName) -> bool:
+        """Whether each language has rows or columns of its own in a split."""
+        source = self.source(split)
+        return source.by_language or any(map(holds_language, self.columns_of(source).values()))
 
     @property
     def trained(self) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from tessera.report.run_files import EVERYTHING, NOT_LANGUAGES, PhaseLog, Run, group_mean, parents_of
 from tessera.report.style import TOKENS, altair
 
+_FEW = 15  # languages that can each have a bar and a name; more are points
 _RATE = "datum.value == 0 ? '0' : format(datum.value, '~e')"
 
 
@@ -158,6 +159,10 @@ def _mixture(run: Run) -> list[Figure]:
                 rows.append(row | ({"read": _round(100 * read)} if read else {}))
     if not rows:
         return []
+    if max(row["rank"] for row in rows) <= _FEW:
+        rows = [{**row, "x": row["planned"]} for row in rows]
+        order = list(dict.fromkeys(row["language"] for row in sorted(rows, key=lambda row: -row["planned"])))
+        return [_bars(run, rows, order, "share of tokens, %, as planned", "Share of each language", "")]
     alt = altair()
     least = min(min(row["planned"], row.get("read", math.inf)) for row in rows)
     y_scale = alt.Scale(type="log", domain=[10 ** math.floor(math.log10(least)), 100], nice=False)
@@ -204,6 +209,14 @@ def _languages(run: Run) -> list[Figure]:
     ]
     if not rows:
         return []
+    title = "Held-out bits per byte at the end, by language"
+    if len(order := sorted({str(row["language"]) for row in rows}, key=lambda code: (-available[code], code))) <= _FEW:
+        rows = [{**row, "x": row["y"]} for row in rows]
+        return [
+            _bars(
+                run, rows, order, "bits per byte", title, "From the language with the most text to that with the least."
+            )
+        ]
     alt = altair()
     ticks = [n * 10**e for e in range(2, 14) for n in (1, 2, 5)]
     axis = alt.Axis(title="tokens of training text at hand", labelExpr=TOKENS, values=ticks)
@@ -217,9 +230,22 @@ def _languages(run: Run) -> list[Figure]:
     ]
     dots = _base(alt, rows).mark_circle(size=34, opacity=0.65)
     dots = dots.encode(x=x, y=y, color=_colour(alt, run), tooltip=tooltip)
-    title = "Held-out bits per byte at the end, by language"
     caption = f"Each point is one language. Shown: {', '.join(last)}."
     return [Figure(title=title, caption=caption, chart=dots, height=300, stages=tuple(last))]
+
+
+def _bars(run: Run, rows: list[dict[str, Any]], order: list[str], unit: str, title: str, caption: str) -> Figure:
+    """A bar for each language, with its name, and each stage: for so few languages that all can be read."""
+    alt, stages = altair(), _stages(rows)
+    x = alt.X("x:Q", axis=alt.Axis(title=unit, tickCount=6), scale=alt.Scale(zero=True))
+    y = alt.Y("language:N", sort=order, axis=alt.Axis(title=None, labelLimit=160, ticks=False))
+    tooltip = [alt.Tooltip("stage:N"), alt.Tooltip("language:N"), alt.Tooltip("x:Q", title=unit, format=".3~g")]
+    offset = alt.YOffset("stage:N", sort=list(stages))
+    bars = alt.Chart(alt.Data(values=rows)).mark_bar().encode(
+        x=x, y=y, yOffset=offset, color=_colour(alt, run), tooltip=tooltip
+    )  # fmt: skip
+    height = len(order) * (8 + 9 * len(stages)) + 40
+    return Figure(title=title, caption=caption, chart=bars, height=height, stages=stages)
 
 
 def _merges(run: Run) -> list[Figure]:
@@ -238,14 +264,21 @@ def _merges(run: Run) -> list[Figure]:
         order = list(run.groups)
         x = alt.X("x:Q", axis=alt.Axis(title="bits per byte", tickCount=5), scale=alt.Scale(zero=False, padding=12))
         y = alt.Y("group:N", sort=order, axis=alt.Axis(title=None, labelLimit=160, grid=True, ticks=False))
-        shapes = ["diamond" if model == merge.name else "circle" for model in models]
-        shape = alt.Shape("stage:N", scale=alt.Scale(domain=models, range=shapes), legend=None)
         tooltip = ["stage:N", "group:N", alt.Tooltip("x:Q", title="bits per byte", format=".3f")]
-        dots = alt.Chart(alt.Data(values=rows)).mark_point(size=80, opacity=0.85, filled=True)
-        dots = dots.encode(x=x, y=y, color=_colour(alt, run), shape=shape, tooltip=tooltip)
+        # The merge lies between its parents or on them: an outline, larger than they are and above them, stays visible.
+        parents, merged = ([r for r in rows if (r["stage"] == merge.name) is own] for own in (False, True))
+        dots = alt.Chart(alt.Data(values=parents)).mark_circle(size=70, opacity=0.85)
+        diamonds = alt.Chart(alt.Data(values=merged)).mark_point(
+            shape="diamond", size=210, strokeWidth=2.2, filled=False, opacity=1
+        )
+        dots, diamonds = (of.encode(x=x, y=y, color=_colour(alt, run), tooltip=tooltip) for of in (dots, diamonds))
         title = f"{merge.name}: {merge.method} of {', '.join(parents_of(merge))}"
         caption = "Held-out bits per byte by language group; the diamond is the merge."
-        made.append(Figure(title=title, caption=caption, chart=dots, height=34 * len(order) + 10, stages=tuple(models)))
+        made.append(
+            Figure(
+                title=title, caption=caption, chart=dots + diamonds, height=34 * len(order) + 10, stages=tuple(models)
+            )
+        )
     return made
 
 

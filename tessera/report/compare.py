@@ -44,6 +44,7 @@ class Comparison:
     tasks: dict[str, list[Score]]
     verdicts: dict[tuple[str, str], Verdict]  # (task, model) -> against the reference, where it could be judged
     reference: str | None  # the model that others are measured against
+    left_out: tuple[str, ...] = ()  # in words, what of the folders is no result or is damaged
 
     @property
     def models(self) -> list[str]:
@@ -78,7 +79,8 @@ def compare(
 
     Raises ValueError naming a file that is no result, or a task or model that nobody has.
     """
-    found = {one.path: one for path in paths for one in read(Path(path).resolve(), metric)}  # each file once
+    left_out: list[str] = []
+    found = {one.path: one for path in paths for one in read(Path(path).resolve(), metric, left_out)}  # each file once
     ours = _told_apart(list(found.values()))
     ours += _suites(ours)
     theirs = read_published() if published or not paths else []
@@ -111,7 +113,9 @@ def compare(
             f"reference is {reference!r}; {did_you_mean(reference, {r.name for r in ours})} (published results come "
             "without the spread that a comparison needs)"
         )
-    return Comparison(tasks=together, verdicts=_verdicts(together, first), reference=first)
+    return Comparison(
+        tasks=together, verdicts=_verdicts(together, first), reference=first, left_out=tuple(dict.fromkeys(left_out))
+    )
 
 
 def tables(comparison: Comparison, languages: bool = False) -> tuple[list[Table], list[str]]:
@@ -173,7 +177,7 @@ def _cell(result: Score | None, comparison: Comparison) -> str:
 
 def _notes(comparison: Comparison) -> list[str]:
     results = [result for several in comparison.tasks.values() for result in several]
-    notes = []
+    notes = list(comparison.left_out)
     if overs := sorted({result.over for result in results if result.over}):
         notes.append(f"± half of the 95% interval of the average, over {', '.join(overs)}")
     if comparison.verdicts:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.files import write_text
+from tessera.plan.architecture import parameters
 from tessera.report import results, style
 from tessera.report.charts import Figure, figures
 from tessera.report.run_files import EVERYTHING, NOT_LANGUAGES, Run, open_run
@@ -81,12 +82,25 @@ def _facts(run: Run) -> dict[str, str]:
     spoken = len(run.groups.get(EVERYTHING, ()))
     stages = len(run.phases) + len(run.recipe.merges)
     return {
-        "model": run.recipe.model.preset or "from a folder",
+        **_model(run),
         "languages": f"{spoken:,}" if spoken else "–",
         "tokens read": f"{tokens(read)} of {tokens(planned)}" if going_on else tokens(read),
         "time in training": duration(sum(p.seconds for p in run.phases)),
         "stages finished": f"{stages - len(run.unfinished)} of {stages}",
     }
+
+
+def _model(run: Run) -> dict[str, str]:
+    """The preset where the model has its shape, else how many parameters it has."""
+    given = run.recipe.model
+    if given.preset is None or not given.override:
+        return {"model": given.preset or "from a folder"}
+    size = (
+        parameters(given.config().model_copy(update={"vocab_size": run.vocab_size}))["total"]
+        if run.vocab_size
+        else None
+    )
+    return {"parameters": tokens(size)} if size else {"model": "a shape of its own"}
 
 
 def _gaps(run: Run) -> list[str]:

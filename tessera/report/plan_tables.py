@@ -22,7 +22,7 @@ def tables(plan: Overview, everything: bool = False) -> list[Table]:
     made: list[Table] = []
     if plan.parameters is not None:
         row = [f"{count:,}" for count in plan.parameters.values()]
-        made.append((f"{plan.recipe}: parameters ({plan.preset})", list(plan.parameters), [row]))
+        made.append((f"{plan.recipe}: parameters (preset {plan.preset})", list(plan.parameters), [row]))
     made.append(("phases", _PHASE_COLUMNS, [_phase_row(phase) for phase in plan.phases]))
     made.append(("joints: at the start and at the end of each phase", _JOINT_COLUMNS, _joint_rows(plan)))
     made += _cost_tables(plan)
@@ -83,14 +83,14 @@ def _cost_tables(plan: Overview) -> list[Table]:
     machine = plan.machine
     hours = sum(needed for _, _, needed in known)
     title = (
-        f"{_hours(hours)} GPU-hours at an MFU of {machine.mfu:g}: {_time(hours / machine.gpus)} on {machine.gpus} x "
+        f"{_hours(hours)} GPU-hours at an MFU of {machine.mfu:g}: {time(hours / machine.gpus)} on {machine.gpus} x "
         f"{machine.gpu}; memory of one, of {plan.gpu_memory / 1e9:.0f} GB"
     )
     rows = []
     for name, memory, needed in known:
         sizes = (size / 1e9 for size in (*memory.values(), sum(memory.values())))
         cells = [f"{size:.1f}" if size >= 0.1 else f"{size:.3f}" for size in sizes]
-        rows.append([name, *cells, _time(needed / machine.gpus)])
+        rows.append([name, *cells, time(needed / machine.gpus)])
     return [(title, ["phase", *known[0][1], "GB", "time"], rows)]
 
 
@@ -121,7 +121,8 @@ def _hours(hours: float) -> str:
     return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
-def _time(hours: float) -> str:
+def time(hours: float) -> str:
+    """Hours in the unit that people would say."""
     if hours < 1 / 60:
         return "under a minute"
     return f"{hours / 24:.1f} days" if hours >= 48 else f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min"

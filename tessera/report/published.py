@@ -64,13 +64,18 @@ class Score:
         return sum(found) / len(found) if len(found) > 1 else None
 
 
-def read(path: Path, metric: str | None = None) -> list[Score]:
-    """Our scores in a file or in all files of a folder. Raises ValueError naming a file that is no result."""
+def read(path: Path, metric: str | None = None, left_out: list[str] | None = None) -> list[Score]:
+    """Our scores in a file or in all files of a folder; `left_out` gets in words what else lies there.
+
+    Raises ValueError naming a file that is no result.
+    """
     if not path.is_dir():
         return _scores(path, result.read(path), metric)
-    found, _ = result.read_all(path)
+    found, besides = result.read_all(path)
+    (left_out if left_out is not None else []).extend(f"{path}: {line}" for line in besides)
     if not found:
-        raise ValueError(f"{path}: holds no result; give the folder that `tessera evaluate` wrote into")
+        why = f" ({'; '.join(besides[:3])})" if besides else ""
+        raise ValueError(f"{path}: holds no result{why}; give the folder that `tessera evaluate` wrote into")
     return [score for file, one in found.items() for score in _scores(file, one, metric)]
 
 

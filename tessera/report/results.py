@@ -22,13 +22,14 @@ from tessera.report.tables import (
     tokens,
 )
 
+UNTRAINED, CHANCE = "untrained", "chance"  # rows beside the models
 _LANGUAGE = ("language", "code", "group")
 _SAMPLED = "* measured on a sample during training, not yet on all held-out text."
 
 
 def summary(run: Run) -> list[Table]:
     """One table for held-out text, one for each retrieval task: a row a model, a column a language group."""
-    bits, sampled = run.final_bits()
+    _, sampled = run.final_bits()
     made, unseen = [], False
     for title, metric, values in measures(run):
         groups, means = by_group(run, values)
@@ -40,9 +41,13 @@ def summary(run: Run) -> list[Table]:
             for number, group in enumerate(groups):
                 if read and not read.intersection(run.groups[group]):
                     cells[number], unseen = replace(cells[number], css="unseen"), True
-            rows.append([Cell(model + (" *" if model in sampled and values is bits else "")), *cells])
+            rows.append([Cell(model + (" *" if model in sampled and metric == "bits_per_byte" else "")), *cells])
         made.append(Table(title=title, words=("model",), numbers=[Columns("", tuple(groups))], rows=rows))
     notes = ["Each language counts once in a mean."]
+    if any(UNTRAINED in values for _, _, values in measures(run)):
+        notes += ["Untrained: every token equally likely, as before the first step."]
+    if any(CHANCE in values for _, _, values in measures(run)):
+        notes += ["Chance: a sentence drawn blindly from those of the other language."]
     notes += ["Italics: the model was not trained on any language of the group."] if unseen else []
     notes += [_SAMPLED] if sampled else []
     return [*made[:-1], replace(made[-1], note=" ".join(notes))] if made else []
@@ -57,12 +62,25 @@ def by_group(run: Run, values: dict[str, dict[str, float]]) -> tuple[list[str], 
 def measures(run: Run) -> list[tuple[str, str, dict[str, dict[str, float]]]]:
     """What the summary shows: title, metric, and values by model and language."""
     bits, _ = run.final_bits()
-    found = [("Held-out bits per byte (lower is better)", "bits_per_byte", bits)] if bits else []
+    guessing = {UNTRAINED: untrained} if (untrained := run.untrained_bits()) else {}
+    found = [("Held-out bits per byte (lower is better)", "bits_per_byte", {**guessing, **bits})] if bits else []
     for task in tasks(run):
         results = [r for r in run.results if r.task == task and r.kind == "bitext"]
         if values := {r.model: of for r in results if (of := _of(r, "accuracy"))}:
-            found.append((f"{task}: retrieval accuracy, % (higher is better)", "accuracy", values))
+            sizes = {code: size for r in results for code, size in r.examples.items() if size}
+            sentences = _between(list(sizes.values()), "sentence")
+            title = f"{task}: retrieval accuracy, %{sentences and f', among {sentences} a language'} (higher is better)"
+            chance = {CHANCE: {code: 1 / size for code, size in sizes.items()}} if sizes else {}
+            found.append((title, "accuracy", {**chance, **values}))
     return found
+
+
+def _between(sizes: list[int], what: str) -> str:
+    """`23 sentences`, or `6 to 23 sentences` where they differ; nothing where none is known."""
+    if not sizes:
+        return ""
+    least, most = min(sizes), max(sizes)
+    return f"{most:,} {what}{'s' * (most != 1)}" if least == most else f"{least:,} to {most:,} {what}s"
 
 
 def mixture(run: Run, names: dict[str, str]) -> list[Table]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tessera import checksums
+from tessera.files import read_json
 from tessera.plan.loading import load
 from tessera.plan.recipe import Merge, Phase, Recipe
 from tessera.plan.result import HELD_OUT, Result, read_all
@@ -19,6 +21,7 @@ STEP_COLUMNS = (
     "step", "tokens", "tokens_read", "total_tokens", "loss", "learning_rate", "mask_ratio", "batch_tokens",
     "tokens_per_second", "mfu",
 )  # fmt: skip
+_LARGEST = 1e100  # of a number that can still be added up
 NOT_LANGUAGES = frozenset({"code", "math"})
 EVERYTHING, PSEUDO, UNREAD, UNSURE = "all languages", "code and math", "never read", "others"
 
@@ -92,6 +95,7 @@ class Run:
     merged: tuple[str, ...]  # merges that are finished
     results: tuple[Result, ...]
     notes: tuple[str, ...]
+    vocab_size: int | None  # of the model; None where no phase has left one
     groups: dict[str, tuple[str, ...]]  # language groups, EVERYTHING first
 
     @property
@@ -133,6 +137,19 @@ class Run:
         sampled = {p.name: p.held_out[-1].bits for p in self.phases if p.held_out and p.name not in bits}
         return {m: {**bits, **sampled}[m] for m in self.names if m in bits or m in sampled}, set(sampled)
 
+    def untrained_bits(self) -> dict[str, float]:
+        """Bits per byte, by language, of a model that finds every token equally likely: nats are the logarithm of the
+        vocabulary's size. Follows from any measurement of a language, which has nats and bits; {} where none has both.
+        """
+        if self.vocab_size is None:
+            return {}
+        rows = [item for r in self.results if r.kind == HELD_OUT for item in r.results.items()]
+        return {
+            code: row["bits_per_byte"] * math.log(self.vocab_size) / row["loss"]
+            for code, row in rows
+            if row.get("loss", 0) > 0 and "bits_per_byte" in row
+        }
+
 
 def parents_of(merge: Merge) -> tuple[str, ...]:
     """The phases whose weights a merge joins."""
@@ -165,6 +182,10 @@ def open_run(folder: Path) -> Run:
         raise ValueError(f"{folder} {lack}, so it is no run folder; give the folder that `tessera run` wrote")
     recipe = load(folder / "recipe.yaml")
     notes: list[str] = []
+    try:
+        checksums.check_text(folder / "recipe.yaml")
+    except checksums.Damaged as error:
+        notes.append(str(error))
     phases = tuple(_phase(folder, phase, recipe, notes) for phase in recipe.phases)
     merged = tuple(m.name for m in recipe.merges if (folder / m.name / "final").exists())
     results = _results(folder / "evaluation", [p.name for p in recipe.phases] + [m.name for m in recipe.merges], notes)
@@ -176,8 +197,18 @@ def open_run(folder: Path) -> Run:
         merged=merged,
         results=results,
         notes=tuple(notes),
+        vocab_size=_vocab_size(folder, recipe),
         groups=_groups(phases, results),
     )
+
+
+def _vocab_size(folder: Path, recipe: Recipe) -> int | None:
+    for phase in recipe.phases:
+        config = _json(folder / phase.name / "final" / "config.json", [])
+        size = config.get("vocab_size") if isinstance(config, dict) else None
+        if isinstance(size, int) and size > 1:
+            return size
+    return None
 
 
 def _groups(phases: tuple[PhaseLog, ...], results: tuple[Result, ...]) -> dict[str, tuple[str, ...]]:
@@ -209,7 +240,9 @@ def _phase(folder: Path, phase: Phase, recipe: Recipe, notes: list[str]) -> Phas
             # A resumed run writes the steps since its last checkpoint again: what comes later is what counts.
             while held_out and held_out[-1].total_tokens >= _number(line.get("total_tokens")):
                 held_out.pop()
-            bits = {code: _number(row.get("bits_per_byte")) for code, row in line.get("languages", {}).items()}
+            rows = line.get("languages")
+            rows = rows if isinstance(rows, dict) else {}
+            bits = {code: _number(row.get("bits_per_byte")) for code, row in rows.items() if isinstance(row, dict)}
             finite = {code: value for code, value in bits.items() if math.isfinite(value)}
             held_out.append(HeldOut(total_tokens=_number(line.get("total_tokens")), bits=finite))
         elif "step" in line and line.get("kind", "step") == "step":  # not what was skipped or rolled back
@@ -233,13 +266,17 @@ def _lines(path: Path, finished: bool, notes: list[str]) -> Iterator[dict[str, A
         if finished:
             notes.append(f"{_short(path)} is missing, though the phase is finished")
         return
+    try:
+        checksums.check(path)
+    except checksums.Damaged as error:
+        notes.append(f"{error}; shown as it stands")
     bad: list[int] = []
     number = 0
     with path.open(encoding="utf-8", errors="replace") as lines:
         for number, text in enumerate(lines, 1):
             try:
                 line = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 line = None
             if isinstance(line, dict):
                 yield line
@@ -254,8 +291,11 @@ def _lines(path: Path, finished: bool, notes: list[str]) -> Iterator[dict[str, A
 def _mixture(path: Path, notes: list[str]) -> dict[str, Reading]:
     """Buckets of one language added up: its sources and its quality tiers."""
     rows: dict[str, list[dict[str, Any]]] = {}
-    for bucket in (_json(path, notes) or {}).get("buckets", ()):
-        rows.setdefault(bucket["language"], []).append(bucket)
+    given = _json(path, notes)
+    buckets = given.get("buckets") if isinstance(given, dict) else None
+    for bucket in buckets if isinstance(buckets, list) else ():
+        if isinstance(bucket, dict) and isinstance(bucket.get("language"), str):
+            rows.setdefault(bucket["language"], []).append(bucket)
     mixture = {}
     for code, parts in rows.items():
         available = sum(_finite(p.get("tokens_available")) for p in parts)
@@ -284,14 +324,16 @@ def _json(path: Path, notes: list[str]) -> Any:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        notes.append(f"{_short(path)} is not whole JSON: it was being written, or is damaged; left out")
+        return read_json(path)
+    except checksums.Damaged as error:
+        notes.append(f"{_short(path)}{str(error).removeprefix(str(path))}; left out".replace(": is not", " is not", 1))
         return None
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
+        return math.nan
+    return float(value)
 
 
 def _finite(value: Any) -> float:

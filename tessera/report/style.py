@@ -8,6 +8,8 @@ import functools
 from pathlib import Path
 from typing import Any
 
+from tessera.plan.shipped import pip_line
+
 # Stages take these colours in the order of the recipe, on light and on dark ground.
 LIGHT = ("#2f5f9e", "#c06a24", "#35845e", "#9a4a8b", "#8a7a1f", "#2f8fa6", "#b3423f", "#6d6d78")
 DARK = ("#7fb0ea", "#eda064", "#6dc79d", "#d992cb", "#cfc268", "#7dcfe2", "#ee8b86", "#acacb8")
@@ -23,7 +25,7 @@ def altair() -> Any:
         import altair
         import vl_convert  # noqa: F401  # draws altair's images and holds the scripts for pages
     except ImportError:
-        raise ImportError('the report needs altair and vl-convert; pip install "tessera-encoders[report]"') from None
+        raise ImportError(f"the report needs altair and vl-convert; {pip_line('report')}") from None
     return altair
 
 

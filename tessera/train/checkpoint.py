@@ -9,7 +9,6 @@ checkpoint-<step>/
 """
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -17,15 +16,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tessera.files import atomic_folder
+from tessera import checksums
+from tessera.checksums import MANIFEST, seal
+from tessera.files import atomic_folder, link_folder
 from tessera.model import hub
+from tessera.plan.errors import one_line
 from tessera.train.optimizer import unpack_state
 
-MANIFEST = "manifest.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NEEDED = ("config.json", "model.safetensors", "training/optimizer.safetensors", "training/optimizer.json",
            "training/state.json")  # fmt: skip
@@ -74,8 +76,8 @@ def save(
             training.mkdir()
             tensors, plain = optimizer
             save_file(tensors, training / "optimizer.safetensors")
-            (training / "optimizer.json").write_text(plain)
-            (training / "state.json").write_text(json.dumps(asdict(position)))
+            (training / "optimizer.json").write_text(plain, encoding="utf-8", newline="\n")
+            (training / "state.json").write_text(json.dumps(asdict(position)), encoding="utf-8", newline="\n")
             seal(staging)
     except (OSError, SafetensorError) as error:
         why = full(error)
@@ -95,33 +97,17 @@ def full(error: Exception) -> str | None:
     return os.strerror(number) if number in _FULL else None
 
 
-def seal(folder: Path) -> None:
-    """Writes the manifest of a folder: the size and SHA-256 of every other file in it."""
-    manifest = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
-        manifest[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
-
-
 def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint folder, or None if it is whole."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_bytes())
     except FileNotFoundError:
         return f"{folder}: no {MANIFEST}, so it was not written to the end"
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (OSError, ValueError, RecursionError):
         return f"{folder / MANIFEST}: is not JSON"
     if not isinstance(manifest, dict) or not all(name in manifest for name in _NEEDED):
         return f"{folder / MANIFEST}: does not name all files of a checkpoint"
-    for name, expected in manifest.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{path}: is missing"
-        if path.stat().st_size != expected["bytes"]:
-            return f"{path}: has {path.stat().st_size} bytes, {expected['bytes']} were written"
-        if sha256(path) != expected["sha256"]:
-            return f"{path}: its bytes have changed since it was written (SHA-256 differs)"
-    return None
+    return checksums.damage(folder)
 
 
 def checkpoints(phase_folder: Path) -> list[Path]:
@@ -150,24 +136,21 @@ def latest(phase_folder: Path) -> tuple[Path | None, list[str]]:
 
 def position(folder: Path) -> Position:
     """Where the run stood when the checkpoint was written."""
-    return Position(**json.loads((folder / "training" / "state.json").read_text()))
+    path = folder / "training" / "state.json"
+    try:
+        return TypeAdapter(Position).validate_json(path.read_bytes(), strict=True)
+    except (OSError, ValidationError) as error:
+        why = one_line(error)[:400] if isinstance(error, ValidationError) else error
+        raise CheckpointError(f"{path}: does not say where the run stood: {why}") from None
 
 
 def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
     """Puts the moments and counts of a checkpoint into `optimizer`."""
     training = folder / "training"
-    unpack_state(optimizer, load_file(training / "optimizer.safetensors"), (training / "optimizer.json").read_text())
+    plain = (training / "optimizer.json").read_text(encoding="utf-8")
+    unpack_state(optimizer, load_file(training / "optimizer.safetensors"), plain)
 
 
 def point(link: Path, target: Path) -> None:
-    """Makes `link` point to `target` beside it, at once."""
-    new = link.with_name(f".{link.name}.new")
-    new.unlink(missing_ok=True)
-    new.symlink_to(target.name)
-    os.replace(new, link)
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Makes `link` lead to `target` beside it, at once."""
+    link_folder(link, target)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from tessera import signals
 from tessera.files import remove_folder
 from tessera.model import hub
 from tessera.model.mlm import MaskedLM
@@ -25,12 +26,17 @@ class CheckpointPolicy:
         self.recipe, self.phase, self.folder, self.tokenizer, self.world = recipe, phase, folder, tokenizer, world
         self.saved_at = time.monotonic()
 
-    def due(self, position: Position) -> bool:
-        """Whether a checkpoint is to be written now. All processes ask together."""
+    def due(self, position: Position) -> tuple[bool, int]:
+        """(whether a checkpoint is to be written now, the signal that asks to stop after it, or 0).
+
+        All processes ask together: a signal that reached one of them stops all at the same step.
+        """
         late = time.monotonic() - self.saved_at > 60 * self.recipe.machine.checkpoint_minutes
         last = position.step == schedule.total_steps(self.phase)
-        asked = self.world.leads and (last or late or self._lasting(position.step))  # one clock for all
-        return distributed.total([float(asked)], self.world)[0] > 0
+        due = self.world.leads and (last or late or self._lasting(position.step))  # one clock for all
+        told = distributed.gathered([float(due), float(signals.asked())], self.world)
+        number = int(max(signal for _, signal in told))
+        return number > 0 or any(due for due, _ in told), number
 
     def write(self, state: TrainState) -> None:
         """Writes a checkpoint. All processes come here together; a full disk is an error in each of them."""

@@ -18,8 +18,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tessera.model.encoder import Block
-from tessera.model.precision import keep_memory
+from tessera.model.precision import find_device, keep_memory
 from tessera.plan.recipe import Machine
+from tessera.signals import Stopped
 
 if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
@@ -64,8 +65,10 @@ def join(machine: Machine) -> World:
     there = torch.cuda.is_available()
     if machine.device == "cuda" and not there:
         raise ValueError("machine.device is cuda, but PyTorch sees no GPU; set machine.device=cpu or auto")
-    on_gpu = there and machine.device != "cpu"
-    device = torch.device("cuda", local) if on_gpu else torch.device("cpu")
+    if machine.device == "mps" and size > 1:
+        raise ValueError("machine.device is mps, which is one GPU for one process; start without torchrun")
+    on_gpu = there and machine.device not in ("cpu", "mps")
+    device = torch.device("cuda", local) if on_gpu else find_device("mps" if machine.device == "mps" else "cpu")
     if on_gpu:
         torch.cuda.set_device(device)
     else:
@@ -102,7 +105,8 @@ def leave(world: World) -> None:
     """Ends what `join` began: all together, or at once where this process leaves because of an error."""
     if world.size == 1 or not dist.is_initialized():
         return
-    if sys.exception() is None:
+    error = sys.exception()
+    if error is None or (isinstance(error, Stopped) and error.together):
         dist.barrier()  # nobody closes a connection that another still waits on
     world.waiting.clear()
     _forget_layouts()

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tessera.checksums import seal
 from tessera.files import atomic_folder
 from tessera.model import hub, merging
 from tessera.plan.architecture import EncoderConfig
-from tessera.train import checkpoint
 
 
 def merge_folders(
@@ -37,5 +37,5 @@ def merge_folders(
     summary = f"Merged by {method} from {', '.join(f'{path.parent.name}/{path.name}' for path in models)}."
     with atomic_folder(target) as staging:
         hub.save(merged, staging, tokenizer or config_of or models[0], describe(merged.config, summary))
-        checkpoint.seal(staging)
+        seal(staging)
     return target

@@ -1,20 +1,25 @@
 """Logging of metrics: `metrics.jsonl`, one line a step, TensorBoard events beside it, the shares of the mixture."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
+from tessera import checksums
+from tessera.files import write_json
 from tessera.plan.corpus import Bucket
 from tessera.plan.fields import Curve
 from tessera.plan.mixture import MixtureSchedule
 from tessera.plan.recipe import Phase
+from tessera.progress import Say, silent
 from tessera.train.checkpoint import Position
 
 _DRAWN = ("loss", "learning_rate", "mask_ratio", "gradient_norm", "tokens_per_second", "mfu", "data_wait_seconds",
           "packing", "peak_memory_bytes")  # fmt: skip
+_TAIL = 2**20  # bytes; a line of held-out text in all languages is long
 
 
 class Metrics:
@@ -23,18 +28,24 @@ class Metrics:
     folder   of the phase
     step     updates already made: what the file holds beyond that was computed again
     writes   whether this process is the one that writes; the others say the same and nothing comes of it
+    warn     told what is wrong with the lines that are there
     """
 
-    def __init__(self, folder: Path, step: int, *, writes: bool = True) -> None:
+    def __init__(self, folder: Path, step: int, *, writes: bool = True, warn: Say = silent) -> None:
         self._file: TextIO | None = None
         self._events: SummaryWriter | None = None
         if not writes:
             return
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
-        kept = "".join(line + "\n" for line in _up_to(path, step))
-        path.write_text(kept, encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            checksums.check(path)
+        except checksums.Damaged as error:
+            warn(f"{error}; what can be read of it is kept")
+        path.with_name(path.name + checksums.BESIDE).unlink(missing_ok=True)
+        kept = "".join(line + "\n" for line in _up_to(path, step, warn))
+        path.write_text(kept, encoding="utf-8", newline="\n")
+        self._file = path.open("a", encoding="utf-8", newline="\n")
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
 
     def step(self, **values: float | int) -> None:
@@ -71,10 +82,18 @@ class Metrics:
         if self._file is not None and self._events is not None:
             self._file.close()
             self._events.close()
+            checksums.seal_file(Path(self._file.name))
 
 
 def _place(position: Position) -> dict[str, int]:
     return {"step": position.step, "tokens": position.tokens, "total_tokens": position.total_tokens}
+
+
+def write_mixture(
+    folder: Path, phase: Phase, buckets: Sequence[Bucket], shares: MixtureSchedule, position: Position | None
+) -> None:
+    """Writes mixture.json of a phase; arguments as of `mixture`."""
+    write_json(folder / "mixture.json", mixture(phase, buckets, shares, position), sealed=True)
 
 
 def mixture(
@@ -99,13 +118,32 @@ def mixture(
     return {"temperature": moves, "buckets": rows}
 
 
-def _up_to(path: Path, step: int) -> list[str]:
-    """The lines of a file up to `step`, and to the first that is not whole: a killed run may leave half of one."""
-    lines = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+def last_step(folder: Path) -> int:
+    """Updates of the weights that the metrics of a phase know of; 0 where there are none."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL))
+        ends = re.findall(rb'"kind": "step", "step": (\d+)', file.read())
+    return int(ends[-1]) if ends else 0
+
+
+def _up_to(path: Path, step: int, warn: Say) -> list[str]:
+    """The lines of a file up to `step`; those that are not whole are left out, and `warn` is told.
+
+    Not of half a line at the end: a killed run may leave one.
+    """
+    lines: list[str] = []
+    found = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
+    bad = []
+    for number, line in enumerate(found, 1):
         try:
-            if json.loads(line)["step"] <= step:
+            given = json.loads(line)
+            if given["step"] <= step:
                 lines.append(line)
-        except json.JSONDecodeError:
-            break
+        except (ValueError, KeyError, TypeError, RecursionError):
+            bad += [number] if line and number < len(found) else []
+    if bad:
+        warn(f"{path}: {len(bad)} damaged line(s) left out, the first is line {bad[0]}; the others are kept")
     return lines

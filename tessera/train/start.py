@@ -9,6 +9,7 @@ from torch import nn
 from tessera.data.shards import Shards
 from tessera.data.tokenizer import Tokenizer
 from tessera.model import hub
+from tessera.model.hf_files import tokenizers_differ
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.model.resize import resize
 from tessera.model.transformers_model import TransformersConfig, TransformersMaskedLM
@@ -17,7 +18,7 @@ from tessera.plan.architecture import EncoderConfig
 from tessera.plan.fields import is_folder
 from tessera.plan.recipe import Phase, Recipe
 from tessera.progress import Watcher
-from tessera.train import checkpoint, distributed
+from tessera.train import checkpoint, distributed, metrics
 from tessera.train.bad_steps import Steps
 from tessera.train.checkpoint import Position
 from tessera.train.gradient import Objective, SeededDropout
@@ -68,13 +69,14 @@ def start(
     """
     own = _last(run / phase.name, world, watcher) if back is None else back.folder
     if own is not None:
+        _check_tokenizer(own, text.tokenizer, phase, carried=True)
         model, position = hub.load_any(own, attention=recipe.machine.attention), checkpoint.position(own)
         carried: Path | None = own
     else:
         model, position, carried = _begin(recipe, phase, run, text, world)
-    if back is None and own is not None:
-        watcher.say(f"{phase.name}: resuming at {own.name}")
-    elif back is not None:
+    if back is None:
+        _say_where(watcher, phase, run / phase.name, own, position.step)
+    else:
         step = back.left_out[-1][1] + 1
         position = replace(
             position, step=step, tokens=schedule.boundary(phase, step), left_out=[list(s) for s in back.left_out]
@@ -89,6 +91,16 @@ def start(
     if carried is not None:
         checkpoint.load_optimizer(carried, optimizer)
     return TrainState(model=model, objective=objective, noise=noise, optimizer=optimizer, position=position)
+
+
+def _say_where(watcher: Watcher, phase: Phase, folder: Path, own: Path | None, step: int) -> None:
+    """Whether a phase that was begun before goes on or begins anew, and how many steps are made again."""
+    lost = max(0, metrics.last_step(folder) - step)
+    again = f"; {lost:,} steps after it had no checkpoint and are made again" if lost else ""
+    if own is not None:
+        watcher.say(f"{phase.name}: resuming at {own.name} of {schedule.total_steps(phase):,} steps{again}")
+    elif lost:
+        watcher.warn(f"{phase.name}: begins anew: it was stopped after {lost:,} steps, before its first checkpoint")
 
 
 def _last(folder: Path, world: distributed.World, watcher: Watcher) -> Path | None:
@@ -114,8 +126,10 @@ def _begin(
             model = drawn = MaskedLM(config, attention=backend)
             initialize(drawn, torch.Generator().manual_seed(recipe.seed))
         else:
+            _check_tokenizer(Path(other.from_), text.tokenizer, phase)
             model = resize(hub.load(Path(other.from_), attention=backend), config, other.how)
     elif is_folder(phase.from_):
+        _check_tokenizer(Path(phase.from_), text.tokenizer, phase)
         model = hub.load_any(Path(phase.from_), attention=backend)
         _check_vocabulary(model.config, text.tokenizer, phase.from_)
     else:
@@ -126,6 +140,7 @@ def _begin(
                 f"{phase.name} comes from {phase.from_}, but {problem}; remove {parent} and {run / phase.from_}/final "
                 f"and start the run again: {phase.from_} goes on from its last whole checkpoint"
             )
+        _check_tokenizer(parent, text.tokenizer, phase, carried=True)
         model = hub.load_any(parent, attention=backend)
         fresh = replace(fresh, total_tokens_before=checkpoint.position(parent).total_tokens)
         if phase.keep_optimizer and recipe.phase(phase.from_).optimizer.name == phase.optimizer.name:
@@ -170,6 +185,51 @@ def architecture(recipe: Recipe, tokenizer: Tokenizer) -> EncoderConfig:
     config = recipe.model.config(**ids)
     _check_vocabulary(config, tokenizer, f"model.preset {recipe.model.preset}")
     return config
+
+
+def check_tokenizers(recipe: Recipe, run: Path) -> None:
+    """Before anything is written: whether phases that start from a folder read text as its model was trained to.
+
+    Raises TrainingError naming the phase, the folder and what differs.
+    """
+    for phase in recipe.phases:
+        resized = recipe.model.resize.from_ if phase.from_ == "scratch" and recipe.model.resize else None
+        source = resized or (phase.from_ if is_folder(phase.from_) else None)
+        if source is None or phase.foreign_tokenizer or (run / phase.name).exists() or not Path(source).is_dir():
+            continue
+        if recipe.tokenizer.path is None:
+            raise TrainingError(
+                f"{phase.name} starts from {source}, whose embedding knows the tokens of its own tokenizer, but the "
+                f"recipe trains a new one. Set tokenizer.path: {source}; or {_MEANT}"
+            )
+        _check_tokenizer(Path(source), Tokenizer.load(recipe.tokenizer.path), phase)
+
+
+_MEANT = "foreign_tokenizer: true in this phase, if the embedding is meant to learn other tokens"
+
+
+def _check_tokenizer(folder: Path, tokenizer: Tokenizer, phase: Phase, *, carried: bool = False) -> None:
+    """Raises TrainingError where the tokenizer in a model's folder would read text otherwise; by ids, not by bytes.
+
+    carried   the folder is of this run: then no key of the recipe makes another tokenizer right
+    """
+    file = folder / "tokenizer.json"
+    if (phase.foreign_tokenizer and not carried) or (carried and not file.is_file()):
+        return  # checkpoints of runs that were given no tokenizer files
+    what = f"{phase.name}: the tokenizer of {folder} and {tokenizer.path}"
+    if not file.is_file():
+        raise TrainingError(
+            f"{phase.name}: {folder} has no tokenizer.json, so nobody knows whether its ids are the tokens of "
+            f"{tokenizer.path}; put that of its training there, or set {_MEANT}"
+        )
+    ids, rule = tokenizers_differ(file, tokenizer.path)
+    if ids is None and rule is None:
+        theirs = Tokenizer.load(file)
+        if (theirs.template, theirs.mask_id) == (tokenizer.template, tokenizer.mask_id):
+            return
+        rule = "mask_token in their tokenizer_config.json"
+    way = "put back the tokenizer of this run" if carried else f"set tokenizer.path: {folder}, or {_MEANT}"
+    raise TrainingError(f"{what} differ: {ids or f'{rule} is another'}; {way}")
 
 
 def _check_vocabulary(config: EncoderConfig | TransformersConfig, tokenizer: Tokenizer, where: str) -> None:

@@ -14,7 +14,6 @@ Of a step in which the busiest of G processes makes P passes, and the largest pa
 """
 
 import functools
-import importlib.util
 import itertools
 import sys
 import time
@@ -29,7 +28,7 @@ from tessera.plan.architecture import EncoderConfig
 from tessera.plan.cost import data_sheet, step_flops
 from tessera.train.distributed import World, gathered
 
-_SIDES = {"cpu": 1024, "cuda": 8192}  # of the square matrices that are multiplied
+_SIDES = {"cpu": 1024, "mps": 2048, "cuda": 8192}  # of the square matrices that are multiplied
 _RECENT = 20.0  # seconds that the shown figures are means of
 
 
@@ -138,10 +137,12 @@ def used_memory(device: torch.device) -> float:
     """The most bytes this process has held so far; 0 where the system does not tell."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_reserved(device))
-    if importlib.util.find_spec("resource") is None:  # Windows
+    if device.type == "mps":
+        return float(torch.mps.driver_allocated_memory())
+    try:
+        import resource
+    except ImportError:  # Windows
         return 0.0
-    import resource
-
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -188,6 +189,8 @@ def product_rate(device: torch.device, dtype: torch.dtype, seconds: float, *, be
 def _finish(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def _flops(rate: float) -> str:

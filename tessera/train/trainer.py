@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tessera import signals
 from tessera.data.packing import Batch
 from tessera.data.stream import Stream
-from tessera.files import write_json
 from tessera.model.attention import choose
 from tessera.model.hub import AnyMaskedLM
 from tessera.model.precision import compute_dtype
@@ -27,13 +27,14 @@ from tessera.plan.fields import show_tokens
 from tessera.plan.mixture import MixtureSchedule, mixture_of
 from tessera.plan.recipe import Phase, Recipe
 from tessera.progress import Progress, Silent, Watcher, silent
+from tessera.signals import Stopped
 from tessera.train import bad_steps, checkpoint, distributed
 from tessera.train.bad_steps import Fault
 from tessera.train.checkpoint import CheckpointError, Position
 from tessera.train.checkpoint_policy import CheckpointPolicy, whole_model
 from tessera.train.gradient import backward
 from tessera.train.held_out import bits_per_byte
-from tessera.train.metrics import Metrics, mixture
+from tessera.train.metrics import Metrics, write_mixture
 from tessera.train.optimizer import clip_gradients, set_learning_rate
 from tessera.train.start import Rollback, Text, TrainingError, TrainState, start
 from tessera.train.throughput import ThroughputMeter, find_peak, passes
@@ -72,7 +73,7 @@ def train(
 
     Starts from the phase's own last whole checkpoint where there is one. Raises TrainingError where a step goes wrong
     and `blow_up` does not forgive it, CheckpointError on a full disk, LostProcess where another process of the world
-    has ended; what was written before stays.
+    has ended, Stopped after a checkpoint where a signal asks for it; what was written before stays.
     """
     planned = mixture_of(phase, text.train.buckets)
     job = Job(
@@ -88,7 +89,7 @@ def train(
         watcher=watcher if world.leads else Silent(),
     )
     try:
-        with distributed.watched(world):
+        with distributed.watched(world), signals.deferred():
             back = _train_from(job, None)
             while back is not None:  # a step went wrong, and the recipe has it go on from an earlier checkpoint
                 back = _train_from(job, back)
@@ -109,11 +110,11 @@ def _train_from(job: Job, back: Rollback | None) -> Rollback | None:
     # load or make the model, the optimizer and the position
     state = start(recipe, phase, job.run, job.text, world, job.watcher, back)
     policy = CheckpointPolicy(recipe, phase, job.folder, job.text.tokenizer_folder, world)
-    meter = ThroughputMeter(state.model.config, find_peak(world, job.dtype), world)
+    meter, stop = ThroughputMeter(state.model.config, find_peak(world, job.dtype), world), 0
     if world.leads:
-        write_json(job.folder / "mixture.json", mixture(phase, job.stream.shards.buckets, job.mixture, None))
+        write_mixture(job.folder, phase, job.stream.shards.buckets, job.mixture, None)
         _introduce(job, state, meter)
-    with Metrics(job.folder, state.position.step, writes=world.leads) as log:
+    with Metrics(job.folder, state.position.step, writes=world.leads, warn=job.watcher.warn) as log:
         # after a rollback: a checkpoint of what is left out, written before anything is built on it
         if back is not None:
             policy.write(state)
@@ -136,25 +137,44 @@ def _train_from(job: Job, back: Rollback | None) -> Rollback | None:
                 planned = schedule.boundary(phase, step + 1) - schedule.boundary(phase, step)
                 took = meter.step(batch, planned, sizes, time.perf_counter() - began, waited)
                 _log_step(job, log, state.position, step, batch, loss, norm, took)
-                job.on_progress(state.position.tokens, phase.tokens, f"loss {loss:.3f}, {meter.recent()}")
+                job.on_progress(state.position.tokens, phase.tokens, f"{_shown(batch, loss)}, {meter.recent()}")
             # once in a while: evaluate held-out bits per byte
             last = state.position.step == schedule.total_steps(phase)
             if last or schedule.passes_multiple(phase, state.position.step, recipe.evaluation.every):
                 _measure(job, state, log)
-            # by the clock, at every checkpoint_every tokens and at the end: save a checkpoint, if the weights are whole
-            if policy.due(state.position):
+            # by the clock, every checkpoint_every tokens, at the end, before stopping: save, if the weights are whole
+            due, stop = policy.due(state.position)
+            if due:
                 if not _finite(state.model, world):
                     why = "its update left weights that are no numbers"
                     fault = Fault(step=step, why=why, loss=loss, gradient_norm=norm, made=True)
                     return _answer(job, policy, state.position, fault)
                 policy.write(state)
+            if stop and not last:
+                distributed.wait(world)
+                raise Stopped(stop, _stopped_at(phase, state.position), together=True)
     # the end of the phase: `final`, written last, says that it is whole
     if world.leads:
-        write_json(job.folder / "mixture.json", mixture(phase, job.stream.shards.buckets, job.mixture, state.position))
+        write_mixture(job.folder, phase, job.stream.shards.buckets, job.mixture, state.position)
         job.watcher.say(f"{phase.name}: {meter.summary()}")
     policy.finish(state.position)
     distributed.wait(world)
+    if stop:
+        raise Stopped(
+            stop, f"{phase.name} is finished; run the same command again, it goes on from here", together=True
+        )
     return None
+
+
+def _shown(batch: Batch, loss: float) -> str:
+    return f"loss {loss:.3f}" if len(batch.positions) else "no token was masked"
+
+
+def _stopped_at(phase: Phase, position: Position) -> str:
+    return (
+        f"{phase.name}: stopped at step {position.step:,} of {schedule.total_steps(phase):,}, and its checkpoint is "
+        "written; run the same command again, it goes on from there"
+    )
 
 
 def _step(job: Job, state: TrainState, step: int, batch: Batch) -> tuple[float, float, Fault | None]:
@@ -212,7 +232,7 @@ def _log_step(
         tokens=position.tokens,
         tokens_read=position.tokens_read,
         total_tokens=position.total_tokens,
-        loss=loss,
+        **({"loss": loss} if len(batch.positions) else {}),  # a step that predicts nothing has none
         learning_rate=schedule.learning_rate_at(phase, step),
         mask_ratio=schedule.mask_ratio_at(phase, step),
         batch_tokens=len(batch.tokens),

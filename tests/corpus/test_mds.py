@@ -10,6 +10,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import zstandard
+from damage import survives
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -555,3 +556,30 @@ def test_a_tokenizer_without_begin_and_end_tokens_gets_documents_without(tmp_pat
     assert [ids.tolist() for ids in found.ids] == [[7, 8], [9, 10]]
     assert found.completed == 1  # or rather: not as it was
     assert token_sources.language_of(mds.shards(folder)[0], source(folder)) == "fao_Latn"
+
+
+# ------------------------------------------------------------------------------------------------------- damaged shards
+
+
+def tried(folder, inputs, seconds):
+    write(folder, TOKENS, [{"id": str(n), "input_ids": np.arange(n, dtype="uint32")} for n in range(9)], per_shard=5)
+    paths = sorted(folder.glob("shard.*"))
+
+    def read():
+        for place in mds.folders(folder):
+            for shard in mds.shards(place):
+                for column in TOKENS:
+                    list(mds.read_shard(shard, [column]))
+
+    return survives(read, [folder / mds.INDEX, folder / mds.INDEX, *paths], inputs=inputs, seconds=seconds)
+
+
+def test_damaged_shards_are_read_or_refused_by_name(tmp_path):
+    found = tried(tmp_path / "mds", 400, 30)
+    assert found["refused"] > 100
+
+
+@pytest.mark.slow
+def test_many_damaged_shards_are_read_or_refused_by_name(tmp_path):
+    found = tried(tmp_path / "mds", 50_000, 120)
+    assert found["refused"] > found["read"]

@@ -7,6 +7,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+import tokenizers
 
 from tessera import files as whole
 from tessera.corpus import daft_runner, ingest, tokenize
@@ -14,7 +15,8 @@ from tessera.corpus import prepare as prepare_module
 from tessera.corpus.dropped import dropped
 from tessera.corpus.prepare import prepare
 from tessera.data.shards import Shards, verify
-from tessera.data.tokenizer import sample, train
+from tessera.data.tokenizer import Tokenizer, train
+from tessera.data.tokenizer_sample import sample
 from tessera.plan.corpus import Columns, Corpus, Duplicates, HeldOut, NearDuplicates, Source, TokenizerTraining
 
 
@@ -140,6 +142,24 @@ def test_pairs_are_joined_both_ways_and_filtered_with_a_reason(tmp_path, tokeniz
     assert (trained, held) == ({"web/fao_Latn": expected}, {})
     assert report.skipped["web"]["both sides are the same text"]["count"] == 1
     assert report.languages["fao_Latn"]["train"]["bytes"] == 2 * len("góðan daggood day".encode())
+
+
+def test_a_document_of_special_tokens_alone_is_not_stored(tmp_path):
+    """Of a tokenizer that can write no Latin letter."""
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE({"<s>": 0, "</s>": 1, "<mask>": 2, "т": 3, "о": 4}, []))
+    inner.add_special_tokens(["<s>", "</s>", "<mask>"])
+    inner.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    inner.save(str(tmp_path / "tokenizer.json"))
+    cyrillic = Tokenizer.load(tmp_path)
+    write(tmp_path / "web", "rus_Cyrl.jsonl", [{"text": "то", "lang": "rus_Cyrl"}, {"text": "to", "lang": "rus_Cyrl"}])
+    pair = {"src": "то", "src_lang": "rus_Cyrl", "tgt_lang": "eng_Latn"}
+    write(tmp_path, "p.jsonl", [{**pair, "tgt": "to"}, {**pair, "tgt": "оо"}])
+    for path, kind, stays in ((tmp_path / "web", "documents", 1), (tmp_path / "p.jsonl", "pairs", 2)):
+        report = prepare(corpus(path, kind=kind), cyrillic, tmp_path / f"out-{kind}")
+        assert report.total("train")["documents"] == stays
+        assert report.skipped["web"]["no tokens"]["count"] == stays  # of a pair, both directions
 
 
 def test_a_pair_with_a_held_out_side_is_not_trained_on(tmp_path, tokenizer):

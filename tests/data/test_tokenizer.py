@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from tessera.data import gigatoken as gigatoken_module
-from tessera.data import tokenizer as tokenizer_module
+from tessera.data import tokenizer_sample
 from tessera.data.gigatoken import framed, rows
 from tessera.data.templates import encode_words
-from tessera.data.tokenizer import FILES, SPECIAL_TOKENS, Tokenizer, sample, train
+from tessera.data.tokenizer import FILES, SPECIAL_TOKENS, Tokenizer, train
+from tessera.data.tokenizer_sample import sample
 from tessera.plan.corpus import TokenizerTraining
 
 TEXTS = {
@@ -168,7 +169,7 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path, content, says):
 def test_a_broken_config_beside_the_tokenizer_is_named(tmp_path):
     save(tmp_path, words("?", special=["<s>", "</s>", "<mask>"]))
     (tmp_path / "tokenizer_config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"tokenizer_config.json: not JSON"):
+    with pytest.raises(ValueError, match=r"tokenizer_config.json is not JSON"):
         Tokenizer.load(tmp_path)
 
 
@@ -254,7 +255,7 @@ def test_a_sample_holds_little_more_than_it_was_given_room_for():
 
 
 def test_text_that_would_overflow_the_trainers_counts_is_refused_and_the_way_out_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(tokenizer_module, "_MOST_PAIRS", 30)
+    monkeypatch.setattr(tokenizer_sample, "_MOST_PAIRS", 30)
     message = r"bytes b'ab' stand side by side 40 times in 120 bytes .* no further than 30; .* to 85 or less"
     with pytest.raises(ValueError, match=message):
         train({"eng_Latn": ["abc"] * 25, "deu_Latn": ["abd"] * 15}, SMALL, tmp_path)
@@ -262,7 +263,7 @@ def test_text_that_would_overflow_the_trainers_counts_is_refused_and_the_way_out
 
 
 def test_much_text_in_which_no_pair_is_too_frequent_is_not_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(tokenizer_module, "_MOST_PAIRS", 30)
+    monkeypatch.setattr(tokenizer_sample, "_MOST_PAIRS", 30)
     texts = [
         f"{a}{b}" for a in "abcdefgh" for b in "abcdefgh"
     ] * 5  # 640 bytes, each pair five times; none across texts
@@ -274,9 +275,9 @@ def test_the_guard_knows_how_often_two_bytes_stand_together(texts, most):
     pairs = Counter(pair for text in texts for pair in itertools.pairwise(text.encode()))
     size = sum(len(text.encode()) for text in texts)
     refused = False
-    with mock.patch.object(tokenizer_module, "_MOST_PAIRS", most):
+    with mock.patch.object(tokenizer_sample, "_MOST_PAIRS", most):
         try:
-            tokenizer_module._check_counts({"eng_Latn": texts}, SMALL)
+            tokenizer_sample.check_counts({"eng_Latn": texts}, SMALL)
         except ValueError:
             refused = True
     assert refused == (size > most and max(pairs.values(), default=0) > most)

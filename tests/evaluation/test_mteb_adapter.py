@@ -281,3 +281,36 @@ def test_minilm_has_the_scores_of_the_leaderboard(tmp_path):
         ours = {code: 100 * row[found["metric"]] for code, row in found["results"].items()}
         assert len(ours) == len(languages)
         assert ours == pytest.approx({code: published[code] for code in ours}, abs=0.011)
+
+
+def test_parallel_pairs_of_files_or_of_a_copy_are_counted_and_have_outcomes(model, tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    found = []
+    texts = [f"{a} {b}" for a in WORDS for b in WORDS]
+    rows = [{"eng_Latn": text, "deu_Latn": texts[0] if n % 3 else text} for n, text in enumerate(texts)]
+    for kind in ("files", "copy"):
+        data = tmp_path / kind
+        if kind == "copy":
+            write(data / "mteb" / "NTREXBitextMining" / "test.jsonl", rows)
+        else:
+            pairs = "{sentence1: eng_Latn, sentence2: deu_Latn}"
+            data.mkdir()
+            write(data / "ntrex" / "eng_Latn-deu_Latn.jsonl", rows)
+            (data / "mteb.yaml").write_text(
+                "NTREXBitextMining:\n  splits: {test: test}\n"
+                f'  rows: {{files: "ntrex/{{subset}}.jsonl", columns: {pairs}}}\n'
+            )
+        task = adapter.library().get_task("NTREXBitextMining", hf_subsets=["eng_Latn-deu_Latn"])
+        monkeypatch.setattr(adapter, "choose", lambda *given, task=task: [task])
+        options = {"tasks": ["NTREXBitextMining"], "data": data, "available": True}
+        found.append(result(adapter.run(model, tmp_path / f"out-{kind}", **options), "NTREXBitextMining"))
+    for one in found:
+        (name,) = one["results"]
+        for metric in ("f1", "accuracy"):
+            each = one["outcomes"][metric][name]
+            assert len(each) == len(texts)
+            assert np.mean(each) == pytest.approx(one["results"][name][metric], abs=1e-3)
+        assert one["about_data"]["counts"]["differ"]["eng_Latn-deu_Latn/test"][0][0] == len(texts)
+    assert found[0]["results"] == found[1]["results"]

@@ -23,11 +23,11 @@ from tessera.inference import sentence_folder as folders
 from tessera.inference.encoder import Encoder
 from tessera.inference.runtime import ABOUT, Runtime, together
 from tessera.model import hub
-from tessera.model.hf_files import read_json
 from tessera.model.mlm import MaskedLM
 from tessera.model.pooling import POOLINGS, Unit, pool
 from tessera.plan.architecture import EncoderConfig
 from tessera.plan.corpus import TokenizerTraining
+from tessera.plan.json_files import read_json
 
 for package in ("onnx", "onnxscript", "onnxruntime", "openvino"):
     pytest.importorskip(package, reason=f"{package} is not installed")

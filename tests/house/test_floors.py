@@ -15,8 +15,11 @@ PACKAGE = HOUSE / "tessera"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = {
+    "checksums": -2,
+    "lock": -2,
     "files": -1,  # below all rooms
     "progress": -1,
+    "signals": -1,
     "statistics": -1,
     "plan": 0,
     "data": 1,
@@ -30,12 +33,13 @@ FLOORS = {
     "finetune": 3,
     "evaluation": 4,
     "ablation": 5,
-    "run": 5,
+    "preflight": 5,
+    "run": 6,
     "demo_text": 5,
     "doctor": 5,
     "terminal": 5,
-    "cli": 6,
-    "__main__": 7,
+    "cli": 7,
+    "__main__": 8,
 }
 EXTRAS = {
     "transformers",

@@ -272,7 +272,7 @@ def test_what_cannot_be_read_or_written_is_said(model, tmp_path):
     with pytest.raises(ValueError, match="no file at"):
         embed_file(model, tmp_path / "nothing.jsonl", tmp_path / "out.npy")
     (tmp_path / "in.wet").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"in\.wet: embed reads jsonl, txt and parquet"):
+    with pytest.raises(ValueError, match=r"in\.wet: embed reads jsonl, csv, tsv, txt and parquet"):
         embed_file(model, tmp_path / "in.wet", tmp_path / "out.npy")
     (tmp_path / "empty.txt").write_text("\n\n")
     with pytest.raises(ValueError, match=r"empty\.txt: holds no text"):

@@ -20,8 +20,9 @@ from tessera.cli import app
 from tessera.data.tokenizer import Tokenizer
 from tessera.model import encoder as encoders
 from tessera.model import hub
-from tessera.model.hf_files import Roles, TokenizerJson, read_as
+from tessera.model.hf_files import Roles, TokenizerJson
 from tessera.model.task_heads import DocumentClassifier, DocumentHead
+from tessera.plan.json_files import read_as
 
 transformers = pytest.importorskip("transformers")
 

@@ -15,7 +15,7 @@ from tessera.plan.corpus import Bucket
 from tessera.plan.fields import is_folder
 from tessera.plan.loading import RecipeError, changes, dump, load, science
 from tessera.plan.mixture import shares
-from tessera.plan.recipe import Recipe
+from tessera.plan.recipe import Merge, Recipe
 
 HOUSE = Path(__file__).parents[2]
 SHIPPED = sorted((HOUSE / "recipes").glob("*.yaml"))
@@ -621,3 +621,55 @@ def test_what_is_dumped_is_loaded_as_the_same_recipe(tmp_path_factory, data):
     path.write_text(dump(recipe), encoding="utf-8")
     assert load(path) == recipe
     assert changes(science(load(path)), science(recipe)) == []
+
+
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefghi", "bcdefghij", strict=True)
+)
+MERGES = "a: &a {x: 1}\n" + "".join(
+    f"{new}: &{new} {{<<: [{', '.join([f'*{old}'] * 9)}]}}\n" for old, new in zip("abcdefghi", "bcdefghij", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (LAUGHS, "small.yaml: its aliases (*) unfold into more than 1,000,000 values; write out what is meant"),
+        (MERGES, "small.yaml: its aliases (*) unfold into more than"),
+        ("[" * 3_000, "small.yaml: is nested more than 60 levels deep"),
+        ("{a: " * 3_000, "small.yaml: is nested more than 60 levels deep"),
+        ("- " * 1_000, "small.yaml: is nested more than 60 levels deep"),
+        ("a:\n\tb: 1", "(a tab; YAML is indented with spaces), in line 2, column 1"),
+        ("a: 1\n b: 2", "mapping values are not allowed here, in line 2, column 3"),
+        ("x: 2024-13-45", "small.yaml: holds a value that cannot be read: month must be in 1..12"),
+        ("x: " + "9" * 5_000, "small.yaml: holds a value that cannot be read"),
+        ("\x00", "small.yaml: not a YAML file: unacceptable character #x0000"),
+        ("--- 1\n--- 2", "small.yaml: not a YAML file"),
+        (SMALL.replace("tokens: 1M", "tokens: 1e99"), "is more than 1000000T; nobody has so many tokens"),
+    ],
+)
+def test_small_files_that_would_never_end_are_refused_at_once_and_say_where(write, text, says):
+    said = complaint(write(text))
+    assert says in said
+    assert len(said) < 2_000
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "hidden_size", "vocab_size", "intermediate_size"])
+def test_sizes_that_nobody_means_are_refused_before_anything_is_made_of_them(write, key):
+    with pytest.raises(RecipeError, match=f"override: {key}: Input should be less than or equal to"):
+        load(write(SMALL), {f"model.override.{key}": "1000000000000"})
+    with pytest.raises(RecipeError, match=r"these sizes make [\d,]+ parameters, more than"):
+        load(
+            write(SMALL),
+            {f"model.override.{name}": "16000000" for name in ("vocab_size", "intermediate_size")}
+            | {"model.override.num_hidden_layers": "1024"},
+        )
+
+
+@pytest.mark.parametrize(("key", "value"), [("density", 1), ("decay", 1.0), ("density", 0.2)])
+def test_a_merge_may_keep_all_of_a_task_vector_and_weigh_all_checkpoints_alike(key, value):
+    merge = {"name": "merged", "method": "linear", "models": ["a", "b"]}
+    assert getattr(Merge.model_validate({**merge, key: value}), key) == value
+    for wrong in (0, 1.5):
+        with pytest.raises(ValueError, match="give a value"):
+            Merge.model_validate({**merge, key: wrong})

@@ -1,6 +1,7 @@
 """The report of a run folder: what it shows, what it survives, and that nothing in a file can take the page over."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -9,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_run import COUNTS, LANGUAGES, TOKENS, origin, write_run
 
 from tessera.plan.loading import RecipeError
-from tessera.report import style, write_report
+from tessera.report import style, summarize, write_report
 from tessera.report.charts import figures, thin
 from tessera.report.run_files import Run, group_mean, language_of, open_run
 from tessera.report.tables import Cell, Columns, Table, best, duration, gap_cell, metric_cell, percent, tokens
@@ -404,3 +406,89 @@ def test_columns_under_one_title_stand_under_it() -> None:
         ("", "2"),
         (' class="edge"', "3"),
     ]
+
+
+# --------------------------------------------------------------------------------------- what a number is compared with
+
+
+def test_an_untrained_model_and_chance_stand_beside_the_results(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", every=50)
+    (folder / "pretrain" / "checkpoint-9" / "config.json").write_text('{"vocab_size": 1024}', encoding="utf-8")
+    for path in (folder / "evaluation").glob("*.json"):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if (
+            result["kind"] == "held_out"
+        ):  # nats of 10 bits, where one was measured: an untrained model needs ten times as many
+            result["results"] = {code: {**row, "loss": math.log(2)} for code, row in result["results"].items()}
+        if result["kind"] == "bitext":
+            result["examples"] = dict.fromkeys(result["results"], 20)
+        path.write_text(json.dumps(result), encoding="utf-8")
+    run = open_run(folder)
+    last = [result for result in run.results if result.kind == "held_out"][-1]
+    measured = {code: row["bits_per_byte"] for code, row in last.results.items()}
+    assert {code: run.untrained_bits()[code] for code in measured} == pytest.approx(
+        {code: 10 * bits for code, bits in measured.items()}
+    )
+    held_out, bitext = summarize(folder)["tables"]
+    assert held_out["rows"][0][0] == "untrained"
+    assert bitext["rows"][0][:2] == ["chance", 5.0]
+    assert "among 20 sentences a language" in bitext["title"]
+    text = Elements(write_report(folder).read_text(encoding="utf-8")).text
+    assert "Untrained: every token equally likely" in text
+    assert "Chance: a sentence drawn blindly" in text
+
+
+def test_without_a_vocabulary_nothing_is_said_of_an_untrained_model(folder: Path) -> None:
+    tables = summarize(folder)["tables"]
+    assert "untrained" not in [row[0] for row in tables[0]["rows"]]
+    assert open_run(folder).untrained_bits() == {}
+
+
+def test_few_languages_are_bars_with_names_and_many_are_points(tmp_path: Path, run: Run) -> None:
+    def marks(run: Run, name: str) -> set[str]:
+        return {spec["mark"]["type"] for f in figures(run)[name] for spec in [f.chart.to_dict()] if "mark" in spec}
+
+    assert marks(run, "languages") == {"circle"}
+    folder = write_run(tmp_path / "run", every=50)
+    few = {"eng_Latn", "fao_Latn", "kat_Geor"}
+    for path in folder.glob("*/mixture.json"):
+        buckets = json.loads(path.read_text())["buckets"]
+        path.write_text(json.dumps({"buckets": [one for one in buckets if one["language"] in few]}))
+    for path in (folder / "evaluation").glob("*.json"):
+        result = json.loads(path.read_text())
+        result["results"] = {code: row for code, row in result["results"].items() if code in few}
+        path.write_text(json.dumps(result))
+    small = open_run(folder)
+    for name in ("languages", "mixture"):
+        (figure,) = figures(small)[name]
+        spec = figure.chart.to_dict()
+        assert spec["mark"]["type"] == "bar"
+        assert set(spec["encoding"]["y"]["sort"]) <= few
+
+
+def test_the_merge_is_drawn_above_its_parents_as_an_outline(run: Run) -> None:
+    (figure,) = figures(run)["merge"]
+    parents, merged = figure.chart.to_dict()["layer"]
+    assert parents["mark"]["type"] == "circle"
+    assert (merged["mark"]["shape"], merged["mark"]["filled"]) == ("diamond", False)
+    assert merged["mark"]["size"] > parents["mark"]["size"]
+    assert {row["stage"] for row in merged["data"]["values"]} == {"merged"}
+
+
+def test_a_model_is_called_by_its_preset_only_where_it_has_its_shape(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", every=50)
+    recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
+    assert "mmbert-small" in Elements(write_report(folder).read_text(encoding="utf-8")).text.split("Summary")[0]
+    data = yaml.safe_load(recipe)
+    data["model"] = {"preset": "mmbert-small", "override": {"num_hidden_layers": 4}}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
+    top = Elements(write_report(folder).read_text(encoding="utf-8")).text.split("Summary")[0]
+    assert "a shape of its own" in top
+    (folder / "pretrain" / "checkpoint-9" / "config.json").write_text('{"vocab_size": 1024}', encoding="utf-8")
+    top = Elements(write_report(folder).read_text(encoding="utf-8")).text.split("Summary")[0]
+    assert re.search(r"parameters\s*[\d.]+[kM]", top)
+    assert "mmbert-small" not in top
+
+
+def test_a_table_that_goes_on_to_the_right_says_so(page: str) -> None:
+    assert page.count("More to the right") == page.count("</table></div>") > 1

@@ -2,11 +2,15 @@
 
 import builtins
 import json
+from pathlib import Path
 
 import pytest
 import zstandard
+from small_encoder import write_model
+from typer.testing import CliRunner
 
 from tessera import demo_text
+from tessera.cli import app, making
 from tessera.corpus.documents import Pair, read
 from tessera.corpus.prepare import prepare
 from tessera.data.languages import language_code
@@ -137,3 +141,41 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         demo_text.write_demo_text(tmp_path / "text", stop)
     assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------------------------------------------- the model at work
+
+
+def test_a_model_is_seen_at_work_on_what_it_was_not_trained_on(written, tmp_path, monkeypatch):
+    folder, _ = written
+    monkeypatch.setattr(demo_text, "_IN", ("isl_Latn", "tam_Taml"))
+    found = demo_text.at_work(write_model(tmp_path / "model"), folder)
+    told = [row for path in sorted((folder / "bitext").glob("*")) for row in rows(path)]
+    held = {(row["src_lang"], row["src"]): row["tgt"] for row in told}
+    assert found.among == len(told)
+    assert found.asked == sum(language in ("isl_Latn", "tam_Taml") for language, _ in held)
+    assert 0 <= found.right <= found.asked
+    for one in found.neighbours:
+        assert one.other != one.language
+        assert one.right is (held[one.language, one.text] == held[one.other, one.neighbour])
+    for one in found.filled:
+        assert (one.language, one.text.replace("<|mask|>", f" {one.word}")) in held
+        assert [chance for _, chance in one.guesses] == sorted((chance for _, chance in one.guesses), reverse=True)
+    assert found.in_three <= found.masked
+
+
+def test_the_next_commands_exist_as_they_are_printed(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    nothing = demo_text.AtWork([], 0, 0, [], 0, 0, 0)
+    monkeypatch.setattr(making, "_walk", lambda *_: Path("runs/demo"))
+    monkeypatch.setattr(making.terminal, "show_summary", lambda _: None)
+    monkeypatch.setattr(demo_text, "at_work", lambda *_: nothing)
+    monkeypatch.setattr(making, "_this_command", lambda: "tessera")
+    making.demo()
+    lines = [
+        line.split("#")[0].split() for line in capsys.readouterr().out.splitlines() if line.startswith("  tessera")
+    ]
+    assert [words[1] for words in lines] == ["embed", "compare", "recipes"]
+    for words in lines:
+        shown = CliRunner().invoke(app, [words[1], "--help"], env={"COLUMNS": "200"}).output
+        assert all(word in shown for word in words if word.startswith("--"))

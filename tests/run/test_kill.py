@@ -1,4 +1,4 @@
-"""Real processes, killed with SIGKILL wherever they are."""
+"""Real processes, ended by signals wherever they are."""
 
 import os
 import random
@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+KILLS = 8  # of each kind
 COMMAND = [sys.executable, "-m", "tessera", "run"]
 FILES = [f"{stage}/final/model.safetensors" for stage in ("pretrain", "decay-a", "decay-b", "merged")]
 
 
-def start(recipe: Path, out: Path) -> subprocess.Popen[bytes]:
-    frequent = ["--set", "machine.checkpoint_minutes=1e-9", "--set", "phases.pretrain.tokens=30k"]
+def start(recipe: Path, out: Path, tokens: str | None = "30k") -> subprocess.Popen[bytes]:
+    frequent = ["--set", "machine.checkpoint_minutes=1e-9"]
+    frequent += ["--set", f"phases.pretrain.tokens={tokens}"] if tokens is not None else []
     return subprocess.Popen(
         [*COMMAND, str(recipe), "--out", str(out), *frequent],
         stdout=subprocess.DEVNULL,
@@ -47,3 +49,25 @@ def test_a_process_killed_anywhere_and_started_again_ends_with_the_same_bytes(re
     assert kills >= 4
     for file in FILES:
         assert (torn / file).read_bytes() == (whole / file).read_bytes(), file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_run_ended_at_random_moments_of_all_its_stages_ends_with_the_same_bytes(
+    finished, recipe_file, tmp_path, number
+):
+    torn, rng = tmp_path / "torn", random.Random(int(number))
+    codes = (0, 128 + number) if number != signal.SIGKILL else (0, -number)
+    for _ in range(KILLS):
+        process = start(recipe_file, torn, tokens=None)
+        time.sleep(rng.uniform(1.5, 7.0))  # most of it is the start of Python
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=300)
+        # before its first line of our own a process dies of the signal itself
+        assert process.returncode in (*codes, -number), errors.decode()
+        assert b"Traceback" not in errors or process.returncode == -number, errors.decode()
+    _, errors = start(recipe_file, torn, tokens=None).communicate(timeout=300)
+    assert (torn / "report.html").exists(), errors.decode()
+    assert not list(torn.rglob("*.writing"))
+    for file in FILES:
+        assert (torn / file).read_bytes() == (finished / file).read_bytes(), file

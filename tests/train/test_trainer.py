@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from going import ALONE, go, lines, weights
+from going import ALONE, changed, first, go, lines, weights
 from tiny_run import recipe
 
 from tessera.data.packing import select
@@ -139,3 +139,12 @@ def test_a_run_may_begin_with_the_weights_of_a_model_of_another_size(tmp_path, t
         go(tmp_path / name, text, plan=plan.model_copy(update={"model": model}))
         first[name] = lines(tmp_path / name)[0]["loss"]
     assert first["resized"] < first["random"] - (0.5 if how == "tile" else 0.0)
+
+
+def test_a_step_in_which_no_token_is_masked_has_no_loss_and_says_so(tmp_path, text):
+    said = []
+    plan = changed(mask_ratio=1e-9, tokens=2_000)
+    train(plan, first(plan), tmp_path, text, ALONE, lambda done, total, what: said.append(what))
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+    assert not any("loss" in line for line in lines(tmp_path))
+    assert all(what.startswith("no token was masked, ") for what in said)

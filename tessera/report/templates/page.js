@@ -53,4 +53,10 @@ for (const table of document.querySelectorAll("table.sortable")) {
 const settle = () => document.querySelectorAll("thead").forEach(head =>
   head.style.setProperty("--row", head.rows[0].getBoundingClientRect().height + "px"));
 settle();
-document.querySelectorAll("details").forEach(part => part.addEventListener("toggle", settle));
+// What goes on beyond the right edge of a table fades out there.
+const fade = box => box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 4);
+const fades = () => document.querySelectorAll(".scroll").forEach(fade);
+document.querySelectorAll(".scroll").forEach(box => box.addEventListener("scroll", () => fade(box), {passive: true}));
+fades();
+window.addEventListener("resize", fades);
+document.querySelectorAll("details").forEach(part => part.addEventListener("toggle", () => { settle(); fades(); }));

@@ -3,16 +3,29 @@
 import json
 import math
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from tessera.evaluation.rows import DataError
-from tessera.plan.errors import did_you_mean
-from tessera.plan.task import Column
+from tessera.finetune import labels
+from tessera.finetune.labels import shown
+from tessera.finetune.tables import DataError
+from tessera.plan.errors import did_you_mean, some
+from tessera.plan.task_data import Column, guess
 
 _HOLE = re.compile(r"\{([^{}]+)\}")
-_SHOWN = 40  # characters of a text in an error
-_HIDDEN = "-1"  # how sets write that their test labels are hidden
+_TRUTHS = {"1": True, "0": False, "true": True, "false": False, "+": True, "-": False}
+
+
+Read = TypeVar("Read")
+
+
+class UnknownLabel(DataError):
+    """A label that is none of the task's, with its place."""
+
+    def __init__(self, message: str, label: str) -> None:
+        super().__init__(message)
+        self.label = label
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +50,7 @@ class Row:
 
     def texts(self, role: str) -> tuple[str, ...]:
         """Texts: those of several columns, those of a list, or one."""
-        column = self.columns[role]
+        column = self._named(role)
         if not isinstance(column, str):
             return tuple(self._string(self._get(name), name) for name in column)
         if "{" in column:
@@ -72,24 +85,35 @@ class Row:
         return json.dumps([self.row.get(name, self.row.get(name.split(".")[0])) for name in names], default=str)
 
     def labels(self, role: str) -> set[str]:
-        """The names that stand here, to find out which there are."""
-        return {_written(item) for item in self._several(role) if item is not None}
-
-    def label(self, role: str, names: tuple[str, ...]) -> int:
-        """The number of a label: given by its name, or by the number itself where the names are words."""
+        """The names that stand here, to find out which there are; of tags all."""
         column = self._one(role)
-        return self._number_of(self._get(column), names, f"{column} is")
+        items = self._list(column) if role == "tags" else [self._get(column)]
+        return {self._label(f"{column} is", labels.single, item) for item in items}
+
+    def label(self, role: str, names: tuple[str, ...], *, declared: bool = False) -> int:
+        """The number of a label, as labels.number_of has it."""
+        column = self._one(role)
+        return self._label(f"{column} is", labels.number_of, self._get(column), names, declared=declared)
+
+    def _label(self, what: str, read: Callable[..., Read], *given: Any, **how: Any) -> Read:
+        try:
+            return read(*given, **how)
+        except labels.UnknownLabel as error:
+            allowed = error.numbers or did_you_mean(error.label, given[1])
+            raise UnknownLabel(f"{self.place}: {what} {error}; {allowed}{error.hidden}", error.label) from None
+        except ValueError as error:
+            raise DataError(f"{self.place}: {what} {error}") from None
 
     def number(self, role: str, limits: tuple[float, float] | None) -> float:
         """A finite number, the mean where there are several columns."""
-        column = self.columns[role]
+        column = self._named(role)
         found = []
         for name in (column,) if isinstance(column, str) else column:
             value = self._get(name)
             try:
-                found.append(float(value))
-            except (TypeError, ValueError):
-                raise DataError(f"{self.place}: {name} is {_shown(value)}; a number is needed") from None
+                found.append(float(value if not isinstance(value, bool) else "a truth value"))
+            except (TypeError, ValueError, OverflowError):
+                raise DataError(f"{self.place}: {name} is {shown(value)}; a number is needed") from None
         mean = sum(found) / len(found)
         if not math.isfinite(mean):
             raise DataError(f"{self.place}: {role} is {mean}; a finite number is needed")
@@ -100,21 +124,23 @@ class Row:
     def whole(self, role: str) -> int:
         """A whole number."""
         value = self._get(self._one(role))
-        if isinstance(value, bool) or not isinstance(value, (int, float, str)) or not _is_whole(value):
-            raise DataError(f"{self.place}: {self._one(role)} is {_shown(value)}; a whole number is needed")
-        return int(float(value))
+        written = "" if isinstance(value, bool) else self._label(f"{self._one(role)} is", labels.spelled, value)
+        if not written.removeprefix("-").isdecimal():
+            raise DataError(f"{self.place}: {self._one(role)} is {shown(value)}; a whole number is needed")
+        return int(written)
 
     def truths(self, role: str) -> tuple[bool, ...]:
         """A list of true and false, also as 1 and 0, + and -."""
         column = self._one(role)
         found = []
         for item in self._list(column):
-            if _written(item) not in _TRUTHS:
-                raise DataError(f"{self.place}: {column} has {_shown(item)}; true or false is needed")
-            found.append(_TRUTHS[_written(item)])
+            written = self._label(f"{column} holds what is", labels.spelled, item)
+            if written not in _TRUTHS:
+                raise DataError(f"{self.place}: {column} has {shown(item)}; true or false is needed")
+            found.append(_TRUTHS[written])
         return tuple(found)
 
-    def tagged(self, names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    def tagged(self, names: tuple[str, ...], *, declared: bool = False) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Words and the number of the tag of each."""
         words, tags = self._list(self._one("words")), self._list(self._one("tags"))
         if len(words) != len(tags):
@@ -123,9 +149,10 @@ class Row:
             raise DataError(f"{self.place}: has no words")
         for number, word in enumerate(words, 1):
             if not isinstance(word, str) or not word:
-                raise DataError(f"{self.place}: word {number} is {_shown(word)}; a word is text")
+                raise DataError(f"{self.place}: word {number} is {shown(word)}; a word is text")
         found = (
-            self._number_of(tag, names, f"word {n} ({_shown(words[n - 1])}) is tagged") for n, tag in enumerate(tags, 1)
+            self._label(f"word {n} ({shown(word)}) is tagged", labels.number_of, tag, names, declared=declared)
+            for n, (word, tag) in enumerate(zip(words, tags, strict=True), 1)
         )
         return tuple(words), tuple(found)
 
@@ -143,7 +170,7 @@ class Row:
     def _check_answer(self, text: str, start: Any, context: str) -> None:
         if isinstance(start, bool) or not isinstance(start, int):
             raise DataError(
-                f"{self.place}: the answer {_shown(text)} starts at {_shown(start)}; a whole number is needed"
+                f"{self.place}: the answer {shown(text)} starts at {shown(start)}; a whole number is needed"
             )
         if not text:
             raise DataError(f"{self.place}: an answer is empty; where there is none, leave it out")
@@ -158,12 +185,27 @@ class Row:
         raise DataError(f"{message}; it starts at {nearest}, so mend the row")
 
     def _one(self, role: str) -> str:
-        column = self.columns.get(role)
-        if column is None:
-            raise DataError(f"{self.place}: the task names no column for {role!r}")
+        column = self._named(role)
         if not isinstance(column, str):
             raise DataError(f"{self.place}: {role} is {list(column)}; one column is needed for it")
         return column
+
+    def _named(self, role: str) -> Column:
+        column = self.columns.get(role)
+        if column is None:
+            raise DataError(
+                f"{self.place}: the task names no column for {role!r}; the row has {some(list(self.row), 20)}"
+                + self._meant([*self.columns, role])
+            )
+        return column
+
+    def _meant(self, roles: Sequence[str]) -> str:
+        """The line of the task that names the columns which are likely meant, if any are."""
+        meant = guess(roles, self.row)
+        here = {role: column for role, column in self.columns.items() if column in self.row and role in roles}
+        meant = {**meant, **{role: str(column) for role, column in here.items()}}
+        line = ", ".join(f"{role}: {column}" for role, column in meant.items())
+        return f"; write columns: {{{line}}}" if set(roles[-1:]) <= set(meant) else ""
 
     def _get(self, column: str) -> Any:
         """The value of a column; `a.b` looks inside, also into each item of a list."""
@@ -181,13 +223,15 @@ class Row:
                 value = [item[part] for item in value]
             else:
                 hint = did_you_mean(column.split(".")[0], self.row)
+                role = next((role for role, name in self.columns.items() if name == column), None)
+                hint += self._meant([*(r for r in self.columns if r != role), role]) if role else ""
                 raise DataError(f"{self.place}: has no column {column!r}; {hint}")
         return value
 
     def _list(self, column: str) -> list[Any]:
         value = self._get(column)
         if not isinstance(value, list):
-            raise DataError(f"{self.place}: {column} is {_shown(value)}; a list is needed")
+            raise DataError(f"{self.place}: {column} is {shown(value)}; a list is needed")
         return value
 
     def _several(self, role: str) -> list[Any]:
@@ -196,50 +240,10 @@ class Row:
 
     def _string(self, value: Any, column: str) -> str:
         if not isinstance(value, str):
-            raise DataError(f"{self.place}: {column} is {_shown(value)}; text is needed")
+            raise DataError(f"{self.place}: {column} is {shown(value)}; text is needed")
         return value
 
     def _name(self, value: Any, column: str) -> str:
         if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
-            raise DataError(f"{self.place}: {column} is {_shown(value)}; text or a whole number is needed")
+            raise DataError(f"{self.place}: {column} is {shown(value)}; text or a whole number is needed")
         return str(value)
-
-    def _number_of(self, value: Any, names: tuple[str, ...], what: str) -> int:
-        written = _written(value)
-        if written in names:
-            return names.index(written)
-        numbered = all(name.isdecimal() for name in names)
-        if _is_whole(value) and not numbered and 0 <= int(float(value)) < len(names):
-            return int(float(value))
-        hidden = "; -1 stands for a hidden label, so take another split" if written == _HIDDEN else ""
-        if _is_whole(value) and not numbered:
-            allowed = f"numbers are 0 to {len(names) - 1}"
-        else:
-            allowed = did_you_mean(written, names)
-        raise DataError(f"{self.place}: {what} {_shown(value)}, which is no label of the task; {allowed}{hidden}")
-
-
-_TRUTHS = {"1": True, "0": False, "true": True, "false": False, "+": True, "-": False}
-
-
-def _written(value: Any) -> str:
-    """A label as text; whole numbers without what JSON or a table put around them."""
-    if isinstance(value, bool):
-        return "1" if value else "0"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return value.lower() if isinstance(value, str) and value.lower() in ("true", "false") else str(value)
-
-
-def _is_whole(value: Any) -> bool:
-    if isinstance(value, bool):
-        return True
-    try:
-        return float(value).is_integer()
-    except (TypeError, ValueError, OverflowError):
-        return False
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 4] + " ..."

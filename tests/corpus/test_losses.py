@@ -1,0 +1,90 @@
+"""Nothing of a corpus is lost without a word: files, languages, sources; and what is odd about codes is told."""
+
+import json
+import re
+
+import pytest
+
+from tessera.corpus import prepare
+from tessera.data.languages import doubts
+from tessera.plan.corpus import Corpus, Filters, Source
+
+
+@pytest.fixture
+def web(tmp_path):
+    """Writes {name: texts}, reads it as a source, and gives what was said."""
+
+    def read(texts, filters=None, **more):
+        for name, rows in texts.items():
+            path = tmp_path / "web" / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("".join(json.dumps(row if isinstance(row, dict) else {"text": row}) + "\n" for row in rows))
+        source = Source(name="web", path=str(tmp_path / "web"), **more)
+        said = []
+        corpus = Corpus(sources=(source,), filters=filters or Filters())
+        prepare.read(corpus, tmp_path / "documents", workers=1, say=said.append)
+        return "\n".join(said)
+
+    return read
+
+
+WHOLE = {"fao_Latn.jsonl": [f"tekstur {n}" for n in range(40)]}
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "why"),
+    [
+        ("isl_Latn.jsonl", [{"content": "a"}] * 3, "no column 'text'"),
+        ("klingon.jsonl", ["a"] * 3, "no language in a column"),
+        ("isl_Latn.jsonl", [{"text": ""}] * 3, "no text"),
+        ("x.jsonl", [{"text": "a", "lang": "is-IS"}] * 3, "unknown language"),
+    ],
+)
+def test_a_file_of_which_nothing_can_be_used_is_an_error_unless_it_may_be(web, name, rows, why):
+    with pytest.raises(ValueError, match=rf"nothing of 1 of its files can be used: .*{name}: {why}.*allow_empty: true"):
+        web({**WHOLE, name: rows})
+    web({**WHOLE, name: rows}, allow_empty=True)
+
+
+def test_a_language_that_filters_drop_wholly_is_an_error_unless_it_may_be(web):
+    texts, filters = {**WHOLE, "isl_Latn.jsonl": ["stutt"] * 3}, Filters(min_characters=7)
+    with pytest.raises(
+        ValueError, match=r"nothing is left of 1 languages: isl_Latn .3 x .*tessera prepare --show-dropped"
+    ):
+        web(texts, filters)
+    web(texts, filters, allow_empty=True)
+
+
+def test_a_held_out_source_of_which_nothing_is_left_is_an_error(web):
+    with pytest.raises(ValueError, match="source 'web': no document to train on is left of it"):
+        web({"fao_Latn.jsonl": ["a"] * 3}, Filters(min_characters=7), split="held_out")
+
+
+def test_empty_files_files_half_lost_and_names_that_do_not_count_are_told(web):
+    said = web({**WHOLE, "isl_Latn.jsonl": [], "dan_Latn.jsonl": ["hej", "", ""]}, language="nob_Latn")
+    assert "1 files are empty" in said
+    assert "more than half of 1 files cannot be used" in said
+    assert "`language` of the source counts for 3 files that are called otherwise: dan_Latn.jsonl as nob_Latn" in said
+
+
+@pytest.mark.parametrize(
+    ("codes", "told"),
+    [
+        (["xyz_Latn", "fao_Latn"], "no language or script has these codes: xyz_Latn;"),
+        (["fao_Xxyy"], "no language or script has these codes: fao_Xxyy;"),
+        (["fao_Cyrl"], "unusual for the language: fao_Cyrl .usually Latn.;"),
+        (["fao", "fao_Latn"], "in several spellings, each counted by itself: fao and fao_Latn;"),
+        (["zho_Hans", "cmn_Hans"], "in several spellings, each counted by itself: cmn_Hans and zho_Hans;"),
+        (["aaz", "aaz_Latn"], "in several spellings, each counted by itself: aaz and aaz_Latn;"),
+    ],
+)
+def test_what_is_odd_about_codes_is_told(codes, told):
+    (line,) = doubts(codes)
+    assert re.search(told, line)
+
+
+def test_nothing_is_odd_about_usual_codes():
+    assert (
+        list(doubts(["fao_Latn", "cmn_Hans", "cmn_Hant", "code", "code_C++", "math", "nob_Latn", "nno_Latn", "deu"]))
+        == []
+    )

@@ -1,0 +1,143 @@
+import gzip
+import io
+import json
+import lzma
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import zstandard
+
+from tessera.finetune import tables
+from tessera.finetune.tables import DataError
+
+ROWS = [
+    {"text": 'Hon segði: "ja", so', "label": "góð"},
+    {"text": "ein\n\nlinja", "label": "1"},
+    {"text": "", "label": "x"},
+]
+
+
+def csv_of(rows, separator=","):
+    import csv
+
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), delimiter=separator)
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def read(path):
+    return [row for _, row in tables.rows(path)]
+
+
+@pytest.mark.parametrize("packed", ["", ".gz", ".zst", ".xz", ".ZST"])
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".ndjson", ".json", ".parquet", ".CSV"])
+def test_the_same_rows_come_out_of_every_format(tmp_path, ending, packed):
+    lines = "".join(json.dumps(row) + "\n" for row in ROWS)
+    text = {".csv": csv_of(ROWS), ".json": json.dumps(ROWS, indent=1)}.get(ending.lower(), lines)
+    path = tmp_path / f"rows{ending}{packed}"
+    if ending == ".parquet":
+        path = tmp_path / "rows.parquet"
+        pa.parquet.write_table(pa.Table.from_pylist(ROWS), path)
+    else:
+        pack = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}.get(packed, zstandard.compress)
+        if packed == ".ZST":
+            path = tmp_path / f"rows{ending}.zst"
+        path.write_bytes(pack(text.encode()))
+    assert read(path) == ROWS
+
+
+def test_a_csv_row_stands_where_it_begins(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('text,label\n"a\nb",1\n\nc,2\n')
+    assert [place for place, _ in tables.rows(path)] == [f"{path}:2", f"{path}:5"]
+
+
+def test_semicolons_and_tabs_separate_where_there_is_no_comma_and_a_byte_order_mark_is_no_text(tmp_path):
+    for separator in ";\t":
+        path = tmp_path / "a.csv"
+        path.write_text("\ufeff" + csv_of([{"text": "gott", "label": "1"}], separator), encoding="utf-8")
+        assert read(path) == [{"text": "gott", "label": "1"}]
+
+
+def test_cells_of_tsv_are_plain_and_those_quoted_whole_are_unquoted(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text('text\tlabel\n"Ja", segði hon.\t1\n"He said ""no""."\t2\r\n"\t3\n')
+    assert [row["text"] for row in read(path)] == ['"Ja", segði hon.', 'He said "no".', '"']
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("a.csv", b"text,label\na,b,c\n", "a.csv:2: 3 cells where the first line names 2 columns"),
+        ("a.csv", b"text,label\na\n", "a.csv:2: 1 cells where"),
+        ("a.csv", b"text,text\na,b\n", "a.csv:1: the first line names the columns, each once"),
+        ("a.csv", b"", "a.csv: is empty"),
+        ("a.csv", b'text,label\n"a,b\n', "a.csv:2: no CSV: unexpected end of data"),
+        ("a.csv", "text\ngóð\n".encode("latin-1"), "a.csv: not UTF-8"),
+        ("a.tsv", "text\ngóð\n".encode("utf-16"), "a.tsv: not UTF-8"),
+        ("a.tsv", b"a\tb\nc\n", "a.tsv:2: 1 cells where"),
+        ("a.json", b"[1]", "a.json:1: not a JSON object"),
+        ("a.json", b'{"text": {"0": "a"}, "label": {"0": 1}}\n{', "a.json"),
+        ("a.json", b"[" * 100_000, "a.json: not JSON"),
+        ("a.csv.gz", b"", "a.csv.gz: cannot be read: 0 bytes"),
+        ("a.csv.zst", b"text", "a.csv.zst: cannot be read"),
+        ("a.json.gz", gzip.compress(b"[" + b"1, " * 9999)[:-9], "a.json.gz: cannot be read"),
+    ],
+)
+def test_what_is_no_table_is_named_with_its_file(tmp_path, name, data, says):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DataError, match=says):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".ndjson", ".csv", ".json", ".tsv", ".txt"])
+def test_a_small_file_that_unpacks_into_a_very_large_one_is_refused(tmp_path, monkeypatch, ending):
+    monkeypatch.setattr(tables, "_UNPACKED", 2**20)
+    monkeypatch.setattr(tables, "_WHOLE_FILE", 2**20)
+    monkeypatch.setattr(tables, "LONGEST", 2**16)
+    row = json.dumps({"text": "a" * 1000})
+    text = "text\n" + ("b" * 1000 + "\n") * 5000
+    text = {".json": f"[{', '.join([row] * 5000)}]", ".jsonl": f"{row}\n" * 5000, ".ndjson": f"{row}\n" * 5000}.get(
+        ending, text
+    )
+    path = tmp_path / f"bomb{ending}.zst"
+    path.write_bytes(zstandard.compress(text.encode()))
+    assert path.stat().st_size < 5000
+    with pytest.raises(DataError, match=r"bomb.*(unpack into more than|longer than)"):
+        read(path)
+
+
+def test_one_endless_line_is_refused_whatever_the_format(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "LONGEST", 2**16)
+    monkeypatch.setattr(tables, "_WHOLE_FILE", 2**17)
+    for ending, before in ((".csv", "text\n"), (".tsv", "text\n"), (".jsonl", '{"a": "'), (".json", '["')):
+        path = tmp_path / f"line{ending}.zst"
+        path.write_bytes(zstandard.compress((before + "x" * 2**20).encode()))
+        with pytest.raises(DataError, match="longer than"):
+            read(path)
+
+
+def test_class_names_that_parquet_of_datasets_brings_stand_for_their_numbers(tmp_path):
+    features = {"label": {"names": ["good", "bad"], "_type": "ClassLabel"},
+                "tags": {"feature": {"names": ["O", "B"], "_type": "ClassLabel"}, "_type": "Sequence"}}  # fmt: skip
+    about = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    table = pa.table({"label": [1, 0, -1], "tags": [[0, 1], [], [1]]}).replace_schema_metadata(about)
+    pa.parquet.write_table(table, tmp_path / "a.parquet")
+    assert [row["label"] for row in read(tmp_path / "a.parquet")] == ["bad", "good", -1]
+    assert [row["tags"] for row in read(tmp_path / "a.parquet")] == [["O", "B"], [], ["B"]]
+    words = pa.table({"label": pa.array(["x", "y"]).dictionary_encode()})
+    pa.parquet.write_table(words, tmp_path / "b.parquet")
+    assert [row["label"] for row in read(tmp_path / "b.parquet")] == ["x", "y"]
+
+
+def test_a_folder_is_its_tables_and_not_its_notes(tmp_path):
+    for name in ("b.csv", "a.jsonl", "README.md", "notes.txt", "dataset_info.json", ".hidden.csv", "in/c.tsv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert [file.name for file in tables.find(str(tmp_path))] == ["a.jsonl", "b.csv", "c.tsv"]
+    with pytest.raises(DataError, match=r"README.md: unknown kind of file; rows are read from .jsonl, .ndjson"):
+        tables.find(str(tmp_path / "README.md"))
+    assert tables.find(str(tmp_path / "nothing")) == []
