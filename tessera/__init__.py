@@ -6,6 +6,8 @@ from tessera import Encoder
 import importlib
 from typing import Any
 
+importlib.import_module("tessera.telemetry").off()  # before any library that would report its use
+
 __version__ = "0.1.0"
 
 

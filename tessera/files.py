@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +236,24 @@ def keep_damaged(path: Path) -> Path | None:
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no number that JSON knows")
+
+
+def csv_cells(row: Iterable[Any]) -> list[Any]:
+    """The cells of a row of CSV, safe to open in a spreadsheet: a text that would begin a formula there is quoted.
+
+    Numbers stay numbers, also those written as text. Source: OWASP, "CSV injection".
+    """
+    return [f"'{cell}" if isinstance(cell, str) and _begins_formula(cell) else cell for cell in row]
+
+
+def _begins_formula(cell: str) -> bool:
+    if not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return False
+    try:
+        float(cell)
+    except ValueError:
+        return cell != "-"
+    return False
 
 
 def sync(path: Path) -> None:

@@ -1,19 +1,22 @@
 """What people see: progress bars, tables, warnings, tasks, dropped documents; on a terminal and where there is none.
 
-All text is plain: a `[` in the name of a folder is a `[`. Colours are given beside a text, never inside it.
+All text is plain: a `[` in the name of a folder is a `[`. Colours are given beside a text, never inside it. Characters
+that would command a terminal (escapes, carriage returns) or turn what is read (bidi overrides) are shown as a mark.
 """
 
 import json
 import math
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import progress as bars
 from rich.box import HEAVY_HEAD, Box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -22,7 +25,33 @@ from tessera.progress import Progress
 if TYPE_CHECKING:  # it brings Arrow, and `tessera plan` should start at once
     from tessera.corpus.dropped import Dropped
 
-console = Console(highlight=False, markup=False)
+# C0 but tab and line feed, DEL, C1, separators of lines, bidi embeddings, overrides, isolates, and lone surrogates.
+_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def harmless(text: str) -> str:
+    """The text with a mark (U+FFFD) for each character that would command a terminal."""
+    return _COMMANDS.sub("\ufffd", text)
+
+
+def harmless_json(text: str) -> str:
+    """JSON that says the same, with those characters escaped."""
+    return _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+class Terminal(Console):
+    """A console on which nothing that is written commands the terminal; its own colours and bars do."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **given)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """The pieces of what is written, those that are text made harmless."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(harmless(segment.text), segment.style)
+
+
+console = Terminal()
 _WIDE = 145  # columns, for a long bar beside all that is said
 
 
@@ -48,11 +77,11 @@ class Watcher:
 
     def say(self, text: str) -> None:
         """One line for people."""
-        self.console.print(text, style="dim", markup=False, soft_wrap=True)
+        self.console.print(harmless(text), style="dim", markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """One line that people should not overlook."""
-        self.console.print(text, style="yellow", markup=False, soft_wrap=True)
+        self.console.print(harmless(text), style="yellow", markup=False, soft_wrap=True)
 
     def progress(self, stage: str) -> Progress:
         """A bar for a stage; the last call, with done = total, ends it."""
@@ -61,7 +90,7 @@ class Watcher:
         task = self.bars.add_task("", stage=stage, what="", total=None)
 
         def update(done: int, total: int, what: str) -> None:
-            self.bars.update(task, completed=done, total=max(1, total), what=what)
+            self.bars.update(task, completed=done, total=max(1, total), what=harmless(what))
 
         return update
 
@@ -81,7 +110,7 @@ class Watcher:
             if lines.first < done < total:  # a resumed stage began with `first` done
                 left = f", {_duration(spent * (total - done) / (done - lines.first))} left"
             line = f"{stage:<18} {share:3.0f}%  {_duration(spent)}{left}  {what}"
-            self.console.print(line, markup=False, soft_wrap=True)
+            self.console.print(harmless(line), markup=False, soft_wrap=True)
             lines.last = now
 
     def __enter__(self) -> "Watcher":
@@ -188,7 +217,7 @@ def print_table(
         table.add_row(*(_shown(cell, digits) for cell in row))
     # Where there is no terminal nothing has to fit: a line of a file or a pipe may be long.
     width = max(console.width, at_least) if console.is_terminal else 250
-    Console(highlight=False, markup=False, width=width, quiet=console.quiet).print(table)
+    Terminal(width=width, quiet=console.quiet).print(table)
 
 
 def _shown(cell: Any, digits: int) -> str | Text:

@@ -1,4 +1,11 @@
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
 import hypothesis
+import offline
+import pytest
 import torch
 
 # Tests run side by side on few cores: threads of one test that wait for those of another are slower than one thread.
@@ -9,3 +16,24 @@ hypothesis.settings.register_profile("tessera", deadline=None, suppress_health_c
 hypothesis.settings.load_profile("tessera")
 
 pytest_plugins = ["whole_run"]  # its fixtures: a corpus, a recipe, a finished run
+
+# Nothing in the whole run, and in no process that it starts, reaches for another machine.
+_attempts = Path(tempfile.mkdtemp(prefix="tessera-attempts-"), "attempts.txt")
+_children = offline.for_children(str(_attempts))
+offline.block(str(_attempts))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (_children, os.environ.get("PYTHONPATH", ""))))
+
+
+def pytest_unconfigure():
+    for folder in (_attempts.parent, Path(_children)):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _offline():
+    """Ends a test that reached for the network, even where a library kept the error to itself."""
+    yield
+    if _attempts.exists():
+        found = _attempts.read_text(encoding="utf-8")
+        _attempts.unlink()
+        pytest.fail(f"this test, or a process of it, reached for the network:\n{found}")

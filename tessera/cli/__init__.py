@@ -17,13 +17,13 @@ import shutil
 import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.text import Text
 
 from tessera import signals
 from tessera.cli import ablating, judging, making, using
 from tessera.cli.app import app
 from tessera.files import no_room
+from tessera.terminal import Terminal
 
 __all__ = ["ablating", "app", "judging", "main", "making", "using"]
 
@@ -69,7 +69,7 @@ def _stop(stopped: signals.Stopped) -> None:
 
 
 def _say(first: str, text: str) -> None:
-    Console(stderr=True, highlight=False).print(Text.assemble((first, "red"), f" {text}"), soft_wrap=True)
+    Terminal(stderr=True).print(Text.assemble((first, "red"), f" {text}"), soft_wrap=True)
 
 
 def _which_pip(said: str) -> str:

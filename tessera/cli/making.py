@@ -9,12 +9,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 
 from tessera import terminal
 from tessera.cli.app import app, tokenizer_app
 from tessera.cli.options import Accept, Out, RecipePath, Set, check_plot, read_recipe
-from tessera.terminal import Watcher, console, print_table
+from tessera.terminal import Terminal, Watcher, console, harmless_json, print_table
 
 _DEMO_TEXT = Path("runs/demo-text")  # where the demo's recipe reads
 Method = Literal["ties", "linear", "exponential"]
@@ -96,11 +95,11 @@ def plan(
     if plot is not None:
         plan_tables.draw_plan(planned, plot)
     if json_:
-        print(json.dumps(dataclasses.asdict(planned), ensure_ascii=False))
+        print(harmless_json(json.dumps(dataclasses.asdict(planned), ensure_ascii=False)))
         return
     for title, columns, rows in plan_tables.tables(planned, all_):
         print_table(title, columns, rows, box=SIMPLE_HEAD, at_least=100)
-    wide = Console(highlight=False, markup=False, width=max(100, console.width))
+    wide = Terminal(width=max(100, console.width))
     for line in plan_tables.said(planned):
         wide.print(line, style="yellow" if line.startswith("warning") else None)
     needed = [phase.flops for phase in planned.phases if phase.flops is not None]
@@ -239,7 +238,7 @@ def tokenizer_report(
 
         draw_fertility(measured, plot)
     if json_:
-        print(as_json(measured))
+        print(harmless_json(as_json(measured)))
         return
     columns = {
         "language": "language",

@@ -10,6 +10,9 @@ from tessera.cli.options import ModelPath
 from tessera.terminal import Watcher, console, print_table
 
 Engine = Literal["onnx", "openvino"]
+DropHead = Annotated[
+    bool, typer.Option("--drop-head", help="of a classifier: leave its head out, take what is beneath")
+]
 
 
 @app.command()
@@ -32,6 +35,7 @@ def embed(
     raw: Annotated[bool, typer.Option("--raw", help="vectors as they are, not of length 1")] = False,
     output: Annotated[Literal["float32", "float16"], typer.Option(help="number format of the file")] = "float32",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave out rows without text")] = False,
+    drop_head: DropHead = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")] = "auto",
     threads: Annotated[int | None, typer.Option(help="of the processor (default: all)")] = None,
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="of the matrix products")] = "auto",
@@ -47,6 +51,7 @@ def embed(
             text=text,
             id=id_,
             skip_bad=skip_bad,
+            drop_head=drop_head,
             output=output,
             device=device,
             dtype=dtype,
@@ -75,6 +80,7 @@ def export(
     pooling: Annotated[str | None, typer.Option(help="of the embedding (default: as the folder says)")] = None,
     normalize: Annotated[bool | None, typer.Option(help="to length 1 (default: as the folder says)")] = None,
     texts: Annotated[str | None, typer.Option(help="yours, compared beside those built in")] = None,
+    drop_head: DropHead = False,
 ) -> None:
     """A model as one graph for another runtime, held against our own before it is written."""
     from tessera.export.graph import export as write
@@ -90,6 +96,7 @@ def export(
             pooling=pooling,
             normalize=normalize,
             texts=read_texts(texts, limit=100) if texts is not None else (),
+            drop_head=drop_head,
             say=watcher.say,
         )
     columns, rows = by_text(checks)
@@ -108,6 +115,7 @@ def quantize(
     max_drop: Annotated[float, typer.Option(help="points of retrieval that may be lost")] = 0.5,
     weights_only: Annotated[bool, typer.Option("--weights-only", help="smaller, hardly faster, nearer")] = False,
     max_length: Annotated[int, typer.Option(help="tokens that are read of a text")] = 512,
+    drop_head: DropHead = False,
 ) -> None:
     """A model in int8, measured before and after; nothing is written that falls under a bound."""
     from tessera.export.quantize import quantize as write
@@ -124,6 +132,7 @@ def quantize(
             max_drop=max_drop,
             weights_only=weights_only,
             max_length=max_length,
+            drop_head=drop_head,
             say=watcher.say,
         )
     console.print(f"{out}: {measured}")

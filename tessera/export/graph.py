@@ -67,6 +67,7 @@ def export(
     pooling: str | Sequence[str] | None = None,
     normalize: bool | None = None,
     texts: Sequence[str] = (),
+    drop_head: bool = False,
     say: Say = silent,
 ) -> list[Check]:
     """Writes `target`, and gives every comparison with our own model. Written whole or not at all.
@@ -76,6 +77,7 @@ def export(
     pooling    of the sentence embedding, or several joined; None: as the folder says, mean where it does not
     normalize  to length 1; None: as the folder says, yes where it does not
     texts      yours, compared beside those that are built in
+    drop_head  whether a classifier may be left out, for embeddings of what is beneath it
     say        is told what is done
 
     Raises FileExistsError where `target` holds something, ValueError for a model of another family and where the graph
@@ -91,7 +93,7 @@ def export(
     how = pipeline.pooling if pooling is None else (pooling,) if isinstance(pooling, str) else tuple(pooling)
     unit = pipeline.normalize if normalize is None else normalize
     pipeline = replace(pipeline, pooling=how, normalize=unit)
-    model = hub.load(inside, "cpu") if output == "logits" else hub.load_own_encoder(inside, "cpu", drop_head=False)
+    model = hub.load(inside, "cpu") if output == "logits" else hub.load_own_encoder(inside, "cpu", drop_head=drop_head)
     tokenizer = Tokenizer.load(inside)
     with drafted(Path(target), inside, pipeline, model) as draft:
         say(f"{to}: tracing {model.config.num_hidden_layers} layers")

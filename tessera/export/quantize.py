@@ -92,6 +92,7 @@ def quantize(
     weights_only: bool = False,
     max_length: int = 512,
     seed: int = 0,
+    drop_head: bool = False,
     say: Say = silent,
 ) -> Measured:
     """Writes `target` with the model in int8, unless it falls under a bound: then nothing is written.
@@ -103,6 +104,7 @@ def quantize(
     max_drop      points of retrieval, out of a hundred, that may be lost
     weights_only  openvino only: activations stay as they are; nearer to the model, smaller by as much, hardly faster
     max_length    tokens that are read of a text
+    drop_head     whether a classifier may be left out, for embeddings of what is beneath it
 
     Raises ValueError saying what was measured where a bound is not held, and for too few texts; else as `export`.
     """
@@ -112,10 +114,8 @@ def quantize(
     if weights_only and to == "onnx":
         raise ValueError("weights_only is for openvino; ONNX Runtime reads activations in int8 as they come")
     calibrating, measuring = _halved(texts, seed)
-    pipeline, inside = folders.read(folders.local(folder))
-    if not hub.is_ours(inside):
-        raise ValueError(f"{inside / 'config.json'}: int8 takes EuroBERT and ModernBERT models")
-    model, tokenizer = hub.load_own_encoder(inside, "cpu", drop_head=False).eval(), Tokenizer.load(inside)
+    pipeline, inside = _read(folder)
+    model, tokenizer = hub.load_own_encoder(inside, "cpu", drop_head=drop_head).eval(), Tokenizer.load(inside)
     longest = length_of(pipeline, model)
     cut = min(max_length, longest)
     ids = TextTokenizer(tokenizer=tokenizer, max_length=cut, lower_case=pipeline.lower_case).ids
@@ -140,6 +140,13 @@ def quantize(
         text = card(to, VECTORS, Path(target).name, longest, f"In int8. Measured: {measured}.")
         (draft / "README.md").write_text(text, encoding="utf-8")
     return measured
+
+
+def _read(folder: str | Path) -> tuple[folders.Pipeline, Path]:
+    pipeline, inside = folders.read(folders.local(folder))
+    if not hub.is_ours(inside):
+        raise ValueError(f"{inside / 'config.json'}: int8 takes EuroBERT and ModernBERT models")
+    return pipeline, inside
 
 
 def _refuse_below(min_cosine: float, max_drop: float, measured: Measured, hint: str) -> None:

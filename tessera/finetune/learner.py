@@ -4,6 +4,7 @@
 
 import copy
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -130,8 +131,14 @@ class Learner:
         return torch.tensor([0, *lengths], device=self.device).cumsum(0)
 
 
+_CLASSIFIERS = tuple(f"For{task}" for task in ("SequenceClassification", "TokenClassification", "QuestionAnswering"))
+
+
 def pretrained(folder: str | Path, machine: Machine | None = None) -> Pretrained:
-    """Reads a model to fine-tune, onto the device of `machine`. Raises ValueError as hub.load_encoder."""
+    """Reads a model to fine-tune, onto the device of `machine`. Raises ValueError as hub.load_encoder.
+
+    The head of a classifier is left out, and the log says so: a new one is trained for the new task.
+    """
     folder, machine = Path(folder), machine or Machine()
     head: dict[str, Tensor] = {}
     pooling: Pooling = "cls"
@@ -142,6 +149,10 @@ def pretrained(folder: str | Path, machine: Machine | None = None) -> Pretrained
         encoder, head = model.encoder, {f"transform.{k}": v for k, v in model.transform.state_dict().items()}
     else:
         encoder = hub.load_encoder(folder, machine.attention)
+        kind = next(iter(read_json(folder / "config.json").get("architectures") or []), "")
+        if kind.endswith(_CLASSIFIERS):
+            log = logging.getLogger("tessera")
+            log.warning("%s is %s: its head is left out, and a new one trained for the new task", folder, kind)
     if hub.is_ours(folder):
         given = read_json(folder / "config.json")
         pooling = our_pooling(given, given["model_type"], folder / "config.json")

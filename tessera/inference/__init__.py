@@ -3,13 +3,16 @@
 In reading order:
 
     encoder.py          class Encoder: sentence and token embeddings, fill-mask, similarity
+    keywords.py         what `encode` takes: texts, our keywords and those of sentence-transformers
     tokenize.py         texts to token ids: truncation, chunks, prompts
     engine.py           batched inference: ids to embeddings or hidden states, the only way there
     sentence_folder.py  the sentence-transformers format: pooling, prompts, length
     sentence_schemas.py  schemas of its JSON files
-    similarity.py       similarity scores, and the keywords of sentence-transformers
+    compatibility.py    what SentenceTransformer.encode gives for its own keywords
+    similarity.py       similarity scores: cosine, dot product, distances
     fill_mask.py        fill-mask: the most probable tokens for a mask
     nearest.py          exact nearest-neighbour search
+    text_files.py       files of texts, read twice: their rows and ids, what is wrong with them
     embed_file.py       a file of texts into a file of embeddings, through interruptions
     features.py         examples of a task as documents of tokens, logits as answers
     windows.py          question answering over long texts: sliding windows with a stride

@@ -6,49 +6,30 @@ folder goes. Where the parts lie depends on the text alone, so an interrupted ru
 """
 
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
-from pydantic import ValidationError
 
 from tessera import checksums, lock
-from tessera.data import storage
-from tessera.data.readers import BROKEN, rows
 from tessera.files import LOCK, atomic_file, read_json, remove_folder, remove_leftovers, write_json
 from tessera.inference import sentence_folder as folders
 from tessera.inference.encoder import Encoder
 from tessera.inference.engine import EncodeOptions
-from tessera.plan.corpus import Columns, Source
+from tessera.inference.text_files import TextReader, text_files
 from tessera.progress import Progress, Say, silent
 
 PART_ROWS = 4_096
-_PART_CHARACTERS = 2**20  # what a part holds at most, but for its last row
-_MAX_BYTES = 2**26  # of a row
 _SETTINGS = "settings.json"
 _METADATA = b"tessera"  # where a finished parquet file keeps its settings
-_ROW = "row"  # the id column where the input has none
+_TRUNCATED = "truncated"  # how many texts lost their end: of a part in its metadata, of all beside the settings
 
 
 Settings = dict[str, Any]
-"""What decides every byte of the output, but for the machine. Another value is another output."""
-
-
-class _Found(NamedTuple):
-    """What the first reading of the input tells."""
-
-    rows: int
-    id_type: pa.DataType
-    bad: int
-    mended: int
-
-    def __str__(self) -> str:
-        bad = f"; {self.bad:,} bad rows are left out" if self.bad else ""
-        mended = f"; half characters are replaced in {self.mended:,}" if self.mended else ""
-        return f"{self.rows:,} texts{bad}{mended}"
+"""What decides every byte of the output, but for the machine; another value is another output. Of a file of the input
+it is the stamp: its size and version."""
 
 
 def embed_file(
@@ -63,6 +44,7 @@ def embed_file(
     device: str = "auto",
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     threads: int | None = None,
+    drop_head: bool = False,
     part_rows: int = PART_ROWS,
     on_progress: Progress = silent,
     say: Say = silent,
@@ -78,21 +60,22 @@ def embed_file(
                from 1 (and the file's name, where there are several). The same id twice is nobody's business here
     skip_bad   leaves out rows that hold no text; else they are an error before anything is computed
     output     number format of what is written
+    drop_head  whether a classifier may be left out, for vectors of what is beneath it
     part_rows  texts whose vectors are lost at most when it is interrupted
     say        told what is done, and what is wrong with the input
     options    as of Encoder.encode
 
-    Half characters (lone surrogates, which JSON can write) are replaced by U+FFFD and counted.
+    Half characters (lone surrogates, which JSON can write) are replaced by U+FFFD and counted; texts that lost their
+    end are counted too, also in the file's metadata ("truncated").
 
     Raises ValueError for a bad row, naming file and line; for parts that were begun with other settings, naming them;
-    FileExistsError where `out` is something else than this would write; lock.AtWork where another process writes it.
+    for a vector too large for `output`, naming its text; FileExistsError where `out` is something else; and
+    lock.AtWork where another process writes it.
     """
-    out = Path(out)
-    if out.suffix not in (".parquet", ".npy"):
-        raise ValueError(f"{out}: unknown kind of output; name it .parquet or .npy")
-    files = _files(str(source), text, id)
+    out = _output(out)
+    files = text_files(str(source), text, id)
     with lock.hold(out.with_name(f".{out.name}{LOCK}"), str(out)):
-        encoder = Encoder.from_pretrained(model, device=device, dtype=dtype, threads=threads)
+        encoder = Encoder.from_pretrained(model, device=device, dtype=dtype, threads=threads, drop_head=drop_head)
         how = encoder.how(**options)
         settings: Settings = {"model": folders.content_hash(folders.local(model)), "input": [f.stamp for f in files]}
         settings |= {"text": text, "id": id, "skip_bad": skip_bad, "output": output}
@@ -104,11 +87,11 @@ def embed_file(
         remove_leftovers(parts)
         _agree(parts, settings)
         say(str(encoder))
-        reader = _Reader(files, text, id, skip_bad)
+        reader = TextReader(files, text, id, skip_bad)
         say(str(reader.look(lambda done: on_progress(0, 0, f"reads {done:,} rows"))))
         write_json(parts / _SETTINGS, settings, sealed=True)
-        _embed(encoder, reader, parts, settings, on_progress, say, options)
-        _join(parts, out, settings, reader, how.dimensions)
+        written = settings | {_TRUNCATED: _embed(encoder, reader, parts, settings, on_progress, say, options)}
+        _join(parts, out, written, reader, how.dimensions)
         remove_folder(parts)
         return out
 
@@ -127,133 +110,63 @@ def _settings(encoder: Encoder, how: EncodeOptions) -> Settings:
     }
 
 
-# -------------------------------------------------------------------------------------------------------------- input
-
-
 def _embed(
-    encoder: Encoder, reader: "_Reader", parts: Path, settings: Settings, on_progress: Progress, say: Say, options: Any
-) -> None:
-    """Writes the parts that are not there."""
-    done, found = 0, reader.found
+    encoder: Encoder, reader: TextReader, parts: Path, settings: Settings, on_progress: Progress, say: Say, options: Any
+) -> int:
+    """Writes the parts that are not there. Returns how many texts, of all parts, lost their end."""
+    done, found, cut = 0, reader.found, 0
     try:
         for number, (ids, texts) in enumerate(reader.parts(settings["part_rows"])):
             path = parts / f"{number:06}.parquet"
-            if not path.is_file():
+            if path.is_file():
+                before = (pa.parquet.read_schema(path).metadata or {}).get(_TRUNCATED.encode())
+                cut += encoder.how(**options).reading.read(texts)[1] if before is None else int(before)
+            else:
+                counts: list[int] = []
 
                 def report(some: int, of: int, what: str, begun: int = done) -> None:
                     on_progress(begun + some, found.rows, what)
 
-                vectors = encoder.encode(texts, on_progress=report, **options)
-                _write_part(path, reader.id_name, pa.array(ids, found.id_type), vectors.astype(settings["output"]))
+                vectors = encoder.encode(texts, on_progress=report, on_truncated=counts.append, **options)
+                vectors = _as(settings["output"], vectors, ids, parts)
+                _write_part(path, reader.id_name, pa.array(ids, found.id_type), vectors, sum(counts))
+                cut += sum(counts)
             done += len(texts)
             on_progress(done, found.rows, "embedding")
     except KeyboardInterrupt:
         say(f"stopped after {done:,} of {found.rows:,} texts, which are kept in {parts}; the same command goes on")
         raise
+    if cut:
+        longest = settings["max_length"]
+        say(
+            f"{cut:,} of {found.rows:,} texts are longer than {longest} tokens and were cut off there; "
+            "--long chunk reads all of a text"
+        )
+    return cut
 
 
-class _Reader:
-    """The rows of the input, twice: once to look, once to work."""
-
-    found: _Found
-
-    def __init__(self, files: list[storage.File], text: str, id: str | None, skip_bad: bool) -> None:
-        self.files, self.text, self.id, self.skip_bad = files, text, id, skip_bad
-        self.source = _source("", text, id)
-        first = next((values for _, _, values, _ in self._raw() if values), {})
-        self.id_column = id if id is not None else "id" if "id" in first else None
-        self.id_name = "id" if self.id_column else _ROW
-
-    def look(self, tell: Callable[[int], None]) -> _Found:
-        """Counts rows (kept as `found`) and checks them. Raises ValueError naming the first bad one."""
-        count = bad = mended = 0
-        whole = self.id_column is not None or len(self.files) == 1  # whether ids so far are whole numbers
-        for place, reason, key, text in self._rows():
-            if reason:
-                if not self.skip_bad:
-                    raise ValueError(f"{place}: {reason}; mend it, or leave out such rows with --skip-bad")
-                bad += 1
-                continue
-            mended += _mend(text) is not text
-            whole = whole and isinstance(key, int) and not isinstance(key, bool) and -(2**63) <= key < 2**63
-            count += 1
-            if count % 10_000 == 0:
-                tell(count)
-        if not count:
-            raise ValueError(f"{self.files[0]}: holds no text")
-        self.found = _Found(count, pa.int64() if whole else pa.string(), bad, mended)
-        return self.found
-
-    def parts(self, part_rows: int) -> Iterator[tuple[list[Any], list[str]]]:
-        """(ids, texts) of each part."""
-        ids: list[Any] = []
-        texts: list[str] = []
-        size = 0
-        for _, reason, key, text in self._rows():
-            if reason:
-                continue
-            ids.append(key if pa.types.is_integer(self.found.id_type) else _name(key))
-            texts.append(_mend(text))
-            size += len(text)
-            if len(texts) == part_rows or size >= _PART_CHARACTERS:
-                yield ids, texts
-                ids, texts, size = [], [], 0
-        if texts:
-            yield ids, texts
-
-    def _rows(self) -> Iterator[tuple[str, str, Any, str]]:
-        """(file and row, what is wrong with it, id, text)"""
-        for file, number, values, reason in self._raw():
-            text = None if values is None else values.get(self.text)
-            key: Any = number if len(self.files) == 1 else f"{file}:{number}"
-            if not reason and not isinstance(text, str):
-                known = ", ".join(values or ())
-                reason = f"has no text in column {self.text!r}; its columns are {known}"
-            if not reason and self.id_column is not None:
-                key = (values or {}).get(self.id_column)
-                if key is None:
-                    reason = f"has no id in column {self.id_column!r}"
-            yield f"{file}:{number}", reason, key, text if isinstance(text, str) else ""
-
-    def _raw(self) -> Iterator[tuple[storage.File, int, dict[str, Any] | None, str]]:
-        for file in self.files:
-            try:
-                for number, values, reason, _ in rows(file, self.source, _MAX_BYTES):
-                    yield file, number, values, reason
-            except BROKEN as error:
-                raise ValueError(f"{file}: broken: {error}; copy or download it again") from None
-
-
-def _files(source: str, text: str, id: str | None) -> list[storage.File]:
-    found = storage.files(_source(source, text, id))
-    if odd := [file for file in found if file.kind not in (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")]:
+def _as(output: str, vectors: np.ndarray[Any, Any], ids: list[Any], parts: Path) -> np.ndarray[Any, Any]:
+    """The vectors in the number format of the file. Raises ValueError naming the text of one that it cannot hold."""
+    with np.errstate(over="ignore"):
+        found = vectors.astype(output)
+    whole = np.isfinite(found).all(axis=1)
+    if not whole.all():
+        row = int(whole.argmin())
         raise ValueError(
-            f"{odd[0]}: embed reads jsonl, csv, tsv, txt and parquet; `tessera prepare` reads web archives"
+            f"the vector of {ids[row]!r} has a number of {np.abs(vectors[row]).max():.4g}, and {output} holds none "
+            f"beyond {np.finfo(output).max:,}; remove {parts} and write float32, or vectors of length 1 (without --raw)"
         )
     return found
 
 
-def _source(path: str, text: str, id: str | None) -> Source:
-    try:
-        return Source(name="input", path=path, columns=Columns(text=text, id=id or "id"))
-    except ValidationError as error:
-        raise ValueError(f"{path}: {error.errors()[0]['msg']}") from None
-
-
-def _name(key: Any) -> str:
-    return json.dumps(key, default=str) if isinstance(key, dict | list) else _mend(str(key))
-
-
-def _mend(text: str) -> str:
-    """The same object where the text is whole."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
-
-
 # ------------------------------------------------------------------------------------------------------------- output
+
+
+def _output(name: str | Path) -> Path:
+    out = Path(name)
+    if out.suffix not in (".parquet", ".npy"):
+        raise ValueError(f"{out}: unknown kind of output; name it .parquet or .npy")
+    return out
 
 
 def _is_finished(out: Path, settings: Settings) -> bool:
@@ -294,10 +207,11 @@ def _shown(value: Any) -> str:
     return repr(value) if not isinstance(value, list) else ", ".join(map(str, value[:3]))
 
 
-def _write_part(path: Path, id_name: str, ids: pa.Array, vectors: np.ndarray[Any, Any]) -> None:
+def _write_part(path: Path, id_name: str, ids: pa.Array, vectors: np.ndarray[Any, Any], cut: int) -> None:
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
     with atomic_file(path, sealed=True) as draft:
-        pa.parquet.write_table(pa.table({id_name: ids, "embedding": column}), draft, **_HOW_WRITTEN)
+        table = pa.table({id_name: ids, "embedding": column}, metadata={_TRUNCATED: str(cut)})
+        pa.parquet.write_table(table, draft, **_HOW_WRITTEN)
 
 
 # Vectors do not compress; a dictionary or statistics of them would only take time.
@@ -310,7 +224,7 @@ def _part(path: Path) -> pa.Table:
     return pa.parquet.read_table(path)
 
 
-def _join(parts: Path, out: Path, settings: Settings, reader: _Reader, width: int) -> None:
+def _join(parts: Path, out: Path, settings: Settings, reader: TextReader, width: int) -> None:
     """One file out of all parts, one part in memory at a time."""
     tables = (_part(path) for path in sorted(parts.glob("*.parquet")))
     metadata = {_METADATA: json.dumps(settings, ensure_ascii=False)}

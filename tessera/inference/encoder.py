@@ -10,8 +10,10 @@ It also stands where a SentenceTransformer or LangChain's Embeddings is expected
 
 import asyncio
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Self, Unpack
 
@@ -19,13 +21,15 @@ import numpy as np
 import torch
 
 from tessera.data.tokenizer import Tokenizer
+from tessera.inference import compatibility
 from tessera.inference import sentence_folder as folders
 from tessera.inference.engine import EncodeOptions, Engine, Options, Pooling, Tokens, Vectors
 from tessera.inference.fill_mask import MaskFiller
-from tessera.inference.runtime import Runtime, kind
+from tessera.inference.keywords import Keywords, checked_keywords, log_truncated, settled, text_rows
+from tessera.inference.runtime import Runtime, kind, refuse_without_states
 from tessera.inference.sentence_folder import Pipeline
-from tessera.inference.similarity import Keywords, as_sentence_transformers, check_keywords, scores
-from tessera.inference.tokenize import TextTokenizer, check_vocabulary, checked, windows
+from tessera.inference.similarity import scores
+from tessera.inference.tokenize import check_vocabulary, checked, windows
 from tessera.model import hub
 from tessera.model.attention import choose
 from tessera.model.hf_files import refuse_adapter
@@ -75,6 +79,8 @@ class Encoder:
         self.max_seq_length = min(self.pipeline.max_length or most, most)
         self._fill: MaskFiller | None = None
         self._lock = threading.Lock()
+        self._said_cut = False
+        self._opened: Callable[[], Self] | None = None  # makes another like this one
 
     @classmethod
     def from_pretrained(
@@ -94,15 +100,28 @@ class Encoder:
 
         Raises ValueError naming the file and what in it is missing, broken or not known here, and for such a head.
         """
-        place = folders.local(name)
-        pipeline, inside = folders.read(place)
+        how: dict[str, Any] = {"device": device, "dtype": dtype, "attention": attention, "threads": threads}
+        whole = folders.local(name)
+        pipeline, inside = folders.read(whole)
         refuse_adapter(inside)
         tokenizer = Tokenizer.load(inside)
         if kind(inside) is not None:  # exported: it computes in its own precision, on a CPU
             exported = Runtime.open(inside, dtype=dtype, threads=threads)
-            return cls(exported, tokenizer, pipeline, device="cpu", dtype="float32", source=inside, threads=threads)
-        model = hub.load_encoder(inside, attention, drop_head=drop_head)
-        return cls(model, tokenizer, pipeline, device=device, dtype=dtype, source=inside, threads=threads)
+            found = cls(exported, tokenizer, pipeline, device="cpu", dtype="float32", source=inside, threads=threads)
+        else:
+            model = hub.load_encoder(inside, attention, drop_head=drop_head)
+            found = cls(model, tokenizer, pipeline, device=device, dtype=dtype, source=inside, threads=threads)
+        found._opened = partial(cls.from_pretrained, whole.resolve(), drop_head=drop_head, **how)
+        return found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process (or a deep copy): how it was opened, and not the weights; read there once more."""
+        if self._opened is None:
+            raise TypeError(
+                "an Encoder that was not opened with from_pretrained cannot be pickled or copied: its model may lie in "
+                "no folder; save it, and open that folder where it is needed"
+            )
+        return self._opened, (), {"max_seq_length": self.max_seq_length}
 
     def __repr__(self) -> str:
         how = "+".join(self.pipeline.pooling) + (", normalized" if self.pipeline.normalize else "")
@@ -120,8 +139,13 @@ class Encoder:
     # ---------------------------------------------------------------------------------------------------- texts
 
     def encode(
-        self, texts: str | Iterable[str], *, on_progress: Progress | None = None, **options: Unpack[Keywords]
-    ) -> Vectors:
+        self,
+        texts: str | Iterable[str],
+        *,
+        on_progress: Progress | None = None,
+        on_truncated: Callable[[int], None] | None = None,
+        **options: Unpack[Keywords],
+    ) -> Any:
         """Sentence embeddings: one vector for each text, float32 [n, h], in their order; of a single str one [h].
 
         texts            a list, or anything that yields texts: it is read once, some thousand at a time
@@ -138,87 +162,82 @@ class Encoder:
         max_tokens       of a batch, 16,384; a longer piece makes a batch of its own. Changes speed and memory only
         batch_invariant  the same bytes for a text whatever it is encoded with: each goes through the model alone
         on_progress      called with (done, of how many; 0 where that is not known, "embedding")
-        The keywords of SentenceTransformer.encode mean what they mean there.
+        on_truncated     called with how many texts were too long and lost their end; without it, and where neither
+                         max_length nor long says that it is meant, the log says so once
+        The keywords of SentenceTransformer.encode mean what they mean there; see compatibility.py.
 
-        Raises TypeError naming the place of what is no str or a keyword that nobody knows, ValueError for a text that
-        is no Unicode, options that do not fit, and a model whose weights are not numbers.
+        Raises TypeError naming the place of what is no str, what is no list of texts and a keyword that nobody knows;
+        ValueError for a text that is no Unicode, options that do not fit, and a model whose weights are not numbers.
         """
-        check_keywords(options, Keywords.__optional_keys__)
-        ours: Any = {name: value for name, value in options.items() if name in Options.__optional_keys__}
-        if len(ours) < len(options):
-            return as_sentence_transformers(
-                lambda: self.encode(texts, on_progress=on_progress, **ours),
-                lambda: self.encode_tokens(texts, max_length=ours.get("max_length")),
-                options,
-                self.device,
+        given: Any = checked_keywords(options, Keywords.__optional_keys__)
+        ours: Any = {name: value for name, value in given.items() if name in Options.__optional_keys__}
+        how, some = self.how(**ours), text_rows(texts)
+        if len(ours) < len(given):
+            some = list(some)
+            return compatibility.answer(
+                lambda: self.encode(some, on_progress=on_progress, on_truncated=on_truncated, **ours),
+                lambda: self._tokens(some, how),
+                given,
+                ours,
+                some,
+                single=isinstance(texts, str),
+                prompt_length=how.reading.skipped(),
+                device=self.device,
             )
-        how = self.how(**ours)
+        tell = on_truncated or (self._say_cut if not ours.keys() & {"max_length", "long"} else silent)
+        rows = list(self._stream(some, how, on_progress, tell))
         if isinstance(texts, str):
-            return next(self._stream([texts], how, on_progress))[0]
-        rows = list(self._stream(texts, how, on_progress))
+            return rows[0][0]
         return np.concatenate(rows) if len(rows) > 1 else rows[0] if rows else np.empty((0, how.dimensions), np.float32)
 
     def stream(
         self, texts: Iterable[str], *, on_progress: Progress | None = None, **options: Unpack[Options]
     ) -> Iterator[Vectors]:
         """The rows of `encode`, some thousand at a time, for texts without end; our keywords of it."""
-        return self._stream(texts, self.how(**options), on_progress)
+        return self._stream(text_rows(texts), self.how(**options), on_progress, silent)
 
-    def _stream(self, texts: Iterable[str], how: EncodeOptions, on_progress: Progress | None) -> Iterator[Vectors]:
+    def _say_cut(self, texts: int) -> None:
+        if not self._said_cut:
+            self._said_cut = True
+            log_truncated(self.source, texts, self.max_seq_length)
+
+    def _stream(
+        self, texts: Iterable[str], how: EncodeOptions, on_progress: Progress | None, on_cut: Callable[[int], None]
+    ) -> Iterator[Vectors]:
         total, done, tell = len(texts) if isinstance(texts, Sequence) else 0, 0, on_progress or silent
         for window in windows(texts, how.reading.longest()):
 
             def report(share: float, done: int = done, texts: int = len(window)) -> None:
                 tell(done + int(share * texts), total, "embedding")
 
-            rows = self._engine.vectors(how.reading.pieces(window), how, report)
+            pieces, cut = how.reading.read(window)
+            if cut:
+                on_cut(cut)
+            rows = self._engine.vectors(pieces, how, report)
             self._engine.check(rows, done)
             done += len(window)
             yield rows
 
     def how(self, **options: Unpack[Options]) -> EncodeOptions:
         """The options of `encode`, settled. Raises ValueError for what does not fit the model or itself."""
-        check_keywords(options, Options.__optional_keys__)
-        line, most = self.pipeline, self.config.max_position_embeddings
-        pooling, normalize = options.get("pooling"), options.get("normalize")
-        dimensions, max_length = options.get("dimensions"), options.get("max_length")
-        names = line.pooling if pooling is None else (pooling,) if isinstance(pooling, str) else tuple(pooling)
-        width = replace(line, pooling=names).width(self.config.hidden_size)
-        if dimensions is not None and not 1 <= dimensions <= width:
-            raise ValueError(f"dimensions is {dimensions}; a vector of this model has {width}")
-        if max_length is not None and max_length > most:
-            raise ValueError(f'max_length is {max_length}, but this model reads {most} tokens; long="chunk" reads more')
-        reading = TextTokenizer(
-            tokenizer=self.tokenizer,
-            prompt=checked(line.prompt(options.get("prompt"), options.get("prompt_name")), 0),
-            max_length=self.max_seq_length if max_length is None else max_length,
-            long=options.get("long", "truncate"),
-            overlap=options.get("overlap", 0),
-            lower_case=line.lower_case,
-        )
-        return EncodeOptions(
-            reading=reading,
-            pooling=names,
-            skip=0 if line.include_prompt else reading.skipped(),
-            normalize=line.normalize if normalize is None else normalize,
-            dimensions=width if dimensions is None else dimensions,
-            max_tokens=options.get("max_tokens", 16_384),
-            alone=options.get("batch_invariant", False),
-        )
+        options = checked_keywords(options, Options.__optional_keys__)
+        refuse_without_states(self._engine.model, self.source)
+        return settled(options, self.tokenizer, self.pipeline, self.config, self.max_seq_length)
 
     # --------------------------------------------------------------------------------------------------- tokens
 
     def encode_tokens(
-        self, texts: Iterable[str], *, max_length: int | None = None, max_tokens: int = 16_384
+        self, texts: Iterable[str], *, prompt: str | None = "", max_length: int | None = None, max_tokens: int = 16_384
     ) -> list[Tokens]:
-        """Token embeddings: hidden states, with the characters that each comes from; truncated to max_length."""
-        reading = self.how(prompt="", max_length=max_length).reading
-        found: list[Tokens] = []
-        for window in windows([texts] if isinstance(texts, str) else texts, reading.longest()):
-            read = reading.with_offsets(window)
-            rows = self._engine.states([ids for ids, _, _ in read], max_tokens)
-            found += [Tokens(*one, row) for one, row in zip(read, rows, strict=True)]
-        return found
+        """Token embeddings: hidden states, with the characters that each comes from; truncated to max_length.
+
+        prompt  stands before every text, its tokens among the others, of no characters; None: the folder's default
+        """
+        return self._tokens(text_rows(texts), self.how(prompt=prompt, max_length=max_length, max_tokens=max_tokens))
+
+    def _tokens(self, texts: Iterable[str], how: EncodeOptions) -> list[Tokens]:
+        parts = (self._engine.tokens(window, how) for window in windows(texts, how.reading.longest()))
+        return list(chain.from_iterable(parts))
 
     def fill_mask(self, texts: str | Iterable[str], top_k: int = 5) -> Any:
         """What may stand for each mask: for each text and each of its masks the top_k guesses; of one str its masks.
@@ -230,7 +249,7 @@ class Encoder:
         with self._lock:
             if self._fill is None:
                 self._fill = MaskFiller.of(self._engine.model, self.tokenizer, self.source, self.max_seq_length)
-        some = [texts] if isinstance(texts, str) else [checked(text, n) for n, text in enumerate(texts)]
+        some = [checked(text, n) for n, text in enumerate(text_rows(texts))]
         with torch.inference_mode(), autocast(self.device, self.dtype):
             found = [self._fill.guess(text, n, top_k) for n, text in enumerate(some)]
         return found[0] if isinstance(texts, str) else found
@@ -264,11 +283,15 @@ class Encoder:
 
     def embed_documents(self, texts: Iterable[str]) -> list[list[float]]:
         """As LangChain asks for documents."""
-        rows: list[list[float]] = self.encode_document(list(texts)).tolist()
+        if isinstance(texts, str):
+            raise TypeError("embed_documents takes a list of texts; of a single one embed_query gives the vector")
+        rows: list[list[float]] = self.encode_document(texts).tolist()
         return rows
 
     def embed_query(self, text: str) -> list[float]:
         """As LangChain asks for a query."""
+        if not isinstance(text, str):
+            raise TypeError(f"embed_query takes one str, not a {type(text).__name__}; embed_documents takes several")
         row: list[float] = self.encode_query(text).tolist()
         return row
 

@@ -187,6 +187,16 @@ class Engine:
                 pooled = nn.functional.normalize(pooled, dim=-1)
             return pooled.cpu().numpy()
 
+    def tokens(self, texts: Sequence[str], how: EncodeOptions) -> list[Tokens]:
+        """The token embeddings of each text, its prompt's among them."""
+        before = how.reading.prompt
+        read = how.reading.with_offsets([before + text for text in texts])
+        rows = self.states([ids for ids, _, _ in read], how.max_tokens)
+        return [
+            Tokens(ids, np.maximum(offsets - len(before), 0), special, row)
+            for (ids, offsets, special), row in zip(read, rows, strict=True)
+        ]
+
     def states(self, ids: Sequence[Ids], max_tokens: int) -> list[Vectors]:
         """The hidden states of each piece, [t, C]."""
         found = [np.empty(0, np.float32)] * len(ids)

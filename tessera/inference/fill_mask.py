@@ -9,6 +9,8 @@ import tokenizers
 import torch
 
 from tessera.data.tokenizer import Tokenizer
+from tessera.inference.keywords import whole
+from tessera.inference.runtime import LOGITS, Runtime
 from tessera.model import hub
 
 
@@ -22,7 +24,7 @@ class Guess(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class MaskFiller:
-    """A model with its head, and a tokenizer that knows special tokens where it reads their names."""
+    """A model with its head, or a graph that gives logits; and a tokenizer that reads the names of special tokens."""
 
     model: Any
     tokenizer: Tokenizer
@@ -34,6 +36,13 @@ class MaskFiller:
         """Reads the head that belongs to `encoder` from its folder. Raises ValueError where there is none."""
         if source is None:
             raise ValueError("this Encoder was not read from a folder, so it has no head to fill a mask with")
+        if isinstance(encoder, Runtime):
+            if LOGITS not in encoder.outputs:
+                raise ValueError(
+                    f"{source}: this graph was exported for embeddings, without the head that fills a mask; export the "
+                    "model again with --output logits, or give the folder it came from"
+                )
+            return cls(encoder, tokenizer, _reader(tokenizer), max_length)
         model: Any = hub.load_any(source)
         if hub.is_ours(source):
             model.encoder = encoder  # one copy of the weights, as the encoder has them
@@ -41,6 +50,7 @@ class MaskFiller:
 
     def guess(self, text: str, number: int, top_k: int) -> list[list[Guess]]:
         """For each mask of a text the top_k tokens, most probable first. `number` names the text in errors."""
+        top_k = whole("top_k", top_k, 1)
         ids = torch.tensor(self.reader.encode(text).ids)
         masks = (ids == self.tokenizer.mask_id).nonzero()[:, 0]
         if not len(masks):
@@ -50,15 +60,22 @@ class MaskFiller:
             raise ValueError(
                 f"texts[{number}] has {len(ids)} tokens, and this model reads {self.max_length}; shorten it"
             )
-        device = next(self.model.parameters()).device
-        tokens = ids.to(device)
-        hidden = self.model.encoder(tokens, torch.tensor([0, len(ids)], device=device))
-        chances = self.model.logits(hidden[masks.to(device)].float()).float().softmax(-1)
+        chances = self._logits(ids, masks).float().softmax(-1)
         best = chances.topk(min(top_k, chances.shape[1]))
         return [
             [Guess(self.tokenizer.decode([i], special=True), p, i) for p, i in zip(values, places, strict=True)]
             for values, places in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
+
+    def _logits(self, ids: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        """ids [T], masks [M], the places that are wanted -> logits [M, V]."""
+        starts = torch.tensor([0, len(ids)])
+        if isinstance(self.model, Runtime):
+            return self.model(ids, starts)[masks]
+        device = next(self.model.parameters()).device
+        hidden = self.model.encoder(ids.to(device), starts.to(device))
+        logits: torch.Tensor = self.model.logits(hidden[masks.to(device)].float())
+        return logits
 
 
 def _reader(tokenizer: Tokenizer) -> tokenizers.Tokenizer:

@@ -143,6 +143,15 @@ def kind(folder: Path) -> str | None:
     return next((engine for engine, name in FILES.items() if (folder / name).is_file()), None)
 
 
+def refuse_without_states(model: nn.Module, folder: Path | None) -> None:
+    """Raises ValueError for a graph that was exported for its logits and so gives no embeddings."""
+    if isinstance(model, Runtime) and STATES not in model.outputs:
+        raise ValueError(
+            f"{folder}: this graph gives {', '.join(model.outputs)}, so it fills masks and has no embeddings; export "
+            "the model with --output embeddings for those"
+        )
+
+
 # ----------------------------------------------------------------------------------------------------------- engines
 
 

@@ -63,13 +63,22 @@ class TextTokenizer:
 
     def pieces(self, texts: Sequence[str]) -> list[list[Ids]]:
         """The pieces of each text; at least one, each with at least one token."""
+        return self.read(texts)[0]
+
+    def read(self, texts: Sequence[str]) -> tuple[list[list[Ids]], int]:
+        """The pieces of each text, and how many texts lost their end."""
         whole = [self._cased(self.prompt + text) for text in texts]
         if self.long == "truncate":
-            found = self.tokenizer.encode_batch([self._useful(text) for text in whole])
-            return [[fit(ids, self.tokenizer, self.max_length)] for ids in found]
+            useful = [self._useful(text) for text in whole]
+            found = self.tokenizer.encode_batch(useful)
+            cut = sum(
+                len(ids) > self.max_length or len(part) < len(text)
+                for ids, part, text in zip(found, useful, whole, strict=True)
+            )
+            return [[fit(ids, self.tokenizer, self.max_length)] for ids in found], cut
         short = [n for n, text in enumerate(whole) if len(text) <= _STRETCH]
         read = dict(zip(short, self.tokenizer.encode_batch([whole[n] for n in short]), strict=True))
-        return [self._chunks(read[n] if n in read else self._in_stretches(text)) for n, text in enumerate(whole)]
+        return [self._chunks(read[n] if n in read else self._in_stretches(text)) for n, text in enumerate(whole)], 0
 
     def ids(self, texts: Sequence[str]) -> list[Ids]:
         """The only piece of each text, where what is too long ends."""

@@ -15,20 +15,23 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of mallopt(3)
 _LARGEST = 2**31 - 1
 
 
-def find_device(name: str) -> torch.device:
+def find_device(name: str | torch.device) -> torch.device:
     """The device called `name` (auto, cpu, cuda, cuda:1, mps); auto is CUDA where torch sees a GPU, else the CPU.
 
     Apple's GPUs (mps) are taken where they are asked for. Raises ValueError for a device that is not there.
     """
-    if name == "auto":
+    if isinstance(name, str) and name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        if not isinstance(name, str | torch.device):
+            raise TypeError("one device is needed, as a str")
         device = torch.device(name)
-    except (RuntimeError, TypeError):
-        raise ValueError(f"device {name!r} is unknown; give auto, cpu, cuda, cuda:0 or mps") from None
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(device.type, True):
-        raise ValueError(f"the device is {name}, but PyTorch sees no such GPU here; give cpu or auto")
+    except (RuntimeError, TypeError) as error:
+        why = next(iter(str(error).splitlines()), "")
+        raise ValueError(f"device is {name!r}; give auto, cpu, cuda, cuda:1 or mps ({why})") from None
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    if (device.index or 0) >= there.get(device.type, 0):
+        raise ValueError(f"device is {str(name)!r}, but PyTorch sees none here; give cpu or auto")
     return device
 
 

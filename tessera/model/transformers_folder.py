@@ -95,7 +95,7 @@ def refuse_head(folder: Path, weights: Sequence[str]) -> None:
     kind = next(iter(config_json(folder).get("architectures") or []), "a model with the head of a task")
     raise ValueError(
         f"{folder} is {kind}: the encoder alone would lose its head ({weights[0]}, {len(weights)} weights). If the "
-        "encoder alone is meant, say so: drop_head=True, or make a folder that says so, in Python:\n"
+        "encoder alone is meant, say so: drop_head=True (--drop-head), or make a folder that says so, in Python:\n"
         f'  tessera.Encoder.from_pretrained("{folder}", drop_head=True).save("encoder")'
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tessera.files import atomic_file
+from tessera.files import atomic_file, csv_cells
 from tessera.plan.errors import did_you_mean
 from tessera.report.published import AVERAGE, EUROPEAN, Score, read, read_published
 from tessera.report.tables import LOWER_IS_BETTER
@@ -144,10 +144,12 @@ def write_csv(comparison: Comparison, path: Path) -> None:
                 verdict = comparison.verdict(one)
                 judged = [comparison.reference, verdict.difference, verdict.p, verdict.test] if verdict else [""] * 4
                 if one.average is not None:
-                    writer.writerow([*start, AVERAGE, "", one.average, one.half, one.over, *judged, one.source])
+                    average = [*start, AVERAGE, "", one.average, one.half, one.over, *judged, one.source]
+                    writer.writerow(csv_cells(average))
                 empty = ["", "", "", "", "", "", one.source]
-                writer.writerows([*start, code, "", value, *empty] for code, value in one.values.items())
-                writer.writerows([*start, AVERAGE, name, value, *empty] for name, value in one.by_length.items())
+                rows = [[*start, code, "", value, *empty] for code, value in one.values.items()]
+                rows += [[*start, AVERAGE, name, value, *empty] for name, value in one.by_length.items()]
+                writer.writerows(map(csv_cells, rows))
 
 
 def _averages(comparison: Comparison, models: list[str]) -> list[list[str]]:

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from tessera.files import csv_cells
 from tessera.plan.overview import LanguagePlan, Overview, PhasePlan
 from tessera.report.style import LIGHT, TOKENS, altair, check_picture, write_picture
 from tessera.report.tables import tokens
@@ -41,7 +42,8 @@ def write_csv(plan: Overview, path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(["phase", *columns])
         for phase in plan.phases:
-            writer.writerows([phase.name, *(getattr(row, c) for c in columns)] for row in phase.languages)
+            rows = ([phase.name, *(getattr(row, c) for c in columns)] for row in phase.languages)
+            writer.writerows(map(csv_cells, rows))
 
 
 _PHASE_COLUMNS = ["phase", "from", "tokens", "steps", "batch", "context", "length", "lang.", "FLOPs", "GPU h"]

@@ -17,6 +17,7 @@ from tessera.corpus.documents import Pair, read
 from tessera.data.templates import encode_words
 from tessera.data.tokenizer import Tokenizer
 from tessera.data.tokenizer_json import SPACES
+from tessera.files import csv_cells
 from tessera.plan.corpus import Corpus
 
 FertilityRow = dict[str, Any]
@@ -93,9 +94,9 @@ def as_csv(rows: Sequence[FertilityRow]) -> str:
     """The rows as CSV with a header; what has no value is an empty cell."""
     written = io.StringIO()
     if rows:
-        table = csv.DictWriter(written, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+        table = csv.writer(written, lineterminator="\n")
+        table.writerow(rows[0])
+        table.writerows(csv_cells(row.values()) for row in rows)
     return written.getvalue()
 
 

@@ -121,3 +121,12 @@ def test_a_list_of_numbers_takes_one_line(tmp_path):
         " ]",
         "}",
     ]
+
+
+def test_a_cell_that_would_be_a_formula_is_quoted_and_numbers_are_not():
+    from tessera.files import csv_cells
+
+    formulas = ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("http://x")', "-x"]
+    assert csv_cells(formulas) == [f"'{cell}" for cell in formulas]
+    others = ["-0.5", "+3", "-1e-5", "-inf", -0.5, 3, None, "", "a=b", "mmbert-small", "-", "'quoted", " =1"]
+    assert csv_cells(others) == others

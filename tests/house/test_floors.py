@@ -21,6 +21,7 @@ FLOORS = {
     "progress": -1,
     "signals": -1,
     "statistics": -1,
+    "telemetry": -1,
     "plan": 0,
     "data": 1,
     "model": 1,

@@ -242,13 +242,16 @@ def test_odd_texts_have_vectors_and_half_characters_are_mended_and_counted(model
     source = write_jsonl(tmp_path / "in.jsonl", [{"text": text} for text in texts])
     said = []
     _, vectors = read(embed_file(model, source, tmp_path / "out.parquet", say=said.append, dtype="float32"))
-    assert said[-1] == "7 texts; half characters are replaced in 1"
+    assert said[-2:] == [
+        "7 texts; half characters are replaced in 1",
+        "1 of 7 texts are longer than 64 tokens and were cut off there; --long chunk reads all of a text",
+    ]
     due = Encoder.from_pretrained(model, dtype="float32").encode([text.replace("\ud83d", "\ufffd") for text in texts])
     assert vectors == pytest.approx(due, abs=1e-5)
 
 
 def test_a_part_ends_early_where_texts_are_long(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(stream, "_PART_CHARACTERS", 500)
+    monkeypatch.setattr("tessera.inference.text_files._PART_CHARACTERS", 500)
     source = write_jsonl(tmp_path / "in.jsonl", ROWS)
     written = embed_file(model, source, tmp_path / "out.parquet")
     groups = pq.ParquetFile(written).metadata
@@ -263,6 +266,51 @@ def test_progress_counts_every_text_once(model, tmp_path):
     embed_file(model, source, tmp_path / "o.parquet", part_rows=20, on_progress=lambda *step: steps.append(step))
     assert steps[-1] == (50, 50, "embedding")
     assert [done for done, *_ in steps] == sorted(done for done, *_ in steps)
+
+
+def said_of(path):
+    ids = path.with_suffix(".ids.parquet")
+    return json.loads(pq.read_schema(path if path.suffix == ".parquet" else ids).metadata[b"tessera"])
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.npy"])
+def test_texts_that_were_cut_are_counted_said_and_written_down(model, tmp_path, name):
+    source = write_jsonl(tmp_path / "in.jsonl", [{"text": text} for text in [*TEXTS, TEXTS[3], "one " * 500]])
+    lines = []
+    embed_file(model, source, tmp_path / name, part_rows=2, say=lines.append)
+    assert said_of(tmp_path / name)["truncated"] == 3
+    assert lines[-1].startswith("3 of 11 texts are longer than 64 tokens and were cut off there; --long chunk reads")
+    lines.clear()
+    embed_file(model, source, tmp_path / f"chunks_{name}", long="chunk", say=lines.append)
+    assert said_of(tmp_path / f"chunks_{name}")["truncated"] == 0
+    assert not any("cut off" in line for line in lines)
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["ours", "parts of an older version"])
+def test_the_count_outlives_interruptions(model, tmp_path, monkeypatch, older):
+    source = write_jsonl(tmp_path / "in.jsonl", [{"text": text} for text in [*TEXTS, TEXTS[3]]])
+    with monkeypatch.context() as patch:
+        patch.setattr(stream, "_join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            embed_file(model, source, tmp_path / "out.parquet", part_rows=4)
+    for part in sorted((tmp_path / "out.parquet.parts").glob("*.parquet"))[1:]:
+        if older:
+            pq.write_table(pq.read_table(part).replace_schema_metadata(None), part)
+    embed_file(model, source, tmp_path / "out.parquet", part_rows=4)
+    assert said_of(tmp_path / "out.parquet")["truncated"] == 2
+
+
+def test_float16_holds_the_vectors_or_the_text_is_named(model, tmp_path):
+    source = write_jsonl(tmp_path / "in.jsonl", ROWS[:5])
+    _, exact = read(embed_file(model, source, tmp_path / "exact.parquet"))
+    _, half = read(embed_file(model, source, tmp_path / "half.parquet", output="float16"))
+    assert np.abs(half - exact).max() < 1e-3
+    large = np.array([[1, 2], [7e4, 0], [1, -65_530]], np.float32)
+    assert np.isfinite(stream._as("float16", large[:1], ["a"], tmp_path)).all()
+    assert stream._as("float32", large, [*"abc"], tmp_path) is not None
+    for rows, name, number in ((large, "'b'", r"7e\+04"), (large[[0, 2]], "'c'", r"6\.553e\+04")):
+        with pytest.raises(ValueError, match=rf"the vector of {name} has a number of {number}, and float16 holds none"):
+            stream._as("float16", rows, ["a", "b", "c"] if len(rows) == 3 else ["a", "c"], tmp_path)
 
 
 def test_what_cannot_be_read_or_written_is_said(model, tmp_path):

@@ -204,8 +204,6 @@ def test_tensors_and_token_embeddings_come_back_as_theirs(pair):
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(found, expected, strict=True))
     found, expected = (m.encode(TEXTS, output_value="token_embeddings") for m in pair)
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(found, expected, strict=True))
-    with pytest.raises(ValueError, match="precision is 'int8'; vectors are float32 here"):
-        encoder.encode(TEXTS, precision="int8")
     with pytest.raises(ValueError, match="device is 'cuda', but this Encoder is on cpu; load another one there"):
         encoder.encode(TEXTS, device="cuda")
 

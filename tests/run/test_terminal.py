@@ -1,10 +1,12 @@
 """What people see where there is no terminal, and on terminals of any width."""
 
 import io
+import json
 import re
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from tessera import terminal
 from tessera.terminal import Watcher
@@ -89,3 +91,86 @@ def test_the_bar_leaves_room_for_what_is_said(width, seen):
     assert "pretrain" in last
     assert "━" in last
     assert seen in last
+
+
+# ------------------------------------------------------------------------------ what data must not do to a terminal
+
+HOSTILE = {
+    "clears the screen": "\x1b[2J",
+    "link": "\x1b]8;;https://example.invalid\x1b\\text\x1b]8;;\x1b\\",
+    "title": "\x1b]0;mine\x07",
+    "C1 introducer": "\x9b2J",
+    "C1 command string": "\x9d0;mine\x9c",
+    "carriage return": "safe\roverwritten",
+    "backspaces": "safe\x08\x08\x08\x08evil",
+    "bell": "\x07",
+    "delete": "\x7f",
+    "vertical tab": "\x0b\x0c",
+    "bidi override": "\u202egpj.exe\u202c",
+    "isolate": "\u2066a\u2069",
+    "line separator": "a\u2028b\u2029c",
+    "NUL": "a\0b",
+    "half a character": "\ud83d",
+}
+COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+@pytest.mark.parametrize("made", [Console, terminal.Terminal])
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_nothing_that_is_said_commands_the_terminal(clock, made, text):
+    console = made(file=io.StringIO(), width=200)
+    watcher = Watcher(console)
+    watcher.say(f"one {text} two")
+    watcher.warn(f"one {text} two")
+    watcher.progress(f"stage {text}")(1, 1, f"what {text}")
+    assert not COMMANDS.search(console.file.getvalue())
+    assert console.file.getvalue().count("one ") == 2
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_tables_lines_and_errors_are_harmless_too(monkeypatch, capsys, text):
+    from tessera import cli
+
+    terminal.print_table(f"title {text}", ["name", f"c {text}"], [[f"r {text}", 1.0], [Text(f"t {text}"), 2.0]])
+    terminal.Terminal(stderr=True).print(Text.assemble(("error:", "red"), f" {text}"), soft_wrap=True)
+    terminal.Terminal().print(text)
+
+    def fails():
+        raise ValueError(f"{text} is wrong")
+
+    monkeypatch.setattr(cli, "app", fails)
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = capsys.readouterr()
+    assert "is wrong" in said.err
+    assert not COMMANDS.search(said.out + said.err)
+
+
+def test_bars_on_a_terminal_command_it_and_their_data_does_not():
+    out = io.StringIO()
+    with Watcher(Console(file=out, width=160, force_terminal=True, color_system=None, legacy_windows=False)) as watcher:
+        watcher.progress("mid")(1, 2, "loss \x1b[2J\u202e")
+    assert "\x1b[2J" not in out.getvalue()
+    assert "\u202e" not in out.getvalue()
+
+
+def test_plain_text_of_every_script_is_left_as_it_is():
+    for text in (
+        "a [/b] [red]",
+        "Hvussu eitur t\u00fa?",
+        "\u05e9\u05dc\u05d5\u05dd",
+        "\U0001f468\u200d\U0001f469",
+        "tab\tline\n",
+        ":smile:",
+    ):
+        assert terminal.harmless(text) == text
+        console = terminal.Terminal(file=io.StringIO(), width=200)
+        console.print(text, end="")
+        assert console.file.getvalue() == text.expandtabs(8)
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_json_says_the_same_without_commands(text):
+    given = json.dumps({text: [text]}, ensure_ascii=False)
+    assert json.loads(terminal.harmless_json(given)) == json.loads(given)
+    assert not COMMANDS.search(terminal.harmless_json(given))
