@@ -71,7 +71,8 @@ def evaluate(
         for task, how in _with_protocols(tasks, protocol, family_of(folder))
     ]
     for task, *_ in chosen:
-        metrics.check(task.metric)
+        for metric in (task.metric, *task.also):
+            metrics.check(metric, task.labels or ())
     out = Path(out, *_folder(languages))
     embedder: frozen.Embedder | None = None
     for number, (task, how, place) in enumerate(chosen):

@@ -40,7 +40,7 @@ CLIP = 1.0  # norm of the gradient
 
 
 class Diverged(ValueError):
-    """The loss is no number any more; another learning rate may do."""
+    """The loss, or what the model says, is no number any more; another learning rate may do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +111,10 @@ def train(
 
 @torch.inference_mode()
 def predict(learner: Learner, examples: Sequence[Example], on_progress: Progress | None = None) -> list[Answer]:
-    """What the model says of each example: see Reader.answers. Targets are not looked at."""
+    """What the model says of each example: see Reader.answers. Targets are not looked at.
+
+    Raises Diverged where it says what is no finite number: the greatest of these would be some class, as ever.
+    """
     items = learner.reader.items(examples)
     learner.encoder.eval()
     learner.head.eval()
@@ -121,6 +124,11 @@ def predict(learner: Learner, examples: Sequence[Example], on_progress: Progress
     for numbers in by_length([item.tokens for item in items], learner.micro_batch_tokens):
         batch = [items[i] for i in numbers]
         scores = still.scores(batch).float().cpu().numpy()
+        if not np.isfinite(scores).all():
+            some = examples[batch[0].example]
+            raise Diverged(
+                f"{some.row}: the model's scores there are not finite numbers; its weights, or products, overflow"
+            )
         ends = np.cumsum([item.rows for item in batch])
         for number, rows in zip(numbers, np.split(scores, ends[:-1]), strict=True):
             found[number] = rows if learner.reader.kind in ("tag", "span") else rows.reshape(-1)

@@ -124,6 +124,21 @@ def test_every_text_is_embedded_once(folder, evaluation, tmp_path, monkeypatch):
     assert len(seen) == len(set(seen)) == 2 * 24 + 2 * 4 * (8 + 3)
 
 
+@pytest.mark.parametrize("task", ["mining", "topics"])
+def test_a_text_whose_vector_is_not_finite_is_named_and_nothing_is_written(
+    folder, evaluation, tmp_path, monkeypatch, task
+):
+    def encode(self, texts, **how):
+        rows = np.ones((len(texts), 32), np.float32)
+        rows[3, 5] = np.nan
+        return rows
+
+    monkeypatch.setattr(Encoder, "encode", encode)
+    with pytest.raises(ValueError, match=r"the model's vector of '.+' of \d+ texts is not finite"):
+        evaluate(folder / "model", evaluation.only([task]), tmp_path, name="m", machine=CALM)
+    assert not list(tmp_path.glob("*.json"))
+
+
 def test_finished_tasks_are_skipped_and_changed_ones_run_again(folder, evaluation, tmp_path, monkeypatch):
     arguments = {"name": "m", "held_out": folder / "held_out", "machine": CALM}
     files = evaluate(folder / "model", evaluation, tmp_path, **arguments)

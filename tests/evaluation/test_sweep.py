@@ -281,6 +281,15 @@ def test_a_choice_without_a_validation_set_is_refused_and_one_rate_needs_none(fo
         run(folder, data, tmp_path, bare, protocol(steps=2, learning_rates=[1e-3, 2e-3]))
 
 
+def test_a_metric_that_is_not_for_the_labels_is_refused_before_anything_is_trained(folder, data, tmp_path):
+    for metric, says in (("f1", "f1 is of the second of two classes, but here are 4"), ("entity_f1", "is not of BIO")):
+        with pytest.raises(ValueError, match=says):
+            run(folder, data, tmp_path, task(metric=metric), protocol())
+        with pytest.raises(ValueError, match=says):
+            run(folder, data, tmp_path, task(also=[metric]), protocol())
+    assert not list(tmp_path.rglob("trials"))
+
+
 def test_what_is_not_fine_tuned_is_refused(folder, data, tmp_path):
     with pytest.raises(ValueError, match="task topics: kind classify with train: none is not fine-tuned"):
         run(folder, data, tmp_path, task(train="none"), protocol())
