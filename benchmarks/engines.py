@@ -50,9 +50,9 @@ def _absolute(given: argparse.Namespace) -> list[str]:
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """One engine, from text to shards; the tokenizer is trained by the first and used by both."""
     from tessera.corpus import prepare
-    from tessera.data.tokenizer import Tokenizer, train
-    from tessera.data.tokenizer_sample import sample
     from tessera.plan import corpus as c
+    from tessera.tokenizer.sample import sample
+    from tessera.tokenizer.tokenizer import Tokenizer, train
 
     sources = [c.Source(name="web", path=given.source, exclude=("parallel.jsonl.zst", "code.jsonl.zst"),
                         score="marks:letters", tiers=(2.6, 3.1, 3.3))]  # fmt: skip

@@ -145,11 +145,11 @@ class _Rows:
 def _write_model(given: argparse.Namespace) -> Numbers:
     import torch
 
-    from tessera.data import tokenizer
     from tessera.model import hub
     from tessera.model.mlm import MaskedLM, initialize
     from tessera.plan.architecture import PRESETS, EncoderConfig
     from tessera.plan.corpus import TokenizerTraining
+    from tessera.tokenizer import tokenizer
 
     rows = _Rows(given)
     texts = [" ".join(row.words) if rows.task.kind == "tag" else row.text for row in rows.train]

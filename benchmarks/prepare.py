@@ -87,8 +87,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 def _alone(given: argparse.Namespace) -> dict[str, Any]:
     from tessera.corpus.documents import Document, read_file
     from tessera.data.storage import files
-    from tessera.data.tokenizer import Tokenizer
     from tessera.plan.corpus import Source
+    from tessera.tokenizer.tokenizer import Tokenizer
 
     texts = []
     for path in given.files:
@@ -105,8 +105,8 @@ def _alone(given: argparse.Namespace) -> dict[str, Any]:
 
 def _ours(given: argparse.Namespace, library: Any) -> dict[str, Any]:
     from tessera.corpus import prepare
-    from tessera.data.tokenizer import Tokenizer
     from tessera.plan.corpus import Corpus, Duplicates, Filters, LanguageCheck, NearDuplicates, Repetition, Source
+    from tessera.tokenizer.tokenizer import Tokenizer
 
     sources = tuple(Source(name=f"web{n}", path=path) for n, path in enumerate(given.files))
     if given.filters:
@@ -145,9 +145,9 @@ def _datasets(given: argparse.Namespace) -> dict[str, Any]:
 def _train(files: list[str], folder: Path) -> Path:
     """A vocabulary of 16,384 on 10 MB of the files."""
     from tessera.corpus.documents import Document, read
-    from tessera.data.tokenizer import train
-    from tessera.data.tokenizer_sample import sample
     from tessera.plan.corpus import Corpus, Source, TokenizerTraining
+    from tessera.tokenizer.sample import sample
+    from tessera.tokenizer.tokenizer import train
 
     training = TokenizerTraining(vocab_size=16_384, sample_bytes=10_000_000)
     corpus = Corpus(sources=tuple(Source(name=f"web{n}", path=path) for n, path in enumerate(files)))

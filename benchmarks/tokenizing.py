@@ -96,8 +96,8 @@ def _summary(runs: Sequence[Numbers], size: int) -> Numbers:
 
 def prepare(folder: Path, text: str, tokenizer: Path | None, megabytes: float, vocab_size: int) -> Numbers:
     """Writes the texts and, where there is none, a tokenizer trained on them."""
-    from tessera.data.tokenizer import Tokenizer, train
     from tessera.plan.corpus import TokenizerTraining
+    from tessera.tokenizer.tokenizer import Tokenizer, train
 
     texts, files = _texts(text, int(megabytes * 1e6))
     (folder / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
@@ -155,7 +155,7 @@ def measure(what: str, tokenizer: Path, texts: Path) -> Numbers:
 
 def _contestant(what: str, folder: Path) -> tuple[Callable[[list[str]], Any], Callable[[Any], Any]]:
     """How it encodes a batch, and the ids without template of what it returned."""
-    from tessera.data.tokenizer import Tokenizer
+    from tessera.tokenizer.tokenizer import Tokenizer
 
     if what in OURS:
         ours = Tokenizer.load(folder, engine="gigatoken" if "gigatoken" in what else "tokenizers")

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from tessera.corpus import decontaminate, language_id, quality
 from tessera.data import storage
-from tessera.data.tokenizer import Tokenizer
 from tessera.evaluation import evaluate
 from tessera.model import hub
 from tessera.plan.fields import is_folder
 from tessera.plan.recipe import Recipe
 from tessera.plan.shipped import pip_line
+from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.train.start import architecture
 
 

@@ -14,9 +14,6 @@ from typing import Any, Literal, get_args
 from tessera import checksums, lock, preflight
 from tessera.corpus import prepare
 from tessera.data.shards import Shards, verify
-from tessera.data.tokenizer import Tokenizer
-from tessera.data.tokenizer import train as train_tokenizer
-from tessera.data.tokenizer_sample import sample
 from tessera.evaluation.evaluate import evaluate_recipe
 from tessera.files import LOCK, atomic_folder, remove_leftovers, write_json, write_text
 from tessera.inference.text_scorer import Scorer
@@ -27,6 +24,9 @@ from tessera.plan.loading import changes, dump, load, science
 from tessera.plan.recipe import Recipe
 from tessera.progress import Silent, Watcher
 from tessera.report import summarize, write_report
+from tessera.tokenizer.sample import sample
+from tessera.tokenizer.tokenizer import Tokenizer
+from tessera.tokenizer.tokenizer import train as train_tokenizer
 from tessera.train import checkpoint, distributed
 from tessera.train.merge_models import merge_folders
 from tessera.train.model_card import card

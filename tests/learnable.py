@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 
-from tessera.data import tokenizer as tokenizers
 from tessera.data.examples import Choices, Labelled, Question, Tagged
 from tessera.model import hub
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import TokenizerTraining
 from tessera.plan.task import Protocol
+from tessera.tokenizer import tokenizer as tokenizers
 
 FILLER = ["the", "of", "and", "near", "under", "seldom", "quickly", "house", "stone"]
 THINGS = ["river", "bread", "cloud", "night"]  # classes; what is to be found; what is a name

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-from tessera.data import tokenizer as tokenizers
 from tessera.model import hub
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import TokenizerTraining
+from tessera.tokenizer import tokenizer as tokenizers
 
 LONGEST = 64  # tokens
 FAMILIES = ("mmbert", "eurobert")

@@ -29,7 +29,6 @@ from tessera.ablation.axes import Ablation, label, value_at
 from tessera.ablation.deltas import ABLATION, DELTAS, study
 from tessera.ablation.folders import AblationError, Job, Start
 from tessera.data.shards import Shards, verify
-from tessera.data.tokenizer import Tokenizer
 from tessera.evaluation.evaluate import check, evaluate_recipe
 from tessera.files import LOCK, fingerprint, remove_leftovers, write_json
 from tessera.plan.errors import did_you_mean
@@ -40,6 +39,7 @@ from tessera.plan.recipe import Phase, Recipe
 from tessera.plan.result import HELD_OUT
 from tessera.progress import Progress, Say, Watcher, silent
 from tessera.signals import listen_in_child
+from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.train import checkpoint, distributed
 from tessera.train.merge_models import merge_folders
 from tessera.train.start import Text

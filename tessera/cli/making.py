@@ -76,8 +76,8 @@ def plan(
     plot: Annotated[Path | None, typer.Option(help="draw shares and epochs, as PNG")] = None,
 ) -> None:
     """What a recipe will do, before anything is spent: languages, steps, rates, FLOPs, memory, hours."""
-    from tessera.plan import cost, fit, paths, token_counts
-    from tessera.plan.overview import Machine, overview
+    from tessera.plan import cost, fit, token_counts
+    from tessera.plan.overview import Machine, missing_paths, overview
     from tessera.report import plan_tables
 
     check_plot(plot)
@@ -89,7 +89,7 @@ def plan(
     if text is not None and not text.counted:
         fit.check(read.phases, text.buckets)
     planned = overview(read, text, Machine(gpu=gpu, gpus=gpus, mfu=mfu), warn_epochs)
-    planned = dataclasses.replace(planned, warnings=(*paths.missing(read), *planned.warnings))
+    planned = dataclasses.replace(planned, warnings=(*missing_paths(read), *planned.warnings))
     if csv is not None:
         plan_tables.write_csv(planned, csv)
     if plot is not None:
@@ -224,8 +224,8 @@ def tokenizer_report(
     plot: Annotated[Path | None, typer.Option(help="draw what each language pays, as PNG, SVG or HTML")] = None,
 ) -> None:
     """What each language pays for a tokenizer: fertility, unknown pieces, word boundaries, cost."""
-    from tessera.data.tokenizer import Tokenizer
     from tessera.files import write_text
+    from tessera.tokenizer.tokenizer import Tokenizer
     from tessera.vocabulary.fertility import as_csv, as_json, fertility, sample_of_each
 
     check_plot(plot)

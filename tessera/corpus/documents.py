@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from tessera.data.languages import language_code, language_of_path
 from tessera.data.readers import BROKEN, UNIT, WARC_LANGUAGE, Values, rows
 from tessera.data.storage import File, files
-from tessera.data.tokenizer import Tokenizer
 from tessera.plan.corpus import Source
+from tessera.tokenizer.tokenizer import Tokenizer
 
 MAX_LINE_BYTES = 16_000_000
 MAX_LENGTH_RATIO = 6.0  # of UTF-8 bytes after scripts are accounted for: Thai is three bytes a letter, English one

@@ -26,10 +26,10 @@ from tessera.corpus.ingest import DocumentCounts, DocumentFile
 from tessera.corpus.quality import Scorer
 from tessera.corpus.split import Split
 from tessera.data.shards import Shards, concatenate, verify
-from tessera.data.tokenizer import Engine, Tokenizer
 from tessera.files import atomic_folder, remove_folder, write_json
 from tessera.plan.corpus import Corpus
 from tessera.progress import Progress, Say, silent
+from tessera.tokenizer.tokenizer import Engine, Tokenizer
 
 Store = Literal["train", "held_out"]
 STORES: tuple[Store, ...] = ("train", "held_out")

@@ -22,9 +22,9 @@ from tessera.corpus.ingest import DocumentCounts, DocumentFile, sources_in_order
 from tessera.corpus.mds import Shard
 from tessera.corpus.split import Split
 from tessera.data.shard_writer import ShardWriter
-from tessera.data.tokenizer import Engine, Tokenizer
 from tessera.files import atomic_folder, write_json
 from tessera.plan.corpus import Corpus, Source
+from tessera.tokenizer.tokenizer import Engine, Tokenizer
 
 _SHARD_TASK = 2**28  # bytes of token ids that a task takes over
 _LEAST_TASK, _MOST_TASKS = 2**23, 512  # bytes of documents that a task encodes; more where there are many

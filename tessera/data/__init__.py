@@ -1,4 +1,4 @@
-"""What training and inference read: readers, tokenizer, token shards, dataloader, masking, packing. No torch.
+"""What training and inference read: readers, token shards, dataloader, masking, packing. No torch.
 
 In reading order:
 
@@ -8,12 +8,6 @@ In reading order:
     parquet.py         parquet decoded by a process of its own
     readers.py         rows out of jsonl, JSON, tables, parquet, plain text and WET
     languages.py       codes of languages, which script a text is in, whether it puts spaces between words
-    tokenizer.py       train a byte-level BPE, load any tokenizer.json, special tokens
-    tokenizer_json.py  what a tokenizer.json says of itself: roles, template, the bytes of each entry
-    tokenizer_sample.py  the text a tokenizer is trained on: a temperature-balanced sample
-    special_tokens.py  names of special tokens in a text are text
-    gigatoken.py       a faster engine, used only where its ids are the same
-    templates.py       a text, two, or words split already, as one document by the tokenizer's template
     shards.py          the token store: few memory-mapped files, one index, checksums
     shard_writer.py    how one is written
     blocks.py          documents in blocks of at most `context` tokens, counted once for a billion

@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator
 from typing import Any, Final
 
-from tessera.plan.secrets import redact
+from tessera.secrets import redact
 
 WEB = ("http", "https")
 

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from tessera.data.remote import WEB, RemoteFile, reaching, scheme_of, system_of
 from tessera.plan.corpus import Source
 from tessera.plan.errors import some
-from tessera.plan.secrets import is_redacted, redact
+from tessera.secrets import is_redacted, redact
 
 KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".warc", ".wet")
 COMPRESSIONS = {".zst": "zstd", ".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zstd": "zstd", ".gzip": "gzip"}

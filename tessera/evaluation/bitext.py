@@ -8,7 +8,7 @@ Row i of one side translates row i of the other; nothing else is right, not even
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.inference.nearest import Floats, unit
+from tessera.inference.nearest import Floats, check_vectors, unit
 
 NEIGHBOURS = 4  # k of the margin, as in the paper
 _ROWS = 1024  # queries compared at once: bounds the memory at _ROWS x c similarities
@@ -28,7 +28,8 @@ def mine(source: Floats, target: Floats, k: int = NEIGHBOURS) -> tuple[dict[str,
     margin_f1           of the pairs that choose each other by ratio margin: harmonic mean of the share that is right
                         and of the share of all translations found
 
-    Raises ValueError where the two sides do not fit. Needs O(n) memory and n x n x h time.
+    Raises ValueError where the two sides do not fit, and for vectors that are not finite. Needs O(n) memory and
+    n x n x h time.
     Source: ratio margin and mutual retrieval ("intersection"), Artetxe and Schwenk 2019, arXiv:1811.01136, section 3;
     F1 per class, Muennighoff et al. 2022, arXiv:2210.07316, section 3.1.
     """
@@ -36,6 +37,8 @@ def mine(source: Floats, target: Floats, k: int = NEIGHBOURS) -> tuple[dict[str,
         raise ValueError(
             f"bitext: {list(source.shape)} sources and {list(target.shape)} targets; give two equal [n, h]"
         )
+    for side, rows in (("source", source), ("target", target)):
+        check_vectors(rows, [f"{side} {place + 1}" for place in range(len(rows))])
     source, target = unit(source), unit(target)
     truth = np.arange(len(source))
     forward, source_near = _search(source, target, k)

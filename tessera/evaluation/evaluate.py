@@ -15,20 +15,20 @@ from typing import Literal
 from tessera import lock
 from tessera.data.shard_writer import INDEX
 from tessera.data.shards import Shards, verify
-from tessera.data.tokenizer import Tokenizer
 from tessera.evaluation import catalogue, frozen, load, metrics, sweep
 from tessera.evaluation.rows import DataError
 from tessera.files import LOCK, digest, fingerprint, model_name, remove_leftovers
+from tessera.json_files import read_json
 from tessera.model import hub
 from tessera.model.precision import compute_dtype, find_device
 from tessera.plan.errors import did_you_mean
 from tessera.plan.evaluation import Evaluation
-from tessera.plan.json_files import read_json
 from tessera.plan.languages import spelled
 from tessera.plan.recipe import Machine
 from tessera.plan.result import HELD_OUT, Result, finished, identity_of, write
 from tessera.plan.task import Data, Protocol, Task
 from tessera.progress import Progress, silent
+from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.train.held_out import CONTEXT, bits_per_byte
 
 _MMBERT_VOCABULARY = 200_000  # tokens, at least: its model_type is ModernBERT's
@@ -71,7 +71,8 @@ def evaluate(
         for task, how in _with_protocols(tasks, protocol, family_of(folder))
     ]
     for task, *_ in chosen:
-        metrics.check(task.metric)
+        for metric in (task.metric, *task.also):
+            metrics.check(metric, task.labels or ())
     out = Path(out, *_folder(languages))
     embedder: frozen.Embedder | None = None
     for number, (task, how, place) in enumerate(chosen):

@@ -19,6 +19,7 @@ from tessera.files import digest, fingerprint
 from tessera.finetune.columns import Row
 from tessera.inference import runtime, sentence_folder
 from tessera.inference.encoder import Encoder
+from tessera.inference.nearest import check_vectors
 from tessera.model.precision import compute_dtype, find_device
 from tessera.plan.languages import spelled
 from tessera.plan.recipe import Machine
@@ -65,7 +66,7 @@ class Embedder:
         )  # fmt: skip
 
     def read(self, texts: Iterable[str]) -> None:
-        """Encodes the texts that were not seen before."""
+        """Encodes the texts that were not seen before. Raises ValueError naming one whose vector is not finite."""
         new = [text for text in dict.fromkeys(texts) if text not in self.places]
         if not new:
             return
@@ -77,6 +78,7 @@ class Embedder:
         rows = self.encoder.encode(
             new, pooling=self.pooling, max_tokens=machine.micro_batch_tokens, on_progress=self.report
         )
+        check_vectors(rows, new)
         self.places.update((text, len(self.places)) for text in new)
         self.vectors = [np.concatenate((*self.vectors, rows))]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.data.examples import Choices, Labelled, Question, Search, Tagged
-from tessera.evaluation import load, load_retrieval
+from tessera.evaluation import load, load_retrieval, metrics
 from tessera.evaluation.rows import DataError
 from tessera.evaluation.trial import Group, Rows
 from tessera.plan.task import Protocol, SplitName, Task
@@ -31,7 +31,8 @@ def read_groups(
     test      False: nothing is tested, as when another task is only to begin with what is learned here
     left_out  takes what a task with `skip` leaves out
 
-    Raises one DataError for all that is wrong, as load.load and load_retrieval.search do.
+    Raises one DataError for all that is wrong, as load.load and load_retrieval.search do; ValueError for a metric that
+    is not for such labels.
     """
     found = []
     wrong: list[DataError] = []
@@ -41,6 +42,8 @@ def read_groups(
         except DataError as error:
             wrong.append(error)
             continue
+        for metric in (task.metric, *task.also):
+            metrics.check(metric, labels)
         for number in range(task.folds or 1):
             one = task.model_copy(update={"fold": number}) if task.folds else task
             read = _reader(one, protocol, folder, labels, wrong, left_out)

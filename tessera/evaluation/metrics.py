@@ -1,7 +1,7 @@
 """Metrics: accuracy, F1, Matthews' and other correlations, SQuAD's and MLQA's scores, nDCG, MRR, recall.
 
 Pure functions of answers and of what is right, all in [0, 1] but for correlations; by scikit-learn and scipy where
-these have them. `score` gives a task's metric for the answers of a model.
+these have them. `score` gives a task's metric for the answers of a model. What is no answer, as NaN, is an error.
 """
 
 import math
@@ -10,12 +10,13 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tessera.plan.errors import some
 from tessera.plan.shipped import pip_line
 from tessera.plan.task import Metric
 
@@ -31,7 +32,7 @@ def accuracy(predicted: ArrayLike, right: ArrayLike) -> float:
 
 
 def f1(predicted: ArrayLike, right: ArrayLike, label: int = 1) -> float:
-    """F1 of one class; 0 where it is neither there nor predicted."""
+    """F1 of one class; 0 where it is neither there nor predicted. That of a task is of the second of two classes."""
     return float(_sklearn().f1_score(*_both(predicted, right), labels=[label], average="macro", zero_division=0))
 
 
@@ -80,32 +81,36 @@ def spearman(predicted: ArrayLike, right: ArrayLike) -> float:
 # ------------------------------------------------------------------------------------------------------------- entities
 
 
-def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
-    """(kind, first word, word after the last) of each entity in BIO tags, read as leniently as conlleval does.
+def runs(tags: Sequence[str]) -> set[tuple[str, int, int]]:
+    """(kind, first word, word after the last) of each chunk of any tags, as seqeval has them by the rules of conlleval.
 
-    I- after another kind or after O begins an entity, so IOB1 is read too.
+    A tag is a letter and a kind, with or without a dash: B, I, E and S begin, go on, end and stand alone, O is none,
+    any other letter goes on. A kind that changes begins a chunk, so IOB1 is read too.
+    Source: get_entities of seqeval 1.2.2, its defaults.
     """
     found = set()
-    kind, begin = "", 0
+    sign, kind, begin = "O", "", 0
     for place, tag in enumerate([*tags, "O"]):
-        sign, _, name = tag.partition("-")
-        if sign not in ("B", "I", "O") or (sign != "O" and not name):
-            raise ValueError(f"tag {tag!r} is not of BIO; entities need tags like B-PER, I-PER and O")
-        if sign == "I" and name == kind:
-            continue
-        if kind:
+        next_sign, next_kind = tag[:1], tag[1:].split("-", 1)[-1] or "_"
+        other = kind != next_kind
+        if sign in "ES" or (sign in "BI" and next_sign in "BSO") or (sign not in "O." and other):
             found.add((kind, begin, place))
-        kind, begin = ("", 0) if sign == "O" else (name, place)
+        if next_sign in "BS" or (sign in "ESO" and next_sign in "EI") or (next_sign not in "O." and other):
+            begin = place
+        sign, kind = next_sign, next_kind
     return found
 
 
-def runs(tags: Sequence[str]) -> set[tuple[str, int, int]]:
-    """Runs of one tag, for tags that are no BIO: what seqeval, and so nlu-evals and mmBERT, call entities of UD POS.
+def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
+    """The chunks of tags of BIO, IOB1 or IOBES, also as BILOU and BMES write it. Raises ValueError for other tags."""
+    for tag in tags:
+        if not _ENTITY.fullmatch(tag):
+            raise ValueError(f"tag {tag!r} is not of BIO or IOBES; entities need tags like B-PER, I-PER and O")
+    return runs([_LETTERS.get(tag[0], tag[0]) + tag[1:] for tag in tags])
 
-    It takes a tag that begins with S (SCONJ, SYM) for a single one, so these never join.
-    """
-    starts = [n for n, tag in enumerate(tags) if n == 0 or tag != tags[n - 1] or tag.startswith("S")]
-    return {(tags[begin], begin, end) for begin, end in zip(starts, [*starts[1:], len(tags)], strict=True)}
+
+_ENTITY = re.compile(r"O|[BIESLUM](-.+)?", re.DOTALL)
+_LETTERS = {"L": "E", "U": "S", "M": "I"}  # the last, the only (unit) and the middle word
 
 
 def spans_f1(
@@ -113,12 +118,13 @@ def spans_f1(
     right: Sequence[Sequence[str]],
     read: Callable[[Sequence[str]], set[tuple[str, int, int]]],
 ) -> float:
-    """F1 of whole spans over all sentences; kind and both ends must be right. Source: CoNLL-2003, for entities."""
-    hits = given = true = 0
-    for guess, truth in zip(predicted, right, strict=True):
-        ours, theirs = read(guess), read(truth)
-        hits, given, true = hits + len(ours & theirs), given + len(ours), true + len(theirs)
-    return 2 * hits / (given + true) if given + true else 0.0
+    """F1 of whole chunks over all sentences; kind and both ends must be right. Source: CoNLL-2003, for entities.
+
+    Sentences are read end to end with an O after each, as seqeval does; that tells apart only tags that are no BIO.
+    """
+    _check_sentences(predicted, right)
+    ours, theirs = (read([tag for tags in side for tag in (*tags, "O")]) for side in (predicted, right))
+    return 2 * len(ours & theirs) / (len(ours) + len(theirs)) if ours or theirs else 0.0
 
 
 # ------------------------------------------------------------------------------------------------------------ retrieval
@@ -129,6 +135,7 @@ def ndcg(ranked: Sequence[str], grades: Grades, k: int = 10) -> float:
 
     As trec_eval's ndcg_cut and mteb have it.
     """
+    _check_ranking(ranked, grades)
     gains = [max(0, grades.get(document, 0)) for document in ranked[:k]]
     return _discounted(gains) / _discounted(sorted((grade for grade in grades.values() if grade > 0), reverse=True)[:k])
 
@@ -139,20 +146,31 @@ def _discounted(gains: Sequence[int]) -> float:
 
 def recall(ranked: Sequence[str], grades: Grades, k: int = 100) -> float:
     """Share of the relevant documents that are among the first k."""
+    _check_ranking(ranked, grades)
     wanted = {document for document, grade in grades.items() if grade > 0}
     return len(wanted & set(ranked[:k])) / len(wanted)
 
 
 def mrr(ranked: Sequence[str], grades: Grades, k: int = 10) -> float:
     """1 / rank of the first relevant document among the first k; 0 where there is none."""
+    _check_ranking(ranked, grades)
     return 1 / next((n for n, document in enumerate(ranked[:k], 1) if grades.get(document, 0) > 0), math.inf)
 
 
 def average_precision(ranked: Sequence[str], grades: Grades) -> float:
     """Mean of the precision at the rank of each relevant document; 0 for those that are not ranked."""
+    _check_ranking(ranked, grades)
     hits = [grades.get(document, 0) > 0 for document in ranked]
     precisions = [sum(hits[:n]) / n for n, hit in enumerate(hits, 1) if hit]
     return sum(precisions) / sum(grade > 0 for grade in grades.values())
+
+
+def _check_ranking(ranked: Sequence[str], grades: Grades) -> None:
+    if len(set(ranked)) < len(ranked):
+        twice = next(document for document, times in Counter(ranked).items() if times > 1)
+        raise ValueError(f"the ranking has document {twice!r} more than once; each document has one rank")
+    if not any(grade > 0 for grade in grades.values()):
+        raise ValueError("no document answers the query (no grade is above 0), so a ranking cannot be scored")
 
 
 # ------------------------------------------------------------------------------------------------------------- answers
@@ -201,6 +219,9 @@ def answers(metric: Metric, predicted: Sequence[str], right: Sequence[Sequence[s
     """
     if not len(predicted):
         raise ValueError("there are no answers to score")
+    for guess in predicted:
+        if not isinstance(guess, str):
+            raise ValueError(f"an answer is {guess!r}; text is needed, empty where there is none")
     compare: Callable[[Any, Any], float] = _overlap if metric.endswith("f1") else operator.eq
 
     def read(text: str) -> list[str]:
@@ -221,12 +242,7 @@ def _overlap(guess: list[str], truth: list[str]) -> float:
 
 
 def score(
-    metric: Metric,
-    predicted: Sequence[Any],
-    right: Sequence[Any],
-    *,
-    names: Sequence[str] = (),
-    language: str = "en",
+    metric: Metric, predicted: Sequence[Any], right: Sequence[Any], *, names: Sequence[str] = (), language: str = "en"
 ) -> float:
     """One metric of a task that is not of retrieval.
 
@@ -235,22 +251,48 @@ def score(
     names      of the tags, for entities
     language   for the normalisation of MLQA
 
-    Raises ValueError for metrics of retrieval, and where sides differ in length.
+    f1 is of the second of two classes; macro_f1 is the mean of all, however many.
+    run_f1 is what seqeval gives for tags as they stand, which is what nlu-evals, and so mmBERT's column of udpos, has:
+    runs of equal tags, but by the letter that a tag begins with. So CCONJ and SCONJ are one kind, words of SCONJ or SYM
+    never join, and a lone X counts for nothing.
+
+    Raises ValueError for metrics of retrieval, where sides differ in length, and for answers that are none, as NaN.
     """
     if metric in _NUMBERS:
-        return _NUMBERS[metric](_flat(predicted), _flat(right))
+        given, true = _flat(predicted, right)
+        found = _NUMBERS[metric](given, true)
+        if metric == "f1":
+            _refuse_several_classes(names or {0, 1, *given, *true})
+        return found
     if metric in _SPANS:
-        given, true = ([[names[tag] for tag in tags] for tags in side] for side in (predicted, right))
-        return spans_f1(given, true, _SPANS[metric])
+        named = ([[names[tag] for tag in tags] for tags in side] for side in (predicted, right))
+        return spans_f1(*named, _SPANS[metric])
     if metric in _ANSWERS:
         return answers(metric, predicted, right, language)
     raise ValueError(f"metric {metric!r} is of retrieval or not known; here are {', '.join(_NUMBERS)} ...")
 
 
-def check(metric: Metric) -> None:
-    """Raises ImportError where the library of a metric is missing: rather before the training than after it."""
+def check(metric: Metric, names: Sequence[str] = ()) -> None:
+    """Raises what would be raised after the training rather before it: ImportError where a metric lacks its library.
+
+    names  of the labels, where they are known: ValueError where the metric is not for these
+    """
     if metric in ("f1", "macro_f1", "mcc"):
         _sklearn()
+    if metric == "f1":
+        _refuse_several_classes(names)
+    if metric == "entity_f1":
+        entities(names)
+
+
+def _refuse_several_classes(classes: Collection[Any]) -> None:
+    """F1 of one class says nothing of the others; scikit-learn refuses too, unless told how to average."""
+    if len(classes) > 2:
+        shown = some(sorted(map(str, classes)))
+        raise ValueError(
+            f"metric f1 is of the second of two classes, but here are {len(classes)} ({shown}); say macro_f1, the mean "
+            "of all classes, or micro_f1"
+        )
 
 
 def outcomes(metric: Metric, predicted: Sequence[Any], right: Sequence[Any], **how: Any) -> list[float] | None:
@@ -270,9 +312,20 @@ _ANSWERS = ("squad_f1", "exact_match", "mlqa_f1", "mlqa_exact_match")
 _MEANS = {"accuracy", "micro_f1", *_ANSWERS}
 
 
-def _flat(side: Sequence[Any]) -> list[Any]:
+def _flat(predicted: Sequence[Any], right: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     """Tags of all words of all sentences in one row; other answers as they are."""
-    return [tag for tags in side for tag in tags] if len(side) and isinstance(side[0], (tuple, list)) else list(side)
+    if not len(right) or not isinstance(right[0], (tuple, list)):
+        return list(predicted), list(right)
+    _check_sentences(predicted, right)
+    return [tag for tags in predicted for tag in tags], [tag for tags in right for tag in tags]
+
+
+def _check_sentences(predicted: Sequence[Sequence[Any]], right: Sequence[Sequence[Any]]) -> None:
+    if len(predicted) != len(right) or not len(right):
+        raise ValueError(f"{len(predicted)} answers for {len(right)} sentences; each sentence has one")
+    for number, (guess, truth) in enumerate(zip(predicted, right, strict=True), 1):
+        if len(guess) != len(truth):
+            raise ValueError(f"sentence {number}: {len(guess)} tags for {len(truth)} words; each word has one")
 
 
 def _both(predicted: ArrayLike, right: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -281,4 +334,14 @@ def _both(predicted: ArrayLike, right: ArrayLike) -> tuple[NDArray[Any], NDArray
         raise ValueError(f"{given.size} answers for {true.size} examples; each example has one")
     if not given.size:
         raise ValueError("there are no answers to score")
+    for side, what in ((given, "answer"), (true, "label")):
+        wrong = [] if side.dtype.kind in "biuUS" else [n for n, x in enumerate(side.tolist()) if not _is_answer(x)]
+        if wrong:
+            raise ValueError(f"{what} {wrong[0] + 1} is {side[wrong[0]]}; a finite number or text is needed")
+    if (given.dtype.kind in "US") != (true.dtype.kind in "US"):
+        raise ValueError(f"an answer is {given[0]!r}, a label {true[0]!r}; give both as numbers or both as names")
     return given, true
+
+
+def _is_answer(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, int | float) and math.isfinite(value))

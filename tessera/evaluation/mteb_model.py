@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.inference.encoder import Encoder
+from tessera.inference.nearest import check_vectors
 from tessera.inference.sentence_folder import content_hash
 from tessera.plan.shipped import pip_line
 from tessera.progress import Progress, silent
@@ -98,6 +99,7 @@ class Model:
             on_progress=lambda done, total, _: self.progress(done, total, what),
             **self._how,  # type: ignore[arg-type]
         )
+        check_vectors(vectors, new)
         known = self._rows | {prompt + text: vector for text, vector in zip(new, vectors, strict=True)}
         if len(known) * self.encoder.dimensions * 4 <= _REMEMBERED:
             self._rows = known

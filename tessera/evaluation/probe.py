@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.evaluation import metrics
+from tessera.inference.nearest import Floats, check_vectors
 from tessera.plan.shipped import pip_line
-
-Floats = NDArray[np.float32]
 
 GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse strengths of the L2 penalty, from hardly anything learned to hardly held
 FOLDS = 5
@@ -35,7 +34,8 @@ class Probe:
     labels: tuple[str, ...]  # sorted, one for each class
 
     def predict(self, embeddings: Floats) -> list[str]:
-        """The most probable label of each row; embeddings [m, h]."""
+        """The most probable label of each row; embeddings [m, h]. Raises ValueError for rows that are not finite."""
+        check_vectors(embeddings, [f"row {place + 1}" for place in range(len(embeddings))])
         scores = ((embeddings - self.mean) / self.scale) @ self.weight.T + self.bias
         return [self.labels[place] for place in scores.argmax(1)]
 
@@ -99,7 +99,8 @@ def fit(embeddings: Floats, labels: Sequence[str], c: float) -> Probe:
 
     Minimises |W|^2 / 2 + c * (sum of cross-entropies) by L-BFGS. Features that do not vary count for nothing.
 
-    Raises ImportError without scikit-learn, ValueError where rows and labels do not fit or there is one label only.
+    Raises ImportError without scikit-learn, ValueError where rows and labels do not fit or there is one label only, and
+    for rows that are not finite.
     """
     try:
         from sklearn.linear_model import LogisticRegression
@@ -108,6 +109,7 @@ def fit(embeddings: Floats, labels: Sequence[str], c: float) -> Probe:
         raise ImportError(f"probe needs scikit-learn; {pip_line('evaluate')}") from None
     if embeddings.ndim != 2 or len(embeddings) != len(labels):
         raise ValueError(f"probe: {list(embeddings.shape)} embeddings for {len(labels)} labels; give one row for each")
+    check_vectors(embeddings, [f"training row {place + 1}" for place in range(len(embeddings))])
     known = sorted(set(labels))
     if len(known) < 2:
         raise ValueError(f"probe: the training rows have {len(known)} different labels; give at least 2")

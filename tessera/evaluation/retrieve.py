@@ -16,7 +16,7 @@ from tessera.evaluation.trial import NOT_OF_A_TRIAL, Group, Json, Kind, Scores, 
 from tessera.finetune.contrastive import train
 from tessera.finetune.learner import Pretrained
 from tessera.finetune.retriever import Contrast, Retriever
-from tessera.inference.nearest import Floats, nearest
+from tessera.inference.nearest import Floats, check_vectors, nearest
 from tessera.progress import Progress
 
 Embed = Callable[[Sequence[str]], Floats]  # texts -> [n, h], rows of length 1 where cosines are wanted
@@ -87,16 +87,23 @@ def rank(search: Search, queries: Embed, documents: Embed, depth: int = DEPTH) -
     """The ids of the `depth` nearest documents of each query that has an answer, the nearest first.
 
     Documents are embedded part by part and forgotten, so memory is that of the queries and of one part.
-    Raises ValueError where there is no query with an answer.
+    Raises ValueError where there is no query with an answer, and naming a text whose vector is not finite.
     """
+
+    def embedded(embed: Embed, texts: Sequence[str]) -> Floats:
+        vectors = embed(texts)
+        check_vectors(vectors, texts)
+        return vectors
+
     asked = [query for query in search.queries if any(grade > 0 for grade in search.relevant.get(query, {}).values())]
     if not asked:
         raise ValueError(f"search: none of {len(search.queries)} queries has a document that answers it")
     ids = list(search.corpus)
     parts = (
-        documents([search.corpus[name] for name in ids[start : start + _TEXTS]]) for start in range(0, len(ids), _TEXTS)
+        embedded(documents, [search.corpus[name] for name in ids[start : start + _TEXTS]])
+        for start in range(0, len(ids), _TEXTS)
     )
-    found, _ = nearest(queries([search.queries[query] for query in asked]), parts, depth)
+    found, _ = nearest(embedded(queries, [search.queries[query] for query in asked]), parts, depth)
     return {query: [ids[place] for place in row] for query, row in zip(asked, found.tolist(), strict=True)}
 
 

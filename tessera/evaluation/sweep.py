@@ -30,11 +30,11 @@ from tessera.evaluation.retrieve import RETRIEVAL
 from tessera.evaluation.trial import HEADS, Group, Json, Kind, Rows, Scores, Start, Trial
 from tessera.files import atomic_file, digest, fingerprint, model_name
 from tessera.finetune.learner import Pretrained, pretrained
-from tessera.inference import features
 from tessera.model import hub
 from tessera.plan.recipe import Machine
 from tessera.plan.result import Result, write
 from tessera.plan.task import Protocol, Task
+from tessera.prediction import features
 from tessera.progress import Progress, silent
 from tessera.statistics import interval
 

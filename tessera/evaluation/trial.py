@@ -21,8 +21,8 @@ from tessera.evaluation import metrics
 from tessera.files import digest, keep_damaged, read_json, write_json
 from tessera.finetune import loop
 from tessera.finetune.learner import Learner, Pretrained
-from tessera.inference import features
 from tessera.plan.task import Protocol, Task
+from tessera.prediction import features
 from tessera.progress import Progress
 
 Json = dict[str, Any]
@@ -144,14 +144,15 @@ def _perform(kind: Kind, group: Group, trial: Trial, start: Pretrained, report: 
     """Trains, validates and asks; a training that diverges is written down as such."""
     try:
         model, summary = kind.fit(group, trial, start, report)
+        scores = validate(kind, group, model)
+        said = kind.predict(model, group.test, report)
     except loop.Diverged as error:
         return {"failed": str(error), "validation": None, "validation_by_language": {}}
-    scores = validate(kind, group, model)
     return {
         "failed": None,
         "validation": statistics.fmean(scores.values()) if scores else None,
         "validation_by_language": scores,
-        **kind.predict(model, group.test, report),
+        **said,
         **summary,
     }
 

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tessera.data.tokenizer import Tokenizer
 from tessera.export.model_card import Check, card, lowest
 from tessera.export.padded import PaddedEmbedder, PaddedMaskedLM
 from tessera.files import atomic_folder, write_json
@@ -39,6 +38,7 @@ from tessera.model.pooling import pool
 from tessera.model.precision import compute_dtype
 from tessera.plan.shipped import pip_line
 from tessera.progress import Say, silent
+from tessera.tokenizer.tokenizer import Tokenizer
 
 # Shapes: T tokens of N texts end to end, C hidden size, V vocabulary, P width of a vector.
 

@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 
 from tessera.corpus import documents
-from tessera.data.tokenizer import Tokenizer
 from tessera.export.graph import To, drafted, length_of, need, pooled, quiet, write_graph
 from tessera.export.model_card import card
 from tessera.files import write_json
@@ -37,6 +36,7 @@ from tessera.inference.tokenize import Ids, TextTokenizer
 from tessera.model import hub
 from tessera.plan.corpus import Columns, Source
 from tessera.progress import Say, silent
+from tessera.tokenizer.tokenizer import Tokenizer
 
 # Shapes: n texts, T tokens of a batch end to end, P width of a vector.
 

@@ -13,10 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tessera.data.tokenizer import Tokenizer
-from tessera.inference.features import HEADS, Item, Kind, Reader
-from tessera.inference.item_scores import item_scores
 from tessera.inference.tokenize import check_vocabulary
+from tessera.json_files import read_json
 from tessera.model import hub, task_heads, transformers_tasks
 from tessera.model.encoder import Attention, Encoder
 from tessera.model.hf_names import Pooling, our_pooling
@@ -26,9 +24,11 @@ from tessera.model.task_config import TaskConfig
 from tessera.model.task_heads import DocumentHead
 from tessera.model.transformers_folder import marks_segments
 from tessera.model.transformers_model import TransformersEncoder
-from tessera.plan.json_files import read_json
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
+from tessera.prediction.features import HEADS, Item, Kind, Reader
+from tessera.prediction.item_scores import item_scores
+from tessera.tokenizer.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False, kw_only=True)

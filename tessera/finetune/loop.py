@@ -24,13 +24,13 @@ from torch import Tensor, nn
 
 from tessera.data.packing import by_length
 from tessera.finetune.learner import Learner, embedding, set_embedding
-from tessera.inference.features import Answer, Example
-from tessera.inference.item_scores import predicted
 from tessera.model.encoder import PartialEmbedding
 from tessera.model.hub import AnyEncoder
 from tessera.model.packed import packed
 from tessera.plan.recipe import Optimizer
 from tessera.plan.task import Protocol
+from tessera.prediction.features import Answer, Example
+from tessera.prediction.item_scores import predicted
 from tessera.progress import Progress, silent
 from tessera.train.optimizer import build, clip_gradients, set_learning_rate
 
@@ -38,7 +38,7 @@ CLIP = 1.0  # norm of the gradient
 
 
 class Diverged(ValueError):
-    """The loss is no number any more; another learning rate may do."""
+    """The loss, or what the model says, is no number any more; another learning rate may do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +108,10 @@ def train(
 
 
 def predict(learner: Learner, examples: Sequence[Example], on_progress: Progress | None = None) -> list[Answer]:
-    """What the model says of each example: see Reader.answers. Targets are not looked at."""
+    """What the model says of each example: see Reader.answers. Targets are not looked at.
+
+    Raises Diverged where it says what is no finite number: the greatest of these would be some class, as ever.
+    """
     items = learner.reader.items(examples)
     learner.encoder.eval()
     learner.head.eval()
@@ -122,6 +125,10 @@ def predict(learner: Learner, examples: Sequence[Example], on_progress: Progress
         max_tokens=learner.micro_batch_tokens,
         on_progress=on_progress,
     )
+    wrong = next((item for item, rows in zip(items, found, strict=True) if not np.isfinite(rows).all()), None)
+    if wrong is not None:
+        row = examples[wrong.example].row
+        raise Diverged(f"{row}: the model's scores there are not finite numbers; its weights, or products, overflow")
     if learner.reader.kind == "regress":
         found = [rows * learner.scale + learner.centre for rows in found]
     return learner.reader.answers(examples, items, found)

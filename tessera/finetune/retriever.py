@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tessera.data.tokenizer import Tokenizer
 from tessera.finetune.learner import Pretrained, copied
 from tessera.inference import sentence_folder as folders
 from tessera.inference.engine import Vectors, each
@@ -25,6 +24,7 @@ from tessera.model.pooling import pool
 from tessera.model.precision import autocast, compute_dtype
 from tessera.plan.recipe import Machine
 from tessera.progress import Progress
+from tessera.tokenizer.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,15 +16,15 @@ from torch import Tensor
 
 from tessera.files import atomic_folder, write_json
 from tessera.finetune.learner import Learner
-from tessera.inference.features import HEADS, Example
 from tessera.inference.tokenize import Ids
+from tessera.json_files import read_json
 from tessera.model import hub
 from tessera.model.encoder import pack
 from tessera.model.hf_files import config_json
 from tessera.model.task_config import TaskConfig
 from tessera.model.task_heads import TaskModel
 from tessera.model.transformers_model import quietly
-from tessera.plan.json_files import read_json
+from tessera.prediction.features import HEADS, Example
 
 TOLERANCE = 1e-5  # of logits in float32, in parts of their size where that is more than 1
 _COMPARED = 16  # documents

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tessera.corpus import documents
-from tessera.data.tokenizer import Tokenizer
 from tessera.files import atomic_folder
 from tessera.finetune.saved import tell_length
 from tessera.inference.engine import each
@@ -32,6 +31,7 @@ from tessera.model.task_heads import ClassificationDense, DocumentHead, TaskMode
 from tessera.plan.corpus import Columns, Source
 from tessera.plan.shipped import pip_line
 from tessera.progress import Progress
+from tessera.tokenizer.tokenizer import Tokenizer
 
 _PENALTIES = np.logspace(-4, 4, 17)  # times the mean variance of a feature
 

@@ -7,20 +7,13 @@ In reading order:
     tokenize.py         texts to token ids: truncation, chunks, prompts
     engine.py           batched inference: ids to embeddings or hidden states, the only way there
     sentence_folder.py  the sentence-transformers format: pooling, prompts, length
-    sentence_schemas.py  schemas of its JSON files
+    sentence_schemas.py schemas of its JSON files
     compatibility.py    what SentenceTransformer.encode gives for its own keywords
     similarity.py       similarity scores: cosine, dot product, distances
     fill_mask.py        fill-mask: the most probable tokens for a mask
     nearest.py          exact nearest-neighbour search
     text_files.py       files of texts, read twice: their rows and ids, what is wrong with them
     embed_file.py       a file of texts into a file of embeddings, through interruptions
-    predictor.py        class Predictor: labels, tags, answers, scores from any fine-tuned folder
-    requests.py         its rows as examples, long texts in windows
-    answers.py          logits as probabilities, entities with offsets, answers
-    features.py         examples of a task as documents of tokens, logits as answers
-    item_scores.py      logits of a task head for them
-    words.py            plain text split into words, for taggers
-    windows.py          question answering over long texts: sliding windows with a stride
     text_scorer.py      quality scores of texts by a regression head
     runtime.py          inference with OpenVINO or ONNX Runtime
     parity.py           numerical parity of a checkpoint: beside transformers, by hand, in every backend

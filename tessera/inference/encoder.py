@@ -20,7 +20,6 @@ from typing import Any, Literal, Self, Unpack
 import numpy as np
 import torch
 
-from tessera.data.tokenizer import Tokenizer
 from tessera.inference import compatibility
 from tessera.inference import sentence_folder as folders
 from tessera.inference.engine import EncodeOptions, Engine, Options, Pooling, Tokens, Vectors
@@ -35,6 +34,7 @@ from tessera.model.attention import choose
 from tessera.model.hf_files import refuse_adapter
 from tessera.model.precision import autocast, compute_dtype, find_device
 from tessera.progress import Progress, silent
+from tessera.tokenizer.tokenizer import Tokenizer
 
 
 class Encoder:

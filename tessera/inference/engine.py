@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tessera.data.packing import by_length
-from tessera.data.tokenizer import Tokenizer
 from tessera.inference.tokenize import Ids, TextTokenizer, check_vocabulary, flat
 from tessera.model.encoder import pack
 from tessera.model.packed import PackedEncoder, packed
 from tessera.model.pooling import Dense, Unit, average, pool
 from tessera.model.precision import autocast, compute_dtype
 from tessera.progress import Progress, silent
+from tessera.tokenizer.tokenizer import Tokenizer
 
 Vectors = NDArray[np.float32]
 Pooling = str | Sequence[str]

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, Self
 import tokenizers
 import torch
 
-from tessera.data.tokenizer import Tokenizer
 from tessera.inference.keywords import whole
 from tessera.inference.runtime import LOGITS, Runtime
 from tessera.model import hub
+from tessera.tokenizer.tokenizer import Tokenizer
 
 
 class Guess(NamedTuple):

@@ -14,12 +14,12 @@ from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 
-from tessera.data.tokenizer import Tokenizer
 from tessera.inference.engine import EncodeOptions, Options
 from tessera.inference.sentence_folder import Pipeline
 from tessera.inference.tokenize import TextTokenizer, checked
 from tessera.model.pooling import POOLINGS
 from tessera.model.precision import find_device
+from tessera.tokenizer.tokenizer import Tokenizer
 
 
 class Theirs(TypedDict, total=False):

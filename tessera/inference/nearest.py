@@ -2,7 +2,7 @@
 
 # Shapes: q queries, c documents, h embedding width, k documents found for each query.
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,3 +71,19 @@ def unit(vectors: Floats) -> Floats:
     """Rows of length 1, whose inner products are cosines; a row of zeros stays one and is near to nothing."""
     length = np.linalg.norm(vectors.astype(np.float32), axis=1, keepdims=True)
     return (vectors / np.maximum(length, 1e-12)).astype(np.float32)
+
+
+def check_vectors(vectors: Floats, texts: Sequence[str]) -> None:
+    """Raises ValueError naming the first text whose vector is not finite, or too long for its length to be.
+
+    Such a vector is near to nothing or to everything, and no score would show it. vectors [n, h] of n texts.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        wrong = np.flatnonzero(~np.isfinite(np.square(vectors, dtype=np.float32).sum(1)))
+    if len(wrong):
+        shown, more = texts[int(wrong[0])], f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        shown = repr(shown if len(shown) <= 60 else shown[:56] + " ...")
+        raise ValueError(
+            f"the model's vector of {shown}{more} of {len(texts)} texts is not finite; weights that hold NaN or "
+            "infinity do that, and products that overflow (try --dtype float32)"
+        )

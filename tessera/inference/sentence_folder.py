@@ -33,9 +33,9 @@ from tessera.inference.sentence_schemas import (
     TextConfig,
     TokenizerLimit,
 )
+from tessera.json_files import Schema, fit, read_any, read_as, shown
 from tessera.model.hf_files import open_weights
 from tessera.model.pooling import POOLINGS, Dense, Unit
-from tessera.plan.json_files import Schema, fit, read_any, read_as, shown
 
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, RootModel
 
-from tessera.plan.json_files import Strictly
+from tessera.json_files import Strictly
 
 ENDLESS = 10**9  # a tokenizer without a limit names a number beyond this
 

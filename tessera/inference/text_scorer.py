@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tessera.data.tokenizer import Tokenizer
 from tessera.inference.engine import each
 from tessera.inference.sentence_folder import tokenizer_length
 from tessera.model import hub
 from tessera.model.precision import find_device
 from tessera.model.task_heads import TaskModel
 from tessera.progress import Progress
+from tessera.tokenizer.tokenizer import Tokenizer
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.data.tokenizer import Tokenizer
+from tessera.tokenizer.tokenizer import Tokenizer
 
 Ids = NDArray[np.int32]
 

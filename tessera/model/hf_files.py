@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tessera import checksums
-from tessera.plan.json_files import SHOWN, Strictly, fit, read_as, read_json, shown
+from tessera.json_files import SHOWN, Strictly, fit, read_as, read_json, shown
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _TOKENIZER_FILES = (

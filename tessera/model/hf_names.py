@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field, create_model
 
+from tessera.json_files import Strictly, fit, shown
 from tessera.plan.architecture import EncoderConfig
-from tessera.plan.json_files import Strictly, fit, shown
 
 Json = dict[str, Any]
 Names = dict[str, tuple[str, ...]]

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tessera.files import atomic_folder
+from tessera.json_files import shown
 from tessera.model import transformers_folder, transformers_model, transformers_tasks
 from tessera.model.encoder import Encoder
 from tessera.model.hf_files import StoredWeight, config_json, copy_tokenizer, open_weights, refuse_infinite
@@ -36,7 +37,6 @@ from tessera.model.task_config import class_suffix, read_task, their_fields
 from tessera.model.task_heads import DocumentHead, TaskModel, TransformersHead
 from tessera.model.transformers_model import TransformersEncoder, TransformersMaskedLM
 from tessera.plan.architecture import EncoderConfig
-from tessera.plan.json_files import shown
 
 AnyMaskedLM = MaskedLM | TransformersMaskedLM
 AnyEncoder = Encoder | TransformersEncoder

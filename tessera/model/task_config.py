@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from tessera.plan.json_files import Strictly, fit, shown
+from tessera.json_files import Strictly, fit, shown
 
 Json = dict[str, Any]
 TaskKind = Literal["classify", "multilabel", "regress", "rerank", "choose", "tag", "span"]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from tessera.json_files import read_as, shown
 from tessera.model.hf_files import (
     Roles,
     StoredWeight,
@@ -24,7 +25,6 @@ from tessera.model.hf_files import (
     open_weights,
 )
 from tessera.model.transformers_model import TransformersConfig, TransformersEncoder, TransformersMaskedLM, quietly
-from tessera.plan.json_files import read_as, shown
 from tessera.plan.shipped import pip_line
 
 # Shapes: T tokens of N documents end to end.

@@ -10,16 +10,13 @@ In reading order:
     architecture.py  one configuration for both families, its presets, parameters and FLOPs
     mixture.py       the data mixture and its curriculum: fixed shares, temperature, moving shares, a cap on epochs
     fit.py           lengths of phases that fit the text at hand, where a cap on epochs refuses those of the recipe
-    paths.py         paths that a recipe names and that are not there
     schedule.py      batch size, learning rate and mask: pure functions of tokens read
     cost.py          FLOPs, memory and hours on common GPUs
     token_counts.py  how much text there is: from shards, or from a table of counts
     overview.py      what a recipe will do, by phase and language
     loading.py       a recipe out of a YAML file and back, dotted overrides, what two differ in
-    secrets.py       credentials in paths and URLs, hidden wherever one is shown or stored
     shipped.py       recipes and extras that come with tessera: recipes by name, the pip command of an extra
     errors.py        what is wrong with a recipe, in words for the person who wrote it
-    json_files.py    JSON files of others, read by a strict schema
     result.py        one model on one task; the only file that writes and reads result files
     languages.py     codes of languages in one spelling, deu_Latn
     fields.py        strict models, names, 2.3T tokens, 50MB of text, a share between 0 and 1

@@ -9,7 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, field_serializer, model_validator
 
 from tessera.plan.fields import Bytes, Name, Share, Strict, is_folder, refuse_twins
-from tessera.plan.secrets import redact
+from tessera.secrets import redact
 
 
 class Columns(Strict):

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from tessera.plan.errors import did_you_mean, mistakes
 from tessera.plan.recipe import Recipe
-from tessera.plan.secrets import redact
 from tessera.plan.shipped import recipe_file
+from tessera.secrets import redact
 
 
 class RecipeError(ValueError):

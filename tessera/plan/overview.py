@@ -1,13 +1,15 @@
 """A dry run of a recipe: what it will do, by phase and language, in tokens, steps, rates, hours and bytes."""
 
-from collections.abc import Sequence
+import glob
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tessera.plan import cost, schedule
 from tessera.plan.architecture import EncoderConfig, parameters
 from tessera.plan.corpus import Bucket
 from tessera.plan.errors import some
-from tessera.plan.fields import at
+from tessera.plan.fields import at, is_folder
 from tessera.plan.mixture import MixtureSchedule, mixture_of
 from tessera.plan.recipe import Phase, Recipe
 from tessera.plan.token_counts import Inventory, PhaseText, text_of
@@ -240,3 +242,38 @@ def _warnings(phase: Phase, languages: Sequence[LanguagePlan], warn_epochs: floa
         named = some([p.language for p in capped])
         warnings.append(f"{phase.name}: max_epochs {phase.mixture.max_epochs:g} bites for {len(capped)}: {named}")
     return warnings
+
+
+# -------------------------------------------------------------------------------------- what is not there
+
+
+def missing_paths(recipe: Recipe) -> list[str]:
+    """Paths on this machine that a recipe names and that are not there: each as a place in the recipe, with what it names; addresses elsewhere (hf://, s3:// ...) are not looked at."""
+    return [f"{place}: there is nothing at {path!r}" for place, path in _named(recipe) if not _there(path)]
+
+
+def _named(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    for source in recipe.corpus.sources:
+        yield f"corpus.sources.{source.name}.path", source.path
+        if source.score is not None and is_folder(source.score) and ":" not in source.score:
+            yield f"corpus.sources.{source.name}.score", source.score
+    filters = recipe.corpus.filters
+    if filters.language is not None and is_folder(filters.language.model):
+        yield "corpus.filters.language.model", filters.language.model
+    for name, places in (filters.contamination.sets if filters.contamination is not None else {}).items():
+        yield from ((f"corpus.filters.contamination.sets.{name}", place) for place in places)
+    if recipe.tokenizer.path is not None:
+        yield "tokenizer.path", recipe.tokenizer.path
+    for phase in recipe.phases:
+        if is_folder(phase.from_):
+            yield f"phases.{phase.name}.from", phase.from_
+    if recipe.model.resize is not None:
+        yield "model.resize.from", recipe.model.resize.from_
+    if recipe.evaluation.data is not None:
+        yield "evaluation.data", recipe.evaluation.data
+
+
+def _there(path: str) -> bool:
+    path = path.removeprefix("file://")
+    place = Path(path).expanduser()
+    return "://" in path or place.exists() or any(glob.iglob(str(place), recursive=True))

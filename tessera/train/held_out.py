@@ -16,10 +16,10 @@ from tessera.data.hashing import keys
 from tessera.data.masking import mask
 from tessera.data.packing import by_length
 from tessera.data.shards import Shards
-from tessera.data.tokenizer import Tokenizer
 from tessera.model.hub import AnyMaskedLM
 from tessera.model.precision import autocast
 from tessera.progress import Progress
+from tessera.tokenizer.tokenizer import Tokenizer
 
 CONTEXT = 512  # longer documents are cut into blocks of this many tokens, so that models of any context compare
 

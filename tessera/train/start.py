@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from tessera.data.shards import Shards
-from tessera.data.tokenizer import Tokenizer
 from tessera.model import hub
 from tessera.model.hf_files import tokenizers_differ
 from tessera.model.mlm import MaskedLM, initialize
@@ -18,6 +17,7 @@ from tessera.plan.architecture import EncoderConfig
 from tessera.plan.fields import is_folder
 from tessera.plan.recipe import Phase, Recipe
 from tessera.progress import Watcher
+from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.train import checkpoint, distributed, metrics
 from tessera.train.bad_steps import Steps
 from tessera.train.checkpoint import Position

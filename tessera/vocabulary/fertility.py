@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.corpus.documents import Pair, read
-from tessera.data.templates import encode_words
-from tessera.data.tokenizer import Tokenizer
-from tessera.data.tokenizer_json import SPACES
 from tessera.files import csv_cells
 from tessera.plan.corpus import Corpus
+from tessera.tokenizer.templates import encode_words
+from tessera.tokenizer.tokenizer import Tokenizer
+from tessera.tokenizer.tokenizer_json import SPACES
 
 FertilityRow = dict[str, Any]
 

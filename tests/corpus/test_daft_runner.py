@@ -63,7 +63,7 @@ SCRIPT = """
 import hashlib, json, sys
 from pathlib import Path
 from tessera.corpus import prepare
-from tessera.data.tokenizer import Tokenizer
+from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.plan.corpus import Corpus, Duplicates, Filters, HeldOut, LanguageCheck, NearDuplicates, Repetition, Source
 
 folder, name = Path(sys.argv[1]), sys.argv[2]
@@ -90,8 +90,8 @@ print(json.dumps([
 @pytest.mark.slow
 def test_a_ray_cluster_of_two_workers_gives_the_bytes_of_this_machine(tmp_path, monkeypatch):
     pytest.importorskip("ray")
-    from tessera.data.tokenizer import train
     from tessera.plan.corpus import TokenizerTraining
+    from tessera.tokenizer.tokenizer import train
 
     (tmp_path / "web").mkdir()
     for language, word in (("eng_Latn", "house"), ("dan_Latn", "hus"), ("fao_Latn", "hús")):

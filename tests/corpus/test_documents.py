@@ -33,8 +33,8 @@ from tessera.data import decompress
 from tessera.data.languages import language_code, language_of_path
 from tessera.data.readers import NUL
 from tessera.data.storage import files
-from tessera.data.tokenizer import train
 from tessera.plan.corpus import Columns, Source, TokenizerTraining
+from tessera.tokenizer.tokenizer import train
 
 
 def source(path, **more):

@@ -18,8 +18,8 @@ from tessera.corpus import mds, token_sources
 from tessera.corpus.prepare import prepare
 from tessera.corpus.token_sources import Importer, shards_of
 from tessera.data.shards import Shards
-from tessera.data.tokenizer import train
 from tessera.plan.corpus import Columns, Corpus, Source, TokenizerTraining
+from tessera.tokenizer.tokenizer import train
 
 TOKENS = {"id": "str", "input_ids": "ndarray:uint32"}  # as mmBERT's data has them
 

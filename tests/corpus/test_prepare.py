@@ -15,9 +15,9 @@ from tessera.corpus import prepare as prepare_module
 from tessera.corpus.dropped import dropped
 from tessera.corpus.prepare import prepare
 from tessera.data.shards import Shards, verify
-from tessera.data.tokenizer import Tokenizer, train
-from tessera.data.tokenizer_sample import sample
 from tessera.plan.corpus import Columns, Corpus, Duplicates, HeldOut, NearDuplicates, Source, TokenizerTraining
+from tessera.tokenizer.sample import sample
+from tessera.tokenizer.tokenizer import Tokenizer, train
 
 
 @pytest.fixture(scope="module")

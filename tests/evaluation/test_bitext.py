@@ -26,6 +26,16 @@ def test_translations_that_lie_together_are_all_found():
     assert list(scores) == ["accuracy_forward", "accuracy_backward", "accuracy", "f1", "margin_accuracy", "margin_f1"]
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, 1e30])
+def test_vectors_that_are_not_finite_are_named_and_not_scored(wrong):
+    broken = at(0, 90, 180)
+    broken[1, 0] = wrong  # 1e30 squared is beyond float32: a vector of no length is near to nothing
+    with pytest.raises(ValueError, match="vector of 'source 2' of 3 texts is not finite"):
+        mine(broken, at(0, 90, 180))
+    with pytest.raises(ValueError, match="vector of 'target 2' of 3 texts is not finite"):
+        mine(at(0, 90, 180), broken)
+
+
 def test_scores_worked_out_by_hand():
     # sources at 0, 40, 90; targets at 10, 21, 80
     #   0 -> 10 right;  40 -> 21 right;  90 -> 80 right             forward 3/3

@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from tessera import Encoder, __version__
 from tessera.cli import app
-from tessera.data import tokenizer as tokenizers
 from tessera.data.shard_writer import ShardWriter
 from tessera.evaluation import frozen
 from tessera.evaluation.evaluate import check, evaluate_recipe
@@ -24,6 +23,7 @@ from tessera.plan.evaluation import Evaluation
 from tessera.plan.recipe import Machine
 from tessera.plan.result import read
 from tessera.plan.task import Task
+from tessera.tokenizer import tokenizer as tokenizers
 
 WORDS = ["tree", "fish", "stone", "cloud", "bread", "night", "river", "king"]
 CALM = Machine(device="cpu", dtype="float32")
@@ -122,6 +122,21 @@ def test_every_text_is_embedded_once(folder, evaluation, tmp_path, monkeypatch):
     monkeypatch.setattr(Encoder, "encode", encode)
     evaluate(folder / "model", evaluation, tmp_path, name="m", machine=CALM)
     assert len(seen) == len(set(seen)) == 2 * 24 + 2 * 4 * (8 + 3)
+
+
+@pytest.mark.parametrize("task", ["mining", "topics"])
+def test_a_text_whose_vector_is_not_finite_is_named_and_nothing_is_written(
+    folder, evaluation, tmp_path, monkeypatch, task
+):
+    def encode(self, texts, **how):
+        rows = np.ones((len(texts), 32), np.float32)
+        rows[3, 5] = np.nan
+        return rows
+
+    monkeypatch.setattr(Encoder, "encode", encode)
+    with pytest.raises(ValueError, match=r"the model's vector of '.+' of \d+ texts is not finite"):
+        evaluate(folder / "model", evaluation.only([task]), tmp_path, name="m", machine=CALM)
+    assert not list(tmp_path.glob("*.json"))
 
 
 def test_finished_tasks_are_skipped_and_changed_ones_run_again(folder, evaluation, tmp_path, monkeypatch):

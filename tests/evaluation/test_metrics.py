@@ -72,10 +72,107 @@ def test_an_entity_with_a_wrong_end_is_wrong():
     assert metrics.spans_f1([["O", "O", "O", "O"]], right, metrics.entities) == 0
 
 
-def test_runs_of_tags_join_equal_ones_but_not_those_that_begin_with_s():
-    right = [["NOUN", "NOUN", "VERB", "SYM", "SYM"]]  # runs: NOUN NOUN | VERB | SYM | SYM
-    guess = [["NOUN", "ADJ", "VERB", "SYM", "SYM"]]  # runs: NOUN | ADJ | VERB | SYM | SYM; 3 are right
-    assert metrics.spans_f1(guess, right, metrics.runs) == pytest.approx(2 * 3 / (5 + 4))
+BIO = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+IOBES = [*BIO, "E-PER", "S-PER", "E-LOC", "S-LOC"]
+POS = ["ADP", "CCONJ", "INTJ", "NOUN", "SCONJ", "SYM", "X"]
+
+# What get_entities of seqeval 1.2.2 gives, ends one further: its own are those of the last word.
+SEQEVAL = [
+    (["B-PER", "I-PER", "O", "B-LOC", "B-LOC"], {("PER", 0, 2), ("LOC", 3, 4), ("LOC", 4, 5)}),
+    (["I-PER", "I-LOC", "O", "I-PER"], {("PER", 0, 1), ("LOC", 1, 2), ("PER", 3, 4)}),
+    (["B-PER", "I-PER", "E-PER", "S-PER", "O"], {("PER", 0, 3), ("PER", 3, 4)}),
+    (["B-PER", "E-PER", "I-PER", "S-LOC", "E-LOC"], {("PER", 0, 2), ("PER", 2, 3), ("LOC", 3, 4), ("LOC", 4, 5)}),
+    (["B", "I", "O", "I"], {("_", 0, 2), ("_", 3, 4)}),  # spans of one kind, which has no name
+    (["B-A-B", "I-A-B", "I-A"], {("A-B", 0, 2), ("A", 2, 3)}),
+    (["NOUN", "NOUN", "VERB", "SYM", "SYM"], {("OUN", 0, 2), ("ERB", 2, 3), ("YM", 3, 4), ("YM", 4, 5)}),
+    (["CCONJ", "SCONJ", "CCONJ"], {("CONJ", 1, 2), ("CONJ", 1, 3)}),  # C ends nothing and begins nothing of one kind
+    (["X"], set()),
+    (["NOUN", "X", "NOUN"], {("OUN", 0, 1), ("_", 1, 2), ("OUN", 2, 3)}),
+]
+
+
+@pytest.mark.parametrize(("tags", "chunks"), SEQEVAL)
+def test_chunks_are_those_of_seqeval_for_bio_iobes_and_tags_without_a_prefix(tags, chunks):
+    assert metrics.runs(tags) == chunks
+
+
+def test_entity_f1_by_hand_for_iobes():
+    names = tuple(IOBES)
+    right, guess = (
+        [["B-PER", "E-PER", "O", "S-LOC"]],
+        [["B-PER", "I-PER", "O", "S-PER"]],
+    )  # PER 0-2 | LOC; PER 0-2 | PER
+    given, true = ([tuple(names.index(tag) for tag in tags) for tags in side] for side in (guess, right))
+    assert metrics.score("entity_f1", given, true, names=names) == 0.5
+
+
+def test_bilou_and_bmes_are_iobes_in_other_letters():
+    assert metrics.entities(["B-PER", "M-PER", "E-PER", "S-LOC"]) == {("PER", 0, 3), ("LOC", 3, 4)}
+    assert metrics.entities(["B-PER", "I-PER", "L-PER", "U-LOC"]) == {("PER", 0, 3), ("LOC", 3, 4)}
+
+
+def test_run_f1_takes_cconj_for_sconj_and_a_lone_x_for_nothing_as_seqeval_does():
+    number = {tag: n for n, tag in enumerate(POS)}
+    right, guess = [["NOUN", "CCONJ", "NOUN"], ["X"]], [["NOUN", "SCONJ", "NOUN"], ["NOUN"]]
+    given, true = ([tuple(number[tag] for tag in tags) for tags in side] for side in (guess, right))
+    # right: OUN, CONJ, OUN and nothing; guessed: OUN, CONJ, OUN and OUN: all three are found, three of four are right
+    assert metrics.score("run_f1", given, true, names=POS) == pytest.approx(2 * 3 / (3 + 4))
+    assert metrics.score("accuracy", given, true) == 2 / 4
+
+
+def test_tags_of_other_sentences_are_no_answer():
+    for metric in ("accuracy", "macro_f1", "entity_f1", "run_f1"):
+        with pytest.raises(ValueError, match="sentence 1: 2 tags for 1 words"):
+            metrics.score(metric, [(0, 1), (1,)], [(0,), (1, 1)], names=("O", "B-PER"))
+        with pytest.raises(ValueError, match="1 answers for 2 sentences"):
+            metrics.score(metric, [(0, 1)], [(0,), (1,)], names=("O", "B-PER"))
+
+
+def test_f1_of_more_than_two_classes_is_refused():
+    assert metrics.score("f1", [1, 0, 1], [1, 1, 0], names=("no", "yes")) == 0.5
+    for names in (("a", "b", "c"), ()):
+        with pytest.raises(ValueError, match=r"f1 is of the second of two classes, but here are 3 .*say macro_f1"):
+            metrics.score("f1", [1, 0, 2], [1, 1, 0], names=names)
+    with pytest.raises(ValueError, match=r"here are 3 \(a, b, c\); say macro_f1"):
+        metrics.check("f1", ("a", "b", "c"))
+    with pytest.raises(ValueError, match="tag 'NOUN' is not of BIO or IOBES"):
+        metrics.check("entity_f1", ("O", "NOUN"))
+    metrics.check("entity_f1", IOBES)
+
+
+NOTHING = [math.nan, math.inf, None]
+
+
+@pytest.mark.parametrize("nothing", NOTHING)
+@pytest.mark.parametrize("metric", ["accuracy", "f1", "macro_f1", "micro_f1", "mcc", "pearson", "spearman"])
+def test_what_is_no_answer_is_never_scored(metric, nothing):
+    with pytest.raises(ValueError, match=r"answer 2 is (nan|inf|None); a finite number or text is needed"):
+        metrics.score(metric, [1.0, nothing, 0.0], [1.0, 0.0, 0.0])
+    with pytest.raises(ValueError, match=r"label 2 is (nan|inf|None)"):
+        metrics.score(metric, [1.0, 0.0, 0.0], [1.0, nothing, 0.0])
+
+
+@pytest.mark.parametrize("metric", ["squad_f1", "exact_match", "mlqa_f1", "mlqa_exact_match"])
+def test_an_answer_in_words_that_is_no_text_is_never_scored(metric):
+    with pytest.raises(ValueError, match="an answer is None; text is needed"):
+        metrics.score(metric, ["x", None], [["x"], ["x"]])
+
+
+def test_names_are_not_compared_with_numbers():
+    with pytest.raises(ValueError, match="give both as numbers or both as names"):
+        metrics.accuracy([0, 1], ["0", "1"])
+
+
+MEASURES = (metrics.ndcg, metrics.recall, metrics.mrr, metrics.average_precision)
+
+
+@pytest.mark.parametrize("of", MEASURES)
+def test_a_ranking_that_repeats_a_document_is_refused_and_no_measure_exceeds_one(of):
+    with pytest.raises(ValueError, match="the ranking has document 'a' more than once"):
+        of(["a", "a"], {"a": 1})
+    with pytest.raises(ValueError, match="no document answers the query"):
+        of(["a"], {"a": 0})
+    assert of(["a", "b"], {"a": 3, "b": 1, "c": -2}) == 1
 
 
 def test_answers_are_compared_without_case_articles_and_punctuation():

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tessera.data import tokenizer as tokenizers
 from tessera.evaluation.mteb_data import described
 from tessera.evaluation.rows import MissingData
 from tessera.model import hub
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import TokenizerTraining
+from tessera.tokenizer import tokenizer as tokenizers
 
 with warnings.catch_warnings():  # of packages that mteb brings
     warnings.simplefilter("ignore")

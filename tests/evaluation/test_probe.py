@@ -28,6 +28,16 @@ def test_a_probe_tells_clusters_apart(labels):
     assert scores(probe.predict(rows), truth) == {"accuracy": 1.0, "macro_f1": 1.0}
 
 
+def test_rows_that_are_not_finite_are_named_on_either_side():
+    rows, labels = clusters(1)
+    broken = rows.copy()
+    broken[3, 1] = np.nan
+    with pytest.raises(ValueError, match="vector of 'training row 4' of 90 texts is not finite"):
+        fit(broken, labels, C)
+    with pytest.raises(ValueError, match="vector of 'row 4' of 90 texts is not finite"):
+        fit(rows, labels, C).predict(broken)
+
+
 def test_labels_that_have_nothing_to_do_with_the_rows_are_not_found():
     rng = np.random.default_rng(0)
     rows, labels = rng.standard_normal((400, 6)).astype(np.float32), rng.choice(["a", "b", "c", "d"], 400).tolist()

@@ -29,6 +29,16 @@ def test_only_queries_with_an_answer_are_asked_and_documents_come_in_order_of_th
     assert rank(POINTS, vectors, vectors, depth=2) == {"east": ["a", "b"], "north": ["c", "b"]}
 
 
+@pytest.mark.parametrize("text", ["nan 1", "1 inf"])
+def test_a_query_or_document_whose_vector_is_not_finite_is_named(text):
+    with pytest.raises(ValueError, match=f"vector of '{text}' of 2 texts is not finite"):
+        rank(Search(queries={**POINTS.queries, "north": text}, corpus=POINTS.corpus, relevant=POINTS.relevant),
+             vectors, vectors)  # fmt: skip
+    with pytest.raises(ValueError, match=f"vector of '{text}' of 4 texts is not finite"):
+        rank(Search(queries=POINTS.queries, corpus={**POINTS.corpus, "c": text}, relevant=POINTS.relevant),
+             vectors, vectors)  # fmt: skip
+
+
 def test_queries_and_documents_are_embedded_each_in_their_own_way():
     turned = rank(POINTS, lambda texts: -vectors(texts), vectors)
     assert turned["east"] == ["d", "c", "b", "a"]

@@ -8,7 +8,6 @@ import pytest
 import torch
 from learnable import COMMON
 
-from tessera.data import tokenizer as tokenizers
 from tessera.evaluation import catalogue, retrieve, sweep
 from tessera.evaluation.groups import read_groups
 from tessera.evaluation.trial import all_trials
@@ -22,6 +21,7 @@ from tessera.plan.corpus import TokenizerTraining
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol, Task
 from tessera.report.compare import compare
+from tessera.tokenizer import tokenizer as tokenizers
 
 ASKED = ["tree", "fish", "stone", "cloud", "bread", "night", "river", "king"]
 ANSWERED = {

@@ -13,10 +13,10 @@ from tessera.evaluation import catalogue, load, sweep
 from tessera.evaluation import trial as trials
 from tessera.evaluation.rows import DataError
 from tessera.finetune import loop
-from tessera.inference.features import KINDS
 from tessera.plan.languages import spelled
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Task
+from tessera.prediction.features import KINDS
 
 CALM = Machine(device="cpu", dtype="float32")
 LEARNS, NOTHING = 5e-3, 1e-9  # learning rates
@@ -279,6 +279,15 @@ def test_a_choice_without_a_validation_set_is_refused_and_one_rate_needs_none(fo
     assert run(folder, data, tmp_path, bare, protocol(steps=2))["trials"][0]["validation"] is None
     with pytest.raises(ValueError, match="2 settings are tried, but there is no validation set to choose on"):
         run(folder, data, tmp_path, bare, protocol(steps=2, learning_rates=[1e-3, 2e-3]))
+
+
+def test_a_metric_that_is_not_for_the_labels_is_refused_before_anything_is_trained(folder, data, tmp_path):
+    for metric, says in (("f1", "f1 is of the second of two classes, but here are 4"), ("entity_f1", "is not of BIO")):
+        with pytest.raises(ValueError, match=says):
+            run(folder, data, tmp_path, task(metric=metric), protocol())
+        with pytest.raises(ValueError, match=says):
+            run(folder, data, tmp_path, task(also=[metric]), protocol())
+    assert not list(tmp_path.rglob("trials"))
 
 
 def test_what_is_not_fine_tuned_is_refused(folder, data, tmp_path):

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_encoder import FAMILIES, TEXTS, small_model
 
-from tessera.data import tokenizer as tokenizers
 from tessera.export import graph as exporting
 from tessera.export.graph import export
 from tessera.export.model_card import by_text, lines
@@ -22,12 +21,13 @@ from tessera.export.padded import PaddedEmbedder, PaddedEncoder
 from tessera.inference import sentence_folder as folders
 from tessera.inference.encoder import Encoder
 from tessera.inference.runtime import ABOUT, Runtime, together
+from tessera.json_files import read_json
 from tessera.model import hub
 from tessera.model.mlm import MaskedLM
 from tessera.model.pooling import POOLINGS, Unit, pool
 from tessera.plan.architecture import EncoderConfig
 from tessera.plan.corpus import TokenizerTraining
-from tessera.plan.json_files import read_json
+from tessera.tokenizer import tokenizer as tokenizers
 
 for package in ("onnx", "onnxscript", "onnxruntime", "openvino"):
     pytest.importorskip(package, reason=f"{package} is not installed")

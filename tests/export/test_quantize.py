@@ -13,7 +13,7 @@ from tessera.export.quantize import quantize, read_pairs, read_texts
 from tessera.files import write_text
 from tessera.inference.encoder import Encoder
 from tessera.inference.runtime import ABOUT, Runtime
-from tessera.plan.json_files import read_json
+from tessera.json_files import read_json
 
 for package in ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf"):
     pytest.importorskip(package, reason=f"{package} is not installed")

@@ -8,7 +8,6 @@ import pytest
 import torch
 from learnable import COMMON
 
-from tessera.data import tokenizer as tokenizers
 from tessera.data.examples import Search, Triple
 from tessera.evaluation.retrieve import rank
 from tessera.finetune.contrastive import backward, draw, info_nce, known, mine, nested, train
@@ -22,6 +21,7 @@ from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import TokenizerTraining
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
+from tessera.tokenizer import tokenizer as tokenizers
 
 WORDS = ["tree", "fish", "stone", "cloud", "bread", "night", "river", "king", "salt", "moon", "horn", "leaf"]
 ANSWERS = ["ka", "lo", "mi", "ne", "su", "ta", "bo", "du", "fe", "gi", "ha", "ju"]

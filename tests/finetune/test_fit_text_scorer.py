@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from tessera.data.tokenizer import Tokenizer
 from tessera.finetune import text_scorer
 from tessera.finetune.text_scorer import fit, marked
 from tessera.inference.text_scorer import load, scores
 from tessera.model import hub
+from tessera.tokenizer.tokenizer import Tokenizer
 
 TEXTS = ["one two three", "", "tveir", "a much longer text " * 30, "þrír fjórir fimm", "x"]
 PRESETS = {"modernbert": "mmbert-small", "eurobert": "eurobert-210m"}

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import itertools
+import math
 import random
 import statistics
 
@@ -15,13 +16,13 @@ from hypothesis import strategies as st
 from learnable import FILLER, THINGS, examples, protocol
 
 from tessera.data.examples import Labelled, Question, Tagged
-from tessera.data.tokenizer import Tokenizer
 from tessera.finetune import loop
 from tessera.finetune.learner import pretrained
 from tessera.finetune.loop import Diverged, Plan, learning_rate, predict, train
-from tessera.inference import windows
-from tessera.inference.features import Reader, parts, spaced
 from tessera.plan.recipe import Machine
+from tessera.prediction import windows
+from tessera.prediction.features import Reader, parts, spaced
+from tessera.tokenizer.tokenizer import Tokenizer
 
 CALM = Machine(device="cpu", dtype="float32")
 KINDS = ["classify", "pair", "reward", "regress", "choose", "tag", "span"]
@@ -120,6 +121,15 @@ def test_the_same_seed_gives_the_same_bytes_and_another_gives_others(start, kind
     torch.manual_seed(2)
     assert trained(0) == first
     assert trained(1)[1] != first[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_model_says_is_a_number_or_an_error(start, kind):
+    learner = start.learner(kind, LABELS.get(kind, 1), protocol(), seed=0)
+    with torch.no_grad():
+        next(iter(learner.head.parameters())).fill_(math.nan)
+    with pytest.raises(Diverged, match="the model's scores there are not finite numbers"):
+        predict(learner, examples(kind, 3, seed=1))
 
 
 def test_what_a_trial_begins_with_is_never_changed(start):

@@ -10,10 +10,10 @@ from learnable import FILLER, THINGS
 from tessera.finetune import saved
 from tessera.finetune.learner import pretrained
 from tessera.finetune.loop import predict, train
-from tessera.inference.features import KINDS
-from tessera.inference.predictor import Predictor
 from tessera.model import transformers_model
 from tessera.plan.recipe import Machine
+from tessera.prediction.features import KINDS
+from tessera.prediction.predictor import Predictor
 
 CALM = Machine(device="cpu", dtype="float32")
 LABELS = {

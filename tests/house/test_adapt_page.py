@@ -8,11 +8,11 @@ import pytest
 import torch
 from invented_text import documents, write_rows
 
-from tessera.data.tokenizer import Tokenizer, train
 from tessera.model import hub
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import TokenizerTraining
+from tessera.tokenizer.tokenizer import Tokenizer, train
 
 HOUSE = Path(__file__).parents[2]
 PAGE = (HOUSE / "docs" / "adapt.md").read_text(encoding="utf-8")

@@ -9,7 +9,6 @@ import torch
 from invented_text import documents, write_rows
 
 from tessera.data.languages import language_of_path
-from tessera.data.tokenizer import train
 from tessera.model import hub
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan import schedule
@@ -21,6 +20,7 @@ from tessera.plan.overview import overview
 from tessera.plan.recipe import Model, Phase, Recipe
 from tessera.report.plan_tables import tables
 from tessera.run import run
+from tessera.tokenizer.tokenizer import train
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 FAMILIES = {"eurobert": "EuroBertForMaskedLM", "mmbert": "ModernBertForMaskedLM"}

@@ -11,10 +11,10 @@ import torch
 from small_encoder import FAMILIES, LONGEST, TEXTS, small_model, write_model
 
 from tessera import Encoder
-from tessera.data.tokenizer import Tokenizer
 from tessera.inference.sentence_folder import Pipeline
 from tessera.inference.tokenize import TextTokenizer
 from tessera.model.pooling import POOLINGS, Dense
+from tessera.tokenizer.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

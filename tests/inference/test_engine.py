@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from tessera.data import tokenizer as tokenizers
 from tessera.data.packing import by_length
 from tessera.inference import engine
 from tessera.inference.engine import each
@@ -14,6 +13,7 @@ from tessera.model.mlm import MaskedLM, initialize
 from tessera.model.pooling import pool
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import TokenizerTraining
+from tessera.tokenizer import tokenizer as tokenizers
 
 TEXTS = ["one two three", "", "tveir", "a much longer text " * 30, "þrír fjórir fimm", "x"]
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from tessera.data import tokenizer as tokenizers
 from tessera.inference import text_scorer
 from tessera.inference.text_scorer import Scorer, load, scores
 from tessera.model import hub
@@ -16,6 +15,7 @@ from tessera.model.task_config import SCORE
 from tessera.model.task_heads import TaskModel
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import TokenizerTraining
+from tessera.tokenizer import tokenizer as tokenizers
 
 TEXTS = ["one two three", "", "tveir", "a much longer text " * 30, "þrír fjórir fimm", "x"]
 FAMILIES = {"modernbert": ("mmbert-small", ("mean", "cls")), "eurobert": ("eurobert-210m", ("mean", "cls", "late"))}

@@ -17,12 +17,12 @@ from typer.testing import CliRunner
 
 from tessera import Encoder
 from tessera.cli import app
-from tessera.data.tokenizer import Tokenizer
+from tessera.json_files import read_as
 from tessera.model import hub
 from tessera.model.hf_files import Roles, TokenizerJson
 from tessera.model.task_config import SCORE
 from tessera.model.task_heads import TaskModel
-from tessera.plan.json_files import read_as
+from tessera.tokenizer.tokenizer import Tokenizer
 
 transformers = pytest.importorskip("transformers")
 

@@ -13,10 +13,10 @@ from small_encoder import TEXTS, small_model
 from typer.testing import CliRunner
 
 from tessera.cli import app
-from tessera.data import tokenizer as tokenizers
 from tessera.model import hub, merging
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.corpus import TokenizerTraining
+from tessera.tokenizer import tokenizer as tokenizers
 
 Folder = Callable[..., Path]
 

@@ -6,7 +6,7 @@ import pytest
 
 from tessera.data.storage import File, files
 from tessera.plan.corpus import Contamination, Corpus, Source
-from tessera.plan.secrets import is_redacted, redact
+from tessera.secrets import is_redacted, redact
 
 
 @pytest.mark.parametrize(

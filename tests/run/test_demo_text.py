@@ -14,8 +14,8 @@ from tessera.cli import app, making
 from tessera.corpus.documents import Pair, read
 from tessera.corpus.prepare import prepare
 from tessera.data.languages import language_code
-from tessera.data.tokenizer import train
 from tessera.plan.corpus import Corpus, HeldOut, Source, TokenizerTraining
+from tessera.tokenizer.tokenizer import train
 
 pytest.importorskip("django")
 pytest.importorskip("polib")

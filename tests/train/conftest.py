@@ -6,8 +6,8 @@ from tiny_run import WORDS, documents
 
 from tessera.data.shard_writer import ShardWriter
 from tessera.data.shards import Shards
-from tessera.data.tokenizer import train
 from tessera.plan.corpus import TokenizerTraining
+from tessera.tokenizer.tokenizer import train
 from tessera.train.trainer import Text
 
 

@@ -15,8 +15,8 @@ import torch.distributed as dist
 from tiny_run import recipe
 
 from tessera.data.shards import Shards
-from tessera.data.tokenizer import Tokenizer
 from tessera.plan.recipe import Recipe
+from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.train.distributed import World, join, leave
 from tessera.train.trainer import Text, train
 

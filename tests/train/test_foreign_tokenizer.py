@@ -6,8 +6,8 @@ import shutil
 import pytest
 from tiny_run import documents, recipe
 
-from tessera.data.tokenizer import train
 from tessera.plan.corpus import TokenizerTraining
+from tessera.tokenizer.tokenizer import train
 from tessera.train.start import TrainingError, check_tokenizers
 
 

@@ -17,11 +17,11 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from tessera.data.shard_writer import ShardWriter
 from tessera.data.shards import Shards
-from tessera.data.tokenizer import Tokenizer
 from tessera.model import hub
 from tessera.model.transformers_model import TransformersMaskedLM
 from tessera.plan.recipe import Recipe
 from tessera.progress import Silent
+from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.train.distributed import World
 from tessera.train.gradient import Objective, backward
 from tessera.train.start import Rollback, start

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from tessera.data import tokenizer as tokenizers
 from tessera.data.shard_writer import ShardWriter
 from tessera.data.shards import Shards
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import TokenizerTraining
+from tessera.tokenizer import tokenizer as tokenizers
 from tessera.train import held_out
 from tessera.train.held_out import bits_per_byte
 

@@ -9,8 +9,8 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from tessera.data.tokenizer import Tokenizer, train
 from tessera.plan.corpus import Corpus, Source, TokenizerTraining
+from tessera.tokenizer.tokenizer import Tokenizer, train
 from tessera.vocabulary.fertility import as_csv, as_json, fertility, sample_of_each
 
 

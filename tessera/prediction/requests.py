@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from tessera.data import templates
 from tessera.data.examples import Choices, Labelled, Question, Tagged
-from tessera.data.tokenizer import Tokenizer
-from tessera.inference.features import Example, Item, Reader
-from tessera.inference.words import Words, split
+from tessera.prediction.features import Example, Item, Reader
+from tessera.prediction.words import Words, split
+from tessera.tokenizer import templates
+from tessera.tokenizer.tokenizer import Tokenizer
 
 # The names under which a mapping may give a text, the first that is there.
 _NAMES: dict[str, tuple[tuple[str, ...], ...]] = {

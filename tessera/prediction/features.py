@@ -17,15 +17,15 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.data import templates
 from tessera.data.examples import Choices, Labelled, Question, Tagged
 from tessera.data.languages import code_points, spaceless_letters
-from tessera.data.templates import encode_words
-from tessera.data.tokenizer import Tokenizer
-from tessera.inference import windows
 from tessera.inference.nearest import Floats
 from tessera.inference.tokenize import Ids
 from tessera.model.task_config import TaskKind
+from tessera.prediction import windows
+from tessera.tokenizer import templates
+from tessera.tokenizer.templates import encode_words
+from tessera.tokenizer.tokenizer import Tokenizer
 
 Places = NDArray[np.int64]
 Kind = Literal["classify", "pair", "reward", "multilabel", "regress", "rerank", "choose", "tag", "span"]

@@ -17,14 +17,14 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from tessera.data import tokenizer_json
-from tessera.data.gigatoken import Gigatoken, difference, hard_texts, rows
-from tessera.data.special_tokens import PlainText, reader
-from tessera.data.tokenizer_json import BEGIN, END, MASK, PAD, SEPARATOR, SPECIAL_TOKENS
-from tessera.data.tokenizer_sample import check_counts
 from tessera.files import write_text
 from tessera.plan.corpus import TokenizerTraining
 from tessera.progress import Progress, silent
+from tessera.tokenizer import tokenizer_json
+from tessera.tokenizer.gigatoken import Gigatoken, difference, hard_texts, rows
+from tessera.tokenizer.sample import check_counts
+from tessera.tokenizer.special_tokens import PlainText, reader
+from tessera.tokenizer.tokenizer_json import BEGIN, END, MASK, PAD, SEPARATOR, SPECIAL_TOKENS
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 

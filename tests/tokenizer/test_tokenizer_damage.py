@@ -7,8 +7,8 @@ import tokenizers
 from damage import survives
 from tokenizers import models, pre_tokenizers, processors
 
-from tessera.data.templates import frame
-from tessera.data.tokenizer import Tokenizer
+from tessera.tokenizer.templates import frame
+from tessera.tokenizer.tokenizer import Tokenizer
 
 SPECIAL = ["<s>", "</s>", "<mask>", "<unk>"]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.data import templates
-from tessera.data.tokenizer import Tokenizer
 from tessera.inference.nearest import Floats
 from tessera.inference.tokenize import Ids
+from tessera.tokenizer import templates
+from tessera.tokenizer.tokenizer import Tokenizer
 
 LONGEST_QUESTION = 64  # tokens
 LONGEST_ANSWER = 30  # tokens

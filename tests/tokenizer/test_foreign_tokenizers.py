@@ -18,7 +18,7 @@ from tokenizers import (
 
 from tessera.data.hashing import keys
 from tessera.data.masking import mask
-from tessera.data.tokenizer import Tokenizer
+from tessera.tokenizer.tokenizer import Tokenizer
 
 TEXTS = [
     "Tað er ein góður dagur í Havn.",

@@ -11,8 +11,8 @@ from pydantic import Field
 from tokenizers import pre_tokenizers
 
 from tessera import checksums
-from tessera.data.special_tokens import Json, reader, retold
-from tessera.plan.json_files import Strictly, fit, read_json, shown
+from tessera.json_files import Strictly, fit, read_json, shown
+from tessera.tokenizer.special_tokens import Json, reader, retold
 
 PAD, BEGIN, END = "<|pad|>", "<|begin_of_text|>", "<|end_of_text|>"
 MASK, SEPARATOR = "<|mask|>", "<|parallel_sep|>"

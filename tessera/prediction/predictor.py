@@ -25,11 +25,6 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 
-from tessera.data.tokenizer import Tokenizer
-from tessera.inference import answers
-from tessera.inference.features import Reader
-from tessera.inference.item_scores import predicted
-from tessera.inference.requests import Request, cut, request
 from tessera.inference.sentence_folder import tokenizer_length
 from tessera.inference.tokenize import check_vocabulary
 from tessera.model import hub
@@ -38,7 +33,12 @@ from tessera.model.precision import compute_dtype, find_device
 from tessera.model.task_heads import TaskModel
 from tessera.model.transformers_folder import marks_segments
 from tessera.model.transformers_model import TransformersEncoder
+from tessera.prediction import answers
+from tessera.prediction.features import Reader
+from tessera.prediction.item_scores import predicted
+from tessera.prediction.requests import Request, cut, request
 from tessera.progress import Progress, silent
+from tessera.tokenizer.tokenizer import Tokenizer
 
 Prediction = dict[str, Any]
 Row = str | Sequence[str] | Mapping[str, Any]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tessera.data.languages import code_points, spaceless_letters
-from tessera.data.tokenizer import Tokenizer
+from tessera.tokenizer.tokenizer import Tokenizer
 
 _INSIDE = "'’·‧-‐"  # of a word where letters stand on both sides: l'eau, paral·lel, Tórs-havn
 _JOINERS = "\u200c\u200d"

@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from tessera.data import gigatoken as gigatoken_module
-from tessera.data import tokenizer_sample
-from tessera.data.gigatoken import framed, rows
-from tessera.data.templates import encode_words
-from tessera.data.tokenizer import FILES, SPECIAL_TOKENS, Tokenizer, train
-from tessera.data.tokenizer_sample import sample
 from tessera.plan.corpus import TokenizerTraining
+from tessera.tokenizer import gigatoken as gigatoken_module
+from tessera.tokenizer import sample as tokenizer_sample
+from tessera.tokenizer.gigatoken import framed, rows
+from tessera.tokenizer.sample import sample
+from tessera.tokenizer.templates import encode_words
+from tessera.tokenizer.tokenizer import FILES, SPECIAL_TOKENS, Tokenizer, train
 
 TEXTS = {
     "eng_Latn": ["the cat sat on the mat and the dog sat on the cat"] * 20 + ["12345 numbers, and: marks!"] * 5,

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.data.special_tokens import PlainText, retold
-from tessera.data.tokenizer import Tokenizer
-from tessera.data.tokenizer_json import SPACES, probing, without_prefix
+from tessera.tokenizer.special_tokens import PlainText, retold
+from tessera.tokenizer.tokenizer import Tokenizer
+from tessera.tokenizer.tokenizer_json import SPACES, probing, without_prefix
 
 Ids = NDArray[np.int32]
 Frame = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # ids before the first text, between, and after

@@ -7,11 +7,11 @@ import numpy as np
 from scipy.special import expit, logsumexp, softmax
 
 from tessera.data.examples import Question, Tagged
-from tessera.inference.features import Item
 from tessera.inference.nearest import Floats
-from tessera.inference.requests import Request
-from tessera.inference.windows import Best
 from tessera.model.task_config import TaskConfig
+from tessera.prediction.features import Item
+from tessera.prediction.requests import Request
+from tessera.prediction.windows import Best
 
 Prediction = dict[str, Any]
 _SCHEMES = ("B-", "I-", "E-", "S-", "L-", "U-", "M-")

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from tessera.data.templates import encode_words, frame
-from tessera.data.tokenizer import Tokenizer
+from tessera.tokenizer.templates import encode_words, frame
+from tessera.tokenizer.tokenizer import Tokenizer
 
 BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 XLMR = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]

@@ -9,10 +9,10 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.data.tokenizer import Tokenizer
-from tessera.inference import answers, words
-from tessera.inference.predictor import Predictor
 from tessera.model import transformers_model
+from tessera.prediction import answers, words
+from tessera.prediction.predictor import Predictor
+from tessera.tokenizer.tokenizer import Tokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TOKENS = [*SPECIAL, "the", "river", "bread", "cloud", "night", "##s", "of", ",", "."]

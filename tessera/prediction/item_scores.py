@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from tessera.data.packing import by_length
-from tessera.inference.features import Item, Reader
 from tessera.inference.nearest import Floats
 from tessera.model.encoder import pack
 from tessera.model.precision import autocast
 from tessera.model.task_heads import Head
+from tessera.prediction.features import Item, Reader
 from tessera.progress import Progress, silent
 
 

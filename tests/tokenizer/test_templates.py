@@ -7,10 +7,10 @@ from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processo
 from tokenizers import Tokenizer as Inner
 from transformers import PreTrainedTokenizerFast
 
-from tessera.data import tokenizer as tokenizers
-from tessera.data.templates import alone, frame, join, segments, shares
-from tessera.data.tokenizer import Tokenizer
 from tessera.plan.corpus import TokenizerTraining
+from tessera.tokenizer import tokenizer as tokenizers
+from tessera.tokenizer.templates import alone, frame, join, segments, shares
+from tessera.tokenizer.tokenizer import Tokenizer
 
 WORDS = ["tree", "fish", "stone", "cloud"]
 
