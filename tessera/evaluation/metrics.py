@@ -265,8 +265,8 @@ def score(
             _refuse_several_classes(names or {0, 1, *given, *true})
         return found
     if metric in _SPANS:
-        named = ([[names[tag] for tag in tags] for tags in side] for side in (predicted, right))
-        return spans_f1(*named, _SPANS[metric])
+        ours, theirs = ([[names[tag] for tag in tags] for tags in side] for side in (predicted, right))
+        return spans_f1(ours, theirs, _SPANS[metric])
     if metric in _ANSWERS:
         return answers(metric, predicted, right, language)
     raise ValueError(f"metric {metric!r} is of retrieval or not known; here are {', '.join(_NUMBERS)} ...")
