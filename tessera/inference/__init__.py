@@ -7,7 +7,7 @@ In reading order:
     tokenize.py         texts to token ids: truncation, chunks, prompts
     engine.py           batched inference: ids to embeddings or hidden states, the only way there
     sentence_folder.py  the sentence-transformers format: pooling, prompts, length
-    sentence_schemas.py schemas of its JSON files
+    sentence_schemas.py  schemas of its JSON files
     compatibility.py    what SentenceTransformer.encode gives for its own keywords
     similarity.py       similarity scores: cosine, dot product, distances
     fill_mask.py        fill-mask: the most probable tokens for a mask

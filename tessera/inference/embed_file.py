@@ -80,11 +80,9 @@ def embed_file(
         settings: Settings = {"model": folders.content_hash(folders.local(model)), "input": [f.stamp for f in files]}
         settings |= {"text": text, "id": id, "skip_bad": skip_bad, "output": output}
         settings |= {**_settings(encoder, how), "part_rows": part_rows}
-        if _is_finished(out, settings):
-            say(f"{out}: there already, with these settings")
+        if _is_finished(out, settings, say):
             return out
         parts = out.with_name(f"{out.name}.parts")
-        remove_leftovers(parts)
         _agree(parts, settings)
         say(str(encoder))
         reader = TextReader(files, text, id, skip_bad)
@@ -169,7 +167,7 @@ def _output(name: str | Path) -> Path:
     return out
 
 
-def _is_finished(out: Path, settings: Settings) -> bool:
+def _is_finished(out: Path, settings: Settings, say: Say) -> bool:
     """Raises FileExistsError where `out` is there and is something else."""
     if not out.exists():
         return False
@@ -182,11 +180,13 @@ def _is_finished(out: Path, settings: Settings) -> bool:
         ) from None
     if named := _different(before, settings):
         raise FileExistsError(f"{out}: there already, with another {named}; remove it, or choose another name")
+    say(f"{out}: there already, with these settings")
     return True
 
 
 def _agree(parts: Path, settings: Settings) -> None:
     """Raises ValueError where parts were begun with other settings."""
+    remove_leftovers(parts)
     place = parts / _SETTINGS
     begun = read_json(place) if place.is_file() else {}
     if not isinstance(begun, dict):

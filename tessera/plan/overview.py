@@ -248,7 +248,10 @@ def _warnings(phase: Phase, languages: Sequence[LanguagePlan], warn_epochs: floa
 
 
 def missing_paths(recipe: Recipe) -> list[str]:
-    """Paths on this machine that a recipe names and that are not there: each as a place in the recipe, with what it names; addresses elsewhere (hf://, s3:// ...) are not looked at."""
+    """Paths on this machine that a recipe names and that are not there, each as a place in the recipe, and the path.
+
+    Addresses elsewhere (hf://, s3:// ...) are not looked at.
+    """
     return [f"{place}: there is nothing at {path!r}" for place, path in _named(recipe) if not _there(path)]
 
 
