@@ -66,8 +66,11 @@ def test_your_own_task_is_a_few_lines_of_yaml(tmp_path):
     path.write_text(MINE + MINE.replace("reviews:", "rte:"))
     with pytest.raises(TaskError, match=r"has the tasks reviews, rte; say which, as in .*mine.yaml:reviews"):
         catalogue.find(str(path))
-    with pytest.raises(TaskError, match="two tasks are called 'rte'"):
-        catalogue.choose(["rte", f"{path}:rte"])
+    with pytest.raises(TaskError, match=r"mine.yaml: rte is the name of a task that comes with tessera.*as my-rte"):
+        catalogue.choose([f"{path}:rte"])
+    (tmp_path / "other.yaml").write_text(MINE.replace("accuracy", "macro_f1"))
+    with pytest.raises(TaskError, match="two tasks are called 'reviews'"):
+        catalogue.choose([f"{path}:reviews", f"{tmp_path}/other.yaml"])
 
 
 @pytest.mark.parametrize(
