@@ -86,10 +86,10 @@ def run(
     Raises DataError for rows that cannot be used, ValueError where nothing is trained, where there is a choice but no
     validation set, or where no training of any rate went well.
     """
-    began = time.perf_counter()
+    began, folder = time.perf_counter(), Path(model_folder)
     place = _Place(
-        folder=Path(model_folder), model=name or model_name(Path(model_folder)), machine=machine or Machine(),
-        data=None if data_folder is None else Path(data_folder), out=Path(out), report=on_progress or silent,
+        folder=folder, model=name or model_name(folder), machine=machine or Machine(), out=Path(out),
+        data=None if data_folder is None else Path(data_folder), report=on_progress or silent,
     )  # fmt: skip
     kind, tried = _kind(task), trial.all_trials(task, protocol)
     left_out: list[str] = []
@@ -197,8 +197,7 @@ def _start(task: Task, protocol: Protocol, place: _Place) -> Start:
     best = tried[0]
     if len(tried) > 1:
         done = _run_all(group, tried, before, place)
-        judged = [one for one in done if one.outcome["validation"] is not None]
-        if not judged:
+        if not (judged := [one for one in done if one.outcome["validation"] is not None]):
             raise ValueError(_nothing_to_choose(done))
         best = max(judged, key=lambda one: one.outcome["validation"]).trial
     of = trial.trial_identity(kind, group, best, before)
@@ -339,9 +338,9 @@ def _merged(several: Iterable[Mapping[str, Found]]) -> dict[str, Found]:
 
 
 def _trials(done: Sequence[_Finished]) -> Json:
+    dtype = "+".join(sorted({one.outcome["dtype"] for one in done if "dtype" in one.outcome}))
     seconds = round(sum(one.outcome["seconds"] for one in done), 2)
-    dtypes = sorted({one.outcome["dtype"] for one in done if "dtype" in one.outcome})
-    return {"trials": [_trial(one) for one in done], "seconds": seconds, "dtype": "+".join(dtypes)}
+    return {"trials": [_trial(one) for one in done], "dtype": dtype, "seconds": seconds}
 
 
 def _trial(one: _Finished) -> Json:
