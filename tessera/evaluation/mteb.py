@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.evaluation.about import dtype_of
-from tessera.evaluation.mteb_data import Absent, compare_counts, localize
+from tessera.evaluation.mteb_data import Absent, check_splits, compare_counts, localize
 from tessera.evaluation.mteb_model import Model, library
 from tessera.evaluation.mteb_results import by_language, catch_predictions, half_widths, outcomes
 from tessera.evaluation.rows import download
@@ -144,6 +144,7 @@ def _run_one(mteb: Any, task: Any, model: Model, path: Path, head: dict[str, Any
             f"{task.metadata.name}: its data cannot be loaded ({error}). Download it where the Hub can be reached: "
             f"{command}, and give --data DATA"
         ) from error
+    check_splits(task)
     counts = compare_counts(task)
     caught = catch_predictions(task)
     with tempfile.TemporaryDirectory() as predictions:  # mteb predicts nothing without a place for it
