@@ -167,9 +167,7 @@ def test_text_has_the_same_bytes_on_every_system(tmp_path, monkeypatch):
 
 
 def test_apples_gpu_is_refused_in_words_where_there_is_none():
-    with pytest.raises(
-        ValueError, match="device is 'mps', but PyTorch sees none here; give one that is here, as auto, cpu"
-    ):
+    with pytest.raises(ValueError, match="device is 'mps', but PyTorch sees none here; give one that is here"):
         find_device("mps")
     with pytest.raises(ValueError, match="PyTorch sees none here"):
         distributed.join(Machine(device="mps"))
