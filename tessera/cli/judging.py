@@ -30,7 +30,9 @@ def evaluate(
     recipe: Annotated[Path | None, typer.Option(help="measure the `evaluation` of a recipe instead")] = None,
     mteb: Annotated[list[str] | None, typer.Option(help="a task of mteb, by mteb's own protocol (repeatable)")] = None,
     benchmark: Annotated[str | None, typer.Option(help='a benchmark of mteb, as "MTEB(Multilingual, v2)"')] = None,
-    language: Annotated[list[str] | None, typer.Option(help="only this one of each task's, as ron, ron_Latn or ro (repeatable)")] = None,
+    language: Annotated[
+        list[str] | None, typer.Option(help="only this one of each task's, as ron, ron_Latn or ro (repeatable)")
+    ] = None,
     available: Annotated[bool, typer.Option("--available", help="mteb: what has data; the rest is named")] = False,
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16"] | None,
@@ -55,8 +57,7 @@ def evaluate(
         )
     _refuse_ignored(ways[0], {"--protocol": protocol, "--oracle": oracle, "--available": available, "--set": set_,
                               "--held-out": held_out, "--language": language, "--data": data})  # fmt: skip
-    from tessera.report.compare import compare as beside
-    from tessera.report.compare import tables
+    from tessera.report import compare as beside
 
     found = []
     with Watcher(console) as watcher:
@@ -70,13 +71,12 @@ def evaluate(
             from tessera.evaluation.mteb import run
 
             whole |= {"tasks": mteb or (), "benchmark": benchmark, "languages": language, "data": data}
-            whole |= {"dtype": dtype} if dtype is not None else {}
-            paths = run(model, out, available=available, **whole)
+            paths = run(model, out, available=available, **({"dtype": dtype} if dtype else {}), **whole)
         for path in paths:
             watcher.say(str(path))
             found.append(path)
     if found:
-        _show(*tables(beside(found)))
+        _show(*beside.tables(beside.compare(found)))
 
 
 _GOES_WITH = {  # what nothing else heeds

@@ -50,7 +50,14 @@ def _by_examples(a: Score, b: Score) -> tuple[float, float, str] | None:
 
 
 def _by_seeds(a: Score, b: Score) -> tuple[float, float, str] | None:
-    if a.half is None or b.half is None or not a.half + b.half or a.average is None or b.average is None or min(a.repeats, b.repeats) < 2:
+    if (
+        a.half is None
+        or b.half is None
+        or not a.half + b.half
+        or a.average is None
+        or b.average is None
+        or min(a.repeats, b.repeats) < 2
+    ):
         return None
     errors = [one.half / critical_t(0.95, one.repeats - 1) for one in (a, b) if one.half is not None]
     p = welch((a.average, errors[0], a.repeats), (b.average, errors[1], b.repeats))

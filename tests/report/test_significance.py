@@ -245,7 +245,9 @@ def ablation(rng: Rng, variants: int, seeds: int, examples: int | None) -> str:
     shared = rng.normal(size=seeds)  # what a seed does to all variants
 
     def score(seed: int) -> float:
-        return 50 + 2 * shared[seed] + rng.normal() if examples is None else 100 / examples * rng.binomial(examples, 0.7)
+        return (
+            50 + 2 * shared[seed] + rng.normal() if examples is None else 100 / examples * rng.binomial(examples, 0.7)
+        )
 
     names = [BASELINE, *(f"v{n}" for n in range(1, variants))]
     by_variant = {name: {seed: score(seed) for seed in range(seeds)} for name in names}
