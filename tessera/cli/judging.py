@@ -48,14 +48,8 @@ def evaluate(
     """Measures a model on tasks, by name or of a recipe; finished trials and measurements are not repeated."""
     if list_:
         return _list(task, data)
-    asked = {"--recipe": recipe, "--task": task, "--mteb": mteb or benchmark}
-    ways = [way for way, one in asked.items() if one is not None]
-    if model is None or len(ways) != 1:
-        raise ValueError(
-            "evaluate: give a model folder and one of --task, --recipe and --mteb/--benchmark, e.g. "
-            "tessera evaluate runs/demo/merged/final --task sib200-probe --data FOLDER; --list shows the tasks"
-        )
-    _refuse_ignored(ways[0], {"--protocol": protocol, "--oracle": oracle, "--available": available, "--set": set_,
+    model, way = _way(model, {"--recipe": recipe, "--task": task, "--mteb": mteb or benchmark})
+    _refuse_ignored(way, {"--protocol": protocol, "--oracle": oracle, "--available": available, "--set": set_,
                               "--held-out": held_out, "--language": language, "--data": data})  # fmt: skip
     from tessera.report import compare as beside
 
@@ -70,8 +64,8 @@ def evaluate(
         else:
             from tessera.evaluation.mteb import run
 
-            whole |= {"tasks": mteb or (), "benchmark": benchmark, "languages": language, "data": data}
-            paths = run(model, out, available=available, **({"dtype": dtype} if dtype else {}), **whole)
+            whole |= {"tasks": mteb or (), "benchmark": benchmark, "languages": language, "data": data, "dtype": dtype}
+            paths = run(model, out, available=available, **whole)
         for path in paths:
             watcher.say(str(path))
             found.append(path)
@@ -88,6 +82,17 @@ _GOES_WITH = {  # what nothing else heeds
     "--language": ("--task", "--mteb"),
     "--data": ("--task", "--mteb"),
 }
+
+
+def _way(model: Path | None, asked: dict[str, Any]) -> tuple[Path, str]:
+    """The model, and by which of the options it is measured. Raises ValueError unless it is one."""
+    ways = [way for way, one in asked.items() if one is not None]
+    if model is None or len(ways) != 1:
+        raise ValueError(
+            "evaluate: give a model folder and one of --task, --recipe and --mteb/--benchmark, e.g. "
+            "tessera evaluate runs/demo/merged/final --task sib200-probe --data FOLDER; --list shows the tasks"
+        )
+    return model, ways[0]
 
 
 def _refuse_ignored(way: str, given: dict[str, Any]) -> None:

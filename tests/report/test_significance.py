@@ -221,9 +221,11 @@ def over_both_directions(rng: Rng) -> tuple[Made, Made]:
     return made[0], made[1]
 
 
-EVIDENCE = [over_examples, over_few_examples, over_right_and_wrong, over_translations, over_uneven_translations,
-            over_seeds, over_uneven_seeds, over_experiments, over_coarse_scores, over_languages, over_few_languages, over_many_languages,
-            over_both_directions]  # fmt: skip
+EVIDENCE = [
+    over_examples, over_few_examples, over_right_and_wrong, over_translations, over_uneven_translations,
+    over_seeds, over_uneven_seeds, over_experiments, over_coarse_scores, over_languages, over_few_languages,
+    over_many_languages, over_both_directions,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("draw", EVIDENCE)
