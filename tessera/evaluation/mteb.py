@@ -1,7 +1,7 @@
 """mteb's own tasks and protocol on a model folder, read by our encoder; on local data too.
 
     from tessera.evaluation.mteb import Model
-    mteb.evaluate(Model("runs/demo/merge/final"), mteb.get_tasks(["STSBenchmark"]))
+    mteb.evaluate(Model("runs/demo/merged/final"), mteb.get_tasks(["STSBenchmark"]))
 
 `run` does that for tasks or a whole benchmark and writes, for each task,
 
@@ -28,6 +28,7 @@ from tessera.evaluation.mteb_results import by_language, catch_predictions, half
 from tessera.evaluation.rows import download
 from tessera.files import digest, fingerprint, model_name
 from tessera.inference import sentence_folder
+from tessera.model.hf_files import find_model
 from tessera.plan.errors import did_you_mean
 from tessera.plan.result import Result, finished, hash_of, read, write
 from tessera.progress import Progress
@@ -61,7 +62,7 @@ def run(
     MissingData where data lacks some.
     """
     with _quiet():
-        mteb, out, folder = library(), Path(out), Path(model_folder)
+        mteb, out, folder = library(), Path(out), find_model(model_folder)
         chosen = choose(tasks, benchmark, languages, splits)
         ready, absent = localize(chosen, Path(data), available=available) if data is not None else (chosen, [])
         name = name or model_name(folder)

@@ -8,7 +8,7 @@ from torch import nn
 
 from tessera.data.shards import Shards
 from tessera.model import hub
-from tessera.model.hf_files import tokenizers_differ
+from tessera.model.hf_files import find_model, tokenizers_differ
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.model.resize import resize
 from tessera.model.transformers_model import TransformersConfig, TransformersMaskedLM
@@ -126,11 +126,13 @@ def _begin(
             model = drawn = MaskedLM(config, attention=backend)
             initialize(drawn, torch.Generator().manual_seed(recipe.seed))
         else:
-            _check_tokenizer(Path(other.from_), text.tokenizer, phase)
-            model = resize(hub.load(Path(other.from_), attention=backend), config, other.how)
+            folder = find_model(other.from_)
+            _check_tokenizer(folder, text.tokenizer, phase)
+            model = resize(hub.load(folder, attention=backend), config, other.how)
     elif is_folder(phase.from_):
-        _check_tokenizer(Path(phase.from_), text.tokenizer, phase)
-        model = hub.load_any(Path(phase.from_), attention=backend)
+        folder = find_model(phase.from_)
+        _check_tokenizer(folder, text.tokenizer, phase)
+        model = hub.load_any(folder, attention=backend)
         _check_vocabulary(model.config, text.tokenizer, phase.from_)
     else:
         parent = (run / phase.from_ / "final").resolve()
@@ -202,7 +204,7 @@ def check_tokenizers(recipe: Recipe, run: Path) -> None:
                 f"{phase.name} starts from {source}, whose embedding knows the tokens of its own tokenizer, but the "
                 f"recipe trains a new one. Set tokenizer.path: {source}; or {_MEANT}"
             )
-        _check_tokenizer(Path(source), Tokenizer.load(recipe.tokenizer.path), phase)
+        _check_tokenizer(find_model(source), Tokenizer.load(recipe.tokenizer.path), phase)
 
 
 _MEANT = "foreign_tokenizer: true in this phase, if the embedding is meant to learn other tokens"
