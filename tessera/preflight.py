@@ -56,11 +56,10 @@ def problems(recipe: Recipe, folder: Path, stages: Sequence[str]) -> list[str]:
 def _documents(recipe: Recipe) -> None:
     missing = []
     for source in recipe.corpus.sources:
-        if "://" not in source.path.removeprefix("file://"):  # elsewhere, it is listed when it is read
-            try:
-                storage.files(source)
-            except ValueError as error:
-                missing.append(str(error))
+        try:
+            storage.files(source)  # elsewhere too: its file system remembers the list for when it is read
+        except (ValueError, ImportError, OSError) as error:
+            missing.append(str(error))
     if missing:
         raise ValueError("\n".join(missing))
     _library("daft", f"preparing text needs Daft; {pip_line('prepare')}")

@@ -27,7 +27,7 @@ from torch import Tensor
 from tessera.corpus import documents
 from tessera.export.graph import To, drafted, length_of, need, pooled, quiet, write_graph
 from tessera.export.model_card import card
-from tessera.files import write_json
+from tessera.files import refuse_taken, write_json
 from tessera.inference import sentence_folder as folders
 from tessera.inference.engine import Vectors, rows
 from tessera.inference.nearest import nearest, unit
@@ -113,6 +113,7 @@ def quantize(
         raise ValueError(f"min_cosine is {min_cosine}, max_drop {max_drop}; give a cosine up to 1 and points from 0 up")
     if weights_only and to == "onnx":
         raise ValueError("weights_only is for openvino; ONNX Runtime reads activations in int8 as they come")
+    refuse_taken(Path(target))
     calibrating, measuring = _halved(texts, seed)
     pipeline, inside = _read(folder)
     model, tokenizer = hub.load_own_encoder(inside, "cpu", drop_head=drop_head).eval(), Tokenizer.load(inside)

@@ -165,20 +165,28 @@ def _output(name: str | Path) -> Path:
     out = Path(name)
     if out.suffix not in (".parquet", ".npy"):
         raise ValueError(f"{out}: unknown kind of output; name it .parquet or .npy")
+    _written_before(out)
     return out
 
 
-def _is_finished(out: Path, settings: Settings, say: Say) -> bool:
-    """Raises FileExistsError where `out` is there and is something else."""
+def _written_before(out: Path) -> Settings:
+    """With what settings `out` was written; raises FileExistsError where it is there and is something else."""
     if not out.exists():
-        return False
+        return {}
     try:
         described = pa.parquet.read_schema(out if out.suffix == ".parquet" else _ids_of(out))
         before = json.loads((described.metadata or {})[_METADATA])
-    except (OSError, KeyError, ValueError, pa.ArrowException):
+        return {**before}
+    except (OSError, KeyError, ValueError, TypeError, RecursionError, pa.ArrowException):
         raise FileExistsError(
             f"{out}: there already, and not by this command; remove it, or choose another name"
         ) from None
+
+
+def _is_finished(out: Path, settings: Settings, say: Say) -> bool:
+    """Raises FileExistsError where `out` is there with other settings."""
+    if not (before := _written_before(out)):
+        return False
     if named := _different(before, settings):
         raise FileExistsError(f"{out}: there already, with another {named}; remove it, or choose another name")
     say(f"{out}: there already, with these settings")
