@@ -86,7 +86,12 @@ def parity(folder: str | Path, *, seed: int = 0, on_progress: Progress = silent,
     model = hub.load(folder).eval() if head else hub.load_own_encoder(folder).eval()
     encoder = model.encoder if isinstance(model, MaskedLM) else model
     if not head:
-        say("the folder holds no masked-language-model head: hidden states only")
+        own = hub.task_weights(folder)
+        say(
+            f"its head ({own[0]}, {len(own)} weights) is that of a task, and left out: hidden states only"
+            if own
+            else "the folder holds no masked-language-model head: hidden states only"
+        )
     tokens, starts = _documents(encoder.config, seed)
     settings = list(_settings(say))
     rows: list[Row] = []

@@ -167,7 +167,14 @@ def open_weights(folder: Path, files: ExitStack) -> dict[str, StoredWeight]:
         shards = [_inside(folder, name, index) for name in sorted(names)]
     found: dict[str, StoredWeight] = {}
     for path in shards:
+        if not path.is_file() and path.name != _SINGLE:
+            lacking = sum(not shard.is_file() for shard in shards)
+            raise ValueError(
+                f"{path} is missing, though {_INDEX} names it ({lacking} of {len(shards)} files are missing): copy or "
+                "download them again"
+            )
         if not path.is_file():
+            _refuse_variant(folder)
             _refuse_pickle(folder)
             raise ValueError(f"{path} is missing")
         checksums.check(path)
@@ -210,12 +217,24 @@ def refuse_adapter(folder: Path) -> None:
         )
 
 
+def _refuse_variant(folder: Path) -> None:
+    """Raises ValueError where the weights of a folder have another name, as those of a variant."""
+    others = sorted(path.name for path in folder.glob("*.safetensors*") if path.is_file())
+    if others:
+        index = next((name for name in others if name.endswith(".json")), None)
+        new = _SINGLE if index is None else _INDEX
+        raise ValueError(
+            f"{folder}: {_SINGLE} is missing, and {some(others)} have names that are not looked for. A variant (fp16 "
+            f"...) is read under the usual name: rename {index or others[0]} to {new}"
+        )
+
+
 def _refuse_pickle(folder: Path) -> None:
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES) if folder.is_dir() else []
     if not pickles:
         return
     how = "to model.safetensors with what wrote it"
-    if pickles[0] == "pytorch_model.bin":  # the only one that transformers finds by itself
+    if pickles[0] == "pytorch_model.bin" or (folder / "pytorch_model.bin.index.json").is_file():  # transformers' names
         kind = next(iter(read_as(ModelConfig, folder / "config.json").architectures or ["AutoModel"]))[:SHOWN]
         how = (
             f"once; in Python:\n  from transformers import {kind}\n"

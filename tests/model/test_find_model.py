@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_encoder import write_model
 
 from tessera.inference.encoder import Encoder
 from tessera.inference.parity import parity
@@ -13,7 +14,6 @@ from tessera.inference.sentence_folder import local
 from tessera.model import hub
 from tessera.model.hf_files import find_model
 from tessera.train.merge_models import merge_folders
-from tests.small_encoder import write_model
 
 
 def run_of(folder: Path, *stages: str, last: str = "checkpoint-40") -> Path:
