@@ -20,7 +20,7 @@ from typing import Any
 from tessera import checksums, lock
 
 LOCK = ".lock"  # within a folder that one process at a time works in
-_OURS = re.compile(r"\..+\.(writing|removing|writing\.mode)")  # what a kill leaves of the functions below
+_OURS = re.compile(r"\..+\.(writing|removing|writing\.mode|new)")  # what a kill leaves of the functions below
 _OF_MANY = re.compile(r"\..+\.[0-9a-f]{16}\.writing")
 _A_DAY = 86_400  # seconds after which a draft of one process among many is nobody's
 

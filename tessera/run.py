@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tessera import checksums, lock, preflight
-from tessera.corpus import prepare
+from tessera.corpus import losses, prepare
 from tessera.data.shards import Shards, verify
 from tessera.evaluation.evaluate import evaluate_recipe
 from tessera.files import LOCK, atomic_folder, remove_leftovers, write_json, write_text
@@ -171,8 +171,9 @@ def _about_vocabulary(recipe: Recipe, found: int) -> str | None:
 def _shards(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     if (folder / "shards").exists():
         return
+    read = _read(recipe, folder, Silent())
     report = prepare.encode(
-        _read(recipe, folder, Silent()),
+        read,
         Tokenizer.load(folder / "tokenizer"),
         folder / "shards",
         library=recipe.machine.tokenize,
@@ -182,6 +183,8 @@ def _shards(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     for store in ("train", "held_out"):
         total = report.total(store)
         watcher.say(f"{store}: {total['documents']:,} documents, {total['tokens']:,} tokens, {total['bytes']:,} bytes")
+    if (lost := losses.lost_since(read.files, report.languages, report.skipped)) is not None:
+        watcher.warn(lost)
     if without := sorted(code for code, stores in report.languages.items() if "held_out" not in stores):
         watcher.warn(
             f"held_out: nothing of {some(without, 10)}, which have too few documents (corpus.held_out.min_documents, "
