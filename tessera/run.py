@@ -73,6 +73,11 @@ def run(
                 _open(recipe, folder, accept_changes, watcher)
             for stage in stages:
                 if stage == "train":
+                    asked, recipe = recipe, _settled(recipe, folder)
+                    if world.leads and asked != recipe:
+                        _write_recipe(recipe, folder)
+                        for line in changes(science(asked), science(recipe)):
+                            watcher.say(f"as the text allows: {line}")
                     _train(recipe, folder, world, watcher)
                 elif world.leads:
                     _ALONE[stage](recipe, folder, watcher)
@@ -87,9 +92,10 @@ def _open(recipe: Recipe, folder: Path, accept_changes: bool, watcher: Watcher) 
     check_tokenizers(recipe, folder)
     path = folder / "recipe.yaml"
     others = [inside for inside in folder.iterdir() if inside not in (path, folder / LOCK)]
+    recipe = _settled(recipe, folder)
     if path.exists() and others:  # alone, nothing was made of it yet
         checksums.check_text(path)
-        differing = changes(science(load(path)), science(recipe))
+        differing = changes(science(_settled(load(path), folder)), science(recipe))
         if differing and not accept_changes:
             raise RunError(
                 f"{folder} holds a run of another recipe; these differ (before -> now):\n  "
@@ -104,7 +110,18 @@ def _open(recipe: Recipe, folder: Path, accept_changes: bool, watcher: Watcher) 
             f"{folder} is not empty and holds no recipe.yaml, so it is not a run; give another folder (--out)"
         )
     remove_leftovers(folder)
-    write_text(path, checksums.sealed_text(dump(recipe)))
+    _write_recipe(recipe, folder)
+
+
+def _write_recipe(recipe: Recipe, folder: Path) -> None:
+    write_text(folder / "recipe.yaml", checksums.sealed_text(dump(recipe)))
+
+
+def _settled(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with numbers in place of `tokens: auto`, where there is text to settle them by."""
+    if not any(phase.auto for phase in recipe.phases) or not (folder / "shards").exists():
+        return recipe
+    return fit.settled(recipe, Shards.open(folder / "shards" / "train").buckets)
 
 
 def documents_of(folder: str | Path) -> prepare.IngestedCorpus:

@@ -22,11 +22,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tessera import lock
 from tessera.evaluation.mteb_data import Absent, compare_counts, localize
 from tessera.evaluation.mteb_model import Model, library
 from tessera.evaluation.mteb_results import by_language, catch_predictions, half_widths, outcomes
 from tessera.evaluation.rows import download
-from tessera.files import digest, fingerprint, model_name
+from tessera.files import LOCK, digest, fingerprint, model_name
 from tessera.inference import sentence_folder
 from tessera.model.hf_files import find_model
 from tessera.plan.errors import did_you_mean
@@ -59,7 +60,7 @@ def run(
     how                pooling, max_length, dtype, device: as for Model
 
     For a whole benchmark a last file holds its averages. Raises ValueError for names that mteb does not know,
-    MissingData where data lacks some.
+    MissingData where data lacks some, lock.AtWork where another process measures this model on this task.
     """
     with _quiet():
         mteb, out, folder = library(), Path(out), find_model(model_folder)
@@ -77,9 +78,11 @@ def run(
             protocol = {**_protocol(task, lacking, how), "pipeline": pipeline.fingerprint()}
             path = out / f"{name}.{task.metadata.name}.json"
             files.append(path)
-            if not finished(path, {"fingerprint": weights, "protocol_hash": hash_of(protocol)}):
-                model = model or Model(folder, name=name, on_progress=on_progress, **how)
-                _run_one(mteb, task, model, path, {"model": name, "protocol": protocol, "fingerprint": weights})
+            said = f"{name} on {task.metadata.name} in {out}"
+            with lock.hold(out / f".{name}.{task.metadata.name}{LOCK}", said):
+                if not finished(path, {"fingerprint": weights, "protocol_hash": hash_of(protocol)}):
+                    model = model or Model(folder, name=name, on_progress=on_progress, **how)
+                    _run_one(mteb, task, model, path, {"model": name, "protocol": protocol, "fingerprint": weights})
         if benchmark is not None and not (absent or languages or splits or tasks):
             files.append(_whole_benchmark(benchmark, name, files))
         return files

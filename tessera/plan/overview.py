@@ -2,10 +2,10 @@
 
 import glob
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tessera.plan import cost, schedule
+from tessera.plan import cost, fit, schedule
 from tessera.plan.architecture import EncoderConfig, parameters
 from tessera.plan.corpus import Bucket
 from tessera.plan.errors import some
@@ -102,6 +102,9 @@ def overview(
     phases = []
     for phase in recipe.phases:
         text = text_of(recipe, phase, inventory) if inventory is not None else None
+        if phase.auto and text is not None:
+            fitted = fit.settled_phase(text.phase, text.buckets, text.available)
+            phase, text = fitted.model_copy(update={"mixture": phase.mixture}), replace(text, phase=fitted)
         planned, warned = _phase(recipe, phase, text, config, machine, warn_epochs)
         phases.append(planned)
         warnings += warned
