@@ -22,6 +22,7 @@ from tessera.plan.errors import some
 from tessera.plan.fields import is_folder
 from tessera.plan.loading import changes, dump, load, science
 from tessera.plan.recipe import Recipe
+from tessera.plan.token_counts import Inventory
 from tessera.progress import Silent, Watcher
 from tessera.report import summarize, write_report
 from tessera.tokenizer.sample import sample
@@ -121,7 +122,8 @@ def _settled(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with numbers in place of `tokens: auto`, where there is text to settle them by."""
     if not any(phase.auto for phase in recipe.phases) or not (folder / "shards").exists():
         return recipe
-    return fit.settled(recipe, Shards.open(folder / "shards" / "train").buckets)
+    shards = Shards.open(folder / "shards" / "train")
+    return fit.settled(recipe, Inventory(buckets=tuple(shards.buckets), origin=str(shards.folder)))
 
 
 def documents_of(folder: str | Path) -> prepare.IngestedCorpus:

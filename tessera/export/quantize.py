@@ -113,9 +113,8 @@ def quantize(
         raise ValueError(f"min_cosine is {min_cosine}, max_drop {max_drop}; give a cosine up to 1 and points from 0 up")
     if weights_only and to == "onnx":
         raise ValueError("weights_only is for openvino; ONNX Runtime reads activations in int8 as they come")
-    refuse_taken(Path(target))
     calibrating, measuring = _halved(texts, seed)
-    pipeline, inside = _read(folder)
+    pipeline, inside = _read(folder, target)
     model, tokenizer = hub.load_own_encoder(inside, "cpu", drop_head=drop_head).eval(), Tokenizer.load(inside)
     longest = length_of(pipeline, model)
     cut = min(max_length, longest)
@@ -143,7 +142,8 @@ def quantize(
     return measured
 
 
-def _read(folder: str | Path) -> tuple[folders.Pipeline, Path]:
+def _read(folder: str | Path, target: str | Path) -> tuple[folders.Pipeline, Path]:
+    refuse_taken(Path(target))
     pipeline, inside = folders.read(folders.local(folder))
     if not hub.is_ours(inside):
         raise ValueError(f"{inside / 'config.json'}: int8 takes EuroBERT and ModernBERT models")

@@ -11,6 +11,7 @@ from tessera.plan.corpus import Bucket
 from tessera.plan.fields import show_tokens
 from tessera.plan.mixture import TooLittleTextError, mixture_of
 from tessera.plan.recipe import Phase, Recipe
+from tessera.plan.token_counts import Inventory, text_of
 
 _LENGTHS = (
     ("tokens",),
@@ -59,13 +60,19 @@ def fitting(phase: Phase, buckets: Sequence[Bucket]) -> Phase | None:
     return None
 
 
-def settled(recipe: Recipe, buckets: Sequence[Bucket]) -> Recipe:
+def settled(recipe: Recipe, inventory: Inventory) -> Recipe:
     """The recipe with numbers in place of each `tokens: auto`; see `settled_phase`. Raises ValueError naming the phase.
 
     They depend on the text alone, so every process and every start comes to the same.
     """
-    phases = tuple(settled_phase(phase, buckets) if phase.auto else phase for phase in recipe.phases)
-    return recipe.model_copy(update={"phases": phases})
+    phases = []
+    for phase in recipe.phases:
+        if phase.auto:
+            text = text_of(recipe, phase, inventory)
+            found = settled_phase(text.phase, text.buckets, text.available)
+            phase = found.model_copy(update={"mixture": phase.mixture})  # which a table of counts may have narrowed
+        phases.append(phase)
+    return recipe.model_copy(update={"phases": tuple(phases)})
 
 
 def settled_phase(phase: Phase, buckets: Sequence[Bucket], available: Sequence[float] | None = None) -> Phase:

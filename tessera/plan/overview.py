@@ -2,10 +2,10 @@
 
 import glob
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from tessera.plan import cost, fit, schedule
+from tessera.plan import cost, schedule
 from tessera.plan.architecture import EncoderConfig, parameters
 from tessera.plan.corpus import Bucket
 from tessera.plan.errors import some
@@ -92,7 +92,8 @@ def overview(
     machine      the GPUs that hours and memory are stated for
     warn_epochs  a language that is read more often in one phase is warned of
 
-    Raises ValueError where a mixture does not fit the text, naming the phase, or the machine is not known.
+    Raises ValueError where a mixture does not fit the text, naming the phase, where a phase is still to be settled by
+    text (plan/fit.py), or the machine is not known.
     """
     machine = machine or Machine()
     if machine.gpus < 1:
@@ -102,9 +103,6 @@ def overview(
     phases = []
     for phase in recipe.phases:
         text = text_of(recipe, phase, inventory) if inventory is not None else None
-        if phase.auto and text is not None:
-            fitted = fit.settled_phase(text.phase, text.buckets, text.available)
-            phase, text = fitted.model_copy(update={"mixture": phase.mixture}), replace(text, phase=fitted)
         planned, warned = _phase(recipe, phase, text, config, machine, warn_epochs)
         phases.append(planned)
         warnings += warned
@@ -151,7 +149,7 @@ def _phase(
     warn_epochs: float,
 ) -> tuple[PhasePlan, list[str]]:
     languages: tuple[LanguagePlan, ...] = ()
-    length, warnings = None, []
+    last, length, warnings = schedule.total_steps(phase) - 1, None, []
     if text is not None:
         try:
             shares = mixture_of(text.phase, text.buckets, text.available)
@@ -161,7 +159,6 @@ def _phase(
         length = _mean_length(phase, text.buckets, shares.mean())
         warnings = [*text.warnings, *_warnings(phase, languages, warn_epochs)]
     flops = cost.phase_flops(config, phase, length or phase.context) if config is not None else None
-    last = schedule.total_steps(phase) - 1
     planned = PhasePlan(
         name=phase.name,
         from_=phase.from_,

@@ -142,6 +142,11 @@ def test_auto_is_settled_when_the_text_is_there_and_written_down(recipe_file, tm
     asked = {f"phases.{name}.{key}": value for name in ("pretrain", "decay-a") for key, value in
              {"tokens": "auto", "mixture.max_epochs": "0.5"}.items()}  # fmt: skip
     recipe, folder = load(recipe_file, asked), tmp_path / "run"
+    words = ["plan", str(recipe_file), *(f"--set={key}={value}" for key, value in asked.items())]
+    assert "tokens is auto, which needs text to count" in str(CliRunner().invoke(cli.app, words).exception)
+    (tmp_path / "counts.csv").write_text("language,tokens\neng_Latn,10000\n")
+    shown = CliRunner().invoke(cli.app, [*words, "--json", f"--counts={tmp_path / 'counts.csv'}"])
+    assert next(phase["tokens"] for phase in json.loads(shown.output)["phases"]) == 5_000  # half an epoch
     run(recipe, folder, until="shards")
     assert load(folder / "recipe.yaml") == recipe
     words = ["plan", str(recipe_file), "--out", str(folder), "--json"]
