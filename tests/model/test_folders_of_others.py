@@ -16,8 +16,9 @@ from small_encoder import small_model, write_model
 from test_transformers_model import build as build_foreign
 from typer.testing import CliRunner
 
-from tessera import Encoder
+from tessera import Encoder, checksums
 from tessera.cli import app
+from tessera.files import fingerprint
 from tessera.inference.parity import parity
 from tessera.json_files import read_as
 from tessera.model import hub
@@ -497,3 +498,15 @@ def test_weights_of_other_names_are_named_with_what_to_do(what: str, models: Pat
         (folder / old).rename(folder / new)
     with pytest.raises(ValueError, match=said):
         hub.load(folder)
+
+
+def test_a_tokenizer_of_the_same_size_that_replaced_another_is_noticed_by_the_manifest(models: Path) -> None:
+    folder = models / "mmbert"
+    checksums.seal(folder)
+    whole = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    swapped = whole.replace('"e":', '"??":').replace('"h":', '"e":').replace('"??":', '"h":')
+    assert swapped != whole
+    (folder / "tokenizer.json").write_text(swapped, encoding="utf-8")
+    for read in (Encoder.from_pretrained, Tokenizer.load, fingerprint):  # embed, encode; all; evaluate
+        with pytest.raises(checksums.Damaged, match=r"tokenizer\.json: its bytes have changed since it was written"):
+            read(folder)
