@@ -12,6 +12,7 @@ In reading order:
 
 import errno
 import io
+import logging
 import os
 import shutil
 import sys
@@ -23,7 +24,7 @@ from tessera import signals
 from tessera.cli import ablating, judging, making, using
 from tessera.cli.app import app
 from tessera.files import no_room
-from tessera.terminal import Terminal
+from tessera.terminal import HarmlessLog, Terminal
 
 __all__ = ["ablating", "app", "judging", "main", "making", "using"]
 
@@ -33,6 +34,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a pipe on Windows is cp1252, which lacks most of the world's letters
         if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    if logging.lastResort is not None:  # which writes warnings to stderr where nobody has said where they go
+        logging.lastResort.setFormatter(HarmlessLog())
     with signals.listening():
         try:
             app()

@@ -20,6 +20,7 @@ from tessera.evaluation.rows import DataError
 from tessera.files import LOCK, digest, fingerprint, model_name, remove_leftovers
 from tessera.json_files import read_json
 from tessera.model import hub
+from tessera.model.hf_files import find_model
 from tessera.model.precision import compute_dtype, find_device
 from tessera.plan.errors import did_you_mean
 from tessera.plan.evaluation import Evaluation
@@ -65,7 +66,7 @@ def evaluate(
     ValueError where there is a choice but nothing to choose by. Raises lock.AtWork where another process measures this
     model on a task.
     """
-    folder, machine = Path(model_folder), machine or Machine()
+    folder, machine = find_model(model_folder), machine or Machine()
     report, model = on_progress or silent, name or model_name(folder)
     chosen = [
         (_only(task, languages, place := _place(task, data)), how, place)

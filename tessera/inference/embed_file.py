@@ -20,6 +20,7 @@ from tessera.inference.encoder import Encoder
 from tessera.inference.engine import EncodeOptions
 from tessera.inference.text_files import TextReader, text_files
 from tessera.progress import Progress, Say, silent
+from tessera.signals import Stopped
 
 PART_ROWS = 4_096
 _SETTINGS = "settings.json"
@@ -72,12 +73,12 @@ def embed_file(
     for a vector too large for `output`, naming its text; FileExistsError where `out` is something else; and
     lock.AtWork where another process writes it.
     """
-    out = _output(out)
+    out, model = _output(out), folders.local(model)
     files = text_files(str(source), text, id)
     with lock.hold(out.with_name(f".{out.name}{LOCK}"), str(out)):
         encoder = Encoder.from_pretrained(model, device=device, dtype=dtype, threads=threads, drop_head=drop_head)
         how = encoder.how(**options)
-        settings: Settings = {"model": folders.content_hash(folders.local(model)), "input": [f.stamp for f in files]}
+        settings: Settings = {"model": folders.content_hash(model), "input": [f.stamp for f in files]}
         settings |= {"text": text, "id": id, "skip_bad": skip_bad, "output": output}
         settings |= {**_settings(encoder, how), "part_rows": part_rows}
         if _is_finished(out, settings, say):
@@ -131,7 +132,7 @@ def _embed(
                 cut += sum(counts)
             done += len(texts)
             on_progress(done, found.rows, "embedding")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         say(f"stopped after {done:,} of {found.rows:,} texts, which are kept in {parts}; the same command goes on")
         raise
     if cut:
@@ -164,20 +165,28 @@ def _output(name: str | Path) -> Path:
     out = Path(name)
     if out.suffix not in (".parquet", ".npy"):
         raise ValueError(f"{out}: unknown kind of output; name it .parquet or .npy")
+    _written_before(out)
     return out
 
 
-def _is_finished(out: Path, settings: Settings, say: Say) -> bool:
-    """Raises FileExistsError where `out` is there and is something else."""
+def _written_before(out: Path) -> Settings:
+    """With what settings `out` was written; raises FileExistsError where it is there and is something else."""
     if not out.exists():
-        return False
+        return {}
     try:
         described = pa.parquet.read_schema(out if out.suffix == ".parquet" else _ids_of(out))
         before = json.loads((described.metadata or {})[_METADATA])
-    except (OSError, KeyError, ValueError, pa.ArrowException):
+        return {**before}
+    except (OSError, KeyError, ValueError, TypeError, RecursionError, pa.ArrowException):
         raise FileExistsError(
             f"{out}: there already, and not by this command; remove it, or choose another name"
         ) from None
+
+
+def _is_finished(out: Path, settings: Settings, say: Say) -> bool:
+    """Raises FileExistsError where `out` is there with other settings."""
+    if not (before := _written_before(out)):
+        return False
     if named := _different(before, settings):
         raise FileExistsError(f"{out}: there already, with another {named}; remove it, or choose another name")
     say(f"{out}: there already, with these settings")

@@ -28,6 +28,7 @@ import torch
 from tessera.inference.sentence_folder import tokenizer_length
 from tessera.inference.tokenize import check_vocabulary
 from tessera.model import hub
+from tessera.model.hf_files import find_model
 from tessera.model.packed import packed
 from tessera.model.precision import compute_dtype, find_device
 from tessera.model.task_heads import TaskModel
@@ -72,7 +73,7 @@ class Predictor:
         max_length  tokens of a document; None: as tokenizer_config.json says, else as many as the model has positions
         Raises ValueError naming the file and what in it is missing, broken or not known here.
         """
-        folder = Path(folder)
+        folder = find_model(folder)
         return cls.of(
             hub.load_task(folder, attention),
             Tokenizer.load(folder),
