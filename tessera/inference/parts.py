@@ -1,4 +1,4 @@
-"""Checkpointed batch inference over files: results in parts, each written whole, so that an interrupted command goes on.
+"""Checkpointed batch inference over files: results in parts, each whole, so that an interrupted command goes on.
 
 Rows are computed some thousand at a time. What comes of them is a part, a parquet file with a checksum in a folder
 beside the output; a restart computes the parts that are missing. Where parts lie depends on the rows alone, so an

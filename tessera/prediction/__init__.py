@@ -3,6 +3,8 @@
 In reading order:
 
     predictor.py    class Predictor: any folder with a head, ours or of transformers, on packed weights
+    predict_file.py  a file of rows into a file of predictions, through interruptions
+    prediction_files.py  the columns of JSON lines, CSV and parquet
     requests.py     rows of a user as examples, long texts in windows
     answers.py      logits as probabilities, entities with offsets, answers
     features.py     examples of a task as documents of tokens, with targets; logits as answers

@@ -184,7 +184,9 @@ class Predictor:
 
     def _stream(self, rows: Iterable[Row], long: str, max_tokens: int, on_progress: Progress) -> Iterator[Prediction]:
         total, done = len(rows) if isinstance(rows, Sequence) else 0, 0
-        for some in _together(request(row, number, self.kind, self.reader.tokenizer) for number, row in enumerate(rows)):
+        for some in _together(
+            request(row, number, self.kind, self.reader.tokenizer) for number, row in enumerate(rows)
+        ):
 
             def report(part: int, of: int, what: str, done: int = done, size: int = len(some)) -> None:
                 on_progress(done + size * part // max(of, 1), total, what)

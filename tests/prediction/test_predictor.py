@@ -8,33 +8,12 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from task_models import TEXTS, bert, named
 
 from tessera.model import transformers_model
 from tessera.prediction import answers, words
 from tessera.prediction.predictor import Predictor
 from tessera.tokenizer.tokenizer import Tokenizer
-
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-TOKENS = [*SPECIAL, "the", "river", "bread", "cloud", "night", "##s", "of", ",", "."]
-TEXTS = ["the river of bread", "clouds", "rivers, nights of the clouds.", "", "the bread of bread, the nights"]
-SHAPE = {
-    "vocab_size": len(TOKENS), "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "intermediate_size": 36, "max_position_embeddings": 40, "pad_token_id": 0,
-}  # fmt: skip
-
-
-def bert(place, head, **config):
-    """A random BERT with the head of a task and a tokenizer, as transformers writes it."""
-    torch.manual_seed(0)
-    model = getattr(transformers, head)(transformers.BertConfig(**SHAPE, **config)).eval()
-    for weight in model.parameters():
-        torch.nn.init.normal_(weight, 0.0, 0.3)
-    with transformers_model.quietly():
-        model.save_pretrained(place)
-    transformers.BertTokenizer(vocab={token: n for n, token in enumerate(TOKENS)}, model_max_length=32).save_pretrained(
-        place
-    )
-    return place
 
 
 def pipeline(task, folder, **more):
@@ -46,7 +25,7 @@ def predictor(folder):
     return Predictor.from_pretrained(folder, device="cpu", dtype="float32")
 
 
-NAMES = {"id2label": {0: "water", 1: "food", 2: "sky"}, "label2id": {"water": 0, "food": 1, "sky": 2}}
+NAMES = named("water", "food", "sky")
 PAIRS = [("the river", "bread of the cloud"), ("", "night"), ("clouds, rivers", "the")]
 
 
