@@ -4,6 +4,7 @@ In reading order:
 
     predictor.py    class Predictor: any folder with a head, ours or of transformers, on packed weights
     predict_file.py  a file of rows into a file of predictions, through interruptions
+    roles.py        which columns of a table hold what the model reads
     prediction_files.py  the columns of JSON lines, CSV and parquet
     requests.py     rows of a user as examples, long texts in windows
     answers.py      logits as probabilities, entities with offsets, answers

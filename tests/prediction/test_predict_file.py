@@ -214,7 +214,8 @@ def test_thresholds_and_the_highest_scores(model, due, tmp_path):
 
 KINDS = {
     "multilabel": ("BertForSequenceClassification", {"problem_type": "multi_label_classification", **named("=a", "b")},
-                   [{"text": "the river"}, {"text": "bread"}], ["labels", "windows", "truncated", "score:=a", "score:b"]),
+                   [{"text": "the river"}, {"text": "bread"}],
+                   ["labels", "windows", "truncated", "score:=a", "score:b"]),
     "regress": ("BertForSequenceClassification", {"problem_type": "regression", "num_labels": 1},
                 [{"text": "the river"}, {"text": "bread"}], ["score", "windows", "truncated"]),
     "rerank": ("BertForSequenceClassification", {"num_labels": 1, "sentence_transformers": {"version": "5.0.0"}},
@@ -293,4 +294,4 @@ def test_the_verb(model, tmp_path):
     done = CliRunner().invoke(app, [*command, "--dtype", "float32"])
     assert done.exit_code == 0, done.output
     with (tmp_path / "out.csv").open(newline="") as file:
-        assert [row["other"] for row in csv.DictReader(file)] == ["0", "1", "2"]
+        assert [row["id"] for row in csv.DictReader(file)] == ["0", "1", "2"]
