@@ -137,7 +137,7 @@ def _get(name: str) -> Cell:
 def _scores(task: TaskConfig, top: int | None, begin: int) -> list[tuple[str, pa.DataType, Cell]]:
     """The probability of each label, or the highest: from the `begin`-th on."""
     if top is None:
-        return [(f"score:{name}", pa.float64(), lambda found, name=name: found["scores"][name]) for name in task.labels]
+        return [(f"score:{name}", pa.float64(), _score(name)) for name in task.labels]
     found: list[tuple[str, pa.DataType, Cell]] = []
     for place in range(begin, min(top, len(task.labels)) + 1):
         found.append((f"label_{place}", pa.string(), _nth(place - 1, 0)))
@@ -147,3 +147,7 @@ def _scores(task: TaskConfig, top: int | None, begin: int) -> list[tuple[str, pa
 
 def _nth(place: int, side: int) -> Cell:
     return lambda found: list(found["scores"].items())[place][side]
+
+
+def _score(label: str) -> Cell:
+    return lambda found: found["scores"][label]
