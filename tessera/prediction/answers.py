@@ -181,4 +181,4 @@ def names(found: Prediction) -> list[str]:
         return [f"option {found['choice']}"]
     if "answer" in found:
         return ["answer" if found["answer"] else "(none)"]
-    return [one["label"] for one in found.get("entities", found.get("tags", ()))]
+    return [one["label"] for one in (found["entities"] if "entities" in found else found.get("tags", []))]
