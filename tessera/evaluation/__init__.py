@@ -9,6 +9,7 @@ In reading order:
     load_retrieval.py  queries, documents and grades of a retrieval task
     trial.py           one trial: a file that is never written twice; the kinds with a head
     retrieve.py        retrieval as a kind of trial: documents ranked for each query, nDCG, MRR, recall
+    about.py           warnings about the data of a result: answers out of reach, languages without training rows ...
     groups.py          the data of a sweep by what is trained together, test sets without their labels
     sweep.py           all settings with every seed, the best chosen on validation, then the test set
     frozen.py          tasks that train no encoder: bitext mining, probes

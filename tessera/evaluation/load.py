@@ -7,7 +7,7 @@ search(task, "test", "de", Path("data"))         queries and documents of a retr
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from tessera.evaluation import rows
 from tessera.evaluation.rows import DataError
 from tessera.finetune.columns import Row, UnknownLabel
 from tessera.finetune.labels import in_order, is_number, yaml_line
+from tessera.plan.errors import some
 from tessera.plan.task import SplitName, Task
 from tessera.plan.task_data import Column, Data, in_language
 
@@ -129,11 +130,30 @@ def languages(task: Task, folder: Path | None = None) -> tuple[str, ...]:
     if folder is None:
         raise DataError(f"task {task.name}: its languages are those in your folder; give it (--data FOLDER)")
     found = _languages(task, "test", folder)
-    if task.train == "own":
-        found &= _languages(task, "train", folder)
     if not found:
         raise rows.missing(task.data, task.name, name_of(task, "test"), folder)
-    return tuple(sorted(found))
+    lacking = without_training(task, folder)
+    if found <= lacking:
+        raise DataError(f"task {task.name}: {untrained(task, lacking)}")
+    return tuple(sorted(found - lacking))
+
+
+def without_training(task: Task, folder: Path | None = None) -> set[str]:
+    """The languages with files to test on, but none to train on, where each is trained by itself: `languages` has not.
+
+    None where the task names its languages: a file that lacks is an error then.
+    """
+    if task.languages != "all" or task.train != "own" or folder is None or not task.by_language("train"):
+        return set()
+    return _languages(task, "test", folder) - _languages(task, "train", folder)
+
+
+def untrained(task: Task, lacking: Collection[str]) -> str:
+    """In words, that languages have nothing to train on, and the ways out."""
+    return (
+        f"{some(sorted(lacking))}: test rows, but none to train on, and `train: own` trains each language by itself; "
+        f"add {name_of(task, 'train')!r} rows, or say train: all, or the language to train on"
+    )
 
 
 def _languages(task: Task, split: SplitName, folder: Path) -> set[str]:
