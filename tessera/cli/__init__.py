@@ -7,6 +7,7 @@ In reading order:
     making.py    run, prepare, train, plan, merge, tokenizer
     judging.py   evaluate, compare, report, parity, doctor
     using.py     embed, export, quantize
+    asking.py    predict, index, search
     ablating.py  ablate: the verb
 """
 
@@ -21,12 +22,12 @@ from pathlib import Path
 from rich.text import Text
 
 from tessera import signals
-from tessera.cli import ablating, judging, making, using
+from tessera.cli import ablating, asking, judging, making, using
 from tessera.cli.app import app
 from tessera.files import no_room
 from tessera.terminal import HarmlessLog, Terminal
 
-__all__ = ["ablating", "app", "judging", "main", "making", "using"]
+__all__ = ["ablating", "app", "asking", "judging", "main", "making", "using"]
 
 
 def main() -> None:

@@ -3,6 +3,10 @@
 In reading order:
 
     predictor.py    class Predictor: any folder with a head, ours or of transformers, on packed weights
+    predict_file.py  a file of rows into a file of predictions, through interruptions
+    roles.py        which columns of a table hold what the model reads
+    prediction_files.py  the columns of JSON lines, CSV and parquet
+    rerank.py       hits of a search in the order of a cross-encoder
     requests.py     rows of a user as examples, long texts in windows
     answers.py      logits as probabilities, entities with offsets, answers
     features.py     examples of a task as documents of tokens, with targets; logits as answers
