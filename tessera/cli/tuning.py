@@ -66,7 +66,8 @@ def finetune(
         train_languages=tuple(train_language or ()),
         skip_bad=skip_bad,
     )
-    changes = {"epochs": epochs, "steps": steps, "batch_size": batch, "patience": patience, "max_length": max_length}
+    changes: dict[str, Any] = {"epochs": epochs, "steps": steps, "batch_size": batch, "patience": patience}
+    changes |= {"max_length": max_length}
     changes |= {"learning_rates": _rates(rates), "seeds": None if seeds is None else tuple(range(seeds))}
     with Watcher(console) as watcher:
         read = dataset.read(data, options, Tokenizer.load(model))

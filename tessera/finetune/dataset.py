@@ -145,7 +145,7 @@ class _Reading:
         """Labels, then the examples of all rows."""
         asked, wrong = self._asked(rows)
         several = len(set(folders)) > 1
-        parts = {name: Part() for name in SPLITS}
+        parts: dict[str, Part] = {name: Part() for name in SPLITS}
         for one, folder in zip(rows, folders, strict=True):
             try:
                 made = reading.examples_of(one.row, asked)
@@ -166,7 +166,9 @@ class _Reading:
             kind=asked.kind,
             columns=self.found.columns,
             labels=asked.names,
-            **parts,
+            train=parts["train"],
+            validation=parts["validation"],
+            test=parts["test"],
             said=tuple(self.said),
             left_out=tuple(self.left_out),
             no_answer=asked.no_answer,

@@ -146,10 +146,10 @@ def _learner(one: Search, best: Json) -> Learner:
     for _, kept, learner in one.kept:
         if kept == name:
             return learner
-    learner, _, failed = trials.run(one, one.data, rate, seed, f"the model of rate {rate:g} and seed {seed} again")
-    if learner is None:
+    again, _, failed = trials.run(one, one.data, rate, seed, f"the model of rate {rate:g} and seed {seed} again")
+    if again is None:
         raise ValueError(f"the training that went well before fails now ({failed})")
-    return learner
+    return again
 
 
 def _summary(one: Search, out: Path, rate: float, first: dict[float, Json], done: Sequence[Json], on: str) -> Fitted:
