@@ -254,6 +254,10 @@ def test_a_tag_that_begins_an_entity_in_its_middle_is_refused_with_its_word(tmp_
     where = write(tmp_path, [*rows, {"words": ["í", "Havn"], "tags": ["O", "I-PER"]}])
     with pytest.raises(DataError, match=r"rows.jsonl:61: word 2 \('Havn'\) is tagged I-PER behind O; in BIO an entity"):
         dataset.read(where)
+    many = write(tmp_path, [{"words": [*row["words"], str(n)], "tags": [*row["tags"], "O"]} for row in rows
+                            for n in range(5)] + [{"words": ["Havn"], "tags": ["I-PER"]}], "many.jsonl")  # fmt: skip
+    (line,) = [line for line in dataset.read(many).said if "cannot stand there" in line]
+    assert line.startswith("1 rows with a tag that cannot stand there, read as a beginning; first: ")
 
 
 def test_questions_without_an_answer_make_the_model_say_so(tmp_path):
