@@ -24,7 +24,7 @@ import pyarrow.parquet
 
 from tessera.data import readers
 from tessera.data.storage import COMPRESSIONS, File, files
-from tessera.finetune.labels import shown
+from tessera.json_files import shown
 from tessera.plan.corpus import Source
 
 Row = dict[str, Any]
