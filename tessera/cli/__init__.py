@@ -8,6 +8,7 @@ In reading order:
     judging.py   evaluate, compare, report, parity, doctor
     using.py     embed, export, quantize
     asking.py    predict, index, search
+    tuning.py    finetune: the verb
     ablating.py  ablate: the verb
 """
 
@@ -22,12 +23,12 @@ from pathlib import Path
 from rich.text import Text
 
 from tessera import signals
-from tessera.cli import ablating, asking, judging, making, using
+from tessera.cli import ablating, asking, judging, making, tuning, using
 from tessera.cli.app import app
 from tessera.files import no_room
 from tessera.terminal import HarmlessLog, Terminal
 
-__all__ = ["ablating", "app", "asking", "judging", "main", "making", "using"]
+__all__ = ["ablating", "app", "asking", "judging", "main", "making", "tuning", "using"]
 
 
 def main() -> None:

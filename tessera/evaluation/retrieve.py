@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from tessera.data.examples import Search
-from tessera.evaluation import metrics
 from tessera.evaluation.trial import NOT_OF_A_TRIAL, Group, Json, Kind, Scores, Trial, training_summary
 from tessera.finetune.contrastive import train
 from tessera.finetune.learner import Pretrained
 from tessera.finetune.retriever import Contrast, Retriever
 from tessera.inference.nearest import Floats, check_vectors, nearest
+from tessera.prediction import metrics
 from tessera.progress import Progress
 
 Embed = Callable[[Sequence[str]], Floats]  # texts -> [n, h], rows of length 1 where cosines are wanted
