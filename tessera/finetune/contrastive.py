@@ -156,6 +156,7 @@ def train(
     rate: float,
     seed: int,
     corpus: Sequence[str] = (),
+    validate: Callable[[], float] | None = None,
     on_progress: Progress | None = None,
 ) -> TrainingSummary:
     """Trains the encoder, in place; on a CPU the same seed gives the same bytes.
@@ -163,6 +164,7 @@ def train(
     rate      the highest learning rate
     seed      of the order of the triples, the choice among their negatives, and dropout
     corpus    where hard negatives are mined, besides all positives
+    validate  a score, the higher the better, for early stopping as in loop.train
 
     An epoch leaves out what does not fill a batch, since small batches are easier. Raises Diverged where the loss is no
     finite number, ValueError where there are not two documents.
@@ -197,13 +199,14 @@ def train(
 
     return optimize(
         retriever.encoder,
-        None,
+        retriever.steps if len(retriever.steps) else None,
         plan,
         accumulate,
         protocol,
         rate=rate,
         seed=seed,
         seen=np.unique(np.concatenate(list(ids.values()))) if isinstance(retriever.encoder, Encoder) else None,
+        validate=validate,
         on_progress=on_progress,
         what="contrastive training",
     )
