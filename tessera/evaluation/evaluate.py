@@ -15,7 +15,7 @@ from typing import Literal
 from tessera import lock
 from tessera.data.shard_writer import INDEX
 from tessera.data.shards import Shards, verify
-from tessera.evaluation import catalogue, frozen, load, metrics, sweep
+from tessera.evaluation import catalogue, frozen, load, sweep
 from tessera.evaluation.rows import DataError
 from tessera.files import LOCK, digest, fingerprint, model_name, remove_leftovers
 from tessera.json_files import read_json
@@ -27,6 +27,7 @@ from tessera.plan.languages import spelled
 from tessera.plan.recipe import Machine
 from tessera.plan.result import HELD_OUT, Result, finished, identity_of, write
 from tessera.plan.task import Data, Protocol, Task
+from tessera.prediction import metrics
 from tessera.progress import Progress, silent
 from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.train.held_out import CONTEXT, bits_per_byte

@@ -25,12 +25,13 @@ from torch import Tensor, nn
 
 from tessera.data.packing import by_length
 from tessera.finetune.learner import Learner, embedding, set_embedding
+from tessera.inference.nearest import Floats
 from tessera.model.encoder import PartialEmbedding
 from tessera.model.hub import AnyEncoder
 from tessera.model.packed import packed
 from tessera.plan.recipe import Optimizer
 from tessera.plan.task import Protocol
-from tessera.prediction.features import Answer, Example
+from tessera.prediction.features import Answer, Example, Item
 from tessera.prediction.item_scores import predicted
 from tessera.progress import Progress, Say, silent
 from tessera.train.optimizer import build, clip_gradients, set_learning_rate
@@ -113,6 +114,14 @@ def predict(learner: Learner, examples: Sequence[Example], on_progress: Progress
 
     Raises Diverged where it says what is no finite number: the greatest of these would be some class, as ever.
     """
+    items, found = scores(learner, examples, on_progress)
+    return learner.reader.answers(examples, items, found)
+
+
+def scores(
+    learner: Learner, examples: Sequence[Example], on_progress: Progress | None = None
+) -> tuple[list[Item], list[Floats]]:
+    """The logits of each example's items, and these; of a regression the numbers themselves. Raises as `predict`."""
     items = learner.reader.items(examples)
     learner.encoder.eval()
     learner.head.eval()
@@ -132,7 +141,7 @@ def predict(learner: Learner, examples: Sequence[Example], on_progress: Progress
         raise Diverged(f"{row}: the model's scores there are not finite numbers; its weights, or products, overflow")
     if learner.reader.kind == "regress":
         found = [rows * learner.scale + learner.centre for rows in found]
-    return learner.reader.answers(examples, items, found)
+    return items, found
 
 
 Trained = TypeVar("Trained")

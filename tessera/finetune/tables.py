@@ -9,6 +9,7 @@ that unpacks into a very large one is refused.
 import contextlib
 import csv
 import glob
+import hashlib
 import io
 import json
 import lzma
@@ -101,6 +102,12 @@ def rows(file: File | Path, skipped: list[str] | None = None) -> Iterator[Placed
                 skipped.append(f"{place}: {reason}")
     except readers.BROKEN as error:
         raise DataError(f"{file}: cannot be read: {str(error).strip()}") from None
+
+
+def place_of(key: str, salt: str = "split") -> float:
+    """A number in [0, 1) that depends on the key alone: where its row falls when rows are split or drawn."""
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8, person=salt.encode()).digest()
+    return int.from_bytes(digest, "big") / 2**64
 
 
 def _file(path: Path) -> File:
