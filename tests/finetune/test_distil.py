@@ -1,4 +1,4 @@
-"""A student of a teacher: the loss by hand, the mixture of languages, vectors kept and resumed, a folder that is equal."""
+"""A student of a teacher: the loss by hand, the mixture of languages, vectors kept and resumed, an equal folder."""
 
 import logging
 import math
@@ -110,11 +110,11 @@ def test_a_small_language_is_not_rounded_away():
 
 
 def test_a_temperature_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="temperature is 1.5; it is an exponent"):
+    with pytest.raises(ValueError, match=r"temperature is 1\.5; it is an exponent"):
         distil.plan(sentences(4), learnable.protocol(), 0, 1.5)
 
 
-# ----------------------------------------------------------------------------------------------------- the teacher's part
+# --------------------------------------------------------------------------------------------------- the teacher's part
 
 
 def test_vectors_are_the_teachers_and_each_sentence_is_read_once(folders, tmp_path):
@@ -164,7 +164,7 @@ def test_a_part_that_is_damaged_is_said_and_computed_again(folders, tmp_path, ca
     np.testing.assert_array_equal(found.rows(np.arange(5)), due)
 
 
-# ------------------------------------------------------------------------------------------------------------- the whole
+# ------------------------------------------------------------------------------------------------------------ the whole
 
 
 @pytest.mark.parametrize(("which", "languages"), [("teacher", ("a", "b")), ("wide", ("",))])
