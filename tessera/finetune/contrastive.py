@@ -179,8 +179,7 @@ def train(
     # The tokens of all texts that the training may come across, read once.
     drawn = [triples[i] for batch in plan.batches for i in batch]
     met = [text for triple in drawn for text in (triple.positive, *triple.negatives)]
-    if mining is not None:
-        met += [*corpus, *(triple.positive for triple in triples)]
+    met += [] if mining is None else [*corpus, *(triple.positive for triple in triples)]
     queries = [how.query_prompt + triple.query for triple in drawn]
     texts = list(dict.fromkeys((*queries, *(how.document_prompt + text for text in met))))
     ids = dict(zip(texts, retriever.read(texts), strict=True))
@@ -191,8 +190,8 @@ def train(
         if step == mining:
             current = mine(retriever, current, corpus, protocol.negatives, on_progress=on_progress)
         batch = draw([current[i] for i in chosen], answers, protocol.negatives, np.random.default_rng([seed, step]))
-        read = [ids[how.query_prompt + text] for text in batch.queries]
-        read += [ids[how.document_prompt + text] for text in batch.documents]
+        asked, found = (how.query_prompt, batch.queries), (how.document_prompt, batch.documents)
+        read = [ids[prompt + text] for prompt, texts in (asked, found) for text in texts]
         loss = functools.partial(nested, batch=batch, how=how, temperature=protocol.temperature)
         value = backward(retriever.pooled, read, loss, retriever.machine.micro_batch_tokens)
         return value, sum(map(len, read))

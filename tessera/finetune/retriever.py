@@ -27,7 +27,7 @@ from tessera.plan.recipe import Machine
 from tessera.progress import Progress
 from tessera.tokenizer.tokenizer import Tokenizer
 
-_PROMPTS = (("query_prompt", ("query",)), ("document_prompt", ("document", "passage", "corpus")))
+_DOCUMENTS = ("document", "passage", "corpus")  # what folders call the prompt of a document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +83,11 @@ class Retriever:
         if said.pooling not in (("mean",), ("cls",)) or said.lower_case:
             what = "lower-cases texts" if said.lower_case else f"pools by {'+'.join(said.pooling)}"
             raise ValueError(f"{folder}: {what}; what is trained here pools by mean or cls, and leaves case to tokens")
-        prompts = {name: next((said.prompts[n] for n in names if n in said.prompts), "") for name, names in _PROMPTS}
-        own = Contrast(pooling="cls" if said.pooling == ("cls",) else "mean", **prompts)
+        own = Contrast(
+            pooling="cls" if said.pooling == ("cls",) else "mean",
+            query_prompt=said.prompts.get("query", ""),
+            document_prompt=next((said.prompts[name] for name in _DOCUMENTS if name in said.prompts), ""),
+        )
         start = pretrained(inside, machine)
         longest = max_length or said.max_length or start.encoder.config.max_position_embeddings
         found = cls.of(start, contrast or own, max_length=longest)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from tessera.finetune import distil, teacher
-from tessera.finetune.pairs import Sentence
 from tessera.inference.encoder import Encoder
 from tessera.plan.recipe import Machine
+from tessera.retrieval import distil, teacher
+from tessera.retrieval.pairs import Sentence
 
 CALM = Machine(device="cpu", dtype="float32", micro_batch_tokens=256)
 WORDS = [*learnable.FILLER, *learnable.THINGS]

@@ -25,12 +25,9 @@ from torch.nn import functional
 
 from tessera.data.packing import by_length
 from tessera.files import model_name
-from tessera.finetune import pairs as read
 from tessera.finetune.loop import Plan, TrainingSummary, best_of, optimize
-from tessera.finetune.pairs import Sentence
 from tessera.finetune.retriever import Contrast, Retriever
 from tessera.finetune.saved import model_card, refuse_full, save_vectors
-from tessera.finetune.teacher import Lesson, lesson
 from tessera.inference.encoder import Encoder as Embedder
 from tessera.inference.nearest import nearest, unit
 from tessera.model.encoder import Encoder
@@ -38,6 +35,9 @@ from tessera.model.pooling import Dense
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
 from tessera.progress import Progress, Silent, Watcher
+from tessera.retrieval import pairs as read
+from tessera.retrieval.pairs import Sentence
+from tessera.retrieval.teacher import Lesson, lesson
 
 Loss = Literal["mse", "cosine"]
 LOSSES: tuple[Loss, ...] = ("mse", "cosine")

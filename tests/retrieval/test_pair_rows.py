@@ -2,8 +2,8 @@
 
 import pytest
 
-from tessera.finetune.pairs import judged, search, sentences, split, triples
 from tessera.finetune.tables import DataError
+from tessera.retrieval.pairs import judged, search, sentences, split, triples
 
 
 def placed(*rows):

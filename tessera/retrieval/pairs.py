@@ -175,8 +175,9 @@ def _sides(cells: Mapping[str, Any], columns: Mapping[str, Column], place: str) 
         given = {"source": source, "target": target}
         given |= {"language": _SIDES[target]} if _SIDES[target] in cells else {}
     given.setdefault("source", _first(cells, _SOURCES, given) or "text")
-    if not columns and (target := _first(cells, _TARGETS, given)):
-        given["target"] = given.get("target", target)
+    other = None if columns else _first(cells, _TARGETS, given)
+    if other is not None:
+        given.setdefault("target", other)
     if "language" not in given and (language := _first(cells, _LANGUAGES, given)):
         given["language"] = language
     _check(given, ("source",), cells, place, "source (and target, language)")

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from tessera import checksums
 from tessera.files import atomic_file, digest, fingerprint
-from tessera.finetune.pairs import Sentence
 from tessera.inference.encoder import Encoder
 from tessera.inference.engine import Vectors
 from tessera.progress import Progress, silent
+from tessera.retrieval.pairs import Sentence
 
 PART = 8_192  # texts
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from tessera.finetune import rerank, retrieval
 from tessera.finetune.learner import pretrained
-from tessera.finetune.pairs import Judged, search
 from tessera.finetune.retriever import Contrast, Retriever
 from tessera.inference.encoder import Encoder
 from tessera.plan.recipe import Machine
 from tessera.prediction.predictor import Predictor
+from tessera.retrieval import rerank, retrieve
+from tessera.retrieval.pairs import Judged, search
 
 CALM = Machine(device="cpu", dtype="float32")
 
@@ -55,11 +55,11 @@ def test_a_retriever_is_chosen_on_held_out_queries_and_its_folder_gives_equal_ve
     how = Contrast(query_prompt="the ", document_prompt="of ", dimensions=(8,))
     lines = []
 
-    class Watch(retrieval.Silent):
+    class Watch(retrieve.Silent):
         def say(self, text):
             lines.append(text)
 
-    found = retrieval.run(
+    found = retrieve.run(
         folder, rows, tmp_path / "out", protocol=protocol, contrast=how, machine=CALM, watcher=Watch(),
         held_out=0.2, test=rows[:5],
     )  # fmt: skip
@@ -101,7 +101,7 @@ def test_a_folder_that_pools_in_another_way_is_refused(folder, tmp_path):
 
 def test_pairs_that_leave_nothing_held_out_are_refused(folder, tmp_path):
     with pytest.raises(ValueError, match="none of the 0 queries held out has a document that answers it"):
-        retrieval.run(folder, riddles(5), tmp_path / "out", protocol=learnable.protocol(), held_out=0.0001)
+        retrieve.run(folder, riddles(5), tmp_path / "out", protocol=learnable.protocol(), held_out=0.0001)
     assert not (tmp_path / "out").exists()
 
 

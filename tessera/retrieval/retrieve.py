@@ -9,16 +9,16 @@ from pathlib import Path
 
 from tessera.data.examples import Search
 from tessera.files import model_name
-from tessera.finetune import pairs
 from tessera.finetune.contrastive import train
 from tessera.finetune.loop import TrainingSummary, best_of
-from tessera.finetune.pairs import Judged
-from tessera.finetune.ranking import averages, measure, rank
 from tessera.finetune.retriever import Contrast, Retriever
 from tessera.finetune.saved import model_card, refuse_full, save_vectors
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
 from tessera.progress import Silent, Watcher
+from tessera.retrieval import pairs
+from tessera.retrieval.pairs import Judged
+from tessera.retrieval.ranking import averages, measure, rank
 
 HELD_OUT = 0.1  # share of the queries
 METRIC = "ndcg@10"

@@ -16,19 +16,20 @@ import numpy as np
 
 from tessera.data.examples import Choices, Labelled, Search
 from tessera.files import model_name
-from tessera.finetune import loop, pairs
+from tessera.finetune import loop
 from tessera.finetune.contrastive import mine
 from tessera.finetune.learner import Learner, pretrained
 from tessera.finetune.loop import TrainingSummary, best_of
-from tessera.finetune.pairs import Judged
-from tessera.finetune.ranking import averages, measure, rank
-from tessera.finetune.retrieval import HELD_OUT, METRIC, divide
 from tessera.finetune.retriever import Retriever
 from tessera.finetune.saved import model_card, refuse_full, save
 from tessera.inference import sentence_folder as folders
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
 from tessera.progress import Progress, Silent, Watcher
+from tessera.retrieval import pairs
+from tessera.retrieval.pairs import Judged
+from tessera.retrieval.ranking import averages, measure, rank
+from tessera.retrieval.retrieve import HELD_OUT, METRIC, divide
 
 NEGATIVES = 4  # of each query, to train on
 TOP = 50  # documents of a query that are reranked
@@ -162,11 +163,11 @@ def run(
 ) -> Reranked:
     """Trains a copy of the model of a folder to rerank, and writes it to `out` for transformers and CrossEncoder.
 
-    held_out, test  as in retrieval.run
+    held_out, test  as in retrieve.run
     retriever       a folder: its mistakes are what is trained on, its first `top` documents what is reranked
     negatives       documents of each query that do not answer it, at least
 
-    Each learning rate of the protocol is tried, with its first seed. Raises as retrieval.run.
+    Each learning rate of the protocol is tried, with its first seed. Raises as retrieve.run.
     """
     watcher, out, seed = watcher or Silent(), Path(out), protocol.seeds[0]
     refuse_full(out)
