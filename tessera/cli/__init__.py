@@ -7,6 +7,7 @@ In reading order:
     making.py    run, prepare, train, plan, merge, tokenizer
     judging.py   evaluate, compare, report, parity, doctor
     using.py     embed, export, quantize
+    tuning.py    finetune
     ablating.py  ablate: the verb
 """
 
@@ -20,12 +21,12 @@ from pathlib import Path
 from rich.text import Text
 
 from tessera import signals
-from tessera.cli import ablating, judging, making, using
+from tessera.cli import ablating, judging, making, tuning, using
 from tessera.cli.app import app
 from tessera.files import no_room
 from tessera.terminal import Terminal
 
-__all__ = ["ablating", "app", "judging", "main", "making", "using"]
+__all__ = ["ablating", "app", "judging", "main", "making", "tuning", "using"]
 
 
 def main() -> None:

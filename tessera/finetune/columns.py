@@ -154,10 +154,7 @@ class Row:
     def truths(self, role: str) -> tuple[bool, ...]:
         """A list of true and false, also as 1 and 0, + and -."""
         column = self._one(role)
-        found = []
-        for item in self._list(column):
-            found.append(self._truth(item, column))
-        return tuple(found)
+        return tuple(self._truth(item, column) for item in self._list(column))
 
     def _truth(self, value: Any, column: str) -> bool:
         written = self._label(f"{column} holds what is", labels.spelled, value)
