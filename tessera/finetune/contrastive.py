@@ -174,6 +174,7 @@ def train(
             f"contrast: {len(triples)} pairs with less than two different documents; nothing to tell apart"
         )
     plan, how = Plan.of(len(triples), protocol, seed, drop_last=True), retriever.contrast
+    head = retriever.steps if len(retriever.steps) else None
     mining = None if how.mine_after is None else int(len(plan.batches) * how.mine_after)
     answers, current = known(triples), list(triples)
     # The tokens of all texts that the training may come across, read once.
@@ -196,19 +197,11 @@ def train(
         value = backward(retriever.pooled, read, loss, retriever.machine.micro_batch_tokens)
         return value, sum(map(len, read))
 
+    seen = np.unique(np.concatenate(list(ids.values()))) if isinstance(retriever.encoder, Encoder) else None
     return optimize(
-        retriever.encoder,
-        retriever.steps if len(retriever.steps) else None,
-        plan,
-        accumulate,
-        protocol,
-        rate=rate,
-        seed=seed,
-        seen=np.unique(np.concatenate(list(ids.values()))) if isinstance(retriever.encoder, Encoder) else None,
-        validate=validate,
-        on_progress=on_progress,
-        what="contrastive training",
-    )
+        retriever.encoder, head, plan, accumulate, protocol, rate=rate, seed=seed, seen=seen, validate=validate,
+        on_progress=on_progress, what="contrastive training",
+    )  # fmt: skip
 
 
 def mine(

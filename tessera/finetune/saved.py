@@ -7,14 +7,13 @@ float32, before the folder gets its name; so are the vectors of SentenceTransfor
 # Shapes: D documents, T tokens of them, K labels, n texts, h width of a vector.
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -141,22 +140,6 @@ def _gap(mine: NDArray[Any], due: NDArray[Any]) -> float:
 def _need_sentence_transformers() -> None:
     if find_spec("sentence_transformers") is None:
         raise ImportError(f"a folder is compared with sentence-transformers, which is not here; {pip_line('evaluate')}")
-
-
-def model_card(
-    title: str, front: Mapping[str, Any], what: str, scores: Mapping[str, Mapping[str, float]], code: str
-) -> str:
-    """A model card (README.md): front matter for the Hub, what it is, a table of scores, how to load it.
-
-    scores  a row of the table each: its name -> measure -> value, the same measures in each
-    """
-    measures = list(dict.fromkeys(name for row in scores.values() for name in row))
-    lines = [f"| {name} | " + " | ".join(f"{row[m]:.4f}" for m in measures) + " |" for name, row in scores.items()]
-    table = "\n".join([f"| | {' | '.join(measures)} |", "|---|" + "---|" * len(measures), *lines])
-    return (
-        f"---\n{yaml.safe_dump(dict(front), sort_keys=False).strip()}\n---\n# {title}\n\n{what}\n\n{table}\n\n"
-        f"```python\n{code}\n```\n"
-    )
 
 
 @torch.no_grad()

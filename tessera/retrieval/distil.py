@@ -27,7 +27,7 @@ from tessera.data.packing import by_length
 from tessera.files import model_name
 from tessera.finetune.loop import Plan, TrainingSummary, best_of, optimize
 from tessera.finetune.retriever import Contrast, Retriever
-from tessera.finetune.saved import model_card, refuse_full, save_vectors
+from tessera.finetune.saved import refuse_full, save_vectors
 from tessera.inference.encoder import Encoder as Embedder
 from tessera.inference.nearest import nearest, unit
 from tessera.model.encoder import Encoder
@@ -36,6 +36,7 @@ from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
 from tessera.progress import Progress, Silent, Watcher
 from tessera.retrieval import pairs as read
+from tessera.retrieval.cards import model_card
 from tessera.retrieval.pairs import Sentence
 from tessera.retrieval.teacher import Lesson, lesson
 
@@ -45,7 +46,7 @@ HELD_OUT = 0.02  # share of the sentences
 _MOST = 1_000  # held-out pairs of a language that are looked at
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Distilled:
     """What has come of it."""
 
@@ -81,18 +82,19 @@ def student(
     return found, inside
 
 
-def distance(student: Tensor, teacher: Tensor, how: Loss, *, normalize: bool = True) -> Tensor:
+def distance(student: Tensor, teacher: Tensor, how: Loss, *, normalize: bool = True, size: float = 1.0) -> Tensor:
     """The sum over texts of how far the student's vectors are from the teacher's.
 
     student, teacher   [N, C]
-    how                mse: the squared distance, in parts of the mean squared length of these teacher's vectors: the
-                       mean squared error but for a factor, which no width changes. cosine: 1 - cosine
+    how                mse: the squared distance, in parts of `size`: the mean squared error but for a factor, so that
+                       no width changes it. cosine: 1 - cosine
     normalize          mse: whether the student's vectors are brought to length 1, as they will be
+    size               mse: the mean squared length of the teacher's vectors; 1 where they have length 1
     """
     if how == "cosine":
         return (1 - functional.cosine_similarity(student, teacher, dim=-1)).sum()
     student = functional.normalize(student, dim=-1) if normalize else student
-    return (student - teacher).square().sum() / teacher.square().sum(-1).mean()
+    return (student - teacher).square().sum() / size
 
 
 def plan(pairs: Sequence[Sentence], protocol: Protocol, seed: int, temperature: float = 1.0) -> Plan:
@@ -164,10 +166,10 @@ def train(
         """The mean distance of all texts of a batch, its gradient by micro-batches of so many tokens."""
         batch = [(ids[text], number) for number in chosen for text in _sides(lesson.pairs[number])]
         due = torch.from_numpy(lesson.vectors.rows(lesson.places[[number for _, number in batch]])).to(student.device)
-        summed = 0.0
+        summed, size = 0.0, float(due.square().sum(-1).mean())
         for part in by_length([len(text) for text, _ in batch], student.machine.micro_batch_tokens):
             found = student.pooled([batch[i][0] for i in part])
-            value = distance(found, due[part], loss, normalize=student.normalize) / len(batch)
+            value = distance(found, due[part], loss, normalize=student.normalize, size=size) / len(batch)
             value.backward()
             summed += float(value.detach())
         return summed, sum(len(text) for text, _ in batch)
@@ -281,15 +283,13 @@ def run(
 
     model, summary, rate = best_of(protocol.rates(), once, watcher.say)
     after = agreement(model, asked)
-    card = _card(Path(folder), guide, loss, teacher_prompt, len(learn), before, after)
+    card = _card(folder, guide, loss, teacher_prompt, len(learn), before, after)
     difference = save_vectors(model, inside, out, [text for pair in held[:16] for text in _sides(pair)], card)
-    return Distilled(
-        summary=summary, before=before, after=after, rate=rate, difference=difference, tokens_per_second=max(speeds)
-    )
+    return Distilled(summary, before, after, rate, difference, max(speeds))
 
 
 def _card(
-    folder: Path,
+    folder: str | Path,
     teacher: Embedder,
     loss: Loss,
     prompt: str,
@@ -298,18 +298,15 @@ def _card(
     after: dict[str, dict[str, float]],
 ) -> str:
     of = model_name(teacher.source) if teacher.source else "a teacher"
-    front = {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity", "base_model": folder.name}
     what = (
         f"Sentence embeddings of {teacher.dimensions} dimensions, learned from those of {of} "
-        f"({f'its prompt {prompt!r}; ' if prompt else ''}{loss} loss, {learned:,} sentences or pairs), from the "
-        f"weights of {folder.name}. Scores on held-out sentences: cosine to the teacher, and the share of "
-        "translations that are found."
+        f"({f'its prompt {prompt!r}; ' if prompt else ''}{loss} loss, {learned:,} sentences or pairs). Scores on "
+        "held-out sentences: cosine to the teacher, and the share of translations that are found."
     )
-    rows = {
-        f"{name}, {when}": row for name in after for when, row in (("before", before[name]), ("after", after[name]))
-    }
+    whole = {"all, before": before["all"], "all, after": after["all"]}
+    rows = whole | {name: row for name, row in after.items() if name != "all"}
     code = (
         "from sentence_transformers import SentenceTransformer\n"
         'model = SentenceTransformer("<this folder>")\nvectors = model.encode(["one sentence", "another"])'
     )
-    return model_card(f"A student of {of}", {**front, "tags": ["tessera", "distillation"]}, what, rows, code)
+    return model_card(folder, "distil", what, rows, code)

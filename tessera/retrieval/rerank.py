@@ -21,12 +21,13 @@ from tessera.finetune.contrastive import mine
 from tessera.finetune.learner import Learner, pretrained
 from tessera.finetune.loop import TrainingSummary, best_of
 from tessera.finetune.retriever import Retriever
-from tessera.finetune.saved import model_card, refuse_full, save
+from tessera.finetune.saved import refuse_full, save
 from tessera.inference import sentence_folder as folders
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
 from tessera.progress import Progress, Silent, Watcher
 from tessera.retrieval import pairs
+from tessera.retrieval.cards import model_card
 from tessera.retrieval.pairs import Judged
 from tessera.retrieval.ranking import averages, measure, rank
 from tessera.retrieval.retrieve import HELD_OUT, METRIC, divide
@@ -201,17 +202,17 @@ def run(
         other = pairs.search(test, asked.corpus)
         tested = averages(measure(other, reranked(learner, other, candidates(other, seed, finder, top))))
         rows["reranked, test"] = tested
-    card = _card(model_name(Path(folder)), retriever, len(graded(taught)), listwise, rows)
+    card = _card(folder, retriever, len(graded(taught)), listwise, rows)
     difference = save(learner, inside, out, graded(held), labels=("score",), pair=True, card=card)
     return Reranked(summary=summary, before=before, after=after, test=tested, rate=rate, difference=difference)
 
 
 def _card(
-    base: str, retriever: str | Path | None, count: int, listwise: bool, rows: dict[str, dict[str, float]]
+    folder: str | Path, retriever: str | Path | None, count: int, listwise: bool, rows: dict[str, dict[str, float]]
 ) -> str:
     among = f"the first documents of {model_name(Path(retriever))}" if retriever else "documents of other queries"
     what = (
-        f"A reranker (cross-encoder), trained from {base} on {count:,} pairs of query and document "
+        f"A reranker (cross-encoder), trained on {count:,} pairs of query and document "
         f"({'listwise softmax' if listwise else 'binary'} cross-entropy). Scores lie between 0 and 1. Measures: means "
         f"over held-out queries, whose answers stood among {among}."
     )
@@ -219,5 +220,4 @@ def _card(
         "from sentence_transformers import CrossEncoder\n"
         'model = CrossEncoder("<this folder>")\nscores = model.predict([("a query", "a document")])'
     )
-    front = {"library_name": "sentence-transformers", "pipeline_tag": "text-ranking", "base_model": base}
-    return model_card(f"{base}, a reranker", {**front, "tags": ["tessera", "reranking"]}, what, rows, code)
+    return model_card(folder, "rerank", what, rows, code)

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tessera.data.examples import Search
-from tessera.files import model_name
 from tessera.finetune.contrastive import train
 from tessera.finetune.loop import TrainingSummary, best_of
 from tessera.finetune.retriever import Contrast, Retriever
-from tessera.finetune.saved import model_card, refuse_full, save_vectors
+from tessera.finetune.saved import refuse_full, save_vectors
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
 from tessera.progress import Silent, Watcher
 from tessera.retrieval import pairs
+from tessera.retrieval.cards import model_card
 from tessera.retrieval.pairs import Judged
 from tessera.retrieval.ranking import averages, measure, rank
 
@@ -100,17 +100,17 @@ def run(
     tested = score(model, pairs.search(test, asked.corpus)) if test else None
     rows = {"before": before, "after": after} | ({"test": tested} if tested else {})
     texts = [*asked.queries][:8] + [*asked.corpus][:8]
-    difference = save_vectors(model, inside, out, texts, _card(model_name(Path(folder)), model, len(triples), rows))
+    difference = save_vectors(model, inside, out, texts, _card(folder, model, len(triples), rows))
     return Retrieved(summary=summary, before=before, after=after, test=tested, rate=rate, difference=difference)
 
 
-def _card(base: str, model: Retriever, count: int, rows: dict[str, dict[str, float]]) -> str:
+def _card(folder: str | Path, model: Retriever, count: int, rows: dict[str, dict[str, float]]) -> str:
     how = model.contrast
     sizes = f" Vectors may be cut to {', '.join(map(str, how.dimensions))} dimensions." if how.dimensions else ""
     said = [f"{n} prompt {p!r}" for n, p in (("query", how.query_prompt), ("document", how.document_prompt)) if p]
     what = (
         f"A dense retriever of {model.width} dimensions ({', '.join([f'{how.pooling} pooling', *said])}, at most "
-        f"{model.max_length} tokens), trained from {base} on {count:,} pairs by contrast (InfoNCE).{sizes} Scores: "
+        f"{model.max_length} tokens), trained on {count:,} pairs by contrast (InfoNCE).{sizes} Scores: "
         "means over held-out queries, of the model before and after."
     )
     code = (
@@ -118,5 +118,4 @@ def _card(base: str, model: Retriever, count: int, rows: dict[str, dict[str, flo
         f"{f', truncate_dim={min(how.dimensions)}' if how.dimensions else ''})\n"
         'similar = model.similarity(model.encode_query(["a query"]), model.encode_document(["a document"]))'
     )
-    front = {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity", "base_model": base}
-    return model_card(f"{base}, a retriever", {**front, "tags": ["tessera", "retrieval"]}, what, rows, code)
+    return model_card(folder, "retrieve", what, rows, code)

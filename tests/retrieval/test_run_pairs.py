@@ -12,7 +12,7 @@ from tessera.finetune.retriever import Contrast, Retriever
 from tessera.inference.encoder import Encoder
 from tessera.plan.recipe import Machine
 from tessera.prediction.predictor import Predictor
-from tessera.retrieval import rerank, retrieve
+from tessera.retrieval import from_files, rerank, retrieve
 from tessera.retrieval.pairs import Judged, search
 
 CALM = Machine(device="cpu", dtype="float32")
@@ -182,3 +182,29 @@ def test_documents_are_put_in_the_order_of_their_scores_and_equal_ones_stay_as_t
     monkeypatch.setattr(rerank.loop, "predict", lambda learner, rows, _: [scores[row.second] for row in rows])
     asked = search([Judged(query="q", grades={"a": 1, "b": 0, "c": 0}, row="r")])
     assert rerank.reranked(learner, asked, {"q": ["c", "a", "b"]}) == {"q": ["b", "c", "a"]}
+
+
+# ---------------------------------------------------------------------------------------------------------- out of files
+
+
+def test_files_say_which_rows_are_held_out_and_what_is_wrong_is_said_before_anything(folder, tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    for name in ("train", "dev", "test"):
+        (tmp_path / "data" / f"{name}.csv").write_text(f"query,positive,negative\n{name},a {name},b\n")
+    seen = {}
+    monkeypatch.setattr(from_files.retrieve, "run", lambda *given, **how: seen.update(how, rows=given[1]))
+    from_files.fit("retrieve", folder, tmp_path / "data", tmp_path / "out", contrast=Contrast())
+    assert [one.query for one in seen["rows"]] == ["train"]
+    assert [one.grades for one in seen["held_out"]] == [{"a dev": 1, "b": 0}]
+    assert [one.query for one in seen["test"]] == ["test"]
+    with pytest.raises(ValueError, match="distil needs a teacher"):
+        from_files.fit("distil", folder, tmp_path / "data", tmp_path / "out")
+    with pytest.raises(ValueError, match="kind is 'embed'; give retrieve, rerank, distil"):
+        from_files.fit("embed", folder, tmp_path / "data", tmp_path / "out")
+    (tmp_path / "data" / "train.csv").write_text("query,positive\nq,\n")
+    with pytest.raises(ValueError, match=r"train\.csv:2: positive has no text"):
+        from_files.fit("rerank", folder, tmp_path / "data", tmp_path / "out")
+    (tmp_path / "data" / "train.csv").unlink()
+    with pytest.raises(ValueError, match="rows for validation and test, but none to train on"):
+        from_files.fit("rerank", folder, tmp_path / "data", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
