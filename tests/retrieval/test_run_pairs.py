@@ -184,7 +184,7 @@ def test_documents_are_put_in_the_order_of_their_scores_and_equal_ones_stay_as_t
     assert rerank.reranked(learner, asked, {"q": ["c", "a", "b"]}) == {"q": ["b", "c", "a"]}
 
 
-# ---------------------------------------------------------------------------------------------------------- out of files
+# --------------------------------------------------------------------------------------------------------- out of files
 
 
 def test_files_say_which_rows_are_held_out_and_what_is_wrong_is_said_before_anything(folder, tmp_path, monkeypatch):
