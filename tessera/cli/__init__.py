@@ -7,7 +7,7 @@ In reading order:
     making.py    run, prepare, train, plan, merge, tokenizer
     judging.py   evaluate, compare, report, parity, doctor
     using.py     embed, export, quantize
-    tuning.py    finetune
+    tuning.py    finetune: the verb
     ablating.py  ablate: the verb
 """
 

@@ -10,34 +10,39 @@ from tessera.cli.app import app
 from tessera.cli.options import ModelPath
 from tessera.terminal import Watcher, console, print_table
 
+DataPath = Annotated[
+    str, typer.Argument(help="a file or folder of CSV, TSV, JSONL, JSON, parquet or CoNLL", show_default=False)
+]
+Kind = Annotated[
+    str | None,
+    typer.Option(help="classify, multilabel, pair, regress, tag, span, choose, reward, rerank (default: guessed)"),
+]
+Label = Annotated[
+    list[str] | None, typer.Option(help="the column of the label; several of 0 and 1: each is a label (repeatable)")
+]
+ColumnOf = Annotated[
+    list[str] | None, typer.Option(help="any other: ROLE=COLUMN, as words=tokens or split=part (repeatable)")
+]
+HeldOut = Annotated[
+    float, typer.Option(help="share of the rows for validation, and for test, where the data has no splits")
+]
+TrainLanguage = Annotated[list[str] | None, typer.Option(help="train on this language alone, test on all (repeatable)")]
+
 
 @app.command()
 def finetune(
     model: ModelPath,
-    data: Annotated[
-        str, typer.Argument(help="a file or folder of CSV, TSV, JSONL, JSON, parquet or CoNLL", show_default=False)
-    ],
+    data: DataPath,
     out: Annotated[Path, typer.Option(help="the folder to write", show_default=False)],
-    kind: Annotated[
-        str | None,
-        typer.Option(help="classify, multilabel, pair, regress, tag, span, choose, reward, rerank (default: guessed)"),
-    ] = None,
+    kind: Kind = None,
     text: Annotated[str | None, typer.Option(help="the column of the text (default: guessed, as all columns)")] = None,
     second: Annotated[str | None, typer.Option(help="the column of the second text")] = None,
-    label: Annotated[
-        list[str] | None, typer.Option(help="the column of the label; several of 0 and 1: each is a label (repeatable)")
-    ] = None,
-    column: Annotated[
-        list[str] | None, typer.Option(help="any other: ROLE=COLUMN, as words=tokens or split=part (repeatable)")
-    ] = None,
+    label: Label = None,
+    column: ColumnOf = None,
     labels: Annotated[str | None, typer.Option(help="the labels in order, with commas (default: those found)")] = None,
     separator: Annotated[str | None, typer.Option(help="between several labels of a cell")] = None,
-    held_out: Annotated[
-        float, typer.Option(help="share of the rows for validation, and for test, where the data has no splits")
-    ] = 0.15,
-    train_language: Annotated[
-        list[str] | None, typer.Option(help="train on this language alone, test on all (repeatable)")
-    ] = None,
+    held_out: HeldOut = 0.15,
+    train_language: TrainLanguage = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave out rows that cannot be used")] = False,
     protocol: Annotated[str, typer.Option(help="quick, or one of `tessera evaluate`, or your file")] = "quick",
     rates: Annotated[str | None, typer.Option(help="learning rates to try, with commas")] = None,
@@ -66,7 +71,8 @@ def finetune(
         train_languages=tuple(train_language or ()),
         skip_bad=skip_bad,
     )
-    changes = {"epochs": epochs, "steps": steps, "batch_size": batch, "patience": patience, "max_length": max_length}
+    changes: dict[str, Any] = {"epochs": epochs, "steps": steps, "batch_size": batch, "patience": patience}
+    changes |= {"max_length": max_length}
     changes |= {"learning_rates": _rates(rates), "seeds": None if seeds is None else tuple(range(seeds))}
     with Watcher(console) as watcher:
         read = dataset.read(data, options, Tokenizer.load(model))

@@ -3,8 +3,9 @@
 import math
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -14,9 +15,6 @@ from tessera.json_files import read_json
 from tessera.model.task_config import class_suffix
 from tessera.plan.task import Protocol
 from tessera.prediction.features import HEADS
-
-if TYPE_CHECKING:
-    from tessera.finetune.fit import Fitted
 
 _PIPELINES = {
     **dict.fromkeys(("classify", "pair", "multilabel", "regress", "reward"), "text-classification"),
@@ -29,7 +27,26 @@ _TAKEN = ("license", "license_name", "license_link", "language")  # from the car
 _MOST = 400  # labels and languages of a table
 
 
-def write(model: Path, data: Dataset, protocol: Protocol, fitted: "Fitted") -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """What came out: where it lies, and how good it is."""
+
+    folder: Path
+    metric: str
+    rate: float
+    rates: dict[float, float | None]  # each with its score on validation; None: it failed
+    on: str  # the split that scores are of
+    score: dict[str, tuple[float, float]]  # metric -> mean over seeds and half its 95% interval; one seed: nan
+    languages: dict[str, dict[str, tuple[float, float]]]
+    labels: dict[str, tuple[float, float, int]]  # F1, half its interval, how many rows or words
+    thresholds: tuple[float, ...] = ()
+    curve: tuple[tuple[int, float], ...] = ()  # (rows to train on, score)
+    twice: float | None = None  # what twice as many rows would give, by that curve
+    warnings: tuple[str, ...] = ()
+    difference: float = 0.0  # of transformers' logits
+
+
+def write(model: Path, data: Dataset, protocol: Protocol, fitted: Fitted) -> str:
     """The text of README.md: YAML for the Hub, then what people want to know."""
     name = fitted.folder.name
     base = base_card(model)
@@ -111,7 +128,7 @@ def _about_scores(protocol: Protocol) -> str:
     return f"Mean of {seeds} seeds ± half the 95% interval of that mean (Student's t). In hundredths.\n"
 
 
-def _tables(data: Dataset, fitted: "Fitted") -> Iterable[str]:
+def _tables(data: Dataset, fitted: Fitted) -> Iterable[str]:
     names = list(fitted.score)
     yield _table(["", *names], [["all", *(points(*fitted.score[name]) for name in names)]])
     if fitted.languages:
@@ -131,13 +148,13 @@ def _tables(data: Dataset, fitted: "Fitted") -> Iterable[str]:
     yield ""
 
 
-def _thresholds(data: Dataset, fitted: "Fitted") -> Iterable[str]:
+def _thresholds(data: Dataset, fitted: Fitted) -> Iterable[str]:
     if fitted.thresholds:
         yield "A label holds from this probability on, chosen on validation:\n"
         yield _table(["label", "from"], [[n, f"{t:g}"] for n, t in zip(data.labels, fitted.thresholds, strict=True)])
 
 
-def _training(protocol: Protocol, fitted: "Fitted") -> str:
+def _training(protocol: Protocol, fitted: Fitted) -> str:
     length = f"{protocol.epochs:g} epochs" if protocol.epochs is not None else f"{protocol.steps} steps"
     tried = ", ".join(
         f"{rate:g} ({'failed' if score is None else points(score, math.nan)})" for rate, score in fitted.rates.items()

@@ -27,6 +27,7 @@ from tessera.tokenizer.tokenizer import Tokenizer
 
 _LOOKED_AT = 1_000  # rows, to guess
 _SHOWN = 5  # rows that cannot be used, in an error
+_BROKEN = 0.01  # of the sentences may have a tag that cannot stand where it does, as the best sets have some
 _FEWEST = 8  # rows that one can learn from, and divide
 
 
@@ -145,20 +146,28 @@ class _Reading:
         """Labels, then the examples of all rows."""
         asked, wrong = self._asked(rows)
         several = len(set(folders)) > 1
-        parts = {name: Part() for name in SPLITS}
+        parts: dict[str, Part] = {name: Part() for name in SPLITS}
+        broken: dict[str, DataError] = {}
         for one, folder in zip(rows, folders, strict=True):
             try:
                 made = reading.examples_of(one.row, asked)
-                self._check_tags(made, asked)
             except DataError as error:
                 wrong.setdefault(one.row.place, error)
                 continue
+            broken.update(_broken_tags(made, asked))
             language = _language(one.row, folder if several else "")
             wanted = self.options.train_languages
             if wanted and one.split != "test" and language not in wanted:
                 continue
             parts[one.split].examples.extend(made)
             parts[one.split].languages.extend([language] * len(made))
+        if broken and (self.options.skip_bad or len(broken) <= _BROKEN * len(rows)):
+            first = next(iter(broken.values()))
+            self.said.append(
+                f"{len(broken)} rows with a tag that cannot stand there, read as a beginning; first: {first}"
+            )
+        else:
+            wrong |= broken
         self._refuse(wrong, asked)
         self._tell(parts, asked)
         return Dataset(
@@ -166,7 +175,9 @@ class _Reading:
             kind=asked.kind,
             columns=self.found.columns,
             labels=asked.names,
-            **parts,
+            train=parts["train"],
+            validation=parts["validation"],
+            test=parts["test"],
             said=tuple(self.said),
             left_out=tuple(self.left_out),
             no_answer=asked.no_answer,
@@ -233,19 +244,6 @@ class _Reading:
             )
         return none > 0
 
-    def _check_tags(self, made: Sequence[Example], asked: Asked) -> None:
-        for one in made:
-            if not isinstance(one, Tagged) or not reading.scheme(asked.names):
-                continue
-            tags = [asked.names[n] for n in one.tags]
-            at = reading.broken_at(tags)
-            if at is not None:
-                before = tags[at - 1] if at else "the beginning"
-                raise DataError(
-                    f"{one.row}: word {at + 1} ({one.words[at]!r}) is tagged {tags[at]} behind {before}; in "
-                    f"{reading.scheme(asked.names)} an entity begins with B-, so mend the row"
-                )
-
     def _refuse(self, wrong: Mapping[str, DataError], asked: Asked) -> None:
         """Raises one DataError for all rows that cannot be used; with skip_bad they are counted instead."""
         if self.options.skip_bad:
@@ -282,6 +280,20 @@ class _Reading:
             self.said.append(f"{len(asked.names)} tags{f' of {scheme}' if scheme else ''}: {some(asked.names, 12)}")
         if asked.highest != 1.0:
             self.said.append(f"grades are divided by {asked.highest:g}, the highest")
+
+
+def _broken_tags(made: Sequence[Example], asked: Asked) -> dict[str, DataError]:
+    """What is wrong with the tags of sentences, by their places; nothing where tags are not of BIO or BIOES."""
+    found = {}
+    for one in made if asked.kind == "tag" and reading.scheme(asked.names) else ():
+        assert isinstance(one, Tagged)
+        tags = [asked.names[n] for n in one.tags]
+        if (at := reading.broken_at(tags)) is not None:
+            found[one.row] = DataError(
+                f"{one.row}: word {at + 1} ({one.words[at]!r}) is tagged {tags[at]} behind "
+                f"{tags[at - 1] if at else 'the beginning'}; in {reading.scheme(asked.names)} an entity begins with B-"
+            )
+    return found
 
 
 def _counts(train: Part, names: Sequence[str]) -> str:

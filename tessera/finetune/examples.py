@@ -165,8 +165,7 @@ def tagged(row: Row, asked: Asked) -> tuple[tuple[str, ...], tuple[int, ...], tu
     Raises DataError where tags of BIO or BIOES do not follow on one another, or spans lie over one another.
     """
     if not row.has("spans"):
-        words, tags = row.tagged(asked.names, declared=asked.declared)
-        return words, tags, None
+        return *row.tagged(asked.names, declared=asked.declared), None
     assert asked.tokenizer is not None
     text = row.text("text")
     spans = _spans(row, text)

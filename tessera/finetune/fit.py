@@ -11,12 +11,13 @@ import functools
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tessera.files import fingerprint
 from tessera.finetune import card, saved, scores, trials
+from tessera.finetune.card import Fitted
 from tessera.finetune.dataset import Dataset
 from tessera.finetune.learner import Learner, pretrained
 from tessera.finetune.trials import Json, Search
@@ -31,25 +32,6 @@ RATES = (3e-5, 1e-4, 3e-4, 1e-3)
 _SHARES = (1 / 8, 1 / 4, 1 / 2)
 _STEPS = 250  # of a small dataset
 _FEWEST_EPOCHS, _MOST_EPOCHS = 3, 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fitted:
-    """What came out: where it lies, and how good it is."""
-
-    folder: Path
-    metric: str
-    rate: float
-    rates: dict[float, float | None]  # each with its score on validation; None: it failed
-    on: str  # the split that scores are of
-    score: dict[str, tuple[float, float]]  # metric -> mean over seeds and half its 95% interval; one seed: nan
-    languages: dict[str, dict[str, tuple[float, float]]]
-    labels: dict[str, tuple[float, float, int]]  # F1, half its interval, how many rows or words
-    thresholds: tuple[float, ...] = ()
-    curve: tuple[tuple[int, float], ...] = ()  # (rows to train on, score)
-    twice: float | None = None  # what twice as many rows would give, by that curve
-    warnings: tuple[str, ...] = ()
-    difference: float = 0.0  # of transformers' logits
 
 
 def quick(data: Dataset) -> Protocol:
@@ -146,10 +128,10 @@ def _learner(one: Search, best: Json) -> Learner:
     for _, kept, learner in one.kept:
         if kept == name:
             return learner
-    learner, _, failed = trials.run(one, one.data, rate, seed, f"the model of rate {rate:g} and seed {seed} again")
-    if learner is None:
+    again, _, failed = trials.run(one, one.data, rate, seed, f"the model of rate {rate:g} and seed {seed} again")
+    if again is None:
         raise ValueError(f"the training that went well before fails now ({failed})")
-    return learner
+    return again
 
 
 def _summary(one: Search, out: Path, rate: float, first: dict[float, Json], done: Sequence[Json], on: str) -> Fitted:

@@ -128,17 +128,16 @@ def constant(data: Dataset, part: Part, said: Said) -> str:
     """What all predictions of a split are, where they are all the same and the labels are not; else ""."""
     if data.kind in ("span", "choose") or len(part) < 2:
         return ""
-    if data.kind in ("regress", "rerank"):
-        right = np.array([_right(example) for example in part.examples], float)
-        return f"about {np.mean(said):.3g}" if float(np.std(said)) < 1e-3 * float(right.std()) else ""
     right: Any = [_right(example) for example in part.examples]
+    if data.kind in ("regress", "rerank"):
+        return f"about {np.mean(said):.3g}" if float(np.std(said)) < 1e-3 * float(np.std(right)) else ""
     if data.kind == "tag":
         said, right = ([tag for tags in side for tag in tags] for side in (said, right))
     given = {tuple((np.asarray(one) >= 0.5).tolist()) if data.kind == "multilabel" else one for one in said}
     true = set(right)
     if len(given) > 1 or len(true) < 2:
         return ""
-    only = given.pop()
+    only: Any = given.pop()
     if data.kind == "multilabel":
         return ", ".join(name for name, held in zip(data.labels, only, strict=True) if held) or "no label"
     return data.labels[only]

@@ -58,7 +58,10 @@ def divided(rows: list[Placed], kind: str, share: float, said: list[str]) -> tup
     there = Counter(one.split for one in rows)
     if "train" not in there:  # none is named, or only one that is no training set: all rows are one set
         if len([name for name in there if name]) > 1:
-            raise DataError(f"there are rows for {' and '.join(sorted(filter(None, there)))}, but none to train on")
+            raise DataError(
+                f"there are rows for {' and '.join(sorted(filter(None, there)))}, but none to train on; "
+                "give one of the files alone, and it is divided"
+            )
         rows, missing = [Placed("train", one.row) for one in rows], ["test", "validation"]
     else:
         missing = [] if "validation" in there else ["validation"]

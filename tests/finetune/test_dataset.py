@@ -38,7 +38,8 @@ def rows_of(*several):
          {"question": "question", "context": "context", "answers": "answers.text", "starts": "answers.answer_start"}),
         ("choose", [{"premise": "a", "choice1": "b", "choice2": "c", "label": 0}],
          {"text": "premise", "options": ("choice1", "choice2"), "label": "label"}),
-        ("reward", [{"text": "a", "steps": ["b"], "label": [True]}], {"text": "text", "steps": "steps", "label": "label"}),
+        ("reward", [{"text": "a", "steps": ["b"], "label": [True]}],
+         {"text": "text", "steps": "steps", "label": "label"}),
         ("rerank", [{"query": "a", "passage": "b", "label": 1}],
          {"query": "query", "document": "passage", "label": "label"}),
         ("retrieve", [{"anchor": "a", "positive": "b"}], None),
@@ -77,7 +78,8 @@ def test_what_cannot_be_guessed_is_asked_for_by_its_flag(rows, kind, given, says
 @pytest.mark.parametrize(
     ("file", "split"),
     [
-        ("train.csv", "train"), ("data/valid-00000-of-00001.parquet", "validation"), ("my_dev_set.jsonl.zst", "validation"),
+        ("train.csv", "train"), ("data/valid-00000-of-00001.parquet", "validation"),
+        ("my_dev_set.jsonl.zst", "validation"),
         ("fo/test/part.csv", "test"), ("latest.csv", ""), ("contest.csv", ""), ("reviews.csv", ""),
         ("TRAIN.TSV", "train"), ("train/validation.csv", "validation"),
     ],
@@ -131,7 +133,8 @@ def test_rows_without_a_label_are_named_and_refused_or_left_out_and_counted(bad,
 
 
 @pytest.mark.parametrize(("labels", "names"), [
-    ([True, False], ("false", "true")), ([10, 9], ("9", "10")), ([1.0, 0.0], ("0", "1")), (["Já", "Nei"], ("Já", "Nei")),
+    ([True, False], ("false", "true")), ([10, 9], ("9", "10")), ([1.0, 0.0], ("0", "1")),
+    (["Já", "Nei"], ("Já", "Nei")),
 ])  # fmt: skip
 def test_labels_may_be_text_numbers_and_truth_values(labels, names, tmp_path):
     rows = [{"text": f"row {n}", "label": labels[n % 2]} for n in range(60)]
@@ -193,7 +196,8 @@ def test_a_path_that_is_not_there_is_said(tmp_path):
     ("tags", "at"),
     [
         (["O", "B-PER", "I-PER", "O"], None), (["B-PER", "B-PER", "I-PER"], None), (["O", "I-PER"], 1), (["I-PER"], 0),
-        (["B-PER", "I-LOC"], 1), (["B-PER", "E-PER", "S-LOC", "O"], None), (["E-PER"], 0), (["B-PER", "E-PER", "I-PER"], 2),
+        (["B-PER", "I-LOC"], 1), (["B-PER", "E-PER", "S-LOC", "O"], None), (["E-PER"], 0),
+        (["B-PER", "E-PER", "I-PER"], 2),
     ],
 )  # fmt: skip
 def test_a_tag_that_cannot_stand_behind_another_is_found(tags, at):
@@ -250,6 +254,10 @@ def test_a_tag_that_begins_an_entity_in_its_middle_is_refused_with_its_word(tmp_
     where = write(tmp_path, [*rows, {"words": ["í", "Havn"], "tags": ["O", "I-PER"]}])
     with pytest.raises(DataError, match=r"rows.jsonl:61: word 2 \('Havn'\) is tagged I-PER behind O; in BIO an entity"):
         dataset.read(where)
+    many = write(tmp_path, [{"words": [*row["words"], str(n)], "tags": [*row["tags"], "O"]} for row in rows
+                            for n in range(5)] + [{"words": ["Havn"], "tags": ["I-PER"]}], "many.jsonl")  # fmt: skip
+    (line,) = [line for line in dataset.read(many).said if "cannot stand there" in line]
+    assert line.startswith("1 rows with a tag that cannot stand there, read as a beginning; first: ")
 
 
 def test_questions_without_an_answer_make_the_model_say_so(tmp_path):
