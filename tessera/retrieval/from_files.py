@@ -83,13 +83,16 @@ def fit(
 
 
 def _by_split(data: str) -> dict[str, list[Placed]]:
-    """Rows by what their files are called; those of files that say nothing are to train on."""
+    """Rows by what their files are called; those of files that say nothing, or of one set alone, are to train on."""
     found: dict[str, list[Placed]] = {name: [] for name in SPLITS}
     files = tables.find(data)
     if not files:
         raise DataError(f"{data}: there are no rows; give a file or a folder of {', '.join(tables.KINDS)}")
     for file in files:
         found[split_of(str(file), data) or "train"] += tables.rows(file)
-    if not found["train"]:
-        raise DataError(f"{data}: there are rows for {' and '.join(filter(found.get, found))}, but none to train on")
+    named = [name for name in SPLITS if found[name]]
+    if len(named) == 1:  # one set, whatever it is called
+        found = {"train": found[named[0]], "validation": [], "test": []}
+    elif not found["train"]:
+        raise DataError(f"{data}: there are rows for {' and '.join(named)}, but none to train on")
     return found

@@ -207,4 +207,6 @@ def test_files_say_which_rows_are_held_out_and_what_is_wrong_is_said_before_anyt
     (tmp_path / "data" / "train.csv").unlink()
     with pytest.raises(ValueError, match="rows for validation and test, but none to train on"):
         from_files.fit("rerank", folder, tmp_path / "data", tmp_path / "out")
+    from_files.fit("retrieve", folder, tmp_path / "data" / "dev.csv", tmp_path / "out")
+    assert [one.query for one in seen["rows"]] == ["dev"]
     assert not (tmp_path / "out").exists()
