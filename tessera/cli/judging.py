@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 
 from tessera.cli.app import app
-from tessera.cli.options import Set, check_plot, overrides, read_recipe
+from tessera.cli.options import Set, check_plot, find_model, overrides, read_recipe
 from tessera.files import model_name
 from tessera.terminal import Watcher, console, print_table
 
@@ -53,7 +53,7 @@ def evaluate(
                               "--held-out": held_out, "--language": language, "--data": data})  # fmt: skip
     from tessera.report import compare as beside
 
-    found = []
+    model, found = find_model(model), []
     with Watcher(console) as watcher:
         whole: Settings = {"name": name or model_name(model), "on_progress": watcher.progress("evaluate")}
         if recipe is not None:

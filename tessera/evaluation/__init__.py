@@ -15,7 +15,6 @@ In reading order:
     frozen.py          tasks that train no encoder: bitext mining, probes
     bitext.py          does a sentence lie nearest to its translation
     probe.py           linear probe: logistic regression on frozen embeddings, its penalty chosen on validation
-    metrics.py         accuracy, F1, correlations, SQuAD, nDCG ...: a score, and what each example adds
     mteb.py            mteb's own tasks and protocol on a model folder
     mteb_results.py    what mteb found as our result files
     mteb_model.py      a model folder as mteb wants it

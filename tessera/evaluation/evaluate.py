@@ -15,11 +15,12 @@ from typing import Literal
 from tessera import lock
 from tessera.data.shard_writer import INDEX
 from tessera.data.shards import Shards, verify
-from tessera.evaluation import catalogue, frozen, load, metrics, sweep
+from tessera.evaluation import catalogue, frozen, load, sweep
 from tessera.evaluation.rows import DataError
 from tessera.files import LOCK, digest, fingerprint, model_name, remove_leftovers
 from tessera.json_files import read_json
 from tessera.model import hub
+from tessera.model.hf_files import find_model
 from tessera.model.precision import compute_dtype, find_device
 from tessera.plan.errors import did_you_mean
 from tessera.plan.evaluation import Evaluation
@@ -27,6 +28,7 @@ from tessera.plan.languages import resolve
 from tessera.plan.recipe import Machine
 from tessera.plan.result import HELD_OUT, TESSERA, Result, finished, identity_of, write
 from tessera.plan.task import Data, Protocol, Task
+from tessera.prediction import metrics
 from tessera.progress import Progress, silent
 from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.train.held_out import CONTEXT, bits_per_byte
@@ -65,7 +67,7 @@ def evaluate(
     ValueError where there is a choice but nothing to choose by. Raises lock.AtWork where another process measures this
     model on a task.
     """
-    folder, machine = Path(model_folder), machine or Machine()
+    folder, machine = find_model(model_folder), machine or Machine()
     report, model = on_progress or silent, name or model_name(folder)
     chosen = [
         (_only(task, languages, place := _place(task, data)), how, place)

@@ -1,7 +1,7 @@
 """mteb's own tasks and protocol on a model folder, read by our encoder; on local data too.
 
     from tessera.evaluation.mteb import Model
-    mteb.evaluate(Model("runs/demo/merge/final"), mteb.get_tasks(["STSBenchmark"]))
+    mteb.evaluate(Model("runs/demo/merged/final"), mteb.get_tasks(["STSBenchmark"]))
 
 `run` does that for tasks or a whole benchmark and writes, for each task,
 
@@ -22,13 +22,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tessera import lock
 from tessera.evaluation.about import dtype_of
 from tessera.evaluation.mteb_data import Absent, check_splits, compare_counts, localize
 from tessera.evaluation.mteb_model import Model, library
 from tessera.evaluation.mteb_results import by_language, catch_predictions, half_widths, outcomes
 from tessera.evaluation.rows import download
-from tessera.files import digest, fingerprint, model_name
+from tessera.files import LOCK, digest, fingerprint, model_name
 from tessera.inference import sentence_folder
+from tessera.model.hf_files import find_model
 from tessera.plan.errors import did_you_mean
 from tessera.plan.languages import resolve
 from tessera.plan.result import MTEB, Result, finished, hash_of, read, write
@@ -61,10 +63,10 @@ def run(
                        where no dtype is asked for
 
     For a whole benchmark a last file holds its averages. Raises ValueError for names that mteb does not know,
-    MissingData where data lacks some.
+    MissingData where data lacks some, lock.AtWork where another process measures this model on this task.
     """
     with _quiet():
-        mteb, out, folder = library(), Path(out), Path(model_folder)
+        mteb, out, folder = library(), Path(out), find_model(model_folder)
         chosen = choose(tasks, benchmark, languages, splits)
         ready, absent = localize(chosen, Path(data), available=available) if data is not None else (chosen, [])
         name = name or model_name(folder)
@@ -80,10 +82,12 @@ def run(
             ways = [_protocol(task, lacking, {**how, "dtype": one}, pipeline.fingerprint()) for one in dtypes]
             path = out / f"{name}.{task.metadata.name}.json"
             files.append(path)
-            if not any(finished(path, {"fingerprint": weights, "protocol_hash": hash_of(way)}) for way in ways):
-                model = model or Model(folder, name=name, on_progress=on_progress, **{**how, "dtype": dtypes[0]})
-                head = {"model": name, "protocol": ways[0], "fingerprint": weights, "dtype": dtypes[0]}
-                _run_one(mteb, task, model, path, head)
+            said = f"{name} on {task.metadata.name} in {out}"
+            with lock.hold(out / f".{name}.{task.metadata.name}{LOCK}", said):
+                if not any(finished(path, {"fingerprint": weights, "protocol_hash": hash_of(way)}) for way in ways):
+                    model = model or Model(folder, name=name, on_progress=on_progress, **{**how, "dtype": dtypes[0]})
+                    head = {"model": name, "protocol": ways[0], "fingerprint": weights, "dtype": dtypes[0]}
+                    _run_one(mteb, task, model, path, head)
         if benchmark is not None and not (absent or languages or splits or tasks):
             files.append(_whole_benchmark(benchmark, name, files))
         return files

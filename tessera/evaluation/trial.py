@@ -17,13 +17,12 @@ from typing import Any, cast
 from tessera import __version__
 from tessera.checksums import sealed_json
 from tessera.data.examples import Example, Question, Search, Tagged
-from tessera.evaluation import metrics
 from tessera.files import digest, keep_damaged, read_json, write_json
 from tessera.finetune import loop
 from tessera.finetune.learner import Learner, Pretrained
 from tessera.model.precision import compute_dtype
 from tessera.plan.task import Protocol, Task
-from tessera.prediction import features, windows
+from tessera.prediction import features, metrics, windows
 from tessera.progress import Progress
 
 Json = dict[str, Any]

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from tessera.export.model_card import Check, card, lowest
 from tessera.export.padded import PaddedEmbedder, PaddedMaskedLM
-from tessera.files import atomic_folder, write_json
+from tessera.files import atomic_folder, refuse_taken, write_json
 from tessera.inference import sentence_folder as folders
 from tessera.inference.parity import relative_difference
 from tessera.inference.runtime import ABOUT, FILES, INPUTS, LOGITS, STATES, VECTORS, Runtime
@@ -84,6 +84,7 @@ def export(
     differs from ours by more than it may, ImportError where a package is missing.
     """
     need(to)
+    refuse_taken(Path(target))
     place = folders.local(folder)
     pipeline, inside = folders.read(place)
     if not hub.is_ours(inside):

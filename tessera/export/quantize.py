@@ -27,7 +27,7 @@ from torch import Tensor
 from tessera.corpus import documents
 from tessera.export.graph import To, drafted, length_of, need, pooled, quiet, write_graph
 from tessera.export.model_card import card
-from tessera.files import write_json
+from tessera.files import refuse_taken, write_json
 from tessera.inference import sentence_folder as folders
 from tessera.inference.engine import Vectors, rows
 from tessera.inference.nearest import nearest, unit
@@ -114,7 +114,7 @@ def quantize(
     if weights_only and to == "onnx":
         raise ValueError("weights_only is for openvino; ONNX Runtime reads activations in int8 as they come")
     calibrating, measuring = _halved(texts, seed)
-    pipeline, inside = _read(folder)
+    pipeline, inside = _read(folder, target)
     model, tokenizer = hub.load_own_encoder(inside, "cpu", drop_head=drop_head).eval(), Tokenizer.load(inside)
     longest = length_of(pipeline, model)
     cut = min(max_length, longest)
@@ -142,7 +142,8 @@ def quantize(
     return measured
 
 
-def _read(folder: str | Path) -> tuple[folders.Pipeline, Path]:
+def _read(folder: str | Path, target: str | Path) -> tuple[folders.Pipeline, Path]:
+    refuse_taken(Path(target))
     pipeline, inside = folders.read(folders.local(folder))
     if not hub.is_ours(inside):
         raise ValueError(f"{inside / 'config.json'}: int8 takes EuroBERT and ModernBERT models")

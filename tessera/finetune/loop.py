@@ -16,6 +16,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,14 +25,15 @@ from torch import Tensor, nn
 
 from tessera.data.packing import by_length
 from tessera.finetune.learner import Learner, embedding, set_embedding
+from tessera.inference.nearest import Floats
 from tessera.model.encoder import PartialEmbedding
 from tessera.model.hub import AnyEncoder
 from tessera.model.packed import packed
 from tessera.plan.recipe import Optimizer
 from tessera.plan.task import Protocol
-from tessera.prediction.features import Answer, Example
+from tessera.prediction.features import Answer, Example, Item
 from tessera.prediction.item_scores import predicted
-from tessera.progress import Progress, silent
+from tessera.progress import Progress, Say, silent
 from tessera.train.optimizer import build, clip_gradients, set_learning_rate
 
 CLIP = 1.0  # norm of the gradient
@@ -112,6 +114,14 @@ def predict(learner: Learner, examples: Sequence[Example], on_progress: Progress
 
     Raises Diverged where it says what is no finite number: the greatest of these would be some class, as ever.
     """
+    items, found = scores(learner, examples, on_progress)
+    return learner.reader.answers(examples, items, found)
+
+
+def scores(
+    learner: Learner, examples: Sequence[Example], on_progress: Progress | None = None
+) -> tuple[list[Item], list[Floats]]:
+    """The logits of each example's items, and these; of a regression the numbers themselves. Raises as `predict`."""
     items = learner.reader.items(examples)
     learner.encoder.eval()
     learner.head.eval()
@@ -131,7 +141,36 @@ def predict(learner: Learner, examples: Sequence[Example], on_progress: Progress
         raise Diverged(f"{row}: the model's scores there are not finite numbers; its weights, or products, overflow")
     if learner.reader.kind == "regress":
         found = [rows * learner.scale + learner.centre for rows in found]
-    return learner.reader.answers(examples, items, found)
+    return items, found
+
+
+Trained = TypeVar("Trained")
+
+
+def best_of(
+    rates: Sequence[float], once: Callable[[float], tuple[Trained, TrainingSummary, float]], say: Say = silent
+) -> tuple[Trained, TrainingSummary, float]:
+    """Learning-rate sweep: (model, summary, rate) of the rate whose score is highest, the first of equals.
+
+    once  rate -> (what was trained, its summary, its score on validation)
+
+    Raises Diverged where no rate comes to an end.
+    """
+    best: tuple[Trained, TrainingSummary, float] | None = None
+    highest, last = -math.inf, None
+    for rate in rates:
+        try:
+            model, summary, score = once(rate)
+        except Diverged as error:
+            say(f"learning rate {rate:g}: {error}")
+            last = error
+            continue
+        say(f"learning rate {rate:g}: {score:.4f} on validation after {summary.steps} steps")
+        if best is None or score > highest:
+            best, highest = (model, summary, rate), score
+    if best is None:
+        raise last or Diverged("there is no learning rate to try")
+    return best
 
 
 @dataclass(frozen=True, slots=True)

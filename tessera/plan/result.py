@@ -10,7 +10,7 @@ plan/languages.py spells them. Files of tessera 0.1 are read too; `_upgraded` al
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -30,7 +30,8 @@ _LARGEST = 1e100  # of a number that can still be averaged
 _WORDS = {"name", "cite", "notes"}  # of a protocol: they change nothing
 
 Json = dict[str, Any]
-Scores = dict[str, dict[str, float]]  # language -> metric -> value
+Number = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]
+Scores = dict[str, dict[str, Number]]  # language -> metric -> value
 
 
 class Warnings(BaseModel):
@@ -60,10 +61,10 @@ class Result(Strict):
     seeds: tuple[int, ...] = ()
     oracle: bool = False  # settings chosen on the test set: an upper bound, not a result
     results: Scores
-    average: dict[str, float] = Field(default_factory=dict)  # metric -> mean over languages
-    spread: dict[str, float] = Field(default_factory=dict)  # metric -> standard deviation between languages
+    average: dict[str, Number] = Field(default_factory=dict)  # metric -> mean over languages
+    spread: dict[str, Number] = Field(default_factory=dict)  # metric -> standard deviation between languages
     # metric -> half the 95% interval of the average; None: no chance in it
-    interval: dict[str, float | None] = Field(default_factory=dict)
+    interval: dict[str, Number | None] = Field(default_factory=dict)
     examples: dict[str, int] = Field(default_factory=dict)  # language -> how many were scored
     chosen: Json = Field(default_factory=dict)  # what was trained on -> the settings that were chosen for it
     trials: tuple[Json, ...] = ()  # what was tried, and what came of it
@@ -71,7 +72,7 @@ class Result(Strict):
     lengths: dict[str, Scores] = Field(default_factory=dict)
     by_length: Scores = Field(default_factory=dict)  # the same over languages
     # metric -> language -> what each example adds
-    outcomes: dict[str, dict[str, tuple[float, ...]]] = Field(default_factory=dict)
+    outcomes: dict[str, dict[str, tuple[Number, ...]]] = Field(default_factory=dict)
     # of mteb: revision, and rows and characters beside those that mteb counts; else warnings, see evaluation/about.py
     about_data: Json = Field(default_factory=dict)
     seconds: float = 0.0  # of computing, trials of earlier calls too

@@ -12,8 +12,10 @@ import pyarrow as pa
 import pytest
 import torch
 
+from tessera import lock
 from tessera.evaluation.mteb_data import described
 from tessera.evaluation.rows import MissingData
+from tessera.files import LOCK
 from tessera.model import hub
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
@@ -101,6 +103,14 @@ def test_mteb_scores_what_it_is_given_by_its_own_protocol(model, data, tmp_path)
     assert len(each) == found["examples"]["deu_Latn"] == 15
     assert np.mean(each) == pytest.approx(found["results"]["deu_Latn"]["accuracy"], abs=1e-3)
     assert found["interval"]["accuracy"] >= 0
+
+
+def test_two_processes_do_not_measure_one_task_of_a_model(model, data, tmp_path):
+    with (
+        lock.hold(tmp_path / "out" / f".tiny.SIB200Classification{LOCK}", "the first"),
+        pytest.raises(lock.AtWork, match=r"tiny on SIB200Classification in .*: process \d+ on .* is at work here"),
+    ):
+        adapter.run(model, tmp_path / "out", tasks=["SIB200Classification"], data=data, name="tiny", available=True)
 
 
 def test_a_split_that_the_task_does_not_have_is_said(model, data, tmp_path):
