@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from learnable import THINGS, sentence
 from task_files import CLASSIFY, TAG, task, write
 
-from tessera.evaluation import load, metrics, trial
+from tessera.evaluation import load, trial
 from tessera.evaluation.evaluate import evaluate
 from tessera.finetune.labels import spelled
 from tessera.plan.recipe import Machine
 from tessera.plan.result import read
+from tessera.prediction import metrics
 
 CALM = Machine(device="cpu", dtype="float32")
 SPELLINGS = [  # of the two or three classes of a set, each in several ways
