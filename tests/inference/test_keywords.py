@@ -193,7 +193,9 @@ def test_texts_that_are_cut_are_counted(encoder):
 
 
 def test_the_log_says_once_that_texts_are_cut_unless_it_is_meant(folder, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("tessera"), "disabled", False)  # some libraries silence all that are there
+    for name, value in (("disabled", False), ("propagate", True)):  # some libraries silence all that are there
+        monkeypatch.setattr(logging.getLogger("tessera"), name, value)
+    caplog.set_level(logging.WARNING, "tessera")
     encoder = Encoder.from_pretrained(folder, dtype="float32")
     for options in ({"max_length": 8}, {"long": "truncate"}, {"long": "chunk"}, {"on_truncated": lambda _: None}):
         encoder.encode(TEXTS, **options)
