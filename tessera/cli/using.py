@@ -76,7 +76,10 @@ def export(
     model: ModelPath,
     out: Annotated[Path, typer.Argument(help="the folder to write", show_default=False)],
     to: Annotated[Engine, typer.Option(help="ONNX Runtime or OpenVINO")] = "onnx",
-    output: Annotated[Literal["embeddings", "logits"], typer.Option(help="what the graph gives")] = "embeddings",
+    output: Annotated[
+        Literal["embeddings", "logits"] | None,
+        typer.Option(help="what the graph gives (default: logits of the head of a task, else embeddings)"),
+    ] = None,
     pooling: Annotated[str | None, typer.Option(help="of the embedding (default: as the folder says)")] = None,
     normalize: Annotated[bool | None, typer.Option(help="to length 1 (default: as the folder says)")] = None,
     texts: Annotated[str | None, typer.Option(help="yours, compared beside those built in")] = None,

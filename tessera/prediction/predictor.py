@@ -20,17 +20,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import torch
 
+from tessera.inference import runtime
 from tessera.inference.sentence_folder import tokenizer_length
 from tessera.inference.tokenize import check_vocabulary
 from tessera.model import hub
+from tessera.model.hf_files import config_json
 from tessera.model.packed import packed
 from tessera.model.precision import compute_dtype, find_device
-from tessera.model.task_heads import TaskModel
+from tessera.model.task_config import read_task
+from tessera.model.task_heads import GraphHead, TaskModel
 from tessera.model.transformers_folder import marks_segments
 from tessera.model.transformers_model import TransformersEncoder
 from tessera.prediction import answers
@@ -67,12 +70,14 @@ class Predictor:
         attention: str = "auto",
         max_length: int | None = None,
     ) -> Self:
-        """A folder with the head of a task, of any family.
+        """A folder with the head of a task, of any family, or what `tessera export` and `tessera quantize` made of it.
 
         max_length  tokens of a document; None: as tokenizer_config.json says, else as many as the model has positions
         Raises ValueError naming the file and what in it is missing, broken or not known here.
         """
         folder = Path(folder)
+        if runtime.kind(folder) is not None:
+            return cls._of_graph(folder, device, dtype, max_length)
         return cls.of(
             hub.load_task(folder, attention),
             Tokenizer.load(folder),
@@ -116,6 +121,25 @@ class Predictor:
         model = model.to(where).eval()
         return cls(
             model=model, reader=reader, device=where, dtype=number, encoder=packed(model.encoder, number), source=source
+        )
+
+    @classmethod
+    def _of_graph(cls, folder: Path, device: str, dtype: runtime.Dtype, most: int | None) -> Self:
+        """An exported model, on the CPU."""
+        if device not in ("auto", "cpu"):
+            raise ValueError(f"{folder} holds a graph that runs on the CPU, but device is {device!r}; give cpu")
+        task = read_task(config_json(folder), folder / "config.json")
+        graph = runtime.Runtime.open(folder, dtype=dtype)
+        runtime.refuse_without_logits(graph, folder)
+        number: Literal["float32", "bfloat16"] = "bfloat16" if graph.dtype is torch.bfloat16 else "float32"
+        return cls.of(
+            TaskModel(cast(Any, graph), GraphHead(), task),
+            Tokenizer.load(folder),
+            folder,
+            device="cpu",
+            dtype=number,
+            max_length=most,
+            segments=runtime.SEGMENTS in graph.inputs,
         )
 
     @property
