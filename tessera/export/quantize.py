@@ -109,16 +109,12 @@ def quantize(
     weights_only  openvino only: activations stay as they are; nearer to the model, smaller by as much, hardly faster
     max_length    tokens that are read of a text
     drop_head     whether the head of a task may be left out, for embeddings of what is beneath it
-    rows          of a head: rows of its task with what is right, as quantize_head.py takes them; max_drop is of its score
-    min_agreement  of a head without rows: of a hundred answers on texts, those that must stay what they are in float32
+    rows, min_agreement  of a model with the head of a task, whose answers are measured and no vectors: see
+                  `quantize_head`; max_drop is of its score
 
     Raises ValueError saying what was measured where a bound is not held, and for too few texts; else as `export`.
     """
-    need(to, *(["nncf"] if to == "openvino" else []))
-    if not 0.0 <= min_cosine <= 1.0 or max_drop < 0:
-        raise ValueError(f"min_cosine is {min_cosine}, max_drop {max_drop}; give a cosine up to 1 and points from 0 up")
-    if weights_only and to == "onnx":
-        raise ValueError("weights_only is for openvino; ONNX Runtime reads activations in int8 as they come")
+    _check(to, weights_only, min_cosine, max_drop)
     calibrating, measuring = _halved(texts, seed)
     place = folders.local(folder)
     if not drop_head and has_head(place):
@@ -128,6 +124,28 @@ def quantize(
         )  # fmt: skip
     if rows:
         raise ValueError(f"{place}: rows are for the head of a task, and there is none (or it is left out)")
+    return _quantize_embedder(
+        place, Path(target), to, calibrating=calibrating, measuring=measuring, pairs=pairs, min_cosine=min_cosine,
+        max_drop=max_drop, weights_only=weights_only, max_length=max_length, drop_head=drop_head, say=say,
+    )  # fmt: skip
+
+
+def _quantize_embedder(
+    place: Path,
+    target: Path,
+    to: To,
+    *,
+    calibrating: Sequence[str],
+    measuring: Sequence[str],
+    pairs: Sequence[tuple[str, str]],
+    min_cosine: float,
+    max_drop: float,
+    weights_only: bool,
+    max_length: int,
+    drop_head: bool,
+    say: Say,
+) -> Measured:
+    """The vectors of a model; arguments as of `quantize`."""
     pipeline, inside = _read(place)
     model, tokenizer = hub.load_own_encoder(inside, "cpu", drop_head=drop_head).eval(), Tokenizer.load(inside)
     longest = length_of(pipeline, model)
@@ -135,7 +153,7 @@ def quantize(
     ids = TextTokenizer(tokenizer=tokenizer, max_length=cut, lower_case=pipeline.lower_case).ids
     width = pipeline.width(model.config.hidden_size)
     ours = _embed(lambda tokens, starts: pooled(model(tokens, starts), starts, pipeline), width)
-    with drafted(Path(target), inside, pipeline, model) as draft, tempfile.TemporaryDirectory(dir=draft.parent) as work:
+    with drafted(target, inside, pipeline, model) as draft, tempfile.TemporaryDirectory(dir=draft.parent) as work:
         plain = Path(work)
         say(f"{to}: tracing {model.config.num_hidden_layers} layers")
         write_graph(graph.padded(model, pipeline), plain, to)
@@ -151,9 +169,17 @@ def quantize(
         how: dict[str, Any] = {"weights_only": weights_only, "calibrated_on": calibrated, "max_length": cut}
         how |= {"min_cosine": min_cosine, "max_drop": max_drop, "measured": asdict(measured)}
         write_json(draft / ABOUT, {"engine": to, "output": "embeddings", "int8": how})
-        text = card(to, VECTORS, Path(target).name, longest, f"In int8. Measured: {measured}.")
+        text = card(to, VECTORS, target.name, longest, f"In int8. Measured: {measured}.")
         (draft / "README.md").write_text(text, encoding="utf-8")
     return measured
+
+
+def _check(to: To, weights_only: bool, min_cosine: float, max_drop: float) -> None:
+    need(to, *(["nncf"] if to == "openvino" else []))
+    if not 0.0 <= min_cosine <= 1.0 or max_drop < 0:
+        raise ValueError(f"min_cosine is {min_cosine}, max_drop {max_drop}; give a cosine up to 1 and points from 0 up")
+    if weights_only and to == "onnx":
+        raise ValueError("weights_only is for openvino; ONNX Runtime reads activations in int8 as they come")
 
 
 def _read(folder: Path) -> tuple[folders.Pipeline, Path]:

@@ -34,8 +34,8 @@ FEWEST = 32  # rows to measure on, or the figures mean nothing
 CALIBRATED = 128  # rows; more made no difference to embeddings
 _TIMED = 64  # rows
 _ANSWERS = {  # under which names a row may say what is right, the first that is there
-    "classify": ("label",), "multilabel": ("labels", "label"), "regress": ("score", "label"), "choose": ("choice", "label"),
-    "rerank": ("score", "label"), "tag": ("tags", "labels"), "span": ("answer", "answers"),
+    "classify": ("label",), "multilabel": ("labels", "label"), "tag": ("tags", "labels"), "span": ("answer", "answers"),
+    "regress": ("score", "label"), "rerank": ("score", "label"), "choose": ("choice", "label"),
 }  # fmt: skip
 
 
@@ -60,8 +60,8 @@ class HeadMeasured:
     def __str__(self) -> str:
         score = "" if self.before is None else f"score {self.before:.2f} before, {self.after:.2f} after; "
         return (
-            f"agreement {self.agreement:.2f} of 100 over {self.rows} rows ({self.kind}); {score}{self.faster:.2f} times "
-            f"as fast with {self.threads} threads, {self.smaller:.1f} times smaller"
+            f"agreement {self.agreement:.2f} of 100 over {self.rows} rows ({self.kind}); {score}"
+            f"{self.faster:.2f} times as fast with {self.threads} threads, {self.smaller:.1f} times smaller"
         )
 
 
@@ -162,8 +162,11 @@ def _right(predictor: Predictor, row: Mapping[str, Any], number: int) -> Predict
     kind, labels = predictor.kind, predictor.labels
     names = _ANSWERS[kind]
     name = next((name for name in names if row.get(name) is not None), None)
-    if name is None:
-        raise ValueError(f"rows[{number}]: does not say what is right; give {' or '.join(names)}")
+    if name is None or (kind == "tag" and "words" not in row):
+        raise ValueError(
+            f"rows[{number}]: does not say what is right; give {' or '.join(names)}"
+            f"{', and words' if kind == 'tag' else ''}"
+        )
     given = row[name]
 
     def label(value: Any) -> str:
