@@ -37,6 +37,7 @@ def evaluate(
     name: Annotated[str | None, typer.Option(help="the model's name in the results (default: its folder's)")] = None,
     held_out: Annotated[Path | None, typer.Option(help="held-out shards, for bits per byte")] = None,
     oracle: Annotated[bool, typer.Option("--oracle", help="choose on the test set; results are marked")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="write the chosen model of each task as a folder")] = False,
     list_: Annotated[bool, typer.Option("--list", help="show the tasks there are, and stop")] = False,
     set_: Set = None,
 ) -> None:
@@ -49,6 +50,9 @@ def evaluate(
             "evaluate: give a model folder and one of --task, --recipe and --mteb/--benchmark, e.g. "
             "tessera evaluate runs/demo/merged/final --task sib200-probe --data FOLDER; --list shows the tasks"
         )
+    if keep and task is None:
+        raise ValueError("evaluate: --keep goes with --task: the model that a task's protocol trains and chooses")
+    from tessera.evaluation.kept import place as kept_place
     from tessera.report.compare import compare as beside
     from tessera.report.compare import tables
 
@@ -62,7 +66,7 @@ def evaluate(
                 )
             paths = _by_recipe(model, read_recipe(recipe, set_), out, held_out, dtype, whole)
         elif task is not None:
-            whole |= {"protocol": protocol, "data": data, "languages": language or (), "oracle": oracle}
+            whole |= {"protocol": protocol, "data": data, "languages": language or (), "oracle": oracle, "keep": keep}
             paths = _by_name(model, task, out, held_out, dtype, whole)
         else:
             from tessera.evaluation.mteb import run
@@ -72,6 +76,8 @@ def evaluate(
             paths = run(model, out, available=available, **whole)
         for path in paths:
             watcher.say(str(path))
+            if keep:
+                watcher.say(f"model: {kept_place(path)}")
             found.append(path)
     if found:
         _show(*tables(beside(found)))

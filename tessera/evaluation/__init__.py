@@ -10,6 +10,7 @@ In reading order:
     trial.py           one trial: a file that is never written twice; the kinds with a head
     retrieve.py        retrieval as a kind of trial: documents ranked for each query, nDCG, MRR, recall
     groups.py          the data of a sweep by what is trained together, test sets without their labels
+    kept.py            the chosen model of a sweep as a folder, and weights for another task to begin with
     sweep.py           all settings with every seed, the best chosen on validation, then the test set
     frozen.py          tasks that train no encoder: bitext mining, probes
     bitext.py          does a sentence lie nearest to its translation

@@ -46,6 +46,7 @@ def evaluate(
     pooling: Literal["mean", "cls"] | None = None,
     machine: Machine | None = None,
     name: str | None = None,
+    keep: bool = False,
     on_progress: Progress | None = None,
 ) -> Iterator[Path]:
     """The file of each task's result, as soon as it is there; finished trials and results are not made again.
@@ -59,10 +60,12 @@ def evaluate(
     pooling    of tasks that train no encoder; None: as the model's folder says
     machine    where it runs; changes speed, not results (bfloat16 moves the last digits)
     name       of the model in the results; None: that of its folder
+    keep       the chosen model of each task is written as a folder too, where kept.place says; it is trained once more
 
-    Raises TaskError for names that nobody knows and DataError for languages that a task does not have, before anything
-    is run, ImportError where a metric's library is missing; DataError for rows that cannot be used, ValueError where
-    there is a choice but nothing to choose by, and lock.AtWork where another process measures this model on this task.
+    Raises TaskError for names that nobody knows, DataError for languages that a task does not have and ValueError for a
+    task that trains nothing to keep, before anything is run, ImportError where a metric's library is missing; DataError
+    for rows that cannot be used, ValueError where there is a choice but nothing to choose by, and lock.AtWork where
+    another process measures this model on this task.
     """
     folder, machine = Path(model_folder), machine or Machine()
     report, model = on_progress or silent, name or model_name(folder)
@@ -73,6 +76,8 @@ def evaluate(
     for task, *_ in chosen:
         for metric in (task.metric, *task.also):
             metrics.check(metric, task.labels or ())
+        if keep and not (task.trained and task.kind not in (HELD_OUT, *frozen.KINDS)):
+            raise ValueError(f"task {task.name} (kind {task.kind}) trains no model, so there is none to keep")
     out = Path(out, *_folder(languages))
     embedder: frozen.Embedder | None = None
     for number, (task, how, place) in enumerate(chosen):
@@ -87,7 +92,7 @@ def evaluate(
                 written = frozen.run(task, place, out, model, embedder)
             else:
                 how = how.model_copy(update={"select": "oracle"}) if oracle else how
-                written = sweep.run(folder, task, how, place, out, machine, on_progress, name=model)
+                written = sweep.run(folder, task, how, place, out, machine, on_progress, name=model, keep=keep)
         yield written
 
 
