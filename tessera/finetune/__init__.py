@@ -7,6 +7,7 @@ In reading order:
     columns.py      the cells of a row by the roles a task gives them: texts, labels, tags, answers
     learner.py      an encoder with a task head: forward pass and loss
     loop.py         the training loop: schedule, clipping, early stopping; train and predict
+    frozen_head.py  the head alone, trained on features that are computed once
     saved.py        what comes out as a folder, compared with transformers before it counts
     retriever.py    a bi-encoder: queries and documents to vectors
     contrastive.py  a retriever trained in that loop: InfoNCE, cached gradients, hard negatives

@@ -24,12 +24,13 @@ from torch import Tensor, nn
 
 from tessera.data.packing import by_length
 from tessera.finetune.learner import Learner, embedding, set_embedding
+from tessera.inference.nearest import Floats
 from tessera.model.encoder import PartialEmbedding
 from tessera.model.hub import AnyEncoder
 from tessera.model.packed import packed
 from tessera.plan.recipe import Optimizer
 from tessera.plan.task import Protocol
-from tessera.prediction.features import Answer, Example
+from tessera.prediction.features import Answer, Example, Item
 from tessera.prediction.item_scores import predicted
 from tessera.progress import Progress, silent
 from tessera.train.optimizer import build, clip_gradients, set_learning_rate
@@ -71,13 +72,7 @@ def train(
 
     Raises Diverged where the loss is no finite number, ValueError for examples without targets.
     """
-    items = learner.reader.items(examples)
-    missing = next((item.example for item in items if not len(item.targets)), None)
-    if missing is not None or not items:
-        raise ValueError("there is nothing to train on" if missing is None else f"example {missing} has no target")
-    if learner.reader.kind == "regress":  # a scale of 0 to 100 would take thousands of steps for the bias alone
-        targets = np.array([item.targets[0] for item in items])
-        learner.centre, learner.scale = float(targets.mean()), float(targets.std()) or 1.0
+    items = prepared(learner, examples)
 
     def accumulate(step: int, chosen: Sequence[int]) -> tuple[float, int]:
         """The mean loss of what is asked in a batch, its gradient by micro-batches."""
@@ -107,6 +102,21 @@ def train(
     )
 
 
+def prepared(learner: Learner, examples: Sequence[Example]) -> list[Item]:
+    """What is trained on; tells the learner of a regression where its numbers lie.
+
+    Raises ValueError for examples without targets.
+    """
+    items = learner.reader.items(examples)
+    missing = next((item.example for item in items if not len(item.targets)), None)
+    if missing is not None or not items:
+        raise ValueError("there is nothing to train on" if missing is None else f"example {missing} has no target")
+    if learner.reader.kind == "regress":  # a scale of 0 to 100 would take thousands of steps for the bias alone
+        targets = np.array([item.targets[0] for item in items])
+        learner.centre, learner.scale = float(targets.mean()), float(targets.std()) or 1.0
+    return items
+
+
 def predict(learner: Learner, examples: Sequence[Example], on_progress: Progress | None = None) -> list[Answer]:
     """What the model says of each example: see Reader.answers. Targets are not looked at.
 
@@ -129,9 +139,16 @@ def predict(learner: Learner, examples: Sequence[Example], on_progress: Progress
     if wrong is not None:
         row = examples[wrong.example].row
         raise Diverged(f"{row}: the model's scores there are not finite numbers; its weights, or products, overflow")
+    return answered(learner, examples, items, found)
+
+
+def answered(
+    learner: Learner, examples: Sequence[Example], items: Sequence[Item], scores: Sequence[Floats]
+) -> list[Answer]:
+    """What scores of items say of each example."""
     if learner.reader.kind == "regress":
-        found = [rows * learner.scale + learner.centre for rows in found]
-    return learner.reader.answers(examples, items, found)
+        scores = [rows * learner.scale + learner.centre for rows in scores]
+    return learner.reader.answers(examples, items, scores)
 
 
 @dataclass(frozen=True, slots=True)
