@@ -8,7 +8,9 @@ In reading order:
     learner.py      an encoder with a task head: forward pass and loss
     loop.py         the training loop: schedule, clipping, early stopping; train and predict
     frozen_head.py  the head alone, trained on features that are computed once
+    lora.py         low-rank adaptation of the encoder's matrices beside a whole head
     saved.py        what comes out as a folder, compared with transformers before it counts
+    adapter_folder.py  adapters as peft writes and loads them: written, and merged into their base
     retriever.py    a bi-encoder: queries and documents to vectors
     contrastive.py  a retriever trained in that loop: InfoNCE, cached gradients, hard negatives
     text_scorer.py  a regression head fitted to marked texts by ridge regression

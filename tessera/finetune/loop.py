@@ -87,6 +87,7 @@ def train(
 
     documents = [document for item in items for document in item.documents]
     padding = learner.encoder.config.pad_token_id
+    table = embedding(learner.encoder).get_parameter("weight")
     return optimize(
         learner.encoder,
         learner.head,
@@ -95,7 +96,9 @@ def train(
         protocol,
         rate=rate,
         seed=seed,
-        seen=np.unique(np.concatenate([*documents, [] if padding is None else [padding]])),
+        seen=np.unique(np.concatenate([*documents, [] if padding is None else [padding]]))
+        if table.requires_grad
+        else None,
         validate=validate,
         on_progress=on_progress,
         what="fine-tuning",
