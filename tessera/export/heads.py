@@ -161,10 +161,10 @@ def _documents(predictor: Predictor, texts: Sequence[str]) -> Iterator[tuple[str
 def _logits(model: TaskModel, documents: Documents, predictor: Predictor) -> list[Tensor]:
     """Of each document [1, K], or [its tokens, K]."""
     tokens, starts = pack([ids for ids, _ in documents])
-    more = ()
+    more: tuple[Tensor, ...] = ()
     if predictor.reader.segments:
         more = (torch.from_numpy(np.concatenate([told for _, told in documents]).astype(np.int64)),)
     hidden = model.encoder(tokens, starts, *more)
     if model.task.by_token:
-        return list(model.head(hidden).float().split(starts.diff().tolist()))  # type: ignore[call-arg]
-    return list(model.head(hidden, starts).float().split(1))  # type: ignore[call-arg]
+        return list(model.head(hidden).float().split(starts.diff().tolist()))
+    return list(model.head(hidden, starts).float().split(1))

@@ -166,8 +166,9 @@ class PaddedTransformers(nn.Module):
         self.whole, self.choices = model.head.whole, model.head.choices
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        given = dict(zip((*INPUTS, SEGMENTS), (input_ids, attention_mask, token_type_ids), strict=True))
-        given = {name: rows for name, rows in given.items() if rows is not None}
+        given = dict(zip(INPUTS, (input_ids, attention_mask), strict=True))
+        if token_type_ids is not None:
+            given[SEGMENTS] = token_type_ids
         if self.choices:  # each row the one option of its own
             given = {name: rows[:, None] for name, rows in given.items()}
         found = self.whole(**given)

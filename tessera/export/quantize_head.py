@@ -199,7 +199,7 @@ def score(kind: str, found: Sequence[Prediction], right: Sequence[Prediction]) -
         case "regress" | "rerank":
             sides = [np.array([one["score"] for one in several]) for several in (found, right)]
             if any(side.std() == 0 for side in sides):
-                return 100.0 if np.array_equal(*sides) else 0.0
+                return 100.0 if np.array_equal(sides[0], sides[1]) else 0.0
             return 100.0 * float((pearsonr if kind == "regress" else spearmanr)(*sides).statistic)
         case "multilabel":
             hits = [

@@ -83,7 +83,12 @@ def save(
         save_file(weights, draft / WEIGHTS, metadata={"format": "pt"})
         given = config_json(whole)
         kind = next((_TYPES[end] for end in _TYPES if given["architectures"][0].endswith(end)), None)
-        said = {"peft_type": "LORA", "task_type": kind, "base_model_name_or_path": str(source), "r": adapter.rank}
+        said: dict[str, Any] = {
+            "peft_type": "LORA",
+            "task_type": kind,
+            "base_model_name_or_path": str(source),
+            "r": adapter.rank,
+        }
         said |= {"lora_alpha": adapter.alpha, "lora_dropout": 0.0, "bias": "none", "inference_mode": True}
         write_json(draft / CONFIG, {**said, "target_modules": targets, "modules_to_save": names})
         copy_tokenizer(whole, draft)
@@ -109,7 +114,7 @@ def _added(learner: Learner, adapter: Adapter) -> dict[str, Tensor]:
     for name, (a, b) in adapter.parts.items():
         if isinstance(learner.encoder, Encoder):
             config = learner.encoder.config
-            parts = theirs(f"encoder.{name}.weight", NAMES[family(config)])
+            parts = list(theirs(f"encoder.{name}.weight", NAMES[family(config)]))
             heads = [config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads]
             sizes = [n * config.head_dim for n in heads] if len(parts) == 3 else [len(b) // len(parts)] * len(parts)
         else:
@@ -198,7 +203,7 @@ def _class(given: dict[str, Any], config: _Config, place: Path) -> Any:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """The weights of an adapter by the names of its base model. Raises ValueError where they are none, or no numbers."""
+    """The weights of an adapter by the names of its base model. Raises ValueError for what is none."""
     if not path.is_file():
         raise ValueError(f"{path} is missing; tessera reads adapters from safetensors files only")
     try:

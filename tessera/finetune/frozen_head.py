@@ -110,7 +110,7 @@ def train_frozen(
         return summed, sum(item.tokens for item in batch)
 
     # BERT's pooler stands in its encoder, but is a part of what its classes do after it, and drawn anew with the head.
-    beside = learner.encoder.model.pooler if _has_pooler(learner) else nn.Identity()
+    beside = cast(Any, learner.encoder.model).pooler if _has_pooler(learner) else nn.Identity()
     learner.encoder.eval()
     return optimize(
         cast(Any, beside),
@@ -216,6 +216,6 @@ def _scores(learner: Learner, kept: Features, chosen: Sequence[int]) -> Tensor:
     rows = torch.cat([kept.values[n] for n in chosen]).to(learner.device)
     with autocast(learner.device, learner.dtype):
         if learner.reader.kind in ("tag", "span"):
-            return learner.head(rows)  # type: ignore[call-arg]
+            return learner.head(rows)
         lengths = [length for n in chosen for length in kept.lengths[n]]
-        return learner.head(rows, torch.tensor([0, *lengths], device=learner.device).cumsum(0))  # type: ignore[call-arg]
+        return learner.head(rows, torch.tensor([0, *lengths], device=learner.device).cumsum(0))

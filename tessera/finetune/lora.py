@@ -110,7 +110,7 @@ def merge(learner: Learner, rank: int, alpha: float) -> Adapter:
     """Makes what was learned a part of the matrices; the learner is an ordinary one again."""
     parts = {}
     for name, linear in list(matrices(learner)):
-        (low,) = linear.parametrizations["weight"]  # type: ignore[union-attr,misc,index]
+        (low,) = linear.parametrizations["weight"]  # type: ignore[index]
         assert isinstance(low, LowRank)
         parts[name] = (low.a.detach().clone(), low.b.detach().clone())
         parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)

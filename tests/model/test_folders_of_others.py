@@ -235,7 +235,7 @@ def test_a_classifier_is_not_exported_as_an_encoder(models: Path) -> None:
     from tessera.export.graph import export
 
     with pytest.raises(ValueError, match="would lose its head"):
-        export(write_head("modernbert", "SequenceClassification", models), models / "graph")
+        export(write_head("modernbert", "SequenceClassification", models), models / "graph", output="embeddings")
     assert not (models / "graph").exists()
 
 
