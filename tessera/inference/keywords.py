@@ -18,7 +18,7 @@ from tessera.inference.engine import EncodeOptions, Options
 from tessera.inference.sentence_folder import Pipeline
 from tessera.inference.tokenize import TextTokenizer, checked
 from tessera.model.pooling import POOLINGS
-from tessera.model.precision import find_device
+from tessera.model.precision import named_device
 from tessera.tokenizer.tokenizer import Tokenizer
 
 
@@ -84,7 +84,7 @@ def _checked(name: str, value: Any) -> Any:
         raise ValueError(f"{what}; give {', '.join(POOLINGS)}, or several of them in a list")
     if name == "device":
         try:
-            return find_device(value)
+            return named_device(value)
         except ValueError:
             raise ValueError(f"{what}; an Encoder is on one device, so give its name or leave it out") from None
     if name == "pool":

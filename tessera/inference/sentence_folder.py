@@ -70,11 +70,13 @@ class Pipeline:
     def __post_init__(self) -> None:
         unknown = [name for name in self.pooling if name not in POOLINGS]
         if unknown or not self.pooling:
-            raise ValueError(f"pooling is {unknown[0] if unknown else ()!r}; give {', '.join(POOLINGS)}")
+            raise ValueError(f"pooling is {shown(unknown[0]) if unknown else ()}; give {', '.join(POOLINGS)}")
         if self.default_prompt_name is not None and self.default_prompt_name not in self.prompts:
-            raise ValueError(f"default_prompt_name is {self.default_prompt_name!r}; prompts are {sorted(self.prompts)}")
+            raise ValueError(
+                f"default_prompt_name is {shown(self.default_prompt_name)}; prompts are {shown(sorted(self.prompts))}"
+            )
         if self.similarity not in SIMILARITIES:
-            raise ValueError(f"similarity is {self.similarity!r}; give {', '.join(SIMILARITIES)}")
+            raise ValueError(f"similarity is {shown(self.similarity)}; give {', '.join(SIMILARITIES)}")
 
     def width(self, hidden_size: int) -> int:
         """Dimensions of a vector."""

@@ -15,6 +15,9 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of mallopt(3)
 _LARGEST = 2**31 - 1
 
 
+_HERE = "give one that is here, as auto, cpu, cuda, cuda:1 or mps"
+
+
 def find_device(name: str | torch.device) -> torch.device:
     """The device called `name` (auto, cpu, cuda, cuda:1, mps); auto is CUDA where torch sees a GPU, else the CPU.
 
@@ -22,17 +25,22 @@ def find_device(name: str | torch.device) -> torch.device:
     """
     if isinstance(name, str) and name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        if not isinstance(name, str | torch.device):
-            raise TypeError("one device is needed, as a str")
-        device = torch.device(name)
-    except (RuntimeError, TypeError) as error:
-        why = next(iter(str(error).splitlines()), "")
-        raise ValueError(f"device is {name!r}; give auto, cpu, cuda, cuda:1 or mps ({why})") from None
+    device = named_device(name)
     there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     if (device.index or 0) >= there.get(device.type, 0):
-        raise ValueError(f"device is {str(name)!r}, but PyTorch sees none here; give cpu or auto")
+        raise ValueError(f"device is {str(name)!r}, but PyTorch sees none here; {_HERE}")
     return device
+
+
+def named_device(name: str | torch.device) -> torch.device:
+    """The device of that name, whether it is there or not. Raises ValueError for what is no name of one."""
+    try:
+        if not isinstance(name, str | torch.device):
+            raise TypeError("one device, as a str")
+        return torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        why = next(iter(str(error).splitlines()), "")
+        raise ValueError(f"device is {name!r}; {_HERE} ({why})") from None
 
 
 def compute_dtype(name: Literal["auto", "float32", "bfloat16"], device: torch.device) -> torch.dtype:

@@ -1,6 +1,7 @@
 """What `encode` takes: texts and nothing that merely holds them, keywords of the right kind, each refused by name."""
 
 import copy
+import logging
 import multiprocessing
 import pickle
 from pathlib import Path
@@ -191,7 +192,8 @@ def test_texts_that_are_cut_are_counted(encoder):
     assert [reading.read([text])[1] for text in (exact, exact + "x", "one " * 10_000)] == [0, 1, 1]
 
 
-def test_the_log_says_once_that_texts_are_cut_unless_it_is_meant(folder, caplog):
+def test_the_log_says_once_that_texts_are_cut_unless_it_is_meant(folder, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("tessera"), "disabled", False)  # some libraries silence all that are there
     encoder = Encoder.from_pretrained(folder, dtype="float32")
     for options in ({"max_length": 8}, {"long": "truncate"}, {"long": "chunk"}, {"on_truncated": lambda _: None}):
         encoder.encode(TEXTS, **options)
