@@ -44,14 +44,8 @@ def evaluate(
     """Measures a model on tasks, by name or of a recipe; finished trials and measurements are not repeated."""
     if list_:
         return _list(task, data)
-    asked = [recipe, task, mteb or benchmark]
-    if model is None or sum(one is not None for one in asked) != 1:
-        raise ValueError(
-            "evaluate: give a model folder and one of --task, --recipe and --mteb/--benchmark, e.g. "
-            "tessera evaluate runs/demo/merged/final --task sib200-probe --data FOLDER; --list shows the tasks"
-        )
-    if keep and task is None:
-        raise ValueError("evaluate: --keep goes with --task: the model that a task's protocol trains and chooses")
+    _check_question(model, [recipe, task, mteb or benchmark], language, keep)
+    assert model is not None
     from tessera.evaluation.kept import place as kept_place
     from tessera.report.compare import compare as beside
     from tessera.report.compare import tables
@@ -60,10 +54,6 @@ def evaluate(
     with Watcher(console) as watcher:
         whole: Settings = {"name": name or model_name(model), "on_progress": watcher.progress("evaluate")}
         if recipe is not None:
-            if language:
-                raise ValueError(
-                    "evaluate: --language goes with --task and --mteb; a recipe names its languages itself"
-                )
             paths = _by_recipe(model, read_recipe(recipe, set_), out, held_out, dtype, whole)
         elif task is not None:
             whole |= {"protocol": protocol, "data": data, "languages": language or (), "oracle": oracle, "keep": keep}
@@ -81,6 +71,19 @@ def evaluate(
             found.append(path)
     if found:
         _show(*tables(beside(found)))
+
+
+def _check_question(model: Path | None, asked: list[Any], language: list[str] | None, keep: bool) -> None:
+    """Raises ValueError for words that do not go together. asked: a recipe, tasks, tasks of mteb."""
+    if model is None or sum(one is not None for one in asked) != 1:
+        raise ValueError(
+            "evaluate: give a model folder and one of --task, --recipe and --mteb/--benchmark, e.g. "
+            "tessera evaluate runs/demo/merged/final --task sib200-probe --data FOLDER; --list shows the tasks"
+        )
+    if keep and asked[1] is None:
+        raise ValueError("evaluate: --keep goes with --task: the model that a task's protocol trains and chooses")
+    if asked[0] is not None and language:
+        raise ValueError("evaluate: --language goes with --task and --mteb; a recipe names its languages itself")
 
 
 def _list(task: list[str] | None, data: Path | None) -> None:

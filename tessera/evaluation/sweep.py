@@ -77,21 +77,17 @@ def run(
 
     model_folder  a Hugging Face folder with its tokenizer, of any family
     data_folder   local data; None: the Hub
-    keep          the chosen setting is trained once more, and its model written: `kept.place` of what is returned
+    keep          the chosen setting is trained once more, its model written to `kept.place` of what is returned
 
     The rest is as of evaluate.evaluate.
     Raises DataError for rows that cannot be used, ValueError where nothing is trained, where there is a choice but no
     validation set, or where no training of any rate went well.
     """
-    began = time.perf_counter()
+    began, folder = time.perf_counter(), Path(model_folder)
     place = _Place(
-        folder=Path(model_folder),
-        model=name or model_name(Path(model_folder)),
-        machine=machine or Machine(),
-        data=None if data_folder is None else Path(data_folder),
-        out=Path(out),
-        report=on_progress or silent,
-    )
+        folder=folder, model=name or model_name(folder), machine=machine or Machine(), out=Path(out),
+        data=None if data_folder is None else Path(data_folder), report=on_progress or silent,
+    )  # fmt: skip
     kind, tried = _kind(task), trial.all_trials(task, protocol)
     left_out: list[str] = []
     groups = read_groups(task, protocol, place.data, left_out=left_out)
@@ -107,11 +103,9 @@ def run(
         chosen = _choose(done, lambda one: statistics.fmean(row[task.metric] for row in one.scores.values()))
     models = [one for one in done if one.trial.choice == chosen[one.group.name]]
     best, rows = _folded(kind, models, rows)
+    named = {"model": place.model, "task": task.name, "kind": task.kind, "metric": task.metric}
     result = Result(
-        model=place.model,
-        task=task.name,
-        kind=task.kind,
-        metric=task.metric,
+        **named,
         protocol={**protocol.model_dump(mode="json", by_alias=True), **kind.protocol, **_folds(task)},
         fingerprint=fingerprint(place.folder),
         data=_of_data(groups, labelled),
@@ -125,12 +119,19 @@ def run(
     )
     path = write(place.out / f"{place.model}.{task.name}.{protocol.name}{'.oracle' if oracle else ''}.json", result)
     if keep:
-        for group in groups:
-            mine = [one for one in models if one.group.name == group.name]
-            one = max(mine, key=lambda one: one.outcome["validation"] or 0.0)  # the first seed of equals
-            target = kept.place(path) if len(groups) == 1 else kept.place(path) / group.name
-            kept.keep(kind, group, one.trial, start, target, place.folder, one.outcome, one.scores, place.report)
+        _keep_models(kind, groups, models, start, place, kept.place(path))
     return path
+
+
+def _keep_models(
+    kind: Kind, groups: Sequence[Group], chosen: Sequence[_Finished], start: Start, place: _Place, folder: Path
+) -> None:
+    """Of each group the model of the seed that did best on validation, the first of equals."""
+    for group in groups:
+        mine = [one for one in chosen if one.group.name == group.name]
+        one = max(mine, key=lambda one: one.outcome["validation"] or 0.0)
+        target = folder if len(groups) == 1 else folder / group.name
+        kept.keep(kind, group, one.trial, start, target, place.folder, one.outcome, one.scores, place.report)
 
 
 def _kind(task: Task) -> Kind:

@@ -154,17 +154,20 @@ def merge_adapter(base: str | Path, adapter: str | Path, out: str | Path) -> Pat
     config = read_as(_Config, adapter / CONFIG)
     given = read_json(adapter / "config.json") if (adapter / "config.json").is_file() else None
     weights = _read(adapter / WEIGHTS)
-    place, how = (adapter if given else base) / "config.json", {"trust_remote_code": False, "local_files_only": True}
+    place = (adapter if given else base) / "config.json"
     with retold(place), quietly():
-        described = transformers.AutoConfig.from_pretrained(place.parent, **how)
+        described = transformers.AutoConfig.from_pretrained(
+            place.parent, trust_remote_code=False, local_files_only=True
+        )
         classifier = next((v for k, v in weights.items() if k.endswith(("classifier.weight", "out_proj.weight"))), None)
         if given is None and classifier is not None:  # peft does not say how the labels are called
             described.num_labels = len(classifier)
         auto = _class(given or config_json(base), config, place)
         with torch.random.fork_rng():
             model, told = auto.from_pretrained(
-                base, config=described, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **how
-            )
+                base, config=described, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
+                trust_remote_code=False, local_files_only=True,
+            )  # fmt: skip
     if missing := sorted({*told["missing_keys"]} - weights.keys()):
         raise ValueError(
             f"{adapter}: {missing[0]} is neither in the base model nor in the adapter ({len(missing)} in all), so the "
