@@ -136,7 +136,7 @@ class _Rows:
         )
 
     def score(self, answers: list[Any]) -> float:
-        from tessera.evaluation import metrics
+        from tessera.prediction import metrics
 
         right = [row.tags if self.task.kind == "tag" else row.label for row in self.test]
         return metrics.score(self.metric, answers, right, names=self.labels, language=self.language)

@@ -1,6 +1,6 @@
 """Make, adapt, merge, measure and run modern multilingual text encoders.
 
-from tessera import Encoder
+from tessera import Encoder, Predictor
 """
 
 import importlib
@@ -10,9 +10,11 @@ importlib.import_module("tessera.telemetry").off()  # before any library that wo
 
 __version__ = "0.1.0"
 
+_CLASSES = {"Encoder": "tessera.inference.encoder", "Predictor": "tessera.prediction.predictor"}
+
 
 def __getattr__(name: str) -> Any:
-    """`Encoder` when it is asked for: the command line should not wait for torch."""
-    if name == "Encoder":
-        return importlib.import_module("tessera.inference.encoder").Encoder
+    """`Encoder` and `Predictor` when they are asked for: the command line should not wait for torch."""
+    if name in _CLASSES:
+        return getattr(importlib.import_module(_CLASSES[name]), name)
     raise AttributeError(f"module 'tessera' has no attribute {name!r}")

@@ -20,7 +20,7 @@ from typing import Any
 from tessera import checksums, lock
 
 LOCK = ".lock"  # within a folder that one process at a time works in
-_OURS = re.compile(r"\..+\.(writing|removing|writing\.mode)")  # what a kill leaves of the functions below
+_OURS = re.compile(r"\..+\.(writing|removing|writing\.mode|new)")  # what a kill leaves of the functions below
 _OF_MANY = re.compile(r"\..+\.[0-9a-f]{16}\.writing")
 _A_DAY = 86_400  # seconds after which a draft of one process among many is nobody's
 
@@ -39,10 +39,20 @@ def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         yield staging
 
 
+def refuse_taken(target: Path) -> None:
+    """Raises FileExistsError where a folder to be written holds something: for whoever works long before it writes."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target}: there already; remove it, or choose another name")
+    above = next(folder for folder in (*target.absolute().parents,) if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        why = "may not be written to" if above.is_dir() else "is a file"
+        raise PermissionError(errno.EACCES, f"{why}, so {target} cannot be made in it", str(above))
+
+
 @contextlib.contextmanager
 def _written(target: Path, replace: bool) -> Iterator[Path]:
-    if not replace and target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{target}: there already; remove it, or choose another name")
+    if not replace:
+        refuse_taken(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = target.with_name(f".{target.name}.writing")
     for left in (staging, target.with_name(f".{target.name}.removing")):  # by a kill

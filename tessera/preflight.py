@@ -12,6 +12,7 @@ from tessera.corpus import decontaminate, language_id, quality
 from tessera.data import storage
 from tessera.evaluation import evaluate
 from tessera.model import hub
+from tessera.model.hf_files import find_model
 from tessera.plan.fields import is_folder
 from tessera.plan.recipe import Recipe
 from tessera.plan.shipped import pip_line
@@ -55,11 +56,10 @@ def problems(recipe: Recipe, folder: Path, stages: Sequence[str]) -> list[str]:
 def _documents(recipe: Recipe) -> None:
     missing = []
     for source in recipe.corpus.sources:
-        if "://" not in source.path.removeprefix("file://"):  # elsewhere, it is listed when it is read
-            try:
-                storage.files(source)
-            except ValueError as error:
-                missing.append(str(error))
+        try:
+            storage.files(source)  # elsewhere too: its file system remembers the list for when it is read
+        except (ValueError, ImportError, OSError) as error:
+            missing.append(str(error))
     if missing:
         raise ValueError("\n".join(missing))
     _library("daft", f"preparing text needs Daft; {pip_line('prepare')}")
@@ -113,7 +113,10 @@ def _report(recipe: Recipe) -> None:
 
 def _model_folder(place: str, where: str) -> Path:
     """The folder with a model that `where` in the recipe names. Raises ValueError where it holds none."""
-    folder = Path(place)
+    try:
+        folder = find_model(place)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     if not (folder / "config.json").is_file():
         raise ValueError(f"{where}: there is no model at {place!r} (config.json is missing; from {Path.cwd()})")
     return folder

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tessera import checksums, lock, preflight
-from tessera.corpus import prepare
+from tessera.corpus import losses, prepare
 from tessera.data.shards import Shards, verify
 from tessera.evaluation.evaluate import evaluate_recipe
 from tessera.files import LOCK, atomic_folder, remove_leftovers, write_json, write_text
@@ -22,6 +22,7 @@ from tessera.plan.errors import some
 from tessera.plan.fields import is_folder
 from tessera.plan.loading import changes, dump, load, science
 from tessera.plan.recipe import Recipe
+from tessera.plan.token_counts import Inventory
 from tessera.progress import Silent, Watcher
 from tessera.report import summarize, write_report
 from tessera.tokenizer.sample import sample
@@ -73,6 +74,11 @@ def run(
                 _open(recipe, folder, accept_changes, watcher)
             for stage in stages:
                 if stage == "train":
+                    asked, recipe = recipe, _settled(recipe, folder)
+                    if world.leads and asked != recipe:
+                        _write_recipe(recipe, folder)
+                        for line in changes(science(asked), science(recipe)):
+                            watcher.say(f"as the text allows: {line}")
                     _train(recipe, folder, world, watcher)
                 elif world.leads:
                     _ALONE[stage](recipe, folder, watcher)
@@ -87,9 +93,10 @@ def _open(recipe: Recipe, folder: Path, accept_changes: bool, watcher: Watcher) 
     check_tokenizers(recipe, folder)
     path = folder / "recipe.yaml"
     others = [inside for inside in folder.iterdir() if inside not in (path, folder / LOCK)]
+    recipe = _settled(recipe, folder)
     if path.exists() and others:  # alone, nothing was made of it yet
         checksums.check_text(path)
-        differing = changes(science(load(path)), science(recipe))
+        differing = changes(science(_settled(load(path), folder)), science(recipe))
         if differing and not accept_changes:
             raise RunError(
                 f"{folder} holds a run of another recipe; these differ (before -> now):\n  "
@@ -104,7 +111,19 @@ def _open(recipe: Recipe, folder: Path, accept_changes: bool, watcher: Watcher) 
             f"{folder} is not empty and holds no recipe.yaml, so it is not a run; give another folder (--out)"
         )
     remove_leftovers(folder)
-    write_text(path, checksums.sealed_text(dump(recipe)))
+    _write_recipe(recipe, folder)
+
+
+def _write_recipe(recipe: Recipe, folder: Path) -> None:
+    write_text(folder / "recipe.yaml", checksums.sealed_text(dump(recipe)))
+
+
+def _settled(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with numbers in place of `tokens: auto`, where there is text to settle them by."""
+    if not any(phase.auto for phase in recipe.phases) or not (folder / "shards").exists():
+        return recipe
+    shards = Shards.open(folder / "shards" / "train")
+    return fit.settled(recipe, Inventory(buckets=tuple(shards.buckets), origin=str(shards.folder)))
 
 
 def documents_of(folder: str | Path) -> prepare.IngestedCorpus:
@@ -171,8 +190,9 @@ def _about_vocabulary(recipe: Recipe, found: int) -> str | None:
 def _shards(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     if (folder / "shards").exists():
         return
+    read = _read(recipe, folder, Silent())
     report = prepare.encode(
-        _read(recipe, folder, Silent()),
+        read,
         Tokenizer.load(folder / "tokenizer"),
         folder / "shards",
         library=recipe.machine.tokenize,
@@ -182,6 +202,8 @@ def _shards(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     for store in ("train", "held_out"):
         total = report.total(store)
         watcher.say(f"{store}: {total['documents']:,} documents, {total['tokens']:,} tokens, {total['bytes']:,} bytes")
+    if (lost := losses.lost_since(read.files, report.languages, report.skipped)) is not None:
+        watcher.warn(lost)
     if without := sorted(code for code, stores in report.languages.items() if "held_out" not in stores):
         watcher.warn(
             f"held_out: nothing of {some(without, 10)}, which have too few documents (corpus.held_out.min_documents, "

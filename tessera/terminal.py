@@ -5,6 +5,7 @@ that would command a terminal (escapes, carriage returns) or turn what is read (
 """
 
 import json
+import logging
 import math
 import re
 import time
@@ -37,6 +38,13 @@ def harmless(text: str) -> str:
 def harmless_json(text: str) -> str:
     """JSON that says the same, with those characters escaped."""
     return _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+class HarmlessLog(logging.Formatter):
+    """What is logged, made harmless: names of files and values out of them stand in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return harmless(super().format(record))
 
 
 class Terminal(Console):

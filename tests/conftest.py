@@ -3,6 +3,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import damage
 import hypothesis
 import offline
 import pytest
@@ -22,6 +23,12 @@ _attempts = Path(tempfile.mkdtemp(prefix="tessera-attempts-"), "attempts.txt")
 _children = offline.for_children(str(_attempts))
 offline.block(str(_attempts))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (_children, os.environ.get("PYTHONPATH", ""))))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What `make test-slow` is asked for: how much was tried."""
+    if any(damage.TRIED.values()):
+        terminalreporter.write_line(", ".join(f"{n:,} {what}" for what, n in damage.TRIED.items()))
 
 
 def pytest_unconfigure():

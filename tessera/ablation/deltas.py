@@ -14,10 +14,13 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from tessera.ablation.axes import BASELINE
 from tessera.files import read_json
+from tessera.json_files import Strictly, fit
 from tessera.plan.result import HELD_OUT, read
 from tessera.report.run_files import NOT_LANGUAGES
 from tessera.statistics import critical_t, interval, pooled_spread
@@ -25,6 +28,37 @@ from tessera.statistics import critical_t, interval, pooled_spread
 ABLATION, DELTAS = "ablation.json", "deltas.json"
 BITS = "held-out"  # what its measures are called
 Scores = Mapping[int, float]  # by seed
+_Part = Annotated[str, Field(pattern=r"^[^/\\\x00]{1,200}$")]  # of a path
+
+
+class _Value(Strictly):
+    label: str
+    variant: _Part
+
+
+class _Axis(Strictly):
+    key: str
+    values: list[_Value]
+
+
+class _Asked(Strictly):
+    """ablation.json."""
+
+    phase: _Part
+    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]]
+    tasks: list[_Part]
+    axes: list[_Axis]
+
+
+class _Bucket(Strictly):
+    language: str
+    share_planned: float
+
+
+class _Mixture(Strictly):
+    """mixture.json of a phase."""
+
+    buckets: list[_Bucket]
 
 
 def study(folder: str | Path) -> dict[str, Any]:
@@ -46,6 +80,7 @@ def study(folder: str | Path) -> dict[str, Any]:
         asked = read_json(folder / ABLATION)
     except FileNotFoundError:
         raise ValueError(f"{folder} holds no ablation ({ABLATION} is missing)") from None
+    fit(_Asked, asked, folder / ABLATION)
     found = _scores(folder, asked)
     if not any(BASELINE in by_variant for by_variant in found.values()):
         raise ValueError(f"{folder}: the baseline is not finished with any seed, so there is nothing to compare with")
@@ -116,6 +151,8 @@ def _scores(folder: Path, asked: dict[str, Any]) -> dict[str, dict[str, dict[int
                     continue
                 result = read(files[0])
                 share = {task: 100 * result.average[result.metric]}
+                if task == HELD_OUT and not all("bits_per_byte" in row for row in result.results.values()):
+                    raise ValueError(f"{files[0]}: has no bits_per_byte of some language, so it is no held-out result")
                 for measure, score in (_bits(result.results, spoken) if task == HELD_OUT else share).items():
                     found.setdefault(measure, {}).setdefault(variant, {})[seed] = score
     return found
@@ -126,8 +163,8 @@ def _languages_read(baseline: Path, asked: dict[str, Any]) -> set[str]:
     for seed in asked["seeds"]:
         path = baseline / f"seed-{seed}" / asked["phase"] / "mixture.json"
         if path.exists():
-            buckets = read_json(path)["buckets"]
-            return {row["language"] for row in buckets if row["share_planned"] > 0}
+            mixture = fit(_Mixture, read_json(path), path)
+            return {bucket.language for bucket in mixture.buckets if bucket.share_planned > 0}
     return set()
 
 

@@ -7,11 +7,14 @@ In reading order:
     making.py    run, prepare, train, plan, merge, tokenizer
     judging.py   evaluate, compare, report, parity, doctor
     using.py     embed, export, quantize
+    asking.py    predict, index, search
+    tuning.py    finetune: the verb
     ablating.py  ablate: the verb
 """
 
 import errno
 import io
+import logging
 import os
 import shutil
 import sys
@@ -20,12 +23,12 @@ from pathlib import Path
 from rich.text import Text
 
 from tessera import signals
-from tessera.cli import ablating, judging, making, using
+from tessera.cli import ablating, asking, judging, making, tuning, using
 from tessera.cli.app import app
 from tessera.files import no_room
-from tessera.terminal import Terminal
+from tessera.terminal import HarmlessLog, Terminal
 
-__all__ = ["ablating", "app", "judging", "main", "making", "using"]
+__all__ = ["ablating", "app", "asking", "judging", "main", "making", "tuning", "using"]
 
 
 def main() -> None:
@@ -33,6 +36,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a pipe on Windows is cp1252, which lacks most of the world's letters
         if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    if logging.lastResort is not None:  # which writes warnings to stderr where nobody has said where they go
+        logging.lastResort.setFormatter(HarmlessLog())
     with signals.listening():
         try:
             app()

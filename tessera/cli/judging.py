@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 
 from tessera.cli.app import app
-from tessera.cli.options import Set, check_plot, read_recipe
+from tessera.cli.options import Set, check_plot, find_model, overrides, read_recipe
 from tessera.files import model_name
 from tessera.terminal import Watcher, console, print_table
 
@@ -21,17 +21,22 @@ def evaluate(
         list[str] | None, typer.Option(help="a task, a group of tasks, or your file; --list shows them (repeatable)")
     ] = None,
     protocol: Annotated[
-        str, typer.Option(help="how encoders are fine-tuned: eurobert, nlu-evals, modernbert, quick")
-    ] = "quick",
+        str | None,
+        typer.Option(
+            help="how encoders are fine-tuned: eurobert, nlu-evals, modernbert, quick, or your file (default: quick)"
+        ),
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="the folder with the data of tasks (default: the Hub)")] = None,
     recipe: Annotated[Path | None, typer.Option(help="measure the `evaluation` of a recipe instead")] = None,
     mteb: Annotated[list[str] | None, typer.Option(help="a task of mteb, by mteb's own protocol (repeatable)")] = None,
     benchmark: Annotated[str | None, typer.Option(help='a benchmark of mteb, as "MTEB(Multilingual, v2)"')] = None,
-    language: Annotated[list[str] | None, typer.Option(help="only this one of each task's (repeatable)")] = None,
+    language: Annotated[
+        list[str] | None, typer.Option(help="only this one of each task's, as ron, ron_Latn or ro (repeatable)")
+    ] = None,
     available: Annotated[bool, typer.Option("--available", help="mteb: what has data; the rest is named")] = False,
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16"] | None,
-        typer.Option(help="of matrix products (default: auto, for mteb's tasks float32)"),
+        typer.Option(help="of matrix products (default: auto, bfloat16 where that is fast; results say which)"),
     ] = None,
     out: Annotated[Path, typer.Option(help="the folder for the results")] = Path("evaluation"),
     name: Annotated[str | None, typer.Option(help="the model's name in the results (default: its folder's)")] = None,
@@ -44,46 +49,83 @@ def evaluate(
     """Measures a model on tasks, by name or of a recipe; finished trials and measurements are not repeated."""
     if list_:
         return _list(task, data)
-    _check_question(model, [recipe, task, mteb or benchmark], language, keep)
-    assert model is not None
-    from tessera.evaluation.kept import place as kept_place
-    from tessera.report.compare import compare as beside
-    from tessera.report.compare import tables
+    model, way = _way(model, {"--recipe": recipe, "--task": task, "--mteb": mteb or benchmark})
+    _refuse_ignored(way, {"--protocol": protocol, "--oracle": oracle, "--available": available, "--set": set_,
+                          "--held-out": held_out, "--language": language, "--data": data, "--keep": keep})  # fmt: skip
+    from tessera.evaluation import kept
+    from tessera.report import compare as beside
 
-    found = []
+    model, found = find_model(model), []
     with Watcher(console) as watcher:
         whole: Settings = {"name": name or model_name(model), "on_progress": watcher.progress("evaluate")}
         if recipe is not None:
             paths = _by_recipe(model, read_recipe(recipe, set_), out, held_out, dtype, whole)
         elif task is not None:
-            whole |= {"protocol": protocol, "data": data, "languages": language or (), "oracle": oracle, "keep": keep}
-            paths = _by_name(model, task, out, held_out, dtype, whole)
+            whole |= {"protocol": protocol or "quick", "data": data, "languages": language or ()}
+            whole |= {"oracle": oracle, "keep": keep}
+            paths = _by_name(model, task, out, held_out, _machine(dtype, set_), whole)
         else:
             from tessera.evaluation.mteb import run
 
-            whole |= {"tasks": mteb or (), "benchmark": benchmark, "languages": language, "data": data}
-            whole |= {"dtype": dtype} if dtype not in (None, "float32") else {}
+            whole |= {"tasks": mteb or (), "benchmark": benchmark, "languages": language, "data": data, "dtype": dtype}
             paths = run(model, out, available=available, **whole)
         for path in paths:
-            watcher.say(str(path))
-            if keep:
-                watcher.say(f"model: {kept_place(path)}")
+            watcher.say(f"{path}\nmodel: {kept.place(path)}" if keep else str(path))
             found.append(path)
     if found:
-        _show(*tables(beside(found)))
+        _show(*beside.tables(beside.compare(found)))
 
 
-def _check_question(model: Path | None, asked: list[Any], language: list[str] | None, keep: bool) -> None:
-    """Raises ValueError for words that do not go together. asked: a recipe, tasks, tasks of mteb."""
-    if model is None or sum(one is not None for one in asked) != 1:
+_GOES_WITH = {  # what nothing else heeds
+    "--protocol": ("--task",),
+    "--oracle": ("--task",),
+    "--available": ("--mteb",),
+    "--set": ("--recipe", "--task"),
+    "--held-out": ("--recipe", "--task"),
+    "--language": ("--task", "--mteb"),
+    "--data": ("--task", "--mteb"),
+    "--keep": ("--task",),
+}
+
+
+def _way(model: Path | None, asked: dict[str, Any]) -> tuple[Path, str]:
+    """The model, and by which of the options it is measured. Raises ValueError unless it is one."""
+    ways = [way for way, one in asked.items() if one is not None]
+    if model is None or len(ways) != 1:
         raise ValueError(
             "evaluate: give a model folder and one of --task, --recipe and --mteb/--benchmark, e.g. "
             "tessera evaluate runs/demo/merged/final --task sib200-probe --data FOLDER; --list shows the tasks"
         )
-    if keep and asked[1] is None:
-        raise ValueError("evaluate: --keep goes with --task: the model that a task's protocol trains and chooses")
-    if asked[0] is not None and language:
-        raise ValueError("evaluate: --language goes with --task and --mteb; a recipe names its languages itself")
+    return model, ways[0]
+
+
+def _refuse_ignored(way: str, given: dict[str, Any]) -> None:
+    """Raises ValueError naming an option that would have no effect beside --recipe, --task or --mteb."""
+    for option in (option for option, value in given.items() if value and way not in _GOES_WITH[option]):
+        inside = {"--protocol": "protocol", "--data": "data"}.get(option)
+        way_out = f"; in a recipe that is --set evaluation.{inside}=..." if inside and way == "--recipe" else ""
+        own = "; a recipe names its languages itself" if option == "--language" else ""
+        raise ValueError(f"evaluate: {option} goes with {' and '.join(_GOES_WITH[option])}, not {way}{way_out}{own}")
+
+
+def _machine(dtype: str | None, set_: list[str] | None) -> Any:
+    """Where tasks by name are run, as --dtype and --set machine.KEY=VALUE say."""
+    from tessera.evaluation.catalogue import checked
+    from tessera.plan.loading import parse_yaml
+    from tessera.plan.recipe import Machine
+
+    given: Settings = {}
+    for key, value in overrides(set_).items():
+        if not key.startswith("machine."):
+            raise ValueError(
+                f"evaluate: --set {key}: there is no recipe, so only machine.KEY can be set beside --task; how a model "
+                "is trained is said by --protocol, by name or in a file of yours"
+            )
+        try:
+            given[key.removeprefix("machine.")] = parse_yaml(value)
+        except ValueError as error:
+            raise ValueError(f"evaluate: --set {key}: {value[:80]!r} is not YAML{error}") from None
+    return checked(Machine, {**given, **({"dtype": dtype} if dtype is not None else {})}, "--set machine")
 
 
 def _list(task: list[str] | None, data: Path | None) -> None:
@@ -102,13 +144,12 @@ def _by_recipe(model: Path, read: Any, out: Path, held_out: Path | None, dtype: 
     return evaluate_recipe(model, read.evaluation, out, held_out=held_out, seed=read.seed, machine=machine, **whole)
 
 
-def _by_name(model: Path, task: list[str], out: Path, held_out: Path | None, dtype: str | None, whole: Settings) -> Any:
+def _by_name(model: Path, task: list[str], out: Path, held_out: Path | None, machine: Any, whole: Settings) -> Any:
     """The files of the results of tasks by name, as they come."""
     from tessera.evaluation import evaluate as one
-    from tessera.plan.recipe import Machine
 
     tasks: list[Any] = [*([one.held_out_task(held_out)] if held_out is not None else []), *task]
-    return one.evaluate(model, tasks, out, machine=Machine.model_validate({"dtype": dtype or "auto"}), **whole)
+    return one.evaluate(model, tasks, out, machine=machine, **whole)
 
 
 @app.command()
@@ -119,6 +160,7 @@ def compare(
     model: Annotated[list[str] | None, typer.Option(help="only this published model (repeatable)")] = None,
     reference: Annotated[str | None, typer.Option(help="what others are measured against (default: the first)")] = None,
     languages: Annotated[bool, typer.Option("--languages", help="a row for each language")] = False,
+    language: Annotated[list[str] | None, typer.Option(help="only this, as ron, ron_Latn or ro (repeatable)")] = None,
     common: Annotated[bool, typer.Option("--common", help="average over languages that all have")] = False,
     plot: Annotated[Path | None, typer.Option(help="draw it, as PNG, SVG or HTML")] = None,
     metric: Annotated[str | None, typer.Option(help="instead of each task's own")] = None,
@@ -136,7 +178,7 @@ def compare(
 
     check_plot(plot)
     found = beside(results or [], published=published, tasks=task or (), models=model or (), metric=metric,
-                   reference=reference, common=common)  # fmt: skip
+                   reference=reference, common=common, languages=language or ())  # fmt: skip
     _show(*tables(found, languages))
     if csv is not None:
         write_csv(found, csv)

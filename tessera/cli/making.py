@@ -86,6 +86,8 @@ def plan(
     text = token_counts.from_counts(counts, read, counts_exponent) if counts is not None else None
     if text is None and (shards / "index.json").exists():
         text = token_counts.from_shards(shards)
+    if text is not None:
+        read = fit.settled(read, text)
     if text is not None and not text.counted:
         fit.check(read.phases, text.buckets)
     planned = overview(read, text, Machine(gpu=gpu, gpus=gpus, mfu=mfu), warn_epochs)

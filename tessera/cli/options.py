@@ -26,6 +26,13 @@ def overrides(set_: list[str] | None) -> dict[str, str]:
     return dict(item.split("=", 1) for item in set_ or [])
 
 
+def find_model(place: Path) -> Path:
+    """The model folder that is meant by a folder of a run. Raises ValueError naming those there are."""
+    from tessera.model import hf_files
+
+    return hf_files.find_model(place)
+
+
 def check_plot(plot: Path | None) -> None:
     """Raises ValueError or ImportError where a picture cannot be drawn: rather now than after the work."""
     if plot is not None:

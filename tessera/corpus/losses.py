@@ -1,6 +1,6 @@
 """What of a corpus comes to nothing: files and languages without a document are errors; odd language codes are told."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tessera.corpus.documents import check_usable, language_of, nothing_of
@@ -57,6 +57,24 @@ def _check_languages(written: Sequence[Any]) -> None:
 def _why(counts: Any) -> str:
     reason, example = next(iter(counts.examples.items()))
     return f"{reason} ({example})"
+
+
+def lost_since(written: Sequence[Any], languages: Mapping[str, Any], skipped: Mapping[str, Any]) -> str | None:
+    """What people should know where a language was read and none of it is trained on: it was all held out, or copies.
+
+    languages, skipped   as in the report of a token store
+    """
+    asked = {code for w in written if w.source.split != "held_out" for code in w.counts.wanted}
+    told = []
+    for code in sorted(code for code in asked if "train" not in languages.get(code, ())):
+        why = {reason: one["languages"][code] for reasons in skipped.values() for reason, one in reasons.items()
+               if code in one.get("languages", ())}  # fmt: skip
+        if held := languages.get(code, {}).get("held_out"):
+            why["held out"] = held["documents"]
+        told.append(f"{code} ({', '.join(f'{n} x {reason}' for reason, n in list(why.items())[:_SHOWN])})")
+    if not told:
+        return None
+    return f"train: nothing of {len(told)} languages that were read: {some(told)}; see corpus.duplicates and held_out"
 
 
 def odd_languages(written: Sequence[Any]) -> Iterator[str]:

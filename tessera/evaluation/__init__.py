@@ -9,13 +9,13 @@ In reading order:
     load_retrieval.py  queries, documents and grades of a retrieval task
     trial.py           one trial: a file that is never written twice; the kinds with a head
     retrieve.py        retrieval as a kind of trial: documents ranked for each query, nDCG, MRR, recall
+    about.py           warnings about the data of a result: answers out of reach, languages without training rows ...
     groups.py          the data of a sweep by what is trained together, test sets without their labels
     kept.py            the chosen model of a sweep as a folder, and weights for another task to begin with
     sweep.py           all settings with every seed, the best chosen on validation, then the test set
     frozen.py          tasks that train no encoder: bitext mining, probes
     bitext.py          does a sentence lie nearest to its translation
     probe.py           linear probe: logistic regression on frozen embeddings, its penalty chosen on validation
-    metrics.py         accuracy, F1, correlations, SQuAD, nDCG ...: a score, and what each example adds
     mteb.py            mteb's own tasks and protocol on a model folder
     mteb_results.py    what mteb found as our result files
     mteb_model.py      a model folder as mteb wants it

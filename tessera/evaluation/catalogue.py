@@ -61,8 +61,19 @@ def find(name: str) -> Task:
     raise TaskError(f"no task is called {name!r}; {hint} Your own are named by their file, as in my.yaml:name")
 
 
+def comes_along(task: Task) -> bool:
+    """Whether a task is the one of that name that comes with tessera, maybe in some of its languages."""
+    ours = next((one for one in known() if one.name == task.name), None)
+    said = {"languages", "group", "fold", "cite", "notes"}
+    return ours is not None and task.model_dump(exclude=said) == ours.model_dump(exclude=said)
+
+
 def choose(names: Iterable[str | Task]) -> list[Task]:
-    """Tasks by names, groups and files, and those that are written out, in that order, each once."""
+    """Tasks by names, groups and files, and those that are written out, in that order, each once.
+
+    Raises TaskError where a file of yours calls another task by the name of one that comes along. One that is written
+    out in a recipe may be called so, as earlier recipes do; its results say so and stand beside nothing published.
+    """
     found: dict[str, Task] = {}
     for name in names:
         if isinstance(name, Task):
@@ -72,10 +83,22 @@ def choose(names: Iterable[str | Task]) -> list[Task]:
         else:
             path, wanted = _file(name)
             tasks = [find(name)] if path is None or wanted else read(path)
+            if path is not None:
+                _refuse_known(path, tasks)
         for task in tasks:
             if found.setdefault(task.name, task) != task:
                 raise TaskError(f"two tasks are called {task.name!r}; results are kept by name, so give yours another")
     return list(found.values())
+
+
+def _refuse_known(path: Path, tasks: Sequence[Task]) -> None:
+    names = {task.name for task in known()}
+    for task in tasks:
+        if task.name in names and not comes_along(task):
+            raise TaskError(
+                f"{path}: {task.name} is the name of a task that comes with tessera, and this is another; results, "
+                f"protocols and published numbers go by name, so give yours another, as my-{task.name}"
+            )
 
 
 def read(path: Path) -> tuple[Task, ...]:
@@ -103,12 +126,24 @@ def protocol(name: str, task: Task | None = None, family: str | None = None) -> 
     file, wanted = _file(name)
     path = file or PROTOCOLS
     given = _protocols(path)
+    if file is not None and not wanted and len(given) == 1:
+        wanted = next(iter(given))
+    if file is not None and not wanted:
+        raise TaskError(
+            f"{path}: has the protocols {', '.join(given)}; say which, as in {path}:{next(iter(given), 'name')}"
+        )
     if wanted not in given:
         raise TaskError(f"{path}: no protocol is called {wanted!r}; {did_you_mean(wanted, given)}")
+    if file is not None and given[wanted] != _protocols(PROTOCOLS).get(wanted, given[wanted]):
+        raise TaskError(
+            f"{path}: {wanted} is the name of a protocol that comes with tessera, and this is another; results are "
+            f"kept by its name, so give yours another, as my-{wanted}"
+        )
     fields = dict(given[wanted])
     changes: dict[str, dict[str, Any]] = {key: fields.pop(key, {}) for key in (KINDS, BY_TASK, FAMILIES)}
     merged = {"name": wanted, **fields}
-    for key, part in ((KINDS, task and task.kind), (BY_TASK, task and task.name), (FAMILIES, family)):
+    by_name = task.name if task is not None and (file is not None or comes_along(task)) else None
+    for key, part in ((KINDS, task and task.kind), (BY_TASK, by_name), (FAMILIES, family)):
         change = changes[key].get(part, {}) if part else {}
         if "steps" in change or "epochs" in change:
             merged = {k: v for k, v in merged.items() if k not in ("steps", "epochs")}

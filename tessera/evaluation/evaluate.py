@@ -15,18 +15,20 @@ from typing import Literal
 from tessera import lock
 from tessera.data.shard_writer import INDEX
 from tessera.data.shards import Shards, verify
-from tessera.evaluation import catalogue, frozen, load, metrics, sweep
+from tessera.evaluation import catalogue, frozen, load, sweep
 from tessera.evaluation.rows import DataError
 from tessera.files import LOCK, digest, fingerprint, model_name, remove_leftovers
 from tessera.json_files import read_json
 from tessera.model import hub
+from tessera.model.hf_files import find_model
 from tessera.model.precision import compute_dtype, find_device
 from tessera.plan.errors import did_you_mean
 from tessera.plan.evaluation import Evaluation
-from tessera.plan.languages import spelled
+from tessera.plan.languages import resolve
 from tessera.plan.recipe import Machine
-from tessera.plan.result import HELD_OUT, Result, finished, identity_of, write
+from tessera.plan.result import HELD_OUT, TESSERA, Result, finished, identity_of, write
 from tessera.plan.task import Data, Protocol, Task
+from tessera.prediction import metrics
 from tessera.progress import Progress, silent
 from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.train.held_out import CONTEXT, bits_per_byte
@@ -62,22 +64,22 @@ def evaluate(
     name       of the model in the results; None: that of its folder
     keep       the chosen model of each task is written as a folder too, where kept.place says; it is trained once more
 
-    Raises TaskError for names that nobody knows, DataError for languages that a task does not have and ValueError for a
-    task that trains nothing to keep, before anything is run, ImportError where a metric's library is missing; DataError
-    for rows that cannot be used, ValueError where there is a choice but nothing to choose by, and lock.AtWork where
-    another process measures this model on this task.
+    Raises, before anything is run: TaskError for names that nobody knows, DataError for languages that a task does not
+    have and for rows of any of the tasks that cannot be used, ImportError where a metric's library is missing,
+    ValueError where there is a choice but nothing to choose by, or nothing is trained to keep. Raises lock.AtWork
+    where another process measures this model on a task.
     """
-    folder, machine = Path(model_folder), machine or Machine()
+    folder, machine = find_model(model_folder), machine or Machine()
     report, model = on_progress or silent, name or model_name(folder)
     chosen = [
         (_only(task, languages, place := _place(task, data)), how, place)
         for task, how in _with_protocols(tasks, protocol, family_of(folder))
     ]
     for task, *_ in chosen:
-        for metric in (task.metric, *task.also):
-            metrics.check(metric, task.labels or ())
-        if keep and not (task.trained and task.kind not in (HELD_OUT, *frozen.KINDS)):
-            raise ValueError(f"task {task.name} (kind {task.kind}) trains no model, so there is none to keep")
+        _check(task, keep)
+    for number, one in enumerate(chosen[1:], 1):  # those of the first are read before it is trained anyway
+        report(number, len(chosen), f"looks through the rows of {one[0].name}")
+        _read_all(*one)
     out = Path(out, *_folder(languages))
     embedder: frozen.Embedder | None = None
     for number, (task, how, place) in enumerate(chosen):
@@ -94,6 +96,14 @@ def evaluate(
                 how = how.model_copy(update={"select": "oracle"}) if oracle else how
                 written = sweep.run(folder, task, how, place, out, machine, on_progress, name=model, keep=keep)
         yield written
+
+
+def _check(task: Task, keep: bool) -> None:
+    """Raises ValueError for a metric that its labels or libraries do not allow, and where nothing is there to keep."""
+    for metric in (task.metric, *task.also):
+        metrics.check(metric, task.labels or ())
+    if keep and not (task.trained and task.kind not in (HELD_OUT, *frozen.KINDS)):
+        raise ValueError(f"task {task.name} (kind {task.kind}) trains no model, so there is none to keep")
 
 
 def evaluate_recipe(
@@ -161,6 +171,14 @@ def _with_protocols(tasks: Iterable[str | Task], protocol: str, family: str | No
     return [(task, catalogue.protocol(protocol, task, family)) for task in catalogue.choose(tasks)]
 
 
+def _read_all(task: Task, protocol: Protocol, folder: Path | None) -> None:
+    """Raises what would be raised when the task is run, for its rows."""
+    if task.kind in frozen.KINDS:
+        frozen.read(task, folder)
+    elif task.kind != HELD_OUT:
+        sweep.read(task, protocol, folder)
+
+
 def _place(task: Task, data: str | Path | None) -> Path | None:
     """Below what the rows of a task lie; None: on the Hub."""
     if data is not None:
@@ -173,12 +191,16 @@ def _only(task: Task, languages: Sequence[str], folder: Path | None) -> Task:
     """The task in some of its languages."""
     if not languages or task.kind == HELD_OUT:
         return task
-    there = load.languages(task, folder)
-    known = {**{spelled(code): code for code in there}, **{code: code for code in there}}
+    there, lacking = load.languages(task, folder), load.without_training(task, folder)
+    chosen: list[str] = []
     for language in languages:
-        if language not in known:
+        found = resolve(language, there)
+        if not found and (untrained := resolve(language, lacking)):
+            raise DataError(f"task {task.name}: {load.untrained(task, untrained)}")
+        if not found:
             raise DataError(f"task {task.name} has no language {language!r}; {did_you_mean(language, there)}")
-    return task.model_copy(update={"languages": tuple(dict.fromkeys(known[language] for language in languages))})
+        chosen += found
+    return task.model_copy(update={"languages": tuple(dict.fromkeys(chosen))})
 
 
 def _folder(languages: Sequence[str]) -> list[str]:
@@ -207,6 +229,7 @@ def _held_out(folder: Path, task: Task, out: Path, model: str, machine: Machine,
         return path
     verify(shards)
     loaded = hub.load_any(folder, attention=machine.attention).to(find_device(machine.device))
+    dtype = compute_dtype(machine.dtype, next(loaded.parameters()).device)
     measured = bits_per_byte(
         loaded,
         Shards.open(shards),
@@ -214,7 +237,7 @@ def _held_out(folder: Path, task: Task, out: Path, model: str, machine: Machine,
         mask_ratio=task.mask_ratio,
         max_tokens=task.max_tokens,
         seed=task.seed,
-        dtype=compute_dtype(machine.dtype, next(loaded.parameters()).device),
+        dtype=dtype,
         batch_tokens=machine.micro_batch_tokens,
         on_progress=report,
     )
@@ -222,6 +245,8 @@ def _held_out(folder: Path, task: Task, out: Path, model: str, machine: Machine,
         model=model,
         task=task.name,
         kind=HELD_OUT,
+        defined=TESSERA,
+        dtype=str(dtype).removeprefix("torch."),
         metric=task.metric,
         protocol=protocol,
         **identity,

@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from tessera.evaluation import bitext, load, probe
+from tessera.evaluation import about, bitext, load, probe
 from tessera.evaluation.rows import DataError
 from tessera.files import digest, fingerprint
 from tessera.finetune.columns import Row
-from tessera.inference import runtime, sentence_folder
+from tessera.inference import sentence_folder
 from tessera.inference.encoder import Encoder
 from tessera.inference.nearest import check_vectors
-from tessera.model.precision import compute_dtype, find_device
 from tessera.plan.languages import spelled
 from tessera.plan.recipe import Machine
 from tessera.plan.result import Json, Result, Scores, finished, identity_of, write
@@ -53,12 +51,10 @@ class Embedder:
     ) -> Self:
         """Raises ValueError for a folder without weights or tokenizer, or one that asks for what is not known here."""
         pipeline, inside = sentence_folder.read(folder)
-        exported = runtime.kind(inside) is not None
-        dtype = compute_dtype(machine.dtype, find_device(machine.device))
         protocol: Json = {
             "pooling": pooling or "+".join(pipeline.pooling),
             "pipeline": pipeline.fingerprint(),
-            "dtype": str(torch.float32 if exported else dtype),
+            "dtype": f"torch.{about.dtype_of(inside, machine.dtype, machine.device)}",
         }
         return cls(
             folder=folder, machine=machine, report=report, pooling=pooling, fingerprint=fingerprint(inside),
@@ -103,6 +99,14 @@ class Rows:
                 if kind == "bitext":
                     yield from (text for _, text in pairs)
 
+    def unseen(self) -> Json:
+        """Labels that are only tested on."""
+        if not self.train:
+            return {}
+        of = {key: {label for _, label in said} for key, said in self.train.items()}
+        tested = {language: {label for _, label in said} for language, said in self.test.items()}
+        return about.unseen(tested, {language: of[self.trained_on[language]] for language in tested})
+
     def fingerprint(self) -> str:
         return digest([self.test, self.train, self.validation])
 
@@ -136,11 +140,13 @@ def run(task: Task, data_folder: Path | None, out: Path, model: str, embedder: E
         metric=task.metric,
         protocol=protocol,
         **identity,
+        dtype=embedder.protocol["dtype"].removeprefix("torch."),
         results=results,
         interval=dict.fromkeys(next(iter(results.values()))),  # there is no chance in it
         examples={language: len(said) for language, said in rows.test.items()},
         chosen=chosen,
         outcomes=outcomes,
+        **about.of_task(task, data_folder, more=rows.unseen()),
         seconds=round(time.perf_counter() - began, 2),
     )
     return write(path, result)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from tessera.data.examples import Choices, Labelled, Question, Search, Tagged
-from tessera.evaluation import load, load_retrieval, metrics
+from tessera.evaluation import load, load_retrieval
 from tessera.evaluation.rows import DataError
 from tessera.evaluation.trial import Group, Rows
 from tessera.plan.task import Protocol, SplitName, Task
+from tessera.prediction import metrics
 
 FOLD = ".fold-"  # between the language and the number of a fold, of cross-validation
 

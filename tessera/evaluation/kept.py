@@ -19,8 +19,8 @@ from tessera.evaluation import trial as trials
 from tessera.evaluation.trial import Group, Json, Kind, Scores, Start, Trial
 from tessera.files import atomic_file, atomic_folder, read_json, write_json
 from tessera.finetune import saved
-from tessera.finetune.retriever import Retriever
 from tessera.progress import Progress
+from tessera.retrieval.retriever import Retriever
 
 ABOUT = "tessera_trial.json"  # in a folder: which trial its model is of, and how good that was
 

@@ -7,15 +7,16 @@ search(task, "test", "de", Path("data"))         queries and documents of a retr
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from tessera.data.examples import Choices, Example, Labelled, Question, Tagged, Triple
+from tessera.data.examples import Example
 from tessera.evaluation import rows
 from tessera.evaluation.rows import DataError
 from tessera.finetune.columns import Row, UnknownLabel
+from tessera.finetune.examples import Asked, examples_of
 from tessera.finetune.labels import in_order, is_number, yaml_line
+from tessera.plan.errors import some
 from tessera.plan.task import SplitName, Task
 from tessera.plan.task_data import Column, Data, in_language
 
@@ -129,11 +130,30 @@ def languages(task: Task, folder: Path | None = None) -> tuple[str, ...]:
     if folder is None:
         raise DataError(f"task {task.name}: its languages are those in your folder; give it (--data FOLDER)")
     found = _languages(task, "test", folder)
-    if task.train == "own":
-        found &= _languages(task, "train", folder)
     if not found:
         raise rows.missing(task.data, task.name, name_of(task, "test"), folder)
-    return tuple(sorted(found))
+    lacking = without_training(task, folder)
+    if found <= lacking:
+        raise DataError(f"task {task.name}: {untrained(task, lacking)}")
+    return tuple(sorted(found - lacking))
+
+
+def without_training(task: Task, folder: Path | None = None) -> set[str]:
+    """The languages with files to test on, but none to train on, where each is trained by itself: `languages` has not.
+
+    None where the task names its languages: a file that lacks is an error then.
+    """
+    if task.languages != "all" or task.train != "own" or folder is None or not task.by_language("train"):
+        return set()
+    return _languages(task, "test", folder) - _languages(task, "train", folder)
+
+
+def untrained(task: Task, lacking: Collection[str]) -> str:
+    """In words, that languages have nothing to train on, and the ways out."""
+    return (
+        f"{some(sorted(lacking))}: test rows, but none to train on, and `train: own` trains each language by itself; "
+        f"add {name_of(task, 'train')!r} rows, or say train: all, or the language to train on"
+    )
 
 
 def _languages(task: Task, split: SplitName, folder: Path) -> set[str]:
@@ -143,56 +163,21 @@ def _languages(task: Task, split: SplitName, folder: Path) -> set[str]:
 
 def _examples(task: Task, row: Row, names: tuple[str, ...]) -> list[Example]:
     """What one row says; reward rows say more than one thing."""
-    head: dict[str, Any] = {"id": row.identity(), "row": row.place}
     declared = task.labels is not None
-    match task.kind:
-        case "classify" | "pair" | "regress":
-            second = row.text("second") if row.has("second") else None
-            regress = task.kind == "regress"
-            label = row.number("label", task.range) if regress else row.label("label", names, declared=declared)
-            return [Labelled(text=row.text("text"), second=second, label=label, **head)]
-        case "choose":
-            options = row.texts("options")
-            if len(options) < 2:
-                raise DataError(f"{row.place}: {len(options)} option is not a choice; at least two are needed")
-            label = row.label("label", task.labels or tuple(map(str, range(len(options)))), declared=declared)
-            if label >= len(options):
-                raise DataError(f"{row.place}: the label is option {label}, but there are only {len(options)}")
-            return [Choices(text=row.text("text"), options=options, label=label, **head)]
-        case "tag":
-            words, tags = row.tagged(names, declared=declared)
-            return [Tagged(words=words, tags=tags, **head)]
-        case "span":
-            context = row.text("context")
-            answers = row.answers(context, task.no_answer)
-            return [Question(question=row.text("question"), context=context, answers=answers, **head)]
-        case "reward":
-            return _steps(task, row)
-    query, positives = row.text("query"), row.texts(answering(row))
-    more: dict[str, Any] = {"negatives": row.texts("negatives") if row.has("negatives") else (), "row": row.place}
-    ids = [f"{head['id']}.{n}" for n in range(len(positives))] if len(positives) > 1 else [head["id"]]
-    return [Triple(query=query, positive=one, id=name, **more) for one, name in zip(positives, ids, strict=True)]
-
-
-def _steps(task: Task, row: Row) -> list[Example]:
-    """A problem with its solution up to each step, or with the whole of it; label 1: right."""
-    steps, right = row.texts("steps"), row.truths("label")
-    if len(steps) != len(right):
-        raise DataError(f"{row.place}: {len(steps)} steps but {len(right)} labels; each step has one")
-    if not steps or (task.steps is not None and len(steps) != task.steps):
-        return []
-    text, name = row.text("text"), row.identity()
-    if task.whole:
-        return [Labelled(text=text, second="\n".join(steps), label=int(all(right)), id=name, row=row.place)]
-    return [
-        Labelled(text=text, second="\n".join(steps[: n + 1]), label=int(right[n]), id=f"{name}.{n}", row=row.place)
-        for n in range(len(steps))
-    ]
-
-
-def answering(row: Row) -> str:
-    """The role of the text that answers the query of the row. Raises DataError where the task names none."""
-    return "document" if row.has("document") and not row.has("positive") else "positive"
+    # The options of a row are its own labels, unless the task names them.
+    given = (task.labels or ()) if task.kind == "choose" else names
+    return examples_of(
+        row,
+        Asked(
+            kind=task.kind,
+            names=given,
+            declared=declared,
+            limits=task.range,
+            no_answer=task.no_answer,
+            steps=task.steps,
+            whole=task.whole,
+        ),
+    )
 
 
 def refuse_twins(ids: Iterable[tuple[str, str]], of: str = "") -> None:

@@ -14,6 +14,7 @@ from tessera.data.examples import Search
 from tessera.evaluation import load, rows
 from tessera.evaluation.rows import DataError
 from tessera.finetune.columns import Row
+from tessera.finetune.examples import answering
 from tessera.plan.errors import some
 from tessera.plan.task import SPLITS, Data, SplitName, Task
 from tessera.plan.task_data import guess
@@ -50,7 +51,7 @@ def search(
         documents = _part(task, corpus_of, split, language, folder, "corpus")
         load.refuse_twins(((row.name("document_id"), row.place) for row in documents), "document ")
         corpus = {row.name("document_id"): row.text("document") for row in documents}
-    elif asked[0].has(load.answering(asked[0])):
+    elif asked[0].has(answering(asked[0])):
         corpus, wanted = _positives(task, split, language, folder, set(queries))
     else:
         raise DataError(
@@ -114,7 +115,7 @@ def _positives(
     for part in beside if split in beside else [split]:
         for row in load.rows_of(task, part, language, folder):
             query = row.identity() if row.has("id") else row.text("query")
-            for text in row.texts(load.answering(row)):
+            for text in row.texts(answering(row)):
                 name = names.setdefault(text, f"d{len(names)}")
                 corpus[name] = text
                 if part == split and query in queries:

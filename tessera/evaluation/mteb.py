@@ -1,7 +1,7 @@
 """mteb's own tasks and protocol on a model folder, read by our encoder; on local data too.
 
     from tessera.evaluation.mteb import Model
-    mteb.evaluate(Model("runs/demo/merge/final"), mteb.get_tasks(["STSBenchmark"]))
+    mteb.evaluate(Model("runs/demo/merged/final"), mteb.get_tasks(["STSBenchmark"]))
 
 `run` does that for tasks or a whole benchmark and writes, for each task,
 
@@ -22,14 +22,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tessera.evaluation.mteb_data import Absent, compare_counts, localize
+from tessera import lock
+from tessera.evaluation.about import dtype_of
+from tessera.evaluation.mteb_data import Absent, check_splits, compare_counts, localize
 from tessera.evaluation.mteb_model import Model, library
 from tessera.evaluation.mteb_results import by_language, catch_predictions, half_widths, outcomes
 from tessera.evaluation.rows import download
-from tessera.files import digest, fingerprint, model_name
+from tessera.files import LOCK, digest, fingerprint, model_name
 from tessera.inference import sentence_folder
+from tessera.model.hf_files import find_model
 from tessera.plan.errors import did_you_mean
-from tessera.plan.result import Result, finished, hash_of, read, write
+from tessera.plan.languages import resolve
+from tessera.plan.result import MTEB, Result, finished, hash_of, read, write
 from tessera.progress import Progress
 
 
@@ -50,35 +54,40 @@ def run(
     """Runs what is not finished of mteb's tasks; returns our result files in the order of the tasks.
 
     tasks, benchmark   names as mteb knows them; tasks of both are run
-    languages          codes as deu, deu-Latn or deu_Latn; None: all of each task
+    languages          codes as de, deu, deu-Latn or deu_Latn; None: all of each task
     splits             of each task; None: those that mteb evaluates it on
     data               a folder with the data (see mteb_data.py): nothing is asked of the Hub. None: the Hub
     available          run what has data; what has none is named in the results
     name               of the model in the names of the files; default: that of its folder
-    how                pooling, max_length, dtype, device: as for Model
+    how                pooling, max_length, dtype, device: as for Model; a task that was finished in float32 stays so
+                       where no dtype is asked for
 
     For a whole benchmark a last file holds its averages. Raises ValueError for names that mteb does not know,
-    MissingData where data lacks some.
+    MissingData where data lacks some, lock.AtWork where another process measures this model on this task.
     """
     with _quiet():
-        mteb, out, folder = library(), Path(out), Path(model_folder)
+        mteb, out, folder = library(), Path(out), find_model(model_folder)
         chosen = choose(tasks, benchmark, languages, splits)
         ready, absent = localize(chosen, Path(data), available=available) if data is not None else (chosen, [])
         name = name or model_name(folder)
         pipeline, inside = sentence_folder.read(folder)
         weights = fingerprint(inside)
+        dtypes = _dtypes(inside, how.get("dtype"), how.get("device"))
         model: Model | None = None
         files = []
         for number, task in enumerate(ready):
             if on_progress is not None:
                 on_progress(number, len(ready), task.metadata.name)
             lacking = [a for a in absent if a.task == task.metadata.name]
-            protocol = {**_protocol(task, lacking, how), "pipeline": pipeline.fingerprint()}
+            ways = [_protocol(task, lacking, {**how, "dtype": one}, pipeline.fingerprint()) for one in dtypes]
             path = out / f"{name}.{task.metadata.name}.json"
             files.append(path)
-            if not finished(path, {"fingerprint": weights, "protocol_hash": hash_of(protocol)}):
-                model = model or Model(folder, name=name, on_progress=on_progress, **how)
-                _run_one(mteb, task, model, path, {"model": name, "protocol": protocol, "fingerprint": weights})
+            said = f"{name} on {task.metadata.name} in {out}"
+            with lock.hold(out / f".{name}.{task.metadata.name}{LOCK}", said):
+                if not any(finished(path, {"fingerprint": weights, "protocol_hash": hash_of(way)}) for way in ways):
+                    model = model or Model(folder, name=name, on_progress=on_progress, **{**how, "dtype": dtypes[0]})
+                    head = {"model": name, "protocol": ways[0], "fingerprint": weights, "dtype": dtypes[0]}
+                    _run_one(mteb, task, model, path, head)
         if benchmark is not None and not (absent or languages or splits or tasks):
             files.append(_whole_benchmark(benchmark, name, files))
         return files
@@ -103,15 +112,16 @@ def choose(
             raise ValueError(f"mteb knows no task {one!r}; {did_you_mean(one, known)}") from None
     if not found:
         raise ValueError("no task: name a benchmark, or tasks")
-    codes = [code.replace("_", "-") for code in languages or ()]
-    kept = []
+    kept, known_languages = [], set[str]()
     for task in dict.fromkeys(found):
-        if codes:
-            try:
-                task = task.filter_languages(codes)
-            except ValueError:
+        if languages:
+            there = sorted({code for codes in task.metadata.hf_subsets_to_langscripts.values() for code in codes})
+            known_languages |= {language for language in languages if resolve(language, there)}
+            codes = [code for language in languages for code in resolve(language, there)]
+            if not codes:
                 wanted.append(task.metadata.name)
                 continue
+            task = task.filter_languages(codes)
         for split in splits or ():
             if split not in task.metadata.eval_splits:
                 allowed = ", ".join(task.metadata.eval_splits)
@@ -119,6 +129,10 @@ def choose(
         kept.append(task.filter_eval_splits(list(splits)) if splits else task)
     if not kept:
         raise ValueError(f"none of {', '.join(wanted)} has a language of {', '.join(languages or ())}")
+    for language in languages or ():
+        if language not in known_languages:
+            names = ", ".join(task.metadata.name for task in dict.fromkeys(found))
+            raise ValueError(f"{names}: no language {language!r}; write it as ron, ron_Latn or ro")
     return kept
 
 
@@ -134,6 +148,7 @@ def _run_one(mteb: Any, task: Any, model: Model, path: Path, head: dict[str, Any
             f"{task.metadata.name}: its data cannot be loaded ({error}). Download it where the Hub can be reached: "
             f"{command}, and give --data DATA"
         ) from error
+    check_splits(task)
     counts = compare_counts(task)
     caught = catch_predictions(task)
     with tempfile.TemporaryDirectory() as predictions:  # mteb predicts nothing without a place for it
@@ -148,6 +163,7 @@ def _run_one(mteb: Any, task: Any, model: Model, path: Path, head: dict[str, Any
         **head,
         task=task.metadata.name,
         kind=f"mteb {task.metadata.type}",
+        defined=MTEB,
         metric=task.metadata.main_score,
         seeds=(task.seed,),
         data=digest(about),
@@ -173,6 +189,8 @@ def _whole_benchmark(benchmark: str, name: str, files: Sequence[Path]) -> Path:
         model=name,
         task=benchmark,
         kind="mteb benchmark",
+        defined=MTEB,
+        dtype="+".join(sorted({one.dtype for one in results if one.dtype})),
         metric="average",
         protocol={"by": results[0].protocol["by"], "tasks": {one.task: one.protocol_hash for one in results}},
         fingerprint=results[0].fingerprint,
@@ -188,8 +206,17 @@ def _whole_benchmark(benchmark: str, name: str, files: Sequence[Path]) -> Path:
     return write(files[0].with_name(f"{name}.{re.sub(r'[^A-Za-z0-9.]+', '-', benchmark).strip('-')}.json"), whole)
 
 
-def _protocol(task: Any, absent: Iterable[Absent], how: dict[str, Any]) -> dict[str, Any]:
-    """Everything that the scores depend on beside the weights, as far as this task has it."""
+def _dtypes(folder: Path, asked: str | None, device: str | None) -> list[str]:
+    """The number format to measure in, as `evaluate --task` takes it, then those in which a task may be finished too.
+
+    Earlier versions took float32 where nothing was asked for, and wrote `auto` where that was.
+    """
+    taken = dtype_of(folder, asked or "auto", device or "auto")
+    return list(dict.fromkeys([taken, *({None: ["float32", "auto"], "auto": ["auto"]}.get(asked, []))]))
+
+
+def _protocol(task: Any, absent: Iterable[Absent], how: dict[str, Any], pipeline: str) -> dict[str, Any]:
+    """Everything that the scores depend on beside the weights, as far as this task has it; float32 is not said."""
     mteb, meta = library(), task.metadata
     settings = ("samples_per_label", "n_experiments", "train_split", "n_clusters", "max_document_to_embed", "seed")
     return {
@@ -202,7 +229,9 @@ def _protocol(task: Any, absent: Iterable[Absent], how: dict[str, Any]) -> dict[
         "without_data": sorted({subset for one in absent for subset in one.subsets}),
         "classifier": _classifier(task),
         **{name: getattr(task, name) for name in settings if hasattr(task, name)},
-        **{key: value for key, value in sorted(how.items()) if key in ("pooling", "max_length", "dtype")},
+        **{key: value for key, value in sorted(how.items()) if key in ("pooling", "max_length")},
+        **({"dtype": how["dtype"]} if how["dtype"] != "float32" else {}),
+        "pipeline": pipeline,
     }
 
 

@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from tessera.evaluation import catalogue
 from tessera.evaluation.rows import MissingData, download
 from tessera.finetune import tables
+from tessera.plan.errors import some
 from tessera.plan.fields import Strict
 
 _TEXT = ("text", "sentence1", "sentence2", "sentences")  # columns that mteb's statistics count the characters of
@@ -259,6 +260,18 @@ def _as_theirs(value: Any, part: Table) -> Any:
 
 
 # ----------------------------------------------------------------------------------------------- is it mteb's own data?
+
+
+def check_splits(task: Any) -> None:
+    """Raises ValueError where the loaded data lacks a split or subset: in a copy of the Hub's repository the names of
+    splits are in its README.md, without which `datasets` guesses them from the names of the files."""
+    for subset in task.hf_subsets:
+        rows = task.dataset.get(subset, task.dataset)
+        if lacking := [split for split in task.eval_splits if split not in rows]:
+            raise ValueError(
+                f"{task.metadata.name}: {task.metadata.dataset['path']} has no split {lacking[0]!r} of {subset}; there "
+                f"is {some(list(map(str, rows)))}. Copy the whole repository, with the README.md that names its splits"
+            )
 
 
 def compare_counts(task: Any) -> dict[str, Any] | None:

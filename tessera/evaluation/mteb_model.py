@@ -33,7 +33,7 @@ class Model:
     model_name   a folder: ours, or any that `tessera.inference.encoder.Encoder` reads; what it says of pooling, length,
                  prompts and similarity holds
     pooling, max_length   instead of what the folder says
-    dtype        of the matrix products; float32 gives to the last digit what others publish
+    dtype        of the matrix products; float32, the default here, gives to the last digit what others publish
     """
 
     def __init__(

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.evaluation import metrics
 from tessera.inference.nearest import Floats, check_vectors
 from tessera.plan.shipped import pip_line
+from tessera.prediction import metrics
 
 GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse strengths of the L2 penalty, from hardly anything learned to hardly held
 FOLDS = 5

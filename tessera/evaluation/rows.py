@@ -7,7 +7,6 @@
 
 import fnmatch
 import glob
-import hashlib
 import itertools
 import os
 import re
@@ -19,6 +18,7 @@ from tessera.data.storage import File
 from tessera.finetune import tables
 from tessera.finetune.tables import DataError as DataError
 from tessera.finetune.tables import Placed
+from tessera.finetune.tables import place_of as place_of
 from tessera.plan.shipped import pip_line
 from tessera.plan.task_data import LANGUAGE, SPLIT, TASK, Beside, Column, Data, holds_language
 
@@ -168,12 +168,6 @@ def there(data: Data, task: str, split: str, folder: Path, language: str | None 
     patterns = (p.replace(LANGUAGE, glob.escape(code) if code else "*") for p in _patterns(data, task, split, ""))
     copy = data.hub is not None and (folder / data.hub).is_dir()
     return copy or any(_found(folder, pattern, task) for pattern in patterns)
-
-
-def place_of(key: str, salt: str = "split") -> float:
-    """A number in [0, 1) that depends on the key alone: where its row falls when rows are split or drawn."""
-    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8, person=salt.encode()).digest()
-    return int.from_bytes(digest, "big") / 2**64
 
 
 def _patterns(data: Data, task: str, split: str, what: str) -> list[str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tessera.data.examples import Search
-from tessera.evaluation import catalogue, kept, trial
+from tessera.evaluation import about, catalogue, kept, trial
 from tessera.evaluation.groups import FOLD, fingerprint_of_rows, read_groups, read_labels
 from tessera.evaluation.retrieve import RETRIEVAL
 from tessera.evaluation.trial import HEADS, Group, Json, Kind, Rows, Scores, Start, Trial
@@ -90,9 +90,8 @@ def run(
     )  # fmt: skip
     kind, tried = _kind(task), trial.all_trials(task, protocol)
     left_out: list[str] = []
-    groups = read_groups(task, protocol, place.data, left_out=left_out)
+    groups = read(task, protocol, place.data, left_out)
     oracle = protocol.select == "oracle" and task.trained
-    _refuse_choice_without_validation(protocol, tried, groups)
     start = _start(task, protocol, place)
     done = [one for group in groups for one in _run_all(group, tried, start, place)]
     chosen = {} if oracle else _choose(done, lambda one: float(one.outcome["validation"]))
@@ -103,13 +102,14 @@ def run(
         chosen = _choose(done, lambda one: statistics.fmean(row[task.metric] for row in one.scores.values()))
     models = [one for one in done if one.trial.choice == chosen[one.group.name]]
     best, rows = _folded(kind, models, rows)
+    lost = about.out_of_reach(place.folder, [one.outcome for one in done], rows)
     named = {"model": place.model, "task": task.name, "kind": task.kind, "metric": task.metric}
     result = Result(
         **named,
-        protocol={**protocol.model_dump(mode="json", by_alias=True), **kind.protocol, **_folds(task)},
+        protocol=_protocol_of(task, protocol, kind),
         fingerprint=fingerprint(place.folder),
         data=_of_data(groups, labelled),
-        **_left_out(left_out),
+        **about.of_task(task, place.data, groups[0].labels, left_out, lost),
         seeds=protocol.seeds if task.trained else (),
         oracle=oracle,
         chosen=chosen,
@@ -123,6 +123,12 @@ def run(
     return path
 
 
+def _protocol_of(task: Task, protocol: Protocol, kind: Kind) -> Json:
+    """How a result was measured."""
+    folds = {"folds": task.folds} if task.folds else {}
+    return {**protocol.model_dump(mode="json", by_alias=True), **kind.protocol, **folds}
+
+
 def _keep_models(
     kind: Kind, groups: Sequence[Group], chosen: Sequence[_Finished], start: Start, place: _Place, folder: Path
 ) -> None:
@@ -132,6 +138,25 @@ def _keep_models(
         one = max(mine, key=lambda one: one.outcome["validation"] or 0.0)
         target = folder if len(groups) == 1 else folder / group.name
         kept.keep(kind, group, one.trial, start, target, place.folder, one.outcome, one.scores, place.report)
+
+
+def read(task: Task, protocol: Protocol, folder: Path | None, left_out: list[str] | None = None) -> list[Group]:
+    """The data of a task, and whether it can be run with it: raises what `run` would before anything is trained."""
+    if (before := _before(task, protocol)) is not None:
+        read_groups(*before, folder, test=False)
+    groups = read_groups(task, protocol, folder, left_out=left_out)
+    _refuse_choice_without_validation(protocol, trial.all_trials(task, protocol), groups)
+    return groups
+
+
+def _before(task: Task, protocol: Protocol) -> tuple[Task, Protocol] | None:
+    """The task whose model another begins with, and how it is trained; None: it begins with the model as it is."""
+    if protocol.from_task in (None, task.name):
+        return None
+    other = catalogue.find(str(protocol.from_task))
+    if protocol.name in catalogue.protocols():
+        return other, catalogue.protocol(protocol.name, other)
+    return other, protocol.model_copy(update={"from_task": None})
 
 
 def _kind(task: Task) -> Kind:
@@ -164,16 +189,12 @@ def _telling(report: Progress, what: str) -> Progress:
 
 def _start(task: Task, protocol: Protocol, place: _Place) -> Start:
     """What the trials of a task begin with: the model of a folder, or what another task has made of it."""
-    if protocol.from_task in (None, task.name):
-        read = functools.cache(lambda: pretrained(place.folder, place.machine))
+    if (of_before := _before(task, protocol)) is None:
+        weights_of = functools.cache(lambda: pretrained(place.folder, place.machine))
         # A new head of another family is drawn as transformers has it, which earlier versions did not.
         head = "" if hub.is_ours(place.folder) else ", with the head of its family"
-        return Start(fingerprint=fingerprint(place.folder) + head, weights=read)
-    other = catalogue.find(str(protocol.from_task))
-    if protocol.name in catalogue.protocols():
-        protocol = catalogue.protocol(protocol.name, other)
-    else:
-        protocol = protocol.model_copy(update={"from_task": None})
+        return Start(fingerprint=fingerprint(place.folder) + head, weights=weights_of)
+    other, protocol = of_before
     before = _start(other, protocol, place)
     kind, groups = _kind(other), read_groups(other, protocol, place.data, test=False)
     if not other.trained:
@@ -188,8 +209,7 @@ def _start(task: Task, protocol: Protocol, place: _Place) -> Start:
     best = tried[0]
     if len(tried) > 1:
         done = _run_all(group, tried, before, place)
-        judged = [one for one in done if one.outcome["validation"] is not None]
-        if not judged:
+        if not (judged := [one for one in done if one.outcome["validation"] is not None]):
             raise ValueError(_nothing_to_choose(done))
         best = max(judged, key=lambda one: one.outcome["validation"]).trial
     of = trial.trial_identity(kind, group, best, before)
@@ -242,9 +262,9 @@ def _choose(done: Sequence[_Finished], value: Callable[[_Finished], float]) -> d
 
 
 def _nothing_to_choose(done: Sequence[_Finished]) -> str:
-    task, group = done[0].group.task.name, done[0].group.name
+    group = done[0].group
     failed = next((one.outcome["failed"] for one in done if one.outcome["failed"]), "none was scored on validation")
-    return f"task {task}, {group}: of no settings did all seeds go well ({failed}); try lower rates"
+    return f"task {group.task.name}, {group.name}: of no settings did all seeds go well ({failed}); try lower rates"
 
 
 # -------------------------------------------------------------------------------------------------------------- result
@@ -253,14 +273,6 @@ def _nothing_to_choose(done: Sequence[_Finished]) -> str:
 def _of_data(groups: Sequence[Group], labelled: Mapping[str, Rows]) -> str:
     prints = [group.fingerprint for group in groups]
     return fingerprint_of_rows([prints, labelled] if labelled else prints)
-
-
-def _folds(task: Task) -> Json:
-    return {"folds": task.folds} if task.folds else {}
-
-
-def _left_out(rows: Sequence[str]) -> Json:
-    return {"about_data": {"left_out": len(rows), "first": rows[0]}} if rows else {}
 
 
 def _folded(
@@ -313,8 +325,9 @@ def _merged(several: Iterable[Mapping[str, Found]]) -> dict[str, Found]:
 
 
 def _trials(done: Sequence[_Finished]) -> Json:
+    dtype = "+".join(sorted({one.outcome["dtype"] for one in done if "dtype" in one.outcome}))
     seconds = round(sum(one.outcome["seconds"] for one in done), 2)
-    return {"trials": [_trial(one) for one in done], "seconds": seconds}
+    return {"trials": [_trial(one) for one in done], "dtype": dtype, "seconds": seconds}
 
 
 def _trial(one: _Finished) -> Json:

@@ -17,12 +17,12 @@ from typing import Any, cast
 from tessera import __version__
 from tessera.checksums import sealed_json
 from tessera.data.examples import Example, Question, Search, Tagged
-from tessera.evaluation import metrics
 from tessera.files import digest, keep_damaged, read_json, write_json
 from tessera.finetune import loop
 from tessera.finetune.learner import Learner, Pretrained
+from tessera.model.precision import compute_dtype
 from tessera.plan.task import Protocol, Task
-from tessera.prediction import features
+from tessera.prediction import features, metrics, windows
 from tessera.progress import Progress
 
 Json = dict[str, Any]
@@ -131,9 +131,11 @@ def run_trial(kind: Kind, group: Group, trial: Trial, start: Start, path: Path, 
         return cast(Json, found)
     weights, began = start.weights(), time.perf_counter()
     ran = _perform(kind, group, trial, weights, report)
+    device = next(weights.encoder.parameters()).device
     passing = {
         "seconds": round(time.perf_counter() - began, 2),
-        "device": str(next(weights.encoder.parameters()).device),
+        "device": str(device),
+        "dtype": str(compute_dtype(weights.machine.dtype, device)).removeprefix("torch."),
     }
     whole = {"identity": expected, **ran, **passing, "tessera": __version__}
     write_json(path, sealed_json(whole))
@@ -176,7 +178,8 @@ def _settings(group: Group, trial: Trial) -> Json:
     other = {"from_task", "temperature", "negatives"}  # the start says the first; the others are of retrieval
     settings = trial.protocol.model_dump(mode="json", exclude=NOT_OF_A_TRIAL | other)
     science = {"kind": group.task.kind, "labels": group.labels, "metric": group.task.metric}
-    return {**settings, **science, "no_answer": group.task.no_answer}
+    longest = {"longest_answer": [windows.LONGEST_ANSWER, windows.LONGEST_IN_CHARACTERS]}  # 30 tokens alone before
+    return {**settings, **science, "no_answer": group.task.no_answer, **(longest if group.task.kind == "span" else {})}
 
 
 def _fit(group: Group, trial: Trial, start: Pretrained, report: Progress) -> tuple[Learner, Json]:
@@ -187,7 +190,9 @@ def _fit(group: Group, trial: Trial, start: Pretrained, report: Progress) -> tup
     course = loop.train(
         learner, group.train, trial.protocol, rate=trial.rate, seed=trial.seed, validate=judge, on_progress=report
     )
-    return learner, {**training_summary(course), "best": course.best, "validation_course": course.validation}
+    reader = {"max_length": learner.reader.max_length, "stride": learner.reader.stride} if kind == "span" else None
+    summary = {"best": course.best, "validation_course": course.validation, **({"reader": reader} if reader else {})}
+    return learner, {**training_summary(course), **summary}
 
 
 def _predict(learner: Learner, rows: Mapping[str, Sequence[features.Example]], report: Progress | None) -> Json:

@@ -23,7 +23,7 @@ from tessera.export import heads
 from tessera.export.model_card import Check, card, lowest, refuse_different
 from tessera.export.padded import PaddedEmbedder, PaddedMaskedLM
 from tessera.export.tracing import LENGTHS, TEXTS, To, need, write_graph
-from tessera.files import atomic_folder, write_json
+from tessera.files import atomic_folder, refuse_taken, write_json
 from tessera.inference import sentence_folder as folders
 from tessera.inference.parity import relative_difference
 from tessera.inference.runtime import ABOUT, LOGITS, STATES, VECTORS, Runtime
@@ -72,6 +72,7 @@ def export(
     differs from ours by more than it may, ImportError where a package is missing.
     """
     need(to)
+    refuse_taken(Path(target))
     place = folders.local(folder)
     if output != "embeddings" and not drop_head and heads.has_head(place):
         if pooling is not None or normalize is not None:
@@ -87,8 +88,7 @@ def export(
             "task; for the rest see optimum's exporter"
         )
     how = pipeline.pooling if pooling is None else (pooling,) if isinstance(pooling, str) else tuple(pooling)
-    unit = pipeline.normalize if normalize is None else normalize
-    pipeline = replace(pipeline, pooling=how, normalize=unit)
+    pipeline = replace(pipeline, pooling=how, normalize=pipeline.normalize if normalize is None else normalize)
     model = hub.load(inside, "cpu") if output == "logits" else hub.load_own_encoder(inside, "cpu", drop_head=drop_head)
     tokenizer = Tokenizer.load(inside)
     with drafted(Path(target), inside, pipeline, model) as draft:

@@ -29,7 +29,7 @@ from tessera.export.int8 import batches, size, write_int8
 from tessera.export.model_card import card
 from tessera.export.quantize_head import HeadMeasured, quantize_head
 from tessera.export.tracing import To, need, write_graph
-from tessera.files import write_json
+from tessera.files import refuse_taken, write_json
 from tessera.inference import sentence_folder as folders
 from tessera.inference.engine import Vectors, rows
 from tessera.inference.nearest import nearest, unit
@@ -116,6 +116,7 @@ def quantize(
     """
     _check(to, weights_only, min_cosine, max_drop)
     calibrating, measuring = _halved(texts, seed)
+    refuse_taken(Path(target))
     place = folders.local(folder)
     if not drop_head and has_head(place):
         return quantize_head(

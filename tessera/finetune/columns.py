@@ -90,6 +90,28 @@ class Row:
         items = self._list(column) if role == "tags" else [self._get(column)]
         return {self._label(f"{column} is", labels.single, item) for item in items}
 
+    def label_set(self, role: str, separator: str | None) -> tuple[str, ...]:
+        """The names of all labels of a row: of a list, of a text with separators, or of columns of truths.
+
+        Of several columns those count that hold true or 1; then the columns are the labels.
+        """
+        column = self._named(role)
+        if not isinstance(column, str):
+            return tuple(name for name in column if self._truth(self._get(name), name))
+        value = self._get(column)
+        if isinstance(value, str):
+            value = [part for part in value.split(separator) if part.strip()] if separator else [value]
+            value = [] if value == [""] else value
+        items = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(dict.fromkeys(self._label(f"{column} has", labels.spelled, item) for item in items))
+
+    def dicts(self, role: str) -> list[dict[str, Any]]:
+        """A list of objects."""
+        found = self._list(self._one(role))
+        if wrong := [item for item in found if not isinstance(item, dict)]:
+            raise DataError(f"{self.place}: {self._one(role)} has {shown(wrong[0])}; a list of objects is needed")
+        return found
+
     def label(self, role: str, names: tuple[str, ...], *, declared: bool = False) -> int:
         """The number of a label, as labels.number_of has it."""
         column = self._one(role)
@@ -132,13 +154,13 @@ class Row:
     def truths(self, role: str) -> tuple[bool, ...]:
         """A list of true and false, also as 1 and 0, + and -."""
         column = self._one(role)
-        found = []
-        for item in self._list(column):
-            written = self._label(f"{column} holds what is", labels.spelled, item)
-            if written not in _TRUTHS:
-                raise DataError(f"{self.place}: {column} has {shown(item)}; true or false is needed")
-            found.append(_TRUTHS[written])
-        return tuple(found)
+        return tuple(self._truth(item, column) for item in self._list(column))
+
+    def _truth(self, value: Any, column: str) -> bool:
+        written = self._label(f"{column} holds what is", labels.spelled, value)
+        if written not in _TRUTHS:
+            raise DataError(f"{self.place}: {column} has {shown(value)}; true or false is needed")
+        return _TRUTHS[written]
 
     def tagged(self, names: tuple[str, ...], *, declared: bool = False) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Words and the number of the tag of each."""

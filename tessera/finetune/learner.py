@@ -94,6 +94,7 @@ class Learner:
     micro_batch_tokens: int
     centre: float = 0.0  # regress: what is learned is (target - centre) / scale
     scale: float = 1.0
+    class_weights: Tensor | None = None  # [K] of a rare label more than of a common one; None: all alike
 
     def scores(self, items: Sequence[Item]) -> Tensor:
         """[D, K] for documents and options, [M, K] for tags, [T, 2] for windows."""
@@ -112,7 +113,12 @@ class Learner:
                 return (scores[:, 0] - (given - self.centre) / self.scale).square().sum()
             case "multilabel":  # the mean over labels, as transformers'
                 wanted = given.float().view_as(scores)
-                return functional.binary_cross_entropy_with_logits(scores, wanted, reduction="sum") / scores.shape[1]
+                return (
+                    functional.binary_cross_entropy_with_logits(
+                        scores, wanted, reduction="sum", pos_weight=self.class_weights
+                    )
+                    / scores.shape[1]
+                )
             case "rerank":
                 return functional.binary_cross_entropy_with_logits(scores[:, 0], given.float(), reduction="sum")
             case "choose":
@@ -123,7 +129,7 @@ class Learner:
                 starts = self._starts([i.tokens for i in items])
                 return task_heads.losses_within(scores, starts, given.view(-1, 2)).sum() / 2
             case _:
-                return functional.cross_entropy(scores, given, reduction="sum")
+                return functional.cross_entropy(scores, given, reduction="sum", weight=self.class_weights)
 
     def _starts(self, lengths: list[int]) -> Tensor:
         return torch.tensor([0, *lengths], device=self.device).cumsum(0)

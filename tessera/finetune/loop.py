@@ -16,6 +16,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from tessera.plan.recipe import Optimizer
 from tessera.plan.task import Protocol
 from tessera.prediction.features import Answer, Example, Item
 from tessera.prediction.item_scores import predicted
-from tessera.progress import Progress, silent
+from tessera.progress import Progress, Say, silent
 from tessera.train.optimizer import build, clip_gradients, set_learning_rate
 
 CLIP = 1.0  # norm of the gradient
@@ -125,6 +126,14 @@ def predict(learner: Learner, examples: Sequence[Example], on_progress: Progress
 
     Raises Diverged where it says what is no finite number: the greatest of these would be some class, as ever.
     """
+    items, found = scores(learner, examples, on_progress)
+    return learner.reader.answers(examples, items, found)
+
+
+def scores(
+    learner: Learner, examples: Sequence[Example], on_progress: Progress | None = None
+) -> tuple[list[Item], list[Floats]]:
+    """The logits of each example's items, and these; of a regression the numbers themselves. Raises as `predict`."""
     items = learner.reader.items(examples)
     learner.encoder.eval()
     learner.head.eval()
@@ -142,16 +151,50 @@ def predict(learner: Learner, examples: Sequence[Example], on_progress: Progress
     if wrong is not None:
         row = examples[wrong.example].row
         raise Diverged(f"{row}: the model's scores there are not finite numbers; its weights, or products, overflow")
-    return answered(learner, examples, items, found)
+    return items, _numbers(learner, found)
 
 
 def answered(
     learner: Learner, examples: Sequence[Example], items: Sequence[Item], scores: Sequence[Floats]
 ) -> list[Answer]:
-    """What scores of items say of each example."""
-    if learner.reader.kind == "regress":
-        scores = [rows * learner.scale + learner.centre for rows in scores]
-    return learner.reader.answers(examples, items, scores)
+    """What logits of items say of each example."""
+    return learner.reader.answers(examples, items, _numbers(learner, scores))
+
+
+def _numbers(learner: Learner, scores: Sequence[Floats]) -> list[Floats]:
+    """Logits; of a regression the numbers that they stand for."""
+    if learner.reader.kind != "regress":
+        return list(scores)
+    return [rows * learner.scale + learner.centre for rows in scores]
+
+
+Trained = TypeVar("Trained")
+
+
+def best_of(
+    rates: Sequence[float], once: Callable[[float], tuple[Trained, TrainingSummary, float]], say: Say = silent
+) -> tuple[Trained, TrainingSummary, float]:
+    """Learning-rate sweep: (model, summary, rate) of the rate whose score is highest, the first of equals.
+
+    once  rate -> (what was trained, its summary, its score on validation)
+
+    Raises Diverged where no rate comes to an end.
+    """
+    best: tuple[Trained, TrainingSummary, float] | None = None
+    highest, last = -math.inf, None
+    for rate in rates:
+        try:
+            model, summary, score = once(rate)
+        except Diverged as error:
+            say(f"learning rate {rate:g}: {error}")
+            last = error
+            continue
+        say(f"learning rate {rate:g}: {score:.4f} on validation after {summary.steps} steps")
+        if best is None or score > highest:
+            best, highest = (model, summary, rate), score
+    if best is None:
+        raise last or Diverged("there is no learning rate to try")
+    return best
 
 
 @dataclass(frozen=True, slots=True)

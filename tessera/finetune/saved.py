@@ -1,19 +1,22 @@
 """Saving of fine-tuned models: a Hugging Face folder with its head, compared with transformers before it counts.
 
 What AutoModelForSequenceClassification and its like make of the folder is held against our own logits on real rows, in
-float32, before the folder gets its name.
+float32, before the folder gets its name; so are the scores of CrossEncoder.
 """
 
-# Shapes: D documents, T tokens of them, K labels.
+# Shapes: D documents, T tokens of them, K labels, n texts, h width of a vector.
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from tessera.data.examples import Labelled
 from tessera.files import atomic_folder, write_json
 from tessera.finetune.learner import Learner
 from tessera.inference.tokenize import Ids
@@ -24,10 +27,11 @@ from tessera.model.hf_files import config_json
 from tessera.model.task_config import TaskConfig
 from tessera.model.task_heads import TaskModel
 from tessera.model.transformers_model import quietly
+from tessera.plan.shipped import pip_line
 from tessera.prediction.features import HEADS, Example
 
 TOLERANCE = 1e-5  # of logits in float32, in parts of their size where that is more than 1
-_COMPARED = 16  # documents
+COMPARED = 16  # documents
 
 
 def save(
@@ -65,9 +69,45 @@ def save(
     with atomic_folder(Path(folder)) as draft:
         hub.save(model, draft, source, card)
         tell_length(draft, reader.max_length)
-        documents = [one for item in reader.items(examples[:_COMPARED]) for one in item.documents][:_COMPARED]
+        documents = [one for item in reader.items(examples[:COMPARED]) for one in item.documents][:COMPARED]
         difference = compare(model, draft, documents)
+        if task.kind == "rerank":
+            pairs = [(e.text, e.second or "") for e in examples[:COMPARED] if isinstance(e, Labelled)]
+            difference = max(difference, _compare_scores(learner, draft, pairs))
     return difference
+
+
+def refuse_full(out: Path) -> None:
+    """Raises FileExistsError where there is something already: before hours of training, not after."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out}: there already; remove it, or choose another name")
+
+
+def _compare_scores(learner: Learner, folder: Path, pairs: Sequence[tuple[str, str]]) -> float:
+    """The largest difference of scores, from 0 to 1, to those of sentence-transformers' CrossEncoder."""
+    need_sentence_transformers()
+    with quietly():
+        from sentence_transformers import CrossEncoder
+
+        theirs = CrossEncoder(str(folder), device="cpu", local_files_only=True)
+        due = theirs.predict([list(pair) for pair in pairs], show_progress_bar=False)
+    from tessera.prediction.predictor import Predictor
+
+    mine = Predictor.from_pretrained(folder, device="cpu", dtype="float32").predict(pairs)
+    worst = gap(np.array([[row["score"]] for row in mine]), np.asarray(due)[:, None])
+    if not worst <= TOLERANCE:
+        raise ValueError(f"nothing was written: CrossEncoder gives other scores, by up to {worst:.1e}")
+    return worst
+
+
+def gap(mine: NDArray[Any], due: NDArray[Any]) -> float:
+    """The largest difference of two [n, h], in parts of the length of a row where that is more than 1."""
+    return float((np.abs(mine - due) / np.maximum(np.linalg.norm(due, axis=1, keepdims=True), 1.0)).max())
+
+
+def need_sentence_transformers() -> None:
+    if find_spec("sentence_transformers") is None:
+        raise ImportError(f"a folder is compared with sentence-transformers, which is not here; {pip_line('evaluate')}")
 
 
 @torch.no_grad()

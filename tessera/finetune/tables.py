@@ -9,7 +9,9 @@ that unpacks into a very large one is refused.
 import contextlib
 import csv
 import glob
+import hashlib
 import io
+import itertools
 import json
 import lzma
 import os
@@ -22,13 +24,13 @@ import pyarrow.parquet
 
 from tessera.data import readers
 from tessera.data.storage import COMPRESSIONS, File, files
-from tessera.finetune.labels import shown
+from tessera.json_files import shown
 from tessera.plan.corpus import Source
 
 Row = dict[str, Any]
 Placed = tuple[str, Row]  # "file:line", and what stands there
 
-KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
+KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt", ".conll", ".conllu", ".bio", ".iob")
 _ASIDE = ("", ".json", ".txt")  # in a folder more often settings and notes than rows
 LONGEST = 2**25  # bytes of a row
 _WHOLE_FILE = 2**28  # bytes of a .json file, which is read as one
@@ -83,6 +85,7 @@ def rows(file: File | Path, skipped: list[str] | None = None) -> Iterator[Placed
     """
     file = _file(file) if isinstance(file, Path) else file
     others = {".csv": _csv, ".tsv": _tsv, ".json": _json, ".ndjson": _json_lines, ".txt": _plain_lines}
+    others |= dict.fromkeys((".conll", ".conllu", ".bio", ".iob"), _conll)
     read = others.get(kind_of(file.name), _lines_or_parquet)
     size = 0
     try:
@@ -101,6 +104,12 @@ def rows(file: File | Path, skipped: list[str] | None = None) -> Iterator[Placed
                 skipped.append(f"{place}: {reason}")
     except readers.BROKEN as error:
         raise DataError(f"{file}: cannot be read: {str(error).strip()}") from None
+
+
+def place_of(key: str, salt: str = "split") -> float:
+    """A number in [0, 1) that depends on the key alone: where its row falls when rows are split or drawn."""
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8, person=salt.encode()).digest()
+    return int.from_bytes(digest, "big") / 2**64
 
 
 def _file(path: Path) -> File:
@@ -142,6 +151,32 @@ def _plain_lines(file: File) -> Iterator[readers.Raw]:
         for number, line in enumerate(_bounded(file, text), 1):
             if line.strip():
                 yield number, {"text": line.strip("\r\n")}, "", line
+
+
+def _conll(file: File) -> Iterator[readers.Raw]:
+    """{"words", "tags"} of each sentence: a line for each word, its tag last, between tabs or spaces; CoNLL-U by UPOS.
+
+    Sentences are parted by blank lines. Comments of CoNLL-U and -DOCSTART- are passed over, and so are its lines of
+    words that are written together, as 3-4.
+    """
+    universal, first = kind_of(file.name) == ".conllu", 0
+    words: list[str] = []
+    tags: list[str] = []
+    with _text(file) as text:
+        for number, line in enumerate(itertools.chain(_bounded(file, text), [""]), 1):
+            cells = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
+            if not line.strip() or cells[0] == "-DOCSTART-":
+                if words:
+                    yield first, {"words": words, "tags": tags}, "", [words, tags]
+                words, tags = [], []
+            elif universal and (line.startswith("#") or not cells[0].isdecimal()):
+                continue
+            elif len(cells) < (4 if universal else 2):
+                raise DataError(f"{file}:{number}: {shown(line.strip())}; a word and its tag are needed on each line")
+            else:
+                first = first if words else number
+                words.append(cells[1 if universal else 0])
+                tags.append(cells[3 if universal else -1].strip())
 
 
 def _json_lines(file: File) -> Iterator[readers.Raw]:

@@ -12,8 +12,10 @@ In reading order:
     similarity.py       similarity scores: cosine, dot product, distances
     fill_mask.py        fill-mask: the most probable tokens for a mask
     nearest.py          exact nearest-neighbour search
-    text_files.py       files of texts, read twice: their rows and ids, what is wrong with them
-    embed_file.py       a file of texts into a file of embeddings, through interruptions
+    text_files.py       files of texts and rows, read twice: their ids, what is wrong with them
+    parts.py            batch inference over files in parts, through interruptions
+    embed_file.py       a file of texts into a file of embeddings
+    search_index.py     semantic search: an index over a file of texts, asked by queries
     text_scorer.py      quality scores of texts by a regression head
     runtime.py          inference with OpenVINO or ONNX Runtime
     parity.py           numerical parity of a checkpoint: beside transformers, by hand, in every backend

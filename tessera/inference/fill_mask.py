@@ -11,6 +11,7 @@ import torch
 from tessera.inference.keywords import whole
 from tessera.inference.runtime import LOGITS, Runtime
 from tessera.model import hub
+from tessera.tokenizer.special_tokens import retold
 from tessera.tokenizer.tokenizer import Tokenizer
 
 
@@ -51,7 +52,8 @@ class MaskFiller:
     def guess(self, text: str, number: int, top_k: int) -> list[list[Guess]]:
         """For each mask of a text the top_k tokens, most probable first. `number` names the text in errors."""
         top_k = whole("top_k", top_k, 1)
-        ids = torch.tensor(self.reader.encode(text).ids)
+        with retold(self.tokenizer.path, "cannot encode a text"):
+            ids = torch.tensor(self.reader.encode(text).ids)
         masks = (ids == self.tokenizer.mask_id).nonzero()[:, 0]
         if not len(masks):
             mask = self.tokenizer.token(self.tokenizer.mask_id)
@@ -85,7 +87,8 @@ def _reader(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
         {**token, "lstrip": True} if token["id"] == mask else token
         for token in tokenizer.definition.get("added_tokens") or []
     ]
-    reader = tokenizers.Tokenizer.from_str(json.dumps({**tokenizer.definition, "added_tokens": added}))
+    with retold(tokenizer.path, "its mask cannot be read with the space before it"):
+        reader = tokenizers.Tokenizer.from_str(json.dumps({**tokenizer.definition, "added_tokens": added}))
     reader.no_truncation()
     reader.no_padding()
     return reader

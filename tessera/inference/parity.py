@@ -20,6 +20,7 @@ from tessera.inference.runtime import padded
 from tessera.model import hub
 from tessera.model.attention import BACKENDS, Layout, attend, choose
 from tessera.model.encoder import Attention, Encoder
+from tessera.model.hf_files import find_model
 from tessera.model.mlm import MaskedLM
 from tessera.model.precision import autocast, compute_dtype
 from tessera.plan.architecture import EncoderConfig
@@ -80,12 +81,17 @@ def parity(folder: str | Path, *, seed: int = 0, on_progress: Progress = silent,
     Formats are float32 and the one that machine.dtype=auto chooses. Raises ValueError for a folder that is no model of
     either family.
     """
-    folder = Path(folder)
+    folder = find_model(folder)
     head = hub.has_head(folder)
     model = hub.load(folder).eval() if head else hub.load_own_encoder(folder).eval()
     encoder = model.encoder if isinstance(model, MaskedLM) else model
     if not head:
-        say("the folder holds no masked-language-model head: hidden states only")
+        own = hub.task_weights(folder)
+        say(
+            f"its head ({own[0]}, {len(own)} weights) is that of a task, and left out: hidden states only"
+            if own
+            else "the folder holds no masked-language-model head: hidden states only"
+        )
     tokens, starts = _documents(encoder.config, seed)
     settings = list(_settings(say))
     rows: list[Row] = []

@@ -34,7 +34,7 @@ from tessera.inference.sentence_schemas import (
     TokenizerLimit,
 )
 from tessera.json_files import Schema, fit, read_any, read_as, shown
-from tessera.model.hf_files import open_weights
+from tessera.model.hf_files import find_model, open_weights
 from tessera.model.pooling import POOLINGS, Dense, Unit
 
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
@@ -329,13 +329,14 @@ def _write_json(path: Path, data: Any) -> None:
 
 
 def local(name: str | Path) -> Path:
-    """The folder itself, or where the Hub's client has put it. Only JSON, text and safetensors are fetched.
+    """The folder itself, the one model of a run, or where the Hub's client has put it; no pickle is fetched.
 
     Raises ValueError where there is no such folder and the Hub gives none.
     """
     if Path(name).is_dir():
-        return Path(name)
+        return find_model(name)
     if isinstance(name, Path) or not re.fullmatch(r"[\w.-]+/[\w.-]+|[\w-]+", name):
+        find_model(name)  # names those that lie beside
         raise ValueError(f"{name}: no such folder; give a model's folder, or its name on the Hugging Face Hub")
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tessera.inference.engine import each
 from tessera.inference.sentence_folder import tokenizer_length
 from tessera.model import hub
+from tessera.model.hf_files import find_model
 from tessera.model.precision import find_device
 from tessera.model.task_heads import TaskModel
 from tessera.progress import Progress
@@ -48,11 +49,10 @@ def load(folder: str | Path, device: Literal["auto", "cpu", "cuda", "mps"] = "au
     `model_max_length` in tokenizer_config.json says how many tokens are read of a text; where it says nothing, as many
     as the model has positions. Raises ValueError for a folder that is not that.
     """
-    model = hub.load_regressor(Path(folder)).eval().to(find_device(device))
+    folder = find_model(folder)
+    model = hub.load_regressor(folder).eval().to(find_device(device))
     most = model.config.max_position_embeddings
-    return Loaded(
-        model.to(find_device(device)), Tokenizer.load(folder), min(most, tokenizer_length(Path(folder)) or most)
-    )
+    return Loaded(model.to(find_device(device)), Tokenizer.load(folder), min(most, tokenizer_length(folder) or most))
 
 
 def scores(

@@ -4,6 +4,7 @@ Nothing is unpickled, nothing outside the folder is read because a file in it sa
 an error: a NaN that came in here would be blamed on padding or a learning rate later.
 """
 
+import logging
 import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,12 +18,14 @@ from torch import Tensor
 
 from tessera import checksums
 from tessera.json_files import SHOWN, Strictly, fit, read_as, read_json, shown
+from tessera.plan.errors import some
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
     *("tokenizer.model", "vocab.txt", "vocab.json", "merges.txt"),
 )
+_A_MODEL = ("config.json", "modules.json", "adapter_config.json")  # one of these is in the folder of a model
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "pytorch_adapter.bin")
 
@@ -164,7 +167,14 @@ def open_weights(folder: Path, files: ExitStack) -> dict[str, StoredWeight]:
         shards = [_inside(folder, name, index) for name in sorted(names)]
     found: dict[str, StoredWeight] = {}
     for path in shards:
+        if not path.is_file() and path.name != _SINGLE:
+            lacking = sum(not shard.is_file() for shard in shards)
+            raise ValueError(
+                f"{path} is missing, though {_INDEX} names it ({lacking} of {len(shards)} files are missing): copy or "
+                "download them again"
+            )
         if not path.is_file():
+            _refuse_variant(folder)
             _refuse_pickle(folder)
             raise ValueError(f"{path} is missing")
         checksums.check(path)
@@ -206,12 +216,24 @@ def refuse_adapter(folder: Path) -> None:
         )
 
 
+def _refuse_variant(folder: Path) -> None:
+    """Raises ValueError where the weights of a folder have another name, as those of a variant."""
+    others = sorted(path.name for path in folder.glob("*.safetensors*") if path.is_file())
+    if others:
+        index = next((name for name in others if name.endswith(".json")), None)
+        new = _SINGLE if index is None else _INDEX
+        raise ValueError(
+            f"{folder}: {_SINGLE} is missing, and {some(others)} have names that are not looked for. A variant (fp16 "
+            f"...) is read under the usual name: rename {index or others[0]} to {new}"
+        )
+
+
 def _refuse_pickle(folder: Path) -> None:
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES) if folder.is_dir() else []
     if not pickles:
         return
     how = "to model.safetensors with what wrote it"
-    if pickles[0] == "pytorch_model.bin":  # the only one that transformers finds by itself
+    if pickles[0] == "pytorch_model.bin" or (folder / "pytorch_model.bin.index.json").is_file():  # transformers' names
         kind = next(iter(read_as(ModelConfig, folder / "config.json").architectures or ["AutoModel"]))[:SHOWN]
         how = (
             f"once; in Python:\n  from transformers import {kind}\n"
@@ -224,6 +246,41 @@ def _refuse_pickle(folder: Path) -> None:
     )
 
 
+def find_model(place: str | Path) -> Path:
+    """The model folder that is meant by a folder of a run, or of one of its phases or merges; a model's is itself.
+
+    Where there is only one model that can be meant it is taken, and the log says so. Raises ValueError naming those to
+    choose from where there are several, or where nothing lies at `place` but models lie beside it. Whatever else
+    `place` is, it comes back as it is, for whoever reads it to say more.
+    """
+    meant = _meant(Path(place))
+    if meant != Path(place):
+        logging.getLogger("tessera").warning("%s holds one model, which is taken: %s", place, meant)
+    return meant
+
+
+def _meant(place: Path) -> Path:
+    if any((place / name).is_file() for name in _A_MODEL):
+        return place
+    near = next(folder for folder in (place, *place.parents) if folder.is_dir())
+    found = _models_in(near) if near == place or near.name else []  # nothing of it lies here, not even its first part
+    if len(found) == 1 and near == place:
+        return found[0]
+    if found:
+        what = "holds several models" if near == place else "is not there"
+        raise ValueError(f"{place} {what}; give one of: {some(list(map(str, found)), 6)}")
+    return place
+
+
+def _models_in(folder: Path) -> list[Path]:
+    """The ends of the stages of a run, in the order in which they were made; where there are none, its checkpoints."""
+    ends = [path for pattern in ("final", "*/final") for path in folder.glob(f"{pattern}/config.json")]
+    if ends:
+        return [path.parent for path in sorted(ends, key=lambda path: (path.stat().st_mtime_ns, path))]
+    saved = [path.parent for pattern in ("", "*/") for path in folder.glob(f"{pattern}checkpoint-*/config.json")]
+    return sorted(saved, key=lambda path: (path.parent, len(path.name), path.name))
+
+
 def copy_tokenizer(source: Path, target: Path) -> None:
     """The tokenizer files that there are in `source`."""
     for file in (source / name for name in _TOKENIZER_FILES):
@@ -234,6 +291,8 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 def config_json(folder: Path) -> dict[str, Any]:
     """config.json of a model. Raises ValueError as `read_json`, and for an adapter or a field of the wrong kind."""
     refuse_adapter(folder)
+    if (meant := _meant(folder)) != folder:
+        raise ValueError(f"{folder} holds no model itself; give the one in it, {meant}")
     given = read_json(folder / "config.json")
     fit(ModelConfig, given, folder / "config.json")
     return given

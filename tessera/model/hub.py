@@ -118,7 +118,8 @@ def _weights(state: dict[str, Tensor], names: Names, dtype: torch.dtype) -> Iter
 def load(folder: Path, attention: str = "auto") -> MaskedLM:
     """A model with its masked-language-model head, in float32, from a folder in either family's format.
 
-    Raises ValueError naming the file and the weight or field that is missing, unknown, broken or not implemented.
+    Raises ValueError naming the file and the weight or field that is missing, unknown, broken or not implemented, and
+    the head that is there where it is that of a task.
     """
     return _load(Path(folder), lambda config: MaskedLM(config, attention))
 
@@ -217,6 +218,12 @@ def has_head(folder: Path) -> bool:
     return not bare and not beside
 
 
+def task_weights(folder: Path) -> list[str]:
+    """The weights in a folder that are the head of a task, as a classifier has."""
+    with ExitStack() as files:
+        return _parts(open_weights(Path(folder), files))[1]
+
+
 def _parts(found: dict[str, StoredWeight]) -> tuple[bool, list[str]]:
     """(whether this is an encoder alone, weights of the head of a task beside an encoder)."""
     bare = not any(name.startswith("model.") for name in found)
@@ -296,6 +303,7 @@ def _fill(
     for name, empty in module.state_dict().items():
         parts = _stored_names(prefix + name.removeprefix("head."), names, bare)
         if lacking := [part for part in parts if part not in found]:
+            transformers_folder.refuse_task(folder, _parts(found)[1] if isinstance(module, MaskedLM) else ())
             raise ValueError(f"{folder}: weight {shown(lacking[0])} is missing")
         stored = [found.pop(part) for part in parts]
         _check_shape(stored, list(empty.shape), folder)

@@ -66,9 +66,12 @@ def load(folder: Path, attention: str, kind: type[Wrapped], *, drop_head: bool =
             for weight in found.values():
                 weight.read()  # says which file and weight
             raise ValueError(f"{folder}: {type(model).__name__} of transformers has weights that are not finite")
+    head = _task_head(sorted(told["unexpected_keys"]), given)
+    if kind is TransformersMaskedLM and told["missing_keys"]:
+        refuse_task(folder, head)
     _check_weights(model, told, folder)
     if kind is TransformersMaskedLM or not drop_head:
-        refuse_head(folder, _task_head(sorted(told["unexpected_keys"]), given))
+        refuse_head(folder, head)
     mask = _mask_token(given, folder)
     with retold(place):
         config = describe(model, mask)
@@ -98,6 +101,17 @@ def refuse_head(folder: Path, weights: Sequence[str]) -> None:
         "encoder alone is meant, say so: drop_head=True (--drop-head), or make a folder that says so, in Python:\n"
         f'  tessera.Encoder.from_pretrained("{folder}", drop_head=True).save("encoder")'
     )
+
+
+def refuse_task(folder: Path, weights: Sequence[str]) -> None:
+    """Raises ValueError where a masked language model is wanted and a folder has `weights`, another head, instead."""
+    if weights:
+        kind = next(iter(config_json(folder).get("architectures") or []), "a model with the head of a task")
+        raise ValueError(
+            f"{folder} is {kind}: the head of a masked language model, with which models are trained on, merged and "
+            f"fill masks, is missing, and its own ({weights[0]}, {len(weights)} weights) would be lost; give the model "
+            "that it was fine-tuned from"
+        )
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import re
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PlainSerializer, Tag, model_validator
 
 TRUTH = "YAML reads yes, no, on, off, true and false as truth values; if text is meant, put it in quotes"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -105,8 +105,24 @@ def _inner_share(value: Any) -> float:
     return number
 
 
+def _positive(count: int) -> int:
+    if count < 1:
+        raise ValueError(f"Input should be greater than 0 (given: {count})")
+    return count
+
+
 Tokens = Annotated[int, BeforeValidator(parse_tokens), Field(gt=0)]
 """A count of tokens, at least 1."""
+
+AUTO = 0
+"""A count of tokens that is settled by the text (plan/fit.py); nothing else may be 0."""
+
+TokensOrAuto = Annotated[
+    int,
+    BeforeValidator(lambda given: AUTO if given == "auto" else _positive(parse_tokens(given))),
+    PlainSerializer(lambda count: "auto" if count == AUTO else count, return_type=Any),
+]
+"""A count of tokens, at least 1; or `auto`."""
 
 TokensOrNone = Annotated[int, BeforeValidator(parse_tokens), Field(ge=0)]
 """A count of tokens; 0 means "not at all"."""

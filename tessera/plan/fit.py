@@ -10,7 +10,8 @@ from typing import Any
 from tessera.plan.corpus import Bucket
 from tessera.plan.fields import show_tokens
 from tessera.plan.mixture import TooLittleTextError, mixture_of
-from tessera.plan.recipe import Phase
+from tessera.plan.recipe import Phase, Recipe
+from tessera.plan.token_counts import Inventory, text_of
 
 _LENGTHS = (
     ("tokens",),
@@ -21,6 +22,7 @@ _LENGTHS = (
     ("checkpoint_every",),
 )
 _TRIES = 30  # each a tenth shorter
+_MOST = 10**15  # tokens; more than there is
 _STEPS = 20  # at least, or the batch is made smaller, too
 
 
@@ -56,6 +58,66 @@ def fitting(phase: Phase, buckets: Sequence[Bucket]) -> Phase | None:
         else:
             return shorter
     return None
+
+
+def settled(recipe: Recipe, inventory: Inventory) -> Recipe:
+    """The recipe with numbers in place of each `tokens: auto`; see `settled_phase`. Raises ValueError naming the phase.
+
+    They depend on the text alone, so every process and every start comes to the same.
+    """
+    phases = []
+    for phase in recipe.phases:
+        if phase.auto:
+            text = text_of(recipe, phase, inventory)
+            found = settled_phase(text.phase, text.buckets, text.available)
+            phase = found.model_copy(update={"mixture": phase.mixture})  # which a table of counts may have narrowed
+        phases.append(phase)
+    return recipe.model_copy(update={"phases": tuple(phases)})
+
+
+def settled_phase(phase: Phase, buckets: Sequence[Bucket], available: Sequence[float] | None = None) -> Phase:
+    """A phase of `tokens: auto` with as many whole steps as max_epochs and the text allow.
+
+    Ramps that are longer than that are shortened to fill it, and its batch where it would have fewer than 20 steps.
+
+    available   as of `mixture_of`
+    """
+
+    def problem(steps: int, batch: int) -> TooLittleTextError | None:
+        try:
+            mixture_of(_of_length(phase, steps * batch, batch), buckets, available)
+        except TooLittleTextError as error:
+            return error
+        except ValueError as error:
+            raise ValueError(f"phases.{phase.name}.tokens: auto: {error}") from None
+        return None
+
+    whole = problem(_MOST // phase.batch_tokens, phase.batch_tokens)
+    possible = _MOST if whole is None else int(whole.possible)
+    batch = min(phase.batch_tokens, max(phase.context, _round(possible / _STEPS)))
+    low, high, middle = 0, possible // batch, possible // batch  # the most is tried first: seldom is it too much
+    while low < high:
+        low, high = (middle, high) if problem(middle, batch) is None else (low, middle - 1)
+        middle = (low + high + 1) // 2
+    if low == 0:
+        raise ValueError(
+            f"phases.{phase.name}.tokens: auto: {possible} tokens can be read, too few for one step of {batch}; add "
+            "text, raise max_epochs or lower context"
+        )
+    return _of_length(phase, low * batch, batch)
+
+
+def _of_length(phase: Phase, tokens: int, batch: int) -> Phase:
+    data = phase.model_dump(mode="json", by_alias=True)
+    rate = data["learning_rate"]
+    if (ramps := rate["warmup"] + rate["decay"]) > tokens:
+        rate["warmup"] = rate["warmup"] * tokens // ramps
+        rate["decay"] = rate["decay"] * tokens // ramps
+    if batch < phase.batch_tokens:
+        data["batch_tokens"] = batch
+        if data["batch_warmup"] is not None:
+            data["batch_warmup"]["start"] = min(data["batch_warmup"]["start"], batch)
+    return Phase.model_validate({**data, "tokens": tokens})
 
 
 def _scaled(phase: Phase, factor: float) -> Phase:

@@ -5,7 +5,7 @@ Sets call their languages deu, de, deu-Latn or deu_Latn; a result says deu_Latn,
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 Value = TypeVar("Value")
@@ -74,6 +74,29 @@ def spelled(code: str) -> str:
         sides = [spelled(side) for side in match.groups()]
         return "-".join(sides) if all("_" in side for side in sides) else code
     return code
+
+
+def resolve(asked: str, there: Iterable[str]) -> list[str]:
+    """Those of the languages of a task or table that a code on the command line means: `ro`, `ron` and `ron-Latn` do
+    the same whatever they are called there.
+
+    What is written the same comes first, then what is spelled the same, then, of a code without a script, the language
+    in every script. A pair (`en-de`) is one language here. Empty where none is meant.
+    """
+    codes = list(dict.fromkeys(there))
+    if asked in codes:
+        return [asked]
+    meant = spelled(asked)
+    found = [code for code in codes if spelled(code) == meant]
+    if re.fullmatch(r"[a-z]{2,3}", asked):
+        bare = ISO_639_1.get(asked, asked)
+        of = {bare, _SAME.get(bare, bare)}
+        found += [
+            c
+            for c in codes
+            if c not in found and re.fullmatch(r"[a-z]{3}_[A-Z][a-z]{3}", s := spelled(c)) and s[:3] in of
+        ]
+    return found
 
 
 def usual_script(language: str) -> str | None:

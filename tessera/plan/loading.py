@@ -85,7 +85,7 @@ def read_yaml(path: Path, what: str = "file") -> Any:
     """The values of a YAML file. Raises ValueError naming what is wrong with it and where: what is no YAML, a key that
     stands there twice, aliases that unfold without end."""
     try:
-        return _values(path.read_text(encoding="utf-8"))
+        return parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such {what}") from None
     except OSError as error:
@@ -96,7 +96,7 @@ def read_yaml(path: Path, what: str = "file") -> Any:
         raise ValueError(f"{path}{error}") from None
 
 
-def _values(text: str) -> Any:
+def parse_yaml(text: str) -> Any:
     """The values of a YAML text. Raises ValueError whose text goes on after the name of a file."""
     try:
         loader = _Loader(text)
@@ -176,7 +176,7 @@ def _unshared(value: Any) -> Any:
 
 def _override(data: dict[str, Any], key: str, value: str, path: Path) -> None:
     try:
-        given = _values(value)
+        given = parse_yaml(value)
     except ValueError as error:
         raise RecipeError(
             f"{path}: cannot set {key} to {redact(value)[:80]!r}, which is not YAML{redact(str(error))}"

@@ -92,7 +92,8 @@ def overview(
     machine      the GPUs that hours and memory are stated for
     warn_epochs  a language that is read more often in one phase is warned of
 
-    Raises ValueError where a mixture does not fit the text, naming the phase, or the machine is not known.
+    Raises ValueError where a mixture does not fit the text, naming the phase, where a phase is still to be settled by
+    text (plan/fit.py), or the machine is not known.
     """
     machine = machine or Machine()
     if machine.gpus < 1:
@@ -148,7 +149,7 @@ def _phase(
     warn_epochs: float,
 ) -> tuple[PhasePlan, list[str]]:
     languages: tuple[LanguagePlan, ...] = ()
-    length, warnings = None, []
+    last, length, warnings = schedule.total_steps(phase) - 1, None, []
     if text is not None:
         try:
             shares = mixture_of(text.phase, text.buckets, text.available)
@@ -158,7 +159,6 @@ def _phase(
         length = _mean_length(phase, text.buckets, shares.mean())
         warnings = [*text.warnings, *_warnings(phase, languages, warn_epochs)]
     flops = cost.phase_flops(config, phase, length or phase.context) if config is not None else None
-    last = schedule.total_steps(phase) - 1
     planned = PhasePlan(
         name=phase.name,
         from_=phase.from_,

@@ -14,6 +14,7 @@ from tessera.plan.corpus import Corpus, TokenizerTraining
 from tessera.plan.errors import did_you_mean, one_line
 from tessera.plan.evaluation import Evaluation
 from tessera.plan.fields import (
+    AUTO,
     Curve,
     Languages,
     MovingRatio,
@@ -24,6 +25,7 @@ from tessera.plan.fields import (
     Share,
     Strict,
     Tokens,
+    TokensOrAuto,
     TokensOrNone,
     at,
     is_folder,
@@ -115,7 +117,7 @@ class Phase(Strict):
     name: Name
     from_: str = Field(alias="from")  # "scratch", an earlier phase, or a folder with a Hugging Face checkpoint
     foreign_tokenizer: bool = False  # the folder it starts from was trained with another tokenizer, and that is meant
-    tokens: Tokens  # to read in this phase
+    tokens: TokensOrAuto  # to read in this phase; auto: as many as mixture.max_epochs allows of the text
     context: int = Field(ge=8)  # context length: longest piece of a document, in tokens
     batch_tokens: Tokens  # read between two updates of the weights
     batch_warmup: BatchWarmup | None = None
@@ -130,10 +132,17 @@ class Phase(Strict):
     blow_up: BlowUp = BlowUp()
     mixture: Mixture = Mixture()
 
+    @property
+    def auto(self) -> bool:
+        """Whether the text at hand has yet to say how many tokens are read; see fit.settled."""
+        return self.tokens == AUTO
+
     @model_validator(mode="after")
     def _ramps_fit(self) -> Self:
         rate = self.learning_rate
-        if rate.warmup + rate.decay > self.tokens:
+        if self.auto and self.mixture.max_epochs is None:
+            raise ValueError("tokens: auto reads as much as mixture.max_epochs allows; say how often, as max_epochs: 4")
+        if not self.auto and rate.warmup + rate.decay > self.tokens:
             raise ValueError(
                 f"learning_rate: warmup ({rate.warmup}) and decay ({rate.decay}) need {rate.warmup + rate.decay} "
                 f"tokens, but the phase has only {self.tokens}; shorten a ramp or lengthen the phase"
@@ -146,7 +155,7 @@ class Phase(Strict):
             raise ValueError(
                 f"batch_warmup starts at {self.batch_warmup.start}, above batch_tokens {self.batch_tokens}"
             )
-        if rate.halve_at is not None and rate.halve_at >= self.tokens:
+        if not self.auto and rate.halve_at is not None and rate.halve_at >= self.tokens:
             raise ValueError(f"learning_rate: halve_at is {rate.halve_at}, but the phase has only {self.tokens} tokens")
         if self.blow_up.policy == "rollback" and self.checkpoint_every is None:
             raise ValueError(
@@ -154,7 +163,7 @@ class Phase(Strict):
                 "machine.checkpoint_minutes will not do: the result would depend on the clock on the wall)"
             )
         for language, entry in self.mixture.entries.items():
-            if entry >= self.tokens:
+            if not self.auto and entry >= self.tokens:
                 raise ValueError(f"mixture.entries: {language} enters at {entry}, but the phase ends at {self.tokens}")
         return self
 

@@ -10,7 +10,7 @@ plan/languages.py spells them. Files of tessera 0.1 are read too; `_upgraded` al
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -22,13 +22,27 @@ from tessera.plan.fields import Strict
 from tessera.plan.languages import by_language
 
 HELD_OUT = "held_out"  # the task of held-out text, and its kind
+TESSERA, OWN, MTEB = "tessera", "own", "mteb"  # where a task is defined: it comes along, it is the user's, or mteb's
 _ALWAYS = ("model", "task", "kind", "metric", "fingerprint", "data", "tessera")
-_SELDOM = ("lengths", "by_length", "about_data", "seconds_now")  # left out of the file where they are empty
+# left out of the file where they are empty
+_SELDOM = ("lengths", "by_length", "about_data", "seconds_now", "defined", "dtype")
 _LARGEST = 1e100  # of a number that can still be averaged
 _WORDS = {"name", "cite", "notes"}  # of a protocol: they change nothing
 
 Json = dict[str, Any]
-Scores = dict[str, dict[str, float]]  # language -> metric -> value
+Number = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]
+Scores = dict[str, dict[str, Number]]  # language -> metric -> value
+
+
+class Warnings(BaseModel):
+    """What `about_data` says of rows that are no score; mteb's says other things, which may stand beside."""
+
+    left_out: int = 0  # rows
+    first: str = ""  # of them, in words
+    out_of_reach: dict[str, int] = {}  # language -> questions of which no answer can be given
+    without_training: tuple[str, ...] = ()  # languages that are not tested
+    unseen_labels: dict[str, tuple[str, ...]] = {}  # language -> labels that no training row has
+    f1_of: str = ""  # the class
 
 
 class Result(Strict):
@@ -42,13 +56,15 @@ class Result(Strict):
     protocol_hash: str = ""  # of all of it but name, cite and notes
     fingerprint: str  # of the model's folder: files.fingerprint
     data: str  # fingerprint of the rows: equal where two results are of the same ones
+    defined: str = ""  # where the task of that name is: TESSERA, OWN or MTEB; empty in files of before
+    dtype: str = ""  # of matrix products; empty where it is not known
     seeds: tuple[int, ...] = ()
     oracle: bool = False  # settings chosen on the test set: an upper bound, not a result
     results: Scores
-    average: dict[str, float] = Field(default_factory=dict)  # metric -> mean over languages
-    spread: dict[str, float] = Field(default_factory=dict)  # metric -> standard deviation between languages
+    average: dict[str, Number] = Field(default_factory=dict)  # metric -> mean over languages
+    spread: dict[str, Number] = Field(default_factory=dict)  # metric -> standard deviation between languages
     # metric -> half the 95% interval of the average; None: no chance in it
-    interval: dict[str, float | None] = Field(default_factory=dict)
+    interval: dict[str, Number | None] = Field(default_factory=dict)
     examples: dict[str, int] = Field(default_factory=dict)  # language -> how many were scored
     chosen: Json = Field(default_factory=dict)  # what was trained on -> the settings that were chosen for it
     trials: tuple[Json, ...] = ()  # what was tried, and what came of it
@@ -56,8 +72,8 @@ class Result(Strict):
     lengths: dict[str, Scores] = Field(default_factory=dict)
     by_length: Scores = Field(default_factory=dict)  # the same over languages
     # metric -> language -> what each example adds
-    outcomes: dict[str, dict[str, tuple[float, ...]]] = Field(default_factory=dict)
-    # of mteb: revision, and rows and characters beside those that mteb counts
+    outcomes: dict[str, dict[str, tuple[Number, ...]]] = Field(default_factory=dict)
+    # of mteb: revision, and rows and characters beside those that mteb counts; else warnings, see evaluation/about.py
     about_data: Json = Field(default_factory=dict)
     seconds: float = 0.0  # of computing, trials of earlier calls too
     seconds_now: float | None = None  # of the call that wrote this
@@ -86,7 +102,13 @@ class Result(Strict):
     def _names_a_metric_it_has(self) -> Self:
         if self.metric not in self.average:
             raise ValueError(f"names the metric {self.metric!r}, but has {', '.join(sorted(self.average)) or 'none'}")
+        Warnings.model_validate(self.about_data)
         return self
+
+    @property
+    def warnings(self) -> Warnings:
+        """What is to be known of the data before the scores are believed."""
+        return Warnings.model_validate(self.about_data)
 
 
 def write(path: Path, result: Result) -> Path:

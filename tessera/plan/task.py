@@ -66,6 +66,23 @@ rows of one group stay on one side of a split. Where a bitext names columns for 
 in, and English becomes the second."""
 
 
+_CLASSES: tuple[Metric, ...] = ("accuracy", "macro_f1", "micro_f1", "f1", "mcc", "pearson", "spearman")
+METRICS: dict[Kind, tuple[Metric, ...]] = {
+    "classify": _CLASSES,
+    "pair": _CLASSES,
+    "reward": _CLASSES,
+    "regress": ("pearson", "spearman"),
+    "choose": ("accuracy", "micro_f1"),
+    "tag": ("accuracy", "macro_f1", "micro_f1", "entity_f1", "run_f1"),
+    "span": ("squad_f1", "exact_match", "mlqa_f1", "mlqa_exact_match"),
+    "retrieve": ("ndcg@10", "recall@10", "recall@100", "mrr@10", "average_precision"),
+    "bitext": ("accuracy", "f1", "margin_f1"),
+    "probe": ("accuracy", "macro_f1"),
+    "held_out": ("bits_per_byte", "loss"),
+}
+"""What each kind is measured by."""
+
+
 FOLDED = ("classify", "pair", "regress", "choose", "tag", "span", "reward")  # kinds that know cross-validation
 
 
@@ -121,6 +138,11 @@ class Task(Strict):
                     raise ValueError(f"{place}: {role!r} is no role of kind {self.kind}; {hint}")
             for role in sorted(wanted - set(columns)):
                 raise ValueError(f"{place}: kind {self.kind} needs a column for {role!r}")
+        for metric in (self.metric, *self.also):
+            if metric not in METRICS[self.kind]:
+                raise ValueError(
+                    f"metric {metric} is not of kind {self.kind}, which is measured by {', '.join(METRICS[self.kind])}"
+                )
         if self.kind != "retrieve" and (self.corpus or self.relevant or self.only_relevant):
             raise ValueError(f"corpus, relevant and only_relevant are of kind retrieve, this is of kind {self.kind}")
         told = "language" in self.columns or self.kind == "held_out"  # by the rows themselves

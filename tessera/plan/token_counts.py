@@ -1,14 +1,15 @@
 """Token counts by source and language: from the shards of a run, or from a table where nothing is tokenised yet."""
 
 import csv
-import json
 import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from tessera.plan.corpus import Bucket
-from tessera.plan.errors import some
+from tessera.plan.errors import one_line, some
 from tessera.plan.fields import parse_tokens
 from tessera.plan.recipe import Phase, Recipe
 
@@ -35,11 +36,33 @@ class PhaseText:
 
 
 def from_shards(shards: Path) -> Inventory:
-    """The buckets of a token store, from its index alone."""
-    index = json.loads((shards / "index.json").read_text(encoding="utf-8"))
-    fields = ("source", "language", "tier", "tokens", "documents", "bytes")
-    buckets = tuple(Bucket(**{field: row[field] for field in fields}) for row in index["buckets"])
-    return Inventory(buckets=buckets, origin=str(shards), vocab_size=index.get("vocab_size"))
+    """The buckets of a token store, from its index alone. Raises ValueError naming the index where it is none."""
+    path = shards / "index.json"
+    try:
+        index = _Index.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        why = one_line(error)[:400] if isinstance(error, ValidationError) else error
+        raise ValueError(f"{path}: not the index of a token store: {why}") from None
+    buckets = tuple(Bucket(**row.model_dump()) for row in index.buckets)
+    return Inventory(buckets=buckets, origin=str(shards), vocab_size=index.vocab_size)
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(strict=True)
+    source: str
+    language: str
+    tier: int | None
+    tokens: int = Field(ge=0)
+    documents: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+
+
+class _Index(BaseModel):
+    """index.json, as far as a plan needs it; data/shards.py reads it whole."""
+
+    model_config = ConfigDict(strict=True)
+    buckets: list[_Row]
+    vocab_size: int | None = Field(None, ge=1)
 
 
 def from_counts(given: str, recipe: Recipe, exponent: float = 1.0) -> Inventory:

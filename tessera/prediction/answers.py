@@ -44,7 +44,8 @@ def _document(task: TaskConfig, parts: Sequence[tuple[Item, Floats]]) -> Predict
     tokens = np.array([item.tokens for item, _ in parts], np.float64)
     weights = tokens / tokens.sum()
     logits = np.stack([rows for _, rows in parts]).astype(np.float64)
-    more = {"windows": len(parts)} if len(parts) > 1 else {}
+    more: Prediction = {"windows": len(parts)} if len(parts) > 1 else {}
+    more |= _truncated(parts)
     match task.kind:
         case "regress":
             return {"score": float(weights @ logits[:, 0]), **more}
@@ -52,7 +53,7 @@ def _document(task: TaskConfig, parts: Sequence[tuple[Item, Floats]]) -> Predict
             return {"score": float(weights @ expit(logits[:, 0])), **more}
         case "choose":
             chances = softmax(logits[0])
-            return {"choice": int(chances.argmax()), "scores": chances.tolist()}
+            return {"choice": int(chances.argmax()), "scores": chances.tolist(), **more}
         case "multilabel":
             chances = weights @ expit(logits)
             bounds = task.thresholds or (0.5,) * len(task.labels)
@@ -74,12 +75,16 @@ def _span(task: TaskConfig, one: Request, parts: Sequence[tuple[Item, Floats]]) 
         if found.score > best.score:
             chance = float(np.exp(found.score - logsumexp(rows.astype(np.float64), axis=0).sum()))
         best = found
-    text = best.text(one.example.context, task.no_answer)
+    text, more = best.text(one.example.context, task.no_answer), _truncated(parts)
     if not text:
-        return {"answer": "", "start": 0, "end": 0, "score": chance if not task.no_answer else 1.0 - chance}
+        return {"answer": "", "start": 0, "end": 0, "score": chance if not task.no_answer else 1.0 - chance, **more}
     inside = one.example.context[best.begin : best.end]
     begin = best.begin + len(inside) - len(inside.lstrip())
-    return {"answer": text, "start": begin, "end": begin + len(text), "score": chance}
+    return {"answer": text, "start": begin, "end": begin + len(text), "score": chance, **more}
+
+
+def _truncated(parts: Sequence[tuple[Item, Floats]]) -> Prediction:
+    return {"truncated": True} if any(item.truncated for item, _ in parts) else {}
 
 
 # ---------------------------------------------------------------------------------------------------------------- tags
@@ -139,3 +144,41 @@ def entities(labels: Sequence[str]) -> list[tuple[int, int, str]]:
             found.append((begin, n + 1, name))
             open_ = False
     return found
+
+
+# ------------------------------------------------------------------------------------------------------- less of them
+
+
+def narrowed(found: Prediction, threshold: float | None = None, top: int | None = None) -> Prediction:
+    """A prediction with less in it.
+
+    threshold  the probability from which on a label holds, instead of the folder's; a label that reaches it not is
+               None, an entity or a tag is left out
+    top        only so many scores, the highest; of equals the first label
+    """
+    found = dict(found)
+    if threshold is not None:
+        if "labels" in found:
+            found["labels"] = [name for name, p in found["scores"].items() if p >= threshold]
+        elif "label" in found and found["score"] < threshold:
+            found["label"] = None
+        for several in ("entities", "tags"):
+            if several in found:
+                found[several] = [one for one in found[several] if one["score"] >= threshold]
+    if top is not None and isinstance(found.get("scores"), dict):
+        best = sorted(found["scores"].items(), key=lambda item: -item[1])[:top]
+        found["scores"] = dict(best)
+    return found
+
+
+def names(found: Prediction) -> list[str]:
+    """What a prediction says, to be counted: labels, of entities or tags too, options, whether there is an answer."""
+    if "labels" in found:
+        return list(found["labels"]) or ["(none)"]
+    if "label" in found:
+        return [found["label"] if found["label"] is not None else "(none)"]
+    if "choice" in found:
+        return [f"option {found['choice']}"]
+    if "answer" in found:
+        return ["answer" if found["answer"] else "(none)"]
+    return [one["label"] for one in (found["entities"] if "entities" in found else found.get("tags", []))]

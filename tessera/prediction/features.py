@@ -55,6 +55,7 @@ class Item:
     # one; [m] for tag; first and last token for span; [K] of 0 and 1 for multilabel; none: unknown
     targets: NDArray[np.float64] | Places = field(default_factory=lambda: _NOTHING)
     window: windows.Window | None = None  # span
+    truncated: bool = False  # whether a text of it, or a question, lost its end
 
     @property
     def tokens(self) -> int:
@@ -108,15 +109,19 @@ class Reader:
         firsts = self.tokenizer.encode_plain(texts)
         every = iter(self.tokenizer.encode_plain([other for several in others for other in several]))
         found = []
+        special = sum(map(len, self.tokenizer.template))
+        paired = sum(map(len, templates.frame(self.tokenizer))) if any(others) else special
         for number, first in enumerate(firsts):
             seconds = [next(every) for _ in others[number]]
             joined = [templates.join(self.tokenizer, first, second, self.max_length) for second in seconds]
+            longest = len(first) + max(map(len, seconds), default=0)
             found.append(
                 Item(
                     example=number,
                     documents=tuple(joined or [templates.alone(self.tokenizer, first, self.max_length)]),
                     segments=self._segments(len(first), map(len, seconds)),
                     targets=self._target(labels[number]),
+                    truncated=longest + (paired if seconds else special) > self.max_length,
                 )
             )
         return found
@@ -174,6 +179,7 @@ class Reader:
                         segments=self._segments(window.question, [len(window.offsets)]),
                         targets=np.array(target, np.int64),
                         window=window,
+                        truncated=window.question < len(question),
                     )
                 )
         return found

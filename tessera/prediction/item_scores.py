@@ -59,12 +59,13 @@ def predicted(
     """
     found: list[Floats] = [np.zeros((0, 0), np.float32)] * len(items)
     done = 0
-    for numbers in by_length([item.tokens for item in items], max_tokens):
-        batch = [items[i] for i in numbers]
-        scores = item_scores(encoder, head, batch, reader, device, dtype).float().cpu().numpy()
-        ends = np.cumsum([item.rows for item in batch])
-        for number, rows in zip(numbers, np.split(scores, ends[:-1]), strict=True):
-            found[number] = rows if reader.kind in ("tag", "span") else rows.reshape(-1)
-        done += len(batch)
-        (on_progress or silent)(done, len(items), "predicting")
+    with autocast(device, dtype):  # around all batches: it keeps weights that it has rounded
+        for numbers in by_length([item.tokens for item in items], max_tokens):
+            batch = [items[i] for i in numbers]
+            scores = item_scores(encoder, head, batch, reader, device, dtype).float().cpu().numpy()
+            ends = np.cumsum([item.rows for item in batch])
+            for number, rows in zip(numbers, np.split(scores, ends[:-1]), strict=True):
+                found[number] = rows if reader.kind in ("tag", "span") else rows.reshape(-1)
+            done += len(batch)
+            (on_progress or silent)(done, len(items), "predicting")
     return found

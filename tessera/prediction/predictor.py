@@ -12,13 +12,14 @@ A folder is what `tessera finetune` or transformers wrote. What one row is, and 
     choose      a text and options    choice: the number of the option, scores: of each
     tag         a text, or its words  entities (label, text, start, end, score) where labels are B-, I- ...; tags else
     span        a question, a text    answer, start, end, score: characters of the text; "" for none
+
+A long text that was read in several windows has `windows`, their number; one that lost its end has `truncated`.
 """
 
 # Shapes: n rows, K labels.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -26,11 +27,11 @@ import numpy as np
 import torch
 
 from tessera.inference import runtime
-from tessera.inference.sentence_folder import tokenizer_length
+from tessera.inference.sentence_folder import local, tokenizer_length
 from tessera.inference.tokenize import check_vocabulary
 from tessera.model import hub
 from tessera.model.hf_files import config_json
-from tessera.model.packed import packed
+from tessera.model.packed import PackedEncoder, packed
 from tessera.model.precision import compute_dtype, find_device
 from tessera.model.task_config import read_task
 from tessera.model.task_heads import GraphHead, TaskModel
@@ -39,19 +40,22 @@ from tessera.model.transformers_model import TransformersEncoder
 from tessera.prediction import answers
 from tessera.prediction.features import Reader
 from tessera.prediction.item_scores import predicted
-from tessera.prediction.requests import Request, cut, request
+from tessera.prediction.requests import Request, cut, request, rows_of
 from tessera.progress import Progress, silent
 from tessera.tokenizer.tokenizer import Tokenizer
 
 Prediction = dict[str, Any]
 Row = str | Sequence[str] | Mapping[str, Any]
 
-_ROWS = 4_096  # read, computed and answered together: bounds the memory, not the result
+_ROWS, _CHARACTERS = 4_096, 2**21  # read, computed and answered together: bounds the memory, not the result
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Predictor:
-    """A model with the head of a task, ready to be asked; see `from_pretrained`. Calls do not change it."""
+    """A model with the head of a task, ready to be asked; see `from_pretrained`.
+
+    Calls do not change it, so any number of threads may share it.
+    """
 
     model: TaskModel
     reader: Reader
@@ -69,13 +73,20 @@ class Predictor:
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
         attention: str = "auto",
         max_length: int | None = None,
+        threads: int | None = None,
     ) -> Self:
-        """A folder with the head of a task, of any family, or what `tessera export` and `tessera quantize` made of it.
+        """A folder with the head of a task, of any family, or its name on the Hub; also one that was exported.
 
+        device      auto is CUDA where there is one
+        dtype       of the matrix products; auto is bfloat16 where the hardware multiplies in it
         max_length  tokens of a document; None: as tokenizer_config.json says, else as many as the model has positions
+        threads     of torch, for the whole process; None leaves them
+
         Raises ValueError naming the file and what in it is missing, broken or not known here.
         """
-        folder = Path(folder)
+        folder = local(folder)
+        if threads is not None:
+            torch.set_num_threads(threads)
         if runtime.kind(folder) is not None:
             return cls._of_graph(folder, device, dtype, max_length)
         return cls.of(
@@ -110,7 +121,7 @@ class Predictor:
         reader = Reader(
             kind=task.kind,
             tokenizer=tokenizer,
-            max_length=min(max_length or (tokenizer_length(source) if source else None) or most, most),
+            max_length=_length(max_length, tokenizer, source, most),
             labelling=task.labelling,
             stride=task.stride,
             no_answer=task.no_answer,
@@ -142,6 +153,15 @@ class Predictor:
             segments=runtime.SEGMENTS in graph.inputs,
         )
 
+    def __repr__(self) -> str:
+        number = str(self.dtype).removeprefix("torch.")
+        labels = f", {len(self.labels)} labels" if self.labels else ""
+        how = "weights packed" if isinstance(self.encoder, PackedEncoder) else type(self.encoder).__name__
+        return (
+            f"Predictor({self.source}: {self.kind}{labels}, at most {self.reader.max_length} tokens; "
+            f"on {self.device} in {number}, {how}, {torch.get_num_threads()} threads)"
+        )
+
     @property
     def kind(self) -> str:
         """classify, multilabel, regress, rerank, choose, tag or span."""
@@ -169,7 +189,7 @@ class Predictor:
                      A pair is always cut, the longer text first; tags and answers always cover the whole text
         max_tokens   of a batch; changes speed and memory only
 
-        Raises ValueError naming the row that is not of this kind.
+        Raises ValueError naming the row that is not of this kind, TypeError for what holds no rows.
         """
         return list(self.stream(rows, long=long, max_tokens=max_tokens, on_progress=on_progress))
 
@@ -184,19 +204,23 @@ class Predictor:
         """The same one by one, for rows without end: some thousand are in memory."""
         if long not in ("windows", "truncate"):
             raise ValueError(f"long is {long!r}; give windows or truncate")
+        return self._stream(rows_of(rows), long, max_tokens, on_progress or silent)
+
+    def _stream(self, rows: Iterable[Row], long: str, max_tokens: int, on_progress: Progress) -> Iterator[Prediction]:
         total, done = len(rows) if isinstance(rows, Sequence) else 0, 0
-        asked = (request(row, number, self.kind, self.reader.tokenizer) for number, row in enumerate(rows))
-        while some := list(islice(asked, _ROWS)):
+        for some in _together(
+            request(row, number, self.kind, self.reader.tokenizer) for number, row in enumerate(rows)
+        ):
 
             def report(part: int, of: int, what: str, done: int = done, size: int = len(some)) -> None:
-                (on_progress or silent)(done + size * part // max(of, 1), total, what)
+                on_progress(done + size * part // max(of, 1), total, what)
 
             yield from self._answers(some, long, max_tokens, report)
             done += len(some)
 
     def logits(self, rows: Iterable[Row], *, max_tokens: int = 16_384) -> list[np.ndarray[Any, Any]]:
         """The logits of each row, truncated: [K] of a document, [options], [m, K] of tokens asked for, [n, 2]."""
-        asked = [request(row, number, self.kind, self.reader.tokenizer) for number, row in enumerate(rows)]
+        asked = [request(row, number, self.kind, self.reader.tokenizer) for number, row in enumerate(rows_of(rows))]
         items = self.reader.items([one.example for one in asked])
         return predicted(
             self.encoder, self.model.head, items, self.reader, self.device, self.dtype, max_tokens=max_tokens
@@ -218,3 +242,27 @@ class Predictor:
         if wrong is not None:
             raise ValueError(f"rows[{some[wrong.example].number}]: the model's scores are not finite; is it broken?")
         yield from answers.of(self.model.task, some, items, scores)
+
+
+def _length(asked: int | None, tokenizer: Tokenizer, source: Path | None, most: int) -> int:
+    """Tokens of a document. Raises ValueError where special tokens alone take them, or the model has no room."""
+    if asked is None:
+        return min((tokenizer_length(source) if source else None) or most, most)
+    special = sum(map(len, tokenizer.template))
+    if not special < asked <= most:
+        raise ValueError(f"max_length is {asked}; special tokens take {special}, and the model reads at most {most}")
+    return asked
+
+
+def _together(asked: Iterable[Request]) -> Iterator[list[Request]]:
+    """Requests in order, as many together as fit in memory."""
+    some: list[Request] = []
+    size = 0
+    for one in asked:
+        some.append(one)
+        size += one.characters
+        if len(some) == _ROWS or size >= _CHARACTERS:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some

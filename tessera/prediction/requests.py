@@ -1,6 +1,6 @@
 """What a `Predictor` is asked: rows of a user as examples, long texts in windows. Bad rows are named."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +12,17 @@ from tessera.prediction.words import Words, split
 from tessera.tokenizer import templates
 from tessera.tokenizer.tokenizer import Tokenizer
 
-# The names under which a mapping may give a text, the first that is there.
-_NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
-    "text": (("text", "sentence", "premise", "sentence1", "query", "document"),),
-    "pair": (("text", "sentence1", "premise", "query"), ("second", "sentence2", "hypothesis", "document", "text_pair")),
-    "rerank": (("query", "text", "sentence1"), ("document", "second", "passage", "sentence2", "text_pair")),
-    "span": (("question", "query"), ("context", "text", "document")),
-}
-
+# The names that texts go by, those of two texts of a row together: a "document" beside a "text" may be anything.
+TEXT = ("text", "sentence", "premise", "sentence1", "query", "document")
+PAIR = (
+    ("text", "second"),
+    ("text", "text_pair"),
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("query", "document"),
+    ("query", "passage"),
+)
+SPAN = (("question", "context"), ("query", "context"), ("question", "text"), ("question", "document"))
 
 _NOTHING = np.zeros(0, np.int32)
 
@@ -33,68 +36,110 @@ class Request:
     text: str = ""  # tag: what the places of words are places in; "" where words were given
     words: Words | None = None
 
+    @property
+    def characters(self) -> int:
+        """Of all its texts."""
+        match self.example:
+            case Labelled(text=text, second=second):
+                return len(text) + len(second or "")
+            case Question(question=question, context=context):
+                return len(question) + len(context)
+            case Choices(text=text, options=options):
+                return sum(len(text) + len(option) for option in options)
+            case Tagged(words=words):
+                return sum(map(len, words))
+
+
+def rows_of(rows: Any) -> Iterable[Any]:
+    """The rows. Raises TypeError for what is no iterable of rows, or yields something other than the rows it holds."""
+    kind = type(rows).__name__
+    if isinstance(rows, str | bytes | bytearray | memoryview):
+        raise TypeError(f"rows is one {kind}; give a list of rows: [{rows!r:.40}]")
+    if isinstance(rows, Mapping):
+        raise TypeError(f"rows is one {kind}, which yields its keys; give a list of rows: [{{...}}]")
+    if isinstance(rows, set | frozenset):
+        raise TypeError(f"rows is a {kind}, which has no order to answer in; give a list: sorted(rows)")
+    if hasattr(rows, "columns"):
+        raise TypeError(f'rows is a {kind}, which yields its columns; give its rows: rows.to_dict("records")')
+    if not isinstance(rows, Iterable):
+        raise TypeError(f"rows is a {kind}; give a list of rows")
+    return rows
+
 
 def request(row: Any, number: int, kind: str, tokenizer: Tokenizer) -> Request:
     """A row as an example of its kind. Raises ValueError naming it, what was given and what may be."""
-    head: dict[str, Any] = {"id": str(number), "row": f"rows[{number}]"}
+    try:
+        found = example(row, kind, str(number), f"rows[{number}]")
+    except ValueError as error:
+        raise ValueError(f"rows[{number}]: {error}") from None
+    if not isinstance(found, str):
+        return Request(number, found)
+    words = split(found, tokenizer)
+    tagged = Tagged(words=words.texts, spaced=words.spaced, id=str(number), row=f"rows[{number}]")
+    return Request(number, tagged, found, words)
+
+
+def example(row: Any, kind: str, id: str = "", place: str = "") -> Example | str:
+    """A row as an example of its kind; a text that is to be tagged as it is. Raises ValueError saying what is wrong."""
+    if isinstance(row, np.ndarray):
+        row = row.tolist()
     match kind:
         case "tag":
             given = row.get("words") if isinstance(row, Mapping) else row
-            if isinstance(given, (list, tuple)):
-                words = tuple(_text(word, number, kind) for word in given)
-                if "" in words:
-                    raise ValueError(f"rows[{number}]: word {words.index('')} is empty; leave it out")
-                return Request(number, Tagged(words=words, **head))
-            text = _texts(row, number, kind, "text")[0]
-            found = split(text, tokenizer)
-            return Request(number, Tagged(words=found.texts, spaced=found.spaced, **head), text, found)
+            given = given.tolist() if isinstance(given, np.ndarray) else given
+            if not isinstance(given, list | tuple):
+                return _texts(row, kind, [(name,) for name in TEXT])[0]
+            words = tuple(_text(word, kind) for word in given)
+            if "" in words:
+                raise ValueError(f"word {words.index('')} is empty; leave it out")
+            return Tagged(words=words, id=id, row=place)
         case "span":
-            question, context = _texts(row, number, kind, "span")
-            return Request(number, Question(question=question, context=context, **head))
+            question, context = _texts(row, kind, SPAN)
+            return Question(question=question, context=context, id=id, row=place)
         case "choose":
-            return Request(number, _choices(row, number, head))
-    pair = kind == "rerank" or isinstance(row, (list, tuple))
+            return _choices(row, id, place)
+    pair = kind == "rerank" or isinstance(row, list | tuple)
     if isinstance(row, Mapping):
-        pair = pair or (
-            any(name in row for name in _NAMES["pair"][1]) and any(name in row for name in _NAMES["pair"][0])
-        )
-    texts = _texts(row, number, kind, "rerank" if kind == "rerank" else "pair" if pair else "text")
-    return Request(number, Labelled(text=texts[0], second=texts[1] if pair else None, **head))
+        pair = pair or any(row.get(first) is not None and row.get(second) is not None for first, second in PAIR)
+    texts = _texts(row, kind, PAIR if pair else [(name,) for name in TEXT])
+    return Labelled(text=texts[0], second=texts[1] if pair else None, id=id, row=place)
 
 
-def _choices(row: Any, number: int, head: dict[str, Any]) -> Choices:
-    text = row.get("text") if isinstance(row, Mapping) else row[0] if isinstance(row, (list, tuple)) and row else None
-    options = row.get("options") if isinstance(row, Mapping) else row[1] if text is not None and len(row) == 2 else None
-    if not isinstance(options, (list, tuple)) or len(options) < 2:
-        raise ValueError(f"rows[{number}]: {_shown(row)} is no choice; give {{text, options}} with two options or more")
-    several = tuple(_text(option, number, "choose") for option in options)
-    return Choices(text=_text(text, number, "choose"), options=several, **head)
+def _choices(row: Any, id: str, place: str) -> Choices:
+    both = (row.get("text"), row.get("options")) if isinstance(row, Mapping) else row
+    text, options = both if isinstance(both, list | tuple) and len(both) == 2 else (None, None)
+    options = options.tolist() if isinstance(options, np.ndarray) else options
+    if not isinstance(options, list | tuple) or len(options) < 2:
+        raise ValueError(f"{_shown(row)} is no choice; give {{text, options}} with two options or more")
+    several = tuple(_text(option, "choose") for option in options)
+    return Choices(text=_text(text, "choose"), options=several, id=id, row=place)
 
 
-def _texts(row: Any, number: int, kind: str, how: str) -> list[str]:
-    """The one or two texts of a row."""
-    names = _NAMES[how]
+def _texts(row: Any, kind: str, names: Sequence[tuple[str, ...]]) -> list[str]:
+    """The one or two texts of a row, by the first names of which all are there."""
     if isinstance(row, Mapping):
-        given = [next((row[name] for name in several if name in row), None) for several in names]
-        if any(one is None for one in given):
-            missing = next(several[0] for several, one in zip(names, given, strict=True) if one is None)
+        found = next((several for several in names if all(row.get(name) is not None for name in several)), None)
+        if found is None:
+            near = next((several for several in names if row.get(several[0]) is not None), names[0])
+            missing = next(name for name in near if row.get(name) is None)
             known = ", ".join(map(str, row))
-            raise ValueError(f"rows[{number}]: has no {missing!r}, which {kind} needs; its fields are {known[:200]}")
+            empty = f"nothing in {missing!r}" if missing in row else f"no {missing!r}"
+            raise ValueError(f"has {empty}, which {kind} needs; its fields are {known[:200]}")
+        given = [row[name] for name in found]
     else:
-        given = [row] if len(names) == 1 else list(row) if isinstance(row, (list, tuple)) else [row]
-    if len(given) != len(names):
-        wanted = " and ".join(several[0] for several in names)
-        raise ValueError(f"rows[{number}]: {_shown(row)} is given, but {kind} needs {wanted}")
-    return [_text(one, number, kind) for one in given]
+        given = list(row) if isinstance(row, list | tuple) else [row]
+    if len(given) != len(names[0]):
+        raise ValueError(f"{_shown(row)} is given, but {kind} needs {' and '.join(names[0])}")
+    return [_text(one, kind) for one in given]
 
 
-def _text(value: Any, number: int, kind: str) -> str:
+def _text(value: Any, kind: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"rows[{number}]: {_shown(value)} is a {type(value).__name__}; {kind} needs text")
+        raise ValueError(f"{_shown(value)} is a {type(value).__name__}; {kind} needs text")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"rows[{number}]: has half a character (a lone surrogate): {_shown(value)}") from None
+        raise ValueError(f"has half a character (a lone surrogate): {_shown(value)}") from None
     return value
 
 
@@ -110,7 +155,7 @@ def cut(reader: Reader, some: Sequence[Request]) -> list[Item]:
         return whole
     before, after = (np.array(ids, np.int32) for ids in reader.tokenizer.template)
     room = reader.max_length - len(before) - len(after)
-    full = [n for n, item in enumerate(whole) if item.tokens >= reader.max_length and some[n].example.second is None]  # type: ignore[union-attr]
+    full = [n for n, item in enumerate(whole) if item.truncated and some[n].example.second is None]  # type: ignore[union-attr]
     if not full:
         return whole
     ids = dict(zip(full, reader.tokenizer.encode_plain([some[n].example.text for n in full]), strict=True))  # type: ignore[union-attr]

@@ -13,7 +13,8 @@ from tessera.tokenizer import templates
 from tessera.tokenizer.tokenizer import Tokenizer
 
 LONGEST_QUESTION = 64  # tokens
-LONGEST_ANSWER = 30  # tokens
+LONGEST_ANSWER = 30  # tokens; of an answer that has more
+LONGEST_IN_CHARACTERS = 120  # it may have so many characters: where tokens are bytes, 30 are ten letters of Thai
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -66,6 +67,24 @@ def target(window: Window, answer: tuple[str, int] | None) -> tuple[int, int]:
     return window.first + int(inside[0]), window.first + int(inside[-1])
 
 
+def reach(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[c] how many tokens the longest answer has that begins with each token: 30, or more in 120 characters.
+
+    offsets  [c, 2] characters of the text that each of its tokens comes from
+    """
+    first = np.arange(len(offsets))
+    ends = np.maximum.accumulate(offsets[:, 1])
+    by_letters = np.searchsorted(ends, offsets[:, 0] + LONGEST_IN_CHARACTERS, side="right")
+    found: NDArray[np.int64] = np.minimum(np.maximum(first + LONGEST_ANSWER, by_letters), len(offsets)) - first
+    return found
+
+
+def holds(window: Window, answer: tuple[str, int]) -> bool:
+    """Whether an answer can be given out of the window: all of it is there, and it is not too long."""
+    first, last = (place - window.first for place in target(window, answer))
+    return first >= 0 and last - first < reach(window.offsets)[first]
+
+
 @dataclass(frozen=True, slots=True)
 class Best:
     """The best answer so far: characters from and to, its score, and the lowest score of there being none."""
@@ -81,11 +100,13 @@ class Best:
         inside = scores[window.first : window.first + len(window.offsets)].astype(np.float64)
         if not len(inside):
             return same
-        ends = np.full((len(inside), LONGEST_ANSWER), -np.inf)  # [start, tokens beyond it]
-        for beyond in range(min(LONGEST_ANSWER, len(inside))):
-            ends[: len(inside) - beyond, beyond] = inside[beyond:, 1]
+        reached = reach(window.offsets)
+        ends = np.full((len(inside), int(reached.max())), -np.inf)  # [start, tokens beyond it]
+        for beyond in range(ends.shape[1]):
+            there = reached[: len(inside) - beyond] > beyond
+            ends[: len(inside) - beyond, beyond][there] = inside[beyond:, 1][there]
         both = inside[:, :1] + ends
-        start, beyond = divmod(int(both.argmax()), LONGEST_ANSWER)
+        start, beyond = divmod(int(both.argmax()), ends.shape[1])
         score = float(both[start, beyond])
         if score <= self.score:
             return same

@@ -2,21 +2,21 @@
 
 import csv
 import math
-import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tessera.files import atomic_file, csv_cells
-from tessera.plan.errors import did_you_mean
+from tessera.plan.errors import did_you_mean, some
+from tessera.plan.languages import resolve
+from tessera.plan.result import OWN
 from tessera.report.published import AVERAGE, EUROPEAN, Score, read, read_published
+from tessera.report.significance import Verdict, differ
 from tessera.report.tables import LOWER_IS_BETTER
-from tessera.statistics import critical_t, paired, permutation, welch
 
+_YOURS = " (yours)"  # a task of the user's own by the name of another
 _SHORT = 30  # languages of a table that nobody asked for
-_LEVEL = 0.05
-_FEW = 6  # languages: five agree by chance once in sixteen, so fewer can prove nothing
 SUITES = {  # whose average papers print, every task counting once
     "glue": ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte"),
     "xtreme": ("xnli", "paws-x", "xcopa", "xquad", "mlqa", "tydiqa", "wikiann", "udpos"),
@@ -25,16 +25,6 @@ SUITES = {  # whose average papers print, every task counting once
 
 Table = tuple[str, list[str], list[list[str]]]
 """Title, columns, rows; the first column holds words."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """A difference of averages, first minus second."""
-
-    difference: float
-    p: float  # of such a difference or a larger one where there is none, two-sided
-    sign: int  # 1 better, -1 worse, 0 not told apart
-    test: str  # by what
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +56,7 @@ def compare(
     metric: str | None = None,
     reference: str | None = None,
     common: bool = False,
+    languages: Sequence[str] = (),
 ) -> Comparison:
     """Reads results and puts them side by side, task by task.
 
@@ -76,24 +67,24 @@ def compare(
     metric     instead of each task's own
     reference  the model that others are compared with; None: the first
     common     averages over the languages that all results of a task have, those without languages left out
+    languages  only these, by any code (plan/languages.py), and averages over them
 
-    Raises ValueError naming a file that is no result, or a task or model that nobody has.
+    A task of the user's own by the name of one that comes along is another task: it is called so and stands apart.
+    Raises ValueError naming a file that is no result, or a task, model or language that nobody has.
     """
     left_out: list[str] = []
     found = {one.path: one for path in paths for one in read(Path(path).resolve(), metric, left_out)}  # each file once
-    ours = _told_apart(list(found.values()))
-    ours += _suites(ours)
     theirs = read_published() if published or not paths else []
+    ours = _told_apart(_own_apart(list(found.values()), {result.task for result in theirs}))
+    if languages:
+        ours, theirs = _in_languages(ours, languages), _in_languages(theirs, languages)
+        if not ours + theirs:
+            raise ValueError(f"no result has a language of {', '.join(languages)}; write it as ron, ron_Latn or ro")
+    ours += _suites(ours)
     theirs += _suites(theirs)
     known = {result.task.lower(): result.task for result in [*theirs, *ours]}
-    wanted = [task.lower() for task in tasks]
-    for task in wanted:
-        if task not in known:
-            raise ValueError(f"no result is of task {task!r}; {did_you_mean(task, known.values())}")
-    if not wanted:
-        wanted = list(dict.fromkeys(result.task.lower() for result in (ours if paths else theirs)))
-    chosen = list(models)
-    names = sorted({result.name for result in theirs} | {result.model for result in theirs})
+    wanted = _asked(tasks, known) or list(dict.fromkeys(r.task.lower() for r in (ours if paths else theirs)))
+    chosen, names = list(models), sorted({name for result in theirs for name in (result.name, result.model)})
     for name in chosen:
         if name not in names:
             raise ValueError(f"nobody published results of {name!r} here; {did_you_mean(name, names)}")
@@ -116,6 +107,17 @@ def compare(
     return Comparison(
         tasks=together, verdicts=_verdicts(together, first), reference=first, left_out=tuple(dict.fromkeys(left_out))
     )
+
+
+def _asked(tasks: Iterable[str], known: dict[str, str]) -> list[str]:
+    """The tasks that are asked for, in small letters; of two by one name that which is not the user's own."""
+    wanted = []
+    for task in (task.lower() for task in tasks):
+        found = next((name for name in (task, task + _YOURS) if name in known), None)
+        if found is None:
+            raise ValueError(f"no result is of task {task!r}; {did_you_mean(task, known.values())}")
+        wanted.append(found)
+    return wanted
 
 
 def tables(comparison: Comparison, languages: bool = False) -> tuple[list[Table], list[str]]:
@@ -190,6 +192,7 @@ def _notes(comparison: Comparison) -> list[str]:
     notes += [f"  {test}: {'; '.join(where)}" for test, where in tests.items()]
     if any(result.oracle for result in results):
         notes.append("° settings chosen on the test set: an upper bound, not a result")
+    notes += _remarks(results)
     for task, several in comparison.tasks.items():
         spoken = {result.label: set(result.values) - {EUROPEAN} for result in several}
         spoken = {label: codes for label, codes in spoken.items() if codes}
@@ -201,6 +204,30 @@ def _notes(comparison: Comparison) -> list[str]:
     if sources:
         notes.append(f"† published, without spread, so nothing is said of differences: {'; '.join(sources)}")
     return notes
+
+
+def _remarks(results: list[Score]) -> list[str]:
+    """What is to be known of our own results, each once, with the results that it is of."""
+    said: dict[str, list[str]] = {}
+    for one in results:
+        for remark in one.remarks:
+            said.setdefault(remark, []).append(f"{one.task} {one.name}")
+        if one.task.endswith(_YOURS):
+            why = "a task of your own by the name of another, so neither that nor what is published stands beside it"
+            said.setdefault(why, []).append(one.task)
+    beside = {one.task for one in results if one.source}
+    for one in (one for one in results if one.limit is not None and one.task in beside):
+        few = f"at most {one.limit} examples of a language were tested, of published results all"
+        said.setdefault(few, []).append(f"{one.task} {one.name}")
+    lines = [f"{', '.join(dict.fromkeys(of))}: {remark}" for remark, of in said.items()]
+    dtypes: dict[str, list[str]] = {}
+    for one in (one for one in results if one.dtype):
+        dtypes.setdefault(one.dtype, []).append(f"{one.task} {one.name}")
+    if len(dtypes) == 1:
+        lines.append(f"computed in {next(iter(dtypes))}")
+    elif dtypes:
+        lines.append("computed in " + "; ".join(f"{dtype}: {some(of, 8)}" for dtype, of in sorted(dtypes.items())))
+    return lines
 
 
 def _verdicts(tasks: dict[str, list[Score]], reference: str | None) -> dict[tuple[str, str], Verdict]:
@@ -217,52 +244,13 @@ def _verdicts(tasks: dict[str, list[Score]], reference: str | None) -> dict[tupl
     return found
 
 
-def differ(a: Score, b: Score, *, lower_is_better: bool = False) -> Verdict | None:
-    """By examples if both have theirs, else by seeds, else by languages; None without any, or on different data.
-
-    The best evidence that both hold; the weaker the evidence, the less is claimed.
-    """
-    if a.data is not None and b.data is not None and a.data != b.data:
-        return None
-    judged = _by_examples(a, b) or _by_seeds(a, b) or _by_languages(a, b)
-    if judged is None:
-        return None
-    difference, p, test = judged
-    better = difference < 0 if lower_is_better else difference > 0
-    return Verdict(difference, p, 0 if p >= _LEVEL or difference == 0 else 1 if better else -1, test)
-
-
-def _by_examples(a: Score, b: Score) -> tuple[float, float, str] | None:
-    sizes, others = ({code: len(row) for code, row in one.outcomes.items()} for one in (a, b))
-    if not sizes or sizes != others or a.data is None or b.data is None:
-        return None
-    found = paired(a.outcomes, b.outcomes)
-    if found is None:
-        return None
-    kind = "permutation test" if len(set(sizes.values())) == 1 else "t-test"
-    return 100 * found[0], found[1], f"paired {kind} over {sum(sizes.values()):,} examples of {len(sizes)} languages"
-
-
-def _by_seeds(a: Score, b: Score) -> tuple[float, float, str] | None:
-    if not a.half or not b.half or a.average is None or b.average is None or min(a.repeats, b.repeats) < 2:
-        return None
-    errors = [one.half / critical_t(0.95, one.repeats - 1) for one in (a, b) if one.half]
-    p = welch((a.average, errors[0], a.repeats), (b.average, errors[1], b.repeats))
-    return a.average - b.average, p, f"Welch's t-test over {a.over} and {b.over}"
-
-
-def _by_languages(a: Score, b: Score) -> tuple[float, float, str] | None:
-    """A pair of languages counts once, whichever is sought in which."""
-    if set(a.values) != set(b.values):
-        return None
-    of_pair: dict[tuple[str, ...], list[float]] = {}
-    for code, value in a.values.items():
-        of_pair.setdefault(tuple(sorted(code.split("-"))), []).append(value - b.values[code])
-    if len(of_pair) < _FEW:
-        return None
-    difference = statistics.fmean(a.values.values()) - statistics.fmean(b.values.values())
-    p = permutation([statistics.fmean(several) for several in of_pair.values()])
-    return difference, p, f"permutation test over {len(of_pair)} languages"
+def _own_apart(results: list[Score], names: set[str]) -> list[Score]:
+    """Tasks of the user's own that bear the name of one that comes along, or was published, are called so."""
+    named = {name.lower() for name in names} | {one.task.lower() for one in results if one.defined != OWN}
+    return [
+        replace(one, task=one.task + _YOURS) if one.defined == OWN and one.task.lower() in named else one
+        for one in results
+    ]
 
 
 def _told_apart(results: list[Score]) -> list[Score]:
@@ -301,17 +289,23 @@ def _shared(results: list[Score]) -> list[Score]:
     spoken = [result for result in results if result.values]
     codes = set.intersection(*(set(result.values) for result in spoken)) if spoken else set()
     codes -= {EUROPEAN}
-    if not codes:
-        return []
-    made = []
-    for one in spoken:
-        values = {code: value for code, value in one.values.items() if code in codes}
-        outcomes = {code: row for code, row in one.outcomes.items() if code in codes}
-        same = values.keys() == one.values.keys()
-        average = one.average if same and one.average is not None else sum(values.values()) / len(values)
-        half = one.half if same else None
-        made.append(replace(one, values=values, outcomes=outcomes, average=average, half=half))
-    return made
+    return [_among(one, codes) for one in spoken] if codes else []
+
+
+def _in_languages(results: list[Score], languages: Sequence[str]) -> list[Score]:
+    """Results in some languages; those that have none of them are left out."""
+    meant = [(one, {code for asked in languages for code in resolve(asked, one.values)}) for one in results]
+    return [_among(one, codes) for one, codes in meant if codes]
+
+
+def _among(one: Score, codes: Collection[str]) -> Score:
+    """The result on some of its languages."""
+    values = {code: value for code, value in one.values.items() if code in codes}
+    outcomes = {code: row for code, row in one.outcomes.items() if code in codes}
+    same = values.keys() == one.values.keys()
+    average = one.average if same and one.average is not None else sum(values.values()) / len(values)
+    half, lengths = (one.half, one.by_length) if same else (None, {})
+    return replace(one, values=values, outcomes=outcomes, average=average, half=half, by_length=lengths)
 
 
 def _suites(results: Sequence[Score]) -> list[Score]:
@@ -319,7 +313,9 @@ def _suites(results: Sequence[Score]) -> list[Score]:
     made = []
     for suite, members in SUITES.items():
         for model in dict.fromkeys((result.name, result.source) for result in results):
-            found = {r.task: r for r in results if (r.name, r.source) == model and r.task in members}
+            found = {
+                r.task: r for r in results if (r.name, r.source) == model and r.task in members and r.defined != OWN
+            }
             values = [r.average for r in found.values() if r.average is not None]
             if len(values) == len(members):
                 some = next(iter(found.values()))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tessera.plan import result
 from tessera.plan.languages import by_language
 from tessera.plan.result import Result
+from tessera.report.remarks import remarks
 
 AVERAGE, EUROPEAN = "average", "average of European languages"
 # The languages of EuroBERT's second column: its per-language XNLI scores give its average only with these.
@@ -44,6 +45,10 @@ class Score:
     oracle: bool = False  # chosen on the test set
     source: str = ""  # of a published one
     path: Path | None = None  # the file of our own
+    defined: str = ""  # where the task is: see plan/result.py
+    dtype: str = ""
+    limit: int | None = None  # examples of each language that were tested at most
+    remarks: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -103,6 +108,10 @@ def _scores(path: Path, one: Result, metric: str | None) -> list[Score]:
             protocol=str(one.protocol.get("name") or path.stem),
             oracle=one.oracle,
             path=path,
+            defined=one.defined,
+            dtype=one.dtype,
+            limit=one.protocol.get("test_examples"),
+            remarks=tuple(remarks(one)),
         )
     ]
 

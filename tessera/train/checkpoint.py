@@ -145,10 +145,13 @@ def position(folder: Path) -> Position:
 
 
 def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Puts the moments and counts of a checkpoint into `optimizer`."""
+    """Puts the moments and counts of a checkpoint into `optimizer`. Raises CheckpointError naming what is wrong."""
     training = folder / "training"
-    plain = (training / "optimizer.json").read_text(encoding="utf-8")
-    unpack_state(optimizer, load_file(training / "optimizer.safetensors"), plain)
+    try:
+        plain = (training / "optimizer.json").read_text(encoding="utf-8")
+        unpack_state(optimizer, load_file(training / "optimizer.safetensors"), plain)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{training}: {error}") from error
 
 
 def point(link: Path, target: Path) -> None:

@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tessera.checksums import seal
-from tessera.files import atomic_folder
+from tessera.files import atomic_folder, refuse_taken
 from tessera.model import hub, merging
+from tessera.model.hf_files import find_model
 from tessera.plan.architecture import EncoderConfig
 
 
@@ -30,6 +31,9 @@ def merge_folders(
     describe    (configuration, how it was merged) -> the model card
     Raises ValueError where the models do not fit together, naming what differs.
     """
+    refuse_taken(target)
+    models = [find_model(model) for model in models]
+    base, config_of = (found and find_model(found) for found in (base, config_of))
     merged = merging.merge(
         models, method, base=base, weights=weights, density=density, scale=scale, decay=decay, config_of=config_of,
         tokenizer=tokenizer,

@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 from optimi import StableAdamW
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from tessera.model.encoder import Block
+from tessera.plan.errors import one_line
 from tessera.plan.recipe import Optimizer
 from tessera.train.distributed import DTensor, like, whole
 
@@ -123,23 +125,32 @@ def pack_state(optimizer: torch.optim.Optimizer, *, keep: bool = True) -> tuple[
 
 
 def unpack_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], plain: str) -> None:
-    """Puts back what `pack_state` took. Raises ValueError if the optimizer is of another kind or shape."""
-    read = json.loads(plain)
+    """Puts back what `pack_state` took. Raises ValueError if it is damaged, or of another kind or shape."""
+    try:
+        read = _Saved.model_validate_json(plain)
+    except ValidationError as error:
+        raise ValueError(f"the saved optimizer state is damaged: {one_line(error)[:400]}") from None
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def fill(value: Any, of: Tensor | None = None) -> Any:
-        if not (isinstance(value, dict) and "tensor" in value):
+        if not isinstance(value, _Stored):
             return value
-        tensor = tensors[value["tensor"]]
-        return like(tensor, of) if of is not None and tensor.shape == of.shape else tensor
+        if value.tensor not in tensors:
+            raise ValueError(f"the saved optimizer state is damaged: {value.tensor[:100]!r} is missing")
+        tensor = tensors[value.tensor]
+        if of is None or tensor.numel() == 1 != of.numel():  # a count
+            return tensor
+        if tensor.shape != of.shape:
+            raise ValueError(_OTHER)
+        return like(tensor, of)
 
-    groups = [{k: fill(v) for k, v in group.items()} for group in read["groups"]]
+    groups = [{k: fill(v) for k, v in group.items()} for group in read.groups]
     own = optimizer.state_dict()["param_groups"]
     if [_shape(group) for group in own] != [_shape(group) for group in groups]:
-        raise ValueError(
-            "the saved optimizer state is of another optimizer or another model; set keep_optimizer: false"
-        )
-    state = {int(i): {k: fill(v, parameters[int(i)]) for k, v in s.items()} for i, s in read["state"].items()}
+        raise ValueError(_OTHER)
+    if not read.state.keys() <= set(range(len(parameters))):
+        raise ValueError(_OTHER)
+    state = {i: {k: fill(v, parameters[i]) for k, v in s.items()} for i, s in read.state.items()}
     for mine, saved in zip(own, groups, strict=True):
         for key in mine.keys() - {"params", *_COUNTS}:
             saved[key] = mine[key]  # settings come from the recipe, moments and counts from the file
@@ -147,4 +158,25 @@ def unpack_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], p
 
 
 def _shape(group: dict[str, Any]) -> tuple[list[int], list[str]]:
-    return group["params"], sorted(group.keys() - _COUNTS)
+    return group.get("params", []), sorted(group.keys() - _COUNTS)
+
+
+_OTHER = "the saved optimizer state is of another optimizer or another model; set keep_optimizer: false"
+
+
+class _Stored(BaseModel):
+    """A tensor, by its name in the file of tensors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    tensor: str
+
+
+_Value = _Stored | bool | int | float | str | None
+
+
+class _Saved(BaseModel):
+    """optimizer.json."""
+
+    model_config = ConfigDict(extra="forbid")
+    state: dict[int, dict[str, _Value]]
+    groups: list[dict[str, _Value | list[int] | list[float]]]

@@ -6,9 +6,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from tessera import checksums
 from tessera.data.shards import Shards
+from tessera.files import digest, read_json, write_json
 from tessera.model import hub
-from tessera.model.hf_files import tokenizers_differ
+from tessera.model.hf_files import find_model, tokenizers_differ
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.model.resize import resize
 from tessera.model.transformers_model import TransformersConfig, TransformersMaskedLM
@@ -23,6 +25,9 @@ from tessera.train.bad_steps import Steps
 from tessera.train.checkpoint import Position
 from tessera.train.gradient import Objective, SeededDropout
 from tessera.train.optimizer import build
+
+STARTED_FROM = "started_from.json"  # which model a phase that starts from a folder found there
+_DECIDES = ("config.json", "tokenizer.json")
 
 
 class TrainingError(ValueError):
@@ -126,11 +131,16 @@ def _begin(
             model = drawn = MaskedLM(config, attention=backend)
             initialize(drawn, torch.Generator().manual_seed(recipe.seed))
         else:
-            _check_tokenizer(Path(other.from_), text.tokenizer, phase)
-            model = resize(hub.load(Path(other.from_), attention=backend), config, other.how)
+            folder = find_model(other.from_)
+            _check_tokenizer(folder, text.tokenizer, phase)
+            model = resize(hub.load(folder, attention=backend), config, other.how)
     elif is_folder(phase.from_):
-        _check_tokenizer(Path(phase.from_), text.tokenizer, phase)
-        model = hub.load_any(Path(phase.from_), attention=backend)
+        folder = find_model(phase.from_)
+        changed = distributed.from_lead(_replaced(folder, phase, recipe, run) if world.leads else None, world)
+        if changed is not None:
+            raise TrainingError(changed)
+        _check_tokenizer(folder, text.tokenizer, phase)
+        model = hub.load_any(folder, attention=backend)
         _check_vocabulary(model.config, text.tokenizer, phase.from_)
     else:
         parent = (run / phase.from_ / "final").resolve()
@@ -148,6 +158,23 @@ def _begin(
     if phase.rope_theta is not None and isinstance(model, MaskedLM):
         model.encoder.set_rope_theta(phase.rope_theta.global_, phase.rope_theta.local)
     return model, fresh, carried
+
+
+def _replaced(folder: Path, phase: Phase, recipe: Recipe, run: Path) -> str | None:
+    """Notes which model a phase starts from, or says that another phase, or an earlier start of this one, found another
+    in that folder: nothing else would show that it was replaced."""
+    files = [path for path in sorted(folder.iterdir()) if path.suffix == ".safetensors" or path.name in _DECIDES]
+    found = digest({path.name: checksums.sha256(path) for path in files})
+    for other in (one.name for one in recipe.phases if one.from_ == phase.from_):
+        place = run / other / STARTED_FROM
+        before = read_json(place).get("fingerprint") if place.is_file() else None
+        if before not in (None, found):
+            return (
+                f"{phase.name} starts from {folder}, which has changed since {other} began: it was {before}, now it is "
+                f"{found}; put back what was there, or start a new run (--out)"
+            )
+    write_json(run / phase.name / STARTED_FROM, {"from": phase.from_, "fingerprint": found}, sealed=True)
+    return None
 
 
 def _check_foreign(model: TransformersMaskedLM, phase: Phase, recipe: Recipe, world: distributed.World) -> None:
@@ -202,7 +229,7 @@ def check_tokenizers(recipe: Recipe, run: Path) -> None:
                 f"{phase.name} starts from {source}, whose embedding knows the tokens of its own tokenizer, but the "
                 f"recipe trains a new one. Set tokenizer.path: {source}; or {_MEANT}"
             )
-        _check_tokenizer(Path(source), Tokenizer.load(recipe.tokenizer.path), phase)
+        _check_tokenizer(find_model(source), Tokenizer.load(recipe.tokenizer.path), phase)
 
 
 _MEANT = "foreign_tokenizer: true in this phase, if the embedding is meant to learn other tokens"

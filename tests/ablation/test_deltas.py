@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
+from damage import survives
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -109,3 +110,27 @@ def test_where_seeds_move_all_variants_alike_there_is_no_chance_left(of_variant,
     found = pooled_spread({str(v): {s: a + b for s, b in enumerate(of_seed)} for v, a in enumerate(of_variant)})
     assert found is not None
     assert found[0] < 1e-9
+
+
+@pytest.mark.parametrize(("inputs", "seconds"), [(150, 60), pytest.param(4_000, 60, marks=pytest.mark.slow)])
+def test_any_damaged_file_of_an_ablation_is_read_or_refused_by_name(tmp_path, inputs, seconds):
+    (tmp_path / "ablation.json").write_text(json.dumps(ASKED))
+    for variant, seed in (("reference", 1), ("reference", 2), ("mask_ratio-0.3", 1), ("mask_ratio-0.3", 2)):
+        put(tmp_path, variant, seed, "topics", {"dan_Latn": 0.1 * seed, "fao_Latn": 0.2})
+        put(tmp_path, variant, seed, "held_out", {"dan_Latn": 1.1, "fao_Latn": 2.0})
+    mixture = tmp_path / "reference" / "seed-1" / "decay" / "mixture.json"
+    mixture.parent.mkdir()
+    mixture.write_text(json.dumps({"buckets": [{"language": "dan_Latn", "share_planned": 0.5}]}))
+    results = sorted(tmp_path.glob("reference/*/evaluation/*.json"))
+    files = [tmp_path / "ablation.json", mixture, *results[:2]]
+
+    def read():
+        try:
+            study(tmp_path)
+        except ValueError as error:
+            if str(tmp_path) not in str(error):
+                raise RuntimeError("it names none of them") from error
+            below = f"{mixture.parent} {results[0].parent}"  # of whichever file: damage.py asks for that of the damaged
+            raise ValueError(f"{below}: {str(error)[:2000]}") from None
+
+    assert survives(read, files, inputs=inputs, seconds=seconds)["refused"] > 0

@@ -5,9 +5,10 @@ import re
 
 import pytest
 
-from tessera.corpus import prepare
+from tessera.corpus import losses, prepare
 from tessera.data.languages import doubts
 from tessera.plan.corpus import Corpus, Filters, Source
+from tessera.tokenizer.tokenizer import Tokenizer
 
 
 @pytest.fixture
@@ -88,3 +89,20 @@ def test_nothing_is_odd_about_usual_codes():
         list(doubts(["fao_Latn", "cmn_Hans", "cmn_Hant", "code", "code_C++", "math", "nob_Latn", "nno_Latn", "deu"]))
         == []
     )
+
+
+def test_a_language_that_is_all_copies_or_all_held_out_is_told_by_name(tmp_path, finished):
+    for name, texts in {
+        "fao_Latn": [f"tekstur {n} um alt" for n in range(40)],
+        "dan_Latn": [f"tekstur {n} um alt" for n in range(20)],  # copies of the others
+        "isl_Latn": [f"texti {n} um allt" for n in range(3)],
+    }.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    held = {"min_documents": 1, "share": 0.999, "max_bytes": 60}
+    sources = tuple(Source(name=n, path=str(tmp_path / f"{n}.jsonl")) for n in ("fao_Latn", "isl_Latn", "dan_Latn"))
+    corpus = Corpus.model_validate({"sources": sources, "held_out": held, "duplicates": {"exact": True}})
+    read = prepare.read(corpus, tmp_path / "documents", workers=1)
+    report = prepare.encode(read, Tokenizer.load(finished / "tokenizer"), tmp_path / "shards", workers=1)
+    said = losses.lost_since(read.files, report.languages, report.skipped)
+    assert re.search(r"nothing of 2 languages that were read: dan_Latn \(20 x .*\), isl_Latn \(3 x held out\)", said)
+    assert losses.lost_since(read.files[:1], report.languages, report.skipped) is None

@@ -66,8 +66,11 @@ def test_your_own_task_is_a_few_lines_of_yaml(tmp_path):
     path.write_text(MINE + MINE.replace("reviews:", "rte:"))
     with pytest.raises(TaskError, match=r"has the tasks reviews, rte; say which, as in .*mine.yaml:reviews"):
         catalogue.find(str(path))
-    with pytest.raises(TaskError, match="two tasks are called 'rte'"):
-        catalogue.choose(["rte", f"{path}:rte"])
+    with pytest.raises(TaskError, match=r"mine.yaml: rte is the name of a task that comes with tessera.*as my-rte"):
+        catalogue.choose([f"{path}:rte"])
+    (tmp_path / "other.yaml").write_text(MINE.replace("accuracy", "macro_f1"))
+    with pytest.raises(TaskError, match="two tasks are called 'reviews'"):
+        catalogue.choose([f"{path}:reviews", f"{tmp_path}/other.yaml"])
 
 
 @pytest.mark.parametrize(
@@ -132,3 +135,30 @@ def test_the_list_says_what_there_is_and_what_is_here(tmp_path):
         "foqa span fao_Latn squad_f1 own alexandrainst/foqa yes",
         "xnli pair 15: en ar bg ... accuracy en facebook/xnli no",
     ]
+
+
+def test_a_protocol_of_a_file_needs_no_name_where_there_is_but_one(tmp_path):
+    path, both = tmp_path / "one.yaml", tmp_path / "both.yaml"
+    path.write_text("long: {epochs: 3, batch_size: 8, learning_rates: [1e-5]}")
+    assert catalogue.protocol(str(path)).name == "long"
+    both.write_text(path.read_text() + "\nshort: {steps: 3, batch_size: 8, learning_rates: [1e-5]}")
+    with pytest.raises(TaskError, match=r"has the protocols long, short; say which, as in .*both.yaml:long"):
+        catalogue.protocol(str(both))
+
+
+def test_a_protocol_of_yours_has_a_name_of_its_own(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("quick: {epochs: 3, batch_size: 8, learning_rates: [1e-5]}")
+    with pytest.raises(TaskError, match=r"quick is the name of a protocol that comes with tessera.*as my-quick"):
+        catalogue.protocol(f"{path}:quick")
+
+
+def test_another_task_by_the_name_of_a_shipped_one_gets_none_of_its_settings():
+    """As a recipe may write it out; a file of yours may not."""
+    rte = catalogue.find("rte")
+    assert catalogue.comes_along(rte.model_copy(update={"group": "", "languages": ("eng_Latn",)}))
+    mine = rte.model_copy(update={"data": rte.data.model_copy(update={"path": "mine/{split}.jsonl"})})
+    assert not catalogue.comes_along(mine)
+    assert catalogue.protocol("nlu-evals", rte).from_task == "mnli"
+    assert catalogue.protocol("nlu-evals", mine).from_task is None
+    assert catalogue.choose([mine]) == [mine]

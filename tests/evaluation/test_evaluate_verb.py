@@ -132,3 +132,33 @@ def test_many_languages_are_counted_instead_of_shown(model, data):
     assert code == 0, error
     assert codes[0] not in output
     assert "topics has 38 languages; tessera compare --languages shows each" in output
+
+
+def test_options_that_nothing_would_heed_are_refused_by_name(model, data):
+    recipe = data / "r.yaml"
+    topics_of = ("--task", f"{data}/tasks.yaml:topics")
+    for words, says in (
+        ((*topics_of, "--set", "evaluation.pooling=cls"), "only machine.KEY can be set beside --task"),
+        ((*topics_of, "--set", "machine.dtipe=float32"), "unknown key 'dtipe'; did you mean 'dtype'"),
+        ((*topics_of, "--set", "machine.threads=[1"), "--set machine.threads: '[1' is not YAML"),
+        ((*topics_of, "--available"), "--available goes with --mteb, not --task"),
+        (("--mteb", "NTREX", "--set", "machine.threads=1"), "--set goes with --recipe and --task, not --mteb"),
+        (("--mteb", "NTREX", "--oracle"), "--oracle goes with --task, not --mteb"),
+        (("--mteb", "NTREX", "--held-out", "x"), "--held-out goes with --recipe and --task, not --mteb"),
+    ):
+        code, _, error = typed(model, data, *words)
+        assert code == 1
+        assert says in str(error)
+    for option, says in (("--protocol", "evaluation.protocol"), ("--language", "names its languages"), ("--data", "")):
+        shown = CliRunner().invoke(app, ["evaluate", str(model), "--recipe", str(recipe), option, "x"])
+        assert f"{option} goes with --task" in str(shown.exception)
+        assert says in str(shown.exception)
+    assert not (data / "out").exists()
+
+
+def test_the_machine_can_be_set_beside_a_task(model, data):
+    words = ("--task", f"{data}/tasks.yaml:same", "--set", "machine.dtype=float32", "--set", "machine.threads=1")
+    code, output, error = typed(model, data, *words)
+    assert code == 0, error
+    assert json.loads((data / "out" / "small.same.json").read_text())["dtype"] == "float32"
+    assert "computed in float32" in output

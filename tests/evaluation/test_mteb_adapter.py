@@ -12,8 +12,10 @@ import pyarrow as pa
 import pytest
 import torch
 
+from tessera import lock
 from tessera.evaluation.mteb_data import described
 from tessera.evaluation.rows import MissingData
+from tessera.files import LOCK
 from tessera.model import hub
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
@@ -101,6 +103,14 @@ def test_mteb_scores_what_it_is_given_by_its_own_protocol(model, data, tmp_path)
     assert len(each) == found["examples"]["deu_Latn"] == 15
     assert np.mean(each) == pytest.approx(found["results"]["deu_Latn"]["accuracy"], abs=1e-3)
     assert found["interval"]["accuracy"] >= 0
+
+
+def test_two_processes_do_not_measure_one_task_of_a_model(model, data, tmp_path):
+    with (
+        lock.hold(tmp_path / "out" / f".tiny.SIB200Classification{LOCK}", "the first"),
+        pytest.raises(lock.AtWork, match=r"tiny on SIB200Classification in .*: process \d+ on .* is at work here"),
+    ):
+        adapter.run(model, tmp_path / "out", tasks=["SIB200Classification"], data=data, name="tiny", available=True)
 
 
 def test_a_split_that_the_task_does_not_have_is_said(model, data, tmp_path):
@@ -283,34 +293,84 @@ def test_minilm_has_the_scores_of_the_leaderboard(tmp_path):
         assert ours == pytest.approx({code: published[code] for code in ours}, abs=0.011)
 
 
-def test_parallel_pairs_of_files_or_of_a_copy_are_counted_and_have_outcomes(model, tmp_path, monkeypatch):
+PARALLEL = {  # mteb's sets with a column a language: a pair of each
+    "NTREXBitextMining": ("eng_Latn", "deu_Latn"),
+    "FloresBitextMining": ("deu_Latn", "eng_Latn"),
+    "IN22GenBitextMining": ("asm_Beng", "ben_Beng"),
+    "IN22ConvBitextMining": ("hin_Deva", "urd_Arab"),
+}
+
+
+@pytest.mark.parametrize("name", PARALLEL)
+def test_parallel_pairs_of_files_or_of_a_copy_are_counted_and_have_outcomes(name, model, tmp_path, monkeypatch):
     import datasets
 
+    first, second = PARALLEL[name]
+    (split,) = adapter.library().get_task(name).metadata.eval_splits
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     found = []
     texts = [f"{a} {b}" for a in WORDS for b in WORDS]
-    rows = [{"eng_Latn": text, "deu_Latn": texts[0] if n % 3 else text} for n, text in enumerate(texts)]
+    rows = [{first: text, second: texts[0] if n % 3 else text} for n, text in enumerate(texts)]
     for kind in ("files", "copy"):
         data = tmp_path / kind
         if kind == "copy":
-            write(data / "mteb" / "NTREXBitextMining" / "test.jsonl", rows)
+            write(data / "mteb" / name / f"{split}.jsonl", rows)
+            files = f"{{split: {split}, path: {split}.jsonl}}"
+            card = f"---\nconfigs: [{{config_name: default, data_files: [{files}]}}]\n---\n"
+            (data / "mteb" / name / "README.md").write_text(card)
         else:
-            pairs = "{sentence1: eng_Latn, sentence2: deu_Latn}"
+            pairs = f"{{sentence1: {first}, sentence2: {second}}}"
             data.mkdir()
-            write(data / "ntrex" / "eng_Latn-deu_Latn.jsonl", rows)
+            write(data / "pairs" / f"{first}-{second}.jsonl", rows)
             (data / "mteb.yaml").write_text(
-                "NTREXBitextMining:\n  splits: {test: test}\n"
-                f'  rows: {{files: "ntrex/{{subset}}.jsonl", columns: {pairs}}}\n'
+                f'{name}:\n  splits: {{{split}: test}}\n  rows: {{files: "pairs/{{subset}}.jsonl", columns: {pairs}}}\n'
             )
-        task = adapter.library().get_task("NTREXBitextMining", hf_subsets=["eng_Latn-deu_Latn"])
+        task = adapter.library().get_task(name, hf_subsets=[f"{first}-{second}"])
         monkeypatch.setattr(adapter, "choose", lambda *given, task=task: [task])
-        options = {"tasks": ["NTREXBitextMining"], "data": data, "available": True}
-        found.append(result(adapter.run(model, tmp_path / f"out-{kind}", **options), "NTREXBitextMining"))
+        options = {"tasks": [name], "data": data, "available": True}
+        found.append(result(adapter.run(model, tmp_path / f"out-{kind}", **options), name))
     for one in found:
-        (name,) = one["results"]
+        (language,) = one["results"]
         for metric in ("f1", "accuracy"):
-            each = one["outcomes"][metric][name]
+            each = one["outcomes"][metric][language]
             assert len(each) == len(texts)
-            assert np.mean(each) == pytest.approx(one["results"][name][metric], abs=1e-3)
-        assert one["about_data"]["counts"]["differ"]["eng_Latn-deu_Latn/test"][0][0] == len(texts)
+            assert np.mean(each) == pytest.approx(one["results"][language][metric], abs=1e-3)
+        if one["about_data"]["counts"] is not None:  # mteb brings statistics of some
+            assert one["about_data"]["counts"]["differ"][f"{first}-{second}/{split}"][0][0] == len(texts)
     assert found[0]["results"] == found[1]["results"]
+
+
+def test_a_language_of_mteb_is_meant_by_any_of_its_codes_and_one_that_no_task_has_is_said():
+    for code in ("ro", "ron", "ron_Latn", "ron-Latn"):
+        (task,) = adapter.choose(["SIB200Classification"], None, [code], None)
+        assert task.hf_subsets == ["ron_Latn"]
+    (task,) = adapter.choose(["Tatoeba"], None, ["ro"], None)
+    assert task.hf_subsets == ["ron-eng"]
+    with pytest.raises(ValueError, match="SIB200Classification: no language 'rox'; write it as ron, ron_Latn or ro"):
+        adapter.choose(["SIB200Classification"], None, ["ro", "rox"], None)
+
+
+def test_the_number_format_is_that_of_other_tasks_and_what_is_finished_in_float32_stays_finished(
+    model, data, tmp_path, monkeypatch
+):
+    options = {"tasks": ["XQuADRetrieval"], "languages": ["de"], "data": data, "name": "tiny"}
+    first = adapter.run(model, tmp_path, dtype="float32", **options)
+    found = result(first, "XQuADRetrieval")
+    assert (found["dtype"], "dtype" in found["protocol"], found["defined"]) == ("float32", False, "mteb")
+    monkeypatch.setattr("tessera.model.precision._multiplies_bfloat16", lambda device: True)
+    with monkeypatch.context() as patch:
+        patch.setattr(adapter, "_run_one", None)
+        assert adapter.run(model, tmp_path, **options) == first
+    found = result(adapter.run(model, tmp_path / "fresh", **options), "XQuADRetrieval")
+    assert (found["dtype"], found["protocol"]["dtype"]) == ("bfloat16", "bfloat16")
+
+
+def test_a_copy_whose_splits_have_other_names_is_refused_in_words(model, tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    write(tmp_path / "mteb" / "FloresBitextMining" / "devtest.jsonl", [{"deu_Latn": "a", "eng_Latn": "a"}] * 3)
+    task = adapter.library().get_task("FloresBitextMining", hf_subsets=["deu_Latn-eng_Latn"])
+    monkeypatch.setattr(adapter, "choose", lambda *given: [task])
+    with pytest.raises(ValueError, match=r"FloresBitextMining: .* has no split 'devtest' of .*; there is train. Copy"):
+        adapter.run(model, tmp_path / "out", tasks=["FloresBitextMining"], data=tmp_path, available=True)

@@ -282,7 +282,7 @@ def test_a_choice_without_a_validation_set_is_refused_and_one_rate_needs_none(fo
 
 
 def test_a_metric_that_is_not_for_the_labels_is_refused_before_anything_is_trained(folder, data, tmp_path):
-    for metric, says in (("f1", "f1 is of the second of two classes, but here are 4"), ("entity_f1", "is not of BIO")):
+    for metric, says in (("f1", "f1 is of the second of two classes, but here are 4"), ("entity_f1", "not of kind")):
         with pytest.raises(ValueError, match=says):
             run(folder, data, tmp_path, task(metric=metric), protocol())
         with pytest.raises(ValueError, match=says):

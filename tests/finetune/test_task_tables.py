@@ -141,3 +141,19 @@ def test_a_folder_is_its_tables_and_not_its_notes(tmp_path):
     with pytest.raises(DataError, match=r"README.md: unknown kind of file; rows are read from .jsonl, .ndjson"):
         tables.find(str(tmp_path / "README.md"))
     assert tables.find(str(tmp_path / "nothing")) == []
+
+
+def test_sentences_of_conll_are_words_with_tags(tmp_path):
+    (tmp_path / "a.conll").write_text(
+        "-DOCSTART- -X- O O\n\nJógvan NNP B-PER\nsegði VB O\n\n\nHavn\tB-LOC\n", encoding="utf-8"
+    )
+    assert list(tables.rows(tmp_path / "a.conll")) == [
+        (f"{tmp_path}/a.conll:3", {"words": ["Jógvan", "segði"], "tags": ["B-PER", "O"]}),
+        (f"{tmp_path}/a.conll:7", {"words": ["Havn"], "tags": ["B-LOC"]}),
+    ]
+    lines = ["# text = du", "1-2\tdu\t_\t_", "1\tde\tde\tADP\t_", "2\tle\tle\tDET\t_", ""]
+    (tmp_path / "a.conllu").write_text("\n".join(lines))
+    assert read(tmp_path / "a.conllu") == [{"words": ["de", "le"], "tags": ["ADP", "DET"]}]
+    (tmp_path / "b.bio").write_text("Havn B-LOC\nalone\n")
+    with pytest.raises(DataError, match=r"b.bio:2: 'alone'; a word and its tag are needed on each line"):
+        read(tmp_path / "b.bio")

@@ -36,6 +36,7 @@ FLOORS = {
     "prediction": 2.5,
     "export": 3,
     "finetune": 3,
+    "retrieval": 3.5,
     "evaluation": 4,
     "ablation": 5,
     "preflight": 5,

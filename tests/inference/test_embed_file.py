@@ -15,8 +15,9 @@ import pytest
 import zstandard
 from small_encoder import TEXTS, write_model
 
-from tessera import Encoder
+from tessera import Encoder, files
 from tessera.inference import embed_file as stream
+from tessera.inference import parts as part_files
 from tessera.inference.embed_file import embed_file
 
 ROWS = [{"id": f"doc {n % 20}", "text": f"{TEXTS[n % len(TEXTS)][:40]} {n}", "other": n} for n in range(50)]
@@ -114,7 +115,7 @@ def test_it_goes_on_where_it_was_stopped_wherever_that_was(model, tmp_path, monk
     for name in ("parquet", "npy"):
         due = embed_file(model, source, tmp_path / f"due.{name}", part_rows=9).read_bytes()
         out = tmp_path / f"out.{name}"
-        inner, calls = stream.atomic_file, []
+        inner, calls = files.atomic_file, []
         for stop in range(1, 9):  # after each file that is written, parts and output
 
             def stopping(path, stop=stop, calls=calls, inner=inner, **options):
@@ -124,13 +125,15 @@ def test_it_goes_on_where_it_was_stopped_wherever_that_was(model, tmp_path, monk
                 return inner(path, **options)
 
             calls.clear()
-            monkeypatch.setattr(stream, "atomic_file", stopping)
+            for module in (stream, part_files):
+                monkeypatch.setattr(module, "atomic_file", stopping)
             try:
                 embed_file(model, source, out, part_rows=9)
             except KeyboardInterrupt:
                 assert not out.exists()
                 assert not list(tmp_path.rglob("*.writing"))
-            monkeypatch.setattr(stream, "atomic_file", inner)
+            for module in (stream, part_files):
+                monkeypatch.setattr(module, "atomic_file", inner)
             if stop % 2:  # each second time from what the last stop left
                 embed_file(model, source, out, part_rows=9)
                 assert out.read_bytes() == due

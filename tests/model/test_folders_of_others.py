@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from damage import survives
@@ -15,14 +16,17 @@ from small_encoder import small_model, write_model
 from test_transformers_model import build as build_foreign
 from typer.testing import CliRunner
 
-from tessera import Encoder
+from tessera import Encoder, checksums
 from tessera.cli import app
+from tessera.files import fingerprint
+from tessera.inference.parity import parity
 from tessera.json_files import read_as
 from tessera.model import hub
 from tessera.model.hf_files import Roles, TokenizerJson
 from tessera.model.task_config import SCORE
 from tessera.model.task_heads import TaskModel
 from tessera.tokenizer.tokenizer import Tokenizer
+from tessera.train.merge_models import merge_folders
 
 transformers = pytest.importorskip("transformers")
 
@@ -434,3 +438,77 @@ def test_a_reader_that_trusts_is_found_out(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="took"):
         survives(lambda: time.sleep(0.05), [place], inputs=3, seconds=0.2)
     assert json.loads(place.read_text()) == {"sizes": [1, 2, {"a": "b"}]}
+
+
+@pytest.mark.parametrize("name", ["modernbert", "eurobert", "bert"])
+def test_what_wants_a_masked_language_model_names_the_head_that_a_folder_has_instead(name: str, models: Path) -> None:
+    folder = write_head(name, "TokenClassification", models)
+    said = r"is \w+ForTokenClassification: the head of a masked language model.*is missing, and its own \("
+    with pytest.raises(ValueError, match=said):
+        hub.load_any(folder)
+    if name != "bert":
+        with pytest.raises(ValueError, match=said):
+            merge_folders([folder, folder], models / "merged", method="linear")
+        assert not (models / "merged").exists()
+        told: list[str] = []
+        parity(folder, say=told.append)
+        assert told[0].startswith("its head (classifier.")
+        assert told[0].endswith("left out: hidden states only")
+
+
+def test_embed_and_export_leave_a_head_out_where_that_is_said(models: Path) -> None:
+    folder = write_head("modernbert", "SequenceClassification", models)
+    (models / "texts.txt").write_text("one two\nthree\n")
+    embed = ["embed", str(folder), str(models / "texts.txt"), str(models / "v.npy"), "--drop-head"]
+    assert CliRunner().invoke(app, embed).exit_code == 0
+    expected = Encoder.from_pretrained(folder, drop_head=True).encode(["one two", "three"])
+    assert np.allclose(np.load(models / "v.npy"), expected, atol=1e-2)
+    pytest.importorskip("onnxscript")
+    from tessera.export.graph import export
+
+    export(folder, models / "graph", drop_head=True)
+    assert np.allclose(Encoder.from_pretrained(models / "graph").encode(["one two", "three"]), expected, atol=1e-2)
+
+
+VARIANTS = {
+    "a variant": ({"model.safetensors": "model.fp16.safetensors"}, r"rename model\.fp16\.safetensors to model\.safet"),
+    "a variant in shards": (
+        {"model.safetensors.index.json": "model.safetensors.index.fp16.json"},
+        r"rename model\.safetensors\.index\.fp16\.json to model\.safetensors\.index\.json",
+    ),
+    "a name of their own": ({"model.safetensors": "weights.safetensors"}, r"weights\.safetensors have names that are"),
+    "a lost shard": (
+        {"model-00002-of-00002.safetensors": "pytorch_model.bin"},
+        r"model-00002-of-00002\.safetensors is missing, though model\.safetensors\.index\.json names it \(1 of 2 files",
+    ),
+    "pickles in shards": (
+        {"model.safetensors": "pytorch_model-00001-of-00001.bin"},
+        r"(?s)holds its weights in pytorch_model-00001-of-00001\.bin.*convert it once; in Python",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", VARIANTS)
+def test_weights_of_other_names_are_named_with_what_to_do(what: str, models: Path) -> None:
+    folder, (names, said) = models / "mmbert", VARIANTS[what]
+    if "shard" in what and "pickle" not in what:
+        cut_into_shards(folder)
+        (folder / "model.safetensors").unlink()
+    if "pickle" in what:
+        (folder / "pytorch_model.bin.index.json").write_text("{}")
+    for old, new in names.items():
+        (folder / old).rename(folder / new)
+    with pytest.raises(ValueError, match=said):
+        hub.load(folder)
+
+
+def test_a_tokenizer_of_the_same_size_that_replaced_another_is_noticed_by_the_manifest(models: Path) -> None:
+    folder = models / "mmbert"
+    checksums.seal(folder)
+    whole = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    swapped = whole.replace('"e":', '"??":').replace('"h":', '"e":').replace('"??":', '"h":')
+    assert swapped != whole
+    (folder / "tokenizer.json").write_text(swapped, encoding="utf-8")
+    for read in (Encoder.from_pretrained, Tokenizer.load, fingerprint):  # embed, encode; all; evaluate
+        with pytest.raises(checksums.Damaged, match=r"tokenizer\.json: its bytes have changed since it was written"):
+            read(folder)

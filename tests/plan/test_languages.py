@@ -3,7 +3,7 @@
 import pytest
 
 from tessera.evaluation import catalogue
-from tessera.plan.languages import by_language, spelled
+from tessera.plan.languages import by_language, resolve, spelled
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,22 @@ def test_every_language_of_the_catalogue_is_known_and_none_falls_together_with_a
         if task.languages != "all" and task.group != "coir":  # whose languages are those of programs
             made = by_language(dict.fromkeys(task.languages))
             assert all("_" in code for code in made if code not in ("code", "math", "qaa")), (task.name, list(made))
+
+
+@pytest.mark.parametrize(
+    ("asked", "there", "meant"),
+    [
+        ("ro", ["ron-Latn", "ru"], ["ron-Latn"]),
+        ("ron", ["ro", "rus_Cyrl"], ["ro"]),
+        ("ron_Latn", ["ro"], ["ro"]),
+        ("ro", ["ro", "ron_Latn"], ["ro"]),  # as it is called there, first of all
+        ("srp", ["srp_Cyrl", "srp_Latn"], ["srp_Cyrl", "srp_Latn"]),
+        ("srp_Latn", ["srp_Cyrl", "srp_Latn"], ["srp_Latn"]),
+        ("zh", ["zho-Hans", "zho-Hant", "jpn-Jpan"], ["zho-Hans", "zho-Hant"]),
+        ("ar", ["arb_Arab", "arz_Arab"], ["arb_Arab"]),
+        ("en-de", ["eng_Latn", "eng-Latn_deu-Latn", "eng_Latn-deu_Latn"], ["eng_Latn-deu_Latn"]),
+        ("klingon", ["tlh_Latn"], []),
+    ],
+)
+def test_a_code_on_the_command_line_means_what_the_data_calls_by_any_other(asked, there, meant):
+    assert resolve(asked, there) == meant

@@ -1,6 +1,7 @@
 """Predictions beside transformers' pipelines, long texts in windows, rows of a user that are good or bad."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -8,33 +9,12 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from task_models import TEXTS, bert, named
 
 from tessera.model import transformers_model
 from tessera.prediction import answers, words
 from tessera.prediction.predictor import Predictor
 from tessera.tokenizer.tokenizer import Tokenizer
-
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-TOKENS = [*SPECIAL, "the", "river", "bread", "cloud", "night", "##s", "of", ",", "."]
-TEXTS = ["the river of bread", "clouds", "rivers, nights of the clouds.", "", "the bread of bread, the nights"]
-SHAPE = {
-    "vocab_size": len(TOKENS), "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "intermediate_size": 36, "max_position_embeddings": 40, "pad_token_id": 0,
-}  # fmt: skip
-
-
-def bert(place, head, **config):
-    """A random BERT with the head of a task and a tokenizer, as transformers writes it."""
-    torch.manual_seed(0)
-    model = getattr(transformers, head)(transformers.BertConfig(**SHAPE, **config)).eval()
-    for weight in model.parameters():
-        torch.nn.init.normal_(weight, 0.0, 0.3)
-    with transformers_model.quietly():
-        model.save_pretrained(place)
-    transformers.BertTokenizer(vocab={token: n for n, token in enumerate(TOKENS)}, model_max_length=32).save_pretrained(
-        place
-    )
-    return place
 
 
 def pipeline(task, folder, **more):
@@ -46,7 +26,7 @@ def predictor(folder):
     return Predictor.from_pretrained(folder, device="cpu", dtype="float32")
 
 
-NAMES = {"id2label": {0: "water", 1: "food", 2: "sky"}, "label2id": {"water": 0, "food": 1, "sky": 2}}
+NAMES = named("water", "food", "sky")
 PAIRS = [("the river", "bread of the cloud"), ("", "night"), ("clouds, rivers", "the")]
 
 
@@ -183,6 +163,72 @@ def test_a_row_that_is_not_of_the_kind_is_named(head, row, message, tmp_path):
     good = {"BertForQuestionAnswering": ("a", "b"), "BertForMultipleChoice": ("a", ["b", "c"])}.get(head, "the")
     with pytest.raises(ValueError, match=message):
         predictor(folder).predict([good, row])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("the river", r"rows is one str; give a list of rows: \['the river'\]"),
+        (b"the", "rows is one bytes"),
+        ({"text": "the"}, "rows is one dict, which yields its keys"),
+        ({"the", "of"}, "rows is a set, which has no order"),
+        (3, "rows is a int; give a list of rows"),
+    ],
+)
+def test_what_holds_no_rows_is_refused_at_once(rows, message, tmp_path):
+    with pytest.raises(TypeError, match=message):
+        predictor(bert(tmp_path / "m", "BertForSequenceClassification")).stream(rows)
+
+
+def test_odd_rows_are_read_as_they_are_meant(tmp_path):
+    ask = predictor(bert(tmp_path / "m", "BertForSequenceClassification", **NAMES))
+    assert ask.predict([]) == []
+    (due,) = ask.predict(["the river"])
+    rows = [
+        np.array(["the river"])[0],  # a str of numpy
+        {"text": "the river", "document": "7.txt", "text_pair": None},  # no pair
+        {"sentence": "the river", "label": 3},
+    ]
+    for found in ask.predict(row for row in rows):
+        assert found["scores"] == pytest.approx(due["scores"], abs=1e-6)
+    (pair,) = ask.predict([("the river", "bread")])
+    assert ask.predict(np.array([["the river", "bread"]]))[0]["scores"] == pytest.approx(pair["scores"], abs=1e-6)
+    assert len(ask.predict(["[CLS] [SEP]", "\u200b", "the" * 5000, "שלום עולם", "\N{THUMBS UP SIGN}", "\0"])) == 6
+
+
+def test_words_that_the_tokenizer_drops_or_cannot_hold_have_a_tag(tmp_path):
+    ask = predictor(bert(tmp_path / "m", "BertForTokenClassification", **named("O", "X")))
+    words = ["the", "\u200b", "river" * 300, "שלום", "\N{THUMBS UP SIGN}"]
+    tags = ask.predict([words])[0]["tags"]
+    assert [tag["text"] for tag in tags] == words
+    assert all(tag["score"] >= 0.5 for tag in tags)
+    assert ask.predict([[], ""]) == [{"tags": []}, {"tags": []}]
+
+
+def test_what_lost_its_end_says_so(tmp_path):
+    ask = predictor(bert(tmp_path / "m", "BertForSequenceClassification", **NAMES))
+    long = "the river " * 30
+    found = ask.predict([long, "the", (long, "the"), ("the", "of")])
+    assert ["truncated" in one for one in found] == [False, False, True, False]
+    assert [one.get("truncated") for one in ask.predict([long, "the"], long="truncate")] == [True, None]
+    reader = predictor(bert(tmp_path / "q", "BertForQuestionAnswering"))
+    found = reader.predict([("the " * 30, "river"), ("the", long)])
+    assert [one.get("truncated") for one in found] == [True, None]
+
+
+def test_threads_may_share_one(tmp_path):
+    ask = predictor(bert(tmp_path / "m", "BertForSequenceClassification", **NAMES))
+    due = ask.predict(TEXTS)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: ask.predict(TEXTS), range(8)):
+            assert [one["scores"] for one in found] == [pytest.approx(one["scores"], abs=1e-6) for one in due]
+
+
+@pytest.mark.parametrize("length", [0, 2, 41, -1])
+def test_a_length_that_cannot_be_is_refused(length, tmp_path):
+    folder = bert(tmp_path / "m", "BertForSequenceClassification")
+    with pytest.raises(ValueError, match=rf"max_length is {length}; special tokens take 2, and the model reads at"):
+        Predictor.from_pretrained(folder, max_length=length)
 
 
 def test_a_folder_without_a_head_is_refused_by_name(tmp_path):

@@ -332,3 +332,40 @@ def test_a_models_name_cannot_become_part_of_the_picture(tmp_path):
     assert evil not in page
     spec = json.loads(re.search(r'id="specs">(.*?)</script>', page)[1])
     assert {row["model"] for row in spec["data"]["values"]} == {evil}
+
+
+def test_a_task_of_ones_own_by_the_name_of_a_published_one_stands_beside_nothing_published(tmp_path):
+    """Neither in its column nor in the average of a suite."""
+    result(tmp_path, "mine", {"eng_Latn": 0.9}, task="xnli", defined="own")
+    found = compare([tmp_path], published=True, models=["mmBERT base"])
+    assert list(found.tasks) == ["xnli (yours)"]
+    made, notes = cells(found, "xnli (yours)")
+    assert set(made) == {"task", "metric", "mine"}
+    assert any("a task of your own by the name of another" in note for note in notes)
+    assert list(compare([tmp_path], tasks=["xnli"]).tasks) == ["xnli"]
+    (tmp_path / "theirs").mkdir()
+    result(tmp_path / "theirs", "other", {"eng_Latn": 0.8}, task="xnli", defined="tessera")
+    both = compare([tmp_path, tmp_path / "theirs"])
+    assert sorted(both.tasks) == ["xnli", "xnli (yours)"]
+    for task in SUITES["glue"]:
+        result(tmp_path / "theirs", "other", {"eng_Latn": 0.8}, task=task, defined="own")
+    assert "glue" not in compare([tmp_path / "theirs"]).tasks
+
+
+def test_a_result_on_some_examples_says_so_beside_published_ones(tmp_path):
+    how = {"name": "quick", "test_examples": 500}
+    result(tmp_path, "mine", {"eng_Latn": 0.9}, task="xnli", defined="tessera", protocol=how, dtype="bfloat16")
+    _, notes = cells(compare([tmp_path], published=True, models=["mmBERT base"]), "xnli")
+    assert "xnli mine: at most 500 examples of a language were tested, of published results all" in notes
+    assert "computed in bfloat16" in notes
+    assert not any("at most 500" in note for note in cells(compare([tmp_path]), "xnli")[1])
+
+
+def test_results_are_compared_in_the_languages_that_are_asked_for(tmp_path):
+    for model, share in (("a", 0.5), ("b", 0.6)):
+        result(tmp_path, model, {code: share + n / 100 for n, code in enumerate(CODES)})
+    found = compare([tmp_path], languages=["de", "fao_Latn"])
+    assert [set(one.values) for one in found.tasks["topics"]] == [{"deu_Latn", "fao_Latn"}] * 2
+    assert found.tasks["topics"][0].average == pytest.approx(51)
+    with pytest.raises(ValueError, match="no result has a language of xyz"):
+        compare([tmp_path], languages=["xyz"])

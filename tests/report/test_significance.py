@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from tessera.ablation.axes import BASELINE
+from tessera.ablation.deltas import _row
+from tessera.ablation.tables import UNSURE
+from tessera.ablation.tables import verdict as ablation_verdict
 from tessera.report.compare import differ
-from tessera.statistics import critical_t, interval, paired, permutation, welch
+from tessera.statistics import critical_t, interval, paired, permutation, pooled_spread, welch
 
 Rng = np.random.Generator
 
@@ -186,6 +190,15 @@ def over_experiments(rng: Rng) -> tuple[Made, Made]:
     return over_seeds(rng, 10, 10, 3.0)
 
 
+def over_coarse_scores(rng: Rng, n: int = 3) -> tuple[Made, Made]:
+    """Accuracy over 20 examples, which several seeds may share."""
+    made = []
+    for _ in range(2):
+        mean, half = interval(list(5.0 * rng.binomial(20, 0.7, n)))
+        made.append(Made(average=mean, half=half, repeats=n))
+    return made[0], made[1]
+
+
 def over_languages(rng: Rng, count: int = 12) -> tuple[Made, Made]:
     easy = rng.normal(60, 20, count)
     return tuple(Made(values={f"l{i}": v + rng.normal() for i, v in enumerate(easy)}) for _ in range(2))  # type: ignore[return-value]
@@ -208,9 +221,11 @@ def over_both_directions(rng: Rng) -> tuple[Made, Made]:
     return made[0], made[1]
 
 
-EVIDENCE = [over_examples, over_few_examples, over_right_and_wrong, over_translations, over_uneven_translations,
-            over_seeds, over_uneven_seeds, over_experiments, over_languages, over_few_languages, over_many_languages,
-            over_both_directions]  # fmt: skip
+EVIDENCE = [
+    over_examples, over_few_examples, over_right_and_wrong, over_translations, over_uneven_translations,
+    over_seeds, over_uneven_seeds, over_experiments, over_coarse_scores, over_languages, over_few_languages,
+    over_many_languages, over_both_directions,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("draw", EVIDENCE)
@@ -222,6 +237,44 @@ def test_where_nothing_differs_one_in_twenty_is_called_different(draw, monkeypat
     for _ in range(800):
         a, b = draw(rng)
         verdict = differ(a, b)
-        assert verdict is not None
-        found.append(verdict.sign != 0)
+        assert verdict is not None or draw is over_coarse_scores  # no spread at all says nothing
+        found.append(verdict is not None and verdict.sign != 0)
     assert 0.02 <= np.mean(found) <= 0.07, np.mean(found)
+
+
+def ablation(rng: Rng, variants: int, seeds: int, examples: int | None) -> str:
+    """What is said of a variant that is as the baseline; of measures that are coarse where there are few examples."""
+    shared = rng.normal(size=seeds)  # what a seed does to all variants
+
+    def score(seed: int) -> float:
+        return (
+            50 + 2 * shared[seed] + rng.normal() if examples is None else 100 / examples * rng.binomial(examples, 0.7)
+        )
+
+    names = [BASELINE, *(f"v{n}" for n in range(1, variants))]
+    by_variant = {name: {seed: score(seed) for seed in range(seeds)} for name in names}
+    row = _row("key", {"variant": "v1", "label": "1"}, "m", by_variant, by_variant[BASELINE], pooled_spread(by_variant))
+    assert row is not None
+    return ablation_verdict(row, {"lower_is_better": False})
+
+
+@pytest.mark.parametrize(
+    ("variants", "seeds", "examples", "least"),
+    [(2, 2, None, 0.02), (2, 3, None, 0.02), (4, 3, None, 0.005), (2, 2, 20, 0.0), (2, 3, 20, 0.02), (4, 3, 10, 0.0)],
+)
+def test_a_variant_that_is_as_the_baseline_is_called_another_once_in_twenty_at_most(variants, seeds, examples, least):
+    rng = np.random.default_rng(1)
+    found = np.mean([ablation(rng, variants, seeds, examples) != UNSURE for _ in range(1000)])
+    assert least <= found <= 0.07, found
+
+
+def test_scores_without_any_spread_are_not_told_apart():
+    """Of seeds, in Welch's test and in an ablation; a thousand equal differences of examples are certain."""
+    assert welch((70.0, 0.0, 3), (75.0, 0.0, 3)) == 1.0
+    assert differ(Made(average=70.0, half=0.0, repeats=3), Made(average=75.0, half=0.0, repeats=3)) is None
+    one_moves = differ(Made(average=70.0, half=0.0, repeats=3), Made(average=75.0, half=2.0, repeats=3))
+    assert one_moves is not None
+    assert one_moves.test.startswith("Welch")
+    same = {"delta": 5.0, "own": 0.0, "pooled": 0.0}
+    assert ablation_verdict(same, {"lower_is_better": False}) == UNSURE
+    assert permutation(np.ones(1001)) < 1e-9

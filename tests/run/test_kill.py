@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from damage import TRIED
 
 KILLS = 8  # of each kind
 COMMAND = [sys.executable, "-m", "tessera", "run"]
@@ -43,6 +44,7 @@ def test_a_process_killed_anywhere_and_started_again_ends_with_the_same_bytes(re
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.05))  # in the middle of a step, or of a checkpoint
         kills += process.poll() is None
+        TRIED["kills"] += process.poll() is None
         process.send_signal(signal.SIGKILL)
         _, errors = process.communicate()
         assert process.returncode in (0, -signal.SIGKILL), errors.decode()
@@ -61,6 +63,7 @@ def test_a_run_ended_at_random_moments_of_all_its_stages_ends_with_the_same_byte
     for _ in range(KILLS):
         process = start(recipe_file, torn, tokens=None)
         time.sleep(rng.uniform(1.5, 7.0))  # most of it is the start of Python
+        TRIED["kills"] += process.poll() is None
         process.send_signal(number)
         _, errors = process.communicate(timeout=300)
         # before its first line of our own a process dies of the signal itself

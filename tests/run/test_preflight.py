@@ -2,6 +2,7 @@
 
 import errno
 import importlib.util
+import json
 import os
 import shutil
 
@@ -135,3 +136,28 @@ def test_a_mistake_of_ours_still_shows_where_it_is(monkeypatch):
     monkeypatch.setattr(cli, "app", app)
     with pytest.raises(KeyError):
         cli.main()
+
+
+def test_auto_is_settled_when_the_text_is_there_and_written_down(recipe_file, tmp_path):
+    asked = {f"phases.{name}.{key}": value for name in ("pretrain", "decay-a") for key, value in
+             {"tokens": "auto", "mixture.max_epochs": "0.5"}.items()}  # fmt: skip
+    recipe, folder = load(recipe_file, asked), tmp_path / "run"
+    words = ["plan", str(recipe_file), *(f"--set={key}={value}" for key, value in asked.items())]
+    assert "tokens is auto, which needs text to count" in str(CliRunner().invoke(cli.app, words).exception)
+    (tmp_path / "counts.csv").write_text("language,tokens\neng_Latn,10000\n")
+    shown = CliRunner().invoke(cli.app, [*words, "--json", f"--counts={tmp_path / 'counts.csv'}"])
+    assert next(phase["tokens"] for phase in json.loads(shown.output)["phases"]) == 5_000  # half an epoch
+    run(recipe, folder, until="shards")
+    assert load(folder / "recipe.yaml") == recipe
+    words = ["plan", str(recipe_file), "--out", str(folder), "--json"]
+    shown = CliRunner().invoke(cli.app, [*words, *(f"--set={key}={value}" for key, value in asked.items())])
+    planned = {phase["name"]: phase["tokens"] for phase in json.loads(shown.output)["phases"]}
+    run(recipe, folder, until="train")
+    found = load(folder / "recipe.yaml")
+    assert {phase.name: phase.tokens for phase in found.phases} == planned
+    assert planned["pretrain"] > planned["pretrain"] % found.phase("pretrain").batch_tokens == 0
+    assert planned["decay-b"] == 4_000
+    run(recipe, folder, until="train")  # the same run, whether it says auto or the number
+    run(found, folder, until="train")
+    with pytest.raises(RunError, match=r"phases\.decay-a\.tokens: \d+ -> 4000"):
+        run(load(recipe_file), folder, until="train")

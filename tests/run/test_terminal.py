@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -174,3 +176,9 @@ def test_json_says_the_same_without_commands(text):
     given = json.dumps({text: [text]}, ensure_ascii=False)
     assert json.loads(terminal.harmless_json(given)) == json.loads(given)
     assert not COMMANDS.search(terminal.harmless_json(given))
+
+
+def test_what_is_logged_does_not_command_the_terminal():
+    script = "from tessera import cli; import logging; cli.app = lambda: logging.getLogger('x').warning('%s', chr(27))"
+    done = subprocess.run([sys.executable, "-c", f"{script}; cli.main()"], capture_output=True, text=True, check=True)
+    assert done.stderr == "\ufffd\n"

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tessera import run
+from tessera import lock, run
 from tessera.cli import app
+from tessera.files import LOCK
 
 SUMMARY = {
     "tables": [{"title": "scores", "columns": ["model", "score"], "rows": [["mid", 0.5]], "digits": 3}],
@@ -70,3 +71,14 @@ def test_one_process_of_two_says_how_the_run_goes_and_what_came_out(recipe_file,
     assert "seed: 0 -> 7" in leader[2]
     assert "error: process 1 of 2: another process has ended" in other[2]
     assert "seed: 0 -> 7" not in other[2]
+
+
+@pytest.mark.slow
+def test_two_processes_of_a_second_start_end_while_another_is_at_work(recipe_file, tmp_path):
+    with lock.hold(tmp_path / "run" / LOCK, "the first"):
+        leader, other = both("run", recipe_file, "--out", tmp_path / "run")
+    assert leader[:2] == other[:2] == (2, "")
+    assert f"process {os.getpid()} on" in leader[2]
+    assert "is at work here since" in leader[2]
+    assert "error: process 1 of 2: another process has ended" in other[2]
+    assert not (tmp_path / "run").exists()

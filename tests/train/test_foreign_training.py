@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,11 @@ from tessera.data.shard_writer import ShardWriter
 from tessera.data.shards import Shards
 from tessera.model import hub
 from tessera.model.transformers_model import TransformersMaskedLM
-from tessera.plan.recipe import Recipe
+from tessera.plan.corpus import TokenizerTraining
+from tessera.plan.recipe import Recipe, Resize
 from tessera.progress import Silent
 from tessera.tokenizer.tokenizer import Tokenizer
+from tessera.tokenizer.tokenizer import train as train_tokenizer
 from tessera.train.distributed import World
 from tessera.train.gradient import Objective, backward
 from tessera.train.start import Rollback, start
@@ -212,3 +215,57 @@ def test_what_only_our_own_families_can_do_is_refused(tmp_path, folder, own_text
     world = World(rank=0, size=2 if machine else 1, device=torch.device("cpu"))
     with pytest.raises(TrainingError, match=says):
         start(asked, asked.phases[0], tmp_path, own_text, world, Silent(), Rollback(folder=None, left_out=[[0, 0]]))
+
+
+def test_a_start_model_that_was_replaced_is_refused_where_a_phase_begins_anew_or_another_begins(
+    folder, own_text, tmp_path
+):
+    own = tmp_path / "model"
+    shutil.copytree(folder, own, ignore=shutil.ignore_patterns("train", "held_out"))
+    both = plan(own)
+    second = both.phases[1].model_copy(update={"from_": str(own)})
+    both = both.model_copy(update={"phases": (both.phases[0], second)})
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "run", own_text, plan=both, phases=("first",), stop=1)  # before its first checkpoint
+    model = AutoModelForMaskedLM.from_pretrained(own)
+    with torch.no_grad():
+        next(model.parameters()).add_(0.5)
+    model.save_pretrained(own)
+    for phase in ("first", "second"):
+        with pytest.raises(TrainingError, match=f"{phase} starts from .*model, which has changed since first began"):
+            go(tmp_path / "run", own_text, plan=both, phases=(phase,))
+    go(tmp_path / "other", own_text, plan=both, phases=("first",))  # a new run takes what is there
+
+
+@pytest.mark.parametrize(("phase", "asked"), [("first", "resumes"), ("second", "goes on from a phase")])
+def test_a_tokenizer_that_was_swapped_within_a_run_is_refused(folder, own_text, uninterrupted, tmp_path, phase, asked):
+    shutil.copytree(uninterrupted, tmp_path / "run", symlinks=True)
+    shutil.rmtree(tmp_path / "run" / "second")
+    if asked == "resumes":
+        (tmp_path / "run" / "first" / "final").unlink()
+    other = tmp_path / "tokenizer"
+    other.mkdir()
+    inner = json.loads((folder / "tokenizer.json").read_text())
+    vocab = inner["model"]["vocab"]
+    if isinstance(vocab, dict):
+        a, b = list(vocab)[-2:]
+        vocab[a], vocab[b] = vocab[b], vocab[a]
+    else:
+        vocab[-2], vocab[-1] = vocab[-1], vocab[-2]
+    (other / "tokenizer.json").write_text(json.dumps(inner))
+    shutil.copy(folder / "tokenizer_config.json", other)
+    swapped = replace(own_text, tokenizer=Tokenizer.load(other), tokenizer_folder=other)
+    with pytest.raises(TrainingError, match=r"differ: .* is id \d+ and id \d+.*put back the tokenizer of this run"):
+        go(tmp_path / "run", swapped, plan=plan(folder), phases=(phase,))
+
+
+def test_a_smaller_model_is_cut_only_from_one_of_the_same_tokenizer(folder, own_text, tmp_path):
+    cut = recipe()
+    resize = {"from": str(folder), "how": "strided"}
+    cut = cut.model_copy(update={"model": cut.model.model_copy(update={"resize": Resize.model_validate(resize)})})
+    other = tmp_path / "tokenizer"
+    other.mkdir()
+    train_tokenizer(TEXTS, TokenizerTraining(vocab_size=300), other)
+    given = replace(own_text, tokenizer=Tokenizer.load(other), tokenizer_folder=other)
+    with pytest.raises(TrainingError, match=r"first: the tokenizer of .* differ: .*set tokenizer\.path"):
+        go(tmp_path / "run", given, plan=cut)

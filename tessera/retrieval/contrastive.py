@@ -30,12 +30,12 @@ from torch.nn import functional
 from tessera.data.examples import Triple
 from tessera.data.packing import by_length
 from tessera.finetune.loop import Plan, TrainingSummary, optimize
-from tessera.finetune.retriever import Contrast, Retriever
 from tessera.inference.nearest import nearest
 from tessera.inference.tokenize import Ids
 from tessera.model.encoder import Encoder
 from tessera.plan.task import Protocol
 from tessera.progress import Progress
+from tessera.retrieval.retriever import Contrast, Retriever
 
 Answers = dict[str, set[str]]  # of each query, the documents that are known to answer it
 
@@ -156,6 +156,7 @@ def train(
     rate: float,
     seed: int,
     corpus: Sequence[str] = (),
+    validate: Callable[[], float] | None = None,
     on_progress: Progress | None = None,
 ) -> TrainingSummary:
     """Trains the encoder, in place; on a CPU the same seed gives the same bytes.
@@ -163,6 +164,7 @@ def train(
     rate      the highest learning rate
     seed      of the order of the triples, the choice among their negatives, and dropout
     corpus    where hard negatives are mined, besides all positives
+    validate  a score, the higher the better, for early stopping as in loop.train
 
     An epoch leaves out what does not fill a batch, since small batches are easier. Raises Diverged where the loss is no
     finite number, ValueError where there are not two documents.
@@ -172,13 +174,13 @@ def train(
             f"contrast: {len(triples)} pairs with less than two different documents; nothing to tell apart"
         )
     plan, how = Plan.of(len(triples), protocol, seed, drop_last=True), retriever.contrast
+    head = retriever.steps if len(retriever.steps) else None
     mining = None if how.mine_after is None else int(len(plan.batches) * how.mine_after)
     answers, current = known(triples), list(triples)
     # The tokens of all texts that the training may come across, read once.
     drawn = [triples[i] for batch in plan.batches for i in batch]
     met = [text for triple in drawn for text in (triple.positive, *triple.negatives)]
-    if mining is not None:
-        met += [*corpus, *(triple.positive for triple in triples)]
+    met += [] if mining is None else [*corpus, *(triple.positive for triple in triples)]
     queries = [how.query_prompt + triple.query for triple in drawn]
     texts = list(dict.fromkeys((*queries, *(how.document_prompt + text for text in met))))
     ids = dict(zip(texts, retriever.read(texts), strict=True))
@@ -189,24 +191,17 @@ def train(
         if step == mining:
             current = mine(retriever, current, corpus, protocol.negatives, on_progress=on_progress)
         batch = draw([current[i] for i in chosen], answers, protocol.negatives, np.random.default_rng([seed, step]))
-        read = [ids[how.query_prompt + text] for text in batch.queries]
-        read += [ids[how.document_prompt + text] for text in batch.documents]
+        asked, found = (how.query_prompt, batch.queries), (how.document_prompt, batch.documents)
+        read = [ids[prompt + text] for prompt, texts in (asked, found) for text in texts]
         loss = functools.partial(nested, batch=batch, how=how, temperature=protocol.temperature)
         value = backward(retriever.pooled, read, loss, retriever.machine.micro_batch_tokens)
         return value, sum(map(len, read))
 
+    seen = np.unique(np.concatenate(list(ids.values()))) if isinstance(retriever.encoder, Encoder) else None
     return optimize(
-        retriever.encoder,
-        None,
-        plan,
-        accumulate,
-        protocol,
-        rate=rate,
-        seed=seed,
-        seen=np.unique(np.concatenate(list(ids.values()))) if isinstance(retriever.encoder, Encoder) else None,
-        on_progress=on_progress,
-        what="contrastive training",
-    )
+        retriever.encoder, head, plan, accumulate, protocol, rate=rate, seed=seed, seen=seen, validate=validate,
+        on_progress=on_progress, what="contrastive training",
+    )  # fmt: skip
 
 
 def mine(

@@ -1,0 +1,327 @@
+"""A labelled dataset out of files: which kind of task it is, its columns, labels and train, validation and test split.
+
+What is not said is guessed, and all that is guessed is told in `said`. What is wrong with rows is one DataError that
+names them, before anything is trained.
+"""
+
+import dataclasses
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tessera.data.examples import Example, Tagged
+from tessera.files import digest
+from tessera.finetune import examples as reading
+from tessera.finetune import guess as guessing
+from tessera.finetune import labels as labelling
+from tessera.finetune import tables
+from tessera.finetune.columns import Row, UnknownLabel
+from tessera.finetune.examples import Asked
+from tessera.finetune.splits import Placed, divided, split_in, split_of
+from tessera.finetune.tables import DataError
+from tessera.plan.errors import some
+from tessera.plan.task_data import SPLITS, Column
+from tessera.tokenizer.tokenizer import Tokenizer
+
+_LOOKED_AT = 1_000  # rows, to guess
+_SHOWN = 5  # rows that cannot be used, in an error
+_BROKEN = 0.01  # of the sentences may have a tag that cannot stand where it does, as the best sets have some
+_FEWEST = 8  # rows that one can learn from, and divide
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A split."""
+
+    examples: list[Any] = field(default_factory=list)
+    languages: list[str] = field(default_factory=list)  # of each; "" where rows do not say
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """Labelled examples, ready to learn from."""
+
+    source: str
+    kind: str
+    columns: dict[str, Column]
+    labels: tuple[str, ...]  # their names in the order of their numbers; none for numbers, options and answers
+    train: Part
+    validation: Part
+    test: Part
+    said: tuple[str, ...]  # what was guessed and done, a line each
+    left_out: tuple[str, ...]  # rows that could not be used
+    no_answer: bool = False
+    highest: float = 1.0  # rerank: the grade that counts as 1
+
+    @property
+    def pair(self) -> bool:
+        """Whether examples are two texts."""
+        return bool(self.train.examples) and getattr(self.train.examples[0], "second", None) is not None
+
+    @property
+    def fingerprint(self) -> str:
+        """What changes when any example does."""
+        parts = [[dataclasses.astuple(dataclasses.replace(e, row="")) for e in part.examples] for part in self.parts]
+        return digest([self.kind, self.labels, self.no_answer, parts])
+
+    @property
+    def parts(self) -> tuple[Part, Part, Part]:
+        return self.train, self.validation, self.test
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What somebody says about the data, in place of what would be guessed."""
+
+    kind: str | None = None
+    columns: Mapping[str, Column] = field(default_factory=dict)  # role -> column
+    labels: tuple[str, ...] | None = None  # in order
+    separator: str | None = None  # between several labels of a cell
+    held_out: float = 0.15  # share of the rows for validation, and for test, where there are no such files
+    train_languages: tuple[str, ...] = ()  # only these are trained and chosen on; none: all
+    skip_bad: bool = False  # rows that cannot be used are left out and counted
+
+
+def read(where: str, options: Options | None = None, tokenizer: Tokenizer | None = None) -> Dataset:
+    """The examples of a file, a folder, a glob or a URL.
+
+    tokenizer  splits raw text into words, where rows are text with spans
+
+    Raises DataError for files and rows that cannot be used, with their places and what to do.
+    """
+    options = options or Options()
+    said: list[str] = []
+    placed, left_out = _files(where, said, options.skip_bad)
+    looked = [row for _, _, row, _ in placed[:_LOOKED_AT]]
+    found = guessing.guess(looked, options.kind, options.columns)
+    if found.kind not in guessing.KINDS:
+        raise DataError(f"{where}: rows of kind {found.kind} are not read here; known are {', '.join(guessing.KINDS)}")
+    shown = ", ".join(f"{role}: {guessing.shown(column)}" for role, column in found.columns.items())
+    said.append(f"kind {found.kind} ({found.why}); columns {shown}")
+    rows = [
+        Placed(split_in(split, row, found.columns), Row(place, row, found.columns)) for split, place, row, _ in placed
+    ]
+    folders = [folder for *_, folder in placed]
+    rows, drawn = divided(rows, found.kind, options.held_out, said)
+    return _Reading(where, options, found, tokenizer, said, left_out, drawn).dataset(rows, folders)
+
+
+def _files(where: str, said: list[str], skip_bad: bool) -> tuple[list[tuple[str, str, dict[str, Any], str]], list[str]]:
+    """(split by the file's name, place, row, folder) of all rows; and what is no row."""
+    files = tables.find(where)
+    if not files:
+        raise DataError(f"{where}: there is no such file, and no folder with rows; give a file, a folder or a glob")
+    splits = {str(file): split_of(str(file), where) for file in files}
+    named = {file: split for file, split in splits.items() if split}
+    if named and (others := [file for file in splits if file not in named]):
+        said.append(f"not read, as their names say no split: {some([os.path.basename(name) for name in others])}")
+        files = [file for file in files if str(file) in named]
+    left_out: list[str] = []
+    found = [
+        (splits[str(file)], place, row, os.path.basename(os.path.dirname(str(file))))
+        for file in files
+        for place, row in tables.rows(file, left_out if skip_bad else None)
+    ]
+    if not found:
+        raise DataError(f"{where}: holds no rows")
+    return found, left_out
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    where: str
+    options: Options
+    found: guessing.Guess
+    tokenizer: Tokenizer | None
+    said: list[str]
+    left_out: list[str]
+    drawn: bool  # the test set is a part of the same rows, so its labels are theirs
+
+    def dataset(self, rows: list[Placed], folders: Sequence[str]) -> Dataset:
+        """Labels, then the examples of all rows."""
+        asked, wrong = self._asked(rows)
+        several = len(set(folders)) > 1
+        parts: dict[str, Part] = {name: Part() for name in SPLITS}
+        broken: dict[str, DataError] = {}
+        for one, folder in zip(rows, folders, strict=True):
+            try:
+                made = reading.examples_of(one.row, asked)
+            except DataError as error:
+                wrong.setdefault(one.row.place, error)
+                continue
+            broken.update(_broken_tags(made, asked))
+            language = _language(one.row, folder if several else "")
+            wanted = self.options.train_languages
+            if wanted and one.split != "test" and language not in wanted:
+                continue
+            parts[one.split].examples.extend(made)
+            parts[one.split].languages.extend([language] * len(made))
+        if broken and (self.options.skip_bad or len(broken) <= _BROKEN * len(rows)):
+            first = next(iter(broken.values()))
+            self.said.append(
+                f"{len(broken)} rows with a tag that cannot stand there, read as a beginning; first: {first}"
+            )
+        else:
+            wrong |= broken
+        self._refuse(wrong, asked)
+        self._tell(parts, asked)
+        return Dataset(
+            source=self.where,
+            kind=asked.kind,
+            columns=self.found.columns,
+            labels=asked.names,
+            train=parts["train"],
+            validation=parts["validation"],
+            test=parts["test"],
+            said=tuple(self.said),
+            left_out=tuple(self.left_out),
+            no_answer=asked.no_answer,
+            highest=asked.highest,
+        )
+
+    def _asked(self, rows: Sequence[Placed]) -> tuple[Asked, dict[str, DataError]]:
+        """What is asked of rows, the labels among it; and rows whose label is none."""
+        kind, wrong = self.found.kind, dict[str, DataError]()
+        asked = Asked(
+            kind=kind, separator=self.options.separator, tokenizer=self.tokenizer, names=self.options.labels or (),
+            declared=self.options.labels is not None,
+        )  # fmt: skip
+        learned = [one.row for one in rows if one.split != "test" or self.drawn]
+        if kind == "reward":
+            return dataclasses.replace(asked, names=("wrong", "right")), wrong
+        if kind == "span":
+            return dataclasses.replace(asked, no_answer=self._without_answers(learned)), wrong
+        if kind == "rerank" and "label" in self.found.columns:
+            return dataclasses.replace(asked, highest=_highest(learned)), wrong
+        if kind not in ("classify", "pair", "multilabel", "tag"):
+            return dataclasses.replace(asked, names=()), wrong
+        if self.options.labels is None:
+            asked = dataclasses.replace(asked, names=self._labels(learned, asked, wrong))
+        try:
+            if kind == "tag":
+                reading.scheme(asked.names)
+        except ValueError as error:
+            raise DataError(f"{self.where}: {error}") from None
+        return asked, wrong
+
+    def _labels(self, rows: Sequence[Row], asked: Asked, wrong: dict[str, DataError]) -> tuple[str, ...]:
+        counts: Counter[str] = Counter()
+        for row in rows:
+            try:
+                counts.update(reading.labels_of(row, asked))
+            except DataError as error:
+                wrong[row.place] = error
+        try:
+            names = labelling.in_order(counts)
+        except ValueError as error:
+            raise DataError(f"{self.where}: labels of two sorts: {error}") from None
+        if len(names) < 2 and asked.kind != "multilabel":
+            self._refuse(wrong, asked)
+            raise DataError(f"{self.where}: the labels are {list(names)}; at least two are needed")
+        if asked.kind != "tag" and len(names) > 20 and len(names) > len(rows) / 2:
+            hint = "say which column it is (--label), or what kind of task this is (--kind)"
+            if asked.kind == "multilabel" and asked.separator is None:
+                hint = "say what stands between the labels of a cell (--separator ';')"
+            column = guessing.shown(self.found.columns["label"])
+            raise DataError(f"{self.where}: {column} has {len(names)} different values in {len(rows)} rows; {hint}")
+        return names
+
+    def _without_answers(self, rows: Sequence[Row]) -> bool:
+        none = 0
+        for row in rows:
+            try:
+                none += not row.answers(row.text("context"), True)
+            except DataError:  # it is refused where it is read
+                continue
+        if none:
+            self.said.append(
+                f"{none:,} of {len(rows):,} questions have no answer, so the model may say that there is none"
+            )
+        return none > 0
+
+    def _refuse(self, wrong: Mapping[str, DataError], asked: Asked) -> None:
+        """Raises one DataError for all rows that cannot be used; with skip_bad they are counted instead."""
+        if self.options.skip_bad:
+            self.left_out.extend(map(str, wrong.values()))
+            if self.left_out:
+                self.said.append(f"{len(self.left_out):,} rows left out, first: {self.left_out[0]}")
+            return
+        if not wrong:
+            return
+        lines = [str(error) for error in list(wrong.values())[:_SHOWN]]
+        if len(wrong) > _SHOWN:
+            lines.append(f"and {len(wrong) - _SHOWN:,} more rows that cannot be used")
+        if unknown := sorted({error.label for error in wrong.values() if isinstance(error, UnknownLabel)}):
+            lines.append(f"labels that only the test set has are declared with --labels {','.join(asked.names)},"
+                         f"{','.join(unknown)}")  # fmt: skip
+        raise DataError("\n  ".join([*lines, "mend them, or leave them out with --skip-bad"]))
+
+    def _tell(self, parts: Mapping[str, Part], asked: Asked) -> None:
+        """Says what there is. Raises DataError where that is too little."""
+        for name in ("train", "validation"):
+            if not len(parts[name]):
+                total = sum(map(len, parts.values()))
+                few = f"; of {total} rows none fell there, so give more, or a file of its own" if total else ""
+                if wanted := self.options.train_languages:
+                    few = f"; languages are {some(sorted({x for p in parts.values() for x in p.languages}), 20)}" \
+                          f", you said {', '.join(wanted)}"  # fmt: skip
+                raise DataError(f"{self.where}: there are no rows for {name}{few}")
+        if len(parts["train"]) < _FEWEST:
+            raise DataError(f"{self.where}: {len(parts['train'])} rows to train on; at least {_FEWEST} are needed")
+        if asked.names and asked.kind != "tag":
+            self.said.append(_counts(parts["train"], asked.names))
+        elif asked.names:
+            scheme = reading.scheme(asked.names)
+            self.said.append(f"{len(asked.names)} tags{f' of {scheme}' if scheme else ''}: {some(asked.names, 12)}")
+        if asked.highest != 1.0:
+            self.said.append(f"grades are divided by {asked.highest:g}, the highest")
+
+
+def _broken_tags(made: Sequence[Example], asked: Asked) -> dict[str, DataError]:
+    """What is wrong with the tags of sentences, by their places; nothing where tags are not of BIO or BIOES."""
+    found = {}
+    for one in made if asked.kind == "tag" and reading.scheme(asked.names) else ():
+        assert isinstance(one, Tagged)
+        tags = [asked.names[n] for n in one.tags]
+        if (at := reading.broken_at(tags)) is not None:
+            found[one.row] = DataError(
+                f"{one.row}: word {at + 1} ({one.words[at]!r}) is tagged {tags[at]} behind "
+                f"{tags[at - 1] if at else 'the beginning'}; in {reading.scheme(asked.names)} an entity begins with B-"
+            )
+    return found
+
+
+def _counts(train: Part, names: Sequence[str]) -> str:
+    """How many rows each label has; of many the rarest."""
+    counts: Counter[int] = Counter()
+    for one in train.examples:
+        counts.update(one.label if isinstance(one.label, tuple) else [one.label])
+    rare = sorted(range(len(names)), key=lambda n: counts[n])[: 1 if len(names) > 8 else None]
+    listed = ", ".join(f"{names[n]} {counts[n]:,}" for n in (rare if len(names) > 8 else range(len(names))))
+    unseen = [names[n] for n in range(len(names)) if not counts[n]]
+    more = f"; NO row to train on for {some(unseen)}" if unseen else ""
+    return f"{len(names)} labels, rows to train on: {'fewest ' if len(names) > 8 else ''}{listed}{more}"
+
+
+def _highest(rows: Sequence[Row]) -> float:
+    found = [1.0]
+    for row in rows:
+        try:
+            found.append(row.number("label", None))
+        except DataError:  # truth values, or refused where it is read
+            continue
+    return max(found)
+
+
+def _language(row: Row, folder: str) -> str:
+    if not row.has("language"):
+        return folder
+    try:
+        return row.name("language")
+    except DataError:
+        return folder

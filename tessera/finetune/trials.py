@@ -1,0 +1,164 @@
+"""Hyperparameter search of a fine-tuning: a training for each rate, the best chosen on validation, then more seeds.
+
+    <folder>/<rate>.seed-<n>.json    one file for each trial, whole or not there: a search that is killed goes on there
+
+A file holds what the model said of the test set, never whether that is right: nobody looks before a rate is chosen.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tessera.checksums import sealed_json
+from tessera.files import digest, keep_damaged, read_json, write_json
+from tessera.finetune import loop, scores
+from tessera.finetune.dataset import Dataset, Part
+from tessera.finetune.learner import Learner, Pretrained
+from tessera.plan.task import Protocol
+from tessera.prediction.features import Kind
+from tessera.progress import Progress
+
+Json = dict[str, Any]
+_NOT_OF_A_TRIAL = {"name", "learning_rates", "sweep", "seeds", "select", "cite", "notes", "from_task"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What all trials have in common."""
+
+    start: Callable[[], Pretrained]  # read when the first trial asks for it
+    start_fingerprint: str
+    data: Dataset
+    protocol: Protocol
+    balance: bool
+    folder: Path
+    report: Progress
+    kept: list[tuple[float, str, Learner]] = field(default_factory=list)  # the best: its score and file
+
+    def identity(self, data: Dataset, rate: float, seed: int) -> Json:
+        """All that a trial depends on."""
+        settings = self.protocol.model_dump(mode="json", exclude=_NOT_OF_A_TRIAL)
+        science = digest([settings, data.kind, data.labels, data.no_answer, self.balance, scores.metrics_of(data)])
+        return {
+            "start": self.start_fingerprint, "data": data.fingerprint, "settings": science, "rate": rate, "seed": seed
+        }  # fmt: skip
+
+
+def search(one: Search, rates: Sequence[float], seeds: Sequence[int]) -> tuple[float, dict[float, Json], list[Json]]:
+    """(the rate, the trial of each with the first seed, those of the rate with all seeds).
+
+    Raises ValueError where no training went well.
+    """
+    count = len(rates) + len(seeds) - 1
+    first = {
+        rate: trial(one, one.data, rate, seeds[0], f"trial {n} of {count}, rate {rate:g}")
+        for n, rate in enumerate(rates, 1)
+    }
+    whole = {rate: found for rate, found in first.items() if found["failed"] is None}
+    if not whole:
+        failed = next(iter(first.values()))["failed"]
+        raise ValueError(f"no training went well ({failed}); try lower rates (--rates)")
+    best = max(whole, key=lambda rate: whole[rate]["validation"])  # the first of equals
+    more = [
+        trial(one, one.data, best, seed, f"trial {len(rates) + n} of {count}, rate {best:g}, seed {seed}")
+        for n, seed in enumerate(seeds[1:], 1)
+    ]
+    return best, first, [found for found in (first[best], *more) if found["failed"] is None]
+
+
+def trial(one: Search, data: Dataset, rate: float, seed: int, what: str) -> Json:
+    """What the file of a trial says; where it is not there, or is of another trial, the trial is run and written."""
+    part = "" if data is one.data else f".of-{len(data.train)}"
+    path = one.folder / f"{rate:g}.seed-{seed}{part}.json"
+    wanted = one.identity(data, rate, seed)
+    if (aside := keep_damaged(path)) is not None:
+        one.report(0, 1, f"{path.name} was damaged, is kept as {aside.name} and run again")
+    found = read_json(path) if path.is_file() else None
+    if isinstance(found, dict) and found.get("identity") == wanted:
+        one.report(1, 1, f"{what}: done before")
+        return found
+    began = time.perf_counter()
+    learner, course, failed = run(one, data, rate, seed, what)
+    said: Json = {"failed": failed, "validation": None}
+    if learner is not None and course is not None:
+        on_validation = scores.say(learner, data.validation)
+        thresholds = scores.thresholds_of(data, on_validation)
+        said |= {
+            "validation": value(data, on_validation, thresholds),
+            "said_of_validation": on_validation,
+            "said_of_test": scores.say(learner, data.test),
+            "steps": course.steps, "best": course.best, "loss": course.losses[-1],
+        }  # fmt: skip
+        if data is one.data:
+            _keep(one, path.name, said["validation"], learner)
+    write_json(path, sealed_json({"identity": wanted, **said, "seconds": round(time.perf_counter() - began, 2)}))
+    return dict(read_json(path))  # as whoever goes on finds it
+
+
+def _keep(one: Search, name: str, score: float, learner: Learner) -> None:
+    """Keeps the learner of the best trial of this process, the first of equals: what is written at the end."""
+    if not one.kept or score > one.kept[0][0]:
+        one.kept[:] = [(score, name, learner)]
+
+
+def value(data: Dataset, said: scores.Said, thresholds: Sequence[float]) -> float:
+    """The score that rates are chosen by."""
+    found = scores.measure(data, data.validation, said, thresholds)
+    return found[scores.metrics_of(data)[0]]
+
+
+def run(
+    one: Search, data: Dataset, rate: float, seed: int, what: str
+) -> tuple[Learner | None, loop.TrainingSummary | None, str | None]:
+    """The trained model and how it went; or why it did not."""
+    start = one.start()
+    kind: Kind = data.kind  # type: ignore[assignment]
+    learner = start.learner(kind, len(data.labels), one.protocol, seed=seed, no_answer=data.no_answer)
+    if one.balance:
+        learner.class_weights = class_weights(data).to(learner.device)
+
+    def judge() -> float:
+        said = scores.say(learner, data.validation)
+        return value(data, said, scores.thresholds_of(data, said))
+
+    def report(done: int, total: int, doing: str) -> None:
+        one.report(done, total, f"{what}: {doing}")
+
+    try:
+        course = loop.train(
+            learner, data.train.examples, one.protocol, rate=rate, seed=seed, validate=judge, on_progress=report
+        )
+    except loop.Diverged as error:
+        return None, None, str(error)
+    return learner, course, None
+
+
+def class_weights(data: Dataset) -> torch.Tensor:
+    """[K]: classes weigh as if all were equally common, on average 1; multilabel: rows without a label per row with it.
+
+    Raises ValueError for kinds without labels.
+    """
+    if not data.labels:
+        raise ValueError(f"--balance weighs labels, and kind {data.kind} has none")
+    counts = torch.zeros(len(data.labels), dtype=torch.float64)
+    for one in data.train.examples:
+        numbers = one.tags if data.kind == "tag" else one.label if isinstance(one.label, tuple) else (one.label,)
+        for number in numbers:
+            counts[number] += 1
+    counts = counts.clamp(min=1.0)
+    if data.kind == "multilabel":
+        return ((len(data.train) - counts).clamp(min=1.0) / counts).clamp(max=100.0).float()
+    return (counts.sum() / counts / len(counts)).float()
+
+
+def part_of(data: Dataset, share: float) -> Dataset:
+    """With a share of the rows to train on, the first in an order by hash: a larger share holds a smaller one."""
+    keyed = [(digest([repr(dataclasses.replace(one, row=""))]), n) for n, one in enumerate(data.train.examples)]
+    kept = sorted(n for _, n in sorted(keyed)[: max(1, round(share * len(keyed)))])
+    train = Part([data.train.examples[n] for n in kept], [data.train.languages[n] for n in kept])
+    return dataclasses.replace(data, train=train)

@@ -1,0 +1,225 @@
+"""Semantic search: a vector index over a file of texts, built once (`tessera index`), asked (`tessera search`).
+
+Every document is compared with every query, so what is found is exact. An index is a folder, written whole or not at
+all, with a checksum of each file; files are compared with it when the index is opened:
+
+    index.json      which model, which prompt, how many texts
+    vectors.npy     [c, h], read from the disk as it is needed
+    texts.parquet   id and text of each, in the same order
+"""
+
+# Shapes: q queries, c documents, h embedding width.
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from tessera import checksums, lock
+from tessera.files import LOCK, atomic_folder, read_json, remove_folder, write_json
+from tessera.inference import sentence_folder as folders
+from tessera.inference.embed_file import embed_file
+from tessera.inference.encoder import Encoder
+from tessera.inference.nearest import Floats, nearest
+from tessera.inference.parts import Settings, different
+from tessera.inference.text_files import RowReader, text_files, text_of
+from tessera.progress import Progress, Say, silent
+
+_ABOUT, _VECTORS, _TEXTS = "index.json", "vectors.npy", "texts.parquet"
+_ROWS = 4_096  # texts of a group of rows, which is read as a whole
+_AT_ONCE = 16_384  # vectors in memory
+_DOCUMENTS = ("document", "passage", "corpus")  # names of the prompt for documents, as Encoder.encode_document has them
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A document that was found."""
+
+    id: Any
+    text: str
+    score: float  # inner product; of a reranker its score
+    similarity: float | None = None  # before it was reranked
+
+
+class Query(NamedTuple):
+    """What is asked, with its id where it came from a file."""
+
+    id: Any
+    text: str
+
+
+def build(
+    model: str | Path,
+    source: str | Path,
+    out: str | Path,
+    *,
+    text: str = "text",
+    id: str | None = None,
+    prompt: str | None = None,
+    dimensions: int | None = None,
+    max_length: int | None = None,
+    long: Literal["truncate", "chunk"] = "truncate",
+    skip_bad: bool = False,
+    output: Literal["float32", "float16"] = "float32",
+    on_progress: Progress = silent,
+    say: Say = silent,
+    **machine: Any,
+) -> Path:
+    """Writes an index over the texts of `source` and returns its folder.
+
+    prompt   stands before every document; None: the folder's for documents, if it has one
+    machine  device, dtype, threads, as of `embed_file`, which says what the rest means
+
+    It goes on where it was stopped. Raises ValueError and FileExistsError as `embed_file` does, and for a model whose
+    similarity is a distance.
+    """
+    out, place = Path(out), folders.local(model)
+    pipeline, _ = folders.read(place)
+    if pipeline.similarity not in ("cosine", "dot"):
+        raise ValueError(f"{model}: its similarity is {pipeline.similarity}; search compares by cosine and dot")
+    if prompt is None:
+        prompt = next((pipeline.prompts[name] for name in _DOCUMENTS if name in pipeline.prompts), "")
+    settings: Settings = {"model_hash": folders.content_hash(place), "similarity": pipeline.similarity}
+    settings |= {"input": [file.stamp for file in text_files(str(source), text, id)], "text": text, "id": id}
+    settings |= {"prompt": prompt, "dimensions": dimensions, "max_length": max_length, "long": long}
+    settings |= {"skip_bad": skip_bad, "output": output}
+    settings["normalize"] = pipeline.similarity == "cosine" or pipeline.normalize
+    building = out.with_name(f".{out.name}.building")
+    with lock.hold(out.with_name(f".{out.name}.building{LOCK}"), str(out)):
+        if _is_finished(out, settings, say):
+            return out
+        names = ("text", "id", "prompt", "dimensions", "max_length", "long", "skip_bad", "output", "normalize")
+        how = {name: settings[name] for name in names}
+        building.mkdir(parents=True, exist_ok=True)
+        embed_file(model, source, building / _VECTORS, on_progress=on_progress, say=say, **how, **machine)
+        reader = RowReader(text_files(str(source), text, id), id, skip_bad, text_of(text), text, "texts")
+        rows = reader.look(silent).rows
+        with atomic_folder(out) as draft:
+            _link(building / _VECTORS, draft / _VECTORS)
+            _write_texts(draft / _TEXTS, reader)
+            where = str(place.resolve()) if Path(model).is_dir() else str(model)
+            write_json(draft / _ABOUT, {**settings, "model": where, "rows": rows})
+            checksums.seal(draft)
+        remove_folder(building)
+    return out
+
+
+def _is_finished(out: Path, settings: Settings, say: Say) -> bool:
+    """Raises FileExistsError where `out` is there and is something else."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    before = read_json(out / _ABOUT) if (out / _ABOUT).is_file() else None
+    if not isinstance(before, dict):
+        raise FileExistsError(f"{out}: there already, and no index; remove it, or choose another name")
+    if named := different(before, settings):
+        raise FileExistsError(f"{out}: there already, with another {named}; remove it, or choose another name")
+    say(f"{out}: there already, with these settings")
+    return True
+
+
+def _link(file: Path, to: Path) -> None:
+    """The same bytes under a second name, where the file system has such; else a copy."""
+    try:
+        os.link(file, to)
+    except OSError:
+        shutil.copyfile(file, to)
+
+
+def _write_texts(path: Path, reader: RowReader) -> None:
+    schema = pa.schema([("id", reader.found.id_type), ("text", pa.string())])
+    with pa.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        for ids, texts in reader.parts(_ROWS):
+            writer.write_table(pa.table([ids, texts], schema=schema))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SearchIndex:
+    """An index that is open, and the model that it was built with; see `open`."""
+
+    encoder: Encoder
+    vectors: NDArray[Any]  # [c, h], on the disk
+    texts: Path
+    about: Settings
+
+    @classmethod
+    def open(cls, folder: str | Path, model: str | Path | None = None, **machine: Any) -> Self:
+        """The index in a folder.
+
+        model    where its model is now; None: where it was when the index was built
+        machine  device, dtype, threads, as of Encoder.from_pretrained
+
+        Raises ValueError for a file that is not what was written, and for another model than its own.
+        """
+        folder = Path(folder)
+        if not (folder / _ABOUT).is_file():
+            raise ValueError(f"{folder}: is no index; `tessera index MODEL TEXTS {folder}` builds one")
+        checksums.check_folder(folder)
+        about = read_json(folder / _ABOUT)
+        name = about["model"] if model is None else model
+        try:
+            place = folders.local(name)
+        except ValueError as error:
+            raise ValueError(f"{folder}: its model is gone: {error}; give where it is now with --model") from None
+        if (now := folders.content_hash(place)) != about["model_hash"]:
+            raise ValueError(
+                f"{folder}: was built with another model than {name} holds now ({about['model_hash']}, not {now}); "
+                "give that one with --model, or build the index anew"
+            )
+        vectors = np.load(folder / _VECTORS, mmap_mode="r", allow_pickle=False)
+        return cls(Encoder.from_pretrained(place, **machine), vectors, folder / _TEXTS, about)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def search(self, queries: Sequence[str], top: int = 10, *, prompt: str | None = None) -> list[list[Hit]]:
+        """The `top` documents that are nearest to each query, the nearest first; of equals the first.
+
+        prompt  stands before every query; None: the folder's for queries, if it has one
+        """
+        how = {name: self.about[name] for name in ("dimensions", "max_length", "normalize")}
+        asked = self.encoder.encode_query(list(queries), prompt=prompt, **how)
+        places, scores = nearest(asked, self._parts(), top)
+        rows = self._rows(np.unique(places))
+        return [
+            [Hit(*rows[place], score) for place, score in zip(line, near, strict=True)]
+            for line, near in zip(places.tolist(), scores.tolist(), strict=True)
+        ]
+
+    def _parts(self) -> Iterator[Floats]:
+        for begin in range(0, len(self.vectors), _AT_ONCE):
+            yield np.asarray(self.vectors[begin : begin + _AT_ONCE], np.float32)
+
+    def _rows(self, places: NDArray[np.int64]) -> dict[int, tuple[Any, str]]:
+        """(id, text) of documents by their place; only the groups of rows that hold them are read."""
+        found: dict[int, tuple[Any, str]] = {}
+        with pa.parquet.ParquetFile(self.texts) as file:
+            begin = 0
+            for group in range(file.metadata.num_row_groups):
+                end = begin + file.metadata.row_group(group).num_rows
+                mine = places[(places >= begin) & (places < end)]
+                if len(mine):
+                    table = file.read_row_group(group).take(mine - begin)
+                    pairs = zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True)
+                    found |= dict(zip(mine.tolist(), pairs, strict=True))
+                begin = end
+        return found
+
+
+def read_queries(source: str, text: str = "text", id: str | None = None) -> list[Query]:
+    """The queries of a file. Raises ValueError for a bad row."""
+    reader = RowReader(text_files(source, text, id, "search"), id, False, text_of(text), text, "queries")
+    reader.look(silent)
+    return [Query(*both) for ids, texts in reader.parts(_ROWS) for both in zip(ids, texts, strict=True)]
+
+
+def with_scores(hits: Sequence[Hit], scores: Sequence[float]) -> list[Hit]:
+    """The hits by other scores, the highest first; of equals the one that was first."""
+    both = [replace(hit, score=score, similarity=hit.score) for hit, score in zip(hits, scores, strict=True)]
+    return sorted(both, key=lambda hit: -hit.score)

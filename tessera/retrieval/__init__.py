@@ -1,0 +1,17 @@
+"""Retrieval models out of pairs: dense retrievers, rerankers, and students that learn the vectors of a teacher.
+
+In reading order:
+
+    retriever.py  a bi-encoder: queries and documents to vectors; its folder
+    contrastive.py  trained in the loop of fine-tuning: InfoNCE, cached gradients, hard negatives
+    pairs.py     queries with judged documents, sentences with translations, out of rows
+    ranking.py   rankings by a retriever, and measures of them: nDCG, MRR, recall
+    cards.py     the model card of what comes out
+    retrieve.py  a retriever out of pairs, chosen on held-out queries, as a folder
+    rerank.py    a cross-encoder out of pairs: negatives for it, training, what it does to a retriever's ranking
+    teacher.py   the vectors of a teacher, computed once and kept
+    distil.py    a student that learns these vectors, also for translations, as a folder
+    from_files.py  each of the three out of files
+
+The loop is finetune/loop.py.
+"""

@@ -1,0 +1,312 @@
+"""Knowledge distillation of sentence embeddings: a student learns the vectors of a teacher, also for translations.
+
+    found = run(student, teacher, sentences(rows), out, protocol=protocol)
+
+The student's vector of a sentence, and that of its translation, are drawn to the teacher's vector of the sentence: what
+the teacher says in its languages, the student says in all. Plain sentences teach the first half alone.
+Source: Reimers and Gurevych 2020, arXiv:2004.09813, section 3.
+"""
+
+# Shapes: N texts of a batch, n pairs, C width of a vector.
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from tessera.data.packing import by_length
+from tessera.files import model_name
+from tessera.finetune.loop import Plan, TrainingSummary, best_of, optimize
+from tessera.finetune.saved import refuse_full
+from tessera.inference.encoder import Encoder as Embedder
+from tessera.inference.nearest import nearest, unit
+from tessera.model.encoder import Encoder
+from tessera.model.pooling import Dense
+from tessera.plan.recipe import Machine
+from tessera.plan.task import Protocol
+from tessera.progress import Progress, Silent, Watcher
+from tessera.retrieval import pairs as read
+from tessera.retrieval.cards import model_card
+from tessera.retrieval.pairs import Sentence
+from tessera.retrieval.retriever import Contrast, Retriever, save_vectors
+from tessera.retrieval.teacher import Lesson, lesson
+
+Loss = Literal["mse", "cosine"]
+LOSSES: tuple[Loss, ...] = ("mse", "cosine")
+HELD_OUT = 0.02  # share of the sentences
+_MOST = 1_000  # held-out pairs of a language that are looked at
+
+
+@dataclass(frozen=True, slots=True)
+class Distilled:
+    """What has come of it."""
+
+    summary: TrainingSummary
+    before: dict[str, dict[str, float]]  # by language and "all": as `agreement`
+    after: dict[str, dict[str, float]]
+    rate: float  # the learning rate that was best on held-out sentences
+    difference: float  # of sentence-transformers' vectors, at most
+    tokens_per_second: float  # of training
+
+
+def student(
+    folder: str | Path,
+    teacher: Embedder,
+    machine: Machine | None = None,
+    *,
+    contrast: Contrast | None = None,
+    max_length: int | None = None,
+    seed: int = 0,
+) -> tuple[Retriever, Path]:
+    """A copy of the model of a folder that gives vectors of the teacher's width, and where its own model lies.
+
+    A dense layer is added where its width is another, drawn by `seed`; its vectors are of length 1 where the teacher's
+    are. Its similarity is the cosine.
+    """
+    found, inside = Retriever.from_pretrained(folder, machine, contrast=contrast, max_length=max_length)
+    if found.width != teacher.dimensions:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            dense = Dense(found.width, teacher.dimensions, activation="Identity")
+        found.steps.append(dense.to(found.device))
+    found.normalize = teacher.pipeline.normalize
+    return found, inside
+
+
+def distance(student: Tensor, teacher: Tensor, how: Loss, *, normalize: bool = True, size: float = 1.0) -> Tensor:
+    """The sum over texts of how far the student's vectors are from the teacher's.
+
+    student, teacher   [N, C]
+    how                mse: the squared distance, in parts of `size`: the mean squared error but for a factor, so that
+                       no width changes it. cosine: 1 - cosine
+    normalize          mse: whether the student's vectors are brought to length 1, as they will be
+    size               mse: the mean squared length of the teacher's vectors; 1 where they have length 1
+    """
+    if how == "cosine":
+        return (1 - functional.cosine_similarity(student, teacher, dim=-1)).sum()
+    student = functional.normalize(student, dim=-1) if normalize else student
+    return (student - teacher).square().sum() / size
+
+
+def plan(pairs: Sequence[Sentence], protocol: Protocol, seed: int, temperature: float = 1.0) -> Plan:
+    """Which pairs each step learns from; languages in proportion to n ** temperature, n the pairs of each.
+
+    temperature   1: as they are there, 0: all alike (exponent on sizes, Conneau et al. 2020, arXiv:1911.02116, 3.1)
+
+    An epoch has as many pairs as there are. Each language goes through its own before any of them comes again.
+    """
+    if not 0 <= temperature <= 1:
+        raise ValueError(f"temperature is {temperature}; it is an exponent on the sizes of languages, from 0 to 1")
+    languages: dict[str, list[int]] = {}
+    for number, pair in enumerate(pairs):
+        languages.setdefault(pair.language, []).append(number)
+    plain = Plan.of(len(pairs), protocol, seed)
+    if temperature == 1 or len(languages) < 2:
+        return plain
+    weights = np.array([len(numbers) for numbers in languages.values()]) ** temperature
+    each = (weights / weights.sum() * len(pairs)).tolist()  # of an epoch; parts of one add up over epochs
+
+    def batches(epoch: int) -> list[list[int]]:
+        drawn: list[int] = []
+        for place, (numbers, share) in enumerate(zip(languages.values(), each, strict=True)):
+            begin = round(epoch * share)
+            for at in range(begin, round((epoch + 1) * share)):
+                turn, inside = divmod(at, len(numbers))
+                if inside == 0 or at == begin:
+                    order = np.random.default_rng([seed, place, turn, 1]).permutation(len(numbers))
+                drawn.append(numbers[order[inside]])
+        mixed = np.array(drawn)[np.random.default_rng([seed, epoch]).permutation(len(drawn))].tolist()
+        size = min(protocol.batch_size, len(mixed))
+        return [mixed[first : first + size] for first in range(0, len(mixed), size)]
+
+    every = (batch for epoch in count() for batch in batches(epoch))
+    return Plan(tuple(islice(every, len(plain.batches))), plain.epoch)
+
+
+def train(
+    student: Retriever,
+    lesson: Lesson,
+    protocol: Protocol,
+    *,
+    rate: float,
+    seed: int,
+    loss: Loss = "mse",
+    temperature: float = 1.0,
+    validate: Callable[[], float] | None = None,
+    on_progress: Progress | None = None,
+) -> TrainingSummary:
+    """Trains the student, in place; on a CPU the same seed gives the same bytes.
+
+    rate         the highest learning rate
+    temperature  of the mixture of languages, as in `plan`
+    validate     a score, the higher the better, for early stopping as in loop.train
+
+    Raises Diverged where the loss is no finite number, ValueError for a teacher of another width.
+    """
+    if loss not in LOSSES:
+        raise ValueError(f"loss is {loss!r}; give {' or '.join(LOSSES)}")
+    if student.width != lesson.vectors.width:
+        raise ValueError(f"the student's vectors have {student.width} dimensions, the teacher's {lesson.vectors.width}")
+    steps = plan(lesson.pairs, protocol, seed, temperature)
+    met = sorted({number for batch in steps.batches for number in batch})
+    prompt = student.contrast.document_prompt
+    texts = dict.fromkeys(text for number in met for text in _sides(lesson.pairs[number]))
+    ids = dict(zip(texts, student.read([prompt + text for text in texts]), strict=True))
+
+    def accumulate(step: int, chosen: Sequence[int]) -> tuple[float, int]:
+        """The mean distance of all texts of a batch, its gradient by micro-batches of so many tokens."""
+        batch = [(ids[text], number) for number in chosen for text in _sides(lesson.pairs[number])]
+        due = torch.from_numpy(lesson.vectors.rows(lesson.places[[number for _, number in batch]])).to(student.device)
+        summed, size = 0.0, float(due.square().sum(-1).mean())
+        for part in by_length([len(text) for text, _ in batch], student.machine.micro_batch_tokens):
+            found = student.pooled([batch[i][0] for i in part])
+            value = distance(found, due[part], loss, normalize=student.normalize, size=size) / len(batch)
+            value.backward()
+            summed += float(value.detach())
+        return summed, sum(len(text) for text, _ in batch)
+
+    return optimize(
+        student.encoder,
+        student.steps if len(student.steps) else None,
+        steps,
+        accumulate,
+        protocol,
+        rate=rate,
+        seed=seed,
+        seen=np.unique(np.concatenate(list(ids.values()))) if isinstance(student.encoder, Encoder) else None,
+        validate=validate,
+        on_progress=on_progress,
+        what="distillation",
+    )
+
+
+def _sides(pair: Sentence) -> list[str]:
+    return [pair.text] if pair.translation is None else [pair.text, pair.translation]
+
+
+def agreement(student: Retriever, lesson: Lesson) -> dict[str, dict[str, float]]:
+    """How near a student has come, by language and under "all", each the mean over languages; at most 1,000 pairs each.
+
+    cosine              of the student's and the teacher's vectors of a sentence
+    cosine_translation  of the student's vector of the translation and the teacher's of the sentence
+    accuracy            bitext retrieval by the student alone: the share of sentences whose nearest translation is
+                        theirs, the mean of both directions
+    """
+    languages: dict[str, list[int]] = {}
+    for number, pair in enumerate(lesson.pairs):
+        languages.setdefault(pair.language, []).append(number)
+    found: dict[str, dict[str, float]] = {}
+    for language, numbers in languages.items():
+        numbers = numbers[:_MOST]
+        due = unit(lesson.vectors.rows(lesson.places[numbers]))
+        mine = unit(student.documents([lesson.pairs[n].text for n in numbers]))
+        row = {"cosine": float((mine * due).sum(1).mean())}
+        both = [n for n in range(len(numbers)) if lesson.pairs[numbers[n]].translation is not None]
+        if both:
+            theirs = unit(student.documents([lesson.pairs[numbers[n]].translation or "" for n in both]))
+            row["cosine_translation"] = float((theirs * due[both]).sum(1).mean())
+            row["accuracy"] = _accuracy(mine[both], theirs)
+        found[language] = row
+    measures = dict.fromkeys(name for row in found.values() for name in row)
+    mean = {name: float(np.mean([row[name] for row in found.values() if name in row])) for name in measures}
+    return {"all": mean, **found} if set(found) - {""} else {"all": mean}
+
+
+def _accuracy(source: NDArray[np.float32], target: NDArray[np.float32]) -> float:
+    truth = np.arange(len(source))
+    ways = ((source, target), (target, source))
+    return float(np.mean([nearest(a, b, 1)[0][:, 0] == truth for a, b in ways]))
+
+
+def run(
+    folder: str | Path,
+    teacher: str | Path,
+    pairs: Sequence[Sentence],
+    out: Path,
+    *,
+    protocol: Protocol,
+    held_out: float | Sequence[Sentence] = HELD_OUT,
+    loss: Loss = "mse",
+    temperature: float = 1.0,
+    teacher_prompt: str = "",
+    contrast: Contrast | None = None,
+    cache: Path | None = None,
+    machine: Machine | None = None,
+    watcher: Watcher | None = None,
+) -> Distilled:
+    """Distils a teacher into a copy of the model of a folder, and writes it to `out` for sentence-transformers.
+
+    folder          the student to be: any model; teacher: any sentence-transformers folder, or a bare model
+    held_out        sentences to compare on, or the share of them that is, by a hash of the sentence
+    contrast        pooling and prompts of the student; None: as its folder says
+    teacher_prompt  stands before what the teacher reads
+    cache           a folder for the teacher's vectors, so that another run need not compute them
+
+    Each learning rate of the protocol is tried, with its first seed; what comes nearest to the teacher on held-out
+    sentences is kept. Raises ValueError and FileExistsError before anything is computed where it can be known.
+    """
+    watcher, machine, out = watcher or Silent(), machine or Machine(), Path(out)
+    refuse_full(out)
+    learn, held = read.split(pairs, held_out) if isinstance(held_out, float) else (list(pairs), list(held_out))
+    if not learn or not held:
+        raise ValueError(f"{len(learn)} sentences to learn from and {len(held)} held out; both are needed")
+    guide = Embedder.from_pretrained(teacher, device=machine.device, dtype=machine.dtype)
+    first, inside = student(folder, guide, machine, contrast=contrast, max_length=protocol.max_length)
+    watcher.say(f"{len(learn):,} to learn from, {len(held):,} held out; {guide.dimensions} dimensions of the teacher")
+    whole = lesson(guide, [*learn, *held], cache, prompt=teacher_prompt, on_progress=watcher.progress("teacher"))
+    taught = dataclasses.replace(whole, pairs=learn, places=whole.places[: len(learn)])
+    asked = dataclasses.replace(whole, pairs=held, places=whole.places[len(learn) :])
+    before, speeds = agreement(first, asked), []
+
+    def score(model: Retriever) -> float:
+        found = agreement(model, asked)["all"]
+        return found.get("cosine_translation", found["cosine"])
+
+    def once(rate: float) -> tuple[Retriever, TrainingSummary, float]:
+        model, _ = student(folder, guide, machine, contrast=contrast, max_length=protocol.max_length)
+        begun = time.monotonic()
+        course = train(
+            model, taught, protocol, rate=rate, seed=protocol.seeds[0], loss=loss, temperature=temperature,
+            validate=lambda: score(model), on_progress=watcher.progress(f"distillation at {rate:g}"),
+        )  # fmt: skip
+        speeds.append(course.tokens / (time.monotonic() - begun))
+        return model, course, score(model)
+
+    model, summary, rate = best_of(protocol.rates(), once, watcher.say)
+    after = agreement(model, asked)
+    card = _card(folder, guide, loss, teacher_prompt, len(learn), before, after)
+    difference = save_vectors(model, inside, out, [text for pair in held[:16] for text in _sides(pair)], card)
+    return Distilled(summary, before, after, rate, difference, max(speeds))
+
+
+def _card(
+    folder: str | Path,
+    teacher: Embedder,
+    loss: Loss,
+    prompt: str,
+    learned: int,
+    before: dict[str, dict[str, float]],
+    after: dict[str, dict[str, float]],
+) -> str:
+    of = model_name(teacher.source) if teacher.source else "a teacher"
+    what = (
+        f"Sentence embeddings of {teacher.dimensions} dimensions, learned from those of {of} "
+        f"({f'its prompt {prompt!r}; ' if prompt else ''}{loss} loss, {learned:,} sentences or pairs). Scores on "
+        "held-out sentences: cosine to the teacher, and the share of translations that are found."
+    )
+    whole = {"all, before": before["all"], "all, after": after["all"]}
+    rows = whole | {name: row for name, row in after.items() if name != "all"}
+    code = (
+        "from sentence_transformers import SentenceTransformer\n"
+        'model = SentenceTransformer("<this folder>")\nvectors = model.encode(["one sentence", "another"])'
+    )
+    return model_card(folder, "distil", what, rows, code)
