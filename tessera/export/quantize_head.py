@@ -13,7 +13,7 @@ The same is asked of int8 with the answers of the float model in the place of th
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,9 @@ def quantize_head(
 
     The rest, and errors, as of `quantize.quantize`.
     """
-    predictor = Predictor.from_pretrained(folder, device="cpu", dtype="float32", max_length=max_length)
+    predictor = Predictor.from_pretrained(folder, device="cpu", dtype="float32")
+    max_length = min(max_length, predictor.reader.max_length)
+    predictor = replace(predictor, reader=replace(predictor.reader, max_length=max_length))
     task = predictor.model.task
     right = [_right(predictor, row, number) for number, row in enumerate(rows)] if rows else []
     asked: list[Row] = list(rows) or heads.asked(task, measuring)
