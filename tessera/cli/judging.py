@@ -42,6 +42,7 @@ def evaluate(
     name: Annotated[str | None, typer.Option(help="the model's name in the results (default: its folder's)")] = None,
     held_out: Annotated[Path | None, typer.Option(help="held-out shards, for bits per byte")] = None,
     oracle: Annotated[bool, typer.Option("--oracle", help="choose on the test set; results are marked")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="write the chosen model of each task as a folder")] = False,
     list_: Annotated[bool, typer.Option("--list", help="show the tasks there are, and stop")] = False,
     set_: Set = None,
 ) -> None:
@@ -50,7 +51,8 @@ def evaluate(
         return _list(task, data)
     model, way = _way(model, {"--recipe": recipe, "--task": task, "--mteb": mteb or benchmark})
     _refuse_ignored(way, {"--protocol": protocol, "--oracle": oracle, "--available": available, "--set": set_,
-                              "--held-out": held_out, "--language": language, "--data": data})  # fmt: skip
+                          "--held-out": held_out, "--language": language, "--data": data, "--keep": keep})  # fmt: skip
+    from tessera.evaluation import kept
     from tessera.report import compare as beside
 
     model, found = find_model(model), []
@@ -59,7 +61,8 @@ def evaluate(
         if recipe is not None:
             paths = _by_recipe(model, read_recipe(recipe, set_), out, held_out, dtype, whole)
         elif task is not None:
-            whole |= {"protocol": protocol or "quick", "data": data, "languages": language or (), "oracle": oracle}
+            whole |= {"protocol": protocol or "quick", "data": data, "languages": language or ()}
+            whole |= {"oracle": oracle, "keep": keep}
             paths = _by_name(model, task, out, held_out, _machine(dtype, set_), whole)
         else:
             from tessera.evaluation.mteb import run
@@ -67,7 +70,7 @@ def evaluate(
             whole |= {"tasks": mteb or (), "benchmark": benchmark, "languages": language, "data": data, "dtype": dtype}
             paths = run(model, out, available=available, **whole)
         for path in paths:
-            watcher.say(str(path))
+            watcher.say(f"{path}\nmodel: {kept.place(path)}" if keep else str(path))
             found.append(path)
     if found:
         _show(*beside.tables(beside.compare(found)))
@@ -81,6 +84,7 @@ _GOES_WITH = {  # what nothing else heeds
     "--held-out": ("--recipe", "--task"),
     "--language": ("--task", "--mteb"),
     "--data": ("--task", "--mteb"),
+    "--keep": ("--task",),
 }
 
 

@@ -113,18 +113,28 @@ def plan(
 
 @app.command()
 def merge(
-    models: Annotated[list[Path], typer.Argument(help="two or more model folders", show_default=False)],
+    models: Annotated[list[Path], typer.Argument(help="two or more folders; one with --adapter", show_default=False)],
     out: Annotated[Path, typer.Option(help="the folder to write", show_default=False)],
     method: Annotated[Method, typer.Option(help="exponential: models oldest first")] = "ties",
     base: Annotated[Path | None, typer.Option(help="ties: the model that the others branched from")] = None,
     density: Annotated[float, typer.Option(help="ties: share of each task vector that is kept")] = 0.2,
     weight: Annotated[list[float] | None, typer.Option(help="one for each model (default: equal)")] = None,
     decay: Annotated[float, typer.Option(help="exponential: weight of a model relative to the next")] = 0.5,
+    adapter: Annotated[
+        Path | None, typer.Option(help="a LoRA adapter (of peft, or ours) to merge into the one model")
+    ] = None,
     config_of: Annotated[
         Path | None, typer.Option(help="the model whose configuration holds where theirs differ (rotary bases, ...)")
     ] = None,
 ) -> None:
     """Several models into one, as a Hugging Face folder."""
+    if adapter is not None:
+        from tessera.finetune.adapter_folder import merge_adapter
+
+        if len(models) != 1:
+            raise ValueError(f"merge: an adapter is merged into one model, its base, but {len(models)} are given")
+        console.print(f"model: {merge_adapter(models[0], adapter, out)}")
+        return
     from tessera.train.merge_models import merge_folders
 
     weights = tuple(weight) if weight else None

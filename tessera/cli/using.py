@@ -76,7 +76,10 @@ def export(
     model: ModelPath,
     out: Annotated[Path, typer.Argument(help="the folder to write", show_default=False)],
     to: Annotated[Engine, typer.Option(help="ONNX Runtime or OpenVINO")] = "onnx",
-    output: Annotated[Literal["embeddings", "logits"], typer.Option(help="what the graph gives")] = "embeddings",
+    output: Annotated[
+        Literal["embeddings", "logits"] | None,
+        typer.Option(help="what the graph gives (default: logits of the head of a task, else embeddings)"),
+    ] = None,
     pooling: Annotated[str | None, typer.Option(help="of the embedding (default: as the folder says)")] = None,
     normalize: Annotated[bool | None, typer.Option(help="to length 1 (default: as the folder says)")] = None,
     texts: Annotated[str | None, typer.Option(help="yours, compared beside those built in")] = None,
@@ -112,7 +115,9 @@ def quantize(
     text: Annotated[str, typer.Option(help="the column that holds the text")] = "text",
     pairs: Annotated[str | None, typer.Option(help="pairs of translations, for retrieval before and after")] = None,
     min_cosine: Annotated[float, typer.Option(help="of every text with its vector in float32")] = 0.99,
-    max_drop: Annotated[float, typer.Option(help="points of retrieval that may be lost")] = 0.5,
+    max_drop: Annotated[float, typer.Option(help="points of retrieval, or of the score of a head, to lose")] = 0.5,
+    rows: Annotated[str | None, typer.Option(help="of a head: rows with what is right, for its score")] = None,
+    min_agreement: Annotated[float, typer.Option(help="of a head without rows: answers of 100 that stay")] = 98.0,
     weights_only: Annotated[bool, typer.Option("--weights-only", help="smaller, hardly faster, nearer")] = False,
     max_length: Annotated[int, typer.Option(help="tokens that are read of a text")] = 512,
     drop_head: DropHead = False,
@@ -120,7 +125,9 @@ def quantize(
     """A model in int8, measured before and after; nothing is written that falls under a bound."""
     from tessera.export.quantize import quantize as write
     from tessera.export.quantize import read_pairs, read_texts
+    from tessera.finetune import tables
 
+    labelled = [row for file in (tables.find(rows) if rows is not None else ()) for _, row in tables.rows(file)]
     with Watcher(console) as watcher:
         measured = write(
             model,
@@ -133,6 +140,8 @@ def quantize(
             weights_only=weights_only,
             max_length=max_length,
             drop_head=drop_head,
+            rows=labelled,
+            min_agreement=min_agreement,
             say=watcher.say,
         )
     console.print(f"{out}: {measured}")

@@ -11,6 +11,7 @@ In reading order:
     retrieve.py        retrieval as a kind of trial: documents ranked for each query, nDCG, MRR, recall
     about.py           warnings about the data of a result: answers out of reach, languages without training rows ...
     groups.py          the data of a sweep by what is trained together, test sets without their labels
+    kept.py            the chosen model of a sweep as a folder, and weights for another task to begin with
     sweep.py           all settings with every seed, the best chosen on validation, then the test set
     frozen.py          tasks that train no encoder: bitext mining, probes
     bitext.py          does a sentence lie nearest to its translation

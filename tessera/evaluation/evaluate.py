@@ -48,6 +48,7 @@ def evaluate(
     pooling: Literal["mean", "cls"] | None = None,
     machine: Machine | None = None,
     name: str | None = None,
+    keep: bool = False,
     on_progress: Progress | None = None,
 ) -> Iterator[Path]:
     """The file of each task's result, as soon as it is there; finished trials and results are not made again.
@@ -61,11 +62,12 @@ def evaluate(
     pooling    of tasks that train no encoder; None: as the model's folder says
     machine    where it runs; changes speed, not results (bfloat16 moves the last digits)
     name       of the model in the results; None: that of its folder
+    keep       the chosen model of each task is written as a folder too, where kept.place says; it is trained once more
 
     Raises, before anything is run: TaskError for names that nobody knows, DataError for languages that a task does not
     have and for rows of any of the tasks that cannot be used, ImportError where a metric's library is missing,
-    ValueError where there is a choice but nothing to choose by. Raises lock.AtWork where another process measures this
-    model on a task.
+    ValueError where there is a choice but nothing to choose by, or nothing is trained to keep. Raises lock.AtWork
+    where another process measures this model on a task.
     """
     folder, machine = find_model(model_folder), machine or Machine()
     report, model = on_progress or silent, name or model_name(folder)
@@ -74,8 +76,7 @@ def evaluate(
         for task, how in _with_protocols(tasks, protocol, family_of(folder))
     ]
     for task, *_ in chosen:
-        for metric in (task.metric, *task.also):
-            metrics.check(metric, task.labels or ())
+        _check(task, keep)
     for number, one in enumerate(chosen[1:], 1):  # those of the first are read before it is trained anyway
         report(number, len(chosen), f"looks through the rows of {one[0].name}")
         _read_all(*one)
@@ -93,8 +94,16 @@ def evaluate(
                 written = frozen.run(task, place, out, model, embedder)
             else:
                 how = how.model_copy(update={"select": "oracle"}) if oracle else how
-                written = sweep.run(folder, task, how, place, out, machine, on_progress, name=model)
+                written = sweep.run(folder, task, how, place, out, machine, on_progress, name=model, keep=keep)
         yield written
+
+
+def _check(task: Task, keep: bool) -> None:
+    """Raises ValueError for a metric that its labels or libraries do not allow, and where nothing is there to keep."""
+    for metric in (task.metric, *task.also):
+        metrics.check(metric, task.labels or ())
+    if keep and not (task.trained and task.kind not in (HELD_OUT, *frozen.KINDS)):
+        raise ValueError(f"task {task.name} (kind {task.kind}) trains no model, so there is none to keep")
 
 
 def evaluate_recipe(

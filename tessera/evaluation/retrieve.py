@@ -8,11 +8,11 @@ import numpy as np
 
 from tessera.data.examples import Search
 from tessera.evaluation.trial import NOT_OF_A_TRIAL, Group, Json, Kind, Scores, Trial, training_summary
-from tessera.finetune.contrastive import train
 from tessera.finetune.learner import Pretrained
-from tessera.finetune.retriever import Contrast, Retriever
 from tessera.progress import Progress
+from tessera.retrieval.contrastive import train
 from tessera.retrieval.ranking import MEASURES, averages, measure, rank
+from tessera.retrieval.retriever import Contrast, Retriever
 
 LENGTHS = (1_000, 5_000, 9_000, 17_000, 26_000, 151_000)  # characters, as in figure 3 of EuroBERT, arXiv:2503.05500
 CONTRAST = Contrast()

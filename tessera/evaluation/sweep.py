@@ -18,17 +18,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
-
-from tessera import checksums
 from tessera.data.examples import Search
-from tessera.evaluation import about, catalogue, trial
+from tessera.evaluation import about, catalogue, kept, trial
 from tessera.evaluation.groups import FOLD, fingerprint_of_rows, read_groups, read_labels
 from tessera.evaluation.retrieve import RETRIEVAL
 from tessera.evaluation.trial import HEADS, Group, Json, Kind, Rows, Scores, Start, Trial
-from tessera.files import atomic_file, digest, fingerprint, model_name
+from tessera.files import digest, fingerprint, model_name
 from tessera.finetune.learner import Pretrained, pretrained
 from tessera.model import hub
 from tessera.plan.recipe import Machine
@@ -76,11 +71,13 @@ def run(
     on_progress: Progress | None = None,
     *,
     name: str | None = None,
+    keep: bool = False,
 ) -> Path:
     """Runs what is not finished and returns the file of the result.
 
     model_folder  a Hugging Face folder with its tokenizer, of any family
     data_folder   local data; None: the Hub
+    keep          the chosen setting is trained once more, its model written to `kept.place` of what is returned
 
     The rest is as of evaluate.evaluate.
     Raises DataError for rows that cannot be used, ValueError where nothing is trained, where there is a choice but no
@@ -103,18 +100,13 @@ def run(
     done = [replace(one, scores=kind.measure(one.group, one.outcome, rows)) for one in done]
     if oracle:
         chosen = _choose(done, lambda one: statistics.fmean(row[task.metric] for row in one.scores.values()))
-    best, rows = _folded(kind, [one for one in done if one.trial.choice == chosen[one.group.name]], rows)
+    models = [one for one in done if one.trial.choice == chosen[one.group.name]]
+    best, rows = _folded(kind, models, rows)
     lost = about.out_of_reach(place.folder, [one.outcome for one in done], rows)
+    named = {"model": place.model, "task": task.name, "kind": task.kind, "metric": task.metric}
     result = Result(
-        model=place.model,
-        task=task.name,
-        kind=task.kind,
-        metric=task.metric,
-        protocol={
-            **protocol.model_dump(mode="json", by_alias=True),
-            **kind.protocol,
-            **({"folds": task.folds} if task.folds else {}),
-        },
+        **named,
+        protocol=_protocol_of(task, protocol, kind),
         fingerprint=fingerprint(place.folder),
         data=_of_data(groups, labelled),
         **about.of_task(task, place.data, groups[0].labels, left_out, lost),
@@ -125,7 +117,27 @@ def run(
         **_trials(done),
         seconds_now=round(time.perf_counter() - began, 2),
     )
-    return write(place.out / f"{place.model}.{task.name}.{protocol.name}{'.oracle' if oracle else ''}.json", result)
+    path = write(place.out / f"{place.model}.{task.name}.{protocol.name}{'.oracle' if oracle else ''}.json", result)
+    if keep:
+        _keep_models(kind, groups, models, start, place, kept.place(path))
+    return path
+
+
+def _protocol_of(task: Task, protocol: Protocol, kind: Kind) -> Json:
+    """How a result was measured."""
+    folds = {"folds": task.folds} if task.folds else {}
+    return {**protocol.model_dump(mode="json", by_alias=True), **kind.protocol, **folds}
+
+
+def _keep_models(
+    kind: Kind, groups: Sequence[Group], chosen: Sequence[_Finished], start: Start, place: _Place, folder: Path
+) -> None:
+    """Of each group the model of the seed that did best on validation, the first of equals."""
+    for group in groups:
+        mine = [one for one in chosen if one.group.name == group.name]
+        one = max(mine, key=lambda one: one.outcome["validation"] or 0.0)
+        target = folder if len(groups) == 1 else folder / group.name
+        kept.keep(kind, group, one.trial, start, target, place.folder, one.outcome, one.scores, place.report)
 
 
 def read(task: Task, protocol: Protocol, folder: Path | None, left_out: list[str] | None = None) -> list[Group]:
@@ -205,41 +217,16 @@ def _start(task: Task, protocol: Protocol, place: _Place) -> Start:
 
     @functools.cache
     def weights() -> Pretrained:
-        if (state := _kept(path, of)) is None:
-            state = _keep(path, of, kind.fit(group, best, before.weights(), place.report)[0])
+        if (state := kept.weights_of(path, of)) is None:
+            state = kept.keep_weights(path, of, kind.fit(group, best, before.weights(), place.report)[0])
         encoder = copy.deepcopy(before.weights().encoder)
         known = encoder.state_dict()  # a pooler that came with the other head is not in it
-        encoder.load_state_dict({k: v for k, v in _below(state, "encoder.").items() if k in known})
-        head = _below(state, "head.")
+        encoder.load_state_dict({k: v for k, v in kept.below(state, "encoder.").items() if k in known})
+        head = kept.below(state, "head.")
         learned: Json = {"head": head, "head_kind": group.task.kind} if head else {}
         return replace(before.weights(), encoder=encoder, **learned)
 
     return Start(fingerprint=digest(of), weights=weights)
-
-
-def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-
-def _keep(path: Path, of: Json, model: Any) -> dict[str, Tensor]:
-    """Writes encoder and head of a trained model, for another task to begin with. of: identity of the trial."""
-    parts = {name: getattr(model, name) for name in ("encoder", "head") if hasattr(model, name)}  # retrievers have none
-    state = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
-    state = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path, sealed=True) as draft:
-        save_file(state, draft, metadata={"identity": json.dumps(of)})
-    return state
-
-
-def _kept(path: Path, of: Json) -> dict[str, Tensor] | None:
-    """What `_keep` wrote, if it is of this trial."""
-    if not path.is_file():
-        return None
-    checksums.check(path)
-    with safe_open(path, framework="pt") as file:
-        kept = json.loads(file.metadata()["identity"]) == of
-        return {name: file.get_tensor(name) for name in file.keys()} if kept else None  # noqa: SIM118  # it is no dict
 
 
 # -------------------------------------------------------------------------------------------------------------- choice

@@ -2,8 +2,12 @@
 
 In reading order:
 
-    graph.py       export to ONNX and OpenVINO: one graph, in numerical parity with our model
-    padded.py      the forward pass that such a graph has: padded rows and an attention mask
-    model_card.py  the card of an exported folder: the lines that run it, and its parity with ours
-    quantize.py    post-training quantization to int8, measured before and after
+    graph.py          export to ONNX and OpenVINO: one graph, in numerical parity with our model
+    heads.py          the same of a classifier, a tagger, a reader, a reranker: the logits of its head
+    padded.py         the forward pass that such a graph has: padded rows and an attention mask
+    tracing.py        that forward pass as a graph
+    model_card.py     the card of an exported folder: the lines that run it, and its parity with ours
+    quantize.py       post-training quantization to int8, measured before and after
+    quantize_head.py  the same with the head of a task: whether its answers stay what they were
+    int8.py           int8 weights and activations of a graph, calibrated
 """

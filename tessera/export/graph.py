@@ -1,18 +1,15 @@
 """ONNX and OpenVINO export: a model as one graph, in numerical parity with ours before its folder takes its name.
 
 The folder holds the graph (dynamic batch and length), the tokenizer, config.json, the pooling as sentence-transformers
-writes it, what it was checked against, and a card with the lines that run it. OpenVINO's graph is made from the ONNX
-one: read from PyTorch directly it is no faster, and that of one small model failed at its first call.
+writes it, what it was checked against, and a card with the lines that run it. A model with the head of a task goes
+through heads.py, and keeps its labels instead of a pooling.
 """
 
 import contextlib
-import logging
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -22,12 +19,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tessera.export.model_card import Check, card, lowest
+from tessera.export import heads
+from tessera.export.model_card import Check, card, lowest, refuse_different
 from tessera.export.padded import PaddedEmbedder, PaddedMaskedLM
+from tessera.export.tracing import LENGTHS, TEXTS, To, need, write_graph
 from tessera.files import atomic_folder, refuse_taken, write_json
 from tessera.inference import sentence_folder as folders
 from tessera.inference.parity import relative_difference
-from tessera.inference.runtime import ABOUT, FILES, INPUTS, LOGITS, STATES, VECTORS, Runtime
+from tessera.inference.runtime import ABOUT, LOGITS, STATES, VECTORS, Runtime
 from tessera.inference.sentence_folder import Pipeline
 from tessera.inference.tokenize import TextTokenizer
 from tessera.model import hub
@@ -36,26 +35,12 @@ from tessera.model.hf_files import copy_tokenizer
 from tessera.model.mlm import MaskedLM
 from tessera.model.pooling import pool
 from tessera.model.precision import compute_dtype
-from tessera.plan.shipped import pip_line
 from tessera.progress import Say, silent
 from tessera.tokenizer.tokenizer import Tokenizer
 
 # Shapes: T tokens of N texts end to end, C hidden size, V vocabulary, P width of a vector.
 
-To = Literal["onnx", "openvino"]
 Output = Literal["embeddings", "logits"]
-
-TEXTS = (  # several scripts, and a text of nothing; lengths come from _LENGTHS
-    "",
-    "A small tile of a mosaic.",
-    "Ein Haus am Fluss, und dahinter der Wald.",
-    "Он читает старую книгу у окна.",
-    "市場で魚を買いました。",
-    "كتاب قديم على الطاولة",
-    "Ἐν ἀρχῇ ἦν ὁ λόγος 👍🏽",
-)
-_LENGTHS = (1, 2, 7, 63, 64, 65, 129, 200, 700)  # tokens: below, at and above a block, beyond the window on both sides
-_TWO_GIGABYTES = 2**31 - 2**24  # what one ONNX file may hold, with room for its graph
 
 
 def export(
@@ -63,7 +48,7 @@ def export(
     target: str | Path,
     to: To = "onnx",
     *,
-    output: Output = "embeddings",
+    output: Output | None = None,
     pooling: str | Sequence[str] | None = None,
     normalize: bool | None = None,
     texts: Sequence[str] = (),
@@ -72,12 +57,15 @@ def export(
 ) -> list[Check]:
     """Writes `target`, and gives every comparison with our own model. Written whole or not at all.
 
-    folder     a model of either family in the Hugging Face format, with or without what sentence-transformers adds
-    output     embeddings: `last_hidden_state` [B, L, C] and `sentence_embedding` [B, P]; logits: `logits` [B, L, V]
+    folder     a model of either family in the Hugging Face format, with or without what sentence-transformers adds; one
+               with the head of a task may be of any family
+    output     embeddings: `last_hidden_state` [B, L, C] and `sentence_embedding` [B, P]; logits: `logits`, of a task
+               [B, K] or [B, L, K], of a masked language model [B, L, V]; None: of a task where there is the head of
+               one, else embeddings
     pooling    of the sentence embedding, or several joined; None: as the folder says, mean where it does not
     normalize  to length 1; None: as the folder says, yes where it does not
     texts      yours, compared beside those that are built in
-    drop_head  whether a classifier may be left out, for embeddings of what is beneath it
+    drop_head  whether the head of a task may be left out, for embeddings of what is beneath it
     say        is told what is done
 
     Raises FileExistsError where `target` holds something, ValueError for a model of another family and where the graph
@@ -86,43 +74,35 @@ def export(
     need(to)
     refuse_taken(Path(target))
     place = folders.local(folder)
+    if output != "embeddings" and not drop_head and heads.has_head(place):
+        if pooling is not None or normalize is not None:
+            raise ValueError(
+                f"{place} has the head of a task, but pooling and normalize are of embeddings; leave them out, or say "
+                "that the head may be left out: drop_head=True (--drop-head)"
+            )
+        return heads.export_head(place, Path(target), to, texts=texts, say=say)
     pipeline, inside = folders.read(place)
     if not hub.is_ours(inside):
         raise ValueError(
-            f"{inside / 'config.json'}: export takes EuroBERT and ModernBERT models; for others see optimum's exporter"
+            f"{inside / 'config.json'}: export takes EuroBERT and ModernBERT models, and others with the head of a "
+            "task; for the rest see optimum's exporter"
         )
     how = pipeline.pooling if pooling is None else (pooling,) if isinstance(pooling, str) else tuple(pooling)
-    unit = pipeline.normalize if normalize is None else normalize
-    pipeline = replace(pipeline, pooling=how, normalize=unit)
+    pipeline = replace(pipeline, pooling=how, normalize=pipeline.normalize if normalize is None else normalize)
     model = hub.load(inside, "cpu") if output == "logits" else hub.load_own_encoder(inside, "cpu", drop_head=drop_head)
     tokenizer = Tokenizer.load(inside)
     with drafted(Path(target), inside, pipeline, model) as draft:
         say(f"{to}: tracing {model.config.num_hidden_layers} layers")
-        write_graph(model.eval(), pipeline, draft, to)
+        write_graph(padded(model.eval(), pipeline), draft, to)
         say("comparing with our own model in float32")
         checks = compare(model, pipeline, tokenizer, draft, texts)
-        wrong = [check for check in checks if not check.ok]
-        if wrong:
-            worst = min(wrong, key=lambda check: check.cosine)
-            raise ValueError(
-                f"nothing was written: in {worst.dtype} the graph differs from our model in {len(wrong)} of "
-                f"{len(checks)} comparisons; worst {worst.output} of {worst.text!r} ({worst.tokens} tokens): cosine "
-                f"{worst.cosine:.6f}, difference {worst.difference:.2g}. Please report it, with the model's config.json"
-            )
-        write_json(draft / ABOUT, {"engine": to, "output": output, "checks": [asdict(check) for check in checks]})
-        asked = VECTORS if output == "embeddings" else LOGITS
+        refuse_different(checks)
+        given = "logits" if output == "logits" else "embeddings"
+        write_json(draft / ABOUT, {"engine": to, "output": given, "checks": [asdict(check) for check in checks]})
+        asked = LOGITS if output == "logits" else VECTORS
         text = card(to, asked, Path(target).name, length_of(pipeline, model), lowest(checks))
         (draft / "README.md").write_text(text, encoding="utf-8")
     return checks
-
-
-def need(to: str, *more: str) -> None:
-    """Raises ValueError for an unknown engine, ImportError with the line to type where a package is missing."""
-    if to not in FILES:
-        raise ValueError(f"to is {to!r}; give onnx or openvino")
-    for package in ("onnx", "onnxruntime", "onnxscript", *(["openvino"] if to == "openvino" else []), *more):
-        if find_spec(package) is None:
-            raise ImportError(f"export needs {package}; {pip_line('export')}")
 
 
 @contextlib.contextmanager
@@ -146,56 +126,11 @@ def length_of(pipeline: Pipeline, model: Encoder | MaskedLM) -> int:
     return min(pipeline.max_length or most, most)
 
 
-def write_graph(model: Encoder | MaskedLM, pipeline: Pipeline, folder: Path, to: To) -> None:
-    """The graph of the model alone, float32."""
-    with quiet():
-        trace(model, pipeline, folder / FILES["onnx"])
-        if to == "openvino":
-            import openvino
-
-            graph = openvino.convert_model(folder / FILES["onnx"])
-            openvino.save_model(graph, folder / FILES["openvino"], compress_to_fp16=False)
-            del graph
-            for path in folder.glob(FILES["onnx"] + "*"):
-                path.unlink()
-
-
-def trace(model: Encoder | MaskedLM, pipeline: Pipeline, path: Path) -> None:
-    """The ONNX graph; beyond two gigabytes its weights lie in a file beside it."""
-    padded: PaddedMaskedLM | PaddedEmbedder
+def padded(model: Encoder | MaskedLM, pipeline: Pipeline) -> PaddedEmbedder | PaddedMaskedLM:
+    """What is traced."""
     if isinstance(model, MaskedLM):
-        padded, outputs = PaddedMaskedLM(model), [LOGITS]
-    else:
-        padded, outputs = PaddedEmbedder(model, pipeline.pooling, pipeline.modules), [STATES, VECTORS]
-    free = torch.export.Dim.DYNAMIC
-    length = min(37, model.config.max_position_embeddings)
-    example = torch.arange(2 * length).reshape(2, -1) % model.config.vocab_size
-    with torch.no_grad():
-        program = torch.onnx.export(
-            padded.eval(),
-            (example, torch.ones_like(example)),
-            dynamo=True,
-            dynamic_shapes={name: {0: free, 1: free} for name in INPUTS},
-            input_names=list(INPUTS),
-            output_names=outputs,
-            verbose=False,
-        )
-    assert program is not None
-    size = sum(weight.nbytes for weight in padded.state_dict().values())
-    program.save(path, external_data=size > _TWO_GIGABYTES)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without what exporters say about packages that nobody asked for."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
+        return PaddedMaskedLM(model)
+    return PaddedEmbedder(model, pipeline.pooling, pipeline.modules)
 
 
 # ---------------------------------------------------------------------------------------------------------- comparing
@@ -212,7 +147,7 @@ def compare(
     ids = TextTokenizer(tokenizer=tokenizer, max_length=longest).ids([*TEXTS, *texts])
     names = [text[:40] for text in (*TEXTS, *texts)]
     drawn = np.random.default_rng(0)
-    for length in (length for length in _LENGTHS if length <= longest):
+    for length in (length for length in LENGTHS if length <= longest):
         ids.append(drawn.integers(model.config.vocab_size, size=length).astype(np.int32))
         names.append("random tokens")
     checks = []

@@ -11,13 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tessera.inference.runtime import INPUTS, LOGITS, SEGMENTS, STATES, VECTORS
 from tessera.model.attention import frequencies
 from tessera.model.encoder import ACTIVATIONS, Block, Encoder
 from tessera.model.mlm import MaskedLM
 from tessera.model.pooling import POOLINGS
+from tessera.model.task_heads import DocumentHead, TaskModel, TokenHead, TransformersHead
+from tessera.model.transformers_model import TransformersConfig
+from tessera.plan.architecture import EncoderConfig
 
 # Shapes: B rows, L tokens of a row, H query heads, K key/value heads, D head width, C hidden size, P width of a
-# vector, V vocabulary, W tokens of a block, N blocks of a row.
+# vector, V vocabulary, W tokens of a block, N blocks of a row, Z labels of a head.
 
 _UNSEEN = -1e9  # added to a score; finite, or a row of nothing but padding would give what is no number
 
@@ -88,8 +92,11 @@ class PaddedEmbedder(nn.Module):
     steps    modules [B, P] -> [B, P] after it
     """
 
+    inputs, outputs = INPUTS, (STATES, VECTORS)
+
     def __init__(self, encoder: Encoder, pooling: Sequence[str], steps: Sequence[nn.Module]) -> None:
         super().__init__()
+        self.config = encoder.config
         self.padded, self.pooling, self.steps = PaddedEncoder(encoder), tuple(pooling), nn.ModuleList(steps)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,12 +110,73 @@ class PaddedEmbedder(nn.Module):
 class PaddedMaskedLM(nn.Module):
     """input_ids and attention_mask [B, L] -> logits [B, L, V]."""
 
+    inputs, outputs = INPUTS, (LOGITS,)
+
     def __init__(self, model: MaskedLM) -> None:
         super().__init__()
+        self.config = model.config
         self.padded, self.model = PaddedEncoder(model.encoder), model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         return self.model.logits(self.padded(input_ids, attention_mask))
+
+
+class PaddedTask(nn.Module):
+    """One of our families with the head of a task: input_ids and attention_mask [B, L] -> logits.
+
+    [B, Z] of documents (an option of a choice is one), [B, L, Z] of tokens: tags, or where an answer starts and ends.
+    """
+
+    inputs, outputs = INPUTS, (LOGITS,)
+
+    def __init__(self, model: TaskModel) -> None:
+        super().__init__()
+        assert isinstance(model.encoder, Encoder)
+        assert isinstance(model.head, (DocumentHead, TokenHead))
+        self.config: EncoderConfig = model.encoder.config
+        self.padded, self.head = PaddedEncoder(model.encoder), model.head
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        hidden, seen, head = self.padded(input_ids, attention_mask), attention_mask != 0, self.head
+        if isinstance(head, TokenHead):
+            features = head.transform(hidden)
+        elif head.pooling == "late":
+            features = _pool(head.transform(hidden), seen, "mean")
+        else:
+            features = head.transform(_pool(hidden, seen, head.pooling))
+        logits = head.classifier(features)
+        assert isinstance(logits, Tensor)
+        return logits
+
+
+class PaddedTransformers(nn.Module):
+    """A class of transformers with the head of a task, as it is; the same logits as of `PaddedTask`.
+
+    segments  whether token_type_ids [B, L] are read as well
+    """
+
+    outputs = (LOGITS,)
+
+    def __init__(self, model: TaskModel, *, segments: bool) -> None:
+        super().__init__()
+        assert isinstance(model.head, TransformersHead)
+        assert isinstance(model.config, TransformersConfig)
+        self.inputs = (*INPUTS, SEGMENTS) if segments else INPUTS
+        self.config: TransformersConfig = model.config
+        self.whole, self.choices = model.head.whole, model.head.choices
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        given = dict(zip(INPUTS, (input_ids, attention_mask), strict=True))
+        if token_type_ids is not None:
+            given[SEGMENTS] = token_type_ids
+        if self.choices:  # each row the one option of its own
+            given = {name: rows[:, None] for name, rows in given.items()}
+        found = self.whole(**given)
+        if "start_logits" in found:
+            return torch.stack((found.start_logits, found.end_logits), dim=-1)
+        logits = found.logits
+        assert isinstance(logits, Tensor)
+        return logits
 
 
 def _visible(seen: Tensor, window: int | None) -> Tensor:

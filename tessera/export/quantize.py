@@ -7,15 +7,12 @@ What int8 loses depends on the model and the text, so it is measured on both: th
 vector in float32, and whether retrieval still finds what it found. docs/export.md says what was compared.
 """
 
-import contextlib
-import io
 import itertools
-import logging
 import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,13 +22,18 @@ import torch
 from torch import Tensor
 
 from tessera.corpus import documents
-from tessera.export.graph import To, drafted, length_of, need, pooled, quiet, write_graph
+from tessera.export import graph
+from tessera.export.graph import drafted, length_of, pooled
+from tessera.export.heads import halves, has_head
+from tessera.export.int8 import batches, size, write_int8
 from tessera.export.model_card import card
+from tessera.export.quantize_head import HeadMeasured, quantize_head
+from tessera.export.tracing import To, need, write_graph
 from tessera.files import refuse_taken, write_json
 from tessera.inference import sentence_folder as folders
 from tessera.inference.engine import Vectors, rows
 from tessera.inference.nearest import nearest, unit
-from tessera.inference.runtime import ABOUT, FILES, INPUTS, VECTORS, Runtime, padded
+from tessera.inference.runtime import ABOUT, VECTORS, Runtime
 from tessera.inference.tokenize import Ids, TextTokenizer
 from tessera.model import hub
 from tessera.plan.corpus import Columns, Source
@@ -93,8 +95,10 @@ def quantize(
     max_length: int = 512,
     seed: int = 0,
     drop_head: bool = False,
+    rows: Sequence[Mapping[str, Any]] = (),
+    min_agreement: float = 98.0,
     say: Say = silent,
-) -> Measured:
+) -> Measured | HeadMeasured:
     """Writes `target` with the model in int8, unless it falls under a bound: then nothing is written.
 
     texts         real ones, of the kind that will be encoded; a part calibrates, the rest is measured on
@@ -104,49 +108,85 @@ def quantize(
     max_drop      points of retrieval, out of a hundred, that may be lost
     weights_only  openvino only: activations stay as they are; nearer to the model, smaller by as much, hardly faster
     max_length    tokens that are read of a text
-    drop_head     whether a classifier may be left out, for embeddings of what is beneath it
+    drop_head     whether the head of a task may be left out, for embeddings of what is beneath it
+    rows, min_agreement  of a model with the head of a task, whose answers are measured and no vectors: see
+                  `quantize_head`; max_drop is of its score
 
     Raises ValueError saying what was measured where a bound is not held, and for too few texts; else as `export`.
     """
-    need(to, *(["nncf"] if to == "openvino" else []))
-    if not 0.0 <= min_cosine <= 1.0 or max_drop < 0:
-        raise ValueError(f"min_cosine is {min_cosine}, max_drop {max_drop}; give a cosine up to 1 and points from 0 up")
-    if weights_only and to == "onnx":
-        raise ValueError("weights_only is for openvino; ONNX Runtime reads activations in int8 as they come")
+    _check(to, weights_only, min_cosine, max_drop)
     calibrating, measuring = _halved(texts, seed)
-    pipeline, inside = _read(folder, target)
+    refuse_taken(Path(target))
+    place = folders.local(folder)
+    if not drop_head and has_head(place):
+        return quantize_head(
+            place, Path(target), to, calibrating=calibrating, measuring=measuring, rows=rows,
+            min_agreement=min_agreement, max_drop=max_drop, weights_only=weights_only, max_length=max_length, say=say,
+        )  # fmt: skip
+    if rows:
+        raise ValueError(f"{place}: rows are for the head of a task, and there is none (or it is left out)")
+    return _quantize_embedder(
+        place, Path(target), to, calibrating=calibrating, measuring=measuring, pairs=pairs, min_cosine=min_cosine,
+        max_drop=max_drop, weights_only=weights_only, max_length=max_length, drop_head=drop_head, say=say,
+    )  # fmt: skip
+
+
+def _quantize_embedder(
+    place: Path,
+    target: Path,
+    to: To,
+    *,
+    calibrating: Sequence[str],
+    measuring: Sequence[str],
+    pairs: Sequence[tuple[str, str]],
+    min_cosine: float,
+    max_drop: float,
+    weights_only: bool,
+    max_length: int,
+    drop_head: bool,
+    say: Say,
+) -> Measured:
+    """The vectors of a model; arguments as of `quantize`."""
+    pipeline, inside = _read(place)
     model, tokenizer = hub.load_own_encoder(inside, "cpu", drop_head=drop_head).eval(), Tokenizer.load(inside)
     longest = length_of(pipeline, model)
     cut = min(max_length, longest)
     ids = TextTokenizer(tokenizer=tokenizer, max_length=cut, lower_case=pipeline.lower_case).ids
     width = pipeline.width(model.config.hidden_size)
     ours = _embed(lambda tokens, starts: pooled(model(tokens, starts), starts, pipeline), width)
-    with drafted(Path(target), inside, pipeline, model) as draft, tempfile.TemporaryDirectory(dir=draft.parent) as work:
+    with drafted(target, inside, pipeline, model) as draft, tempfile.TemporaryDirectory(dir=draft.parent) as work:
         plain = Path(work)
         say(f"{to}: tracing {model.config.num_hidden_layers} layers")
-        write_graph(model, pipeline, plain, to)
+        write_graph(graph.padded(model, pipeline), plain, to)
         shutil.copyfile(inside / "config.json", plain / "config.json")
         calibrated = 0 if weights_only or to == "onnx" else len(calibrating)
         say(f"int8, calibrated on {calibrated} texts" if calibrated else "int8 without calibration")
-        write_int8(plain, draft, to, weights_only, ids(calibrating))
+        write_int8(plain, draft, to, weights_only, batches(ids(calibrating)))
         say(f"measuring on {len(measuring)} texts that were not calibrated on")
         before, after = (_embed(Runtime.open(place).vectors, width) for place in (plain, draft))
-        measured = _measure(ours, before, after, ids, measuring, pairs, _bytes(plain) / _bytes(draft))
+        measured = _measure(ours, before, after, ids, measuring, pairs, size(plain) / size(draft))
         del before, after  # or their files cannot be moved everywhere
         _refuse_below(min_cosine, max_drop, measured, "; weights_only loses less" if calibrated else "")
         how: dict[str, Any] = {"weights_only": weights_only, "calibrated_on": calibrated, "max_length": cut}
         how |= {"min_cosine": min_cosine, "max_drop": max_drop, "measured": asdict(measured)}
         write_json(draft / ABOUT, {"engine": to, "output": "embeddings", "int8": how})
-        text = card(to, VECTORS, Path(target).name, longest, f"In int8. Measured: {measured}.")
+        text = card(to, VECTORS, target.name, longest, f"In int8. Measured: {measured}.")
         (draft / "README.md").write_text(text, encoding="utf-8")
     return measured
 
 
-def _read(folder: str | Path, target: str | Path) -> tuple[folders.Pipeline, Path]:
-    refuse_taken(Path(target))
-    pipeline, inside = folders.read(folders.local(folder))
+def _check(to: To, weights_only: bool, min_cosine: float, max_drop: float) -> None:
+    need(to, *(["nncf"] if to == "openvino" else []))
+    if not 0.0 <= min_cosine <= 1.0 or max_drop < 0:
+        raise ValueError(f"min_cosine is {min_cosine}, max_drop {max_drop}; give a cosine up to 1 and points from 0 up")
+    if weights_only and to == "onnx":
+        raise ValueError("weights_only is for openvino; ONNX Runtime reads activations in int8 as they come")
+
+
+def _read(folder: Path) -> tuple[folders.Pipeline, Path]:
+    pipeline, inside = folders.read(folder)
     if not hub.is_ours(inside):
-        raise ValueError(f"{inside / 'config.json'}: int8 takes EuroBERT and ModernBERT models")
+        raise ValueError(f"{inside / 'config.json'}: int8 takes EuroBERT and ModernBERT models, or a head of a task")
     return pipeline, inside
 
 
@@ -187,44 +227,6 @@ def _drawn(rows: Iterator[Drawn], limit: int, seed: int) -> list[Drawn]:
     return random.Random(seed).sample(found, min(limit, len(found)))
 
 
-# ------------------------------------------------------------------------------------------------------------- int8
-
-
-def write_int8(source: Path, target: Path, to: To, weights_only: bool, calibrating: Sequence[Ids]) -> None:
-    """The graph in `source` in int8, into `target`; `calibrating`: token ids of texts, for openvino's activations."""
-    with quiet(), contextlib.redirect_stdout(io.StringIO()):
-        if to == "onnx":
-            from onnxruntime.quantization import QuantType, quantize_dynamic
-
-            large = (source / (FILES["onnx"] + ".data")).exists()
-            how = {"weight_type": QuantType.QInt8, "per_channel": True, "use_external_data_format": large}
-            quantize_dynamic(source / FILES["onnx"], target / FILES["onnx"], **how)
-            return
-        import nncf
-        import openvino
-
-        nncf.set_log_level(logging.ERROR)
-        graph = openvino.Core().read_model(source / FILES["openvino"])
-        if weights_only:
-            graph = nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_ASYM)
-        else:
-            batches = list(_batches(calibrating))
-            kind, size = nncf.ModelType.TRANSFORMER, len(batches)
-            graph = nncf.quantize(graph, nncf.Dataset(batches), subset_size=size, model_type=kind)
-        openvino.save_model(graph, target / FILES["openvino"], compress_to_fp16=False)
-
-
-def _batches(ids: Sequence[Ids]) -> Iterator[dict[str, Any]]:
-    """For calibration: so many texts a step whatever their length, the longest first."""
-    order = sorted(ids, key=lambda one: -len(one))
-    for first in range(0, len(order), _BATCH):
-        yield dict(zip(INPUTS, padded(order[first : first + _BATCH]), strict=True))
-
-
-def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for name in ("openvino_model.*", "model.onnx*") for path in folder.glob(name))
-
-
 # --------------------------------------------------------------------------------------------------------- measuring
 
 
@@ -239,7 +241,7 @@ def _measure(
 ) -> Measured:
     whole = ids(texts)
     cosines = (unit(ours(whole)) * unit(after(whole))).sum(1)
-    sides = list(zip(*(pairs or map(_halves, texts)), strict=True))
+    sides = list(zip(*(pairs or map(halves, texts)), strict=True))
     queries, answers = ids(sides[0]), ids(sides[1])
     scores = [_retrieval(embed(queries), embed(answers)) for embed in (ours, after)]
     return Measured(
@@ -260,14 +262,6 @@ def _embed(compute: Callable[[Tensor, Tensor], Tensor], width: int) -> Embed:
     """compute: (tokens [T], starts [N+1]) -> [N, P] of a batch."""
     cpu = torch.device("cpu")
     return lambda ids: rows(compute, ids, width, device=cpu, dtype=torch.float32, max_tokens=_TOKENS).numpy()
-
-
-def _halves(text: str) -> tuple[str, str]:
-    """A text cut at the space nearest its middle; where it has none, in the middle."""
-    middle = len(text) // 2
-    spaces = (text.rfind(" ", 0, middle), text.find(" ", middle))
-    cut = min((place for place in spaces if place > 0), key=lambda place: abs(place - middle), default=middle)
-    return text[:cut], text[cut:]
 
 
 def _retrieval(queries: Vectors, answers: Vectors) -> float:

@@ -1,4 +1,4 @@
-"""Fine-tuning: a head on a task, a retriever by contrastive learning.
+"""Fine-tuning: labelled rows to a model with a head, trained, chosen on validation, saved as a folder.
 
 In reading order:
 
@@ -11,12 +11,13 @@ In reading order:
     dataset.py      a dataset out of files: guessed where nothing is said, and what was guessed
     learner.py      an encoder with a task head: forward pass and loss
     loop.py         the training loop: schedule, clipping, early stopping; train and predict
+    frozen_head.py  the head alone, trained on features that are computed once
+    lora.py         low-rank adaptation of the encoder's matrices beside a whole head
     scores.py       the metric of each kind, by language and label; thresholds of several labels
     trials.py       the search for a rate on validation, a file for each trial, over seeds
     saved.py        what comes out as a folder, compared with transformers before it counts
+    adapter_folder.py  adapters as peft writes and loads them: written, and merged into their base
     card.py         the model card: data, scores with intervals, how to load it
     fit.py          from rows to a model folder, and the learning curve
-    retriever.py    a bi-encoder: queries and documents to vectors
-    contrastive.py  a retriever trained in that loop: InfoNCE, cached gradients, hard negatives
     text_scorer.py  a regression head fitted to marked texts by ridge regression
 """

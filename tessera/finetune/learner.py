@@ -102,7 +102,10 @@ class Learner:
 
     def loss(self, items: Sequence[Item]) -> Tensor:
         """The sum of the losses of what is asked in some items."""
-        scores = self.scores(items)
+        return self.loss_of(self.scores(items), items)
+
+    def loss_of(self, scores: Tensor, items: Sequence[Item]) -> Tensor:
+        """The same of their scores."""
         given = torch.from_numpy(np.concatenate([item.targets for item in items]))
         given = (given.float() if given.is_floating_point() else given).to(self.device)  # mps has no float64
         match self.reader.kind:

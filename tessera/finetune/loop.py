@@ -73,13 +73,7 @@ def train(
 
     Raises Diverged where the loss is no finite number, ValueError for examples without targets.
     """
-    items = learner.reader.items(examples)
-    missing = next((item.example for item in items if not len(item.targets)), None)
-    if missing is not None or not items:
-        raise ValueError("there is nothing to train on" if missing is None else f"example {missing} has no target")
-    if learner.reader.kind == "regress":  # a scale of 0 to 100 would take thousands of steps for the bias alone
-        targets = np.array([item.targets[0] for item in items])
-        learner.centre, learner.scale = float(targets.mean()), float(targets.std()) or 1.0
+    items = prepared(learner, examples)
 
     def accumulate(step: int, chosen: Sequence[int]) -> tuple[float, int]:
         """The mean loss of what is asked in a batch, its gradient by micro-batches."""
@@ -94,6 +88,7 @@ def train(
 
     documents = [document for item in items for document in item.documents]
     padding = learner.encoder.config.pad_token_id
+    table = embedding(learner.encoder).get_parameter("weight")
     return optimize(
         learner.encoder,
         learner.head,
@@ -102,11 +97,28 @@ def train(
         protocol,
         rate=rate,
         seed=seed,
-        seen=np.unique(np.concatenate([*documents, [] if padding is None else [padding]])),
+        seen=np.unique(np.concatenate([*documents, [] if padding is None else [padding]]))
+        if table.requires_grad
+        else None,
         validate=validate,
         on_progress=on_progress,
         what="fine-tuning",
     )
+
+
+def prepared(learner: Learner, examples: Sequence[Example]) -> list[Item]:
+    """What is trained on; tells the learner of a regression where its numbers lie.
+
+    Raises ValueError for examples without targets.
+    """
+    items = learner.reader.items(examples)
+    missing = next((item.example for item in items if not len(item.targets)), None)
+    if missing is not None or not items:
+        raise ValueError("there is nothing to train on" if missing is None else f"example {missing} has no target")
+    if learner.reader.kind == "regress":  # a scale of 0 to 100 would take thousands of steps for the bias alone
+        targets = np.array([item.targets[0] for item in items])
+        learner.centre, learner.scale = float(targets.mean()), float(targets.std()) or 1.0
+    return items
 
 
 def predict(learner: Learner, examples: Sequence[Example], on_progress: Progress | None = None) -> list[Answer]:
@@ -139,9 +151,21 @@ def scores(
     if wrong is not None:
         row = examples[wrong.example].row
         raise Diverged(f"{row}: the model's scores there are not finite numbers; its weights, or products, overflow")
-    if learner.reader.kind == "regress":
-        found = [rows * learner.scale + learner.centre for rows in found]
-    return items, found
+    return items, _numbers(learner, found)
+
+
+def answered(
+    learner: Learner, examples: Sequence[Example], items: Sequence[Item], scores: Sequence[Floats]
+) -> list[Answer]:
+    """What logits of items say of each example."""
+    return learner.reader.answers(examples, items, _numbers(learner, scores))
+
+
+def _numbers(learner: Learner, scores: Sequence[Floats]) -> list[Floats]:
+    """Logits; of a regression the numbers that they stand for."""
+    if learner.reader.kind != "regress":
+        return list(scores)
+    return [rows * learner.scale + learner.centre for rows in scores]
 
 
 Trained = TypeVar("Trained")

@@ -1,12 +1,11 @@
 """Saving of fine-tuned models: a Hugging Face folder with its head, compared with transformers before it counts.
 
 What AutoModelForSequenceClassification and its like make of the folder is held against our own logits on real rows, in
-float32, before the folder gets its name; so are the vectors of SentenceTransformer and the scores of CrossEncoder.
+float32, before the folder gets its name; so are the scores of CrossEncoder.
 """
 
 # Shapes: D documents, T tokens of them, K labels, n texts, h width of a vector.
 
-import dataclasses
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +19,6 @@ from torch import Tensor
 from tessera.data.examples import Labelled
 from tessera.files import atomic_folder, write_json
 from tessera.finetune.learner import Learner
-from tessera.finetune.retriever import Retriever
 from tessera.inference.tokenize import Ids
 from tessera.json_files import read_json
 from tessera.model import hub
@@ -33,7 +31,7 @@ from tessera.plan.shipped import pip_line
 from tessera.prediction.features import HEADS, Example
 
 TOLERANCE = 1e-5  # of logits in float32, in parts of their size where that is more than 1
-_COMPARED = 16  # documents
+COMPARED = 16  # documents
 
 
 def save(
@@ -71,42 +69,12 @@ def save(
     with atomic_folder(Path(folder)) as draft:
         hub.save(model, draft, source, card)
         tell_length(draft, reader.max_length)
-        documents = [one for item in reader.items(examples[:_COMPARED]) for one in item.documents][:_COMPARED]
+        documents = [one for item in reader.items(examples[:COMPARED]) for one in item.documents][:COMPARED]
         difference = compare(model, draft, documents)
         if task.kind == "rerank":
-            pairs = [(e.text, e.second or "") for e in examples[:_COMPARED] if isinstance(e, Labelled)]
+            pairs = [(e.text, e.second or "") for e in examples[:COMPARED] if isinstance(e, Labelled)]
             difference = max(difference, _compare_scores(learner, draft, pairs))
     return difference
-
-
-def save_vectors(
-    retriever: Retriever, source: Path, folder: Path, texts: Sequence[str], card: str | None = None
-) -> float:
-    """Writes a retriever, or a student, as a sentence-transformers folder, whole or not at all.
-
-    source   the folder that the model came from: its tokenizer goes along
-    texts    on which vectors are compared, put both as queries and as documents
-    returns  by how much the vectors of sentence-transformers differ at most, in parts of their length where that is
-             more than 1
-
-    Raises FileExistsError where `folder` holds something, ValueError where vectors differ by more than TOLERANCE.
-    """
-    _need_sentence_transformers()
-    plain = dataclasses.replace(retriever, machine=retriever.machine.model_copy(update={"dtype": "float32"}))
-    texts = texts[:_COMPARED]
-    mine = {"query": plain.queries(texts), "document": plain.documents(texts)}
-    with atomic_folder(Path(folder)) as draft:
-        retriever.save(source, draft, card)
-        with quietly():
-            from sentence_transformers import SentenceTransformer
-
-            theirs = SentenceTransformer(str(draft), device="cpu", local_files_only=True)
-            theirs.float()
-            due = {name: theirs.encode(list(texts), prompt_name=name, show_progress_bar=False) for name in mine}
-        worst = max(_gap(mine[name], due[name]) for name in mine)
-        if not worst <= TOLERANCE:
-            raise ValueError(f"nothing was written: sentence-transformers gives other vectors, by up to {worst:.1e}")
-    return worst
 
 
 def refuse_full(out: Path) -> None:
@@ -117,7 +85,7 @@ def refuse_full(out: Path) -> None:
 
 def _compare_scores(learner: Learner, folder: Path, pairs: Sequence[tuple[str, str]]) -> float:
     """The largest difference of scores, from 0 to 1, to those of sentence-transformers' CrossEncoder."""
-    _need_sentence_transformers()
+    need_sentence_transformers()
     with quietly():
         from sentence_transformers import CrossEncoder
 
@@ -126,18 +94,18 @@ def _compare_scores(learner: Learner, folder: Path, pairs: Sequence[tuple[str, s
     from tessera.prediction.predictor import Predictor
 
     mine = Predictor.from_pretrained(folder, device="cpu", dtype="float32").predict(pairs)
-    worst = _gap(np.array([[row["score"]] for row in mine]), np.asarray(due)[:, None])
+    worst = gap(np.array([[row["score"]] for row in mine]), np.asarray(due)[:, None])
     if not worst <= TOLERANCE:
         raise ValueError(f"nothing was written: CrossEncoder gives other scores, by up to {worst:.1e}")
     return worst
 
 
-def _gap(mine: NDArray[Any], due: NDArray[Any]) -> float:
+def gap(mine: NDArray[Any], due: NDArray[Any]) -> float:
     """The largest difference of two [n, h], in parts of the length of a row where that is more than 1."""
     return float((np.abs(mine - due) / np.maximum(np.linalg.norm(due, axis=1, keepdims=True), 1.0)).max())
 
 
-def _need_sentence_transformers() -> None:
+def need_sentence_transformers() -> None:
     if find_spec("sentence_transformers") is None:
         raise ImportError(f"a folder is compared with sentence-transformers, which is not here; {pip_line('evaluate')}")
 

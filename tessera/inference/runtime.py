@@ -11,25 +11,32 @@ Documents come and go end to end; inside they are padded, those of similar lengt
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+from tessera.json_files import Strictly, read_as
 from tessera.model import hub
 from tessera.model.precision import compute_dtype
+from tessera.model.transformers_model import TransformersConfig
 from tessera.plan.architecture import EncoderConfig
+from tessera.plan.errors import one_line
 from tessera.plan.shipped import pip_line
 
 Ints = NDArray[np.int64]
+Tokens = NDArray[np.integer]
 Floats = NDArray[np.float32]
-Call = Callable[[Ints, Ints, str], Floats]  # input_ids, attention_mask [B, L], the output that is wanted
+Call = Callable[[dict[str, Ints], str], Floats]  # input_ids, attention_mask ... [B, L], the output that is wanted
+Names = tuple[str, ...]
 Dtype = Literal["auto", "float32", "bfloat16"]
 
 FILES = {"openvino": "openvino_model.xml", "onnx": "model.onnx"}
 INPUTS = ("input_ids", "attention_mask")
+SEGMENTS = "token_type_ids"  # of a graph that tells the two texts of a pair apart
 STATES, VECTORS, LOGITS = "last_hidden_state", "sentence_embedding", "logits"  # as runtimes look for them
 ABOUT = "tessera_export.json"  # what the graph gives, what it was checked against, what it was quantized with
 
@@ -42,13 +49,23 @@ class Runtime(nn.Module):
 
     config   as in config.json
     engine   openvino or onnx
+    inputs   input_ids, attention_mask, and token_type_ids where it reads those
     outputs  of last_hidden_state, sentence_embedding, logits
     dtype    in which it computes; what is int8 in the graph stays so
     """
 
-    def __init__(self, config: EncoderConfig, engine: str, dtype: torch.dtype, outputs: tuple[str, ...], call: Call):
+    def __init__(
+        self,
+        config: EncoderConfig | TransformersConfig,
+        engine: str,
+        dtype: torch.dtype,
+        inputs: Names,
+        outputs: Names,
+        call: Call,
+    ) -> None:
         super().__init__()
-        self.config, self.engine, self.dtype, self.outputs, self.call = config, engine, dtype, outputs, call
+        self.config, self.engine, self.dtype, self.call = config, engine, dtype, call
+        self.inputs, self.outputs = inputs, outputs
 
     @classmethod
     def open(cls, folder: str | Path, *, dtype: Dtype = "auto", threads: int | None = None) -> Self:
@@ -70,17 +87,26 @@ class Runtime(nn.Module):
             raise ValueError(f"{folder}: ONNX Runtime has no bfloat16 on a CPU; give dtype float32, or export openvino")
         number = compute_dtype(dtype, torch.device("cpu")) if engine == "openvino" else torch.float32
         start = _openvino if engine == "openvino" else _onnx
-        outputs, call = start(folder / FILES[engine], number, threads or torch.get_num_threads())
-        return cls(hub.read_config(folder), engine, number, outputs, call)
+        inputs, outputs, call = start(folder / FILES[engine], number, threads or torch.get_num_threads())
+        return cls(_config(folder), engine, number, inputs, outputs, call)
 
-    def forward(self, tokens: Tensor, starts: Tensor) -> Tensor:
-        """tokens [T], starts [N+1] -> hidden states [T, C], float32; logits [T, V] where the graph gives those."""
+    def forward(self, tokens: Tensor, starts: Tensor, segments: Tensor | None = None) -> Tensor:
+        """tokens [T], starts [N+1] -> hidden states [T, C], float32.
+
+        Where the graph gives logits these: [T, V] of a masked language model, of the head of a task [T, K] where it
+        scores tokens, [N, K] where it scores documents.
+
+        segments  [T], of each token; a graph that does not tell them apart does not look at them
+        """
         wanted = LOGITS if self.outputs == (LOGITS,) else STATES
         found = torch.empty(0)
-        for rows, ids, mask in self._calls(tokens, starts):
-            given = self.call(ids, mask, wanted)
+        for rows, inputs in self._calls(tokens, starts, segments):
+            given = self.call(inputs, wanted)
             if not len(found):
-                found = torch.empty(len(tokens), given.shape[2])
+                found = torch.empty(len(tokens) if given.ndim == 3 else len(starts) - 1, given.shape[-1])
+            if given.ndim == 2:
+                found[rows] = torch.from_numpy(given)
+                continue
             for row, number in enumerate(rows):
                 begin, end = int(starts[number]), int(starts[number + 1])
                 found[begin:end] = torch.from_numpy(given[row, : end - begin])
@@ -90,26 +116,51 @@ class Runtime(nn.Module):
         """tokens [T], starts [N+1] -> the vector of each document [N, P], pooled as it was exported, float32."""
         if VECTORS not in self.outputs:
             raise ValueError(f"this graph gives {', '.join(self.outputs)}; export it with embeddings as its output")
-        parts = [(rows, self.call(ids, mask, VECTORS)) for rows, ids, mask in self._calls(tokens, starts)]
+        parts = [(rows, self.call(inputs, VECTORS)) for rows, inputs in self._calls(tokens, starts)]
         found = torch.empty(len(starts) - 1, parts[0][1].shape[1] if parts else 0)
         for rows, given in parts:
             found[rows] = torch.from_numpy(given)
         return found
 
-    def _calls(self, tokens: Tensor, starts: Tensor) -> Iterator[tuple[list[int], Ints, Ints]]:
-        """(numbers of the documents, input_ids, attention_mask), the longest first."""
-        ids, edges = tokens.cpu().numpy(), starts.cpu().numpy()
+    def _calls(
+        self, tokens: Tensor, starts: Tensor, segments: Tensor | None = None
+    ) -> Iterator[tuple[list[int], dict[str, Ints]]]:
+        """(numbers of the documents, inputs), the longest first."""
+        edges = starts.cpu().numpy()
         lengths = np.diff(edges)
         if len(lengths) and lengths.max() > self.config.max_position_embeddings:
             raise ValueError(
                 f"a document has {lengths.max()} tokens, more than the model's {self.config.max_position_embeddings}"
             )
-        padding = self.config.pad_token_id or 0
+        ids = np.split(tokens.cpu().numpy(), edges[1:-1])
+        told = None if segments is None else np.split(segments.cpu().numpy(), edges[1:-1])
         for rows in together(lengths):
-            yield rows, *padded([ids[edges[number] : edges[number + 1]] for number in rows], padding)
+            yield rows, self.given([ids[n] for n in rows], None if told is None else [told[n] for n in rows])
+
+    def given(self, ids: Sequence[Tokens], segments: Sequence[Tokens] | None = None) -> dict[str, Ints]:
+        """The inputs of a call: documents padded to one length; without segments these are 0."""
+        inputs = dict(zip(INPUTS, padded(ids, self.config.pad_token_id or 0), strict=True))
+        if SEGMENTS in self.inputs:
+            inputs[SEGMENTS] = np.zeros_like(inputs[INPUTS[0]]) if segments is None else padded(segments)[0]
+        return inputs
 
 
-def padded(documents: Sequence[NDArray[np.integer]], padding: int = 0) -> tuple[Ints, Ints]:
+def _config(folder: Path) -> EncoderConfig | TransformersConfig:
+    """What config.json says of our families; of another what was written down when it was exported."""
+    if hub.is_ours(folder):
+        return hub.read_config(folder)
+    said = read_as(_About, folder / ABOUT).encoder
+    try:
+        return TypeAdapter(TransformersConfig).validate_python(said)
+    except ValidationError as error:
+        raise ValueError(f"{folder / ABOUT}: encoder: {one_line(error)}") from None
+
+
+class _About(Strictly):
+    encoder: dict[str, Any]  # of another family: its TransformersConfig
+
+
+def padded(documents: Sequence[Tokens], padding: int = 0) -> tuple[Ints, Ints]:
     """Padding: input_ids and attention_mask [B, L], 1 where there is a token."""
     ids = np.full((len(documents), max(1, *map(len, documents))), padding, np.int64)
     mask = np.zeros_like(ids)
@@ -147,15 +198,24 @@ def refuse_without_states(model: nn.Module, folder: Path | None) -> None:
     """Raises ValueError for a graph that was exported for its logits and so gives no embeddings."""
     if isinstance(model, Runtime) and STATES not in model.outputs:
         raise ValueError(
-            f"{folder}: this graph gives {', '.join(model.outputs)}, so it fills masks and has no embeddings; export "
-            "the model with --output embeddings for those"
+            f"{folder}: this graph gives {', '.join(model.outputs)} (it fills masks, or has the head of a task) and no "
+            "embeddings; export the model with --output embeddings for those"
+        )
+
+
+def refuse_without_logits(model: Runtime, folder: Path) -> None:
+    """Raises ValueError for a graph that was exported for embeddings, without the head of its task."""
+    if model.outputs != (LOGITS,):
+        raise ValueError(
+            f"{folder}: this graph gives {', '.join(model.outputs)} and has no head; export the model without "
+            "--drop-head for what its head says"
         )
 
 
 # ----------------------------------------------------------------------------------------------------------- engines
 
 
-def _openvino(path: Path, dtype: torch.dtype, threads: int) -> tuple[tuple[str, ...], Call]:
+def _openvino(path: Path, dtype: torch.dtype, threads: int) -> tuple[Names, Names, Call]:
     try:
         import openvino
     except ImportError:
@@ -168,16 +228,21 @@ def _openvino(path: Path, dtype: torch.dtype, threads: int) -> tuple[tuple[str, 
     compiled = openvino.Core().compile_model(path, "CPU", settings)
     own = threading.local()  # a request holds the numbers of one call
 
-    def call(ids: Ints, mask: Ints, wanted: str) -> Floats:
+    def call(given: dict[str, Ints], wanted: str) -> Floats:
         if not hasattr(own, "request"):
             own.request = compiled.create_infer_request()
-        own.request.infer(dict(zip(INPUTS, (ids, mask), strict=True)))
+        own.request.infer(given)
         return np.array(own.request.get_tensor(wanted).data, np.float32)  # a copy: the next call writes there
 
-    return tuple(output.get_any_name() for output in compiled.outputs), call
+    known = {*INPUTS, SEGMENTS, STATES, VECTORS, LOGITS}  # a part of a graph may have several names
+    inputs, outputs = (
+        tuple(min(one.get_names(), key=lambda name: (name not in known, name)) for one in some)
+        for some in (compiled.inputs, compiled.outputs)
+    )
+    return inputs, outputs, call
 
 
-def _onnx(path: Path, dtype: torch.dtype, threads: int) -> tuple[tuple[str, ...], Call]:
+def _onnx(path: Path, dtype: torch.dtype, threads: int) -> tuple[Names, Names, Call]:
     try:
         import onnxruntime
     except ImportError:
@@ -186,9 +251,10 @@ def _onnx(path: Path, dtype: torch.dtype, threads: int) -> tuple[tuple[str, ...]
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def call(ids: Ints, mask: Ints, wanted: str) -> Floats:
-        found = session.run([wanted], dict(zip(INPUTS, (ids, mask), strict=True)))[0]
+    def call(given: dict[str, Ints], wanted: str) -> Floats:
+        found = session.run([wanted], given)[0]
         assert isinstance(found, np.ndarray)
         return found
 
-    return tuple(output.name for output in session.get_outputs()), call
+    inputs, outputs = (tuple(one.name for one in some) for some in (session.get_inputs(), session.get_outputs()))
+    return inputs, outputs, call

@@ -119,6 +119,14 @@ class Pipeline:
         return self.prompts[name]
 
 
+def ends_in_vectors(folder: Path) -> bool:
+    """Whether a folder has a pipeline of sentence-transformers that pools tokens; that of a cross-encoder does not."""
+    place = folder / "modules.json"
+    if not place.is_file():
+        return False
+    return "Pooling" in [_kind(module, place) for module in fit(Modules, read_any(place), place).root]
+
+
 def read(folder: Path) -> tuple[Pipeline, Path]:
     """What the folder says, and where in it the model lies.
 

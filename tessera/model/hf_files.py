@@ -209,10 +209,9 @@ def refuse_adapter(folder: Path) -> None:
     there = next((name for name in _ADAPTERS if (folder / name).is_file()), None)
     if there is not None:
         raise ValueError(
-            f"{folder} holds an adapter ({there}), which tessera does not apply, and the model without it is another "
-            "one. Merge it into its base model once; in Python, with the Auto class of the model:\n"
-            "  from peft import PeftModel\n"
-            f'  PeftModel.from_pretrained(base, "{folder}").merge_and_unload().save_pretrained("merged")\n'
+            f"{folder} holds an adapter ({there}), and the model without it is another one. Merge it into its base "
+            "model once:\n"
+            f"  tessera merge BASE --adapter {folder} --out merged\n"
             f"If the base model alone is meant, take {there} out of the folder"
         )
 

@@ -79,6 +79,11 @@ def class_suffix(kind: TaskKind, family: str) -> str:
     return _INSTEAD.get((family, kind), _CLASSES[kind])
 
 
+def names_task(given: Json) -> bool:
+    """Whether a config.json names a class with the head of a task."""
+    return next(iter(given.get("architectures") or []), "").endswith(tuple(_CLASSES.values()))
+
+
 def their_fields(task: TaskConfig, family: str) -> Json:
     """What config.json says of a task, but for `architectures`."""
     names = {"span": ("start", "end"), "regress": ("score",), "rerank": ("score",), "choose": ("score",)}

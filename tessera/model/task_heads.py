@@ -121,7 +121,15 @@ class TransformersHead(nn.Module):
         return logits.view(-1, 1) if self.choices else logits[0] if self.by_token else logits
 
 
-Head = DocumentHead | TokenHead | TransformersHead
+class GraphHead(nn.Module):
+    """Stands behind an exported graph that has its head inside: what comes out of it are logits already."""
+
+    def forward(self, logits: Tensor, starts: Tensor | None = None) -> Tensor:
+        """[M, K] of tokens, [N, K] of documents: as they are."""
+        return logits
+
+
+Head = DocumentHead | TokenHead | TransformersHead | GraphHead
 
 
 class TaskModel(nn.Module):

@@ -21,17 +21,20 @@ A long text that was read in several windows has `windows`, their number; one th
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import torch
 
+from tessera.inference import runtime
 from tessera.inference.sentence_folder import local, tokenizer_length
 from tessera.inference.tokenize import check_vocabulary
 from tessera.model import hub
+from tessera.model.hf_files import config_json
 from tessera.model.packed import PackedEncoder, packed
 from tessera.model.precision import compute_dtype, find_device
-from tessera.model.task_heads import TaskModel
+from tessera.model.task_config import read_task
+from tessera.model.task_heads import GraphHead, TaskModel
 from tessera.model.transformers_folder import marks_segments
 from tessera.model.transformers_model import TransformersEncoder
 from tessera.prediction import answers
@@ -72,7 +75,7 @@ class Predictor:
         max_length: int | None = None,
         threads: int | None = None,
     ) -> Self:
-        """A folder with the head of a task, of any family, or its name on the Hub.
+        """A folder with the head of a task, of any family, or its name on the Hub; also one that was exported.
 
         device      auto is CUDA where there is one
         dtype       of the matrix products; auto is bfloat16 where the hardware multiplies in it
@@ -84,6 +87,8 @@ class Predictor:
         folder = local(folder)
         if threads is not None:
             torch.set_num_threads(threads)
+        if runtime.kind(folder) is not None:
+            return cls._of_graph(folder, device, dtype, max_length)
         return cls.of(
             hub.load_task(folder, attention),
             Tokenizer.load(folder),
@@ -127,6 +132,25 @@ class Predictor:
         model = model.to(where).eval()
         return cls(
             model=model, reader=reader, device=where, dtype=number, encoder=packed(model.encoder, number), source=source
+        )
+
+    @classmethod
+    def _of_graph(cls, folder: Path, device: str, dtype: runtime.Dtype, most: int | None) -> Self:
+        """An exported model, on the CPU."""
+        if device not in ("auto", "cpu"):
+            raise ValueError(f"{folder} holds a graph that runs on the CPU, but device is {device!r}; give cpu")
+        task = read_task(config_json(folder), folder / "config.json")
+        graph = runtime.Runtime.open(folder, dtype=dtype)
+        runtime.refuse_without_logits(graph, folder)
+        number: Literal["float32", "bfloat16"] = "bfloat16" if graph.dtype is torch.bfloat16 else "float32"
+        return cls.of(
+            TaskModel(cast(Any, graph), GraphHead(), task),
+            Tokenizer.load(folder),
+            folder,
+            device="cpu",
+            dtype=number,
+            max_length=most,
+            segments=runtime.SEGMENTS in graph.inputs,
         )
 
     def __repr__(self) -> str:

@@ -2,6 +2,8 @@
 
 In reading order:
 
+    retriever.py  a bi-encoder: queries and documents to vectors; its folder
+    contrastive.py  trained in the loop of fine-tuning: InfoNCE, cached gradients, hard negatives
     pairs.py     queries with judged documents, sentences with translations, out of rows
     ranking.py   rankings by a retriever, and measures of them: nDCG, MRR, recall
     cards.py     the model card of what comes out
@@ -11,5 +13,5 @@ In reading order:
     distil.py    a student that learns these vectors, also for translations, as a folder
     from_files.py  each of the three out of files
 
-What is trained, and how, is finetune/retriever.py, contrastive.py and loop.py.
+The loop is finetune/loop.py.
 """

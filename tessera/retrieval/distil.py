@@ -26,8 +26,7 @@ from torch.nn import functional
 from tessera.data.packing import by_length
 from tessera.files import model_name
 from tessera.finetune.loop import Plan, TrainingSummary, best_of, optimize
-from tessera.finetune.retriever import Contrast, Retriever
-from tessera.finetune.saved import refuse_full, save_vectors
+from tessera.finetune.saved import refuse_full
 from tessera.inference.encoder import Encoder as Embedder
 from tessera.inference.nearest import nearest, unit
 from tessera.model.encoder import Encoder
@@ -38,6 +37,7 @@ from tessera.progress import Progress, Silent, Watcher
 from tessera.retrieval import pairs as read
 from tessera.retrieval.cards import model_card
 from tessera.retrieval.pairs import Sentence
+from tessera.retrieval.retriever import Contrast, Retriever, save_vectors
 from tessera.retrieval.teacher import Lesson, lesson
 
 Loss = Literal["mse", "cosine"]

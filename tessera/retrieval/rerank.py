@@ -17,10 +17,8 @@ import numpy as np
 from tessera.data.examples import Choices, Labelled, Search
 from tessera.files import model_name
 from tessera.finetune import loop
-from tessera.finetune.contrastive import mine
 from tessera.finetune.learner import Learner, pretrained
 from tessera.finetune.loop import TrainingSummary, best_of
-from tessera.finetune.retriever import Retriever
 from tessera.finetune.saved import refuse_full, save
 from tessera.inference import sentence_folder as folders
 from tessera.plan.recipe import Machine
@@ -28,9 +26,11 @@ from tessera.plan.task import Protocol
 from tessera.progress import Progress, Silent, Watcher
 from tessera.retrieval import pairs
 from tessera.retrieval.cards import model_card
+from tessera.retrieval.contrastive import mine
 from tessera.retrieval.pairs import Judged
 from tessera.retrieval.ranking import averages, measure, rank
 from tessera.retrieval.retrieve import HELD_OUT, METRIC, divide
+from tessera.retrieval.retriever import Retriever
 
 NEGATIVES = 4  # of each query, to train on
 TOP = 50  # documents of a query that are reranked

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tessera.data.examples import Search
-from tessera.finetune.contrastive import train
 from tessera.finetune.loop import TrainingSummary, best_of
-from tessera.finetune.retriever import Contrast, Retriever
-from tessera.finetune.saved import refuse_full, save_vectors
+from tessera.finetune.saved import refuse_full
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
 from tessera.progress import Silent, Watcher
 from tessera.retrieval import pairs
 from tessera.retrieval.cards import model_card
+from tessera.retrieval.contrastive import train
 from tessera.retrieval.pairs import Judged
 from tessera.retrieval.ranking import averages, measure, rank
+from tessera.retrieval.retriever import Contrast, Retriever, save_vectors
 
 HELD_OUT = 0.1  # share of the queries
 METRIC = "ndcg@10"

@@ -13,7 +13,6 @@ from tessera.evaluation.groups import read_groups
 from tessera.evaluation.trial import all_trials
 from tessera.finetune.learner import pretrained
 from tessera.finetune.loop import Diverged
-from tessera.finetune.retriever import Contrast
 from tessera.model import hub
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
@@ -21,6 +20,7 @@ from tessera.plan.corpus import TokenizerTraining
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol, Task
 from tessera.report.compare import compare
+from tessera.retrieval.retriever import Contrast
 from tessera.tokenizer import tokenizer as tokenizers
 
 ASKED = ["tree", "fish", "stone", "cloud", "bread", "night", "river", "king"]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from small_encoder import FAMILIES, TEXTS, small_model
 
 from tessera.export import graph as exporting
+from tessera.export import tracing
 from tessera.export.graph import export
 from tessera.export.model_card import by_text, lines
 from tessera.export.padded import PaddedEmbedder, PaddedEncoder
@@ -63,16 +64,16 @@ def exported(folder, tmp_path_factory):
     def make(family: str, engine: str, output: str = "embeddings"):
         out = tmp_path_factory.mktemp("exported") / f"{family}-{engine}"
 
-        def trace(model, pipeline, path):
+        def trace(padded, path):
             if family + output not in traced:
-                trace_really(model, pipeline, path)
+                trace_really(padded, path)
                 traced[family + output] = path.read_bytes()
             path.write_bytes(traced[family + output])
 
-        trace_really = exporting.trace
+        trace_really = tracing.trace
         how = {"pooling": POOLINGS, "normalize": False} if family == "eurobert" else {}
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(exporting, "trace", trace)
+            patch.setattr(tracing, "trace", trace)
             return out, export(folder(family), out, engine, output=output, texts=["mine"], **how)
 
     return cache(make)
@@ -213,7 +214,7 @@ def test_pooling_can_be_chosen_and_comes_back(exported):
 
 
 def test_a_graph_that_differs_is_refused_and_leaves_nothing(folder, exported, tmp_path, monkeypatch):
-    def write_another(model, pipeline, target, to):
+    def write_another(padded, target, to):
         (target / "model.onnx").write_bytes((exported("mmbert", "onnx")[0] / "model.onnx").read_bytes())
 
     monkeypatch.setattr(exporting, "write_graph", write_another)

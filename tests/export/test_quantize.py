@@ -7,8 +7,9 @@ import pytest
 import torch
 from small_encoder import write_model
 
-from tessera.export import graph as exporting
 from tessera.export import quantize as quantizing
+from tessera.export import tracing
+from tessera.export.heads import halves as halved
 from tessera.export.quantize import quantize, read_pairs, read_texts
 from tessera.files import write_text
 from tessera.inference.encoder import Encoder
@@ -35,15 +36,15 @@ def folder(tmp_path_factory):
 def traced_once(tmp_path_factory):
     """Every test starts from the same graph."""
     kept = tmp_path_factory.mktemp("graph") / "model.onnx"
-    really = exporting.trace
+    really = tracing.trace
 
-    def trace(model, pipeline, path):
+    def trace(padded, path):
         if not kept.exists():
-            really(model, pipeline, kept)
+            really(padded, kept)
         path.write_bytes(kept.read_bytes())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporting, "trace", trace)
+        patch.setattr(tracing, "trace", trace)
         yield
 
 
@@ -130,7 +131,7 @@ def test_retrieval_is_counted_both_ways():
     [("one two three", ("one two", " three")), ("abcd", ("ab", "cd")), ("ab cdefghij", ("ab", " cdefghij"))],
 )
 def test_a_text_is_cut_at_the_space_nearest_its_middle(text, halves):
-    assert quantizing._halves(text) == halves
+    assert halved(text) == halves
 
 
 def test_texts_and_pairs_are_read_from_files_and_drawn_the_same_way_each_time(tmp_path):

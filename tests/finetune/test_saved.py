@@ -3,37 +3,13 @@
 import learnable
 import numpy as np
 import pytest
-import torch
-import transformers
-from learnable import FILLER, THINGS
+from task_folders import CALM, LABELS, bert, rows
 
 from tessera.finetune import saved
 from tessera.finetune.learner import pretrained
 from tessera.finetune.loop import predict, train
-from tessera.model import transformers_model
-from tessera.plan.recipe import Machine
 from tessera.prediction.features import KINDS
 from tessera.prediction.predictor import Predictor
-
-CALM = Machine(device="cpu", dtype="float32")
-LABELS = {
-    "classify": THINGS, "multilabel": THINGS, "pair": ["no", "yes"], "reward": ["wrong", "right"], "regress": ["score"],
-    "rerank": ["score"], "choose": [], "span": [], "tag": ["O", *(f"B-{thing}" for thing in THINGS), "B-unheard"],
-}  # fmt: skip
-
-
-def bert(place):
-    """A small random BERT with a tokenizer of whole words."""
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *FILLER, *THINGS, "where"]
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(words), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=64, pad_token_id=0,
-    )  # fmt: skip
-    with transformers_model.quietly():
-        transformers.BertModel(config).save_pretrained(place)
-    transformers.BertTokenizer(vocab={word: n for n, word in enumerate(words)}).save_pretrained(place)
-    return place
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +17,6 @@ def folders(tmp_path_factory):
     place = tmp_path_factory.mktemp("models")
     ours = {family: learnable.model(place, family) for family in ("mmbert-small", "eurobert-210m")}
     return {**ours, "bert": bert(place / "bert")}
-
-
-def rows(kind, examples):
-    """As a user writes them."""
-    match kind:
-        case "tag":
-            return [{"words": list(e.words)} for e in examples]
-        case "span":
-            return [(e.question, e.context) for e in examples]
-        case "choose":
-            return [{"text": e.text, "options": list(e.options)} for e in examples]
-    return [e.text if e.second is None else (e.text, e.second) for e in examples]
 
 
 def answer(kind, labels, found):

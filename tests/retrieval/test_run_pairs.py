@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from tessera.finetune.learner import pretrained
-from tessera.finetune.retriever import Contrast, Retriever
 from tessera.inference.encoder import Encoder
 from tessera.plan.recipe import Machine
 from tessera.prediction.predictor import Predictor
 from tessera.retrieval import from_files, rerank, retrieve
 from tessera.retrieval.pairs import Judged, search
+from tessera.retrieval.retriever import Contrast, Retriever
 
 CALM = Machine(device="cpu", dtype="float32")
 

@@ -3,6 +3,7 @@
 # Shapes: T tokens of N texts end to end, C hidden size.
 
 import copy
+import dataclasses
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tessera.files import atomic_folder
+from tessera.finetune import saved
 from tessera.finetune.learner import Pretrained, copied, pretrained
 from tessera.inference import sentence_folder as folders
 from tessera.inference.engine import Vectors, each
@@ -23,6 +26,7 @@ from tessera.model.hub import AnyEncoder
 from tessera.model.packed import packed
 from tessera.model.pooling import Dense, Unit, pool
 from tessera.model.precision import autocast, compute_dtype
+from tessera.model.transformers_model import quietly
 from tessera.plan.recipe import Machine
 from tessera.progress import Progress
 from tessera.tokenizer.tokenizer import Tokenizer
@@ -187,3 +191,33 @@ class Retriever:
             on_progress=on_progress,
             what=what,
         )
+
+
+def save_vectors(
+    retriever: Retriever, source: Path, folder: Path, texts: Sequence[str], card: str | None = None
+) -> float:
+    """Writes a retriever, or a student, as a sentence-transformers folder, whole or not at all.
+
+    source   the folder that the model came from: its tokenizer goes along
+    texts    on which vectors are compared, put both as queries and as documents
+    returns  by how much the vectors of sentence-transformers differ at most, in parts of their length where that is
+             more than 1
+
+    Raises FileExistsError where `folder` holds something, ValueError where vectors differ by more than saved.TOLERANCE.
+    """
+    saved.need_sentence_transformers()
+    plain = dataclasses.replace(retriever, machine=retriever.machine.model_copy(update={"dtype": "float32"}))
+    texts = texts[: saved.COMPARED]
+    mine = {"query": plain.queries(texts), "document": plain.documents(texts)}
+    with atomic_folder(Path(folder)) as draft:
+        retriever.save(source, draft, card)
+        with quietly():
+            from sentence_transformers import SentenceTransformer
+
+            theirs = SentenceTransformer(str(draft), device="cpu", local_files_only=True)
+            theirs.float()
+            due = {name: theirs.encode(list(texts), prompt_name=name, show_progress_bar=False) for name in mine}
+        worst = max(saved.gap(mine[name], due[name]) for name in mine)
+        if not worst <= saved.TOLERANCE:
+            raise ValueError(f"nothing was written: sentence-transformers gives other vectors, by up to {worst:.1e}")
+    return worst

@@ -10,10 +10,8 @@ from learnable import COMMON
 
 from tessera.data.examples import Search, Triple
 from tessera.evaluation.retrieve import rank
-from tessera.finetune.contrastive import backward, draw, info_nce, known, mine, nested, train
 from tessera.finetune.learner import pretrained
 from tessera.finetune.loop import Diverged
-from tessera.finetune.retriever import Contrast, Retriever
 from tessera.inference.encoder import Encoder as Embedder
 from tessera.model import hub
 from tessera.model.mlm import MaskedLM, initialize
@@ -21,6 +19,8 @@ from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import TokenizerTraining
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
+from tessera.retrieval.contrastive import backward, draw, info_nce, known, mine, nested, train
+from tessera.retrieval.retriever import Contrast, Retriever
 from tessera.tokenizer import tokenizer as tokenizers
 
 WORDS = ["tree", "fish", "stone", "cloud", "bread", "night", "river", "king", "salt", "moon", "horn", "leaf"]
@@ -313,7 +313,7 @@ def test_given_negatives_come_before_mined_ones():
 
 
 def test_mined_negatives_are_trained_on(folder, monkeypatch):
-    from tessera.finetune import contrastive as contrast
+    from tessera.retrieval import contrastive as contrast
 
     sizes = []
 

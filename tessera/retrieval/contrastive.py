@@ -30,12 +30,12 @@ from torch.nn import functional
 from tessera.data.examples import Triple
 from tessera.data.packing import by_length
 from tessera.finetune.loop import Plan, TrainingSummary, optimize
-from tessera.finetune.retriever import Contrast, Retriever
 from tessera.inference.nearest import nearest
 from tessera.inference.tokenize import Ids
 from tessera.model.encoder import Encoder
 from tessera.plan.task import Protocol
 from tessera.progress import Progress
+from tessera.retrieval.retriever import Contrast, Retriever
 
 Answers = dict[str, set[str]]  # of each query, the documents that are known to answer it
 
