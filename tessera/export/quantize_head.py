@@ -65,6 +65,12 @@ class HeadMeasured:
         )
 
 
+def _reading(folder: Path, max_length: int) -> Predictor:
+    """The model of a folder in float32, which reads at most so many tokens of a text."""
+    found = Predictor.from_pretrained(folder, device="cpu", dtype="float32")
+    return replace(found, reader=replace(found.reader, max_length=min(max_length, found.reader.max_length)))
+
+
 def quantize_head(
     folder: Path,
     target: Path,
@@ -87,10 +93,8 @@ def quantize_head(
 
     The rest, and errors, as of `quantize.quantize`.
     """
-    predictor = Predictor.from_pretrained(folder, device="cpu", dtype="float32")
-    max_length = min(max_length, predictor.reader.max_length)
-    predictor = replace(predictor, reader=replace(predictor.reader, max_length=max_length))
-    task = predictor.model.task
+    predictor = _reading(folder, max_length)
+    task, max_length = predictor.model.task, predictor.reader.max_length
     right = [_right(predictor, row, number) for number, row in enumerate(rows)] if rows else []
     asked: list[Row] = list(rows) or heads.asked(task, measuring)
     if len(asked) < FEWEST:
