@@ -15,7 +15,9 @@ DataPath = Annotated[
 ]
 Kind = Annotated[
     str | None,
-    typer.Option(help="classify, multilabel, pair, regress, tag, span, choose, reward, rerank (default: guessed)"),
+    typer.Option(
+        help="classify, multilabel, pair, regress, tag, span, choose, reward, rerank (guessed); retrieve, distil"
+    ),
 ]
 Label = Annotated[
     list[str] | None, typer.Option(help="the column of the label; several of 0 and 1: each is a label (repeatable)")
@@ -43,6 +45,7 @@ def finetune(
     separator: Annotated[str | None, typer.Option(help="between several labels of a cell")] = None,
     held_out: HeldOut = 0.15,
     train_language: TrainLanguage = None,
+    teacher: Annotated[Path | None, typer.Option(help="distil: the folder whose vectors are learnt")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave out rows that cannot be used")] = False,
     protocol: Annotated[str, typer.Option(help="quick, or one of `tessera evaluate`, or your file")] = "quick",
     rates: Annotated[str | None, typer.Option(help="learning rates to try, with commas")] = None,
@@ -52,6 +55,8 @@ def finetune(
     seeds: Annotated[int | None, typer.Option(help="how many trainings the score is the mean of (default: 3)")] = None,
     patience: Annotated[int | None, typer.Option(help="epochs without a better score before training ends")] = None,
     max_length: Annotated[int | None, typer.Option(help="tokens that are read of a text")] = None,
+    frozen: Annotated[bool, typer.Option("--frozen", help="train the head alone: minutes")] = False,
+    lora: Annotated[bool, typer.Option("--lora", help="train the head and low-rank additions, merged in")] = False,
     balance: Annotated[bool, typer.Option("--balance", help="rare labels weigh more")] = False,
     curve: Annotated[bool, typer.Option("--curve", help="what fewer labels give, and twice as many")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")] = "auto",
@@ -62,31 +67,25 @@ def finetune(
     from tessera.plan.recipe import Machine
     from tessera.tokenizer.tokenizer import Tokenizer
 
+    machine = Machine.model_validate({"device": device, "dtype": dtype})
+    if kind in ("retrieve", "distil") or teacher is not None:
+        return _pairs(kind, model, data, out, _columns(text, second, label, column), teacher, machine)
     options = dataset.Options(
-        kind=kind,
-        columns=_columns(text, second, label, column),
+        kind=kind, columns=_columns(text, second, label, column), separator=separator, held_out=held_out,
         labels=tuple(part.strip() for part in labels.split(",")) if labels else None,
-        separator=separator,
-        held_out=held_out,
-        train_languages=tuple(train_language or ()),
-        skip_bad=skip_bad,
-    )
+        train_languages=tuple(train_language or ()), skip_bad=skip_bad,
+    )  # fmt: skip
     changes: dict[str, Any] = {"epochs": epochs, "steps": steps, "batch_size": batch, "patience": patience}
     changes |= {"max_length": max_length}
     changes |= {"learning_rates": _rates(rates), "seeds": None if seeds is None else tuple(range(seeds))}
+    how = _method(frozen, lora)
     with Watcher(console) as watcher:
         read = dataset.read(data, options, Tokenizer.load(model))
         for line in read.said:
             watcher.say(f"data: {line}")
+        asked = _protocol(protocol, read, changes, how)
         fitted = fit.finetune(
-            model,
-            read,
-            out,
-            protocol=_protocol(protocol, read, {key: value for key, value in changes.items() if value is not None}),
-            machine=Machine.model_validate({"device": device, "dtype": dtype}),
-            balance=balance,
-            curve=curve,
-            watcher=watcher,
+            model, read, out, protocol=asked, method=how, machine=machine, balance=balance, curve=curve, watcher=watcher
         )
     _show(fitted, read)
 
@@ -116,13 +115,41 @@ def _rates(rates: str | None) -> tuple[float, ...] | None:
     return found
 
 
-def _protocol(name: str, read: Any, changes: dict[str, Any]) -> Any:
+def _pairs(
+    kind: Any, model: Path, data: str, out: Path, columns: dict[str, Any], teacher: Path | None, machine: Any
+) -> None:
+    """A retriever, or a student of a teacher, out of pairs of texts."""
+    from tessera.retrieval.from_files import fit
+
+    with Watcher(console) as watcher:
+        done = fit(
+            kind or "distil",
+            model,
+            data,
+            out,
+            columns=columns or None,
+            teacher=teacher,
+            machine=machine,
+            watcher=watcher,
+        )
+    console.print(str(done))
+    console.print(f"model: {out}\nnext: tessera embed {out} TEXTS OUT.parquet, or tessera index {out} TEXTS OUT")
+
+
+def _method(frozen: bool, lora: bool) -> Any:
+    if frozen and lora:
+        raise ValueError("finetune: --frozen leaves the encoder as it is, --lora changes it; give one of them")
+    return "frozen" if frozen else "lora" if lora else "full"
+
+
+def _protocol(name: str, read: Any, flags: dict[str, Any], method: Any) -> Any:
     """The protocol of that name with what flags change."""
+    changes = {key: value for key, value in flags.items() if value is not None}
     from tessera.evaluation import catalogue
     from tessera.finetune import fit
     from tessera.plan.task import Protocol
 
-    found = fit.quick(read) if name == "quick" else catalogue.protocol(name)
+    found = fit.quick(read, method) if name == "quick" else catalogue.protocol(name)
     given = found.model_dump(by_alias=True)
     if "steps" in changes or "epochs" in changes:
         given |= {"steps": None, "epochs": None}

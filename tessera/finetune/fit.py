@@ -20,7 +20,7 @@ from tessera.finetune import card, saved, scores, trials
 from tessera.finetune.card import Fitted
 from tessera.finetune.dataset import Dataset
 from tessera.finetune.learner import Learner, pretrained
-from tessera.finetune.trials import Json, Search
+from tessera.finetune.trials import Json, Method, Search
 from tessera.plan.recipe import Machine
 from tessera.plan.shipped import pip_line
 from tessera.plan.task import Protocol
@@ -34,7 +34,7 @@ _STEPS = 250  # of a small dataset
 _FEWEST_EPOCHS, _MOST_EPOCHS = 3, 20
 
 
-def quick(data: Dataset) -> Protocol:
+def quick(data: Dataset, method: Method = "full") -> Protocol:
     """The protocol where none is named: a few rates, early stopping, epochs enough for a small dataset."""
     epoch = math.ceil(len(data.train) / 16)
     epochs = min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, math.ceil(_STEPS / epoch)))
@@ -42,7 +42,7 @@ def quick(data: Dataset) -> Protocol:
         name="quick",
         epochs=epochs,
         batch_size=16,
-        learning_rates=RATES,
+        learning_rates=RATES if method == "full" else tuple(10 * rate for rate in RATES),
         warmup_ratio=0.1,
         weight_decay=0.01,
         max_length=256 if data.kind != "span" else 384,
@@ -60,6 +60,7 @@ def finetune(
     machine: Machine | None = None,
     balance: bool = False,
     curve: bool = False,
+    method: Method = "full",
     watcher: Watcher | None = None,
 ) -> Fitted:
     """Trains on the data and writes a folder, whole or not at all.
@@ -67,13 +68,14 @@ def finetune(
     model     a model folder of any family
     protocol  rates, epochs, seeds ...; None: `quick`
     balance   rare labels weigh more in the loss
+    method    full: all weights learn. frozen: the head alone. lora: the head and low-rank additions to the encoder
     curve     also with an eighth, a quarter and a half of the rows, and what twice as many would give
 
     Raises FileExistsError where `out` holds something, ImportError where transformers is missing, ValueError where no
     training went well or transformers computes something else than we do.
     """
     model, out, watcher = Path(model), Path(out), watcher or Silent()
-    protocol = protocol or quick(data)
+    protocol = protocol or quick(data, method)
     _check(out, data, balance)
     one = Search(
         start=functools.cache(lambda: pretrained(model, machine)),
@@ -83,6 +85,7 @@ def finetune(
         balance=balance,
         folder=out.with_name(f"{out.name}.trials"),
         report=watcher.progress("finetune"),
+        method=method,
     )
     rate, first, done = trials.search(one, protocol.rates(), protocol.seeds)
     on = "test" if len(data.test) else "validation"

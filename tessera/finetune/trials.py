@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from tessera.checksums import sealed_json
 from tessera.files import digest, keep_damaged, read_json, write_json
-from tessera.finetune import loop, scores
+from tessera.finetune import frozen_head, loop, lora, scores
 from tessera.finetune.dataset import Dataset, Part
 from tessera.finetune.learner import Learner, Pretrained
 from tessera.plan.task import Protocol
@@ -25,6 +25,10 @@ from tessera.progress import Progress
 
 Json = dict[str, Any]
 _NOT_OF_A_TRIAL = {"name", "learning_rates", "sweep", "seeds", "select", "cite", "notes", "from_task"}
+
+
+Method = Literal["full", "frozen", "lora"]
+"""What learns: all weights; the head alone; the head and low-rank additions to the encoder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +41,15 @@ class Search:
     protocol: Protocol
     balance: bool
     folder: Path
+    method: Method = "full"
     report: Progress
     kept: list[tuple[float, str, Learner]] = field(default_factory=list)  # the best: its score and file
 
     def identity(self, data: Dataset, rate: float, seed: int) -> Json:
         """All that a trial depends on."""
         settings = self.protocol.model_dump(mode="json", exclude=_NOT_OF_A_TRIAL)
-        science = digest([settings, data.kind, data.labels, data.no_answer, self.balance, scores.metrics_of(data)])
+        science = digest([settings, data.kind, data.labels, data.no_answer, self.balance, scores.metrics_of(data),
+                          *([self.method] if self.method != "full" else [])])  # fmt: skip
         return {
             "start": self.start_fingerprint, "data": data.fingerprint, "settings": science, "rate": rate, "seed": seed
         }  # fmt: skip
@@ -130,12 +136,19 @@ def run(
         one.report(done, total, f"{what}: {doing}")
 
     try:
-        course = loop.train(
+        course = _train(one)(
             learner, data.train.examples, one.protocol, rate=rate, seed=seed, validate=judge, on_progress=report
         )
     except loop.Diverged as error:
         return None, None, str(error)
     return learner, course, None
+
+
+def _train(one: Search) -> Callable[..., loop.TrainingSummary]:
+    """The training loop of a method."""
+    if one.method == "lora":
+        return lambda *args, **how: lora.train_lora(*args, **how)[0]
+    return frozen_head.train_frozen if one.method == "frozen" else loop.train
 
 
 def class_weights(data: Dataset) -> torch.Tensor:

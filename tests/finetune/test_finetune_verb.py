@@ -166,3 +166,39 @@ def test_the_verb_says_what_it_read_guessed_and_chose_and_what_comes_next(model,
         assert part in said, ran.output
     with pytest.raises(FileExistsError, match="there already"):
         CliRunner().invoke(app, ["finetune", str(model), str(csv), "--out", out], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("method", ["frozen", "lora"])
+@pytest.mark.parametrize("kind", ["classify", "tag"])
+def test_a_head_alone_or_with_low_rank_additions_becomes_the_same_kind_of_folder(kind, method, model, tmp_path):
+    data = dataset.read(str(written(tmp_path / "rows", kind)))
+    fitted = fit.finetune(model, data, tmp_path / "out", protocol=quickly(seeds=[0]), machine=CALM, method=method)
+    assert fitted.difference <= 1e-5
+    auto = getattr(transformers, f"AutoModelFor{CLASSES.get(kind, 'SequenceClassification')}")
+    learned, before = (auto.from_pretrained(place).base_model.state_dict() for place in (tmp_path / "out", model))
+    same = [name for name, values in before.items() if name.endswith("Wqkv.weight") and values.equal(learned[name])]
+    assert bool(same) == (method == "frozen")
+
+
+def test_two_ways_to_learn_at_once_are_refused(model, tmp_path):
+    rows = written(tmp_path / "rows", "classify")
+    done = CliRunner().invoke(
+        app, ["finetune", str(model), str(rows), "--out", str(tmp_path / "o"), "--frozen", "--lora"]
+    )
+    assert "give one of them" in str(done.exception)
+    assert not (tmp_path / "o").exists()
+
+
+def test_pairs_become_a_retriever_by_the_same_verb(model, tmp_path):
+    pairs = [{"query": f"{thing} the", "document": f"near {thing} stone of {n}"} for n in range(8) for thing in THINGS]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    out = tmp_path / "retriever"
+    done = CliRunner().invoke(
+        app,
+        ["finetune", str(model), str(tmp_path / "pairs.jsonl"), "--out", str(out), "--kind", "retrieve"],
+        catch_exceptions=False,
+    )
+    assert done.exit_code == 0, done.output
+    assert (out / "modules.json").is_file()
+    assert "before" in done.output
+    assert f"tessera embed {out}"[:20] in done.output.replace("\n", "")
