@@ -9,6 +9,7 @@ half-written either way, not even by an end at once.
 """
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -23,6 +24,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 3.0  # seconds for a call into a library, which lets no signal in, to come back
 _ECHO = 2.0  # seconds in which torchrun passes on what Slurm has sent to all processes already: one signal, not two
 KEPT = "what was finished is kept and nothing is half-written; run the same command again, it goes on from there"
+_NO_STACK = 2  # SS_DISABLE
 _SHOW_CURSOR = "\x1b[?25h"
 
 
@@ -97,6 +99,22 @@ def listen_in_child() -> None:
     """In a process of a pool: its parent says when to stop, by SIGTERM; Ctrl-C reaches both and is the parent's."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _in_child)
+
+
+def on_own_stack() -> None:
+    """Takes away the alternate signal stack that a library has set up for this thread, on Linux.
+
+    OpenVINO's, on processors with AMX, is as large as what the kernel lays there and no larger. A handler of Python
+    needs more, so the next signal (Ctrl-C, the end of a child) would end the process by a segmentation fault.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).sigaltstack(ctypes.byref(_Stack(None, _NO_STACK, 0)), None)
+
+
+class _Stack(ctypes.Structure):
+    """stack_t of signal.h."""
+
+    _fields_ = (("ss_sp", ctypes.c_void_p), ("ss_flags", ctypes.c_int), ("ss_size", ctypes.c_size_t))
 
 
 def end(code: int) -> None:

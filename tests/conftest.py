@@ -1,3 +1,4 @@
+import logging
 import os
 import shutil
 import tempfile
@@ -34,6 +35,17 @@ def pytest_terminal_summary(terminalreporter):
 def pytest_unconfigure():
     for folder in (_attempts.parent, Path(_children)):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _heard(monkeypatch):
+    """Our log can be heard in every test, whatever a library has silenced in one before."""
+    log = logging.getLogger("tessera")
+    monkeypatch.setattr(log, "disabled", False)
+    monkeypatch.setattr(log, "propagate", True)
+    monkeypatch.setattr(logging.root.manager, "disable", 0)
+    monkeypatch.setattr(log, "level", logging.NOTSET)
+    log.manager._clear_cache()
 
 
 @pytest.fixture(autouse=True)

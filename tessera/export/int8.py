@@ -9,6 +9,7 @@ from pathlib import Path
 from tessera.export.tracing import To, quiet
 from tessera.inference.runtime import FILES, INPUTS, SEGMENTS, Ints, padded
 from tessera.inference.tokenize import Ids
+from tessera.signals import on_own_stack
 
 Inputs = dict[str, Ints]
 
@@ -36,6 +37,7 @@ def write_int8(source: Path, target: Path, to: To, weights_only: bool, calibrati
             kind = nncf.ModelType.TRANSFORMER
             dataset = nncf.Dataset(list(calibrating))
             graph = nncf.quantize(graph, dataset, subset_size=len(calibrating), model_type=kind)
+        on_own_stack()
         openvino.save_model(graph, target / FILES["openvino"], compress_to_fp16=False)
 
 

@@ -26,6 +26,7 @@ from tessera.model.transformers_model import TransformersConfig
 from tessera.plan.architecture import EncoderConfig
 from tessera.plan.errors import one_line
 from tessera.plan.shipped import pip_line
+from tessera.signals import on_own_stack
 
 Ints = NDArray[np.int64]
 Tokens = NDArray[np.integer]
@@ -226,12 +227,16 @@ def _openvino(path: Path, dtype: torch.dtype, threads: int) -> tuple[Names, Name
         "PERFORMANCE_HINT": "LATENCY",
     }
     compiled = openvino.Core().compile_model(path, "CPU", settings)
+    on_own_stack()
     own = threading.local()  # a request holds the numbers of one call
 
     def call(given: dict[str, Ints], wanted: str) -> Floats:
-        if not hasattr(own, "request"):
+        first = not hasattr(own, "request")
+        if first:
             own.request = compiled.create_infer_request()
         own.request.infer(given)
+        if first:
+            on_own_stack()
         return np.array(own.request.get_tensor(wanted).data, np.float32)  # a copy: the next call writes there
 
     known = {*INPUTS, SEGMENTS, STATES, VECTORS, LOGITS}  # a part of a graph may have several names

@@ -1,7 +1,6 @@
 """What `encode` takes: texts and nothing that merely holds them, keywords of the right kind, each refused by name."""
 
 import copy
-import logging
 import multiprocessing
 import pickle
 import subprocess
@@ -193,10 +192,7 @@ def test_texts_that_are_cut_are_counted(encoder):
     assert [reading.read([text])[1] for text in (exact, exact + "x", "one " * 10_000)] == [0, 1, 1]
 
 
-def test_the_log_says_once_that_texts_are_cut_unless_it_is_meant(folder, caplog, monkeypatch):
-    for name, value in (("disabled", False), ("propagate", True)):  # some libraries silence all that are there
-        monkeypatch.setattr(logging.getLogger("tessera"), name, value)
-    caplog.set_level(logging.WARNING, "tessera")
+def test_the_log_says_once_that_texts_are_cut_unless_it_is_meant(folder, caplog):
     encoder = Encoder.from_pretrained(folder, dtype="float32")
     for options in ({"max_length": 8}, {"long": "truncate"}, {"long": "chunk"}, {"on_truncated": lambda _: None}):
         encoder.encode(TEXTS, **options)
@@ -253,7 +249,6 @@ if __name__ == "__main__":
 
 
 def test_a_dataloader_with_workers_takes_an_encoder(folder, tmp_path):
-    # In a process of its own: torch's loader in one that OpenVINO has run in before can end it (docs/log.md).
     script = tmp_path / "loads.py"
     script.write_text(IN_A_LOADER, encoding="utf-8")
     done = subprocess.run([sys.executable, script, folder, *TEXTS[:3]], capture_output=True, text=True)

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: the first ends a command in good order, the second at once, and its processes end with it."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -203,3 +204,18 @@ def test_a_killed_worker_of_daft_is_one_error_that_says_what_to_do():
     daft_runner.choose("native")
     with pytest.raises(ChildProcessError, match=r"a worker process of Daft was ended from outside.*machine\.threads"):
         list(daft_runner.spread(slow_work.killed, [0, 1], workers=1))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there libraries set up such stacks")
+def test_a_signal_is_handled_on_the_stack_of_the_thread_whatever_a_library_set_up():
+    class Stack(ctypes.Structure):
+        _fields_ = (("place", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+    libc, before, now = ctypes.CDLL(None), Stack(), Stack()
+    libc.sigaltstack(None, ctypes.byref(before))
+    memory = ctypes.create_string_buffer(1 << 16)
+    assert libc.sigaltstack(ctypes.byref(Stack(ctypes.addressof(memory), 0, len(memory))), None) == 0
+    signals.on_own_stack()
+    libc.sigaltstack(None, ctypes.byref(now))
+    libc.sigaltstack(ctypes.byref(before), None)
+    assert now.flags == 2  # SS_DISABLE
