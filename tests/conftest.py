@@ -56,3 +56,11 @@ def _offline():
         found = _attempts.read_text(encoding="utf-8")
         _attempts.unlink()
         pytest.fail(f"this test, or a process of it, reached for the network:\n{found}")
+
+
+@pytest.fixture
+def logged(monkeypatch):
+    """What our log is told, whatever a library has done to logging before."""
+    told = []
+    monkeypatch.setattr(logging.getLogger("tessera"), "warning", lambda text, *args: told.append(text % args))
+    return told

@@ -192,15 +192,15 @@ def test_texts_that_are_cut_are_counted(encoder):
     assert [reading.read([text])[1] for text in (exact, exact + "x", "one " * 10_000)] == [0, 1, 1]
 
 
-def test_the_log_says_once_that_texts_are_cut_unless_it_is_meant(folder, caplog):
+def test_the_log_says_once_that_texts_are_cut_unless_it_is_meant(folder, logged):
     encoder = Encoder.from_pretrained(folder, dtype="float32")
     for options in ({"max_length": 8}, {"long": "truncate"}, {"long": "chunk"}, {"on_truncated": lambda _: None}):
         encoder.encode(TEXTS, **options)
-    assert caplog.messages == []
+    assert logged == []
     for _ in range(2):
         encoder.encode(TEXTS)
-    assert len(caplog.messages) == 1
-    assert "1 of the texts are longer than 64 tokens and were cut off there" in caplog.messages[0]
+    assert len(logged) == 1
+    assert "1 of the texts are longer than 64 tokens and were cut off there" in logged[0]
 
 
 def _rows(encoder):

@@ -36,10 +36,10 @@ def test_a_model_is_itself_and_what_is_none_is_left_to_its_reader(tmp_path):
         assert find_model(folder) == folder
 
 
-def test_the_only_model_of_a_run_or_of_a_stage_is_taken_and_said_once(tmp_path, caplog):
+def test_the_only_model_of_a_run_or_of_a_stage_is_taken_and_said_once(tmp_path, logged):
     run = run_of(tmp_path / "mine", "pretrain")
     assert find_model(run) == find_model(run / "pretrain") == run / "pretrain" / "final"
-    assert [record.message for record in caplog.records] == [
+    assert logged == [
         f"{place} holds one model, which is taken: {run / 'pretrain' / 'final'}" for place in (run, run / "pretrain")
     ]
 
