@@ -63,7 +63,8 @@ def finetune(
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="of the matrix products")] = "auto",
 ) -> None:
     """A model fine-tuned on your labels, as a folder that transformers loads. Run it again to go on after a kill."""
-    from tessera.finetune import dataset, fit
+    from tessera.finetune import fit
+    from tessera.labelled import dataset
     from tessera.plan.recipe import Machine
     from tessera.tokenizer.tokenizer import Tokenizer
 

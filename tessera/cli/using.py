@@ -125,7 +125,7 @@ def quantize(
     """A model in int8, measured before and after; nothing is written that falls under a bound."""
     from tessera.export.quantize import quantize as write
     from tessera.export.quantize import read_pairs, read_texts
-    from tessera.finetune import tables
+    from tessera.labelled import tables
 
     labelled = [row for file in (tables.find(rows) if rows is not None else ()) for _, row in tables.rows(file)]
     with Watcher(console) as watcher:

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from tessera.evaluation import about, bitext, load, probe
 from tessera.evaluation.rows import DataError
 from tessera.files import digest, fingerprint
-from tessera.finetune.columns import Row
 from tessera.inference import sentence_folder
 from tessera.inference.encoder import Encoder
 from tessera.inference.nearest import check_vectors
+from tessera.labelled.columns import Row
 from tessera.plan.languages import spelled
 from tessera.plan.recipe import Machine
 from tessera.plan.result import Json, Result, Scores, finished, identity_of, write

@@ -13,9 +13,9 @@ from pathlib import Path
 from tessera.data.examples import Example
 from tessera.evaluation import rows
 from tessera.evaluation.rows import DataError
-from tessera.finetune.columns import Row, UnknownLabel
-from tessera.finetune.examples import Asked, examples_of
-from tessera.finetune.labels import in_order, is_number, yaml_line
+from tessera.labelled.columns import Row, UnknownLabel
+from tessera.labelled.examples import Asked, examples_of
+from tessera.labelled.labels import in_order, is_number, yaml_line
 from tessera.plan.errors import some
 from tessera.plan.task import SplitName, Task
 from tessera.plan.task_data import Column, Data, in_language

@@ -13,8 +13,8 @@ from pathlib import Path
 from tessera.data.examples import Search
 from tessera.evaluation import load, rows
 from tessera.evaluation.rows import DataError
-from tessera.finetune.columns import Row
-from tessera.finetune.examples import answering
+from tessera.labelled.columns import Row
+from tessera.labelled.examples import answering
 from tessera.plan.errors import some
 from tessera.plan.task import SPLITS, Data, SplitName, Task
 from tessera.plan.task_data import guess

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from tessera.evaluation import catalogue
 from tessera.evaluation.rows import MissingData, download
-from tessera.finetune import tables
+from tessera.labelled import tables
 from tessera.plan.errors import some
 from tessera.plan.fields import Strict
 

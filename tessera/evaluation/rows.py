@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from tessera.data.storage import File
-from tessera.finetune import tables
-from tessera.finetune.tables import DataError as DataError
-from tessera.finetune.tables import Placed
-from tessera.finetune.tables import place_of as place_of
+from tessera.labelled import tables
+from tessera.labelled.tables import DataError as DataError
+from tessera.labelled.tables import Placed
+from tessera.labelled.tables import place_of as place_of
 from tessera.plan.shipped import pip_line
 from tessera.plan.task_data import LANGUAGE, SPLIT, TASK, Beside, Column, Data, holds_language
 

@@ -2,13 +2,6 @@
 
 In reading order:
 
-    labels.py       what a label is and which number it has, decided in one place
-    tables.py       rows out of JSON lines, JSON, CSV, TSV, parquet and plain lines, one dict each
-    columns.py      the cells of a row by the roles a task gives them: texts, labels, tags, answers
-    examples.py     labelled examples out of rows, of every kind of task; tags and spans are checked
-    guess.py        which kind of task rows are, and which column plays which role
-    splits.py       train, validation and test by files, by a column, or by a hash of each row
-    dataset.py      a dataset out of files: guessed where nothing is said, and what was guessed
     learner.py      an encoder with a task head: forward pass and loss
     loop.py         the training loop: schedule, clipping, early stopping; train and predict
     frozen_head.py  the head alone, trained on features that are computed once

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from tessera import __version__
-from tessera.finetune.dataset import Dataset
 from tessera.json_files import read_json
+from tessera.labelled.dataset import Dataset
 from tessera.model.task_config import class_suffix
 from tessera.plan.task import Protocol
 from tessera.prediction.features import HEADS

@@ -18,9 +18,9 @@ from typing import Any
 from tessera.files import fingerprint
 from tessera.finetune import card, saved, scores, trials
 from tessera.finetune.card import Fitted
-from tessera.finetune.dataset import Dataset
 from tessera.finetune.learner import Learner, pretrained
 from tessera.finetune.trials import Json, Method, Search
+from tessera.labelled.dataset import Dataset
 from tessera.plan.recipe import Machine
 from tessera.plan.shipped import pip_line
 from tessera.plan.task import Protocol

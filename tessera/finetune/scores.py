@@ -12,9 +12,9 @@ from scipy.special import expit
 
 from tessera.data.examples import Question, Tagged
 from tessera.finetune import loop
-from tessera.finetune.dataset import Dataset, Part
-from tessera.finetune.examples import scheme
 from tessera.finetune.learner import Learner
+from tessera.labelled.dataset import Dataset, Part
+from tessera.labelled.examples import scheme
 from tessera.plan.task import Metric
 from tessera.prediction import metrics
 

@@ -17,8 +17,8 @@ import torch
 from tessera.checksums import sealed_json
 from tessera.files import digest, keep_damaged, read_json, write_json
 from tessera.finetune import frozen_head, loop, lora, scores
-from tessera.finetune.dataset import Dataset, Part
 from tessera.finetune.learner import Learner, Pretrained
+from tessera.labelled.dataset import Dataset, Part
 from tessera.plan.task import Protocol
 from tessera.prediction.features import Kind
 from tessera.progress import Progress

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from tessera.finetune import tables
-from tessera.finetune.splits import split_of
-from tessera.finetune.tables import DataError, Placed
+from tessera.labelled import tables
+from tessera.labelled.splits import split_of
+from tessera.labelled.tables import DataError, Placed
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
 from tessera.plan.task_data import SPLITS, Column

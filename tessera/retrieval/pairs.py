@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from tessera.data.examples import Search, Triple
 from tessera.data.hashing import named_keys
-from tessera.finetune.columns import Row
-from tessera.finetune.tables import DataError, Placed
+from tessera.labelled.columns import Row
+from tessera.labelled.tables import DataError, Placed
 from tessera.plan.errors import some
 from tessera.plan.task_data import Column, guess
 

@@ -13,7 +13,7 @@ from task_files import CLASSIFY, TAG, task, write
 
 from tessera.evaluation import load, trial
 from tessera.evaluation.evaluate import evaluate
-from tessera.finetune.labels import spelled
+from tessera.labelled.labels import spelled
 from tessera.plan.recipe import Machine
 from tessera.plan.result import read
 from tessera.prediction import metrics

@@ -9,7 +9,8 @@ from learnable import THINGS
 from typer.testing import CliRunner
 
 from tessera.cli import app
-from tessera.finetune import dataset, fit, trials
+from tessera.finetune import fit, trials
+from tessera.labelled import dataset
 from tessera.plan.recipe import Machine
 from tessera.prediction.predictor import Predictor
 

@@ -34,6 +34,7 @@ FLOORS = {
     "train": 2,
     "inference": 2,
     "prediction": 2.5,
+    "labelled": 2.7,  # words of raw text are split as a prediction splits them
     "export": 3,
     "finetune": 3,
     "retrieval": 3.5,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tessera.finetune.tables import DataError
+from tessera.labelled.tables import DataError
 from tessera.retrieval.pairs import judged, search, sentences, split, triples
 
 

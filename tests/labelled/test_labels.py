@@ -3,7 +3,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from tessera.finetune import labels
+from tessera.labelled import labels
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from tessera.finetune import tables
-from tessera.finetune.tables import DataError
+from tessera.labelled import tables
+from tessera.labelled.tables import DataError
 
 ROWS = [
     {"text": 'Hon segði: "ja", so', "label": "góð"},

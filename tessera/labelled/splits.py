@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tessera.finetune import tables
-from tessera.finetune.columns import Row
-from tessera.finetune.tables import DataError
+from tessera.labelled import tables
+from tessera.labelled.columns import Row
+from tessera.labelled.tables import DataError
 from tessera.plan.task_data import SPLITS, Column
 
 _NAMES = {

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tessera.data.examples import Choices, Example, Labelled, Question, Tagged, Triple
-from tessera.finetune import labels
-from tessera.finetune.columns import Row
-from tessera.finetune.tables import DataError
+from tessera.labelled import labels
+from tessera.labelled.columns import Row
+from tessera.labelled.tables import DataError
 from tessera.plan.errors import did_you_mean
 from tessera.prediction.words import split
 from tessera.tokenizer.tokenizer import Tokenizer

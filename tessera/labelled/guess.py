@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tessera.finetune.tables import DataError
+from tessera.labelled.tables import DataError
 from tessera.plan.errors import did_you_mean, some
 from tessera.plan.task import ROLES
 from tessera.plan.task_data import SYNONYMS, Column

@@ -6,10 +6,10 @@ import random
 import learnable
 import pytest
 
-from tessera.finetune import dataset, splits
-from tessera.finetune.examples import broken_at, scheme
-from tessera.finetune.guess import guess
-from tessera.finetune.tables import DataError
+from tessera.labelled import dataset, splits
+from tessera.labelled.examples import broken_at, scheme
+from tessera.labelled.guess import guess
+from tessera.labelled.tables import DataError
 from tessera.tokenizer.tokenizer import Tokenizer
 
 

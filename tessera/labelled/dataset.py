@@ -13,14 +13,14 @@ from typing import Any
 
 from tessera.data.examples import Example, Tagged
 from tessera.files import digest
-from tessera.finetune import examples as reading
-from tessera.finetune import guess as guessing
-from tessera.finetune import labels as labelling
-from tessera.finetune import tables
-from tessera.finetune.columns import Row, UnknownLabel
-from tessera.finetune.examples import Asked
-from tessera.finetune.splits import Placed, divided, split_in, split_of
-from tessera.finetune.tables import DataError
+from tessera.labelled import examples as reading
+from tessera.labelled import guess as guessing
+from tessera.labelled import labels as labelling
+from tessera.labelled import tables
+from tessera.labelled.columns import Row, UnknownLabel
+from tessera.labelled.examples import Asked
+from tessera.labelled.splits import Placed, divided, split_in, split_of
+from tessera.labelled.tables import DataError
 from tessera.plan.errors import some
 from tessera.plan.task_data import SPLITS, Column
 from tessera.tokenizer.tokenizer import Tokenizer

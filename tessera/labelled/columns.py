@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from tessera.finetune import labels
-from tessera.finetune.labels import shown
-from tessera.finetune.tables import DataError
+from tessera.labelled import labels
+from tessera.labelled.labels import shown
+from tessera.labelled.tables import DataError
 from tessera.plan.errors import did_you_mean, some
 from tessera.plan.task_data import Column, guess
 
