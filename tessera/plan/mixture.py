@@ -18,7 +18,7 @@ from operator import mul
 from tessera.plan.corpus import Bucket
 from tessera.plan.errors import did_you_mean
 from tessera.plan.fields import Largest, at
-from tessera.plan.recipe import Mixture, Phase
+from tessera.plan.phase import Mixture, Phase
 
 STRETCHES = 512
 _NOTHING = 1e-300  # share of a moment: what lifts less than this to a whole is no finite number

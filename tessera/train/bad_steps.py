@@ -16,7 +16,7 @@ from tessera.data.stream import Stream
 from tessera.files import write_json
 from tessera.plan import schedule
 from tessera.plan.errors import some
-from tessera.plan.recipe import Phase
+from tessera.plan.phase import Phase
 
 Steps = tuple[int, int]  # first and last step of those that were read and not learnt from
 

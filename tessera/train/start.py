@@ -17,7 +17,8 @@ from tessera.model.transformers_model import TransformersConfig, TransformersMas
 from tessera.plan import schedule
 from tessera.plan.architecture import EncoderConfig
 from tessera.plan.fields import is_folder
-from tessera.plan.recipe import Phase, Recipe
+from tessera.plan.phase import Phase
+from tessera.plan.recipe import Recipe
 from tessera.progress import Watcher
 from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.train import checkpoint, distributed, metrics

@@ -25,7 +25,8 @@ from tessera.plan import schedule
 from tessera.plan.architecture import parameters
 from tessera.plan.fields import show_tokens
 from tessera.plan.mixture import MixtureSchedule, mixture_of
-from tessera.plan.recipe import Phase, Recipe
+from tessera.plan.phase import Phase
+from tessera.plan.recipe import Recipe
 from tessera.progress import Progress, Silent, Watcher, silent
 from tessera.signals import Stopped
 from tessera.train import bad_steps, checkpoint, distributed
@@ -319,7 +320,7 @@ def _introduce(job: Job, state: TrainState, meter: ThroughputMeter) -> None:
     job.watcher.say(
         f"{phase.name}: {network}, {str(job.dtype).removeprefix('torch.')} on "
         f"{world.device.type} x {world.size}{kind}, {show_tokens(phase.tokens)} tokens of {sources} sources and "
-        f"languages, {packing}, at most {phase.context} tokens a document, mask {phase.mask_ratio:g}, {positions}"
+        f"languages, {packing}, at most {phase.context} tokens a document, mask {phase.predicted:g}, {positions}"
     )
     job.watcher.say(f"{phase.name}: MFU counts as a share of {meter.peak.source}")
 

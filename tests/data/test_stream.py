@@ -12,7 +12,7 @@ from tessera.data.shard_writer import ShardWriter
 from tessera.data.shards import Shards
 from tessera.data.stream import Stream, cut
 from tessera.plan.mixture import MixtureSchedule, mixture_of, shares
-from tessera.plan.recipe import Crop, Mixture, Phase
+from tessera.plan.phase import Crop, Mixture, Phase
 
 FIRST = 10  # ids below are special; every token of a store is its position + FIRST, so a token says where it was read
 

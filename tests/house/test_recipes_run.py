@@ -16,8 +16,9 @@ from tessera.plan.architecture import PRESETS
 from tessera.plan.corpus import Source, TokenizerTraining
 from tessera.plan.fields import is_folder
 from tessera.plan.loading import load
-from tessera.plan.overview import overview
-from tessera.plan.recipe import Model, Phase, Recipe
+from tessera.plan.phase import Phase
+from tessera.plan.recipe import Model, Recipe
+from tessera.report.overview import overview
 from tessera.report.plan_tables import tables
 from tessera.run import run
 from tessera.tokenizer.tokenizer import train
