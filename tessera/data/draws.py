@@ -51,7 +51,7 @@ class Draws:
                 )
         self.items = items
         share = np.asarray(mixture.shares, np.float64)
-        for bucket in np.flatnonzero(share.any(0) & (items == 0)):
+        for bucket in np.flatnonzero(share.any(0) & (items == 0)).tolist():
             most = share[:, bucket].max()
             raise ValueError(f"bucket {buckets[bucket].key} has a share of {most:.3g} but no tokens")
         # a bucket gives items at a rate: its share over the mean length of its items

@@ -103,6 +103,18 @@ class Stream:
         order = np.argsort(mix(~keys), kind="stable")
         return bucket[order], starts[order], lengths[order], keys[order]
 
+    def origins(self, t0: int, t1: int) -> list[tuple[int, int, int, int]]:
+        """What the batch of the window [t0, t1) is made of, in its order.
+
+        returns  (bucket, number of the document within it, first token within the document, tokens)
+        """
+        bucket, starts, lengths, _ = self.documents(t0, t1)
+        offsets = self.shards.offsets
+        place = np.searchsorted(offsets, starts, side="right") - 1
+        first = np.asarray(self.shards.first_document, np.int64)[bucket]
+        found = np.stack((bucket, place - first, starts - np.asarray(offsets[place]), lengths), axis=1)
+        return [tuple(row) for row in found.tolist()]
+
     def _drawn(self, t0: int, t1: int) -> tuple[Integers, Integers, Integers, Keys]:
         """Bucket, first token, length and key of each block drawn in the window, all [n], bucket by bucket."""
         bucket, index, keys = self._draws.window(t0, t1)

@@ -165,7 +165,8 @@ class Recipe(Strict):
                 )
         if merge.checkpoints_of is not None and self.phase(merge.checkpoints_of).checkpoint_every is None:
             raise ValueError(
-                f"merge {merge.name!r} joins checkpoints of {merge.checkpoints_of!r}; set checkpoint_every in that phase"
+                f"merge {merge.name!r} joins checkpoints of {merge.checkpoints_of!r}; "
+                "set checkpoint_every in that phase"
             )
         thetas = {name: theta for name in merge.models if (theta := self._theta(name))}
         if len(set(thetas.values())) > 1 and merge.config_of is None:

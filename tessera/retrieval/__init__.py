@@ -10,6 +10,7 @@ In reading order:
     retrieve.py  a retriever out of pairs, chosen on held-out queries, as a folder
     rerank.py    a cross-encoder out of pairs: negatives for it, training, what it does to a retriever's ranking
     teacher.py   the vectors of a teacher, computed once and kept
+    lessons.py      what a teacher says of every text that a phase of a run distils
     distil.py    a student that learns these vectors, also for translations, as a folder
     from_files.py  each of the three out of files
 
