@@ -16,7 +16,10 @@ from tessera.corpus.tokenize import PAIRS
 from tessera.data.shards import Shards, verify
 from tessera.evaluation.evaluate import evaluate_recipe
 from tessera.files import LOCK, atomic_folder, remove_leftovers, write_json, write_text
+from tessera.inference.sentence_folder import Pipeline
+from tessera.inference.sentence_folder import write as write_embedder
 from tessera.inference.text_scorer import Scorer
+from tessera.model import hub
 from tessera.plan import fit, result
 from tessera.plan.errors import some
 from tessera.plan.fields import is_folder
@@ -36,6 +39,7 @@ from tessera.train.start import check_tokenizers
 from tessera.train.trainer import Text, train
 
 Stage = Literal["documents", "tokenizer", "shards", "train", "merge", "evaluate", "report"]
+EMBEDDER = "embedder"  # beside `final`
 _SHOWN_REASONS = 5  # of each source; the rest is in the report
 _SPARE_ROWS = 1_024  # of embeddings that a preset may have for the sake of round sizes
 _CHECKED_TOKENS = 10**10  # a few seconds of reading
@@ -278,6 +282,20 @@ def _text(recipe: Recipe, folder: Path, watcher: Watcher) -> Text:
 def _merge(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     for merge in recipe.merges:
         merge_stage(merge, recipe, folder, watcher)
+    _embedders(recipe, folder, watcher)
+
+
+def _embedders(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
+    """A folder for sentence-transformers beside the model of each stage that trained sentence embeddings."""
+    for name in (stage.name for stages in (recipe.phases, recipe.merges) for stage in stages):
+        final, target = folder / name / "final", folder / name / EMBEDDER
+        if not recipe.embeds(name) or not final.exists() or target.exists():
+            continue
+        check_model(final.resolve(), watcher)
+        config = hub.read_config(final)
+        longest = max(phase.context for phase in recipe.phases if phase.kind != "masked")
+        write_embedder(final, target, Pipeline(), config.hidden_size, longest)
+        watcher.say(f"{name}: {target} is its folder for sentence-transformers")
 
 
 def _evaluate(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
@@ -292,7 +310,7 @@ def _evaluate(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
             recipe.evaluation,
             folder / "evaluation",
             name=name,
-            held_out=folder / "shards" / "held_out",
+            held_out=None if recipe.embeds(name) else folder / "shards" / "held_out",  # a vector predicts no token
             seed=recipe.seed,
             machine=recipe.machine,
             on_progress=watcher.progress(f"evaluate {name}"),

@@ -125,7 +125,6 @@ class Contrast(Strict):
     """
 
     temperature: float = Field(0.05, gt=0)  # cosines are divided by it
-    negatives: int = Field(0, ge=0)  # second sides that the phase's first model takes for the right one, for each pair
 
 
 class Phase(Strict):

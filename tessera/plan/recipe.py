@@ -195,6 +195,10 @@ class Recipe(Strict):
         """The phase of that name."""
         return next(p for p in self.phases if p.name == name)
 
+    def embeds(self, stage: str) -> bool:
+        """Whether a stage trained sentence embeddings, or is a merge of such."""
+        return self.phase(self._trained(stage)).kind != "masked"
+
     def chain(self, name: str | None) -> list[str]:
         """The phases that went into a phase, oldest first, itself the last; none of a folder or of `scratch`.
 

@@ -217,7 +217,9 @@ def test_a_mixture_that_stands_still_is_read_alike_however_long_the_phase(store)
     long = stream(store, MixtureSchedule((0, 10**15), (shares(Mixture(temperature=0.3), store.buckets),)))
     for t in (0, 1, 777, 12_345, 10**9 + 7, 10**15 - 1):
         assert long.draws(t).tolist() == short.draws(t).tolist()
-        assert long.draws(t).tolist() == np.floor(long._rate[0] * t + long._phase).astype(np.int64).tolist()
+        assert (
+            long.draws(t).tolist() == np.floor(long._draws._rate[0] * t + long._draws._phase).astype(np.int64).tolist()
+        )
     assert documents(long.read(5_000, 6_000, 0.3)) == documents(short.read(5_000, 6_000, 0.3))
 
 
