@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from tessera.data.packing import Batch, micro_batches, select, share
 from tessera.data.pair_stream import text_keys
-from tessera.model.mlm import MaskedLM
+from tessera.model.encoder import Encoder
 from tessera.model.pooling import pool
 from tessera.model.precision import autocast
 from tessera.plan.phase import Contrast, Distil, Phase
@@ -41,12 +41,12 @@ class TeacherVectors(Protocol):
 class Embeddings(nn.Module):
     """A text's vector, as the one forward pass that is spread over processes: float32 [N, C]."""
 
-    def __init__(self, model: MaskedLM) -> None:
+    def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        self.model = model
+        self.encoder = encoder  # without the head, whose weights get no gradient
 
     def forward(self, tokens: Tensor, starts: Tensor) -> Tensor:
-        return pool(self.model.encoder(tokens, starts), starts, "mean").float()
+        return pool(self.encoder(tokens, starts), starts, "mean").float()
 
 
 def distance(found: Tensor, due: Tensor, how: Distil) -> Tensor:
@@ -165,7 +165,7 @@ class _Passes:
 
     @property
     def width(self) -> int:
-        return next(part for part in self.objective.modules() if isinstance(part, MaskedLM)).config.hidden_size
+        return next(part for part in self.objective.modules() if isinstance(part, Encoder)).config.hidden_size
 
     def counts(self, number: int) -> int:
         """Whether a pass counts, 1 or 0: those that only keep step with other processes do not."""

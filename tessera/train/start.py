@@ -94,13 +94,15 @@ def start(
         watcher.warn(f"{phase.name}: going back to {own.name if own else 'its start'}, on with step {step}")
     if isinstance(model, TransformersMaskedLM):
         _check_foreign(model, phase, recipe, world)
+    if phase.kind != "masked" and world.size > 1 and recipe.machine.parallel == "fsdp2":
+        raise TrainingError(f"{phase.name}: {phase.kind} spreads whole models only; set machine.parallel: ddp")
     model.to(world.device).train()
     noise = SeededDropout(model) if world.device.type == "cpu" and isinstance(model, MaskedLM) else None
     if phase.kind == "masked":
         whole: nn.Module = Objective(model)
     else:
         assert isinstance(model, MaskedLM), "checked above"
-        whole = Embeddings(model)
+        whole = Embeddings(model.encoder)
     objective = distributed.spread(whole, world, recipe.machine.parallel)
     optimizer = build(model, phase.optimizer, phase.learning_rate.peak)
     if carried is not None:

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import torch
 from going import changed
+from many import together
+from safetensors.torch import load_file, save_file
 
 from tessera.data.packing import Batch
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.model.pooling import pool
 from tessera.plan.phase import Contrast, Distil
 from tessera.train import embedding
-from tessera.train.distributed import World, join
+from tessera.train.distributed import World, join, spread, total
 from tessera.train.embedding import Embeddings, distance, info_nce
 from tessera.train.gradient import SeededDropout
 
@@ -55,7 +57,7 @@ def gradients(made, phase, tokens, world, dropout):
     noise = SeededDropout(made) if dropout else None
     of = Teacher(made.config.hidden_size, 12)
     loss = embedding.backward(
-        Embeddings(made), batch(), phase, of, tokens, world, torch.float32, noise=noise, seed=5
+        Embeddings(made.encoder), batch(), phase, of, tokens, world, torch.float32, noise=noise, seed=5
     )  # fmt: skip
     return loss, {name: p.grad.clone() for name, p in made.named_parameters() if p.grad is not None}
 
@@ -112,3 +114,38 @@ def test_info_nce_by_hand_and_equal_texts_are_not_held_against_each_other():
     assert float(info_nce(first, second, same, 1.0)) == pytest.approx((held + held + due) / 3)
     keys = np.array([1, 10, 2, 10, 3, 30], np.uint64)  # pairs 0 and 1 have the same second side
     assert embedding._same(keys, torch.device("cpu")).tolist() == same.tolist()
+
+
+def _backward(world, folder):
+    """Gradients in a world of several processes, written by the first of them."""
+    for number, phase in enumerate(PHASES):
+        made = model(0.3)
+        made.train()
+        noise = SeededDropout(made)
+        objective = spread(Embeddings(made.encoder), world, "ddp")
+        loss = embedding.backward(
+            objective,
+            batch(),
+            phase,
+            Teacher(made.config.hidden_size, 12),
+            40,
+            world,
+            torch.float32,
+            noise=noise,
+            seed=5,
+        )
+        loss = total([loss], world)[0]
+        if world.leads:
+            found = {name: p.grad for name, p in made.named_parameters() if p.grad is not None}
+            save_file({**found, "loss": torch.tensor(loss)}, folder / f"{number}.safetensors")
+
+
+def test_two_processes_have_the_gradient_of_one(world, tmp_path):
+    assert together(2, _backward, tmp_path) == [0, 0]
+    for number, phase in enumerate(PHASES):
+        loss, due = gradients(model(0.3), phase, 10**6, world, 0.3)
+        found = load_file(tmp_path / f"{number}.safetensors")
+        assert found.pop("loss").item() == pytest.approx(loss, rel=1e-5)
+        assert found.keys() == due.keys()
+        for name, gradient in due.items():
+            torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-6)
