@@ -103,7 +103,8 @@ def overview(
     warnings = list(inventory.warnings) if inventory is not None else []
     phases = []
     for phase in recipe.phases:
-        text = text_of(recipe, phase, inventory) if inventory is not None else None
+        reads = inventory is not None and phase.kind == "masked"  # pairs have a store of their own
+        text = text_of(recipe, phase, inventory) if reads and inventory is not None else None
         planned, warned = _phase(recipe, phase, text, config, machine, warn_epochs)
         phases.append(planned)
         warnings += warned
