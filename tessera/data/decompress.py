@@ -20,7 +20,9 @@ CHUNK = 2**18  # bytes read at a time
 SHOWN_BYTES = 400  # what is kept of a row that is too long
 NOT_UTF8 = "not UTF-8"
 NUL = "NUL characters, as in UTF-16 without its mark"
-AS_UTF8 = "; write it as UTF-8 (iconv -f latin1 -t utf-8; a table program calls that the encoding of a CSV)"
+AS_UTF8 = dict.fromkeys(
+    (NOT_UTF8, NUL), "; write it as UTF-8 (iconv -f latin1 -t utf-8; a table program calls that the encoding of a CSV)"
+)
 
 _LARGE, _GROWTH = 2**30, 200  # a file that becomes larger than both, in bytes and in times its own size, is a bomb
 _ARROW_WINDOW = 2**27  # bytes; `zstd --long` asks for more

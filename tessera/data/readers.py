@@ -172,7 +172,7 @@ def _check_names(file: File, source: Source | None, names: list[str]) -> None:
         return
     _, reason = _table_row(names, names, "".join(names))
     if reason:
-        raise ValueError(f"{file}: line 1, which names the columns: {reason}{AS_UTF8}")
+        raise ValueError(f"{file}: line 1, which names the columns: {reason}{AS_UTF8.get(reason, '')}")
     wanted = names if source is None else _columns(file, source, names)
     if twice := sorted({name for name in wanted if name and wanted.count(name) > 1}):
         raise ValueError(f"{file}: line 1 names the columns, each once; it has {', '.join(map(_short, twice))} twice")

@@ -23,12 +23,9 @@ Placed = tuple[str, Row]  # "file:line", and what stands there
 
 _SENTENCES = (".conll", ".conllu", ".bio", ".iob")
 KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", *_SENTENCES)
-_A_ROW = ", where a row is a JSON object on a line"
-_WHAT_TO_DO = {
-    decompress.NOT_UTF8: decompress.AS_UTF8,
-    decompress.NUL: decompress.AS_UTF8,
-    **dict.fromkeys(("not JSON", "not a JSON object"), _A_ROW),
-}
+_WHAT_TO_DO = decompress.AS_UTF8 | dict.fromkeys(
+    ("not JSON", "not a JSON object"), ", where a row is a JSON object on a line"
+)
 LONGEST = 2**25  # bytes of a row
 _ASIDE = ("", ".json", ".txt")  # in a folder more often settings and notes than rows
 _WHOLE_FILE = 2**28  # bytes of a .json file that is one object, which is read as one
@@ -51,14 +48,14 @@ def find(where: str, said: list[str] | None = None) -> list[File]:
     except ValueError as error:
         raise DataError(str(error).removeprefix("source 'data': ")) from None
     inside = [entry.file for entry in found if entry.role == "inside"]
-    kept = [file for file in inside if _kind(file) not in _ASIDE] or list(filter(_kind, inside))
+    kept = {file for file in inside if _kind(file) not in _ASIDE} or set(filter(_kind, inside))
     if said is not None and (others := [file.name for file in inside if file not in kept]):
         said.append(f"not read, as they are no tables of rows: {some(others, 5)}")
-    for file in (entry.file for entry in found if entry.role == "asked for"):
-        if not _kind(file):
-            allowed = f"{', '.join(KINDS)}, each but .parquet also with {', '.join(COMPRESSIONS)}"
-            raise DataError(f"{file}: unknown kind of file; rows are read from {allowed}")
-        kept.append(file)
+    asked = [entry.file for entry in found if entry.role == "asked for"]
+    if unknown := [file for file in asked if not _kind(file)]:
+        allowed = f"{', '.join(KINDS)}, each but .parquet also with {', '.join(COMPRESSIONS)}"
+        raise DataError(f"{unknown[0]}: unknown kind of file; rows are read from {allowed}")
+    kept.update(asked)
     return [entry.file for entry in found if entry.file in kept]
 
 
@@ -67,7 +64,8 @@ def rows(file: File | Path, skipped: list[str] | None = None) -> Iterator[Placed
 
     skipped  takes what is wrong with lines that are no rows; None: that is an error
 
-    Raises DataError for what is no row, for a file that cannot be read, and for one that unpacks beyond all measure.
+    Raises DataError for what is no row, for a file that cannot be read, and for one that unpacks beyond all measure,
+    ConnectionError where its place cannot be reached.
     """
     size = 0
     try:
@@ -86,10 +84,12 @@ def rows(file: File | Path, skipped: list[str] | None = None) -> Iterator[Placed
                 raise DataError(f"{place}: {reason}{_WHAT_TO_DO.get(reason, '')}: {_beginning(raw)}")
             else:
                 skipped.append(f"{place}: {reason}")
-    except readers.BROKEN as error:
-        raise DataError(f"{file}: broken: {str(error).strip()}; copy or download it again") from None
-    except DataError:
+    except (ConnectionError, DataError):
         raise
+    except readers.BROKEN as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise DataError(f"{file}: cannot be read: {error.strerror}") from None
+        raise DataError(f"{file}: broken: {str(error).strip()}; copy or download it again") from None
     except ValueError as error:  # it names the file
         raise DataError(str(error)) from None
 

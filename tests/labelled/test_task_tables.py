@@ -178,6 +178,11 @@ def test_class_names_that_parquet_of_datasets_brings_stand_for_their_numbers(tmp
     assert [row["label"] for row in read(tmp_path / "b.parquet")] == ["x", "y"]
 
 
+def test_a_file_that_is_not_there_is_named_with_the_reason(tmp_path):
+    with pytest.raises(DataError, match=r"a\.csv: cannot be read: No such file or directory$"):
+        read(tmp_path / "a.csv")
+
+
 def test_a_folder_is_its_tables_and_not_its_notes(tmp_path):
     for name in ("b.csv", "a.jsonl", "README.md", "notes.txt", "dataset_info.json", ".hidden.csv", "in/c.tsv"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
