@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from tessera.files import refuse_taken
 from tessera.labelled import tables
 from tessera.labelled.splits import split_of
 from tessera.labelled.tables import DataError, Placed
@@ -66,6 +67,7 @@ def fit(
         raise ValueError(
             "distil needs a teacher, the folder of a model" if teacher is None else "a teacher is of distil"
         )
+    refuse_taken(out)
     watcher, protocol = watcher or Silent(), protocol or quick(kind)
     said: list[str] = []
     rows = _by_split(str(data), said)
