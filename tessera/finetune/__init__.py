@@ -3,6 +3,7 @@
 In reading order:
 
     learner.py      an encoder with a task head: forward pass and loss
+    checkpoint.py   early stopping; a stopped training goes on at its last checkpoint
     loop.py         the training loop: schedule, clipping, early stopping; train and predict
     frozen_head.py  the head alone, trained on features that are computed once
     lora.py         low-rank adaptation of the encoder's matrices beside a whole head

@@ -85,6 +85,7 @@ def finetune(
         balance=balance,
         folder=out.with_name(f"{out.name}.trials"),
         report=watcher.progress("finetune"),
+        say=watcher.say,
         method=method,
     )
     rate, first, done = trials.search(one, protocol.rates(), protocol.seeds)
@@ -108,6 +109,7 @@ def finetune(
         thresholds=thresholds,
         card=text,
     )
+    one.checkpoint(data, best["identity"]["rate"], best["identity"]["seed"]).remove()
     return replace(fitted, difference=difference)
 
 

@@ -12,10 +12,11 @@ Contrastive training (contrastive.py) is the same loop over other steps: `optimi
 
 # Shapes: R rows of scores, C hidden size.
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -23,7 +24,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tessera import signals
 from tessera.data.packing import by_length
+from tessera.finetune.checkpoint import Checkpoint, Course, EarlyStopping
 from tessera.finetune.learner import Learner, embedding, set_embedding
 from tessera.inference.nearest import Floats
 from tessera.model.encoder import PartialEmbedding
@@ -63,6 +66,7 @@ def train(
     seed: int,
     validate: Callable[[], float] | None = None,
     on_progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> TrainingSummary:
     """Fine-tunes encoder and head, in place.
 
@@ -70,6 +74,7 @@ def train(
     seed      of the order of the examples, and of dropout where an encoder has some
     validate  a score, the higher the better. Where the protocol has patience it is asked after each epoch, the weights
               that scored best are taken, and training ends after so many epochs without a better one (early stopping)
+    checkpoint  where it goes on if it was stopped
 
     Raises Diverged where the loss is no finite number, ValueError for examples without targets.
     """
@@ -103,6 +108,7 @@ def train(
         validate=validate,
         on_progress=on_progress,
         what="fine-tuning",
+        checkpoint=checkpoint,
     )
 
 
@@ -201,7 +207,7 @@ def best_of(
 class Plan:
     """Which examples each step learns from, by their numbers."""
 
-    batches: tuple[list[int], ...]
+    batches: tuple[NDArray[np.int64], ...]
     epoch: int  # steps
 
     @classmethod
@@ -214,9 +220,9 @@ class Plan:
         epoch = items // size if drop_last else math.ceil(items / size)
         steps = protocol.steps if protocol.steps is not None else math.ceil(epoch * (protocol.epochs or 1))
 
-        def batches() -> Iterator[list[int]]:
+        def batches() -> Iterator[NDArray[np.int64]]:
             for number in itertools.count():
-                order = np.random.default_rng([seed, number]).permutation(items).tolist()
+                order = np.random.default_rng([seed, number]).permutation(items)
                 yield from (order[first : first + size] for first in range(0, epoch * size, size))
 
         return cls(tuple(itertools.islice(batches(), steps)), epoch)
@@ -235,12 +241,14 @@ def optimize(
     validate: Callable[[], float] | None = None,
     on_progress: Progress | None = None,
     what: str,
+    checkpoint: Checkpoint | None = None,
 ) -> TrainingSummary:
     """The loop: AdamW over encoder and head, in place; norms and biases are not decayed.
 
     accumulate  (number of the step, its batch) -> (loss, tokens read); adds the gradient to that of the weights
     seen        distinct tokens of the training data: the embedding is trained in these only; None: whole
     what        one word for what is done, for `on_progress`
+    checkpoint  where it goes on if it was stopped. A first Ctrl-C is then noted, and ends it (Stopped) after the step
 
     For the rest see `train`.
     """
@@ -251,17 +259,20 @@ def optimize(
     # The order in which norms are summed sets the last digit of their sum; these two give what they always gave.
     groups = (p for group in optimizer.param_groups for p in group["params"])
     weights = list(network.parameters() if head is None else groups)
-    patience = protocol.patience
-    stopping = None if validate is None or patience is None else _EarlyStopping(network, validate, patience)
-    losses: list[float] = []
-    tokens, steps = 0, len(plan.batches)
-    with torch.random.fork_rng():
+    patience, steps = protocol.patience, len(plan.batches)
+    stopping = None if validate is None or patience is None else EarlyStopping(network, validate, patience)
+    course = Course(network, optimizer, stopping)
+    with torch.random.fork_rng(), signals.deferred() if checkpoint else contextlib.nullcontext():
         torch.manual_seed(seed)
-        for step, batch in enumerate(plan.batches):
+        if checkpoint is not None:
+            checkpoint.resume(course, steps)
+        for step in range(len(course.losses), steps):
+            if stopping is not None and stopping.over:
+                break
             network.train()
-            loss, read = accumulate(step, batch)
-            losses.append(loss)
-            tokens += read
+            loss, read = accumulate(step, plan.batches[step].tolist())
+            course.losses.append(loss)
+            course.tokens += read
             if not math.isfinite(loss):
                 raise Diverged(f"the loss is {loss} after {step + 1} steps at a learning rate of {rate:g}")
             now = learning_rate(step, steps, rate, protocol)
@@ -272,14 +283,16 @@ def optimize(
             if table is not None:
                 table.decay(1 - now * protocol.weight_decay)
             (on_progress or silent)(step + 1, steps, what)
-            if stopping is not None and ((step + 1) % plan.epoch == 0 or step + 1 == steps) and stopping.ends(step + 1):
-                break
+            if stopping is not None and ((step + 1) % plan.epoch == 0 or step + 1 == steps):
+                stopping.score(step + 1)
+            if checkpoint is not None:
+                checkpoint.after_step(course, steps)
     if stopping is not None:
         network.load_state_dict(stopping.weights)
     if table is not None:
         set_embedding(encoder, nn.Embedding.from_pretrained(table.embedding(), freeze=False))
     encoder.eval()
-    summary = TrainingSummary(steps=len(losses), tokens=tokens, losses=tuple(losses))
+    summary = TrainingSummary(steps=len(course.losses), tokens=course.tokens, losses=tuple(course.losses))
     return summary if stopping is None else replace(summary, validation=tuple(stopping.scores), best=stopping.best[0])
 
 
@@ -299,28 +312,6 @@ def learning_rate(step: int, steps: int, peak: float, protocol: Protocol) -> flo
             return peak * (1 - math.cos(math.pi * left)) / 2
         case _:
             return peak
-
-
-@dataclass(slots=True)
-class _EarlyStopping:
-    """Remembers the weights that scored best on validation, the first of equals."""
-
-    network: nn.Module
-    validate: Callable[[], float]
-    patience: int  # scores in a row without a better one
-    scores: list[tuple[int, float]] = field(default_factory=list)  # (steps done, score)
-    weights: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def best(self) -> tuple[int, float]:
-        return max(self.scores, key=lambda score: score[1])
-
-    def ends(self, steps: int) -> bool:
-        """Scores the network as it is after so many steps; whether patience is at its end."""
-        self.scores.append((steps, self.validate()))
-        if self.best is self.scores[-1]:
-            self.weights = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-        return len(self.scores) - 1 - self.scores.index(self.best) >= self.patience
 
 
 def _train_in_part(encoder: AnyEncoder, seen: NDArray[np.integer]) -> PartialEmbedding:
