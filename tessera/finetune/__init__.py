@@ -7,6 +7,7 @@ In reading order:
     loop.py         the training loop: schedule, clipping, early stopping; train and predict
     frozen_head.py  the head alone, trained on features that are computed once
     lora.py         low-rank adaptation of the encoder's matrices beside a whole head
+    listwise.py     a reranker that is to find each answer among others
     scores.py       the metric of each kind, by language and label; thresholds of several labels
     trials.py       the search for a rate on validation, a file for each trial, over seeds
     saved.py        what comes out as a folder, compared with transformers before it counts

@@ -61,6 +61,7 @@ def finetune(
     balance: bool = False,
     curve: bool = False,
     method: Method = "full",
+    listwise: bool = False,
     watcher: Watcher | None = None,
 ) -> Fitted:
     """Trains on the data and writes a folder, whole or not at all.
@@ -69,6 +70,7 @@ def finetune(
     protocol  rates, epochs, seeds ...; None: `quick`
     balance   rare labels weigh more in the loss
     method    full: all weights learn. frozen: the head alone. lora: the head and low-rank additions to the encoder
+    listwise  rerank: each answer is to be found among what does not answer its query (listwise.py)
     curve     also with an eighth, a quarter and a half of the rows, and what twice as many would give
 
     Raises FileExistsError where `out` holds something, ImportError where transformers is missing, ValueError where no
@@ -76,7 +78,7 @@ def finetune(
     """
     model, out, watcher = Path(model), Path(out), watcher or Silent()
     protocol = protocol or quick(data, method)
-    _check(out, data, balance)
+    _check(out, data, balance, method, listwise)
     one = Search(
         start=functools.cache(lambda: pretrained(model, machine)),
         start_fingerprint=fingerprint(model),
@@ -87,6 +89,7 @@ def finetune(
         report=watcher.progress("finetune"),
         say=watcher.say,
         method=method,
+        listwise=listwise,
     )
     rate, first, done = trials.search(one, protocol.rates(), protocol.seeds)
     on = "test" if len(data.test) else "validation"
@@ -113,8 +116,10 @@ def finetune(
     return replace(fitted, difference=difference)
 
 
-def _check(out: Path, data: Dataset, balance: bool) -> None:
+def _check(out: Path, data: Dataset, balance: bool, method: Method, listwise: bool) -> None:
     """Raises what would be raised after the training rather before it."""
+    if listwise and (data.kind != "rerank" or method != "full"):
+        raise ValueError(f"--listwise is of kind rerank with all weights; this is {data.kind}, {method}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out}: there already; remove it, or choose another --out")
     try:

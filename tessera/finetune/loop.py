@@ -17,12 +17,11 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from tessera import signals
 from tessera.data.packing import by_length
@@ -36,7 +35,7 @@ from tessera.plan.recipe import Optimizer
 from tessera.plan.task import Protocol
 from tessera.prediction.features import Answer, Example, Item
 from tessera.prediction.item_scores import predicted
-from tessera.progress import Progress, Say, silent
+from tessera.progress import Progress, silent
 from tessera.train.optimizer import build, clip_gradients, set_learning_rate
 
 CLIP = 1.0  # norm of the gradient
@@ -172,35 +171,6 @@ def _numbers(learner: Learner, scores: Sequence[Floats]) -> list[Floats]:
     if learner.reader.kind != "regress":
         return list(scores)
     return [rows * learner.scale + learner.centre for rows in scores]
-
-
-Trained = TypeVar("Trained")
-
-
-def best_of(
-    rates: Sequence[float], once: Callable[[float], tuple[Trained, TrainingSummary, float]], say: Say = silent
-) -> tuple[Trained, TrainingSummary, float]:
-    """Learning-rate sweep: (model, summary, rate) of the rate whose score is highest, the first of equals.
-
-    once  rate -> (what was trained, its summary, its score on validation)
-
-    Raises Diverged where no rate comes to an end.
-    """
-    best: tuple[Trained, TrainingSummary, float] | None = None
-    highest, last = -math.inf, None
-    for rate in rates:
-        try:
-            model, summary, score = once(rate)
-        except Diverged as error:
-            say(f"learning rate {rate:g}: {error}")
-            last = error
-            continue
-        say(f"learning rate {rate:g}: {score:.4f} on validation after {summary.steps} steps")
-        if best is None or score > highest:
-            best, highest = (model, summary, rate), score
-    if best is None:
-        raise last or Diverged("there is no learning rate to try")
-    return best
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import torch
 
 from tessera.checksums import sealed_json
 from tessera.files import digest, keep_damaged, read_json, write_json
-from tessera.finetune import frozen_head, loop, lora, scores
+from tessera.finetune import frozen_head, listwise, loop, lora, scores
 from tessera.finetune.checkpoint import Checkpoint
 from tessera.finetune.learner import Learner, Pretrained
 from tessera.labelled.dataset import Dataset, Part
@@ -44,6 +44,7 @@ class Search:
     balance: bool
     folder: Path
     method: Method = "full"
+    listwise: bool = False  # rerank: each answer among others, see listwise.py
     report: Progress
     say: Say = silent
     kept: list[tuple[float, str, Learner]] = field(default_factory=list)  # the best: its score and file
@@ -51,8 +52,9 @@ class Search:
     def identity(self, data: Dataset, rate: float, seed: int) -> Json:
         """All that a trial depends on."""
         settings = self.protocol.model_dump(mode="json", exclude=_NOT_OF_A_TRIAL)
+        unusual = [self.method] * (self.method != "full") + ["listwise"] * self.listwise
         science = digest([settings, data.kind, data.labels, data.no_answer, self.balance, scores.metrics_of(data),
-                          *([self.method] if self.method != "full" else [])])  # fmt: skip
+                          *unusual])  # fmt: skip
         return {
             "start": self.start_fingerprint, "data": data.fingerprint, "settings": science, "rate": rate, "seed": seed
         }  # fmt: skip
@@ -161,6 +163,8 @@ def run(
 
 def _train(one: Search) -> Callable[..., loop.TrainingSummary]:
     """The training loop of a method."""
+    if one.listwise:
+        return listwise.train_listwise
     if one.method == "lora":
         return lambda *args, **how: lora.train_lora(*args, **how)[0]
     return frozen_head.train_frozen if one.method == "frozen" else loop.train

@@ -24,12 +24,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from tessera.data.packing import by_length
-from tessera.files import model_name
-from tessera.finetune.loop import Plan, TrainingSummary, best_of, optimize
+from tessera.files import digest, model_name, remove_folder
+from tessera.finetune.checkpoint import Checkpoint
+from tessera.finetune.loop import Plan, TrainingSummary, optimize
 from tessera.finetune.saved import refuse_full
 from tessera.inference.encoder import Encoder as Embedder
 from tessera.inference.nearest import nearest, unit
-from tessera.model.encoder import Encoder
 from tessera.model.pooling import Dense
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
@@ -38,6 +38,7 @@ from tessera.retrieval import pairs as read
 from tessera.retrieval.cards import model_card
 from tessera.retrieval.pairs import Sentence
 from tessera.retrieval.retriever import Contrast, Retriever, save_vectors
+from tessera.retrieval.sweep import Sweep, model_fingerprint, rows_fingerprint, settings_of, trials_of
 from tessera.retrieval.teacher import Lesson, lesson
 
 Loss = Literal["mse", "cosine"]
@@ -55,7 +56,7 @@ class Distilled:
     after: dict[str, dict[str, float]]
     rate: float  # the learning rate that was best on held-out sentences
     difference: float  # of sentence-transformers' vectors, at most
-    tokens_per_second: float  # of training
+    tokens_per_second: float  # of training; 0 where all was done before
 
 
 def student(
@@ -128,7 +129,7 @@ def plan(pairs: Sequence[Sentence], protocol: Protocol, seed: int, temperature: 
         size = min(protocol.batch_size, len(mixed))
         return [mixed[first : first + size] for first in range(0, len(mixed), size)]
 
-    every = (batch for epoch in count() for batch in batches(epoch))
+    every = (np.array(batch) for epoch in count() for batch in batches(epoch))
     return Plan(tuple(islice(every, len(plain.batches))), plain.epoch)
 
 
@@ -143,13 +144,16 @@ def train(
     temperature: float = 1.0,
     validate: Callable[[], float] | None = None,
     on_progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> TrainingSummary:
     """Trains the student, in place; on a CPU the same seed gives the same bytes.
 
     rate         the highest learning rate
     temperature  of the mixture of languages, as in `plan`
     validate     a score, the higher the better, for early stopping as in loop.train
+    checkpoint   where it goes on if it was stopped
 
+    Texts are tokenized batch by batch, so memory does not grow with them.
     Raises Diverged where the loss is no finite number, ValueError for a teacher of another width.
     """
     if loss not in LOSSES:
@@ -157,14 +161,13 @@ def train(
     if student.width != lesson.vectors.width:
         raise ValueError(f"the student's vectors have {student.width} dimensions, the teacher's {lesson.vectors.width}")
     steps = plan(lesson.pairs, protocol, seed, temperature)
-    met = sorted({number for batch in steps.batches for number in batch})
     prompt = student.contrast.document_prompt
-    texts = dict.fromkeys(text for number in met for text in _sides(lesson.pairs[number]))
-    ids = dict(zip(texts, student.read([prompt + text for text in texts]), strict=True))
 
     def accumulate(step: int, chosen: Sequence[int]) -> tuple[float, int]:
         """The mean distance of all texts of a batch, its gradient by micro-batches of so many tokens."""
-        batch = [(ids[text], number) for number in chosen for text in _sides(lesson.pairs[number])]
+        texts = [(prompt + text, number) for number in chosen for text in _sides(lesson.pairs[number])]
+        read = student.read([text for text, _ in texts])
+        batch = [(ids, number) for ids, (_, number) in zip(read, texts, strict=True)]
         due = torch.from_numpy(lesson.vectors.rows(lesson.places[[number for _, number in batch]])).to(student.device)
         summed, size = 0.0, float(due.square().sum(-1).mean())
         for part in by_length([len(text) for text, _ in batch], student.machine.micro_batch_tokens):
@@ -174,6 +177,7 @@ def train(
             summed += float(value.detach())
         return summed, sum(len(text) for text, _ in batch)
 
+    met = np.unique(np.concatenate(steps.batches))
     return optimize(
         student.encoder,
         student.steps if len(student.steps) else None,
@@ -182,10 +186,11 @@ def train(
         protocol,
         rate=rate,
         seed=seed,
-        seen=np.unique(np.concatenate(list(ids.values()))) if isinstance(student.encoder, Encoder) else None,
+        seen=student.seen(prompt + text for number in met for text in _sides(lesson.pairs[number])),
         validate=validate,
         on_progress=on_progress,
         what="distillation",
+        checkpoint=checkpoint,
     )
 
 
@@ -249,10 +254,13 @@ def run(
     held_out        sentences to compare on, or the share of them that is, by a hash of the sentence
     contrast        pooling and prompts of the student; None: as its folder says
     teacher_prompt  stands before what the teacher reads
-    cache           a folder for the teacher's vectors, so that another run need not compute them
+    cache           a folder for the teacher's vectors, so that another run need not compute them; None: they lie in
+                    <out>.trials until the student is written
 
     Each learning rate of the protocol is tried, with its first seed; what comes nearest to the teacher on held-out
-    sentences is kept. Raises ValueError and FileExistsError before anything is computed where it can be known.
+    sentences is kept. Killed, or stopped by Ctrl-C, the same call goes on where it was, in <out>.trials.
+
+    Raises ValueError and FileExistsError before anything is computed where it can be known.
     """
     watcher, machine, out = watcher or Silent(), machine or Machine(), Path(out)
     refuse_full(out)
@@ -262,7 +270,9 @@ def run(
     guide = Embedder.from_pretrained(teacher, device=machine.device, dtype=machine.dtype)
     first, inside = student(folder, guide, machine, contrast=contrast, max_length=protocol.max_length)
     watcher.say(f"{len(learn):,} to learn from, {len(held):,} held out; {guide.dimensions} dimensions of the teacher")
-    whole = lesson(guide, [*learn, *held], cache, prompt=teacher_prompt, on_progress=watcher.progress("teacher"))
+    trials = trials_of(out)
+    kept = cache or trials / "teacher"
+    whole = lesson(guide, [*learn, *held], kept, prompt=teacher_prompt, on_progress=watcher.progress("teacher"))
     taught = dataclasses.replace(whole, pairs=learn, places=whole.places[: len(learn)])
     asked = dataclasses.replace(whole, pairs=held, places=whole.places[len(learn) :])
     before, speeds = agreement(first, asked), []
@@ -271,21 +281,31 @@ def run(
         found = agreement(model, asked)["all"]
         return found.get("cosine_translation", found["cosine"])
 
-    def once(rate: float) -> tuple[Retriever, TrainingSummary, float]:
-        model, _ = student(folder, guide, machine, contrast=contrast, max_length=protocol.max_length)
+    def once(model: Retriever, rate: float, checkpoint: Checkpoint) -> TrainingSummary:
         begun = time.monotonic()
         course = train(
             model, taught, protocol, rate=rate, seed=protocol.seeds[0], loss=loss, temperature=temperature,
             validate=lambda: score(model), on_progress=watcher.progress(f"distillation at {rate:g}"),
+            checkpoint=checkpoint,
         )  # fmt: skip
         speeds.append(course.tokens / (time.monotonic() - begun))
-        return model, course, score(model)
+        return course
 
-    model, summary, rate = best_of(protocol.rates(), once, watcher.say)
+    of = [model_fingerprint(folder), model_fingerprint(teacher), teacher_prompt, loss, temperature,
+          settings_of(protocol), protocol.seeds[0], dataclasses.asdict(first.contrast), first.max_length,
+          rows_fingerprint(learn, held)]  # fmt: skip
+    sweep = Sweep(
+        folder=trials, identity=digest(of), train=once, score=score, say=watcher.say,
+        blank=lambda: student(folder, guide, machine, contrast=contrast, max_length=protocol.max_length)[0],
+    )  # fmt: skip
+    model, summary, rate = sweep.best_of(protocol.rates())
     after = agreement(model, asked)
     card = _card(folder, guide, loss, teacher_prompt, len(learn), before, after)
     difference = save_vectors(model, inside, out, [text for pair in held[:16] for text in _sides(pair)], card)
-    return Distilled(summary, before, after, rate, difference, max(speeds))
+    sweep.finished()
+    if cache is None:
+        remove_folder(trials / "teacher")
+    return Distilled(summary, before, after, rate, difference, max(speeds, default=0.0))
 
 
 def _card(

@@ -2,14 +2,13 @@
 
 import logging
 import os
-import signal
 
 import learnable
 import pytest
 import torch
 
 from tessera import signals
-from tessera.finetune import frozen_head, lora, loop
+from tessera.finetune import frozen_head, loop, lora
 from tessera.finetune.checkpoint import Checkpoint
 from tessera.finetune.learner import pretrained
 from tessera.plan.recipe import Machine
