@@ -2,6 +2,7 @@
 
 In reading order:
 
+    recipe.py       what is asked for: one strict YAML, whose keys are the flags of the verb
     learner.py      an encoder with a task head: forward pass and loss
     checkpoint.py   early stopping; a stopped training goes on at its last checkpoint
     loop.py         the training loop: schedule, clipping, early stopping; train and predict

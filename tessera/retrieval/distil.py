@@ -11,7 +11,7 @@ Source: Reimers and Gurevych 2020, arXiv:2004.09813, section 3.
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -186,12 +186,22 @@ def train(
         protocol,
         rate=rate,
         seed=seed,
-        seen=student.seen(prompt + text for number in met for text in _sides(lesson.pairs[number])),
+        seen=student.seen(prompt + text for text in _each_once(lesson, met)),
         validate=validate,
         on_progress=on_progress,
         what="distillation",
         checkpoint=checkpoint,
     )
+
+
+def _each_once(lesson: Lesson, met: NDArray[np.int64]) -> Iterator[str]:
+    """The texts of some pairs; a sentence of many translations comes but once."""
+    _, first = np.unique(lesson.places[met], return_index=True)
+    for number in met[first].tolist():
+        yield lesson.pairs[number].text
+    for number in met.tolist():
+        if (other := lesson.pairs[number].translation) is not None:
+            yield other
 
 
 def _sides(pair: Sentence) -> list[str]:

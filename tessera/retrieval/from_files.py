@@ -4,8 +4,9 @@ fit("retrieve", "models/small", "pairs.csv", Path("runs/retriever"))
 fit("distil", "models/small", "pairs.jsonl.zst", Path("runs/student"), teacher="models/e5")
 """
 
+import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from tessera.retrieval import distil, pairs, rerank, retrieve
 from tessera.retrieval.distil import Distilled
 from tessera.retrieval.rerank import Reranked
 from tessera.retrieval.retrieve import Retrieved
+from tessera.retrieval.retriever import Contrast, Retriever
 
 Kind = Literal["retrieve", "rerank", "distil"]
 KINDS: tuple[Kind, ...] = ("retrieve", "rerank", "distil")
@@ -81,6 +83,18 @@ def fit(
     test = pairs.judged(rows["test"], columns) if files["test"] else ()
     run = retrieve.run if kind == "retrieve" else rerank.run
     return run(model, pairs.judged(rows["train"], columns), out, held_out=held, test=test, **how)
+
+
+def contrast(model: str | Path, dimensions: Sequence[int] = (), negatives: int | None = None) -> Contrast | None:
+    """How a model compares texts, as its folder says, with what is asked for beside; None where nothing is.
+
+    dimensions  the first so many of a vector must do alone (Matryoshka)
+    negatives   hard ones of each query, mined before the first step where there are to be some
+    """
+    if not dimensions and not negatives:
+        return None
+    own = Retriever.from_pretrained(model)[0].contrast
+    return dataclasses.replace(own, dimensions=tuple(dimensions), mine_after=0.0 if negatives else None)
 
 
 def _by_split(data: str) -> dict[str, list[tables.File]]:
