@@ -40,6 +40,7 @@ HeldOut = Annotated[
     typer.Option(help="share of the rows for validation, and for test, where the data has no splits (default: 0.15)"),
 ]
 TrainLanguage = Annotated[Many, typer.Option(help="train on this language alone, test on all (repeatable)")]
+Language = Annotated[Many, typer.Option(help="of a task: test on this language alone (repeatable)")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="leave out rows that cannot be used")]
 Protocol = Annotated[Text, typer.Option(help="quick (default), or one of `tessera evaluate`, or your file")]
 Rates = Annotated[Text, typer.Option(help="learning rates to try, with commas")]
@@ -81,6 +82,7 @@ def finetune(
     separator: Separator = None,
     held_out: HeldOut = None,
     train_language: TrainLanguage = None,
+    language: Language = None,
     skip_bad: SkipBad = False,
     protocol: Protocol = None,
     rates: Rates = None,
@@ -201,7 +203,7 @@ def _dataset(asked: Any) -> Any:
     if asked.task is not None:
         from tessera.evaluation.groups import task_dataset
 
-        return task_dataset(asked.task, asked.data, asked.train_language, **held_out)
+        return task_dataset(asked.task, asked.data, asked.train_language, asked.language, **held_out)
     options = dataset.Options(
         kind=asked.kind, columns=asked.columns, separator=asked.separator, labels=asked.labels,
         train_languages=asked.train_language, skip_bad=asked.skip_bad, **held_out,

@@ -73,18 +73,25 @@ def read_groups(
 
 
 def task_dataset(
-    name: str, folder: str | Path | None, languages: Sequence[str] = (), *, held_out: float = 0.15
+    name: str,
+    folder: str | Path | None,
+    trained: Sequence[str] = (),
+    tested: Sequence[str] = (),
+    *,
+    held_out: float = 0.15,
 ) -> Dataset:
     """The rows of a task as a labelled dataset, for fine-tuning outside of a sweep: labels of its test set included.
 
-    folder     with its data; None: the Hub
-    languages  that are trained on, in place of what the task says; all of the task are tested
-    held_out   share of the training rows for validation, by a hash, where the task has no such split
+    folder    with its data; None: the Hub
+    trained   languages that are trained on, in place of what the task says
+    tested    languages that are tested, in place of all of the task
+    held_out  share of the training rows for validation, by a hash, where the task has no such split
 
     Raises TaskError, DataError, and ValueError for a task that trains no head, or more than one model.
     """
     task = catalogue.find(name)
-    task = task.model_copy(update={"train": tuple(languages)}) if languages else task
+    task = task.model_copy(update={"train": tuple(trained)}) if trained else task
+    task = task.model_copy(update={"languages": tuple(tested)}) if tested else task
     if task.kind not in KINDS or not task.trained or (task.folds and task.fold is None):
         what = f"kind {task.kind}, trained on {task.train}" + (", in folds" if task.folds else "")
         raise ValueError(f"task {name}: {what}; a head is trained here, on rows for training: give files as DATA")
@@ -94,7 +101,7 @@ def task_dataset(
     if len(groups) != 1:
         several = some([group.name for group in groups], 20)
         raise ValueError(f"task {name}: trains a model for each of {several}; say which with --train-language")
-    (group,), tested = groups, read_labels(groups, all_rows, place)
+    (group,), right = groups, read_labels(groups, all_rows, place)
     train, held, said = list(group.train), group.validation, [f"task {name}, kind {task.kind}; trained on {group.name}"]
     if not held:
         sides = [side(repr(replace(one, row="", id="")), held_out, ("validation",)) for one in train]
@@ -103,7 +110,7 @@ def task_dataset(
         said.append(f"no split of it is for validation: {held_out:.0%} of the training rows are, by a hash of each")
     return Dataset(
         source=name, kind=task.kind, columns=dict(task.columns), labels=group.labels, train=_part({"": train}),
-        validation=_part(held), test=_part(tested), said=tuple(said), left_out=(), no_answer=task.no_answer,
+        validation=_part(held), test=_part(right), said=tuple(said), left_out=(), no_answer=task.no_answer,
     )  # fmt: skip
 
 

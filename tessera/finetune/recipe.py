@@ -41,6 +41,7 @@ class FineTuning(Strict):
     separator: str | None = None  # between several labels of a cell
     held_out: Share | None = None  # of the rows where the data has no splits; None: as the kind has it
     train_language: tuple[str, ...] = ()  # trained on alone; all are tested
+    language: tuple[str, ...] = ()  # of a task: tested alone
     skip_bad: bool = False  # rows that cannot be used are left out
     protocol: str = "quick"  # or one of `tessera evaluate`, or your file
     rates: Rates | None = None  # each is tried; this and what follows goes over the protocol
@@ -78,6 +79,8 @@ class FineTuning(Strict):
                 raise ValueError(f"--{key} is of kind {' and '.join(kinds)}, this is of kind {self.kind}")
         if self.kind in PAIRS and (key := next((key for key in _NOT_OF_PAIRS if getattr(self, key)), None)):
             raise ValueError(f"--{key.replace('_', '-')} is of kinds with a head, this is of kind {self.kind}")
+        if self.task is None and self.language:
+            raise ValueError("--language chooses what a --task is tested on; rows are all read, see --train-language")
         if self.task is not None and (key := next((key for key in _OF_ROWS if getattr(self, key)), None)):
             raise ValueError(f"--{key.replace('_', '-')} says how rows are read, and those of a task say it themselves")
         return self

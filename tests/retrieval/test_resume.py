@@ -1,14 +1,13 @@
 """A retriever or a student whose training was killed, at any step of any rate, ends as one that never was."""
 
 import learnable
-import numpy as np
 import pytest
 from test_distil import sentences
 from test_run_pairs import CALM, riddles
 
 from tessera.finetune.checkpoint import Checkpoint
 from tessera.inference.encoder import Encoder
-from tessera.retrieval import contrastive, distil, retrieve
+from tessera.retrieval import distil, retrieve
 from tessera.retrieval.retriever import Contrast
 
 STEPS = 4
@@ -93,7 +92,8 @@ def test_a_training_killed_at_any_step_of_any_rate_ends_with_the_same_bytes(run,
     rate, step = divmod(stop - 1, STEPS)
     said = [line for line in again.lines if "done before" in line or "goes on after" in line]
     assert [line.split(":")[0] for line in said if "done before" in line] == ["learning rate 0.001"] * rate
-    assert [line.split(",")[0] for line in said if "goes on" in line] == [f"goes on after step {step} of 4"] * (step > 0)
+    resumed = [line.split(",")[0] for line in said if "goes on" in line]
+    assert resumed == [f"goes on after step {step} of 4"] * (step > 0)
     left = sorted(path.name for path in (tmp_path / "out.trials").iterdir())
     assert left == ["0.001.json", "0.005.json"]  # no weights, no vectors of a teacher
 
@@ -150,5 +150,3 @@ def test_texts_are_read_in_their_batch_and_not_before(folders, monkeypatch):
     monkeypatch.setattr("tessera.retrieval.retriever._TEXTS", 10)
     distil.train(model, taught, PROTOCOL, rate=1e-3, seed=0)
     assert sizes == [10] * 6 + [4] + [16] * 4
-    assert np.isfinite(model.documents(["bread"])).all()
-    assert contrastive.DEPTH == 50
