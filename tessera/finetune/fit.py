@@ -171,7 +171,10 @@ def _warnings(
 ) -> tuple[str, ...]:
     found = []
     rates = sorted(first)
-    same = [scores.constant(one.data, part, trial[f"said_of_{on}"]) for trial in done]
+    same = []
+    for trial in done:
+        thresholds = scores.thresholds_of(one.data, trial["said_of_validation"])
+        same.append(scores.constant(one.data, part, trial[f"said_of_{on}"], thresholds))
     if any(same):
         found.append(
             f"{sum(map(bool, same))} of {len(same)} models always answer {next(filter(None, same))!r}: they learned "
