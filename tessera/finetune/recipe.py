@@ -77,12 +77,12 @@ class FineTuning(Strict):
         for key, kinds in _OF.items():
             if getattr(self, key) and self.kind is not None and self.kind not in kinds:
                 raise ValueError(f"--{key} is of kind {' and '.join(kinds)}, this is of kind {self.kind}")
-        if self.kind in PAIRS and (key := next((key for key in _NOT_OF_PAIRS if getattr(self, key)), None)):
-            raise ValueError(f"--{key.replace('_', '-')} is of kinds with a head, this is of kind {self.kind}")
+        if self.kind in PAIRS and (wrong := [key for key in _NOT_OF_PAIRS if getattr(self, key)]):
+            raise ValueError(f"--{wrong[0].replace('_', '-')} is of kinds with a head, this is of kind {self.kind}")
         if self.task is None and self.language:
             raise ValueError("--language chooses what a --task is tested on; rows are all read, see --train-language")
-        if self.task is not None and (key := next((key for key in _OF_ROWS if getattr(self, key)), None)):
-            raise ValueError(f"--{key.replace('_', '-')} says how rows are read, and those of a task say it themselves")
+        if self.task is not None and (wrong := [key for key in _OF_ROWS if getattr(self, key)]):
+            raise ValueError(f"--{wrong[0].replace('_', '-')} says how rows are read, and a task says that itself")
         return self
 
     @property

@@ -66,7 +66,7 @@ def test_a_recipe_and_the_same_flags_give_the_same_folder(model, tmp_path):
         ({"kind": "tag", "teacher": "t"}, "--teacher is of kind distil, this is of kind tag"),
         ({"kind": "classify", "retriever": "r"}, "--retriever is of kind rerank, this is of kind classify"),
         ({"kind": "retrieve", "balance": True}, "--balance is of kinds with a head, this is of kind retrieve"),
-        ({"task": "sib200", "label": "topic"}, "--label says how rows are read, and those of a task say it themselves"),
+        ({"task": "sib200", "label": "topic"}, "--label says how rows are read, and a task says that itself"),
         ({"language": ["fao_Latn"]}, "--language chooses what a --task is tested on"),
         ({"held_out": 1.5}, "held_out"),
         ({"dtype": "int8"}, "dtype"),

@@ -177,7 +177,7 @@ def tags_agree(out, asked, place):
         ends = read.pop("offset_mapping")[0, :, 1].tolist()
         with torch.no_grad():
             best = theirs(**read).logits[0].argmax(-1).tolist()
-        begins = [len(" ".join([*some[:n], ""])) for n in range(len(some))]  # of words, in characters
+        begins = [len(" ".join(some[:n])) for n in range(len(some))]  # of words with the space before, in characters
         first = [next(n for n, end in enumerate(ends) if end > begin) for begin in begins]
         due = [theirs.config.id2label[best[n]] for n in first]
         assert [tag["label"] for tag in found["tags"]] == due
