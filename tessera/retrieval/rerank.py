@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -88,7 +89,8 @@ def prepared(
         if finder is not None:
             before[name] = averages(measure(asked, ranked))[METRIC]
             said.append(f"{METRIC} of the retriever's own order on {name}: {before[name]:.4f}")
-    return dataclasses.replace(data, said=tuple(said), **parts), before
+    given: dict[str, Any] = {**parts, "said": tuple(said)}
+    return dataclasses.replace(data, **given), before
 
 
 _SPLITS = ("train", "validation", "test")
