@@ -79,6 +79,11 @@ class Checkpoint:
     def path(self) -> Path:
         return self.place.with_name(f"{self.place.name}.safetensors")
 
+    @property
+    def beside(self) -> Path:
+        """A file for what else a training cannot compute again, such as mined negatives."""
+        return self.place.with_name(f"{self.place.name}.negatives.json")
+
     def resume(self, course: Course, steps: int) -> None:
         """Puts a course where its checkpoint left it; one that is damaged, or of another training, is said and left."""
         if (found := self._read()) is None:
@@ -111,7 +116,7 @@ class Checkpoint:
 
     def remove(self) -> None:
         """For whoever has kept what came of the training."""
-        for path in (self.path, self.path.with_name(self.path.name + checksums.BESIDE)):
+        for path in (self.path, self.path.with_name(self.path.name + checksums.BESIDE), self.beside):
             path.unlink(missing_ok=True)
 
     def _write(self, course: Course) -> None:

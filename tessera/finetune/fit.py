@@ -103,15 +103,9 @@ def finetune(
     fitted = replace(fitted, thresholds=thresholds)
     text = card.write(model, data, protocol, fitted)
     difference = saved.save(
-        learner,
-        model,
-        out,
-        (data.test if len(data.test) else data.validation).examples,
-        labels=data.labels,
-        pair=data.pair,
-        thresholds=thresholds,
-        card=text,
-    )
+        learner, model, out, (data.test if len(data.test) else data.validation).examples, labels=data.labels,
+        pair=data.pair, thresholds=thresholds, card=text,
+    )  # fmt: skip
     one.checkpoint(data, best["identity"]["rate"], best["identity"]["seed"]).remove()
     return replace(fitted, difference=difference)
 

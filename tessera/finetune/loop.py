@@ -218,23 +218,17 @@ def optimize(
     accumulate  (number of the step, its batch) -> (loss, tokens read); adds the gradient to that of the weights
     seen        distinct tokens of the training data: the embedding is trained in these only; None: whole
     what        one word for what is done, for `on_progress`
-    checkpoint  where it goes on if it was stopped. A first Ctrl-C is then noted, and ends it (Stopped) after the step
+    checkpoint  where it goes on if it was stopped; a first Ctrl-C then ends it (Stopped) after the step
 
     For the rest see `train`.
     """
     table = None if seen is None else _train_in_part(encoder, seen)
-    network = nn.ModuleDict({"encoder": encoder} if head is None else {"encoder": encoder, "head": head})
-    settings = Optimizer(betas=protocol.betas, eps=protocol.eps, weight_decay=protocol.weight_decay)
-    optimizer = build(network, settings, rate)
-    # The order in which norms are summed sets the last digit of their sum; these two give what they always gave.
-    groups = (p for group in optimizer.param_groups for p in group["params"])
-    weights = list(network.parameters() if head is None else groups)
-    patience, steps = protocol.patience, len(plan.batches)
-    stopping = None if validate is None or patience is None else EarlyStopping(network, validate, patience)
-    course = Course(network, optimizer, stopping)
+    course = _course(encoder, head, protocol, rate, validate)
+    network, optimizer, stopping = course.network, course.optimizer, course.stopping
+    weights, steps = _clipped(course, head), len(plan.batches)
     with torch.random.fork_rng(), signals.deferred() if checkpoint else contextlib.nullcontext():
         torch.manual_seed(seed)
-        if checkpoint is not None:
+        if checkpoint:
             checkpoint.resume(course, steps)
         for step in range(len(course.losses), steps):
             if stopping is not None and stopping.over:
@@ -264,6 +258,27 @@ def optimize(
     encoder.eval()
     summary = TrainingSummary(steps=len(course.losses), tokens=course.tokens, losses=tuple(course.losses))
     return summary if stopping is None else replace(summary, validation=tuple(stopping.scores), best=stopping.best[0])
+
+
+def _clipped(course: Course, head: nn.Module | None) -> list[nn.Parameter]:
+    """The weights, in the order in which norms are summed: it sets the last digit, so both stay as they always were."""
+    groups = (p for group in course.optimizer.param_groups for p in group["params"])
+    return list(course.network.parameters() if head is None else groups)
+
+
+def _course(
+    encoder: AnyEncoder,
+    head: nn.Module | None,
+    protocol: Protocol,
+    rate: float,
+    validate: Callable[[], float] | None,
+) -> Course:
+    """A training that is about to begin."""
+    network = nn.ModuleDict({"encoder": encoder} if head is None else {"encoder": encoder, "head": head})
+    settings = Optimizer(betas=protocol.betas, eps=protocol.eps, weight_decay=protocol.weight_decay)
+    patience = protocol.patience
+    stopping = None if validate is None or patience is None else EarlyStopping(network, validate, patience)
+    return Course(network, build(network, settings, rate), stopping)
 
 
 def learning_rate(step: int, steps: int, peak: float, protocol: Protocol) -> float:

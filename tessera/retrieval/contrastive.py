@@ -171,9 +171,8 @@ def train(
     validate  a score, the higher the better, for early stopping as in loop.train
     checkpoint  where it goes on if it was stopped
 
-    Texts are tokenized batch by batch, so memory does not grow with them. An epoch leaves
-    out what does not fill a batch, since small batches are easier. Raises Diverged where the loss is no finite number,
-    ValueError where there are not two documents.
+    Texts are tokenized batch by batch. An epoch leaves out what does not fill a batch, since small batches are easier.
+    Raises Diverged where the loss is no finite number, ValueError where there are not two documents.
     """
     if len({triple.positive for triple in triples}) < 2:
         raise ValueError(
@@ -183,7 +182,6 @@ def train(
     head = retriever.steps if len(retriever.steps) else None
     mining = None if how.mine_after is None else int(len(plan.batches) * how.mine_after)
     answers, current = known(triples), triples
-    mined = None if checkpoint is None else checkpoint.place.with_name(f"{checkpoint.place.name}.negatives.json")
 
     def met() -> Iterator[str]:
         """All texts that the training may come across."""
@@ -198,7 +196,7 @@ def train(
         nonlocal current
         if mining is not None and step >= mining and current is triples:
             fresh = functools.partial(mine, retriever, triples, corpus, protocol.negatives, on_progress=on_progress)
-            current = _kept(fresh, triples, corpus, mined, first=step == mining)
+            current = _kept(fresh, triples, corpus, checkpoint and checkpoint.beside, first=step == mining)
         batch = draw([current[i] for i in chosen], answers, protocol.negatives, np.random.default_rng([seed, step]))
         asked, found = (how.query_prompt, batch.queries), (how.document_prompt, batch.documents)
         read = retriever.read([prompt + text for prompt, texts in (asked, found) for text in texts])
@@ -206,13 +204,10 @@ def train(
         value = backward(retriever.pooled, read, loss, retriever.machine.micro_batch_tokens)
         return value, sum(map(len, read))
 
-    summary = optimize(
+    return optimize(
         retriever.encoder, head, plan, accumulate, protocol, rate=rate, seed=seed, seen=retriever.seen(met()),
         validate=validate, on_progress=on_progress, what="contrastive training", checkpoint=checkpoint,
     )  # fmt: skip
-    if mined is not None:
-        mined.unlink(missing_ok=True)
-    return summary
 
 
 def _kept(

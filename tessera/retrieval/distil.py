@@ -10,12 +10,13 @@ Source: Reimers and Gurevych 2020, arXiv:2004.09813, section 3.
 # Shapes: N texts of a batch, n pairs, C width of a vector.
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,12 +30,12 @@ from tessera.finetune.checkpoint import Checkpoint
 from tessera.finetune.loop import Plan, TrainingSummary, optimize
 from tessera.finetune.saved import refuse_full
 from tessera.inference.encoder import Encoder as Embedder
-from tessera.inference.nearest import nearest, unit
 from tessera.model.pooling import Dense
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
 from tessera.progress import Progress, Silent, Watcher
 from tessera.retrieval import pairs as read
+from tessera.retrieval.agreement import agreement, nearness
 from tessera.retrieval.cards import model_card
 from tessera.retrieval.pairs import Sentence
 from tessera.retrieval.retriever import Contrast, Retriever, save_vectors
@@ -44,7 +45,6 @@ from tessera.retrieval.teacher import Lesson, lesson
 Loss = Literal["mse", "cosine"]
 LOSSES: tuple[Loss, ...] = ("mse", "cosine")
 HELD_OUT = 0.02  # share of the sentences
-_MOST = 1_000  # held-out pairs of a language that are looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,40 +208,6 @@ def _sides(pair: Sentence) -> list[str]:
     return [pair.text] if pair.translation is None else [pair.text, pair.translation]
 
 
-def agreement(student: Retriever, lesson: Lesson) -> dict[str, dict[str, float]]:
-    """How near a student has come, by language and under "all", each the mean over languages; at most 1,000 pairs each.
-
-    cosine              of the student's and the teacher's vectors of a sentence
-    cosine_translation  of the student's vector of the translation and the teacher's of the sentence
-    accuracy            bitext retrieval by the student alone: the share of sentences whose nearest translation is
-                        theirs, the mean of both directions
-    """
-    languages: dict[str, list[int]] = {}
-    for number, pair in enumerate(lesson.pairs):
-        languages.setdefault(pair.language, []).append(number)
-    found: dict[str, dict[str, float]] = {}
-    for language, numbers in languages.items():
-        numbers = numbers[:_MOST]
-        due = unit(lesson.vectors.rows(lesson.places[numbers]))
-        mine = unit(student.documents([lesson.pairs[n].text for n in numbers]))
-        row = {"cosine": float((mine * due).sum(1).mean())}
-        both = [n for n in range(len(numbers)) if lesson.pairs[numbers[n]].translation is not None]
-        if both:
-            theirs = unit(student.documents([lesson.pairs[numbers[n]].translation or "" for n in both]))
-            row["cosine_translation"] = float((theirs * due[both]).sum(1).mean())
-            row["accuracy"] = _accuracy(mine[both], theirs)
-        found[language] = row
-    measures = dict.fromkeys(name for row in found.values() for name in row)
-    mean = {name: float(np.mean([row[name] for row in found.values() if name in row])) for name in measures}
-    return {"all": mean, **found} if set(found) - {""} else {"all": mean}
-
-
-def _accuracy(source: NDArray[np.float32], target: NDArray[np.float32]) -> float:
-    truth = np.arange(len(source))
-    ways = ((source, target), (target, source))
-    return float(np.mean([nearest(a, b, 1)[0][:, 0] == truth for a, b in ways]))
-
-
 def run(
     folder: str | Path,
     teacher: str | Path,
@@ -268,9 +234,8 @@ def run(
                     <out>.trials until the student is written
 
     Each learning rate of the protocol is tried, with its first seed; what comes nearest to the teacher on held-out
-    sentences is kept. Killed, or stopped by Ctrl-C, the same call goes on where it was, in <out>.trials.
-
-    Raises ValueError and FileExistsError before anything is computed where it can be known.
+    sentences is kept; killed or stopped, the same call goes on in <out>.trials. Raises ValueError and FileExistsError
+    before anything is computed where it can be known.
     """
     watcher, machine, out = watcher or Silent(), machine or Machine(), Path(out)
     refuse_full(out)
@@ -281,33 +246,18 @@ def run(
     first, inside = student(folder, guide, machine, contrast=contrast, max_length=protocol.max_length)
     watcher.say(f"{len(learn):,} to learn from, {len(held):,} held out; {guide.dimensions} dimensions of the teacher")
     trials = trials_of(out)
-    kept = cache or trials / "teacher"
-    whole = lesson(guide, [*learn, *held], kept, prompt=teacher_prompt, on_progress=watcher.progress("teacher"))
-    taught = dataclasses.replace(whole, pairs=learn, places=whole.places[: len(learn)])
-    asked = dataclasses.replace(whole, pairs=held, places=whole.places[len(learn) :])
+    taught, asked = _lessons(guide, learn, held, cache or trials / "teacher", teacher_prompt, watcher)
     before, speeds = agreement(first, asked), []
+    score = functools.partial(nearness, asked)
 
-    def score(model: Retriever) -> float:
-        found = agreement(model, asked)["all"]
-        return found.get("cosine_translation", found["cosine"])
-
-    def once(model: Retriever, rate: float, checkpoint: Checkpoint) -> TrainingSummary:
-        begun = time.monotonic()
-        course = train(
-            model, taught, protocol, rate=rate, seed=protocol.seeds[0], loss=loss, temperature=temperature,
-            validate=lambda: score(model), on_progress=watcher.progress(f"distillation at {rate:g}"),
-            checkpoint=checkpoint,
-        )  # fmt: skip
-        speeds.append(course.tokens / (time.monotonic() - begun))
-        return course
-
-    of = [model_fingerprint(folder), model_fingerprint(teacher), teacher_prompt, loss, temperature,
-          settings_of(protocol), protocol.seeds[0], dataclasses.asdict(first.contrast), first.max_length,
-          rows_fingerprint(learn, held)]  # fmt: skip
+    how = {"protocol": protocol, "seed": protocol.seeds[0], "loss": loss, "temperature": temperature}
+    once = functools.partial(_once, taught, score, speeds, watcher, how)
+    of = [model_fingerprint(folder), model_fingerprint(teacher), teacher_prompt, loss, temperature, *_science(first),
+          settings_of(protocol), protocol.seeds[0], rows_fingerprint(learn, held)]  # fmt: skip
+    blank = functools.partial(student, folder, guide, machine, contrast=contrast, max_length=protocol.max_length)
     sweep = Sweep(
-        folder=trials, identity=digest(of), train=once, score=score, say=watcher.say,
-        blank=lambda: student(folder, guide, machine, contrast=contrast, max_length=protocol.max_length)[0],
-    )  # fmt: skip
+        folder=trials, identity=digest(of), train=once, score=score, say=watcher.say, blank=lambda: blank()[0]
+    )
     model, summary, rate = sweep.best_of(protocol.rates())
     after = agreement(model, asked)
     card = _card(folder, guide, loss, teacher_prompt, len(learn), before, after)
@@ -316,6 +266,35 @@ def run(
     if cache is None:
         remove_folder(trials / "teacher")
     return Distilled(summary, before, after, rate, difference, max(speeds, default=0.0))
+
+
+def _lessons(
+    guide: Embedder, learn: list[Sentence], held: list[Sentence], cache: Path, prompt: str, watcher: Watcher
+) -> tuple[Lesson, Lesson]:
+    """(to learn from, held out); the teacher reads both at once."""
+    whole = lesson(guide, [*learn, *held], cache, prompt=prompt, on_progress=watcher.progress("teacher"))
+    places = np.split(whole.places, [len(learn)])
+    taught, asked = (dataclasses.replace(whole, pairs=p, places=q) for p, q in zip((learn, held), places, strict=True))
+    return taught, asked
+
+
+def _once(
+    taught: Lesson, score: Callable[[Retriever], float], speeds: list[float], watcher: Watcher, how: dict[str, Any],
+    model: Retriever, rate: float, checkpoint: Checkpoint,
+) -> TrainingSummary:  # fmt: skip
+    """Trains a model at a rate, in place; speeds takes the tokens a second."""
+    begun = time.monotonic()
+    report = watcher.progress(f"distillation at {rate:g}")
+    course = train(
+        model, taught, rate=rate, validate=lambda: score(model), on_progress=report, checkpoint=checkpoint, **how
+    )
+    speeds.append(course.tokens / (time.monotonic() - begun))
+    return course
+
+
+def _science(student: Retriever) -> list[object]:
+    """What training depends on besides weights and rows."""
+    return [dataclasses.asdict(student.contrast), student.max_length]
 
 
 def _card(
