@@ -196,7 +196,8 @@ def train(
         nonlocal current
         if mining is not None and step >= mining and current is triples:
             fresh = functools.partial(mine, retriever, triples, corpus, protocol.negatives, on_progress=on_progress)
-            current = _kept(fresh, triples, corpus, checkpoint and checkpoint.beside, first=step == mining)
+            beside = None if checkpoint is None else checkpoint.beside
+            current = _kept(fresh, triples, corpus, beside, first=step == mining)
         batch = draw([current[i] for i in chosen], answers, protocol.negatives, np.random.default_rng([seed, step]))
         asked, found = (how.query_prompt, batch.queries), (how.document_prompt, batch.documents)
         read = retriever.read([prompt + text for prompt, texts in (asked, found) for text in texts])

@@ -247,7 +247,7 @@ def run(
     watcher.say(f"{len(learn):,} to learn from, {len(held):,} held out; {guide.dimensions} dimensions of the teacher")
     trials = trials_of(out)
     taught, asked = _lessons(guide, learn, held, cache or trials / "teacher", teacher_prompt, watcher)
-    before, speeds = agreement(first, asked), []
+    before, speeds = agreement(first, asked), list[float]()
     score = functools.partial(nearness, asked)
 
     how = {"protocol": protocol, "seed": protocol.seeds[0], "loss": loss, "temperature": temperature}
