@@ -106,9 +106,11 @@ def finetune(
     dtype: Dtype = "auto",
 ) -> None:
     """A model fine-tuned on your labels, as a folder that transformers loads. Run it again to go on after a kill."""
+    from tessera.files import refuse_taken
     from tessera.finetune import recipe as recipes
 
     asked = recipes.read(recipe, _flags(context))
+    refuse_taken(Path(asked.out))
     if asked.kind in recipes.PAIRS:
         return _vectors(asked)
     _head(asked)

@@ -25,10 +25,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from tessera.data.packing import by_length
-from tessera.files import digest, model_name, remove_folder
+from tessera.files import digest, model_name, refuse_taken, remove_folder
 from tessera.finetune.checkpoint import Checkpoint
 from tessera.finetune.loop import Plan, TrainingSummary, optimize
-from tessera.finetune.saved import refuse_full
 from tessera.inference.encoder import Encoder as Embedder
 from tessera.model.pooling import Dense
 from tessera.plan.recipe import Machine
@@ -238,7 +237,7 @@ def run(
     before anything is computed where it can be known.
     """
     watcher, machine, out = watcher or Silent(), machine or Machine(), Path(out)
-    refuse_full(out)
+    refuse_taken(out)
     learn, held = read.split(pairs, held_out) if isinstance(held_out, float) else (list(pairs), list(held_out))
     if not learn or not held:
         raise ValueError(f"{len(learn)} sentences to learn from and {len(held)} held out; both are needed")

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from tessera.files import refuse_taken
 from tessera.labelled import tables
 from tessera.labelled.splits import split_of
 from tessera.labelled.tables import DataError
@@ -69,8 +70,12 @@ def fit(
         raise ValueError(
             "distil needs a teacher, the folder of a model" if teacher is None else "a teacher is of distil"
         )
+    refuse_taken(out)
     watcher, protocol = watcher or Silent(), protocol or quick(kind)
-    files = _by_split(str(data))
+    said: list[str] = []
+    files = _by_split(str(data), said)
+    for line in said:
+        watcher.say(line)
     rows = {name: itertools.chain.from_iterable(map(tables.rows, some)) for name, some in files.items()}
     how: dict[str, Any] = {"protocol": protocol, "machine": machine, "watcher": watcher, **options}
     if kind == "distil":
@@ -97,10 +102,10 @@ def contrast(model: str | Path, dimensions: Sequence[int] = (), negatives: int |
     return dataclasses.replace(own, dimensions=tuple(dimensions), mine_after=0.0 if negatives else None)
 
 
-def _by_split(data: str) -> dict[str, list[tables.File]]:
+def _by_split(data: str, said: list[str]) -> dict[str, list[tables.File]]:
     """Files by the split that their names say; those that say nothing, or one split alone, are to train on."""
     found: dict[str, list[tables.File]] = {name: [] for name in SPLITS}
-    files = tables.find(data)
+    files = tables.find(data, said)
     if not files:
         raise DataError(f"{data}: there are no rows; give a file or a folder of {', '.join(tables.KINDS)}")
     for file in files:

@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tessera.data.examples import Search
-from tessera.files import digest
+from tessera.files import digest, refuse_taken
 from tessera.finetune.checkpoint import Checkpoint
 from tessera.finetune.loop import TrainingSummary
-from tessera.finetune.saved import refuse_full
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
 from tessera.progress import Silent, Watcher
@@ -80,7 +79,7 @@ def run(
     leave nothing to tell apart.
     """
     watcher, out = watcher or Silent(), Path(out)
-    refuse_full(out)
+    refuse_taken(out)
     learn, held = divide(judged, held_out)
     triples = pairs.triples(learn)
     documents = dict.fromkeys(text for one in learn for text in one.grades)
