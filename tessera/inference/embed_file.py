@@ -66,15 +66,19 @@ def embed_file(
     lock.AtWork where another process writes it.
     """
     out = _output(out)
-    refuse_unwritable(out)
     model = folders.local(model)
     files = text_files(str(source), text, id)
     with lock.hold(out.with_name(f".{out.name}{LOCK}"), str(out)):
         encoder = Encoder.from_pretrained(model, device=device, dtype=dtype, threads=threads, drop_head=drop_head)
         how = encoder.how(**options)
-        settings: Settings = {"model": folders.content_hash(model), "input": [f.stamp for f in files]}
-        settings |= {"text": text, "id": id, "skip_bad": skip_bad, "output": output}
-        settings |= {**_settings(encoder, how), "part_rows": part_rows}
+        settings: Settings = {"model": folders.content_hash(model), "input": [f.stamp for f in files], "text": text}
+        settings |= {
+            "id": id,
+            "skip_bad": skip_bad,
+            "output": output,
+            **_settings(encoder, how),
+            "part_rows": part_rows,
+        }
         if _is_finished(out, settings, say):
             return out
         parts = Parts(out, settings)
@@ -156,6 +160,7 @@ def _output(name: str | Path) -> Path:
     if out.suffix not in (".parquet", ".npy"):
         raise ValueError(f"{out}: unknown kind of output; name it .parquet or .npy")
     _written_before(out)
+    refuse_unwritable(out)
     return out
 
 
