@@ -71,14 +71,9 @@ def embed_file(
     with lock.hold(out.with_name(f".{out.name}{LOCK}"), str(out)):
         encoder = Encoder.from_pretrained(model, device=device, dtype=dtype, threads=threads, drop_head=drop_head)
         how = encoder.how(**options)
-        settings: Settings = {"model": folders.content_hash(model), "input": [f.stamp for f in files], "text": text}
-        settings |= {
-            "id": id,
-            "skip_bad": skip_bad,
-            "output": output,
-            **_settings(encoder, how),
-            "part_rows": part_rows,
-        }
+        settings: Settings = {"model": folders.content_hash(model), "input": [f.stamp for f in files]}
+        settings |= {"text": text, "id": id, "skip_bad": skip_bad, "output": output, "part_rows": part_rows}
+        settings |= _settings(encoder, how)
         if _is_finished(out, settings, say):
             return out
         parts = Parts(out, settings)
