@@ -82,8 +82,7 @@ def embed_file(
         reader = RowReader(files, id, skip_bad, text_of(text), text, "texts")
         say(str(reader.look(lambda done: on_progress(0, 0, f"reads {done:,} rows"))))
         _embed(encoder, reader, parts, on_progress, say, options)
-        written = settings | {_TRUNCATED: _truncated(parts, reader, how, say)}
-        _join(parts, out, written, reader, how.dimensions)
+        _join(parts, out, settings | {_TRUNCATED: _truncated(parts, reader, how, say)}, reader, how.dimensions)
         parts.remove()
         return out
 
