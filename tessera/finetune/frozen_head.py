@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from tessera.data.packing import by_length
+from tessera.finetune.checkpoint import Checkpoint
 from tessera.finetune.learner import Learner
-from tessera.finetune.loop import Diverged, Plan, TrainingSummary, answered, optimize, prepared
+from tessera.finetune.loop import Diverged, Plan, TrainingSummary, accumulated, answered, optimize, prepared
 from tessera.inference.nearest import Floats
 from tessera.model.encoder import pack
 from tessera.model.packed import packed
@@ -87,6 +88,7 @@ def train_frozen(
     seed: int,
     validate: Callable[[], float] | None = None,
     on_progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
     features: Features | None = None,
 ) -> TrainingSummary:
     """Trains the head in place; the encoder stays as it is. Arguments and errors as of loop.train.
@@ -99,15 +101,12 @@ def train_frozen(
     head = learner.head
 
     def accumulate(step: int, chosen: Sequence[int]) -> tuple[float, int]:
-        batch = [kept.items[i] for i in chosen]
-        asked = sum(len(item.targets) if learner.reader.kind == "tag" else 1 for item in batch)
-        summed = 0.0
-        for numbers in by_length([len(kept.values[i]) for i in chosen], learner.micro_batch_tokens):
+        def loss_of(numbers: Sequence[int]) -> Tensor:
             some = [chosen[n] for n in numbers]
-            loss = learner.loss_of(_scores(learner, kept, some), [kept.items[i] for i in some]) / asked
-            loss.backward()
-            summed += float(loss.detach())
-        return summed, sum(item.tokens for item in batch)
+            return learner.loss_of(_scores(learner, kept, some), [kept.items[i] for i in some])
+
+        sizes = [len(kept.values[i]) for i in chosen]
+        return accumulated(learner, [kept.items[i] for i in chosen], sizes, loss_of)
 
     # BERT's pooler stands in its encoder, but is a part of what its classes do after it, and drawn anew with the head.
     beside = cast(Any, learner.encoder.model).pooler if _has_pooler(learner) else nn.Identity()
@@ -124,6 +123,7 @@ def train_frozen(
         validate=validate,
         on_progress=on_progress,
         what="training the head",
+        checkpoint=checkpoint,
     )
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tessera.corpus import documents
-from tessera.files import atomic_folder
+from tessera.files import atomic_folder, refuse_taken
 from tessera.finetune.saved import tell_length
 from tessera.inference.engine import each
 from tessera.inference.sentence_folder import tokenizer_length
@@ -84,10 +84,12 @@ def fit(
     Ridge regression. For a EuroBERT it is on the pooled hidden states: two units of the dense layer before its
     classifier are enough to let a number through, because gelu(x) - gelu(-x) = x. The norm in a ModernBERT's head lets
     none through as it is, so there the regression is on what the trained masked-language-model head makes of the pooled
-    hidden states. Needs scikit-learn, and memory for 3 n x C float64. Raises ValueError for marks without a meaning.
+    hidden states. Needs scikit-learn, and memory for 3 n x C float64. Raises ValueError for marks without a meaning,
+    FileExistsError where `target` holds something.
     """
     if find_spec("sklearn") is None:
         raise ImportError(f"fitting a head needs scikit-learn; {pip_line('evaluate')}")
+    refuse_taken(Path(target))
     folder, wanted = Path(folder), np.asarray(marks, np.float64)
     if len(texts) != len(wanted):
         raise ValueError(f"{len(texts)} texts but {len(wanted)} marks; give one mark for each text")
@@ -115,14 +117,17 @@ def fit(
     )
     weight, centre, found = _ridge(features, wanted)
     _set_head(model.cpu().head, weight, centre, float(wanted.mean()))
-    how = (
-        f"Ridge regression ({pooling} pooling, {max_length} tokens) on {found.texts:,} marked texts; leave-one-out "
-        f"R2 {found.r2:.3f}, correlation {found.correlation:.3f}.\n"
-    )
     with atomic_folder(Path(target)) as staging:
-        hub.save(model, staging, folder, "# A score for texts\n\n" + how)
+        hub.save(model, staging, folder, _card(found, pooling, max_length))
         tell_length(staging, max_length)
     return found
+
+
+def _card(found: Fit, pooling: str, max_length: int) -> str:
+    return (
+        f"# A score for texts\n\nRidge regression ({pooling} pooling, {max_length} tokens) on {found.texts:,} marked "
+        f"texts; leave-one-out R2 {found.r2:.3f}, correlation {found.correlation:.3f}.\n"
+    )
 
 
 def _without_classifier(folder: Path, pooling: Literal["mean", "cls"]) -> tuple[Encoder, DocumentHead]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from tessera import lock
-from tessera.files import LOCK, atomic_file
+from tessera.files import LOCK, atomic_file, refuse_unwritable
 from tessera.inference import sentence_folder as folders
 from tessera.inference.encoder import Encoder
 from tessera.inference.engine import EncodeOptions
@@ -65,14 +65,15 @@ def embed_file(
     for a vector too large for `output`, naming its text; FileExistsError where `out` is something else; and
     lock.AtWork where another process writes it.
     """
-    out, model = _output(out), folders.local(model)
+    out = _output(out)
+    model = folders.local(model)
     files = text_files(str(source), text, id)
     with lock.hold(out.with_name(f".{out.name}{LOCK}"), str(out)):
         encoder = Encoder.from_pretrained(model, device=device, dtype=dtype, threads=threads, drop_head=drop_head)
         how = encoder.how(**options)
         settings: Settings = {"model": folders.content_hash(model), "input": [f.stamp for f in files]}
-        settings |= {"text": text, "id": id, "skip_bad": skip_bad, "output": output}
-        settings |= {**_settings(encoder, how), "part_rows": part_rows}
+        settings |= {"text": text, "id": id, "skip_bad": skip_bad, "output": output, "part_rows": part_rows}
+        settings |= _settings(encoder, how)
         if _is_finished(out, settings, say):
             return out
         parts = Parts(out, settings)
@@ -81,8 +82,7 @@ def embed_file(
         reader = RowReader(files, id, skip_bad, text_of(text), text, "texts")
         say(str(reader.look(lambda done: on_progress(0, 0, f"reads {done:,} rows"))))
         _embed(encoder, reader, parts, on_progress, say, options)
-        written = settings | {_TRUNCATED: _truncated(parts, reader, how, say)}
-        _join(parts, out, written, reader, how.dimensions)
+        _join(parts, out, settings | {_TRUNCATED: _truncated(parts, reader, how, say)}, reader, how.dimensions)
         parts.remove()
         return out
 
@@ -154,6 +154,7 @@ def _output(name: str | Path) -> Path:
     if out.suffix not in (".parquet", ".npy"):
         raise ValueError(f"{out}: unknown kind of output; name it .parquet or .npy")
     _written_before(out)
+    refuse_unwritable(out)
     return out
 
 

@@ -59,18 +59,31 @@ def distance(found: Tensor, due: Tensor, how: Distil) -> Tensor:
     return (functional.normalize(found, dim=-1) - functional.normalize(due, dim=-1)).square().sum()
 
 
-def info_nce(first: Tensor, second: Tensor, same: Tensor, temperature: float) -> Tensor:
-    """-log of the share that each side's own other side has of its similarities, the mean over both ways and pairs.
+def info_nce(
+    queries: Tensor, documents: Tensor, targets: Tensor, ignored: Tensor, temperature: float, symmetric: bool = False
+) -> Tensor:
+    """-log of the share that its own document has of each query's similarities, the mean over queries.
 
-    first, second   [P, C], the sides of pairs
-    same            [P, P] bool, pairs that are not held against each other, for a side of theirs is the same text
+    queries      [B, C] of any length
+    documents    [D, C]
+    targets      [B] int64, the document of each query
+    ignored      [B, D] bool, documents that are not held against a query
+    temperature  cosines are divided by it
+    symmetric    the mean of that and of the same from each query's document to the queries
 
-    Source: van den Oord et al. 2018, arXiv:1807.03748.
+    Source: van den Oord et al. 2018, arXiv:1807.03748; cosines with in-batch negatives, EuroBERT (arXiv:2503.05500,
+    section 3.1).
     """
-    logits = functional.normalize(first, dim=-1) @ functional.normalize(second, dim=-1).T / temperature
-    own = torch.arange(len(first), device=first.device)
-    logits = logits.masked_fill(same & (own[:, None] != own), -torch.inf)
-    return (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
+    logits = functional.normalize(queries, dim=-1) @ functional.normalize(documents, dim=-1).T / temperature
+    logits = logits.masked_fill(ignored, -torch.inf)
+    forward = functional.cross_entropy(logits, targets)
+    if not symmetric:
+        return forward
+    # Row i: the document of query i among all queries, but for those that it answers as well.
+    own = torch.arange(len(targets), device=targets.device)
+    shared = (targets[:, None] == targets[None, :]) & (own[:, None] != own[None, :])
+    backward = functional.cross_entropy(logits[:, targets].T.masked_fill(shared, -torch.inf), own)
+    return (forward + backward) / 2
 
 
 def backward(
@@ -122,7 +135,8 @@ def _contrast(run: "_Passes", batch: Batch, how: Contrast) -> float:
     table = distributed.summed(table, world).requires_grad_()
     # the loss, and its gradient at each vector
     keys = text_keys(batch.tokens, batch.starts)[np.argsort(batch.rows)]
-    loss = info_nce(table[0::2], table[1::2], _same(keys, world.device), how.temperature)
+    pairs = torch.arange(len(table) // 2, device=world.device)
+    loss = info_nce(table[0::2], table[1::2], pairs, _same(keys, world.device), how.temperature, symmetric=True)
     loss.backward()
     assert table.grad is not None
     # every text again, with its part of that gradient; the average over processes is undone
@@ -135,9 +149,10 @@ def _contrast(run: "_Passes", batch: Batch, how: Contrast) -> float:
 
 
 def _same(keys: NDArray[np.uint64], device: torch.device) -> Tensor:
-    """[P, P] bool: pairs with the same first or the same second side; keys [2P]."""
+    """[P, P] bool: other pairs with the same first or the same second side; keys [2P]."""
     first, second = keys[0::2], keys[1::2]
     same = (first[:, None] == first) | (second[:, None] == second)
+    np.fill_diagonal(same, False)
     return torch.from_numpy(same).to(device)
 
 
