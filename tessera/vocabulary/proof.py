@@ -151,7 +151,7 @@ def _compare_states(
     tell: Progress,
 ) -> tuple[int, float | None]:
     """How many documents have equal hidden states, and by how much logits differ."""
-    models: list[Any] = [_open(folder) for folder in folders]
+    models: list[Any] = [_open(folder).eval() for folder in folders]
     longest = int(models[0].config.max_position_embeddings)
     rows = torch.from_numpy(np.flatnonzero(moved[:-1] >= 0))
     largest: float | None = None
