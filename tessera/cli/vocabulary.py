@@ -1,7 +1,7 @@
-"""Verbs that give a model another vocabulary: trim."""
+"""Verbs that give a model another vocabulary: trim, extend."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -65,6 +65,38 @@ def trim(
     if done.left_out:
         console.print(f"not copied, they hold the old vocabulary: {', '.join(done.left_out)}", soft_wrap=True)
     console.print(f"model: {done.folder} ({done.rows[0]:,} rows -> {done.rows[1]:,})")
+
+
+@vocabulary_app.command()
+def extend(
+    model: ModelPath,
+    text: Text,
+    tokens: Annotated[int, typer.Option(help="how many pieces are added at most")],
+    out: Out,
+    init: Annotated[Literal["mean", "focus"], typer.Option(help="how new rows begin")] = "mean",
+    watch: Annotated[
+        list[str] | None, typer.Option(help="text of languages the model knows, to see what changes for them")
+    ] = None,
+    language: Language = None,
+    column: Column = "text",
+    held_out: HeldOut = 0.05,
+    sample_bytes: MostBytes = "20MB",
+) -> None:
+    """A model with more tokens for its new languages; old rows and, where nothing new stands, old ids stay."""
+    from tessera.files import refuse_taken
+    from tessera.vocabulary import card, texts
+    from tessera.vocabulary.extend import extend as work
+
+    refuse_taken(out)
+    how: dict[str, Any] = {"column": column, "held_out": held_out, "most_bytes": _bytes(sample_bytes)}
+    with Watcher(console) as watcher:
+        found = texts.read_texts(text, language=language, **how)
+        known = texts.read_texts(watch, **how) if watch else None
+        done = work(model, found, out, tokens, init, watched=known, watcher=watcher)
+    print_table("held-out text", card.CHANGED, card.change_rows(done.change), left=2)
+    if done.left_out:
+        console.print(f"not copied, they hold the old vocabulary: {', '.join(done.left_out)}", soft_wrap=True)
+    console.print(f"model: {done.folder} ({done.rows[0]:,} rows -> {done.rows[1]:,}, {len(done.pieces):,} of them new)")
 
 
 def _equal(proof: "Proof") -> str:

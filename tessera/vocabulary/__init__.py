@@ -9,6 +9,10 @@ In reading order:
     entries.py     a tokenizer.json and the files beside it with other ids
     tables.py      weights with a row for each token, of any model and head, rewritten
     proof.py       parity on held-out text: ids, hidden states, logits, speed
+    pieces.py      new entries learnt on text: merges continued, pieces with scores, words
+    initialize.py  rows of new entries as sums of old rows
+    change.py      what a changed vocabulary does to languages: tokens a word, ids that moved
     card.py        the model card, and vocabulary.json
     trim.py        vocabulary trimming
+    extend.py      vocabulary extension
 """

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tessera import __version__
 from tessera.files import model_name
+from tessera.vocabulary.change import Change
 from tessera.vocabulary.proof import Proof
 from tessera.vocabulary.texts import Texts
 from tessera.vocabulary.usage import Rule
@@ -41,6 +42,55 @@ def trimmed(folder: Path, rule: Rule, texts: Texts, proof: Proof, left_out: Sequ
     if left_out:
         lines += ["", f"Not copied, since they hold the old vocabulary: {', '.join(left_out)}."]
     return "\n".join(lines) + "\n"
+
+
+def extended(
+    folder: Path, pieces: Sequence[str], init: str, texts: Texts, change: Change, left_out: Sequence[str]
+) -> str:
+    """The section of the card of an extended model."""
+    sizes = ", ".join(f"{language} {size / 1e6:.1f} MB" for language, size in texts.sizes().items())
+    lines = [
+        "## Vocabulary extended",
+        "",
+        f"From `{model_name(folder)}` with tessera {__version__}: {len(pieces):,} new pieces, learnt on {sizes}. Old rows "
+        f"are what they were; new ones begin as {INIT[init]}. They have not been trained: continue training on text "
+        "of these languages before you judge it.",
+        "",
+        "Held-out text, chosen by the hash of each document:",
+        "",
+        *table(CHANGED, change_rows(change)),
+        "",
+        "Where no id of a document changed, its vector is equal to the last bit.",
+        "",
+        f"The old id of each row is in {FILE}; -1 where it is new.",
+    ]
+    if left_out:
+        lines += ["", f"Not copied, since they hold the old vocabulary: {', '.join(left_out)}."]
+    return "\n".join(lines) + "\n"
+
+
+CHANGED = ("language", "", "documents", "tokens a word", "tokens", "unknown", "old tokens changed", "cosine")
+INIT = {
+    "mean": "the mean of the pieces they replace",
+    "focus": "old rows weighted by similar company (FOCUS, arXiv:2305.14481)",
+}
+
+
+def change_rows(change: Change) -> list[list[str]]:
+    """Of each language tokens a word before and after, the share of old tokens that changed, the cosine of vectors."""
+    return [
+        [
+            row.language,
+            "new" if row.new else "watched",
+            f"{row.documents:,}",
+            " -> ".join(f"{tokens / max(1, row.words):.2f}" for tokens in row.tokens),
+            f"{row.tokens[1] / max(1, row.tokens[0]) - 1:+.1%}",
+            f"{row.unknown[0]:,} -> {row.unknown[1]:,}",
+            f"{row.changed:.2%}",
+            "" if row.cosine is None else f"{row.cosine:.3f}",
+        ]
+        for row in change.languages
+    ]
 
 
 def language_rows(proof: Proof) -> list[list[str]]:
@@ -88,5 +138,3 @@ def write(draft: Path, section: str, source: NDArray[Any], proof: Any) -> None:
 
 def _front() -> str:
     return "---\nlibrary_name: transformers\ntags: [tessera]\n---\n\n"
-
-

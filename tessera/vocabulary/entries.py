@@ -201,7 +201,9 @@ def write(entries: Entries, definition: Json, ids: Ids, folder: Path) -> list[st
             given["added_tokens_decoder"] = {str(ids[int(i)]): t for i, t in given["added_tokens_decoder"].items()}
             _write_json(config, given)
     if (folder / "added_tokens.json").is_file():
-        _write_json(folder / "added_tokens.json", {t: ids[i] for t, i in read_json(folder / "added_tokens.json").items()})
+        _write_json(
+            folder / "added_tokens.json", {t: ids[i] for t, i in read_json(folder / "added_tokens.json").items()}
+        )
     _write_lists(folder, definition["model"])
     left_out = [name for name in SENTENCEPIECE if (folder / name).is_file()]
     for name in left_out:
@@ -244,4 +246,3 @@ def _write_json(path: Path, data: Any) -> None:
     large = path.name in ("vocab.json", "tokenizer.json")
     text = json.dumps(data, ensure_ascii=False, indent=None if large else 1)
     path.write_text(text + "\n", encoding="utf-8", newline="\n")
-

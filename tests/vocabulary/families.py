@@ -31,6 +31,7 @@ LOCALES = {
     "deu_Latn": "de", "rus_Cyrl": "ru", "ell_Grek": "el", "arb_Arab": "ar", "hin_Deva": "hi",
     "tam_Taml": "ta", "tha_Thai": "th", "kor_Hang": "ko", "jpn_Jpan": "ja", "kat_Geor": "ka",
 }  # fmt: skip
+NEW = {"hye_Armn": "hy", "cym_Latn": "cy"}  # which no tokenizer here was trained on
 KEPT = ("deu_Latn", "rus_Cyrl", "hin_Deva")
 SIZE = 1_500
 _WORD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
@@ -38,13 +39,13 @@ _WORD += r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 @cache
-def texts() -> dict[str, list[str]]:
-    """Django's messages: (language and script) -> texts."""
+def texts(new: bool = False) -> dict[str, list[str]]:
+    """Django's messages: language and script -> texts; of those in ten scripts, or of the new ones."""
     import django
     import polib
 
     found = {}
-    for language, locale in LOCALES.items():
+    for language, locale in (NEW if new else LOCALES).items():
         place = Path(os.path.dirname(django.__file__), "conf", "locale", locale, "LC_MESSAGES", "django.po")
         some = [entry.msgstr or entry.msgstr_plural.get(0, "") for entry in polib.pofile(str(place))]
         found[language] = [" ".join(text.split()) for text in some if len(text) > 3]
@@ -73,9 +74,7 @@ def _bytes(pattern: str | None, special: list[str]) -> Inner:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     _train(
         inner,
-        trainers.BpeTrainer(
-            vocab_size=SIZE, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-        ),
+        trainers.BpeTrainer(vocab_size=SIZE, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
     )
     return inner
 
@@ -101,7 +100,9 @@ def llama3() -> tuple[Inner, dict[str, str]]:
     inner.post_processor = processors.Sequence(
         [processors.ByteLevel(trim_offsets=False), _template("<|begin|> $A <|end|>", inner, "<|begin|>", "<|end|>")]
     )
-    return inner, dict(zip(("bos_token", "eos_token", "mask_token", "pad_token"), [*names[:2], *names[3:]], strict=True))
+    return inner, dict(
+        zip(("bos_token", "eos_token", "mask_token", "pad_token"), [*names[:2], *names[3:]], strict=True)
+    )
 
 
 def qwen() -> tuple[Inner, dict[str, str]]:
@@ -120,9 +121,7 @@ def gemma() -> tuple[Inner, dict[str, str]]:
     pieces = [f"<0x{n:02X}>" for n in range(256)]
     inner = Inner(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
-    _train(
-        inner, trainers.BpeTrainer(vocab_size=SIZE, special_tokens=[*special, *pieces], show_progress=False)
-    )
+    _train(inner, trainers.BpeTrainer(vocab_size=SIZE, special_tokens=[*special, *pieces], show_progress=False))
     made = json.loads(inner.to_str())
     made["model"] |= {"byte_fallback": True, "fuse_unk": True, "unk_token": "<unk>"}
     made["added_tokens"] = [token for token in made["added_tokens"] if token["content"] in special]

@@ -1,0 +1,123 @@
+"""What a changed vocabulary does to languages, on held-out text: tokens a word, ids that moved, vectors that turned."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tessera.inference.encoder import Encoder
+from tessera.inference.sentence_folder import ends_in_vectors, read
+from tessera.tokenizer.tokenizer import Tokenizer
+from tessera.vocabulary.entries import Ids
+
+_DOCUMENTS = 500  # of each language whose ids are compared
+_VECTORS = 20  # of each language that go through both models
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageChange:
+    """Held-out documents of one language, before and after.
+
+    words    that stand between white space: no measure for Chinese, Japanese, Thai ...
+    changed  share of the old tokens that are no more what they were
+    same     documents all of whose ids are what they were; where any were compared, their vectors are too, to the bit
+    cosine   the mean, of vectors before and after, over some documents; None: there was nothing to compare
+    """
+
+    language: str
+    new: bool  # whether pieces were learnt on it
+    documents: int
+    words: int
+    tokens: tuple[int, int]
+    unknown: tuple[int, int]
+    changed: float
+    same: int
+    cosine: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    languages: tuple[LanguageChange, ...]
+
+
+def measure(old: Path, new: Path, ids: Ids | None, texts: Mapping[str, Sequence[str]], learnt: set[str]) -> Change:
+    """Holds one folder against the other.
+
+    ids     old -> new; None where all of it is another vocabulary
+    learnt  languages that pieces were learnt on
+
+    Raises ValueError for a text that the old tokenizer gave back and the new one does not, or whose ids are the same
+    and its vector is not.
+    """
+    inside = [read(folder)[1] if ends_in_vectors(folder) else folder for folder in (old, new)]
+    before, after = (Tokenizer.load(place) for place in inside)
+    models = [Encoder.from_pretrained(folder, device="cpu", dtype="float32", drop_head=True) for folder in (old, new)]
+    moved = np.full(before.vocab_size, -1, np.int64)
+    if ids is not None:
+        moved[list(ids)] = list(ids.values())
+    found = []
+    for language in sorted(texts):
+        some = texts[language][:_DOCUMENTS]
+        a, b = before.encode_plain(some), after.encode_plain(some)
+        for text, was, now in zip(some, a, b, strict=True):
+            _refuse_lost(before, after, text, was, now)
+        same = [n for n, (was, now) in enumerate(zip(a, b, strict=True)) if np.array_equal(moved[was], now)]
+        unknown = [
+            0 if tokenizer.unknown_id is None else sum(int((row == tokenizer.unknown_id).sum()) for row in rows)
+            for tokenizer, rows in ((before, a), (after, b))
+        ]
+        found.append(
+            LanguageChange(
+                language=language,
+                new=language in learnt,
+                documents=len(some),
+                words=sum(len(text.split()) for text in some),
+                tokens=(sum(map(len, a)), sum(map(len, b))),
+                unknown=(unknown[0], unknown[1]),
+                changed=sum(_changed(moved[was], now) for was, now in zip(a, b, strict=True))
+                / max(1, sum(map(len, a))),
+                same=len(same),
+                cosine=_cosine(models, some, same),
+            )
+        )
+    return Change(languages=tuple(found))
+
+
+def _refuse_lost(
+    before: Tokenizer, after: Tokenizer, text: str, was: NDArray[np.int32], now: NDArray[np.int32]
+) -> None:
+    """Raises ValueError where a text came back whole and does so no longer."""
+    if before.unknown_id is not None and before.unknown_id in was:
+        return
+    if before.decode(was) != after.decode(now):
+        raise ValueError(f"nothing was written: a text would not come back as it did: {text[:200]!r}")
+
+
+def _changed(was: NDArray[np.int64], now: NDArray[np.int32]) -> int:
+    """Old tokens of a text outside the longest common subsequence: those that were cut otherwise."""
+    import difflib
+
+    if np.array_equal(was, now):
+        return 0
+    matcher = difflib.SequenceMatcher(None, was.tolist(), now.tolist(), autojunk=False)
+    return len(was) - sum(block.size for block in matcher.get_matching_blocks())
+
+
+def _cosine(models: Sequence[Encoder], texts: Sequence[str], same: Sequence[int]) -> float | None:
+    """The mean cosine of vectors before and after. Raises ValueError where ids are the same and the vector is not."""
+    some = list(range(min(_VECTORS, len(texts))))
+    if not some:
+        return None
+    a, b = (
+        np.stack([model.encode([texts[n]], on_truncated=lambda _: None)[0] for n in some]).astype(np.float64)
+        for model in models
+    )
+    for n in set(some) & set(same):
+        if not np.array_equal(a[n], b[n]):
+            raise ValueError(
+                f"nothing was written: the vector of a text whose ids are the same differs: {texts[n]!r:.200}"
+            )
+    cosines = (a * b).sum(1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-12)
+    return float(cosines.mean())
