@@ -1,4 +1,4 @@
-"""Verbs that give a model another vocabulary: trim, extend."""
+"""Verbs that give a model another vocabulary: trim, extend, replace."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -97,6 +97,34 @@ def extend(
     if done.left_out:
         console.print(f"not copied, they hold the old vocabulary: {', '.join(done.left_out)}", soft_wrap=True)
     console.print(f"model: {done.folder} ({done.rows[0]:,} rows -> {done.rows[1]:,}, {len(done.pieces):,} of them new)")
+
+
+@vocabulary_app.command()
+def replace(
+    model: ModelPath,
+    tokenizer: Annotated[Path, typer.Option(help="a tokenizer.json or a folder that holds one", show_default=False)],
+    text: Text,
+    out: Out,
+    language: Language = None,
+    column: Column = "text",
+    held_out: HeldOut = 0.05,
+    sample_bytes: MostBytes = "20MB",
+) -> None:
+    """A model with another tokenizer: rows that both vocabularies have are copied, the rest are means of old rows."""
+    from tessera.files import refuse_taken
+    from tessera.vocabulary import card, texts
+    from tessera.vocabulary.replace import replace as work
+
+    refuse_taken(out)
+    with Watcher(console) as watcher:
+        found = texts.read_texts(
+            text, language=language, column=column, held_out=held_out, most_bytes=_bytes(sample_bytes)
+        )
+        done = work(model, tokenizer, out, found, watcher=watcher)
+    print_table("held-out text", card.CHANGED, card.change_rows(done.change), left=2)
+    if done.left_out:
+        console.print(f"not copied, they hold the old vocabulary: {', '.join(done.left_out)}", soft_wrap=True)
+    console.print(f"model: {done.folder} ({done.rows[0]:,} rows -> {done.rows[1]:,}, {done.copied:,} of them copied)")
 
 
 def _equal(proof: "Proof") -> str:

@@ -15,4 +15,5 @@ In reading order:
     card.py        the model card, and vocabulary.json
     trim.py        vocabulary trimming
     extend.py      vocabulary extension
+    replace.py     vocabulary replacement: another tokenizer, rows that overlap copied
 """

@@ -26,8 +26,8 @@ def trimmed(folder: Path, rule: Rule, texts: Texts, proof: Proof, left_out: Sequ
     lines = [
         "## Vocabulary trimmed",
         "",
-        f"From `{model_name(folder)}` with tessera {__version__}, by {rule}; counted on {sizes}. All else is as it was: "
-        "other weights, head, normalizer, template, added tokens.",
+        f"From `{model_name(folder)}` with tessera {__version__}, by {rule}; counted on {sizes}. All else is as it "
+        "was: other weights, head, normalizer, template, added tokens.",
         "",
         "Held-out text, chosen by the hash of each document. Where all pieces are kept, ids map one to one to those "
         f"before ({kept:,} of {kept:,} documents); of these, {proof.states:,} went through both models: hidden states "
@@ -52,9 +52,8 @@ def extended(
     lines = [
         "## Vocabulary extended",
         "",
-        f"From `{model_name(folder)}` with tessera {__version__}: {len(pieces):,} new pieces, learnt on {sizes}. Old rows "
-        f"are what they were; new ones begin as {INIT[init]}. They have not been trained: continue training on text "
-        "of these languages before you judge it.",
+        f"From `{model_name(folder)}` with tessera {__version__}: {len(pieces):,} new pieces, learnt on {sizes}. "
+        f"Old rows are what they were; new ones begin as {INIT[init]}. {UNTRAINED}",
         "",
         "Held-out text, chosen by the hash of each document:",
         "",
@@ -69,7 +68,26 @@ def extended(
     return "\n".join(lines) + "\n"
 
 
+def replaced(folder: Path, copied: int, rows: int, change: Change, left_out: Sequence[str]) -> str:
+    """The section of the card of a model with a whole new vocabulary."""
+    lines = [
+        "## Vocabulary replaced",
+        "",
+        f"From `{model_name(folder)}` with tessera {__version__}: of {rows:,} rows {copied:,} were in the "
+        "old vocabulary and are copied; the others begin as the mean of what stood for their text. "
+        f"{UNTRAINED}",
+        "",
+        *table(CHANGED, change_rows(change)),
+        "",
+        f"The old id of each row is in {FILE}; -1 where it is new.",
+    ]
+    if left_out:
+        lines += ["", f"Not copied, since they hold the old vocabulary: {', '.join(left_out)}."]
+    return "\n".join(lines) + "\n"
+
+
 CHANGED = ("language", "", "documents", "tokens a word", "tokens", "unknown", "old tokens changed", "cosine")
+UNTRAINED = "They have not been trained: continue training on text of these languages before you judge it."
 INIT = {
     "mean": "the mean of the pieces they replace",
     "focus": "old rows weighted by similar company (FOCUS, arXiv:2305.14481)",

@@ -13,6 +13,7 @@ from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.vocabulary.entries import Ids
 
 _DOCUMENTS = 500  # of each language whose ids are compared
+_LONGEST = 512  # tokens of a document that go through both
 _VECTORS = 20  # of each language that go through both models
 
 
@@ -61,7 +62,7 @@ def measure(old: Path, new: Path, ids: Ids | None, texts: Mapping[str, Sequence[
     for language in sorted(texts):
         some = texts[language][:_DOCUMENTS]
         a, b = before.encode_plain(some), after.encode_plain(some)
-        for text, was, now in zip(some, a, b, strict=True):
+        for text, was, now in zip(some, a, b, strict=True) if ids is not None else ():
             _refuse_lost(before, after, text, was, now)
         same = [n for n, (was, now) in enumerate(zip(a, b, strict=True)) if np.array_equal(moved[was], now)]
         unknown = [
@@ -111,7 +112,7 @@ def _cosine(models: Sequence[Encoder], texts: Sequence[str], same: Sequence[int]
     if not some:
         return None
     a, b = (
-        np.stack([model.encode([texts[n]], on_truncated=lambda _: None)[0] for n in some]).astype(np.float64)
+        np.stack([model.encode([texts[n]], max_length=min(_LONGEST, model.max_seq_length))[0] for n in some]).astype(np.float64)
         for model in models
     )
     for n in set(some) & set(same):

@@ -190,8 +190,8 @@ def write(entries: Entries, definition: Json, ids: Ids, folder: Path) -> list[st
     meant = {token: ids[i] for token, i in entries.ids.items() if i in ids}
     if wrong := [token for token, i in meant.items() if found.get(token) != i]:
         raise ValueError(
-            f"{entries.tokenizer.path}: {len(wrong)} tokens would not have the ids that are meant for them, first {wrong[0]!r} "
-            f"({found.get(wrong[0])}, not {meant[wrong[0]]}); this kind of tokenizer cannot be renumbered"
+            f"{entries.tokenizer.path}: {len(wrong)} tokens would not have the ids that are meant for them, first "
+            f"{wrong[0]!r} ({found.get(wrong[0])}, not {meant[wrong[0]]}); this kind of tokenizer cannot be renumbered"
         )
     _write_json(folder / "tokenizer.json", definition)
     config = folder / "tokenizer_config.json"

@@ -44,7 +44,7 @@ def new_rows(
         raise ValueError(f"init is {method!r}; give {' or '.join(get_args(Method))}")
     rows = {}
     for n, parts in enumerate(learnt.parts):
-        old = np.array(parts, np.int64) if parts else _drawn(common, learnt.pieces[n])
+        old = np.array(parts, np.int64) if parts else drawn(common, learnt.pieces[n])
         rows[learnt.first + n] = old, np.full(len(old), 1 / len(old))
     if method == "focus":
         back = {new: old for old, new in learnt.ids(vocab_size).items()}
@@ -52,7 +52,7 @@ def new_rows(
     return rows
 
 
-def _drawn(common: NDArray[np.int64], piece: str) -> NDArray[np.int64]:
+def drawn(common: NDArray[np.int64], piece: str) -> NDArray[np.int64]:
     """Some old ids, by the hash of a piece."""
     seed = int.from_bytes(hashlib.blake2b(piece.encode(), digest_size=8).digest(), "big")
     return np.sort(np.random.default_rng(seed).choice(common, min(_DRAWN, len(common)), replace=False))

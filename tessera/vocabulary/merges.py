@@ -5,6 +5,7 @@ end, so inside it the same merges happen, in the same order, as in its own strin
 with each token, every token on the way to it, gives the old ids to all texts whose tokens it holds.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ class Merges:
         symbols, seen = self._characters(token), {token}
         seen.update(symbols)
         while len(symbols) > 1:
-            ranked = [(self.rank.get(pair), n) for n, pair in enumerate(zip(symbols, symbols[1:], strict=False))]
+            ranked = [(self.rank.get(pair), n) for n, pair in enumerate(itertools.pairwise(symbols))]
             known = [(rank, n) for rank, n in ranked if rank is not None]
             if not known:
                 return {token}

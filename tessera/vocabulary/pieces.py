@@ -177,7 +177,7 @@ def _repeated(words: Counter[str]) -> Iterator[str]:
 
 
 def _scored(old: Entries, texts: Sequence[str], tokens: int) -> tuple[Json, list[str]]:
-    """The model with pieces of a Unigram model of the text; no score below the lowest, from which unknown is reckoned."""
+    """The model with pieces of a Unigram model of the text; no score is below the lowest, see `_anchor`."""
     model, lowest = old.definition["model"], min(score for _, score in old.definition["model"]["vocab"])
     inner = tokenizers.Tokenizer(models.Unigram())
     found = _trained(old, inner, texts, trainers.UnigramTrainer(vocab_size=_candidates(old, texts, tokens),

@@ -1,4 +1,4 @@
-"""Parity of a model with another vocabulary: held-out text through both folders, ids, hidden states and logits compared.
+"""Parity of a model with another vocabulary: held-out text through both, ids, hidden states and logits compared.
 
 Where all pieces of a document are kept, its ids must map one to one, its hidden states be equal to the last bit and its
 logits to 1e-6: a folder for which they are not is not written. For all other documents it is told what they cost.
@@ -28,6 +28,7 @@ from tessera.vocabulary.entries import Ids
 
 LOGITS = 1e-6  # of the largest logit; products of another number of rows are summed in another order
 _SCORED = 32  # positions of a document whose logits are compared: those of a large vocabulary take a megabyte each
+_LONGEST = 512  # tokens of a document that go through both models
 _ROUNDS = 5
 _TIMED = 16  # texts of a round, of all languages
 
@@ -152,7 +153,7 @@ def _compare_states(
 ) -> tuple[int, float | None]:
     """How many documents have equal hidden states, and by how much logits differ."""
     models: list[Any] = [_open(folder).eval() for folder in folders]
-    longest = int(models[0].config.max_position_embeddings)
+    longest = min(_LONGEST, int(models[0].config.max_position_embeddings))
     rows = torch.from_numpy(np.flatnonzero(moved[:-1] >= 0))
     largest: float | None = None
     for n, text in enumerate(texts):
@@ -205,7 +206,8 @@ def _compare_vectors(
         return 0, None
     models = [Encoder.from_pretrained(folder, device="cpu", dtype="float32", drop_head=True) for folder in folders]
     some = texts[:: -(-len(texts) // _TIMED)]
-    vectors = [model.encode(texts, on_truncated=lambda _: None) for model in models]
+    longest = min(_LONGEST, models[0].max_seq_length)
+    vectors = [model.encode(texts, max_length=longest) for model in models]
     if not np.array_equal(*vectors):
         raise ValueError("nothing was written: the vectors of texts whose pieces are all kept differ")
     if not timed:
@@ -213,7 +215,7 @@ def _compare_vectors(
     seconds: list[list[float]] = [[], []]
     for n, which in enumerate(_turns()):
         tell(n, 2 * _ROUNDS, "timing")
-        seconds[which].append(_seconds(models[which], some))
+        seconds[which].append(_seconds(models[which], some, longest))
     return len(texts), median(seconds[0]) / median(seconds[1])
 
 
@@ -223,10 +225,10 @@ def _turns() -> Iterator[int]:
         yield from ((0, 1) if n % 2 else (1, 0))
 
 
-def _seconds(model: Encoder, texts: Sequence[str]) -> float:
+def _seconds(model: Encoder, texts: Sequence[str], longest: int) -> float:
     """Of the processor, so that other work on the machine does not count."""
     start = time.process_time()
-    model.encode(texts, on_truncated=lambda _: None)
+    model.encode(texts, max_length=longest)
     return time.process_time() - start
 
 

@@ -90,12 +90,12 @@ class ModelFolder:
                 f"{inside}: config.json says vocab_size {shown(config.get('vocab_size'))}, but the weights with a row "
                 f"for each token are {some([f'{name} {shapes[name]}' for name in found]) if found else 'missing'}"
             )
-        if unknown := sorted(name for name, shape in shapes.items() if shape[:1] == [*rows] and name not in found):
-            if config["vocab_size"] not in _other_sizes(config):
-                raise ValueError(
-                    f"{inside}: weight {shown(unknown[0])} has as many rows as there are tokens, {rows.pop()}, but is "
-                    "no part of this architecture; remove it if nothing reads it"
-                )
+        unknown = sorted(name for name, shape in shapes.items() if shape[:1] == [*rows] and name not in found)
+        if unknown and config["vocab_size"] not in _other_sizes(config):
+            raise ValueError(
+                f"{inside}: weight {shown(unknown[0])} has as many rows as there are tokens, {rows.pop()}, but is no "
+                "part of this architecture; remove it if nothing reads it"
+            )
         return cls(folder, inside, config, tuple(sorted(found)), rows.pop(), fixed)
 
     def parameters(self) -> int:
@@ -140,9 +140,8 @@ def _empty(folder: Path, config: Json) -> Iterator[tuple[Any, Any]]:
             folder, trust_remote_code=False, local_files_only=True, vocab_size=known.vocab_size + 1
         )
     classes = [getattr(transformers, name, None) for name in config.get("architectures") or ()]
-    for auto in ("AutoModel", "AutoModelForMaskedLM", "AutoModelForPreTraining"):
-        mapping = getattr(transformers, auto)._model_mapping
-        classes.append(mapping[type(known)] if type(known) in mapping else None)
+    autos = (transformers.AutoModel, transformers.AutoModelForMaskedLM, transformers.AutoModelForPreTraining)
+    classes += [auto._model_mapping.get(type(known), None) for auto in autos]
     for one in dict.fromkeys(found for found in classes if found is not None):
         with retold(place), quietly(), torch.device("meta"):
             yield one(known), one(more)
@@ -152,7 +151,7 @@ def _empty(folder: Path, config: Json) -> Iterator[tuple[Any, Any]]:
 
 
 def write(model: ModelFolder, rows: Rows, config: Json, draft: Path) -> list[str]:
-    """A copy of the folder whose vocabulary has other rows; tokenizer files are copied as they are, for `entries.write`.
+    """A copy of the folder whose vocabulary has other rows; tokenizer files as they are, for `entries.write`.
 
     Returns the files that were left out, since they hold the old vocabulary: graphs, pickles, the state of training.
     Raises ValueError where a row would not be finite.
@@ -181,11 +180,9 @@ def _copy(model: ModelFolder, draft: Path) -> Iterator[str]:
     for path in sorted(model.whole.rglob("*")):
         name = path.relative_to(model.whole)
         hidden = any(part.startswith(".") for part in name.parts) and name.name != ".gitattributes"
-        if path.is_dir() or hidden or path.name in (MANIFEST, "config.json") and path.parent == model.inside:
-            continue
-        if path.name == MANIFEST or path.suffix == BESIDE:
-            continue  # checksums of other files than those that will be there
-        if path.parent == model.inside and path.name.endswith(_WEIGHTS):
+        checked = path.name == MANIFEST or path.suffix == BESIDE  # checksums of other files than those that will be
+        rewritten = path.parent == model.inside and (path.name == "config.json" or path.name.endswith(_WEIGHTS))
+        if path.is_dir() or hidden or checked or rewritten:
             continue
         if "training" in name.parts or path.suffix in _STALE:
             yield str(name)

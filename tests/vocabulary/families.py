@@ -225,7 +225,7 @@ def write_ours(folder: Path, family: str, model: str = "mmbert", task: TaskConfi
 
 
 def write_theirs(folder: Path, family: str, name: str, **more) -> Path:
-    """A random model of another family, as transformers writes it: BertForMaskedLM, XLMRobertaForTokenClassification."""
+    """A random model of another family, as transformers writes it: BertForMaskedLM, XLMRobertaModel ..."""
     import transformers
 
     from tessera.tokenizer.tokenizer import Tokenizer

@@ -111,7 +111,7 @@ def test_any_text_comes_back_as_it_did(trimmed, family, text):
 
 @pytest.mark.parametrize("family", ["gpt2", "llama3", "qwen", "gemma"])
 def test_every_kept_token_can_still_be_put_together(trimmed, family):
-    old, new, ids = trimmed(family)
+    old, new, _ = trimmed(family)
     merges, vocabulary = Merges(old.definition["model"]), new.definition["model"]["vocab"]
     for token in vocabulary:
         assert {part for part in merges.parts(token) if part in old.definition["model"]["vocab"]} <= set(vocabulary)
