@@ -34,6 +34,9 @@ def trim(
     ] = None,
     min_count: Annotated[int | None, typer.Option(help="instead: all tokens that come so often")] = None,
     size: Annotated[int | None, typer.Option(help="instead: so many rows in all")] = None,
+    script: Annotated[
+        list[str] | None, typer.Option(help="besides: all tokens of this script, as Taml (repeatable)")
+    ] = None,
     language: Language = None,
     column: Column = "text",
     held_out: HeldOut = 0.05,
@@ -47,7 +50,7 @@ def trim(
     from tessera.vocabulary.trim import trim as work
     from tessera.vocabulary.usage import Rule
 
-    rule = Rule(coverage=keep, min_count=min_count, size=size)
+    rule = Rule(coverage=keep, min_count=min_count, size=size, scripts=tuple(script or ()))
     refuse_taken(out)
     with Watcher(console) as watcher:
         found = texts.read_texts(

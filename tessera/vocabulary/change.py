@@ -12,7 +12,9 @@ from tessera.inference.sentence_folder import ends_in_vectors, read
 from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.vocabulary.entries import Ids
 
-_DOCUMENTS = 500  # of each language whose ids are compared
+Encoded = tuple[NDArray[np.int32], NDArray[np.int64]]  # ids [T], and the characters of each [T, 2]
+
+_DOCUMENTS = 300  # of each language whose ids are compared
 _LONGEST = 512  # tokens of a document that go through both
 _VECTORS = 20  # of each language that go through both models
 
@@ -22,7 +24,7 @@ class LanguageChange:
     """Held-out documents of one language, before and after.
 
     words    that stand between white space: no measure for Chinese, Japanese, Thai ...
-    changed  share of the old tokens that are no more what they were
+    changed  share of the old tokens that no longer stand for the same characters
     same     documents all of whose ids are what they were; where any were compared, their vectors are too, to the bit
     cosine   the mean, of vectors before and after, over some documents; None: there was nothing to compare
     """
@@ -61,9 +63,11 @@ def measure(old: Path, new: Path, ids: Ids | None, texts: Mapping[str, Sequence[
     found = []
     for language in sorted(texts):
         some = texts[language][:_DOCUMENTS]
-        a, b = before.encode_plain(some), after.encode_plain(some)
-        for text, was, now in zip(some, a, b, strict=True) if ids is not None else ():
-            _refuse_lost(before, after, text, was, now)
+        whole = [tokenizer.encode_offsets(some) for tokenizer in (before, after)]
+        a, b = ([ids for ids, _ in rows] for rows in whole)
+        if ids is not None:
+            for text, was, now in zip(some, a, b, strict=True):
+                _refuse_lost(before, after, text, was, now)
         same = [n for n, (was, now) in enumerate(zip(a, b, strict=True)) if np.array_equal(moved[was], now)]
         unknown = [
             0 if tokenizer.unknown_id is None else sum(int((row == tokenizer.unknown_id).sum()) for row in rows)
@@ -77,8 +81,7 @@ def measure(old: Path, new: Path, ids: Ids | None, texts: Mapping[str, Sequence[
                 words=sum(len(text.split()) for text in some),
                 tokens=(sum(map(len, a)), sum(map(len, b))),
                 unknown=(unknown[0], unknown[1]),
-                changed=sum(_changed(moved[was], now) for was, now in zip(a, b, strict=True))
-                / max(1, sum(map(len, a))),
+                changed=sum(_changed(moved, *pair) for pair in zip(*whole, strict=True)) / max(1, sum(map(len, a))),
                 same=len(same),
                 cosine=_cosine(models, some, same),
             )
@@ -96,14 +99,11 @@ def _refuse_lost(
         raise ValueError(f"nothing was written: a text would not come back as it did: {text[:200]!r}")
 
 
-def _changed(was: NDArray[np.int64], now: NDArray[np.int32]) -> int:
-    """Old tokens of a text outside the longest common subsequence: those that were cut otherwise."""
-    import difflib
-
-    if np.array_equal(was, now):
-        return 0
-    matcher = difflib.SequenceMatcher(None, was.tolist(), now.tolist(), autojunk=False)
-    return len(was) - sum(block.size for block in matcher.get_matching_blocks())
+def _changed(moved: NDArray[np.int64], was: Encoded, now: Encoded) -> int:
+    """Old tokens of a text that no longer stand for the same characters."""
+    there = set(zip(now[0].tolist(), map(tuple, now[1].tolist()), strict=True))
+    before = zip(moved[was[0]].tolist(), map(tuple, was[1].tolist()), strict=True)
+    return sum(token not in there for token in before)
 
 
 def _cosine(models: Sequence[Encoder], texts: Sequence[str], same: Sequence[int]) -> float | None:
@@ -111,10 +111,7 @@ def _cosine(models: Sequence[Encoder], texts: Sequence[str], same: Sequence[int]
     some = list(range(min(_VECTORS, len(texts))))
     if not some:
         return None
-    a, b = (
-        np.stack([model.encode([texts[n]], max_length=min(_LONGEST, model.max_seq_length))[0] for n in some]).astype(np.float64)
-        for model in models
-    )
+    a, b = (_vectors(model, [texts[n] for n in some]) for model in models)
     for n in set(some) & set(same):
         if not np.array_equal(a[n], b[n]):
             raise ValueError(
@@ -122,3 +119,9 @@ def _cosine(models: Sequence[Encoder], texts: Sequence[str], same: Sequence[int]
             )
     cosines = (a * b).sum(1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-12)
     return float(cosines.mean())
+
+
+def _vectors(model: Encoder, texts: Sequence[str]) -> NDArray[np.float64]:
+    """[n, h], each text by itself, so that its vector does not depend on the lengths of others."""
+    longest = min(_LONGEST, model.max_seq_length)
+    return np.stack([model.encode([text], max_length=longest)[0] for text in texts]).astype(np.float64)

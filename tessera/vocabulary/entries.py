@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import tokenizers
-from tokenizers import pre_tokenizers
+from tokenizers import decoders, pre_tokenizers
 
+from tessera.data.languages import other_script, script_of
 from tessera.json_files import read_json, shown
 from tessera.tokenizer.special_tokens import reader
 from tessera.tokenizer.tokenizer import Tokenizer
+from tessera.tokenizer.tokenizer_json import SPACES
 from tessera.vocabulary.merges import kept_merges
 
 Json = dict[str, Any]
@@ -112,6 +114,29 @@ def letters(entries: Entries, used: Collection[int]) -> set[int]:
     bare = {i: token.removeprefix(entries.continuing) for token, i in entries.model.items()}
     seen = {letter for i in used for letter in bare.get(i, "")}
     return {i for i, token in bare.items() if len(token) == 1 and token in seen}
+
+
+def said(entries: Entries, token: str) -> str | None:
+    """The text that an entry stands for, with a space where it begins a word; None for bytes of a letter."""
+    if byte_level(entries.definition):
+        text = str(decoders.ByteLevel().decode([token]))
+        return None if "\ufffd" in text else text
+    if entries.kind == "WordPiece":
+        return token.removeprefix(entries.continuing) if token.startswith(entries.continuing) else f" {token}"
+    return None if token.startswith("<0x") and len(token) == 6 else token.replace(SPACES[1], " ")
+
+
+def in_scripts(entries: Entries, scripts: Collection[str]) -> set[int]:
+    """Entries whose letters are all of one of these scripts, as Taml. Raises ValueError for one that is not known."""
+    if unknown := [script for script in scripts if script_of(f"xxx_{script}") is None]:
+        raise ValueError(f"script is {unknown[0]!r}; give its ISO 15924 code as in tam_Taml: Taml, Deva, Ethi ...")
+    texts = {i: said(entries, token) or "" for token, i in entries.model.items()} if scripts else {}
+    letters = set().union(*texts.values())
+    found = set()
+    for script in scripts:
+        own = {letter for letter in letters if other_script(letter, script, min_share=1e-9, min_letters=1) is None}
+        found |= {i for i, text in texts.items() if own.issuperset(text) and any(map(str.isalpha, text))}
+    return found
 
 
 def renumbered(definition: Json, ids: Ids) -> Json:

@@ -6,7 +6,7 @@ with each token, every token on the way to it, gives the old ids to all texts wh
 """
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Pair = tuple[str, str]
@@ -54,16 +54,6 @@ class Merges:
         if ends and symbols:
             symbols[-1] += self.suffix
         return symbols
-
-
-def closure(model: Json, tokens: Iterable[str]) -> set[str]:
-    """All tokens that a BPE needs to make these, themselves included; what the vocabulary lacks is left out."""
-    merges, vocabulary = Merges(model), model["vocab"]
-    found: set[str] = set()
-    for token in tokens:
-        if token not in found:
-            found |= merges.parts(token)
-    return {token for token in found if token in vocabulary}
 
 
 def kept_merges(model: Json, vocabulary: Mapping[str, int] | Sequence[str]) -> list[list[str]]:

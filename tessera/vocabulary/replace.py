@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tokenizers import decoders
 
 from tessera.checksums import seal
 from tessera.files import atomic_folder, refuse_taken
@@ -17,9 +16,9 @@ from tessera.inference.tokenize import check_vocabulary
 from tessera.progress import Silent, Watcher
 from tessera.tokenizer.special_tokens import reader
 from tessera.tokenizer.tokenizer import Tokenizer
-from tessera.tokenizer.tokenizer_json import SPACES, without_prefix
+from tessera.tokenizer.tokenizer_json import without_prefix
 from tessera.vocabulary import card, change, tables
-from tessera.vocabulary.entries import SENTENCEPIECE, Entries, byte_level
+from tessera.vocabulary.entries import SENTENCEPIECE, Entries, said
 from tessera.vocabulary.initialize import Sum, drawn
 from tessera.vocabulary.pieces import old_ids
 from tessera.vocabulary.texts import Texts
@@ -123,13 +122,3 @@ def _parts(old: Entries, inside: object, text: str) -> tuple[int, ...]:
         return old_ids(old, text[1:] if text.startswith(" ") else old.continuing + text)
     encoded = inside.encode(text, add_special_tokens=False).ids  # type: ignore[attr-defined]
     return tuple(i for i in encoded if i != old.tokenizer.unknown_id)
-
-
-def said(entries: Entries, token: str) -> str | None:
-    """The text that an entry stands for, with a space where it begins a word; None for bytes of a letter."""
-    if byte_level(entries.definition):
-        text = str(decoders.ByteLevel().decode([token]))
-        return None if "\ufffd" in text else text
-    if entries.kind == "WordPiece":
-        return token.removeprefix(entries.continuing) if token.startswith(entries.continuing) else f" {token}"
-    return None if token.startswith("<0x") and len(token) == 6 else token.replace(SPACES[1], " ")

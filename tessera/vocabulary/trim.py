@@ -4,7 +4,7 @@ Kept are the tokens that the text uses, all special and added tokens, bytes, let
 merges.py). Where all pieces of a text are kept its ids map one to one, so that hidden states are equal to the last bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from tessera.progress import Silent, Watcher
 from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.vocabulary import card, entries, proof, tables
 from tessera.vocabulary.entries import Entries
-from tessera.vocabulary.merges import closure
+from tessera.vocabulary.merges import Merges
 from tessera.vocabulary.texts import Texts
 from tessera.vocabulary.usage import Counts, Rule, count
 
@@ -80,38 +80,33 @@ def keep(found: Entries, counts: Counts, rule: Rule, more: Sequence[int] = ()) -
     Raises ValueError where `rule.size` is too small for what must be kept.
     """
     used = np.flatnonzero(np.sum(list(counts.values()), axis=0))
-    must = {*entries.indispensable(found), *more}
+    must = {*entries.indispensable(found), *entries.in_scripts(found, rule.scripts), *more}
     if not entries.writes_all(found.definition):
         must |= entries.letters(found, used.tolist())
-    must = _closed(found, must)
+    needs = _needs(found)
+    must = set().union(*map(needs, must))
     if rule.size is not None and len(must) > rule.size:
         raise ValueError(
-            f"size is {rule.size:,}, but special and added tokens, bytes and the letters of the text are {len(must):,} "
-            "tokens already; give a greater size"
+            f"size is {rule.size:,}, but special and added tokens, bytes, letters and whole scripts are "
+            f"{len(must):,} tokens already; give a greater size"
         )
-    wanted = rule.wanted(counts).tolist()
-    if rule.size is None:
-        return np.array(sorted(_closed(found, {*must, *wanted})), np.int64)
-    return np.array(sorted(_as_many_as_fit(found, must, wanted, rule.size)), np.int64)
-
-
-def _as_many_as_fit(found: Entries, must: set[int], wanted: Sequence[int], size: int) -> set[int]:
-    """What must be kept and the most wanted of the rest, with what they need: as many as there is room for."""
-    kept = set(must)
-    for token in wanted:
-        if token in kept:
-            continue
-        needed = _closed(found, {token}) - kept
-        if len(kept) + len(needed) > size:
+    for token in rule.wanted(counts).tolist():
+        needed = needs(token) - must
+        if rule.size is not None and len(must) + len(needed) > rule.size:
             break
-        kept |= needed
-    return kept
+        must |= needed
+    return np.array(sorted(must), np.int64)
 
 
-def _closed(found: Entries, ids: set[int]) -> set[int]:
-    """With all that merges need."""
+def _needs(found: Entries) -> Callable[[int], set[int]]:
+    """What gives a token and all that merges need to make it."""
     if found.kind != "BPE":
-        return ids
+        return lambda token: {token}
     names = {i: token for token, i in found.model.items()}
-    tokens = closure(found.definition["model"], (names[i] for i in ids if i in names))
-    return ids | {found.model[token] for token in tokens}
+    merges = Merges(found.definition["model"])
+
+    def needs(token: int) -> set[int]:
+        parts = merges.parts(names[token]) if token in names else ()
+        return {token} | {found.model[part] for part in parts if part in found.model}
+
+    return needs

@@ -22,11 +22,14 @@ class Rule:
     size       so many rows in all: the tokens that make up most of the text of any language
 
     Without any of them coverage is 0.9999.
+
+    scripts    besides, all entries of these scripts, as Taml: where a vocabulary has few of a script, none is missed
     """
 
     coverage: float | None = None
     min_count: int | None = None
     size: int | None = None
+    scripts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         given = [name for name in ("coverage", "min_count", "size") if getattr(self, name) is not None]
@@ -42,9 +45,10 @@ class Rule:
             raise ValueError(f"size is {self.size}; give the rows that are wanted, e.g. 32768")
 
     def __str__(self) -> str:
+        whole = f", all of {', '.join(self.scripts)}" if self.scripts else ""
         if self.coverage is not None:
-            return f"coverage {self.coverage:g} of each language"
-        return f"min_count {self.min_count}" if self.min_count is not None else f"size {self.size}"
+            return f"coverage {self.coverage:g} of each language{whole}"
+        return (f"min_count {self.min_count}" if self.min_count is not None else f"size {self.size}") + whole
 
     def wanted(self, counts: Counts) -> NDArray[np.int64]:
         """Ids by worth, the most wanted first; of `size`, all that are used: the caller takes as many as fit."""

@@ -9,8 +9,8 @@ import torch
 from tessera.inference.encoder import Encoder
 from tessera.model import hub
 from tessera.tokenizer.tokenizer import Tokenizer
-from tessera.vocabulary.entries import Entries
-from tessera.vocabulary.replace import matched, replace, said
+from tessera.vocabulary.entries import Entries, said
+from tessera.vocabulary.replace import matched, replace
 from tessera.vocabulary.texts import Texts
 
 pytest.importorskip("django")

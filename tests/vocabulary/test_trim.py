@@ -118,6 +118,18 @@ def test_every_kept_token_can_still_be_put_together(trimmed, family):
     assert set(pairs(new.definition["model"])) <= set(pairs(old.definition["model"]))
 
 
+@each_family
+def test_a_whole_script_keeps_every_text_in_it(tmp_path, family):
+    old = Tokenizer.load(families.write_tokenizer(family, tmp_path))
+    found = Entries.of(old)
+    kept = set(keep(found, count(old, {"deu_Latn": families.texts()["deu_Latn"]}), Rule(scripts=("Taml",))).tolist())
+    used = {int(i) for ids in old.encode_plain(families.texts()["tam_Taml"]) for i in ids}
+    tamil = {i for i in used if any("\u0b80" <= letter <= "\u0bff" for letter in old.decode([i]))}
+    assert len(tamil) > 50
+    assert tamil <= kept
+    assert len(kept) < 0.8 * old.vocab_size
+
+
 def test_the_parts_of_a_token_are_what_merges_make_on_the_way_to_it():
     model = {"vocab": {}, "merges": ["a b", "c d", "ab cd", "b c"]}
     assert Merges(model).parts("abcd") == {"a", "b", "c", "d", "ab", "cd", "abcd"}
@@ -224,10 +236,15 @@ def test_the_card_says_what_was_proved_and_keeps_what_was_there(tmp_path):
 
 def test_what_cannot_be_done_is_refused_before_anything_is_written(tmp_path):
     old = families.write_ours(tmp_path / "old", "gemma")
-    with pytest.raises(ValueError, match=r"size is 200, but special and added tokens, bytes .* are \d+ tokens already"):
+    with pytest.raises(
+        ValueError,
+        match=r"size is 200, but special and added tokens, bytes, letters and whole scripts are \d+ tokens already",
+    ):
         trim(old, split(), tmp_path / "new", Rule(size=200), check=CHECK)
     with pytest.raises(ValueError, match="rows are kept by one of coverage, min_count and size"):
         Rule(coverage=0.9, size=100)
+    with pytest.raises(ValueError, match="script is 'Tamil'; give its ISO 15924 code"):
+        trim(old, split(), tmp_path / "new", Rule(scripts=("Tamil",)), check=CHECK)
     with pytest.raises(ValueError, match="coverage is 99; it is a share of the text"):
         Rule(coverage=99)
     config = json.loads((old / "config.json").read_text())
