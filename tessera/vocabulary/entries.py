@@ -130,13 +130,26 @@ def in_scripts(entries: Entries, scripts: Collection[str]) -> set[int]:
     """Entries whose letters are all of one of these scripts, as Taml. Raises ValueError for one that is not known."""
     if unknown := [script for script in scripts if script_of(f"xxx_{script}") is None]:
         raise ValueError(f"script is {unknown[0]!r}; give its ISO 15924 code as in tam_Taml: Taml, Deva, Ethi ...")
-    texts = {i: said(entries, token) or "" for token, i in entries.model.items()} if scripts else {}
+    texts = {i: _letters_of(entries, token) for token, i in entries.model.items()} if scripts else {}
     letters = set().union(*texts.values())
     found = set()
     for script in scripts:
-        own = {letter for letter in letters if other_script(letter, script, min_share=1e-9, min_letters=1) is None}
-        found |= {i for i, text in texts.items() if own.issuperset(text) and any(map(str.isalpha, text))}
+        own = {letter for letter in letters if not _is_foreign(letter, script)}
+        signs = {letter for letter in own if _is_foreign(letter, "Grek" if script == "Latn" else "Latn")}
+        found |= {i for i, text in texts.items() if own.issuperset(text) and not signs.isdisjoint(text)}
     return found
+
+
+def _is_foreign(letter: str, script: str) -> bool:
+    """Whether it is a letter or a mark of another script; what is in none, as a digit, is foreign nowhere."""
+    return other_script(letter, script, min_share=1e-9, min_letters=1) is not None
+
+
+def _letters_of(entries: Entries, token: str) -> str:
+    """The text of an entry, without pieces of letters at its ends."""
+    if byte_level(entries.definition):
+        return str(decoders.ByteLevel().decode([token])).replace("\ufffd", "")
+    return said(entries, token) or ""
 
 
 def renumbered(definition: Json, ids: Ids) -> Json:
