@@ -131,8 +131,8 @@ def in_scripts(entries: Entries, scripts: Collection[str]) -> set[int]:
     if unknown := [script for script in scripts if script_of(f"xxx_{script}") is None]:
         raise ValueError(f"script is {unknown[0]!r}; give its ISO 15924 code as in tam_Taml: Taml, Deva, Ethi ...")
     texts = {i: _letters_of(entries, token) for token, i in entries.model.items()} if scripts else {}
-    letters = set().union(*texts.values())
-    found = set()
+    letters = set[str]().union(*texts.values())
+    found: set[int] = set()
     for script in scripts:
         own = {letter for letter in letters if not _is_foreign(letter, script)}
         signs = {letter for letter in own if _is_foreign(letter, "Grek" if script == "Latn" else "Latn")}

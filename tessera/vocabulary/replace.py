@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tokenizers
 
 from tessera.checksums import seal
 from tessera.files import atomic_folder, refuse_taken
@@ -116,9 +117,9 @@ def matched(old: Entries, new: Entries) -> tables.Rows:
     return tables.Rows(source=source, mixed=mixed)
 
 
-def _parts(old: Entries, inside: object, text: str) -> tuple[int, ...]:
+def _parts(old: Entries, inside: tokenizers.Tokenizer, text: str) -> tuple[int, ...]:
     """What the old tokenizer writes a text with, which begins with a space where a word does."""
     if old.kind == "WordPiece":
         return old_ids(old, text[1:] if text.startswith(" ") else old.continuing + text)
-    encoded = inside.encode(text, add_special_tokens=False).ids  # type: ignore[attr-defined]
+    encoded = inside.encode(text, add_special_tokens=False).ids
     return tuple(i for i in encoded if i != old.tokenizer.unknown_id)

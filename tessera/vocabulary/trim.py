@@ -84,7 +84,7 @@ def keep(found: Entries, counts: Counts, rule: Rule, more: Sequence[int] = ()) -
     if not entries.writes_all(found.definition):
         must |= entries.letters(found, used.tolist())
     needs = _needs(found)
-    must = set().union(*map(needs, must))
+    must = set[int]().union(*map(needs, must))
     if rule.size is not None and len(must) > rule.size:
         raise ValueError(
             f"size is {rule.size:,}, but special and added tokens, bytes, letters and whole scripts are "
