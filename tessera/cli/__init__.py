@@ -10,6 +10,7 @@ In reading order:
     asking.py    predict, index, search
     tuning.py    finetune: the verb
     ablating.py  ablate: the verb
+    serving.py   serve: the verb
 """
 
 import errno
@@ -23,12 +24,12 @@ from pathlib import Path
 from rich.text import Text
 
 from tessera import signals
-from tessera.cli import ablating, asking, judging, making, tuning, using
+from tessera.cli import ablating, asking, judging, making, serving, tuning, using
 from tessera.cli.app import app
 from tessera.files import no_room
 from tessera.terminal import HarmlessLog, Terminal
 
-__all__ = ["ablating", "app", "asking", "judging", "main", "making", "tuning", "using"]
+__all__ = ["ablating", "app", "asking", "judging", "main", "making", "serving", "tuning", "using"]
 
 
 def main() -> None:

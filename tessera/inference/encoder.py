@@ -136,6 +136,11 @@ class Encoder:
             f"{where} in {number}, {torch.get_num_threads()} threads)"
         )
 
+    @property
+    def engine(self) -> Engine:
+        """Ids to hidden states and vectors, for whoever makes batches of its own, as a server does."""
+        return self._engine
+
     # ---------------------------------------------------------------------------------------------------- texts
 
     def encode(

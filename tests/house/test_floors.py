@@ -40,6 +40,7 @@ FLOORS = {
     "retrieval": 3.5,
     "evaluation": 4,
     "ablation": 5,
+    "serve": 5,
     "preflight": 5,
     "run": 6,
     "demo_text": 5,
