@@ -140,7 +140,7 @@ async def rerank_scores(
     raw: bool,
 ) -> tuple[Served, list[float], Answer]:
     """The score of each text for a query: from 0 to 1, or `raw` as the model gives it."""
-    served = call.service.model(name, "scores", "number")
+    served = call.model(name, "scores", "number")
     if served.labels and len(served.labels) > 1:
         raise Refused("wrong_model", f"{served.name} gives classes; a reranker gives one number", param="model")
     pairs = [(query, text) for text in texts]
@@ -186,7 +186,7 @@ def task_models(call: Call, names: str | list[str] | None, *kinds: Answers) -> l
     """The models of some names; of none the first that answers any of `kinds`."""
     if isinstance(names, list) and (not names or len(set(names)) < len(names)):
         raise Refused("invalid", "model is a name, or a list of names, each once", param="model")
-    return [call.service.model(name, *kinds) for name in (names if isinstance(names, list) else [names])]
+    return [call.model(name, *kinds) for name in (names if isinstance(names, list) else [names])]
 
 
 def _size(rows: Sequence[Any]) -> int:

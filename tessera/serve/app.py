@@ -97,14 +97,9 @@ async def answered(service: Service, request: Request, path: str, kind: type[Bas
     """What a route answers, whatever happens on the way."""
     call, shape, metrics = Call(request, service), shape_of(path), service.metrics
     service.at_work += 1
-    name = ""
     try:
-        body = await call.body(kind)
-        asked = getattr(body, "model", None)
-        name = asked if isinstance(asked, str) and any(asked == one.name for one in service.models) else ""
-        metrics.requests.labels(path, name).inc()
-        response = await handler(call, body)
-        metrics.succeeded.labels(path, name).inc()
+        response = await handler(call, await call.body(kind))
+        metrics.succeeded.labels(path, ",".join(call.answered_by)).inc()
         return response
     except Gone:
         metrics.gone.inc()
@@ -121,6 +116,7 @@ async def answered(service: Service, request: Request, path: str, kind: type[Bas
     finally:
         service.at_work -= 1
         call.release()
+        metrics.requests.labels(path, ",".join(call.answered_by)).inc()
         metrics.duration.observe(call.seconds())
 
 

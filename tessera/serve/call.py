@@ -12,6 +12,7 @@ import orjson
 from fastapi import Request, Response
 from pydantic import BaseModel, ValidationError
 
+from tessera.serve.models import Answers, Served
 from tessera.serve.refusals import Refused, Shape
 from tessera.serve.service import Answer, Gone, Service
 
@@ -29,7 +30,14 @@ class Call:
         self.began = time.perf_counter()
         host = request.client
         self.client = f"{host.host}:{host.port}" if host else "unknown"
-        self.tokens = self._held = 0
+        self.answered_by: list[str] = []  # names of models
+        self._held = 0
+
+    def model(self, name: str | None, *answers: Answers) -> Served:
+        """As `Service.model`; what answers is remembered, for whoever counts."""
+        found = self.service.model(name, *answers)
+        self.answered_by.append(found.name)
+        return found
 
     async def body(self, kind: type[Body]) -> Body:
         """The JSON of the body, checked. Raises Refused naming the field that is wrong."""
@@ -90,9 +98,7 @@ class Call:
 
     async def ask(self, read: Any) -> Answer:
         """What `Service.ask` gives, for this client."""
-        answer = await self.service.ask(read, client=self.client, gone=self.gone)
-        self.tokens += answer.tokens
-        return answer
+        return await self.service.ask(read, client=self.client, gone=self.gone)
 
     def json(self, content: Any, answers: "list[Answer]", *, characters: int = 0) -> Response:
         """The answer, with what it took in its headers, as text-embeddings-inference has them."""

@@ -76,7 +76,8 @@ class Guard:
     def _may(self, scope: Scope) -> bool:
         """Compares with every key in the same time, whichever it is."""
         path = scope["path"]
-        if not self.keys or path in FREE or (path == "/" and scope["method"] in ("GET", "HEAD")):
+        asks_first = scope["method"] == "OPTIONS"  # a browser, whether it may ask at all
+        if not self.keys or asks_first or path in FREE or (path == "/" and scope["method"] in ("GET", "HEAD")):
             return True
         headers = dict(scope["headers"])
         kind, _, bearer = headers.get(b"authorization", b"").partition(b" ")

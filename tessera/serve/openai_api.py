@@ -19,7 +19,7 @@ BEGAN = int(time.time())
 
 async def embeddings(call: Call, body: OpenAIEmbeddings) -> Response:
     """Embeddings of texts or token ids, as OpenAI's clients ask for them."""
-    served = call.service.model(body.model, "embeddings")
+    served = call.model(body.model, "embeddings")
     how = options(
         served,
         dimensions=body.dimensions,

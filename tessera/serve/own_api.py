@@ -46,7 +46,7 @@ async def _predicted(call: Call, body: Classify, *kinds: Any) -> Response:
 
 async def fill(call: Call, body: Fill) -> Response:
     """The likeliest tokens for each mask of each text."""
-    served = call.service.model(body.model, "fill")
+    served = call.model(body.model, "fill")
     texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
     found, answer = await filled(call, served, texts, body.top_k, alone=body.batch_invariant)
     content = {"model": served.name, "predictions": found}
@@ -55,7 +55,7 @@ async def fill(call: Call, body: Fill) -> Response:
 
 async def answer(call: Call, body: Answering) -> Response:
     """Answers out of texts, with the characters they stand at."""
-    served = call.service.model(body.model, "spans")
+    served = call.model(body.model, "spans")
     asked = body.inputs if isinstance(body.inputs, list) else [body.inputs]
     rows = [{"question": one.question, "context": one.context} for one in asked]
     (found,), took = await predictions(
@@ -73,7 +73,7 @@ def _with_usage(content: dict[str, Any], answer: Any) -> dict[str, Any]:
 
 async def any_task(call: Call, body: HubTask, name: str | None) -> Response:
     """Whatever the model is for."""
-    served = call.service.model(name or body.model, *_ANY)  # type: ignore[arg-type]
+    served = call.model(name or body.model, *_ANY)  # type: ignore[arg-type]
     given = body.inputs
     if served.kind == "tag":
         return await _tags(call, served, _text(given))
@@ -84,7 +84,8 @@ async def any_task(call: Call, body: HubTask, name: str | None) -> Response:
         if given is None:
             return await tei_api.rerank(call, Rerank.model_validate(everything))
         raw = {"raw_scores": True} if body.parameters.get("function_to_apply") == "none" else {}
-        return await tei_api.predict(call, Predict.model_validate({**everything, **raw}))
+        found, took = await tei_api.labelled(call, Predict.model_validate({**everything, **raw}))
+        return call.json(found, [took])  # a list of lists even of one text, as that client wants it
     if isinstance(given, dict):
         return await tei_api.similarity(call, Similarity.model_validate({**everything, "parameters": body.parameters}))
     if served.filler is not None and isinstance(given, str) and _mask(served) in given:

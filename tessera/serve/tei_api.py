@@ -18,14 +18,14 @@ from tessera.serve.models import Served
 from tessera.serve.openai_api import about
 from tessera.serve.reading import characters
 from tessera.serve.refusals import Refused
-from tessera.serve.service import Service
+from tessera.serve.service import Answer, Service
 
 _EVERYTHING = ("embeddings", "fill", "classes", "number", "scores", "tags", "spans", "options")
 
 
 async def embed(call: Call, body: Embed) -> Response:
     """Vectors: a list for each text."""
-    served = call.service.model(body.model, "embeddings")
+    served = call.model(body.model, "embeddings")
     how = options(
         served,
         dimensions=body.dimensions,
@@ -42,7 +42,7 @@ async def embed(call: Call, body: Embed) -> Response:
 
 async def embed_all(call: Call, body: EmbedAll) -> Response:
     """Hidden states: for each text a list for each token."""
-    served = call.service.model(body.model, "embeddings")
+    served = call.model(body.model, "embeddings")
     how = options(served, prompt_name=body.prompt_name, batch_invariant=body.batch_invariant)
     rows, answer = await states(
         call, served, body.inputs.texts, how,
@@ -53,7 +53,14 @@ async def embed_all(call: Call, body: EmbedAll) -> Response:
 
 async def predict(call: Call, body: Predict) -> Response:
     """Labels with their scores, the highest first; of a single text one list, else a list of them."""
-    served = call.service.model(body.model, "classes", "number", "scores")
+    found, answer = await labelled(call, body)
+    size = characters(body.inputs.rows) if all(not isinstance(row, dict) for row in body.inputs.rows) else 0
+    return call.json(found[0] if body.inputs.single else found, [answer], characters=size)
+
+
+async def labelled(call: Call, body: Predict) -> tuple[list[list[dict[str, Any]]], Answer]:
+    """Of each text labels with their scores, and what it took."""
+    served = call.model(body.model, "classes", "number", "scores")
     rows, answer = await logits(
         call, served, body.inputs.rows,
         long="truncate" if _truncates(call, body.truncate) else "refuse", alone=body.batch_invariant, field="inputs",
@@ -61,10 +68,9 @@ async def predict(call: Call, body: Predict) -> Response:
     found = []
     for row in rows:
         chances = probabilities(served, row, raw=body.raw_scores)
-        labelled = zip(served.labels or ("score",), chances, strict=True)
-        found.append([{"score": chance, "label": label} for label, chance in sorted(labelled, key=lambda one: -one[1])])
-    size = characters(body.inputs.rows) if all(not isinstance(row, dict) for row in body.inputs.rows) else 0
-    return call.json(found[0] if body.inputs.single else found, [answer], characters=size)
+        pairs = zip(served.labels or ("score",), chances, strict=True)
+        found.append([{"score": chance, "label": label} for label, chance in sorted(pairs, key=lambda one: -one[1])])
+    return found, answer
 
 
 async def rerank(call: Call, body: Rerank) -> Response:
@@ -83,7 +89,7 @@ async def rerank(call: Call, body: Rerank) -> Response:
 async def similarity(call: Call, body: Similarity) -> Response:
     """The cosine of a text with each of some others."""
     asked = body.parameters or SimilarityParameters(truncation_direction="right")
-    served = call.service.model(body.model or asked.model, "embeddings")
+    served = call.model(body.model or asked.model, "embeddings")
     if not body.inputs.sentences:
         raise Refused("empty", "inputs.sentences cannot be empty")
     texts: list[Any] = [body.inputs.source_sentence, *body.inputs.sentences]
@@ -97,7 +103,7 @@ async def similarity(call: Call, body: Similarity) -> Response:
 
 async def tokenize(call: Call, body: Tokenize) -> Response:
     """The tokens of each text, with the characters that they come from."""
-    served = call.service.model(body.model, *_EVERYTHING)  # type: ignore[arg-type]
+    served = call.model(body.model, *_EVERYTHING)  # type: ignore[arg-type]
     texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
     call.service.check_texts(texts, "inputs")
     prompt = ""
@@ -128,7 +134,7 @@ def _special(served: Served, token: int) -> dict[str, Any]:
 
 async def decode(call: Call, body: Decode) -> Response:
     """The text of each list of ids."""
-    served = call.service.model(body.model, *_EVERYTHING)  # type: ignore[arg-type]
+    served = call.model(body.model, *_EVERYTHING)  # type: ignore[arg-type]
     call.service.check_texts(body.ids.texts, "ids")
     size = served.tokenizer.vocab_size
     if not all(isinstance(ids, np.ndarray) and int(ids.max()) < size for ids in body.ids.texts):

@@ -140,7 +140,7 @@ class TokenQueue:
         taken, served = [self._clients[first].popleft()], dict.fromkeys([first])
         if not begin.alone:
             room = self.budget - begin.tokens if begin.tokens <= self.budget else self.budget
-            going = list(self._clients)
+            going = [*itertools.islice(self._clients, 1, None), first]
             while going:  # once round: a piece from each client whose next one fits
                 going = [client for client in going if self._fits(client, begin.trunk, room)]
                 for client in going:

@@ -29,6 +29,7 @@ class Server:
 
     process: subprocess.Popen
     url: str = ""
+    listener: threading.Thread | None = None
     said: list[str] = field(default_factory=list)
 
     def post(self, path, body, **more):
@@ -36,7 +37,12 @@ class Server:
 
     def stop(self, number=signal.SIGTERM):
         self.process.send_signal(number)
-        return self.process.wait(60)
+        try:
+            return self.process.wait(60)
+        finally:
+            self.process.kill()
+            self.listener.join(30)
+            self.process.stdout.close()
 
 
 def start(*words):
@@ -57,7 +63,8 @@ def start(*words):
                 up.set()
         up.set()
 
-    threading.Thread(target=listen, daemon=True).start()
+    server.listener = threading.Thread(target=listen, daemon=True)
+    server.listener.start()
     assert up.wait(120), server.said
     assert server.url, server.said
     return server
@@ -119,8 +126,7 @@ def server(folders):
     """All of them behind one server."""
     found = start(*(f"{name}={folder}" for name, folder in folders.items()), "--dtype", "float32", "--log-requests")
     yield found
-    found.process.kill()
-    found.process.wait()
+    found.stop()
 
 
 @pytest.fixture(scope="session")
@@ -131,8 +137,7 @@ def guarded(folders, tmp_path_factory):
     limits = ["--max-texts", "4", "--max-body", "2000", "--max-queue-tokens", "64"]
     found = start(f"small={folders['small']}", "--api-key-file", keys, *limits, "--cors-origin", "https://a.example")
     yield found
-    found.process.kill()
-    found.process.wait()
+    found.stop()
 
 
 def wait_until(holds, seconds=60):

@@ -53,15 +53,13 @@ def test_a_short_text_waits_for_no_more_than_one_long_one_however_many_there_are
 def test_short_texts_ride_beside_one_that_is_longer_than_the_budget():
     assert batches(filled(job("long", 500, 500), job("a", 30, 30), job("b", 50))) == [
         "long:500 a:30 b:50",
-        "a:30",
-        "long:500",
+        "long:500 a:30",
     ]
 
 
 def test_texts_of_a_client_are_computed_in_the_order_in_which_it_asked():
     first, second = job("a", 60, 60, 10), job("a", 10)
-    order = [batch for batch in batches(filled(first, second, job("b", 30)))]
-    assert order == ["a:60 b:30", "a:60 a:10 a:10"]
+    assert batches(filled(first, second, job("b", 30))) == ["a:60 b:30", "a:60 a:10 a:10"]
 
 
 def test_a_batch_is_of_one_network_and_the_others_are_next():
@@ -94,14 +92,14 @@ def test_a_request_larger_than_the_queue_comes_in_where_it_is_alone():
 
 
 def test_a_client_that_goes_away_frees_its_place():
-    gone, other = job("a", 50, 50), job("a", 5)
-    queue = filled(gone, other, most=120)
+    gone, other = job("a", 80, 80), job("a", 5)
+    queue = filled(gone, other, most=170)
     taken = queue.take()
     queue.drop(gone)
+    assert queue.tokens == 85  # what is at work is finished, what waited is not
+    queue.put(job("b", 60))
     queue.done(taken)
-    assert queue.tokens == 0 if shown(taken).endswith("a:5") else queue.tokens == 5
-    queue.drop(other)
-    assert queue.tokens == 0
+    assert batches(queue) == ["a:5 b:60"]
 
 
 def test_a_closed_queue_gives_out_what_it_holds_and_then_ends():
