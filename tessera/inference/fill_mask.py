@@ -87,7 +87,7 @@ class MaskFiller:
         return self.of_states(self.model.encoder(ids.to(device), starts.to(device)), masks.to(device))
 
     def of_states(self, hidden: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-        """What the encoder of the model gives [T, C], or a graph [T, V], at the places of masks [M] -> logits [M, V]."""
+        """Hidden states [T, C], or what a graph gives [T, V], and the places of masks [M] -> logits [M, V]."""
         if isinstance(self.model, Runtime):
             return hidden[masks]
         logits: torch.Tensor = self.model.logits(hidden[masks].float())
