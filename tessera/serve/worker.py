@@ -62,7 +62,8 @@ class Worker:
 
     def join(self, seconds: float) -> None:
         """Waits until what the closed queue held is computed."""
-        self._thread.join(seconds)
+        if self._thread.ident is not None:
+            self._thread.join(seconds)
 
     def _run(self) -> None:
         batch = self.queue.take()

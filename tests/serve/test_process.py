@@ -58,6 +58,7 @@ def test_what_is_at_work_is_answered_when_the_server_is_told_to_stop(own):
     assert own.said[-1] == "stopped"
 
 
+@pytest.mark.slow
 def test_what_takes_too_long_is_not_waited_for_when_the_server_stops(folders):
     own = start(f"small={folders['small']}", "--stop-timeout", "0.2")
     with raw_request(own, SLOW), raw_request(own, SLOW), raw_request(own, SLOW):
@@ -162,7 +163,7 @@ def nonsense(rng):
 
 
 def fuzz(server, count, seed):
-    """Sends requests made of nonsense; none may fail on the server's side. Returns how many there were of each status."""
+    """Sends requests made of nonsense; none may fail on the server's side. How many had each status."""
     rng, seen = random.Random(seed), {}
     with httpx.Client(base_url=server.url, timeout=120) as client:
         for number in range(count):
