@@ -5,6 +5,7 @@ import base64
 import functools
 import hashlib
 import html
+import json
 import re
 from importlib import resources
 from typing import Any
@@ -70,11 +71,11 @@ def _fields(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
     needed = schema.get("required", [])
     rows = []
     for name, field in schema.get("properties", {}).items():
-        default = "needed" if name in needed else f"{field.get('default')!r}".replace("None", "")
+        default = "needed" if name in needed else json.dumps(field.get("default")).replace("null", "")
         note = field.get("description", "")
-        cells = (f"<code>{html.escape(name)}</code>", html.escape(_kind(field, schemas)), html.escape(default))
-        rows.append(f"<tr><td>{'</td><td>'.join(cells)}</td><td>{html.escape(note)}</td></tr>")
-    return f"<table><tr><th>field</th><th>is</th><th>default</th><th></th></tr>{''.join(rows)}</table>"
+        is_what = html.escape(f"{_kind(field, schemas)}{default and ', '}{default}")
+        rows.append(f"<dt><code>{html.escape(name)}</code> <small>{is_what}</small></dt><dd>{html.escape(note)}</dd>")
+    return f"<dl>{''.join(rows)}</dl>"
 
 
 def _kind(field: dict[str, Any], schemas: dict[str, Any]) -> str:
