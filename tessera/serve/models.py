@@ -139,7 +139,7 @@ def _open(
     embeds = graph is None or runtime.STATES in graph.outputs
     return Served(
         name=name,
-        answers=(*(("embeddings",) if embeds else ()), *(("fill",) if filler else ())),  # type: ignore[arg-type]
+        answers=(*(("embeddings",) if embeds else ()), *(("fill",) if filler else ())),
         engine=_engine(trunk),
         trunk=trunk,
         tokenizer=encoder.tokenizer,

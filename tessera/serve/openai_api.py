@@ -92,7 +92,7 @@ async def rerank(call: Call, body: RerankV1) -> Response:
     if body.return_documents:
         for result in results:
             result["document"] = {"text": documents[result["index"]]}
-    found = {
+    found: dict[str, Any] = {
         "id": f"rerank-{int(1e6 * time.time()):x}",
         "model": served.name,
         "results": results,

@@ -87,11 +87,11 @@ def _documents(
             found[n], was_cut = _framed(served, served.tokenizer.encode_plain([whole])[0], how, direction)
             truncated += was_cut
     for n in sorted({*range(len(texts))}.difference(words)):
-        ids: Any = texts[n]
-        if not len(ids) or int(ids.min()) < 0 or int(ids.max()) >= served.tokenizer.vocab_size:
+        given_ids: Any = texts[n]
+        if not len(given_ids) or int(given_ids.min()) < 0 or int(given_ids.max()) >= served.tokenizer.vocab_size:
             most = served.tokenizer.vocab_size - 1
             raise Refused("invalid", f"{field}[{n}] is no list of token ids of this model; give ids from 0 to {most}")
-        found[n], was_cut = _framed(served, ids.astype(np.int32), how, direction)
+        found[n], was_cut = _framed(served, given_ids.astype(np.int32), how, direction)
         if was_cut and not truncate:
             raise _too_long(f"{field}[{n}]", how.reading.max_length)
         truncated += was_cut

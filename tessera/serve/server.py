@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -121,9 +122,9 @@ def warm(service: Service) -> None:
             raise ValueError(f"{served.name}: it opens, but computes nothing: {job.failure}")
 
 
-def _warming(served: Served) -> tuple:  # type: ignore[type-arg]
+def _warming(served: Served) -> tuple[Any, ...]:
     long = " a" * 64
-    pieces: list[object] = []
+    pieces: list[Any] = []
     if served.encoder is not None and served.vectors is not None:
         how = served.encoder.how(max_length=served.max_length)
         pieces += for_vectors(served, ["a", long], how, truncate=True, direction="right", field="").pieces

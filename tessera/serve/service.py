@@ -120,9 +120,13 @@ class Service:
         loop, began = asyncio.get_running_loop(), time.perf_counter()
         waiting: asyncio.Future[Job] = loop.create_future()
 
+        def arrive(job: Job) -> None:
+            if not waiting.done():
+                waiting.set_result(job)
+
         def deliver(job: Job) -> None:  # in the thread of the worker
             with contextlib.suppress(RuntimeError):  # the loop is closed: the server has stopped
-                loop.call_soon_threadsafe(lambda: waiting.done() or waiting.set_result(job))
+                loop.call_soon_threadsafe(arrive, job)
 
         job = Job(client, read.pieces, deliver)
         if job.tokens > self.limits.queue_tokens:
@@ -133,8 +137,9 @@ class Service:
         except Full as full:
             raise self._full(full.tokens) from None
         away = asyncio.ensure_future(gone())
+        both: set[asyncio.Future[Any]] = {waiting, away}
         try:
-            await asyncio.wait({waiting, away}, timeout=self.limits.answer_seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(both, timeout=self.limits.answer_seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
             away.cancel()
             if not waiting.done():

@@ -139,8 +139,8 @@ def _forward(batch: Sequence[Placed], trunk: Trunk) -> None:
     found: list[dict[int, Any]] = [{} for _ in pieces]
     for head, several in asked.values():
         mine = [document for number, _, _ in several for document in range(begins[number], begins[number + 1])]
-        states = (hidden, starts) if mine == list(range(len(documents))) else part(hidden, starts, mine)
-        results = head.finish(*states, [what for _, _, what in several])
+        states, edges = (hidden, starts) if mine == list(range(len(documents))) else part(hidden, starts, mine)
+        results = head.finish(states, edges, [what for _, _, what in several])
         for (number, place, _), result in zip(several, results, strict=True):
             found[number][place] = result
     for (job, number), mine_found in zip(order, found, strict=True):
