@@ -56,7 +56,12 @@ def test_what_is_loaded_is_shown_and_every_trial_works(server, page):
     assert filled.locator("li").count() == 5
     tagged = tried(page, "tag", ["the river of bread"], "Tag")
     assert tagged.locator("mark").count() >= 1
-    assert re.sub(r"(water|food|O)", "", tagged.locator(".tagged").inner_text()).split() == ["the", "river", "of", "bread"]
+    assert re.sub(r"(water|food|O)", "", tagged.locator(".tagged").inner_text()).split() == [
+        "the",
+        "river",
+        "of",
+        "bread",
+    ]
     assert tried(page, "classify", ["the river"], "Classify").locator("li").count() == 3
     assert tried(page, "answer", ["bread of the night", "the river"], "Answer").inner_text()
     near = tried(page, "similar", ["one two\n\ntveir\nx", "one two"], "Compare")
