@@ -10,7 +10,6 @@ not stretch. Everything of a comparison is measured in one run. The last line is
 
 import argparse
 import asyncio
-import gc
 import json
 import os
 import tempfile
@@ -48,7 +47,9 @@ def peers(given: argparse.Namespace, texts: list[str]) -> Numbers:
     """16 clients of single short texts, and of texts of mixed lengths."""
     loads = {
         "short": [{"inputs": text[:60]} for text in texts],
-        "mixed": [{"inputs": (text * 30)[: (40, 40, 40, 200, 800)[n % 5]]} for n, text in enumerate(texts)],
+        "mixed": [
+            {"inputs": (text * 30)[: (40, 40, 40, 200, 800)[n % 5]], "truncate": True} for n, text in enumerate(texts)
+        ],
     }
     found: Numbers = {}
     folder = str(given.model)
@@ -78,35 +79,37 @@ def _by_clock(row: Numbers) -> float:
 
 
 def offline(given: argparse.Namespace, texts: list[str]) -> Numbers:
-    """Texts a second at saturation, requests of 32 texts, beside Encoder.encode of the same texts."""
+    """Texts a second at saturation, requests of 32 texts, beside Encoder.encode of the same texts, in turns."""
     import torch
 
     from tessera import Encoder
 
     torch.set_num_threads(given.threads)
-    encoder = Encoder.from_pretrained(given.model)
+    encoder, texts = Encoder.from_pretrained(given.model), texts[:512]
     encoder.encode(texts[:64])
-    rates = []
-    for _ in range(2):
-        began, cpu = time.perf_counter(), time.process_time()
-        encoder.encode(texts)
-        rates.append((len(texts) / (time.perf_counter() - began), len(texts) / (time.process_time() - cpu)))
-    by_clock, by_cpu = (max(rate[n] for rate in rates) for n in (0, 1))
-    del encoder
-    gc.collect()
     bodies = [{"inputs": texts[n : n + 32], "truncate": True} for n in range(0, len(texts), 32)]
+    here, there = [0, 0.0, 0.0], [0, 0.0, 0.0]  # texts, seconds, seconds of the processor
     with ours([str(given.model)], given.threads) as server:
-        asyncio.run(closed_loop(server.port, bodies, clients=CLIENTS, seconds=1))
-        row = measured(server, bodies, clients=CLIENTS, seconds=given.seconds)
-    found = {
-        "offline": by_clock, "offline_cpu": by_cpu, "served": 32 * row["per_second"],
-        "served_cpu": 32 * row["per_cpu_second"],
-    }  # fmt: skip
-    found["share_cpu"], found["share"] = found["served_cpu"] / by_cpu, found["served"] / by_clock
-    print(f"Encoder.encode: {by_clock:.0f} texts/s, {by_cpu:.0f} texts a cpu second")
-    print(f"served:         {found['served']:.0f} texts/s, {found['served_cpu']:.0f} texts a cpu second")
-    print(f"share: {found['share']:.2f} by the clock, {found['share_cpu']:.2f} by the processor (aim: 0.9)")
+        asyncio.run(closed_loop(server.port, bodies, clients=CLIENTS, seconds=0.1))
+        for _ in range(given.rounds):
+            began, cpu = time.perf_counter(), time.process_time()
+            encoder.encode(texts)
+            here = _add(here, len(texts), time.perf_counter() - began, time.process_time() - cpu)
+            cpu = server.cpu()
+            row = asyncio.run(closed_loop(server.port, bodies, clients=CLIENTS, seconds=given.seconds))
+            there = _add(there, 32 * len(row["took"]), row["seconds"], server.cpu() - cpu)
+    found: Numbers = {}
+    for name, (count, seconds, cpu) in (("encode", here), ("served", there)):
+        found[name] = {"per_second": count / seconds, "per_cpu_second": count / cpu}
+        print(f"{name}: {count / seconds:.0f} texts/s, {count / cpu:.0f} texts a cpu second")
+    for how in ("per_second", "per_cpu_second"):
+        found[f"share_{how}"] = found["served"][how] / found["encode"][how]
+        print(f"share, {how}: {found[f'share_{how}']:.2f} (aim: 0.9)")
     return found
+
+
+def _add(sums: list[float], *more: float) -> list[float]:
+    return [a + b for a, b in zip(sums, more, strict=True)]
 
 
 def alone(given: argparse.Namespace, texts: list[str]) -> Numbers:
@@ -118,18 +121,30 @@ def alone(given: argparse.Namespace, texts: list[str]) -> Numbers:
     torch.set_num_threads(given.threads)
     encoder = Encoder.from_pretrained(given.model)
     text = min(texts, key=lambda one: abs(len(one) - 40))
-    here: list[float] = []
-    there: list[float] = []
+    rows: dict[str, list[float]] = {"encode": [], "served": []}
+    cpu = {"encode": 0.0, "served": 0.0}
     with ours([str(given.model)], given.threads) as server:
-        until = time.perf_counter() + 2 * given.seconds
+        until = time.perf_counter() + given.rounds * given.seconds
         while time.perf_counter() < until:
-            began = time.perf_counter()
-            encoder.encode(text)
-            here.append(time.perf_counter() - began)
-            there += asyncio.run(closed_loop(server.port, [{"inputs": text}], clients=1, seconds=0.0001))["took"]
-    rows = {"encode": sorted(here), "served": sorted(there)}
-    found: Numbers = {name: {"median": 1000 * row[len(row) // 2], "least": 1000 * row[0]} for name, row in rows.items()}
-    for how in ("median", "least"):
+            mine = time.process_time()
+            for _ in range(20):
+                began = time.perf_counter()
+                encoder.encode(text)
+                rows["encode"].append(time.perf_counter() - began)
+            cpu["encode"] += time.process_time() - mine
+            theirs_before = server.cpu()
+            one = asyncio.run(closed_loop(server.port, [{"inputs": text}], clients=1, seconds=0, least=20))
+            rows["served"] += one["took"]
+            cpu["served"] += server.cpu() - theirs_before
+    found: Numbers = {}
+    for name, took in rows.items():
+        took.sort()
+        found[name] = {
+            "median": 1000 * took[len(took) // 2],
+            "least": 1000 * took[0],
+            "cpu": 1000 * cpu[name] / len(took),
+        }
+    for how in ("median", "least", "cpu"):
         found[f"added_{how}"] = found["served"][how] - found["encode"][how]
         print(
             f"one short text, {how}: encode {found['encode'][how]:.2f} ms, served {found['served'][how]:.2f} ms: "
@@ -218,5 +233,6 @@ if __name__ == "__main__":
     parser.add_argument("--texts", type=Path, required=True, help="a text a line")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of what is compared turn by turn")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS[:-1])
     main(parser.parse_args())

@@ -100,9 +100,11 @@ def theirs(kind: str, model: str, threads: int) -> Iterator[Server]:
 
 
 async def closed_loop(
-    port: int, bodies: Sequence[Numbers], *, clients: int, seconds: float, path: str = "/embed"
+    port: int, bodies: Sequence[Numbers], *, clients: int, seconds: float, path: str = "/embed", least: int = 1
 ) -> Numbers:
     """Each client sends, waits for the answer, sends again; seconds of each answer, statuses, wall seconds.
+
+    least   requests of each client, however long they take
 
     The client writes bytes that are there already and reads no JSON: what it costs is little, and the same for all.
     """
@@ -120,7 +122,7 @@ async def closed_loop(
     async def client(number: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**26)
         place = number
-        while place == number or time.perf_counter() - began < seconds:
+        while place < number + least * clients or time.perf_counter() - began < seconds:
             sent = time.perf_counter()
             writer.write(written[place % len(written)])
             head = await reader.readuntil(b"\r\n\r\n")

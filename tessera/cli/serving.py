@@ -26,7 +26,7 @@ def serve(
         bool, typer.Option("--auto-truncate", help="cut what is too long where a request does not say")
     ] = False,
     max_batch_tokens: Annotated[
-        int | None, typer.Option(help="of one forward pass (default: 2048; 16384 on GPUs)")
+        int | None, typer.Option(help="of one forward pass (default: 4096; 16384 on GPUs)")
     ] = None,
     max_queue_tokens: Annotated[int, typer.Option(help="that may wait; beyond it the answer is 429")] = 262_144,
     max_texts: Annotated[int, typer.Option(help="of one request")] = 2_048,
@@ -46,7 +46,7 @@ def serve(
     from tessera.serve.service import Limits
 
     limits = Limits(
-        batch_tokens=max_batch_tokens or (2_048 if find_device(device).type == "cpu" else 16_384),
+        batch_tokens=max_batch_tokens or (4_096 if find_device(device).type == "cpu" else 16_384),
         queue_tokens=max_queue_tokens,
         texts=max_texts,
         body_bytes=max_body,

@@ -28,7 +28,7 @@ _READERS = 2  # threads that tokenize
 class Limits:
     """Bounds of memory and of waiting; beyond each a request is refused in clear words. Checks itself."""
 
-    batch_tokens: int = 2_048  # of one forward pass; a longer text makes it as long as it is
+    batch_tokens: int = 4_096  # of one forward pass; a longer text makes it as long as it is
     queue_tokens: int = 262_144  # that may wait or be at work; a request beyond it is answered 429
     texts: int = 2_048  # of one request
     body_bytes: int = 8 * 2**20  # of one request
