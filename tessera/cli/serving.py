@@ -40,10 +40,10 @@ def serve(
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="of the matrix products")] = "auto",
 ) -> None:
     """Models over HTTP: the APIs of OpenAI and text-embeddings-inference, and a page to try them."""
+    from tessera.batching.models import How
+    from tessera.batching.service import Limits
     from tessera.model.precision import find_device
-    from tessera.serve.models import How
     from tessera.serve.server import Settings, serve
-    from tessera.serve.service import Limits
 
     limits = Limits(
         batch_tokens=max_batch_tokens or (4_096 if find_device(device).type == "cpu" else 16_384),

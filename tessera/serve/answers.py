@@ -6,11 +6,8 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, softmax
 
-from tessera.inference.engine import EncodeOptions
-from tessera.prediction import answers
-from tessera.serve.call import Call
-from tessera.serve.models import Answers, Served
-from tessera.serve.reading import (
+from tessera.batching.models import Answers, Served
+from tessera.batching.reading import (
     Direction,
     Long,
     Read,
@@ -23,8 +20,11 @@ from tessera.serve.reading import (
     for_vectors,
     together,
 )
-from tessera.serve.refusals import Refused
-from tessera.serve.service import Answer
+from tessera.batching.refusals import Refused
+from tessera.batching.service import Answer
+from tessera.inference.engine import EncodeOptions
+from tessera.prediction import answers
+from tessera.serve.call import Call
 
 Prediction = dict[str, Any]
 Array = np.ndarray[Any, Any]

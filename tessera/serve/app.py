@@ -9,11 +9,11 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from tessera import __version__
+from tessera.batching.refusals import Refused
+from tessera.batching.service import Gone, Service
 from tessera.serve import bodies, openai_api, own_api, pages, tei_api
 from tessera.serve.call import Call, invalid, refusal
 from tessera.serve.guard import Guard, shape_of
-from tessera.serve.refusals import Refused
-from tessera.serve.service import Gone, Service
 
 Handler = Callable[[Call, Any], Awaitable[Response]]
 log = logging.getLogger("tessera.serve")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
-from tessera.serve.reading import Direction, Text
+from tessera.batching.reading import Direction, Text
 
 _MOST_ID = 2**31
 

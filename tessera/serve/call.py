@@ -12,9 +12,9 @@ import orjson
 from fastapi import Request, Response
 from pydantic import BaseModel, ValidationError
 
-from tessera.serve.models import Answers, Served
-from tessera.serve.refusals import Refused, Shape
-from tessera.serve.service import Answer, Gone, Service
+from tessera.batching.models import Answers, Served
+from tessera.batching.refusals import Refused, Shape
+from tessera.batching.service import Answer, Gone, Service
 
 Body = TypeVar("Body", bound=BaseModel)
 

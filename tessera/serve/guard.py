@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from tessera.serve.refusals import Refused, Shape
+from tessera.batching.refusals import Refused, Shape
 
 Scope = MutableMapping[str, Any]
 Messages = Callable[[], Awaitable[MutableMapping[str, Any]]]

@@ -6,13 +6,13 @@ from typing import Any
 
 from fastapi import Response
 
+from tessera.batching.models import Served
+from tessera.batching.reading import characters
+from tessera.batching.refusals import Refused
+from tessera.batching.service import Service
 from tessera.serve.answers import options, rerank_scores, vectors
 from tessera.serve.bodies import OpenAIEmbeddings, RerankV1
 from tessera.serve.call import Call, as_json
-from tessera.serve.models import Served
-from tessera.serve.reading import characters
-from tessera.serve.refusals import Refused
-from tessera.serve.service import Service
 
 BEGAN = int(time.time())
 

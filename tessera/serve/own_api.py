@@ -10,13 +10,13 @@ from typing import Any
 
 from fastapi import Response
 
+from tessera.batching.models import Served
+from tessera.batching.reading import characters
+from tessera.batching.refusals import Refused
 from tessera.serve import tei_api
 from tessera.serve.answers import filled, predictions, task_models
 from tessera.serve.bodies import Answering, Classify, Embed, Fill, HubTask, Predict, Rerank, Similarity
 from tessera.serve.call import Call
-from tessera.serve.models import Served
-from tessera.serve.reading import characters
-from tessera.serve.refusals import Refused
 
 _ANY = ("embeddings", "fill", "classes", "number", "scores", "tags", "spans")
 

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from tessera import signals
+from tessera.batching.metrics import Metrics
+from tessera.batching.models import How, Served, open_models
+from tessera.batching.reading import for_masks, for_task, for_vectors
+from tessera.batching.service import Limits, Service
 from tessera.plan.shipped import pip_line
-from tessera.serve.metrics import Metrics
-from tessera.serve.models import How, Served, open_models
-from tessera.serve.reading import for_masks, for_task, for_vectors
-from tessera.serve.service import Limits, Service
 
 Say = Callable[[str], None]
 _POLL = 0.1  # seconds between looks at whether a signal came
@@ -111,7 +111,7 @@ def said(served: Served) -> str:
 
 def warm(service: Service) -> None:
     """A forward pass of every model and head, short and long, so that the first request is as fast as the next."""
-    from tessera.serve.token_queue import Job
+    from tessera.batching.token_queue import Job
 
     for served in service.models:
         done = threading.Event()

@@ -10,15 +10,15 @@ import numpy as np
 from fastapi import Response
 
 from tessera import __version__
+from tessera.batching.models import Served
+from tessera.batching.reading import characters
+from tessera.batching.refusals import Refused
+from tessera.batching.service import Answer, Service
 from tessera.inference.similarity import scores
 from tessera.serve.answers import logits, options, probabilities, rerank_scores, states, vectors
 from tessera.serve.bodies import Decode, Embed, EmbedAll, Predict, Rerank, Similarity, SimilarityParameters, Tokenize
 from tessera.serve.call import Call, as_json
-from tessera.serve.models import Served
 from tessera.serve.openai_api import about
-from tessera.serve.reading import characters
-from tessera.serve.refusals import Refused
-from tessera.serve.service import Answer, Service
 
 _EVERYTHING = ("embeddings", "fill", "classes", "number", "scores", "tags", "spans", "options")
 

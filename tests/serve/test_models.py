@@ -8,11 +8,11 @@ from small_encoder import TEXTS, write_model
 from task_folders import with_head
 
 from tessera import Encoder, Predictor
+from tessera.batching.models import How, open_models
+from tessera.batching.reading import for_task, for_vectors
+from tessera.batching.token_queue import Job, TokenQueue
+from tessera.batching.worker import Worker
 from tessera.export.graph import export
-from tessera.serve.models import How, open_models
-from tessera.serve.reading import for_task, for_vectors
-from tessera.serve.token_queue import Job, TokenQueue
-from tessera.serve.worker import Worker
 
 PLAIN = How(device="cpu", dtype="float32")
 ROWS = ["the river of bread", "clouds"]

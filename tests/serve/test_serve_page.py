@@ -7,8 +7,8 @@ import httpx
 import pytest
 from typer.main import get_command
 
+from tessera.batching.service import Limits
 from tessera.cli import app as command_line
-from tessera.serve.service import Limits
 
 PAGE = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)

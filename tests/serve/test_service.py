@@ -8,13 +8,13 @@ import pytest
 import torch
 from fastapi import Request
 
+from tessera.batching.metrics import Metrics
+from tessera.batching.reading import Read, together
+from tessera.batching.refusals import Refused
+from tessera.batching.service import Gone, Limits, Service
+from tessera.batching.token_queue import Job, Piece, TokenQueue
+from tessera.batching.worker import Trunk, Worker
 from tessera.serve.call import Call
-from tessera.serve.metrics import Metrics
-from tessera.serve.reading import Read, together
-from tessera.serve.refusals import Refused
-from tessera.serve.service import Gone, Limits, Service
-from tessera.serve.token_queue import Job, Piece, TokenQueue
-from tessera.serve.worker import Trunk, Worker
 
 
 class Sums(torch.nn.Module):

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from tessera.serve.token_queue import Full, Job, Piece, TokenQueue
+from tessera.batching.token_queue import Full, Job, Piece, TokenQueue
 
 
 def job(client, *lengths, trunk="t", alone=False):

@@ -7,8 +7,8 @@ import time
 from collections import deque
 from typing import Any
 
+from tessera.batching.worker import Ran
 from tessera.plan.shipped import pip_line
-from tessera.serve.worker import Ran
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _TOKENS = (16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384)

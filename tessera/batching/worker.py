@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tessera.batching.heads import Head, part
+from tessera.batching.refusals import Refused
+from tessera.batching.token_queue import Placed, TokenQueue, by_job
 from tessera.model.encoder import pack
 from tessera.model.precision import autocast
-from tessera.serve.heads import Head, part
-from tessera.serve.refusals import Refused
-from tessera.serve.token_queue import Placed, TokenQueue, by_job
 
 log = logging.getLogger("tessera.serve")
 

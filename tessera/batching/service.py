@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from tessera.serve.metrics import Metrics
-from tessera.serve.models import Answers, Served
-from tessera.serve.reading import Read
-from tessera.serve.refusals import Refused
-from tessera.serve.token_queue import Full, Job, TokenQueue
-from tessera.serve.worker import Worker
+from tessera.batching.metrics import Metrics
+from tessera.batching.models import Answers, Served
+from tessera.batching.reading import Read
+from tessera.batching.refusals import Refused
+from tessera.batching.token_queue import Full, Job, TokenQueue
+from tessera.batching.worker import Worker
 
 Made = TypeVar("Made")
 _AT_ONCE = 4_096  # characters that are tokenized without leaving the event loop, which takes less than going elsewhere

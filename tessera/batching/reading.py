@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tessera.batching.models import Served
+from tessera.batching.refusals import Refused
+from tessera.batching.token_queue import Piece
 from tessera.inference.engine import EncodeOptions
 from tessera.inference.tokenize import Ids, fit
 from tessera.prediction.features import Item
 from tessera.prediction.requests import Request, cut, request
-from tessera.serve.models import Served
-from tessera.serve.refusals import Refused
-from tessera.serve.token_queue import Piece
 
 Text = str | Ids
 Direction = Literal["left", "right"]

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from tessera.batching.heads import MaskHead, StatesHead, TaskHead, VectorHead
+from tessera.batching.worker import Trunk
 from tessera.inference import runtime, sentence_folder
 from tessera.inference.encoder import Encoder
 from tessera.inference.fill_mask import MaskFiller
@@ -25,8 +27,6 @@ from tessera.model.task_config import names_task
 from tessera.model.task_heads import TaskModel
 from tessera.model.transformers_model import TransformersEncoder
 from tessera.prediction.predictor import Predictor
-from tessera.serve.heads import MaskHead, StatesHead, TaskHead, VectorHead
-from tessera.serve.worker import Trunk
 from tessera.tokenizer.tokenizer import Tokenizer
 
 Dtype = Literal["auto", "float32", "bfloat16"]
