@@ -193,7 +193,7 @@ def long(given: argparse.Namespace, texts: list[str]) -> Numbers:
         config = transformers.ModernBertConfig(vocab_size=len(tokenizer), max_position_embeddings=8192, **ids, **LONG)
         transformers.ModernBertModel(config).save_pretrained(place)
         tokenizer.save_pretrained(place)
-        with ours([f"long={place}"], given.threads) as server:
+        with ours([f"long={place}"], given.threads, "--timeout", "1200") as server:
             before = server.memory()
             bodies = [{"inputs": " ".join(texts)[: 60_000 + n], "truncate": True} for n in range(40)]
             row = measured(server, bodies, clients=10, seconds=given.seconds)
