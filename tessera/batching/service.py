@@ -117,6 +117,8 @@ class Service:
 
     async def ask(self, read: Read, *, client: Hashable, gone: Callable[[], Awaitable[None]]) -> Answer:
         """Computes pieces. Raises Refused where that cannot be, or not in time, and Gone where nobody waits."""
+        if not read.pieces:  # texts without a word, for a tagger
+            return Answer([], 0, read.truncated, 0.0, 0.0)
         loop, began = asyncio.get_running_loop(), time.perf_counter()
         waiting: asyncio.Future[Job] = loop.create_future()
 

@@ -92,7 +92,8 @@ class TokenQueue:
         self._closed = False
 
     def put(self, job: Job) -> None:
-        """Raises Full where there is no room."""
+        """Raises Full where there is no room. A job has one piece at least."""
+        assert job.pieces
         with self._changed:
             if self._closed or (self.tokens and self.tokens + job.tokens > self.most):
                 raise Full(self.tokens)

@@ -60,6 +60,10 @@ class Worker:
     def start(self) -> None:
         self._thread.start()
 
+    def is_alive(self) -> bool:
+        """Whether it still computes."""
+        return self._thread.is_alive()
+
     def join(self, seconds: float) -> None:
         """Waits until what the closed queue held is computed."""
         if self._thread.ident is not None:

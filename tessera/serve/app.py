@@ -122,7 +122,7 @@ async def answered(service: Service, request: Request, path: str, kind: type[Bas
 
 def _gets(app: FastAPI, service: Service) -> None:
     async def health() -> Response:
-        if service.ready and not service.stopping:
+        if service.ready and not service.stopping and service.worker.is_alive():
             return Response(status_code=200)
         return refusal(Refused("unready", "stopping" if service.stopping else "loading", retry_after=5), "tei")
 

@@ -139,6 +139,16 @@ def test_classify_tag_answer_and_fill_say_what_predictor_and_encoder_say(server,
     assert [[one["text"] for one in guesses] for guesses in masks] == [[one.text for one in some] for some in filled]
 
 
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_a_text_without_words_has_no_entities_and_the_server_goes_on(server, text):
+    assert post(server, "/tag", inputs=text)["predictions"] == [{"entities": []}]
+    assert post(server, "/classify", inputs=[text, WORDS], model=["topics", "tagger"])["results"][1]["predictions"][
+        0
+    ] == {"entities": []}
+    assert server.post("/models/tagger", {"inputs": text}).json() == []
+    assert httpx.get(server.url + "/health").status_code == 200
+
+
 def test_a_long_text_is_read_in_windows_unless_its_beginning_is_asked_for(server, folders):
     long = "the river of bread " * 30
     (due,) = predictor(folders, "topics").predict([long])
