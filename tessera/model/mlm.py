@@ -90,4 +90,19 @@ def initialize(model: MaskedLM, generator: torch.Generator | None = None) -> Non
         else:
             if name.endswith(("attention.output.weight", "mlp.down.weight")):
                 deviation /= math.sqrt(2 * config.num_hidden_layers)
-            nn.init.trunc_normal_(weight, 0.0, deviation, -2 * deviation, 2 * deviation, generator=generator)
+            _truncated_normal(weight, deviation, generator)
+
+
+def _truncated_normal(weight: Tensor, deviation: float, generator: torch.Generator | None) -> None:
+    """Fills `weight` from N(0, deviation), truncated at two deviations: what lies beyond is drawn again.
+
+    Written out, because `torch.nn.init.trunc_normal_` draws other numbers in other versions of torch, and a recipe's
+    first weights are its own. The numbers are those of torch 2.13.
+    """
+    if weight.is_meta:
+        return
+    limit = weight.new_tensor(2 * deviation, device="cpu").item()  # as a number of the weight's own format
+    weight.normal_(0.0, deviation, generator=generator)
+    while bool((beyond := weight.abs() > limit).any()):
+        again = torch.empty_like(weight).normal_(0.0, deviation, generator=generator)
+        weight.copy_(torch.where(beyond, again, weight))
