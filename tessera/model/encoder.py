@@ -155,7 +155,7 @@ class Encoder(nn.Module):
 
         Positions restart at each document. Raises ValueError if starts does not fit.
         """
-        layout = starts if isinstance(starts, Layout) else Layout.of(starts, len(tokens), self.backend)
+        layout = starts if isinstance(starts, Layout) else Layout.of(starts, len(tokens), self._chosen(starts.device))
         x = self.embedding_norm(self.embedding(tokens))
         if self.residual is not None:
             x = x.to(self.residual)
@@ -198,6 +198,14 @@ class Encoder(nn.Module):
         finally:
             self.zero_grad(set_to_none=True)
         return len(kinds)
+
+    def _chosen(self, device: torch.device) -> str:
+        """The backend on that device, on a GPU for the dtype that queries and keys are going to have."""
+        if device.type != "cuda":
+            return self.backend
+        rounded = torch.is_autocast_enabled("cuda")
+        dtype = torch.get_autocast_dtype("cuda") if rounded else self.embedding.get_parameter("weight").dtype
+        return choose(self.backend, device, dtype)
 
     def _blocks(self) -> list[Block]:
         return [layer for layer in self.layers if isinstance(layer, Block)]
