@@ -97,7 +97,7 @@ class Encoder:
         """A folder in the format of Hugging Face or of sentence-transformers, or its name on the Hub.
 
         attention  auto, reference, cpu or varlen; see model/attention.py
-        compile    layers on a GPU: on, off, or auto: once so much is read that the minute it takes pays
+        compile    layers on a GPU: on, off, or auto: once so much is read that it pays
         drop_head  whether a classifier (or another head of a task) may be left out, for vectors of what is beneath it
 
         Raises ValueError naming the file and what in it is missing, broken or not known here, and for such a head.
