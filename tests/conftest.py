@@ -17,7 +17,8 @@ torch.set_num_threads(1)
 hypothesis.settings.register_profile("tessera", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("tessera")
 
-pytest_plugins = ["whole_run"]  # its fixtures: a corpus, a recipe, a finished run
+# Fixtures: a corpus, a recipe, a finished run; the attention kernels of GPUs on a CPU.
+pytest_plugins = ["whole_run", "varlen_on_cpu"]
 
 # Nothing in the whole run, and in no process that it starts, reaches for another machine.
 _attempts = Path(tempfile.mkdtemp(prefix="tessera-attempts-"), "attempts.txt")
