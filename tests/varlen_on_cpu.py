@@ -27,8 +27,10 @@ def standing_in() -> Iterator[None]:
 
     real = attention.choose
 
-    def as_on_a_gpu(name: str, device: torch.device | str) -> str:
-        return "varlen" if name in ("auto", "varlen") else real(name, device)
+    def as_on_a_gpu(name: str, device: torch.device | str, dtype: torch.dtype | None = None) -> str:
+        if name not in ("auto", "varlen"):
+            return real(name, device)
+        return "reference" if name == "auto" and dtype is torch.float32 else "varlen"
 
     both = ((varlen._varlen_attn, _forward), (varlen._varlen_attn_backward, _backward))
     for operation, kernel in both:

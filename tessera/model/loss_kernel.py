@@ -42,7 +42,7 @@ def block_of(width: int) -> int:
 
 # The width is a constant: only then does the compiler see that a block ends where a load of 16 bytes does.
 @triton.jit
-def rows_to_losses(
+def rows_to_losses(  # type: ignore[no-untyped-def]
     scores, bias, targets, losses, stride, width: tl.constexpr, HAS_BIAS: tl.constexpr, GRADIENT: tl.constexpr,
     BLOCK: tl.constexpr
 ):  # fmt: skip
