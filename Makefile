@@ -19,7 +19,7 @@ QUIETLY = > .venv/pip.log 2>&1 || { cat .venv/pip.log >&2; exit 1; }  # pip's hu
 .PHONY: help .venv demo test test-slow test-oldest lint gpu-check gpu-wheels wheel docs clean
 
 help: ## this list
-	@sed -n 's/^\([a-z.-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z.-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 .venv: $(STAMP) ## tessera and all it needs, in .venv (done once, and again when pyproject.toml changes)
 
@@ -47,7 +47,7 @@ test-slow: $(STAMP) ## the tests that take more than ten seconds each
 OLDEST := torch==2.11.* transformers==5.18.* numpy==2.1.* tokenizers==0.22.* safetensors==0.6.* pydantic==2.11.* pyarrow==24.*
 OLD := .venv-oldest/bin
 
-test-oldest: ## tests of models, training and inference on the oldest versions that pyproject.toml allows
+test-oldest: ## the tests of models and training on the oldest libraries that pyproject.toml allows
 	@test -x $(OLD)/python || $(PYTHON) -m venv .venv-oldest
 	@$(OLD)/python -m pip --disable-pip-version-check install -q $(TORCH_PIP_ARGS) $(OLDEST)
 	@$(OLD)/python -m pip --disable-pip-version-check install -q -e ".[dev]" $(OLDEST)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from tessera.model.attention import Layout, attend, choose
+from tessera.model.attention import Layout, Varlen, attend, choose
 from tessera.plan.architecture import EncoderConfig
 
 # Shapes: T tokens of N documents end to end, C hidden size, I intermediate size.
@@ -54,13 +54,14 @@ class Attention(nn.Module):
     def __init__(self, config: EncoderConfig, layer: int) -> None:
         super().__init__()
         self.heads, self.key_value_heads = config.num_attention_heads, config.num_key_value_heads
+        self.head_dim = config.head_dim
         self.window = config.window(layer)
         self.dropout = config.attention_output_dropout
         inner = (self.heads + 2 * self.key_value_heads) * config.head_dim
         self.qkv = nn.Linear(config.hidden_size, inner, bias=False)
         self.output = nn.Linear(self.heads * config.head_dim, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, layout: Layout, theta: float) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout | Varlen, theta: float) -> Tensor:
         """[T, C] -> [T, C]"""
         heads, pairs = self.heads, self.key_value_heads
         mixed = attend(self.qkv(x), layout, heads=heads, key_value_heads=pairs, window=self.window, theta=theta)
@@ -78,7 +79,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, C] -> [T, C]. Shazeer 2020, arXiv:2002.05202."""
-        return self.down(_Gate.apply(self.gate_up(x), self.activation))
+        return self.down(_gated(self.gate_up(x), self.activation))
 
 
 class Block(nn.Module):
@@ -91,11 +92,19 @@ class Block(nn.Module):
         self.attention = Attention(config, layer)
         self.mlp_norm = Norm(config)
         self.mlp = MLP(config)
+        self.layer = _layer  # or the same compiled; no module, so nothing is named otherwise
 
     def forward(self, x: Tensor, layout: Layout, theta: float) -> Tensor:
         """[T, C] -> [T, C]"""
-        x = x + self.attention(self.attention_norm(x), layout, theta)
-        return x + self.mlp(self.mlp_norm(x))
+        if layout.backend == "varlen":
+            return self.layer(self, x, layout.varlen(theta, self.attention.head_dim))
+        return _layer(self, x, layout, theta)
+
+
+def _layer(block: Block, x: Tensor, layout: Layout | Varlen, theta: float = 0.0) -> Tensor:
+    """[T, C] -> [T, C]; with a Varlen of plain tensors alone, which torch.compile sees through as a whole."""
+    x = x + block.attention(block.attention_norm(x), layout, theta)
+    return x + block.mlp(block.mlp_norm(x))
 
 
 class Encoder(nn.Module):
@@ -116,12 +125,12 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = Norm(config)
 
-    def forward(self, tokens: Tensor, starts: Tensor) -> Tensor:
-        """tokens [T] integers, starts [N+1] (0, ends of the documents) -> hidden states [T, C].
+    def forward(self, tokens: Tensor, starts: Tensor | Layout) -> Tensor:
+        """tokens [T] integers, starts [N+1] (0, ends of the documents) or their layout -> hidden states [T, C].
 
         Positions restart at each document. Raises ValueError if starts does not fit.
         """
-        layout = Layout.of(starts, len(tokens), self.backend)
+        layout = starts if isinstance(starts, Layout) else Layout.of(starts, len(tokens), self.backend)
         x = self.embedding_norm(self.embedding(tokens))
         for i, layer in enumerate(self.layers):
             local = self.config.window(i) is not None
@@ -132,6 +141,14 @@ class Encoder(nn.Module):
         """Change the bases of the rotary frequencies; `config` is replaced. Raises ValueError if they do not fit it."""
         fields = {**self.config.model_dump(), "global_rope_theta": global_, "local_rope_theta": local}
         self.config = EncoderConfig.model_validate(fields)
+
+
+def _gated(x: Tensor, activation: str) -> Tensor:
+    """activation(first half) * second half, [T, 2 I] -> [T, I]"""
+    if torch.compiler.is_compiling():  # which computes it anew on the way back, in one kernel with what is around it
+        gate, up = x.chunk(2, dim=-1)
+        return ACTIVATIONS[activation](gate) * up
+    return _Gate.apply(x, activation)
 
 
 class _Gate(torch.autograd.Function):
@@ -155,7 +172,7 @@ class _Gate(torch.autograd.Function):
         out = torch.empty_like(x)
         into_gate, into_up = out.chunk(2, dim=-1)
         back = torch.ops.aten.gelu_backward if ctx.activation == "gelu" else torch.ops.aten.silu_backward
-        torch.mul(ACTIVATIONS[ctx.activation](gate), gradient, out=into_up)
+        into_up.copy_(ACTIVATIONS[ctx.activation](gate)).mul_(gradient)
         into_gate.copy_(back(up * gradient, gate))
         return out, None
 

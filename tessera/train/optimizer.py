@@ -85,18 +85,18 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], limit: float | None) -> float:
-    """The norm of the whole gradient; scales it down to `limit` where that is given."""
+def clip_gradients(parameters: Iterable[nn.Parameter], limit: float | None) -> Tensor:
+    """The norm of the whole gradient, a number on the device; scales it down to `limit` where that is given."""
     moving = [p for p in parameters if p.grad is not None]
     norm = whole(torch.nn.utils.get_total_norm([p.grad for p in moving if p.grad is not None]))
     if limit is not None and any(isinstance(p, DTensor) for p in moving):
-        scale = min(1.0, limit / (float(norm) + 1e-6))
+        scale = (limit / (norm.double() + 1e-6)).clamp(max=1.0)
         for p in moving:
             assert p.grad is not None
-            p.grad.mul_(scale)
+            (p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad).mul_(scale)
     elif limit is not None:
         torch.nn.utils.clip_grads_with_norm_(moving, limit, norm)
-    return float(norm)
+    return norm
 
 
 def pack_state(optimizer: torch.optim.Optimizer, *, keep: bool = True) -> tuple[dict[str, Tensor], str]:
