@@ -44,7 +44,7 @@ test-slow: $(STAMP) ## the tests that take more than ten seconds each
 	$(BIN)/pytest -m "slow and not gpu"
 
 # What pyproject.toml allows at the least, of the libraries that models and training stand on; in an environment of its own.
-OLDEST := torch==2.11.* transformers==5.18.* numpy==2.1.* tokenizers==0.22.* safetensors==0.6.* pydantic==2.11.* pyarrow==24.*
+OLDEST := torch==2.11.* transformers==5.18.* numpy==2.1.* pydantic==2.11.* pyarrow==24.* torch-optimi==0.3.3
 OLD := .venv-oldest/bin
 
 test-oldest: ## the tests of models and training on the oldest libraries that pyproject.toml allows
