@@ -68,13 +68,14 @@ class Bench:
 
 def main(part: str, out: Path, *, rehearse: bool, say: Callable[[dict[str, Any]], None]) -> None:
     """Runs one part."""
+    import gpu_check_peers as beside
     import gpu_check_steps as whole
 
     if not rehearse and not torch.cuda.is_available():
         sys.exit("error: PyTorch sees no GPU, and nothing else is measured here; --rehearse shows that all of it runs")
     bench = Bench(device=torch.device("cpu" if rehearse else "cuda"), rehearse=rehearse, say=say, out=out)
     work = {"ceilings": ceilings, "parity": parity, "kernels": kernels, "loss": loss, "tests": tests,
-            "steps": whole.steps, "profile": whole.profile, "encode": whole.encode, "peers": whole.peers}  # fmt: skip
+            "steps": whole.steps, "profile": whole.profile, "encode": beside.encode, "peers": beside.peers}  # fmt: skip
     with stood_in(rehearse):
         work[part](bench)
 
