@@ -86,6 +86,7 @@ def stood_in(rehearse: bool) -> Iterator[None]:
     if not rehearse:
         yield
         return
+    torch.set_num_threads(1)  # more would wait for one another over so little
     sys.path.insert(0, str(ROOT / "tests"))
     from varlen_on_cpu import standing_in
 

@@ -81,8 +81,8 @@ def device_name(bench: Bench) -> str:
 
 def measured(bench: Bench, way: Way, context: int, lengths: str) -> dict[str, Any]:
     """Seconds of a step, what share of the peak they are, and memory beside what `tessera plan` says."""
-    context, tokens = bench.shorter(context, context // 16), bench.shorter(STEP, 1024)
-    passes = bench.shorter(way.tokens, way.tokens // 128)
+    context, tokens = bench.shorter(context, context // 16), bench.shorter(STEP, 512)
+    passes = bench.shorter(way.tokens, way.tokens // 256)
     config = shape(bench)
     batch = next(training.passes(config, tokens, context, lengths, 1))
     cuda = bench.device.type == "cuda"
@@ -192,7 +192,7 @@ def profile(bench: Bench) -> None:
     context, config = bench.shorter(1024, 64), shape(bench)
     batch = next(training.passes(config, bench.shorter(STEP, 512), context, "mixed", 1))
     for way in (WAYS[-1], WAYS[0]):
-        passes = bench.shorter(way.tokens, way.tokens // 128)
+        passes = bench.shorter(way.tokens, way.tokens // 256)
         with running(bench, way, config, batch, passes, context) as step:
             for _ in range(bench.shorter(3, 1)):
                 step()
