@@ -89,16 +89,18 @@ def run(name: str, given: argparse.Namespace, limit: float, env: dict[str, str],
         beside.write(f"== {name}\n")
         beside.flush()
         # A group of its own, so that what it started is ended with it.
-        child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=beside, text=True, env=env, process_group=0)
-        clock = threading.Timer(limit, end_group, [child])
-        clock.start()
-        try:
-            assert child.stdout is not None
-            yield from (json.loads(line[4:]) for line in child.stdout if line.startswith("ROW "))
-            child.wait()
-        finally:
-            clock.cancel()
-            end_group(child)
+        with subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=beside, text=True, env=env, process_group=0
+        ) as child:
+            clock = threading.Timer(limit, end_group, [child])
+            clock.start()
+            try:
+                assert child.stdout is not None
+                yield from (json.loads(line[4:]) for line in child.stdout if line.startswith("ROW "))
+                child.wait()
+            finally:
+                clock.cancel()
+                end_group(child)
     part["seconds"] = round(time.monotonic() - began, 1)
     if part["seconds"] >= limit:
         part["error"] = f"cut after {limit:.0f} s"

@@ -198,9 +198,9 @@ def profile(bench: Bench) -> None:
                 step()
             with record(activities=kinds) as seen:
                 step()
-        events = seen.key_averages()
-        largest = sorted(events, key=lambda event: -getattr(event, spent))[:25]
+        kernels = [event for event in seen.key_averages() if not cuda or event.device_type.name == "CUDA"]
+        largest = sorted(kernels, key=lambda event: -getattr(event, spent))[:25]
         bench.say({
-            "row": f"kernels of a step: {way.name}", "ms": sum(getattr(event, spent) for event in events) / 1e3,
+            "row": f"kernels of a step: {way.name}", "ms": sum(getattr(event, spent) for event in kernels) / 1e3,
             "table": [[event.key[:90], event.count, getattr(event, spent) / 1e3] for event in largest],
         })  # fmt: skip
