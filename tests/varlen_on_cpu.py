@@ -29,7 +29,7 @@ def standing_in() -> Iterator[None]:
 
     def as_on_a_gpu(name: str, device: torch.device | str, dtype: torch.dtype | None = None) -> str:
         if name not in ("auto", "varlen"):
-            return real(name, device)
+            return real(name, device, dtype)
         return "reference" if name == "auto" and dtype is torch.float32 else "varlen"
 
     both = ((varlen._varlen_attn, _forward), (varlen._varlen_attn_backward, _backward))

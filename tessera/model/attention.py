@@ -8,6 +8,7 @@ Rotary positions (Su et al. 2021, arXiv:2104.09864, in the rotate-half layout of
 a backend may turn queries and keys where it touches them anyway. Only differences of positions matter.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -17,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 from tessera.model.attention_cpu import Plan, attend_in_tiles, cut
 from tessera.model.precision import on_device
@@ -26,7 +26,6 @@ from tessera.model.precision import on_device
 
 BACKENDS = ("reference", "cpu", "varlen")
 
-_GROUPED = "enable_gqa" in inspect.signature(varlen_attn).parameters  # else it takes as many keys as queries
 _DOCUMENTS = 128  # how many the kernel is told of at a time: batches of about as many look the same to a compiled layer
 
 
@@ -71,7 +70,8 @@ class Varlen(NamedTuple):
     cos: Tensor  # [T, 1, D/2], float32
     sin: Tensor
     starts: Tensor  # [at least N+1] int32, documents without a token at its end
-    longest: int  # no document is longer; some may all be shorter
+    longest: int  # a bound of their lengths
+    grouped: bool  # whether the kernel takes fewer keys than queries
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class Layout:
     def varlen(self, theta: float, width: int) -> Varlen:
         """What the varlen kernel is given in layers of that rotary base."""
         starts = self.once("int32", lambda: self.starts.to(torch.int32))
-        return Varlen(*self.rotary(theta, width), starts, self.longest)
+        return Varlen(*self.rotary(theta, width), starts, self.longest, _takes_groups())
 
     def rotary(self, theta: float, width: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines [T, 1, D/2], float32, of positions that restart at each document."""
@@ -219,16 +219,26 @@ def _reference(q: Tensor, k: Tensor, v: Tensor, layout: Layout, window: int | No
 
 def _varlen(q: Tensor, k: Tensor, v: Tensor, layout: Varlen, window: int | None) -> Tensor:
     """q [T, H, D], k and v [T, K, D] -> [T, H, D], by the kernel that reads packed documents."""
+    from torch.nn.attention.varlen import varlen_attn  # a second, for what a CPU never calls
+
     if q.dtype not in (torch.float16, torch.bfloat16):
         raise ValueError(
             f"attention: 'varlen' computes in bfloat16 or float16, not {q.dtype}; "
             'set machine.attention to "auto" or "reference", or machine.dtype to bfloat16'
         )
     options: dict[str, Any] = {"window_size": (-1, -1) if window is None else (window, window)}
-    if q.shape[1] != k.shape[1] and _GROUPED:
+    if q.shape[1] != k.shape[1] and layout.grouped:
         options["enable_gqa"] = True
     elif q.shape[1] != k.shape[1]:
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
     answer = varlen_attn(q, k, v, layout.starts, layout.starts, layout.longest, layout.longest, **options)
     assert isinstance(answer, Tensor)
     return answer
+
+
+@functools.cache
+def _takes_groups() -> bool:
+    """Whether this version of PyTorch's kernel takes fewer keys than queries; it can take as many in any."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters

@@ -5,6 +5,8 @@ with gradients, in training and on GPUs; model/packed.py fuses what a CPU comput
 written in the operations of other runtimes.
 """
 
+import functools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -107,6 +109,28 @@ def _layer(block: Block, x: Tensor, layout: Layout | Varlen, theta: float = 0.0)
     return x + block.mlp(block.mlp_norm(x))
 
 
+_MOST_GRAPHS = 64  # six for a model and a context: a process may see a few of each
+
+
+@functools.cache
+def _compiled(backend: str) -> Callable[..., Tensor]:
+    """`_layer` as one graph of each kind of layer, whatever the number of tokens and documents.
+
+    A part that cannot be compiled is an error (fullgraph), and so is a graph too many: torch.compile would otherwise
+    go on uncompiled without a word.
+    """
+    dynamo = torch._dynamo
+    dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, _MOST_GRAPHS)
+    whole = torch.compile(_layer, fullgraph=True, backend=backend)
+
+    def run(block: Block, x: Tensor, layout: Varlen) -> Tensor:
+        for tensor in (x, layout.cos, layout.sin, layout.starts):
+            dynamo.maybe_mark_dynamic(tensor, 0)
+        return whole(block, x, layout)
+
+    return run
+
+
 class Encoder(nn.Module):
     """Embedding, transformer layers and final norm: tokens to hidden states.
 
@@ -124,18 +148,67 @@ class Encoder(nn.Module):
         self.embedding_norm = Norm(config) if config.embedding_norm else nn.Identity()
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = Norm(config)
+        self.residual: torch.dtype | None = None  # what layers add to, the residual stream; None: the embedding's own
 
     def forward(self, tokens: Tensor, starts: Tensor | Layout) -> Tensor:
         """tokens [T] integers, starts [N+1] (0, ends of the documents) or their layout -> hidden states [T, C].
 
         Positions restart at each document. Raises ValueError if starts does not fit.
         """
-        layout = starts if isinstance(starts, Layout) else Layout.of(starts, len(tokens), self.backend)
+        layout = starts if isinstance(starts, Layout) else Layout.of(starts, len(tokens), self._chosen(starts.device))
         x = self.embedding_norm(self.embedding(tokens))
+        if self.residual is not None:
+            x = x.to(self.residual)
         for i, layer in enumerate(self.layers):
             local = self.config.window(i) is not None
             x = layer(x, layout, self.config.local_rope_theta if local else self.config.global_rope_theta)
         return self.norm(x)
+
+    def compile_layers(self, tokens: int, longest: int, *, backend: str = "inductor") -> int:
+        """Has torch.compile make one function of a whole layer, which all of them share; weights keep their names.
+
+        tokens   of a usual batch, with which it is tried at once; later batches may have any number of them
+        longest  no document of theirs is longer: `Layout.from_host` is told the same
+        backend  of torch.compile
+        returns  kinds of layers: the first without a norm, local ones, global ones; each is a graph in training, and
+                 another one in evaluation
+
+        What the compiler raises is raised, and the layers are as they were.
+        """
+        starts = np.minimum(np.arange(-(-tokens // longest) + 1) * longest, tokens)
+        table = self.embedding.weight
+        layout = Layout.from_host(starts, tokens, table.device, longest=longest)
+        kinds = {(isinstance(layer.attention_norm, Norm), layer.attention.window): layer for layer in self._blocks()}
+        try:
+            for layer in self._blocks():
+                layer.layer = _compiled(backend)
+            with torch.random.fork_rng(), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # products are in bfloat16
+                for (_, window), layer in kinds.items():
+                    x = torch.zeros(tokens, self.config.hidden_size, device=table.device)
+                    x = x.to(self.residual or table.dtype).requires_grad_(torch.is_grad_enabled())
+                    theta = self.config.global_rope_theta if window is None else self.config.local_rope_theta
+                    answer = layer(x, layout, theta)
+                    if answer.requires_grad:
+                        answer.sum().backward()
+        except Exception:
+            for layer in self._blocks():
+                layer.layer = _layer
+            raise
+        finally:
+            self.zero_grad(set_to_none=True)
+        return len(kinds)
+
+    def _chosen(self, device: torch.device) -> str:
+        """The backend on that device, on a GPU for the dtype that queries and keys are going to have."""
+        if device.type != "cuda":
+            return self.backend
+        rounded = torch.is_autocast_enabled("cuda")
+        dtype = torch.get_autocast_dtype("cuda") if rounded else self.embedding.get_parameter("weight").dtype
+        return choose(self.backend, device, dtype)
+
+    def _blocks(self) -> list[Block]:
+        return [layer for layer in self.layers if isinstance(layer, Block)]
 
     def set_rope_theta(self, global_: float, local: float) -> None:
         """Change the bases of the rotary frequencies; `config` is replaced. Raises ValueError if they do not fit it."""

@@ -5,13 +5,16 @@ float32.
 """
 
 import ctypes
+import os
 import platform
+import shutil
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._triton import has_triton
 
 _BY_NAME = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of mallopt(3)
@@ -64,6 +67,17 @@ def on_device(array: NDArray[Any], device: torch.device) -> Tensor:
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def without_compiler(device: torch.device) -> str | None:
+    """Why torch.compile does not serve this device here, or None where it does."""
+    if device.type != "cuda":
+        return f"it is for GPUs (CUDA), and this is {device.type}"
+    if not has_triton():
+        return "Triton is not installed, or does not know this GPU"
+    if not (os.environ.get("CC") or any(shutil.which(name) for name in ("gcc", "clang", "cc"))):
+        return "Triton needs a C compiler, and none is in PATH (gcc, clang)"
+    return None
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:

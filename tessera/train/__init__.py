@@ -5,6 +5,7 @@ In reading order:
     trainer.py            one phase, through any number of interruptions
     start.py              where a phase starts: a checkpoint of its own, another phase, a folder, nothing
     gradient.py           gradient accumulation and dropout, however a batch is cut
+    speed.py              micro-batch size, compiled layers, the residual stream
     bad_steps.py          a step that goes wrong, and whether the run may go on
     optimizer.py          AdamW, StableAdamW and Muon, their state as plain tensors
     checkpoint.py         a model folder with the training state beside it, whole or not there

@@ -82,7 +82,9 @@ def join(machine: Machine) -> World:
         # the process, and now and then end it with SIGABRT.
         for name in ("torch.distributed.fsdp", "torch.distributed.nn.functional"):
             importlib.import_module(name)
-        dist.init_process_group("nccl" if on_gpu else "gloo", store=_meeting_place(), rank=rank, world_size=size)
+        own = {"device_id": device} if on_gpu else {}  # NCCL connects at once, and never by way of another's GPU
+        kind = "nccl" if on_gpu else "gloo"
+        dist.init_process_group(kind, store=_meeting_place(), rank=rank, world_size=size, **own)
     if size > 1:  # over gloo, whose connections break at once when a process dies, however long it may take
         waiting.append(dist.new_group(backend="gloo", timeout=_PATIENCE))
     return World(rank=rank, size=size, device=device, waiting=waiting)
@@ -152,7 +154,7 @@ def spread(module: nn.Module, world: World, parallel: Parallel) -> nn.Module:
     if world.size == 1:
         return module
     if parallel == "ddp":
-        return DistributedDataParallel(module)
+        return DistributedDataParallel(module, gradient_as_bucket_view=True)  # else every gradient is held twice
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 

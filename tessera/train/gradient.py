@@ -95,15 +95,20 @@ class Cut:
     longest: int | None = None  # of all documents, for layers that are compiled once
     pad_id: int | None = None  # None: passes are neither evened nor filled up, as on a CPU
 
+    @property
+    def layouts(self) -> bool:
+        """Whether passes go to the varlen kernel, with what it needs made on the host."""
+        return self.pad_id is not None
+
     @classmethod
-    def of(cls, model: AnyMaskedLM, world: distributed.World, micro_batch_tokens: int, context: int) -> "Cut":
+    def of(
+        cls, model: AnyMaskedLM, world: distributed.World, dtype: torch.dtype, micro_batch_tokens: int, context: int
+    ) -> "Cut":
         """For a GPU's kernel even passes, filled up to sizes that recur, with layouts made on the host."""
-        own = isinstance(model, MaskedLM) and attention.choose(model.encoder.backend, world.device) == "varlen"
-        if not own:
-            return cls(world=world, micro_batch_tokens=micro_batch_tokens)
-        assert isinstance(model, MaskedLM)
-        pad = model.config.pad_token_id or 0
-        return cls(world=world, micro_batch_tokens=micro_batch_tokens, longest=context, pad_id=pad)
+        if isinstance(model, MaskedLM) and attention.choose(model.encoder.backend, world.device, dtype) == "varlen":
+            pad = model.config.pad_token_id or 0
+            return cls(world=world, micro_batch_tokens=micro_batch_tokens, longest=context, pad_id=pad)
+        return cls(world=world, micro_batch_tokens=micro_batch_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

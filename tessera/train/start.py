@@ -12,6 +12,7 @@ from tessera.files import digest, read_json, write_json
 from tessera.model import hub
 from tessera.model.hf_files import find_model, tokenizers_differ
 from tessera.model.mlm import MaskedLM, initialize
+from tessera.model.precision import compute_dtype
 from tessera.model.resize import resize
 from tessera.model.transformers_model import TransformersConfig, TransformersMaskedLM
 from tessera.plan import schedule
@@ -23,8 +24,9 @@ from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.train import checkpoint, distributed, metrics
 from tessera.train.bad_steps import Steps
 from tessera.train.checkpoint import Position
-from tessera.train.gradient import Objective, SeededDropout
+from tessera.train.gradient import Cut, Objective, SeededDropout
 from tessera.train.optimizer import build
+from tessera.train.speed import speed_up, tokens_at_once
 
 STARTED_FROM = "started_from.json"  # which model a phase that starts from a folder found there
 _DECIDES = ("config.json", "tokenizer.json")
@@ -53,6 +55,7 @@ class TrainState:
     noise: SeededDropout | None  # of the dropout; None is PyTorch's own
     optimizer: torch.optim.Optimizer
     position: Position
+    cut: Cut  # of batches into passes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,12 +93,16 @@ def start(
     if isinstance(model, TransformersMaskedLM):
         _check_foreign(model, phase, recipe, world)
     model.to(world.device).train()
-    noise = SeededDropout(model) if world.device.type == "cpu" and isinstance(model, MaskedLM) else None
+    dtype = compute_dtype(recipe.machine.dtype, world.device)
+    cut = Cut.of(model, world, dtype, tokens_at_once(model, phase, recipe.machine, world), phase.context)
+    speed_up(model, phase, recipe.machine, cut, dtype, watcher)
+    on_cpu = world.device.type == "cpu" and not cut.layouts
+    noise = SeededDropout(model) if on_cpu and isinstance(model, MaskedLM) else None
     objective = distributed.spread(Objective(model), world, recipe.machine.parallel)
     optimizer = build(model, phase.optimizer, phase.learning_rate.peak)
     if carried is not None:
         checkpoint.load_optimizer(carried, optimizer)
-    return TrainState(model=model, objective=objective, noise=noise, optimizer=optimizer, position=position)
+    return TrainState(model=model, objective=objective, noise=noise, optimizer=optimizer, position=position, cut=cut)
 
 
 def _say_where(watcher: Watcher, phase: Phase, folder: Path, own: Path | None, step: int) -> None:

@@ -120,7 +120,7 @@ def _train_from(job: Job, back: Rollback | None) -> Rollback | None:
             policy.write(state)
             log.left_out("rollback", state.position, *back.left_out[-1])
         # the training loop: one batch of the dataloader, one update of the weights
-        for step, batch, passes, waited in _batches(job, state.model, state.position.step):
+        for step, batch, passes, waited in _batches(job, state.cut, state.position.step):
             began = time.perf_counter()
             # forward, backward and, where nothing is wrong with the step, the update
             loss, norm, fault = _step(job, state, step, passes)
@@ -257,13 +257,12 @@ def _measure(job: Job, state: TrainState, log: Metrics) -> None:
     distributed.wait(job.world)
 
 
-def _batches(job: Job, model: AnyMaskedLM, first: int) -> Iterator[tuple[int, Batch, Passes, float]]:
+def _batches(job: Job, cut: Cut, first: int) -> Iterator[tuple[int, Batch, Passes, float]]:
     """(step, batch, its passes, seconds waited) from `first` on, with prefetch.
 
     A thread makes the next batch, cuts it and sends it to the device while one is trained on.
     """
     stream, phase, steps = job.stream, job.phase, schedule.total_steps(job.phase)
-    cut = Cut.of(model, job.world, job.recipe.machine.micro_batch_tokens, phase.context)
 
     def read(step: int) -> tuple[Batch, Passes]:
         begin, end = schedule.boundary(phase, step), schedule.boundary(phase, step + 1)
@@ -317,7 +316,7 @@ def _introduce(job: Job, state: TrainState, meter: ThroughputMeter) -> None:
     phase, world, model = job.phase, job.world, state.model
     sources = sum(share > 0 for share in job.mixture.mean())
     kind = f" ({job.recipe.machine.parallel})" if world.size > 1 else ""
-    network, packing, positions = _network(model, world)
+    network, packing, positions = _network(model, job)
     job.watcher.say(
         f"{phase.name}: {network}, {str(job.dtype).removeprefix('torch.')} on "
         f"{world.device.type} x {world.size}{kind}, {show_tokens(phase.tokens)} tokens of {sources} sources and "
@@ -326,7 +325,7 @@ def _introduce(job: Job, state: TrainState, meter: ThroughputMeter) -> None:
     job.watcher.say(f"{phase.name}: MFU counts as a share of {meter.peak.source}")
 
 
-def _network(model: AnyMaskedLM, world: distributed.World) -> tuple[str, str, str]:
+def _network(model: AnyMaskedLM, job: Job) -> tuple[str, str, str]:
     """Size and attention, how documents go through, and positions, in words."""
     if isinstance(model, TransformersMaskedLM):
         return (
@@ -341,7 +340,7 @@ def _network(model: AnyMaskedLM, world: distributed.World) -> tuple[str, str, st
     window = f"{config.local_attention} tokens in {local} of {len(layers)} layers" if local else "whole documents"
     return (
         f"{parameters(config)['total'] / 1e6:.1f}M parameters, attention "
-        f"{attention.choose(model.encoder.backend, world.device)} (window: {window})",
+        f"{attention.choose(model.encoder.backend, job.world.device, job.dtype)} (window: {window})",
         "packed without padding",
         f"RoPE theta {config.global_rope_theta:g} global, {config.local_rope_theta:g} local",
     )
