@@ -139,7 +139,7 @@ def running(bench: Bench, way: Way, config: EncoderConfig, batch: Batch, passes:
         backend = "aot_eager" if bench.rehearse else "inductor"
         with torch.autocast(device.type, torch.bfloat16):
             model.encoder.compile_layers(passes, context, backend=backend)
-    objective, cut = Objective(model), Cut.of(model, world, passes, context)
+    objective, cut = Objective(model), Cut.of(model, world, torch.bfloat16, passes, context)
     optimizer = optimizer_of(model, in_triton=way.triton)
     kernel = cross_entropy.without_kernel(device) if way.kernel else "switched off"
     with ThreadPoolExecutor(1) as reader, mock.patch.object(cross_entropy, "without_kernel", return_value=kernel):

@@ -83,7 +83,7 @@ def gradients(module: Objective, text: Text, device: torch.device) -> dict[str, 
     """Of one batch of the first phase, whole and on the CPU."""
     plan, world = plan_of(device), World(rank=0, size=1, device=device)
     stream = trainer._stream(plan, plan.phases[0], text, mixture_of(plan.phases[0], text.train.buckets))
-    cut = Cut.of(module.model, world, 300, plan.phases[0].context)
+    cut = Cut.of(module.model, world, torch.bfloat16, 300, plan.phases[0].context)
     backward(module, prepare(stream.read(0, 1_000, 0.3), cut), torch.bfloat16, noise=None, seed=0)
     return {
         name: distributed.whole(weight.grad).float().cpu()
