@@ -68,8 +68,8 @@ gpu-check: ## on a GPU: right? how fast? where does the time go? what fits into 
 	  $(if $(wildcard $(WHEELS)/*.whl),--wheels $(WHEELS)) $(if $(REHEARSE),--rehearse)
 
 # Nothing is fetched on a machine without a network: this is for one that has it, --no-deps names each package.
-gpu-wheels: $(STAMP) ## what a bare GPU machine (Python 3.12 on Linux, torch, transformers) lacks, as wheels in WHEELS=.wheels
-	@$(PIP) download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+gpu-wheels: ## what a bare GPU machine (Python 3.12 on Linux, torch, transformers) lacks, as wheels in WHEELS=.wheels
+	@$(GPU_PYTHON) -m pip --disable-pip-version-check download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
 	  $(foreach tag,manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014 manylinux1,--platform $(tag)_x86_64) -d $(WHEELS) \
 	  pydantic pydantic-core annotated-types typing-inspection "typing-extensions>=4.16" torch-optimi zstandard \
 	  liger-kernel cut-cross-entropy

@@ -57,7 +57,7 @@ def main(given: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no child is left behind
     result: Numbers = {"benchmark": "gpu_check", "rehearsal": given.rehearse, "seconds": given.seconds, "parts": {}}
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as place:
-        path = [str(ROOT), *site_of(given.wheels, Path(place))]
+        path = [str(ROOT), *site_of(given.wheels, Path(place), rivals=not given.rehearse)]
         env = {**os.environ, "PYTHONPATH": os.pathsep.join([*path, os.environ.get("PYTHONPATH", "")]),
                "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1",
                "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}  # fmt: skip
@@ -125,9 +125,10 @@ def save(result: Numbers, out: Path) -> None:
     draft.replace(out / "gpu_check.json")
 
 
-def site_of(wheels: Path | None, place: Path) -> list[str]:
+def site_of(wheels: Path | None, place: Path, *, rivals: bool) -> list[str]:
     """A folder with the packages that are missing here, out of wheels; [] where none is missing or at hand."""
-    missing, absent = ([name for name in names if importlib.util.find_spec(name) is None] for names in (NEEDED, RIVALS))
+    wanted = (NEEDED, RIVALS if rivals else ())
+    missing, absent = ([name for name in names if importlib.util.find_spec(name) is None] for names in wanted)
     found = sorted(map(str, wheels.glob("*.whl"))) if wheels is not None else []
     if missing and not found:
         sys.exit(f"error: {', '.join(missing)} missing, and no wheels in {wheels}; `make gpu-wheels` where there is a "

@@ -109,15 +109,16 @@ def test_wheels_are_installed_for_the_parts_alone(program, tmp_path, monkeypatch
     (wheels / "some-1.0-py3-none-any.whl").touch()
     monkeypatch.setattr(program.subprocess, "run", lambda words, check: asked.append((words, check)))
     monkeypatch.setattr(program, "NEEDED", ("no_such_package_here",))
-    assert program.site_of(wheels, place) == [str(place)]
+    assert program.site_of(wheels, place, rivals=False) == [str(place)]
     words, check = asked[0]
     assert words[-1].endswith("some-1.0-py3-none-any.whl")
     assert {"--no-index", "--no-deps"} <= set(words)
     assert check
     monkeypatch.setattr(program, "NEEDED", ("torch",))
-    monkeypatch.setattr(program, "RIVALS", ())
-    assert program.site_of(wheels, place) == []
-    assert len(asked) == 1
+    monkeypatch.setattr(program, "RIVALS", ("no_such_rival_here",))
+    assert program.site_of(wheels, place, rivals=False) == []
+    assert program.site_of(wheels, place, rivals=True) == [str(place)]
+    assert [check for _, check in asked] == [True, False]  # what is only compared with may be of another system
 
 
 # ------------------------------------------------------------------------------------------------------------ the parts
