@@ -8,7 +8,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-READS = {"tolist", "numpy", "cpu"}  # methods that bring a tensor to the host
+READS = {"tolist", "cpu"}  # methods that bring a tensor to the host
 # Operations whose result, or its shape, the host has to know.
 KNOWING = {
     "_local_scalar_dense",

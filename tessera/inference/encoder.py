@@ -159,7 +159,7 @@ class Encoder:
         long             truncate: a longer text ends there. chunk: it becomes several pieces of at most max_length
                          (sliding windows), whose vectors are averaged, each weighing as many tokens as it has
         overlap          tokens that a chunk shares with the one before; 0
-        max_tokens       of a batch, 16,384; a longer piece makes a batch of its own. Changes speed and memory only
+        max_tokens       of a batch, 16,384, on a GPU 65,536; a longer piece is one of its own. Changes speed and memory
         batch_invariant  the same bytes for a text whatever it is encoded with: each goes through the model alone
         on_progress      called with (done, of how many; 0 where that is not known, "embedding")
         on_truncated     called with how many texts were too long and lost their end; without it, and where neither

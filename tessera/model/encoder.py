@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from tessera.model.attention import Layout, Varlen, attend, choose
+from tessera.model.precision import on_device
 from tessera.plan.architecture import EncoderConfig
 
 # Shapes: T tokens of N documents end to end, C hidden size, I intermediate size.
@@ -30,8 +31,9 @@ def pack(documents: Sequence[NDArray[np.integer]], device: torch.device | str = 
 
     returns  tokens [T], starts [N+1] (0, ends of the documents), int64 on the device
     """
-    tokens = torch.from_numpy(np.concatenate(documents).astype(np.int64))
-    return tokens.to(device), torch.from_numpy(np.cumsum([0, *map(len, documents)])).to(device)
+    where = torch.device(device)
+    starts = np.cumsum([0, *map(len, documents)])
+    return on_device(np.concatenate(documents).astype(np.int64), where), on_device(starts, where)
 
 
 class Norm(nn.Module):

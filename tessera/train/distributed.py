@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -121,6 +122,8 @@ def _forget_layouts() -> None:
     for thing in gc.get_objects():
         if type(thing) is functools._lru_cache_wrapper and str(thing.__module__).startswith("torch.distributed."):
             thing.cache_clear()
+        elif isinstance(thing, DeviceMesh):  # PyTorch 2.11 never lets go of one, and there a mesh holds its group
+            vars(thing).get("_pg_registry", {}).clear()
     from torch.distributed.tensor import _redistribute as planner
     from torch.distributed.tensor import debug as propagation
 
