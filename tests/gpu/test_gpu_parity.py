@@ -82,6 +82,22 @@ def test_a_model_has_the_loss_and_the_gradients_of_float32_on_a_cpu(device, fami
         assert parts_off(one.grad, other.grad) < (0.06 if dtype is torch.bfloat16 else 1e-3), name
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # PyTorch's own tracing looks at it
+def test_compiled_layers_have_the_loss_and_the_gradients_of_float32_on_a_cpu(device):
+    exact, model = model_of("mmbert-small", "reference"), model_of("mmbert-small").to(device)
+    wanted = exact.loss(*batch())
+    wanted.backward()
+    with autocast(device, torch.bfloat16):
+        model.encoder.compile_layers(512, 512, backend="inductor" if device.type == "cuda" else "aot_eager")
+        tokens, starts, positions, targets = batch()
+        layout = Layout.from_host(starts.numpy(), len(tokens), device, longest=512)
+        found = model.loss(tokens.to(device), layout, positions.to(device), targets.to(device))
+    found.backward()
+    assert parts_off(found, wanted) < 0.003
+    for (name, one), other in zip(model.named_parameters(), exact.parameters(), strict=True):
+        assert parts_off(one.grad, other.grad) < 0.06, name
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_hidden_states_without_gradients_are_those_of_float32_on_a_cpu(device, family):
     tokens, starts, *_ = batch()
