@@ -83,9 +83,8 @@ def join(machine: Machine) -> World:
         # the process, and now and then end it with SIGABRT.
         for name in ("torch.distributed.fsdp", "torch.distributed.nn.functional"):
             importlib.import_module(name)
-        own = {"device_id": device} if on_gpu else {}  # NCCL connects at once, and never by way of another's GPU
-        kind = "nccl" if on_gpu else "gloo"
-        dist.init_process_group(kind, store=_meeting_place(), rank=rank, world_size=size, **own)
+        kind, own = ("nccl", device) if on_gpu else ("gloo", None)  # its own GPU: NCCL never asks another's
+        dist.init_process_group(kind, store=_meeting_place(), rank=rank, world_size=size, device_id=own)
     if size > 1:  # over gloo, whose connections break at once when a process dies, however long it may take
         waiting.append(dist.new_group(backend="gloo", timeout=_PATIENCE))
     return World(rank=rank, size=size, device=device, waiting=waiting)

@@ -66,7 +66,7 @@ def _compile(
         why = "with fsdp2 only where machine.compile is on"
     if machine.compile == "off" or why is not None:
         return f"not compiled ({why or 'machine.compile is off'})"
-    watcher.say(f"{phase.name}: compiling the layers; the first time that takes about a minute")
+    watcher.say(f"{phase.name}: compiling the layers; the first time that may take minutes")
     began = time.perf_counter()
     try:
         with autocast(cut.world.device, dtype):

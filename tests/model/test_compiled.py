@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from tessera.model.attention import Layout
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.model.precision import autocast
+from tessera.plan import cost
 from tessera.plan.architecture import EncoderConfig
 
 CPU = torch.device("cpu")
@@ -98,6 +100,29 @@ def test_a_layer_of_fewer_keys_than_queries_is_compiled_too(tiny, graphs):
     assert found == pytest.approx(loss, rel=1e-3)
     assert off(its_gradient, gradient) < 5e-2
     assert graphs() == 1
+
+
+@pytest.mark.parametrize("family", ["mmbert", "eurobert"])
+def test_what_compiled_layers_keep_for_the_way_back_is_what_a_plan_counts(tiny, graphs, family):
+    shape = {"mmbert": {"hidden_size": 64, "head_dim": 16}, "eurobert": {"hidden_size": 72, "head_dim": 24}}[family]
+    few = {"num_attention_heads": 4, "num_key_value_heads": 4} if family == "mmbert" else {"num_attention_heads": 3,
+           "num_key_value_heads": 1}  # fmt: skip
+    config = tiny(family, num_hidden_layers=2, intermediate_size=88, **shape, **few)
+    model, tokens = drawn(config).train(), 521  # a prime: no width of a weight is a multiple of it
+    compiled(model, "aot_eager_decomp_partition")  # keeps what the compiler of GPUs keeps, computes the rest anew
+    kept: dict[int, torch.Tensor] = {}
+    hooks = torch.autograd.graph.saved_tensors_hooks(
+        lambda x: kept.setdefault(x.untyped_storage().data_ptr(), x), lambda x: x
+    )
+    layout = Layout.from_host(np.array([0, 300, tokens]), tokens, CPU, longest=LONGEST)
+    with autocast(CPU, torch.bfloat16), hooks:
+        hidden = model.encoder(torch.zeros(tokens, dtype=torch.int64), layout)
+    found = sum(x.untyped_storage().nbytes() for x in kept.values() if tokens in x.shape) / tokens
+    thetas = len({config.global_rope_theta, config.local_rope_theta}) if config.local_attention else 1
+    found -= thetas * 4 * config.head_dim  # cosines and sines, which a plan leaves out
+    phase = SimpleNamespace(context=tokens, batch_tokens=tokens, mask_ratio=0.3)
+    assert found == pytest.approx(cost.memory(config, phase, tokens, 1)["activations"] / tokens, rel=0.05)
+    assert hidden.requires_grad
 
 
 def test_a_graph_too_many_is_an_error_and_not_a_slow_run(tiny, graphs):
