@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tessera.model import attention
+from tessera.model import attention, packed
 
 # Shapes: T tokens of N documents end to end, H query heads, K key/value heads, D head width.
 
@@ -22,13 +22,15 @@ Window = list[int] | None
 
 @contextmanager
 def standing_in() -> Iterator[None]:
-    """While it lasts, `varlen` runs on CPUs, and `auto` chooses it there as it does on a GPU."""
+    """While it lasts, `varlen` runs on CPUs, `auto` chooses it there, and no weights are packed: all as on a GPU."""
     from torch.nn.attention import varlen
 
     real = attention.choose
 
     def as_on_a_gpu(name: str, device: torch.device | str, dtype: torch.dtype | None = None) -> str:
-        return "varlen" if name in ("auto", "varlen") else real(name, device, dtype)
+        if name not in ("auto", "varlen"):
+            return real(name, device, dtype)
+        return "reference" if name == "auto" and dtype is torch.float32 else "varlen"
 
     both = ((varlen._varlen_attn, _forward), (varlen._varlen_attn_backward, _backward))
     for operation, kernel in both:
@@ -36,7 +38,10 @@ def standing_in() -> Iterator[None]:
             operation.register_kernel("cpu")(kernel)
         operation._disabled_kernel.discard("cpu")
     try:
-        with mock.patch.object(attention, "choose", as_on_a_gpu):
+        with (
+            mock.patch.object(attention, "choose", as_on_a_gpu),
+            mock.patch.object(packed, "can_pack", return_value=False),
+        ):
             yield
     finally:
         for operation, _ in both:
