@@ -90,6 +90,13 @@ def join(machine: Machine) -> World:
     return World(rank=rank, size=size, device=device, waiting=waiting)
 
 
+def use_device(world: World) -> None:
+    """Has the thread that calls this work with the GPU of its process: a new thread begins with the first GPU, and
+    would take some hundred megabytes of it."""
+    if world.device.type == "cuda":
+        torch.cuda.set_device(world.device)
+
+
 def _meeting_place() -> dist.Store:
     """Where processes leave their addresses, with a room of its own for each attempt of torchrun --max-restarts.
 

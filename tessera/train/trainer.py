@@ -269,7 +269,7 @@ def _batches(job: Job, cut: Cut, first: int) -> Iterator[tuple[int, Batch, Passe
         batch = stream.read(begin, end, schedule.mask_ratio_at(phase, step))
         return batch, prepare(batch, cut)
 
-    with ThreadPoolExecutor(1) as reader:
+    with ThreadPoolExecutor(1, initializer=distributed.use_device, initargs=(job.world,)) as reader:
         prefetched = reader.submit(read, first) if first < steps else None
         for step in range(first, steps):
             assert prefetched is not None

@@ -102,13 +102,9 @@ def test_a_layer_of_fewer_keys_than_queries_is_compiled_too(tiny, graphs):
     assert graphs() == 1
 
 
-@pytest.mark.parametrize("family", ["mmbert", "eurobert"])
-def test_what_compiled_layers_keep_for_the_way_back_is_what_a_plan_counts(tiny, graphs, family):
-    shape = {"mmbert": {"hidden_size": 64, "head_dim": 16}, "eurobert": {"hidden_size": 72, "head_dim": 24}}[family]
-    few = {"num_attention_heads": 4, "num_key_value_heads": 4} if family == "mmbert" else {"num_attention_heads": 3,
-           "num_key_value_heads": 1}  # fmt: skip
-    config = tiny(family, num_hidden_layers=2, intermediate_size=88, **shape, **few)
-    model, tokens = drawn(config).train(), 521  # a prime: no width of a weight is a multiple of it
+def kept_by(config: EncoderConfig, tokens: int) -> float:
+    """Bytes that the compiled layers of such an encoder keep for the way back, a token."""
+    model = drawn(config).train()
     compiled(model, "aot_eager_decomp_partition")  # keeps what the compiler of GPUs keeps, computes the rest anew
     kept: dict[int, torch.Tensor] = {}
     hooks = torch.autograd.graph.saved_tensors_hooks(
@@ -116,13 +112,24 @@ def test_what_compiled_layers_keep_for_the_way_back_is_what_a_plan_counts(tiny, 
     )
     layout = Layout.from_host(np.array([0, 300, tokens]), tokens, CPU, longest=LONGEST)
     with autocast(CPU, torch.bfloat16), hooks:
-        hidden = model.encoder(torch.zeros(tokens, dtype=torch.int64), layout)
-    found = sum(x.untyped_storage().nbytes() for x in kept.values() if tokens in x.shape) / tokens
-    thetas = len({config.global_rope_theta, config.local_rope_theta}) if config.local_attention else 1
-    found -= thetas * 4 * config.head_dim  # cosines and sines, which a plan leaves out
-    phase = SimpleNamespace(context=tokens, batch_tokens=tokens, mask_ratio=0.3)
-    assert found == pytest.approx(cost.memory(config, phase, tokens, 1)["activations"] / tokens, rel=0.05)
-    assert hidden.requires_grad
+        model.encoder(torch.zeros(tokens, dtype=torch.int64), layout)
+    return sum(x.untyped_storage().nbytes() for x in kept.values() if tokens in x.shape) / tokens
+
+
+@pytest.mark.parametrize("family", ["mmbert", "eurobert"])
+def test_what_a_compiled_layer_keeps_for_the_way_back_is_what_a_plan_counts(tiny, graphs, family):
+    fields = {
+        "mmbert": {"hidden_size": 64, "head_dim": 16},
+        "eurobert": {"hidden_size": 72, "head_dim": 24, "num_attention_heads": 3, "num_key_value_heads": 1},
+    }
+    tokens, found, planned = 521, [], []  # a prime: no width of a weight is a multiple of it
+    for layers in (2, 3):
+        config = tiny(family, num_hidden_layers=layers, intermediate_size=88, **fields[family])
+        found.append(kept_by(config, tokens))
+        phase = SimpleNamespace(context=tokens, batch_tokens=tokens, mask_ratio=0.3)
+        planned.append(cost.memory(config, phase, tokens, 1)["activations"] / tokens)
+    share = (found[1] - found[0]) / (planned[1] - planned[0])
+    assert 0.9 < share <= 1  # one norm's output is computed anew
 
 
 def test_a_graph_too_many_is_an_error_and_not_a_slow_run(tiny, graphs):

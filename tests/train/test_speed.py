@@ -72,6 +72,14 @@ def test_tensors_are_made_by_the_thread_that_reads(tmp_path, text, varlen_on_cpu
     assert len(threads) == 1
 
 
+def test_the_thread_that_reads_works_with_the_gpu_of_its_process(monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    for device in ("cuda:1", "cpu"):
+        distributed.use_device(distributed.World(rank=1, size=2, device=torch.device(device)))
+    assert taken == [torch.device("cuda:1")]
+
+
 def test_the_path_of_gpus_has_the_losses_of_a_cpu(tmp_path, text, varlen_on_cpu, monkeypatch):
     go(tmp_path / "varlen", text, plan=on_a_gpu())
     found = [line["loss"] for line in lines(tmp_path / "varlen")]
