@@ -128,7 +128,7 @@ def _forget_layouts() -> None:
     for thing in gc.get_objects():
         if type(thing) is functools._lru_cache_wrapper and str(thing.__module__).startswith("torch.distributed."):
             thing.cache_clear()
-        # PyTorch 2.11 keeps a mesh for ever, and there one holds its group. By type: isinstance fails on dead proxies.
+        # PyTorch 2.11 never lets go of a mesh, and there it holds its group; isinstance would fail on dead proxies
         elif issubclass(type(thing), DeviceMesh):
             vars(thing).get("_pg_registry", {}).clear()
     from torch.distributed.tensor import _redistribute as planner
