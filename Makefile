@@ -5,6 +5,9 @@
 #                 several gigabytes. For the small build without CUDA, name the index of CPU wheels that PyTorch's
 #                 installation page gives:  make .venv TORCH_PIP_ARGS="--index-url <that index>"
 
+# For `make gpu-check`, on a machine with a GPU: SECONDS for all its parts, OUT a folder, REHEARSE=1 tiny shapes on a CPU,
+# PARTS="steps profile" some of it. Where there is no .venv it runs on python3 and takes what is missing from WHEELS.
+
 PYTHON ?= python3
 TORCH_PIP_ARGS ?=
 TORCH := torch>=2.11,<2.14
@@ -13,10 +16,10 @@ STAMP := .venv/installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 QUIETLY = > .venv/pip.log 2>&1 || { cat .venv/pip.log >&2; exit 1; }  # pip's hundreds of lines only where it fails
 
-.PHONY: help .venv demo test test-slow soak lint wheel docs clean
+.PHONY: help .venv demo test test-slow test-oldest soak lint gpu-check gpu-wheels wheel docs clean
 
 help: ## this list
-	@sed -n 's/^\([a-z.-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z.-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 .venv: $(STAMP) ## tessera and all it needs, in .venv (done once, and again when pyproject.toml changes)
 
@@ -35,10 +38,20 @@ demo: $(STAMP) ## make the text of the demo, a small multilingual encoder from i
 	@$(BIN)/tessera demo
 
 test: $(STAMP) ## the quick tests, on two processes
-	$(BIN)/pytest -m "not slow" -n 2
+	$(BIN)/pytest -m "not slow and not gpu" -n 2
 
 test-slow: $(STAMP) ## the tests that take more than ten seconds each
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m "slow and not gpu"
+
+# What pyproject.toml allows at the least, of the libraries that models and training stand on; in an environment of its own.
+OLDEST := torch==2.11.* transformers==5.18.* numpy==2.1.* pydantic==2.11.* pyarrow==24.* torch-optimi==0.3.3
+OLD := .venv-oldest/bin
+
+test-oldest: ## the tests of models and training on the oldest libraries that pyproject.toml allows
+	@test -x $(OLD)/python || $(PYTHON) -m venv .venv-oldest
+	@$(OLD)/python -m pip --disable-pip-version-check install -q $(TORCH_PIP_ARGS) $(OLDEST)
+	@$(OLD)/python -m pip --disable-pip-version-check install -q -e ".[dev]" $(OLDEST)
+	$(OLD)/pytest -m "not slow and not gpu" tests/model tests/train tests/inference tests/gpu tests/benchmarks
 
 SOAK_MODEL ?= runs/demo/merged/final
 SOAK_SECONDS ?= 600
@@ -49,6 +62,23 @@ lint: $(STAMP) ## style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+OUT ?= build/gpu-check
+WHEELS ?= .wheels
+SECONDS ?= 300
+GPU_PYTHON ?= $(firstword $(wildcard $(BIN)/python) python3)
+
+gpu-check: ## on a GPU: right? how fast? where does the time go? what fits into SECONDS=300, in order of worth
+	$(GPU_PYTHON) benchmarks/gpu_check.py --out $(OUT) --seconds $(SECONDS) $(if $(PARTS),--parts $(PARTS)) \
+	  $(if $(wildcard $(WHEELS)/*.whl),--wheels $(WHEELS)) $(if $(REHEARSE),--rehearse)
+
+# Nothing is fetched on a machine without a network: this is for one that has it, --no-deps names each package.
+gpu-wheels: ## what a bare GPU machine (Python 3.12 on Linux, torch, transformers) lacks, as wheels in WHEELS=.wheels
+	@$(GPU_PYTHON) -m pip --disable-pip-version-check download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+	  $(foreach tag,manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014 manylinux1,--platform $(tag)_x86_64) -d $(WHEELS) \
+	  pydantic pydantic-core annotated-types typing-inspection "typing-extensions>=4.16" torch-optimi zstandard \
+	  liger-kernel cut-cross-entropy
+	@du -sh $(WHEELS)
 
 wheel: $(STAMP) ## the source archive and the wheel in dist/, tried in an environment of its own
 	@.ci/wheel

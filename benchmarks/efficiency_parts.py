@@ -92,8 +92,10 @@ def tessera(model: str, device: torch.device, dtype: torch.dtype, rehearse: bool
     return encode
 
 
-def transformers(model: str, device: torch.device, dtype: torch.dtype, rehearse: bool) -> Encode:
-    """Padded, as the documentation has it."""
+def transformers(
+    model: str, device: torch.device, dtype: torch.dtype, rehearse: bool, attention: str | None = None
+) -> Encode:
+    """Padded, as the documentation has it; attention as it chooses itself, or by that function of its own."""
     from transformers import AutoConfig, AutoModel, logging
 
     logging.set_verbosity_error()
@@ -108,7 +110,7 @@ def transformers(model: str, device: torch.device, dtype: torch.dtype, rehearse:
         fields = their_config(ours, family(ours), dtype)
         config = AutoConfig.for_model(fields.pop("model_type"), **fields)
     with torch.device(device):
-        theirs = AutoModel.from_config(config, dtype=dtype).eval()
+        theirs = AutoModel.from_config(config, dtype=dtype, attn_implementation=attention).eval()
 
     def encode(batch: list[np.ndarray]) -> Tensor:
         ids = torch.zeros(len(batch), max(map(len, batch)), dtype=torch.long)

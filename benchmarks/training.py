@@ -212,7 +212,7 @@ def _tessera(what: str, folder: Path) -> tuple[Callable[[Any], float], Any, Any]
 
     def step(batch: Any) -> float:
         total = 0.0
-        for piece in micro_batches(batch, Machine().micro_batch_tokens):
+        for piece in micro_batches(batch, Machine().tokens_at_once):
             arrays = (piece.tokens, piece.starts, piece.positions, piece.targets)
             with autocast(device, dtype):
                 loss = model.loss(*(torch.from_numpy(a.astype(np.int64)) for a in arrays))

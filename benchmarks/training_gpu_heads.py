@@ -16,6 +16,7 @@ from tessera.train.throughput import used_memory
 
 BOUNDS = (5e-3, 0.06)  # of losses and of gradients, in parts of the right ones: bfloat16 stays below
 CHUNK = 4096  # rows of logits at once, for linear_cross_entropy
+RIVALS = ("plain logits", "linear_cross_entropy", "liger", "cut-cross-entropy")
 
 # Shapes: M masked positions, C hidden size, V vocabulary.
 

@@ -18,8 +18,8 @@ from training_gpu_heads import BOUNDS, head, wait
 from tessera.data.hashing import keys
 from tessera.data.masking import mask
 from tessera.data.packing import Batch, select
-from tessera.model import attention, hub
-from tessera.model.encoder import Block, Norm
+from tessera.model import hub
+from tessera.model.attention import Layout
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.model.precision import autocast
 from tessera.plan.architecture import PRESETS, EncoderConfig
@@ -135,6 +135,12 @@ def tensors(piece: Batch, device: torch.device) -> list[Tensor]:
     return [torch.from_numpy(a.astype(np.int64)).to(device) for a in arrays]
 
 
+def laid_out(piece: Batch, device: torch.device, longest: int) -> tuple[Tensor, Layout, Tensor, Tensor]:
+    """The same with the layout that training makes on the host."""
+    tokens, _, positions, targets = tensors(piece, device)
+    return tokens, Layout.from_host(piece.starts, len(tokens), device, longest=longest), positions, targets
+
+
 def padded(piece: Batch, device: torch.device) -> dict[str, Tensor]:
     """The same as [N, longest], with labels where something is hidden."""
     tokens, starts, positions, targets = tensors(piece, torch.device("cpu"))
@@ -150,62 +156,24 @@ def padded(piece: Batch, device: torch.device) -> dict[str, Tensor]:
 # ----------------------------------------------------------------------------------------------------- the contestants
 
 
-def contestant(name: str, folder: Path, device: torch.device) -> tuple[nn.Module, Callable[[Batch], Tensor]]:
-    """(model, pass -> sum of the losses at its masked positions)"""
+def contestant(
+    name: str, folder: Path, device: torch.device, tokens: int, longest: int
+) -> tuple[nn.Module, Callable[[Batch], Tensor]]:
+    """(model, pass of so many tokens -> sum of the losses at its masked positions); longest: of all documents"""
     if name.startswith("tessera"):
         model = hub.load(folder, attention="auto").to(device).train()
         if "compiled" in name:
-            compile_pieces("inductor" if device.type == "cuda" else "aot_eager")
-        return model, lambda piece: model.loss(*tensors(piece, device))
+            with autocast(device, torch.bfloat16):
+                model.encoder.compile_layers(
+                    tokens, longest, backend="inductor" if device.type == "cuda" else "aot_eager"
+                )
+        return model, lambda piece: model.loss(*laid_out(piece, device, longest))
     from transformers import AutoModelForMaskedLM, logging
 
     logging.disable_progress_bar()
     kind = {"attn_implementation": name.partition(", ")[2], "dtype": torch.float32}
     theirs = AutoModelForMaskedLM.from_pretrained(folder, **kind).to(device).train()
     return theirs, lambda piece: theirs(**padded(piece, device)).loss * len(piece.positions)
-
-
-def compile_pieces(backend: str) -> None:
-    """Has every layer run as two compiled functions around the attention kernel, shapes static, rotation compiled."""
-    before = torch.compile(_before, backend=backend, dynamic=False, fullgraph=True)
-    after = torch.compile(_after, backend=backend, dynamic=False, fullgraph=True)
-    attention.rotate = torch.compile(attention.rotate, backend=backend, dynamic=False, fullgraph=True)
-
-    def forward(block: Block, x: Tensor, layout: attention.Layout, theta: float) -> Tensor:
-        inner, mlp = block.attention, block.mlp
-        qkv = before(x, *_norm(block.attention_norm), inner.qkv.weight)
-        heads = {"heads": inner.heads, "key_value_heads": inner.key_value_heads}
-        mixed = attention.attend(qkv, layout, **heads, window=inner.window, theta=theta)
-        matrices = (inner.output.weight, mlp.gate_up.weight, mlp.down.weight)
-        return after(x, mixed, *_norm(block.mlp_norm), *matrices, mlp.activation)
-
-    Block.forward = forward  # type: ignore[method-assign]
-
-
-def _norm(module: nn.Module) -> tuple[Tensor | None, float, bool]:
-    return (module.weight, module.eps, module.centred) if isinstance(module, Norm) else (None, 0.0, False)
-
-
-def _normed(x: Tensor, weight: Tensor | None, eps: float, centred: bool) -> Tensor:
-    if weight is None:
-        return x
-    if centred:
-        return functional.layer_norm(x, weight.shape, weight, eps=eps)
-    return functional.rms_norm(x, weight.shape, weight, eps=eps)
-
-
-def _before(x: Tensor, weight: Tensor | None, eps: float, centred: bool, qkv: Tensor) -> Tensor:
-    return functional.linear(_normed(x, weight, eps, centred), qkv)
-
-
-def _after(
-    x: Tensor, mixed: Tensor, weight: Tensor | None, eps: float, centred: bool, output: Tensor, gate_up: Tensor,
-    down: Tensor, activation: str
-) -> Tensor:  # fmt: skip
-    x = x + functional.linear(mixed, output)
-    gate, up = functional.linear(_normed(x, weight, eps, centred), gate_up).chunk(2, dim=-1)
-    act = functional.gelu if activation == "gelu" else functional.silu
-    return x + functional.linear(act(gate) * up, down)
 
 
 # --------------------------------------------------------------------------------------------------- the measurements
@@ -224,7 +192,7 @@ def parity(name: str, device: torch.device, folder: Path) -> dict[str, Any]:
         exact.encoder.backend = "reference"
         wanted = exact.loss(*tensors(piece, torch.device("cpu")))
         wanted.backward()
-        model, loss_of = contestant(name, place, device)
+        model, loss_of = contestant(name, place, device, len(piece.tokens), int(np.diff(piece.starts).max()))
         with autocast(device, torch.bfloat16):
             found = loss_of(piece)
         found.backward()
@@ -238,7 +206,7 @@ def parity(name: str, device: torch.device, folder: Path) -> dict[str, Any]:
 
 def train(case: dict[str, Any], folder: Path, device: torch.device) -> dict[str, Any]:
     """Steps of four passes, forward, back, clipped, AdamW."""
-    model, loss_of = contestant(case["name"], folder, device)
+    model, loss_of = contestant(case["name"], folder, device, case["budget"], case["context"])
     ours, config = case["name"].startswith("tessera"), hub.read_config(folder)
     shrunk = 2 ** case["halved"]
     whole = list(passes(config, case["budget"] // (shrunk if ours else 1), case["context"], case["lengths"],

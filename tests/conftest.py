@@ -22,7 +22,8 @@ hypothesis.settings.load_profile("tessera")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["whole_run"]  # its fixtures: a corpus, a recipe, a finished run
+# Fixtures: a corpus, a recipe, a finished run; the attention kernels of GPUs on a CPU.
+pytest_plugins = ["whole_run", "varlen_on_cpu"]
 
 # Nothing in the whole run, and in no process that it starts, reaches for another machine.
 _attempts = Path(tempfile.mkdtemp(prefix="tessera-attempts-"), "attempts.txt")

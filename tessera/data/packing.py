@@ -71,6 +71,35 @@ def micro_batches(batch: Batch, max_tokens: int) -> list[Batch]:
     return [_cut(ordered, first, last) for first, last in itertools.pairwise(edges.tolist())]
 
 
+def even_batches(batch: Batch, max_tokens: int) -> list[Batch]:
+    """As many parts as `micro_batches` makes, about equal in tokens, for a GPU: none is left small at the end.
+
+    Where documents do not divide that way, the parts of `micro_batches`.
+    """
+    parts = micro_batches(batch, max_tokens)
+    even = [share(batch, number, len(parts)) for number in range(len(parts))]
+    return parts if any(len(part.tokens) > max_tokens for part in even) else even
+
+
+def filled(batch: Batch, multiple: int, longest: int, pad_id: int) -> Batch:
+    """The batch with documents of padding at its end, up to a multiple of so many tokens; nothing in them is masked.
+
+    longest   of such a document
+    Sizes that recur let a GPU reuse its memory, and rows in multiples of its tiles are multiplied fastest.
+    """
+    lack = -len(batch.tokens) % multiple
+    if not lack:
+        return batch
+    ends = np.minimum(np.arange(1, -(-lack // longest) + 1) * longest, lack)
+    return Batch(
+        tokens=np.concatenate((batch.tokens, np.full(lack, pad_id, batch.tokens.dtype))),
+        starts=np.concatenate((batch.starts, batch.starts[-1] + ends)),
+        positions=batch.positions,
+        targets=batch.targets,
+        sources=np.concatenate((batch.sources, np.zeros(len(ends), batch.sources.dtype))),
+    )
+
+
 def by_length(lengths: Sequence[int] | NDArray[np.int64], max_tokens: int) -> Iterator[list[int]]:
     """Length-sorted batching: numbers of the documents, the longest first, at most `max_tokens` a batch unless alone.
 

@@ -238,7 +238,7 @@ def _held_out(folder: Path, task: Task, out: Path, model: str, machine: Machine,
         max_tokens=task.max_tokens,
         seed=task.seed,
         dtype=dtype,
-        batch_tokens=machine.micro_batch_tokens,
+        batch_tokens=machine.tokens_at_once,
         on_progress=report,
     )
     result = Result(

@@ -72,7 +72,7 @@ class Embedder:
             threads=machine.threads,
         )  # fmt: skip
         rows = self.encoder.encode(
-            new, pooling=self.pooling, max_tokens=machine.micro_batch_tokens, on_progress=self.report
+            new, pooling=self.pooling, max_tokens=machine.tokens_at_once, on_progress=self.report
         )
         check_vectors(rows, new)
         self.places.update((text, len(self.places)) for text in new)

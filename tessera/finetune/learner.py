@@ -78,7 +78,7 @@ class Pretrained:
             reader=reader,
             device=device,
             dtype=compute_dtype(self.machine.dtype, device),
-            micro_batch_tokens=self.machine.micro_batch_tokens,
+            micro_batch_tokens=self.machine.tokens_at_once,
         )
 
 

@@ -22,7 +22,7 @@ import torch
 
 from tessera.inference import compatibility
 from tessera.inference import sentence_folder as folders
-from tessera.inference.engine import EncodeOptions, Engine, Options, Pooling, Tokens, Vectors
+from tessera.inference.engine import Compile, EncodeOptions, Engine, Options, Pooling, Tokens, Vectors
 from tessera.inference.fill_mask import MaskFiller
 from tessera.inference.keywords import Keywords, checked_keywords, log_truncated, settled, text_rows
 from tessera.inference.runtime import Runtime, kind, refuse_without_states
@@ -61,6 +61,7 @@ class Encoder:
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
         source: Path | None = None,
         threads: int | None = None,
+        compile: Compile = "auto",
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
@@ -71,15 +72,14 @@ class Encoder:
         self.device = find_device(device)
         self.dtype = compute_dtype(dtype, self.device)
         backend: Any = getattr(model, "backend", None)  # models of other families bring their own
-        self.attention = choose(backend, self.device) if backend else "transformers'"
+        self.attention = choose(backend, self.device, self.dtype) if backend else "transformers'"
         self.tokenizer, self.source = tokenizer, source
-        self.engine = Engine(model, self.pipeline.steps, self.device, self.dtype)
+        self.engine = Engine(model, self.pipeline.steps, self.device, self.dtype, compile)
         self.dimensions = self.pipeline.width(config.hidden_size)
         most = int(config.max_position_embeddings)
         self.max_seq_length = min(self.pipeline.max_length or most, most)
         self._fill: MaskFiller | None = None
-        self._lock = threading.Lock()
-        self._said_cut = False
+        self._lock, self._said_cut = threading.Lock(), False
         self._opened: Callable[[], Self] | None = None  # makes another like this one
 
     @classmethod
@@ -91,16 +91,18 @@ class Encoder:
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
         attention: str = "auto",
         threads: int | None = None,
+        compile: Compile = "auto",
         drop_head: bool = False,
     ) -> Self:
         """A folder in the format of Hugging Face or of sentence-transformers, or its name on the Hub.
 
         attention  auto, reference, cpu or varlen; see model/attention.py
+        compile    layers on a GPU: on, off, or auto: once so much is read that it pays
         drop_head  whether a classifier (or another head of a task) may be left out, for vectors of what is beneath it
 
         Raises ValueError naming the file and what in it is missing, broken or not known here, and for such a head.
         """
-        how: dict[str, Any] = {"device": device, "dtype": dtype, "attention": attention, "threads": threads}
+        running: dict[str, Any] = {"device": device, "dtype": dtype, "threads": threads, "compile": compile}
         whole = folders.local(name)
         pipeline, inside = folders.read(whole)
         refuse_adapter(inside)
@@ -110,8 +112,9 @@ class Encoder:
             found = cls(exported, tokenizer, pipeline, device="cpu", dtype="float32", source=inside, threads=threads)
         else:
             model = hub.load_encoder(inside, attention, drop_head=drop_head)
-            found = cls(model, tokenizer, pipeline, device=device, dtype=dtype, source=inside, threads=threads)
-        found._opened = partial(cls.from_pretrained, whole.resolve(), drop_head=drop_head, **how)
+            found = cls(model, tokenizer, pipeline, source=inside, **running)
+        running |= {"attention": attention, "drop_head": drop_head}
+        found._opened = partial(cls.from_pretrained, whole.resolve(), **running)
         return found
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -129,8 +132,7 @@ class Encoder:
         number = str(self.dtype).removeprefix("torch.")
         if self.dtype is torch.float32 and compute_dtype("auto", self.device) is torch.float32:
             number += ", which has no bfloat16"
-        if self.engine.packed:
-            number += ", weights packed"
+        number += ", weights packed" if self.engine.packed else ""
         return (
             f"Encoder({self.source}: {self.dimensions} dimensions, {how}, at most {self.max_seq_length} tokens; "
             f"{where} in {number}, {torch.get_num_threads()} threads)"
@@ -159,7 +161,7 @@ class Encoder:
         long             truncate: a longer text ends there. chunk: it becomes several pieces of at most max_length
                          (sliding windows), whose vectors are averaged, each weighing as many tokens as it has
         overlap          tokens that a chunk shares with the one before; 0
-        max_tokens       of a batch, 16,384; a longer piece makes a batch of its own. Changes speed and memory only
+        max_tokens       of a batch, 16,384, on a GPU 65,536; a longer piece is one of its own. Changes speed and memory
         batch_invariant  the same bytes for a text whatever it is encoded with: each goes through the model alone
         on_progress      called with (done, of how many; 0 where that is not known, "embedding")
         on_truncated     called with how many texts were too long and lost their end; without it, and where neither

@@ -2,10 +2,15 @@
 
 Texts of similar length share a batch and lie in it end to end. On a CPU the weights are packed (model/packed.py),
 elsewhere they are rounded once, or matrix products run under autocast where the model is somebody else's.
+
+On a GPU the processor only hands over work: what depends on lengths is made on the host, at most two batches are under
+way, and one thing is read back, the vectors of a call. Layers are compiled once so much is read that it pays.
 """
 
 # Shapes: n texts, T tokens of all pieces of a batch end to end, C hidden size, h width of a vector.
 
+import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypedDict
@@ -17,10 +22,12 @@ from torch import Tensor, nn
 
 from tessera.data.packing import by_length
 from tessera.inference.tokenize import Ids, TextTokenizer, check_vocabulary, flat
+from tessera.model import attention
+from tessera.model.attention import Layout
 from tessera.model.encoder import pack
-from tessera.model.packed import PackedEncoder, packed
+from tessera.model.packed import PackedEncoder, RoundedEncoder, packed
 from tessera.model.pooling import Dense, Unit, average, pool
-from tessera.model.precision import autocast, compute_dtype
+from tessera.model.precision import autocast, compute_dtype, on_device, without_compiler
 from tessera.progress import Progress, silent
 from tessera.tokenizer.tokenizer import Tokenizer
 
@@ -28,6 +35,12 @@ Vectors = NDArray[np.float32]
 Pooling = str | Sequence[str]
 
 _TEXTS = 16_384  # tokenized and sorted by length together: bounds the memory, not the result
+_AT_ONCE, _AT_ONCE_ON_A_GPU = 16_384, 65_536  # tokens of a batch
+_WORTH_COMPILING = 32_000_000  # tokens: on a GPU half a minute of reading, about as long as the compiler takes
+_UNDER_WAY = 2  # batches that a GPU has been given and not finished
+_TILE = 128  # rows of a tile of a matrix product
+
+Compile = Literal["auto", "on", "off"]
 
 
 class Options(TypedDict, total=False):
@@ -54,7 +67,7 @@ class EncodeOptions:
     skip: int  # tokens at the beginning of a piece that are not pooled
     normalize: bool
     dimensions: int  # that are kept
-    max_tokens: int  # of a batch
+    max_tokens: int  # of a batch; 0: what suits the device
     alone: bool  # each piece is its own batch, each text its own vector
 
 
@@ -68,14 +81,15 @@ class Tokens(NamedTuple):
 
 
 def rows(
-    compute: Callable[[Tensor, Tensor], Tensor],
+    compute: Callable[[Tensor, Any], Tensor],
     ids: Sequence[Ids],
     width: int,
     *,
     device: torch.device,
     dtype: torch.dtype,
-    max_tokens: int = 16_384,
+    max_tokens: int = _AT_ONCE,
     report: Callable[[int], None] = silent,
+    pad_id: int | None = None,
 ) -> Tensor:
     """What `compute` makes of each text, float32 [n, width] on the device, without gradients.
 
@@ -83,15 +97,47 @@ def rows(
     dtype       of the matrix products, by autocast
     max_tokens  of a batch; a longer text makes a batch of its own. Changes speed and memory only
     report      hears how many texts are done
+    pad_id      for a model that reads layouts: `compute` is given them in place of starts, made by `laid_out`
     """
     with torch.inference_mode(), autocast(device, dtype):
-        found, done = torch.empty(len(ids), width, device=device), 0
+        found, order = torch.empty(len(ids), width, device=device), np.empty(len(ids), np.int64)
+        done, under_way = 0, deque[torch.cuda.Event]()
         for batch in by_length([len(one) for one in ids], max_tokens):
-            part = compute(*pack([ids[n] for n in batch], device))
-            found[torch.tensor(batch, device=device)] = part.float()
+            documents = [ids[n] for n in batch]
+            part = compute(*(pack(documents, device) if pad_id is None else laid_out(documents, device, pad_id)))
+            found[done : done + len(batch)] = part[: len(batch)]  # behind them is what fills a batch up
+            order[batch] = np.arange(done, done + len(batch))
             done += len(batch)
+            _let_finish(under_way, device)
             report(done)
-    return found
+        return found.index_select(0, on_device(order, device))
+
+
+def laid_out(documents: Sequence[Ids], device: torch.device, pad_id: int) -> tuple[Tensor, Layout]:
+    """`pack` for the kernel of GPUs: filled up with documents of padding to a size that recurs, the layout from here.
+
+    The size has five leading digits in base 2, and lengths are bounded by a power of 4: few of either come along.
+    """
+    lengths = [len(one) for one in documents]
+    total, longest = sum(lengths), _TILE
+    while longest < max(lengths):
+        longest *= 4
+    lack = -total % max(_TILE, 1 << max(0, total.bit_length() - 5))
+    lengths += [min(longest, lack - begin) for begin in range(0, lack, longest)]
+    tokens = np.concatenate([*documents, np.full(lack, pad_id)]).astype(np.int64)
+    layout = Layout.from_host(np.cumsum([0, *lengths]), len(tokens), device, longest=longest)
+    return on_device(tokens, device), layout
+
+
+def _let_finish(under_way: "deque[torch.cuda.Event]", device: torch.device) -> None:
+    """Notes that a GPU was given a batch, and waits for one where it has so many that more would only fill memory."""
+    if device.type != "cuda":
+        return
+    given = torch.cuda.Event()
+    given.record(torch.cuda.current_stream(device))
+    under_way.append(given)
+    if len(under_way) > _UNDER_WAY:
+        under_way.popleft().synchronize()
 
 
 def each(
@@ -146,7 +192,12 @@ class Engine:
     """
 
     def __init__(
-        self, model: nn.Module, steps: Sequence[Dense | Unit], device: torch.device, dtype: torch.dtype
+        self,
+        model: nn.Module,
+        steps: Sequence[Dense | Unit],
+        device: torch.device,
+        dtype: torch.dtype,
+        compile: Compile = "auto",
     ) -> None:
         for name, weight in (pair for module in (model, *steps) for pair in module.named_parameters()):
             if not bool(weight.detach().sum().isfinite()):
@@ -157,6 +208,10 @@ class Engine:
         self.hidden_size = int(config.hidden_size)
         self.steps = [step.to(device).eval() for step in steps]
         self.device, self.dtype = device, dtype
+        rounded = isinstance(self.model, RoundedEncoder)
+        self.layouts = rounded and attention.choose(str(self.model.backend), device, dtype) == "varlen"
+        self.pad_id = (config.pad_token_id or 0) if self.layouts else None
+        self.compile, self._read = compile, 0  # how, until that is settled; tokens so far
 
     def vectors(self, pieces: list[list[Ids]], how: EncodeOptions, report: Callable[[float], None]) -> Vectors:
         """One row for each text, [n, h], given its pieces; `report` hears the share that is done."""
@@ -168,14 +223,16 @@ class Engine:
                     report((n + 1) / len(pieces))
             return found
         ids, first = flat(pieces)
+        self._compile_where_it_pays(sum(map(len, ids)))
         pooled = rows(
             lambda tokens, starts: pool(self.model(tokens, starts), starts, how.pooling, how.skip),
             ids,
             self.hidden_size * len(how.pooling),
             device=self.device,
             dtype=self.dtype,
-            max_tokens=how.max_tokens,
+            max_tokens=how.max_tokens or (_AT_ONCE_ON_A_GPU if self.layouts else _AT_ONCE),
             report=lambda done: report(done / len(ids)),
+            pad_id=self.pad_id,
         )
         with torch.inference_mode():
             if len(ids) > len(pieces):
@@ -191,11 +248,30 @@ class Engine:
             pooled = nn.functional.normalize(pooled, dim=-1)
         return pooled.cpu().numpy()
 
+    def _compile_where_it_pays(self, tokens: int) -> None:
+        """Compiles the layers once this engine has read so much that it pays, or at once where that is asked for."""
+        self._read += tokens
+        if not self.layouts or self.compile == "off" or (self.compile == "auto" and self._read < _WORTH_COMPILING):
+            return
+        asked, self.compile = self.compile, "off"  # once
+        log, why = logging.getLogger("tessera"), without_compiler(self.device)
+        assert isinstance(self.model, RoundedEncoder)
+        try:
+            if why is None:
+                with torch.inference_mode():
+                    self.model.encoder.compile_layers(_AT_ONCE_ON_A_GPU, _TILE)
+        except Exception as error:  # whatever the compiler says
+            why = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        if why is not None and asked == "on":
+            raise ValueError(f"compile is on, but layers cannot be compiled here: {why}; give auto or off")
+        if why is not None:
+            log.warning("layers are not compiled, so a GPU takes about twice as long for many texts: %s", why)
+
     def tokens(self, texts: Sequence[str], how: EncodeOptions) -> list[Tokens]:
         """The token embeddings of each text, its prompt's among them."""
         before = how.reading.prompt
         read = how.reading.with_offsets([before + text for text in texts])
-        rows = self.states([ids for ids, _, _ in read], how.max_tokens)
+        rows = self.states([ids for ids, _, _ in read], how.max_tokens or _AT_ONCE)
         return [
             Tokens(ids, np.maximum(offsets - len(before), 0), special, row)
             for (ids, offsets, special), row in zip(read, rows, strict=True)

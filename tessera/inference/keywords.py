@@ -145,7 +145,7 @@ def settled(options: Options, tokenizer: Tokenizer, line: Pipeline, config: Any,
         skip=0 if line.include_prompt else reading.skipped(),
         normalize=bool(options.get("normalize", line.normalize)),
         dimensions=dimensions,
-        max_tokens=options.get("max_tokens", 16_384),
+        max_tokens=options.get("max_tokens", 0),
         alone=options.get("batch_invariant", False),
     )
 

@@ -11,6 +11,7 @@ In reading order:
     task_heads.py           heads for fine-tuning: documents, tokens, spans, choices
     pooling.py              pooling to sentence embeddings: mean, cls and all that sentence-transformers knows
     cross_entropy.py        cross-entropy over a large vocabulary with its gradient, scores never held whole
+    loss_kernel.py          its passes over the scores on a GPU as one Triton kernel
     precision.py            mixed precision; memory of large arrays that is reused
     hub.py                  loading and saving of Hugging Face folders
     hf_names.py             names of weights and fields there and here: one table a family, both ways

@@ -2,9 +2,13 @@
 
 A score matrix of 10,000 positions and 256,000 tokens is five gigabytes. Here a block of it is made, turned into its own
 gradient in place, multiplied back into the gradients of the hidden states and of the weight, and forgotten; nothing is
-computed twice. Source of the idea: Liger (arXiv:2410.10989, section 3.2) and cut cross-entropy (arXiv:2411.09009).
+computed twice. On a GPU one Triton kernel (model/loss_kernel.py) turns scores into their gradient, where Triton is
+installed and works; elsewhere PyTorch's operations do. Source of the idea: Liger (arXiv:2410.10989, section 3.2) and
+cut cross-entropy (arXiv:2411.09009).
 """
 
+import logging
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -15,7 +19,9 @@ from torch.autograd.function import once_differentiable
 
 _HELD = {"cpu": 1 << 27, "mps": 1 << 27, "cuda": 1 << 30}  # scores of a block
 # Scores in float32: what fits a core's cache, or a modest part of a GPU.
-_WORKED_ON = {"cpu": 1 << 18, "mps": 1 << 26, "cuda": 1 << 28}
+_WORKED_ON = {"cpu": 1 << 18, "mps": 1 << 26, "cuda": 1 << 26}
+
+_log = logging.getLogger("tessera")
 
 
 def cross_entropies(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
@@ -39,6 +45,30 @@ def summed_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, ta
     one block of scores and the gradients themselves.
     """
     return _SummedCrossEntropy.apply(hidden, weight, bias, targets)
+
+
+@lru_cache
+def without_kernel(device: torch.device) -> str | None:
+    """Why the loss does not run as one Triton kernel on this device, or None where it does; on a GPU tried once.
+
+    A GPU without it is told to the log: its losses are the same, the passes over the scores take several times as long.
+    """
+    if device.type != "cuda":
+        return f"there is none for {device.type}"
+    try:
+        from tessera.model.loss_kernel import losses_of
+
+        scores, targets = torch.eye(2, 16, device=device), torch.tensor([0, 3], device=device)
+        wanted = _losses_in_pytorch(scores.clone(), None, targets, gradient=False)
+        torch.testing.assert_close(losses_of(scores, None, targets, gradient=True), wanted)
+    except ImportError:
+        reason = "Triton is not installed"
+    except Exception as error:  # whatever its compiler, the driver or a missing C compiler says
+        reason = f"Triton does not work here: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    else:
+        return None
+    _log.warning("loss: in PyTorch's operations, not in one kernel; %s", reason)
+    return reason
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
@@ -81,6 +111,14 @@ class _SummedCrossEntropy(torch.autograd.Function):
 
 def _losses(scores: Tensor, bias: Tensor | None, targets: Tensor, *, gradient: bool) -> Tensor:
     """Cross-entropies [m] float32 of scores [m, V] + bias. With `gradient`, scores become softmax - one-hot."""
+    if without_kernel(scores.device) is not None:
+        return _losses_in_pytorch(scores, bias, targets, gradient=gradient)
+    from tessera.model.loss_kernel import losses_of
+
+    return losses_of(scores, bias, targets, gradient=gradient)
+
+
+def _losses_in_pytorch(scores: Tensor, bias: Tensor | None, targets: Tensor, *, gradient: bool) -> Tensor:
     losses = scores.new_empty(len(scores), dtype=torch.float32)
     for rows in _blocks(len(scores), scores.shape[1], _WORKED_ON[scores.device.type]):
         exact, target = scores[rows].float(), targets[rows, None]

@@ -5,6 +5,8 @@ with gradients, in training and on GPUs; model/packed.py fuses what a CPU comput
 written in the operations of other runtimes.
 """
 
+import functools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +17,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from tessera.model.attention import Layout, attend, choose
+from tessera.model.attention import Layout, Varlen, attend, choose
+from tessera.model.precision import on_device
 from tessera.plan.architecture import EncoderConfig
 
 # Shapes: T tokens of N documents end to end, C hidden size, I intermediate size.
@@ -28,8 +31,9 @@ def pack(documents: Sequence[NDArray[np.integer]], device: torch.device | str = 
 
     returns  tokens [T], starts [N+1] (0, ends of the documents), int64 on the device
     """
-    tokens = torch.from_numpy(np.concatenate(documents).astype(np.int64))
-    return tokens.to(device), torch.from_numpy(np.cumsum([0, *map(len, documents)])).to(device)
+    where = torch.device(device)
+    starts = np.cumsum([0, *map(len, documents)])
+    return on_device(np.concatenate(documents).astype(np.int64), where), on_device(starts, where)
 
 
 class Norm(nn.Module):
@@ -54,13 +58,14 @@ class Attention(nn.Module):
     def __init__(self, config: EncoderConfig, layer: int) -> None:
         super().__init__()
         self.heads, self.key_value_heads = config.num_attention_heads, config.num_key_value_heads
+        self.head_dim = config.head_dim
         self.window = config.window(layer)
         self.dropout = config.attention_output_dropout
         inner = (self.heads + 2 * self.key_value_heads) * config.head_dim
         self.qkv = nn.Linear(config.hidden_size, inner, bias=False)
         self.output = nn.Linear(self.heads * config.head_dim, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, layout: Layout, theta: float) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout | Varlen, theta: float) -> Tensor:
         """[T, C] -> [T, C]"""
         heads, pairs = self.heads, self.key_value_heads
         mixed = attend(self.qkv(x), layout, heads=heads, key_value_heads=pairs, window=self.window, theta=theta)
@@ -78,7 +83,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, C] -> [T, C]. Shazeer 2020, arXiv:2002.05202."""
-        return self.down(_Gate.apply(self.gate_up(x), self.activation))
+        return self.down(_gated(self.gate_up(x), self.activation))
 
 
 class Block(nn.Module):
@@ -91,11 +96,41 @@ class Block(nn.Module):
         self.attention = Attention(config, layer)
         self.mlp_norm = Norm(config)
         self.mlp = MLP(config)
+        self.layer = _layer  # or the same compiled; no module, so nothing is named otherwise
 
     def forward(self, x: Tensor, layout: Layout, theta: float) -> Tensor:
         """[T, C] -> [T, C]"""
-        x = x + self.attention(self.attention_norm(x), layout, theta)
-        return x + self.mlp(self.mlp_norm(x))
+        if layout.backend == "varlen":
+            return self.layer(self, x, layout.varlen(theta, self.attention.head_dim))
+        return _layer(self, x, layout, theta)
+
+
+def _layer(block: Block, x: Tensor, layout: Layout | Varlen, theta: float = 0.0) -> Tensor:
+    """[T, C] -> [T, C]; with a Varlen of plain tensors alone, which torch.compile sees through as a whole."""
+    x = x + block.attention(block.attention_norm(x), layout, theta)
+    return x + block.mlp(block.mlp_norm(x))
+
+
+_MOST_GRAPHS = 64  # six for a model and a context: a process may see a few of each
+
+
+@functools.cache
+def _compiled(backend: str) -> Callable[..., Tensor]:
+    """`_layer` as one graph of each kind of layer, whatever the number of tokens and documents.
+
+    A part that cannot be compiled is an error (fullgraph), and so is a graph too many: torch.compile would otherwise
+    go on uncompiled without a word.
+    """
+    dynamo = torch._dynamo
+    dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, _MOST_GRAPHS)
+    whole = torch.compile(_layer, fullgraph=True, backend=backend)
+
+    def run(block: Block, x: Tensor, layout: Varlen) -> Tensor:
+        for tensor in (x, layout.cos, layout.sin, layout.starts):
+            dynamo.maybe_mark_dynamic(tensor, 0)
+        return whole(block, x, layout)
+
+    return run
 
 
 class Encoder(nn.Module):
@@ -115,23 +150,80 @@ class Encoder(nn.Module):
         self.embedding_norm = Norm(config) if config.embedding_norm else nn.Identity()
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = Norm(config)
+        self.residual: torch.dtype | None = None  # what layers add to, the residual stream; None: the embedding's own
 
-    def forward(self, tokens: Tensor, starts: Tensor) -> Tensor:
-        """tokens [T] integers, starts [N+1] (0, ends of the documents) -> hidden states [T, C].
+    def forward(self, tokens: Tensor, starts: Tensor | Layout) -> Tensor:
+        """tokens [T] integers, starts [N+1] (0, ends of the documents) or their layout -> hidden states [T, C].
 
         Positions restart at each document. Raises ValueError if starts does not fit.
         """
-        layout = Layout.of(starts, len(tokens), self.backend)
+        layout = starts if isinstance(starts, Layout) else Layout.of(starts, len(tokens), self._chosen(starts.device))
         x = self.embedding_norm(self.embedding(tokens))
+        if self.residual is not None:
+            x = x.to(self.residual)
         for i, layer in enumerate(self.layers):
             local = self.config.window(i) is not None
             x = layer(x, layout, self.config.local_rope_theta if local else self.config.global_rope_theta)
         return self.norm(x)
 
+    def compile_layers(self, tokens: int, longest: int, *, backend: str = "inductor") -> int:
+        """Has torch.compile make one function of a whole layer, which all of them share; weights keep their names.
+
+        tokens   of a usual batch, with which it is tried at once; later batches may have any number of them
+        longest  no document of theirs is longer: `Layout.from_host` is told the same
+        backend  of torch.compile
+        returns  kinds of layers: the first without a norm, local ones, global ones; each is a graph in training, and
+                 another one in evaluation
+
+        What the compiler raises is raised, and the layers are as they were.
+        """
+        starts = np.minimum(np.arange(-(-tokens // longest) + 1) * longest, tokens)
+        table = self.embedding.weight
+        layout = Layout.from_host(starts, tokens, table.device, longest=longest)
+        kinds = {(isinstance(layer.attention_norm, Norm), layer.attention.window): layer for layer in self._blocks()}
+        try:
+            for layer in self._blocks():
+                layer.layer = _compiled(backend)
+            with torch.random.fork_rng(), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # products are in bfloat16
+                for (_, window), layer in kinds.items():
+                    x = torch.zeros(tokens, self.config.hidden_size, device=table.device)
+                    x = x.to(self.residual or table.dtype).requires_grad_(torch.is_grad_enabled())
+                    theta = self.config.global_rope_theta if window is None else self.config.local_rope_theta
+                    answer = layer(x, layout, theta)
+                    if answer.requires_grad:
+                        answer.sum().backward()
+        except Exception:
+            for layer in self._blocks():
+                layer.layer = _layer
+            raise
+        finally:
+            self.zero_grad(set_to_none=True)
+        return len(kinds)
+
+    def _chosen(self, device: torch.device) -> str:
+        """The backend on that device, on a GPU for the dtype that queries and keys are going to have."""
+        if device.type != "cuda":
+            return self.backend
+        rounded = torch.is_autocast_enabled("cuda")
+        dtype = torch.get_autocast_dtype("cuda") if rounded else self.embedding.get_parameter("weight").dtype
+        return choose(self.backend, device, dtype)
+
+    def _blocks(self) -> list[Block]:
+        return [layer for layer in self.layers if isinstance(layer, Block)]
+
     def set_rope_theta(self, global_: float, local: float) -> None:
         """Change the bases of the rotary frequencies; `config` is replaced. Raises ValueError if they do not fit it."""
         fields = {**self.config.model_dump(), "global_rope_theta": global_, "local_rope_theta": local}
         self.config = EncoderConfig.model_validate(fields)
+
+
+def _gated(x: Tensor, activation: str) -> Tensor:
+    """activation(first half) * second half, [T, 2 I] -> [T, I]"""
+    if torch.compiler.is_compiling():  # which computes it anew on the way back, in one kernel with what is around it
+        gate, up = x.chunk(2, dim=-1)
+        return ACTIVATIONS[activation](gate) * up
+    return _Gate.apply(x, activation)
 
 
 class _Gate(torch.autograd.Function):
@@ -155,7 +247,7 @@ class _Gate(torch.autograd.Function):
         out = torch.empty_like(x)
         into_gate, into_up = out.chunk(2, dim=-1)
         back = torch.ops.aten.gelu_backward if ctx.activation == "gelu" else torch.ops.aten.silu_backward
-        torch.mul(ACTIVATIONS[ctx.activation](gate), gradient, out=into_up)
+        into_up.copy_(ACTIVATIONS[ctx.activation](gate)).mul_(gradient)
         into_gate.copy_(back(up * gradient, gate))
         return out, None
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tessera.model.attention import Layout
 from tessera.model.cross_entropy import cross_entropies, summed_cross_entropy
 from tessera.model.encoder import Encoder, Transform
 from tessera.plan.architecture import EncoderConfig
@@ -36,7 +37,7 @@ class MaskedLM(nn.Module):
         """As it is now: `encoder.set_rope_theta` replaces it."""
         return self.encoder.config
 
-    def forward(self, tokens: Tensor, starts: Tensor, positions: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, starts: Tensor | Layout, positions: Tensor | None = None) -> Tensor:
         """tokens [T], starts [N+1] -> logits [T, V], or [M, V] of `positions` [M] only."""
         hidden = self.encoder(tokens, starts)
         return self.logits(hidden if positions is None else hidden.index_select(0, positions))
@@ -45,7 +46,7 @@ class MaskedLM(nn.Module):
         """hidden [M, C] -> [M, V]"""
         return functional.linear(self.transform(hidden), self._decoder(), self.decoder_bias)
 
-    def losses(self, tokens: Tensor, starts: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
+    def losses(self, tokens: Tensor, starts: Tensor | Layout, positions: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy, in nats, of each masked position, without a gradient.
 
         positions  [M], places in `tokens`
@@ -55,12 +56,12 @@ class MaskedLM(nn.Module):
         with torch.no_grad():
             return cross_entropies(*self._scored(tokens, starts, positions, targets))
 
-    def loss(self, tokens: Tensor, starts: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, tokens: Tensor, starts: Tensor | Layout, positions: Tensor, targets: Tensor) -> Tensor:
         """The sum of `losses`, with a gradient; with M = 0 it is 0 and still leads back to the weights."""
         return summed_cross_entropy(*self._scored(tokens, starts, positions, targets))
 
     def _scored(
-        self, tokens: Tensor, starts: Tensor, positions: Tensor, targets: Tensor
+        self, tokens: Tensor, starts: Tensor | Layout, positions: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         if positions.shape != targets.shape:
             raise ValueError(f"{len(positions)} positions but {len(targets)} targets; give one target per position")
@@ -90,4 +91,19 @@ def initialize(model: MaskedLM, generator: torch.Generator | None = None) -> Non
         else:
             if name.endswith(("attention.output.weight", "mlp.down.weight")):
                 deviation /= math.sqrt(2 * config.num_hidden_layers)
-            nn.init.trunc_normal_(weight, 0.0, deviation, -2 * deviation, 2 * deviation, generator=generator)
+            _truncated_normal(weight, deviation, generator)
+
+
+def _truncated_normal(weight: Tensor, deviation: float, generator: torch.Generator | None) -> None:
+    """Fills `weight` from N(0, deviation), truncated at two deviations: what lies beyond is drawn again.
+
+    Written out, because `torch.nn.init.trunc_normal_` draws other numbers in other versions of torch, and a recipe's
+    first weights are its own. The numbers are those of torch 2.13.
+    """
+    if weight.is_meta:
+        return
+    limit = weight.new_tensor(2 * deviation, device="cpu").item()  # as a number of the weight's own format
+    weight.normal_(0.0, deviation, generator=generator)
+    while bool((beyond := weight.abs() > limit).any()):
+        again = torch.empty_like(weight).normal_(0.0, deviation, generator=generator)
+        weight.copy_(torch.where(beyond, again, weight))

@@ -51,7 +51,7 @@ class RoundedEncoder(nn.Module):
         """Which a head tied to it needs."""
         return self.encoder.embedding
 
-    def forward(self, tokens: Tensor, starts: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, starts: Tensor | Layout) -> Tensor:
         """tokens [T] integers, starts [N+1] (0, ends of the documents) -> hidden states [T, C] in `dtype`."""
         with torch.autocast(tokens.device.type, enabled=False):  # which would take every norm to float32 and back
             return self.encoder(tokens, starts)

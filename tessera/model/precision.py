@@ -1,14 +1,20 @@
-"""Mixed precision (bfloat16 autocast), and memory of large arrays that is kept for reuse.
+"""Mixed precision (bfloat16 autocast), devices, pinned copies to them, and memory of large arrays kept for reuse.
 
 Matrix products run in the number format that the device is fast in; weights, norms' statistics, softmax and losses stay
 float32.
 """
 
 import ctypes
+import os
 import platform
-from typing import Literal
+import shutil
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils._triton import has_triton
 
 _BY_NAME = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of mallopt(3)
@@ -53,6 +59,25 @@ def compute_dtype(name: Literal["auto", "float32", "bfloat16"], device: torch.de
     if name == "bfloat16" and device.type == "cuda" and not _multiplies_bfloat16(device):
         raise ValueError("machine.dtype is bfloat16, but this GPU has none; set machine.dtype=float32")
     return _BY_NAME[name]
+
+
+def on_device(array: NDArray[Any], device: torch.device) -> Tensor:
+    """The array as a tensor there. To a GPU it goes out of pinned memory, which the processor does not wait for."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def without_compiler(device: torch.device) -> str | None:
+    """Why torch.compile does not serve this device here, or None where it does."""
+    if device.type != "cuda":
+        return f"it is for GPUs (CUDA), and this is {device.type}"
+    if not has_triton():
+        return "Triton is not installed, or does not know this GPU"
+    if not (os.environ.get("CC") or any(shutil.which(name) for name in ("gcc", "clang", "cc"))):
+        return "Triton needs a C compiler, and none is in PATH (gcc, clang)"
+    return None
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:

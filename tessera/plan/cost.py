@@ -124,11 +124,26 @@ _A_CYCLE = {"avx512f": 32, "avx2": 32}
 """Float32 operations of a core in a cycle by a flag of the processor: one fused product of 16 numbers, or two of 8."""
 
 
+MOST_AT_ONCE = 65_536  # tokens of a micro-batch: more of them save next to nothing
+_KEPT_FREE = 0.2  # share of a GPU's memory for CUDA itself, workspaces and what lies between arrays
+
+
+def fitting_tokens(config: EncoderConfig, phase: Phase, has: float, gpus: int) -> int:
+    """Tokens of a micro-batch for a GPU of so many bytes, in whole thousands (1,024): what `memory` says that it holds.
+
+    At least 1,024: where that is too much, training will say so.
+    """
+    for tokens in range(MOST_AT_ONCE, 1024, -1024):
+        if sum(memory(config, phase, tokens, gpus).values()) <= (1 - _KEPT_FREE) * has:
+            return tokens
+    return 1024
+
+
 def memory(config: EncoderConfig, phase: Phase, micro_batch_tokens: int, gpus: int) -> dict[str, float]:
     r"""Bytes of one GPU while it trains, by part, under bfloat16 products and the varlen attention.
 
         weights       4 P                   float32
-        gradients     4 P, or 8 P           with more than one GPU, DDP's buckets hold a second copy
+        gradients     4 P                   with more than one GPU they are DDP's buckets
         moments       8 P                   both optimizers keep two in float32
         casts         2 M                   bfloat16 copies of the matrices, kept until the way back
         activations   T * (L * (12 C + 6 A + 6 K + 6 I + 4 H [+ C]) + 12 C)
@@ -151,7 +166,7 @@ def memory(config: EncoderConfig, phase: Phase, micro_batch_tokens: int, gpus: i
     masked = max(at(phase.predicted, 0.0), at(phase.predicted, 1.0)) * tokens
     return {
         "weights": 4.0 * counts["total"],
-        "gradients": (8.0 if gpus > 1 else 4.0) * counts["total"],
+        "gradients": 4.0 * counts["total"],
         "moments": 8.0 * counts["total"],
         "casts": 2.0 * matrices,
         "activations": tokens * (layers * each + 12.0 * hidden),

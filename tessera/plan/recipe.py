@@ -13,7 +13,7 @@ from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import Corpus, TokenizerTraining
 from tessera.plan.errors import did_you_mean, one_line
 from tessera.plan.evaluation import Evaluation
-from tessera.plan.fields import Name, Part, Strict, Tokens, is_folder, refuse_twins
+from tessera.plan.fields import AUTO, Name, Part, Strict, TokensOrAuto, is_folder, refuse_twins
 from tessera.plan.phase import Phase
 
 
@@ -54,6 +54,9 @@ class Merge(Strict):
         return self
 
 
+TOKENS_AT_ONCE = 16_384
+
+
 class Machine(Strict):
     """Speed, never science: this may change when a run is resumed."""
 
@@ -64,9 +67,16 @@ class Machine(Strict):
     engine: Literal["native", "ray"] = "native"  # Daft's runner for the corpus: this machine, or a Ray cluster
     tokenize: Literal["tokenizers", "gigatoken"] = "tokenizers"  # gigatoken only where its ids are the same
     parallel: Literal["ddp", "fsdp2"] = "ddp"  # several processes hold the model each, or a part of it each
-    micro_batch_tokens: Tokens = 16_384
+    micro_batch_tokens: TokensOrAuto = AUTO  # auto: what a GPU's memory holds, elsewhere TOKENS_AT_ONCE
+    compile: Literal["auto", "on", "off"] = "auto"  # layers on CUDA by torch.compile; auto: where a compiler is at hand
+    residual: Literal["float32", "bfloat16"] = "float32"  # what layers add to, where products are bfloat16
     checkpoint_minutes: float = Field(10.0, gt=0)
     keep_checkpoints: int = Field(2, ge=1)
+
+    @property
+    def tokens_at_once(self) -> int:
+        """`micro_batch_tokens` for all but pre-training, which alone knows what a pass takes of a GPU's memory."""
+        return self.micro_batch_tokens or TOKENS_AT_ONCE
 
 
 class Resize(Strict):

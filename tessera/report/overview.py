@@ -173,11 +173,16 @@ def _phase(
         end=_joint(phase, last, max(0, last - 1), 1.0),  # the last batch is what remains
         flops=flops,
         gpu_hours=cost.gpu_hours(flops, machine.gpu, machine.mfu) if flops is not None else None,
-        memory=cost.memory(config, phase, recipe.machine.micro_batch_tokens, machine.gpus) if config else None,
+        memory=_memory(recipe, phase, config, machine) if config else None,
         moves=phase.mixture.moves,
         languages=languages,
     )
     return planned, warnings
+
+
+def _memory(recipe: Recipe, phase: Phase, config: EncoderConfig, machine: Machine) -> dict[str, float]:
+    fitting = cost.fitting_tokens(config, phase, cost.gpu(machine.gpu).memory, machine.gpus)
+    return cost.memory(config, phase, recipe.machine.micro_batch_tokens or fitting, machine.gpus)
 
 
 def _joint(phase: Phase, step: int, whole: int, progress: float) -> Joint:

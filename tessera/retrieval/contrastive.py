@@ -174,7 +174,7 @@ def train(
         asked, found = (how.query_prompt, batch.queries), (how.document_prompt, batch.documents)
         read = retriever.read([prompt + text for prompt, texts in (asked, found) for text in texts])
         loss = functools.partial(nested, batch=batch, how=how, temperature=protocol.temperature)
-        value = backward(retriever.pooled, read, loss, retriever.machine.micro_batch_tokens)
+        value = backward(retriever.pooled, read, loss, retriever.machine.tokens_at_once)
         return value, sum(map(len, read))
 
     return optimize(

@@ -169,7 +169,7 @@ def train(
         batch = [(ids, number) for ids, (_, number) in zip(read, texts, strict=True)]
         due = torch.from_numpy(lesson.vectors.rows(lesson.places[[number for _, number in batch]])).to(student.device)
         summed, size = 0.0, float(due.square().sum(-1).mean())
-        for part in by_length([len(text) for text, _ in batch], student.machine.micro_batch_tokens):
+        for part in by_length([len(text) for text, _ in batch], student.machine.tokens_at_once):
             found = student.pooled([batch[i][0] for i in part])
             value = distance(found, due[part], loss, normalize=student.normalize, size=size) / len(batch)
             value.backward()

@@ -201,7 +201,7 @@ class Retriever:
             compute,
             self.width,
             max_length=self.max_length,
-            max_tokens=self.machine.micro_batch_tokens,
+            max_tokens=self.machine.tokens_at_once,
             dtype=self.machine.dtype,
             on_progress=on_progress,
             what=what,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -82,10 +83,18 @@ def join(machine: Machine) -> World:
         # the process, and now and then end it with SIGABRT.
         for name in ("torch.distributed.fsdp", "torch.distributed.nn.functional"):
             importlib.import_module(name)
-        dist.init_process_group("nccl" if on_gpu else "gloo", store=_meeting_place(), rank=rank, world_size=size)
+        kind, own = ("nccl", device) if on_gpu else ("gloo", None)  # its own GPU: NCCL never asks another's
+        dist.init_process_group(kind, store=_meeting_place(), rank=rank, world_size=size, device_id=own)
     if size > 1:  # over gloo, whose connections break at once when a process dies, however long it may take
         waiting.append(dist.new_group(backend="gloo", timeout=_PATIENCE))
     return World(rank=rank, size=size, device=device, waiting=waiting)
+
+
+def use_device(world: World) -> None:
+    """Has the thread that calls this work with the GPU of its process: a new thread begins with the first GPU, and
+    would take some hundred megabytes of it."""
+    if world.device.type == "cuda":
+        torch.cuda.set_device(world.device)
 
 
 def _meeting_place() -> dist.Store:
@@ -119,6 +128,9 @@ def _forget_layouts() -> None:
     for thing in gc.get_objects():
         if type(thing) is functools._lru_cache_wrapper and str(thing.__module__).startswith("torch.distributed."):
             thing.cache_clear()
+        # PyTorch 2.11 never lets go of a mesh, and there it holds its group; isinstance would fail on dead proxies
+        elif issubclass(type(thing), DeviceMesh):
+            vars(thing).get("_pg_registry", {}).clear()
     from torch.distributed.tensor import _redistribute as planner
     from torch.distributed.tensor import debug as propagation
 
@@ -152,7 +164,7 @@ def spread(module: nn.Module, world: World, parallel: Parallel) -> nn.Module:
     if world.size == 1:
         return module
     if parallel == "ddp":
-        return DistributedDataParallel(module)
+        return DistributedDataParallel(module, gradient_as_bucket_view=True)  # else every gradient is held twice
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 

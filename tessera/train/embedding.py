@@ -8,7 +8,6 @@ micro-batch again with its part of that (GradCache: Gao et al. 2021, arXiv:2101.
 
 # Shapes: T tokens of N texts end to end, P pairs, C width of a vector.
 
-from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -17,14 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tessera.data.packing import Batch, micro_batches, select, share
+from tessera.data.packing import Batch
 from tessera.data.pair_stream import text_keys
 from tessera.model.encoder import Encoder
 from tessera.model.pooling import pool
 from tessera.model.precision import autocast
 from tessera.plan.phase import Contrast, Distil, Phase
 from tessera.train import distributed
-from tessera.train.gradient import SeededDropout
+from tessera.train.gradient import Passes, SeededDropout
 
 
 class TeacherVectors(Protocol):
@@ -89,17 +88,18 @@ def info_nce(
 def backward(
     objective: nn.Module,
     batch: Batch,
+    passes: Passes,
     phase: Phase,
     teacher: TeacherVectors | None,
-    micro_batch_tokens: int,
-    world: distributed.World,
     dtype: torch.dtype,
     *,
     noise: SeededDropout | None,
     seed: int,
-) -> float:
-    """Adds the gradient of the loss over the whole batch; returns this process's part of the loss."""
-    run = _Passes(objective, batch, micro_batch_tokens, world, dtype, noise=noise, seed=seed)
+) -> Tensor:
+    """Adds the gradient of the loss over the whole batch; returns what adds up over processes to the loss, [P]."""
+    if passes.nothing is None:
+        return torch.zeros(0, device=passes.cut.world.device)
+    run = _Forward(objective, passes, dtype, noise=noise, seed=seed)
     if phase.contrast is not None:
         return _contrast(run, batch, phase.contrast)
     assert phase.distil is not None, "a phase of sentence embeddings distils or contrasts"
@@ -107,31 +107,29 @@ def backward(
     return _distil(run, batch, phase.distil, teacher)
 
 
-def _distil(run: "_Passes", batch: Batch, how: Distil, teacher: TeacherVectors) -> float:
+def _distil(run: "_Forward", batch: Batch, how: Distil, teacher: TeacherVectors) -> Tensor:
     """The mean distance over all texts."""
-    objective, world = run.objective, run.world
-    whole, summed = max(1, len(batch.sources)), 0.0
+    objective, world, losses = run.objective, run.world, []
     for number, piece in enumerate(run.pieces):
         assert piece.rows is not None, "texts without a teacher's vector"
         due = torch.from_numpy(teacher.rows(piece.rows)).to(world.device)
         with distributed.averaging(objective, number == len(run.pieces) - 1):
-            loss = distance(run.vectors(piece), due, how) * run.counts(number)
-            (loss * (world.size / whole)).backward()
-        summed += float(loss.detach())
-    return summed / whole
+            loss = distance(run.vectors(number), due, how) * (run.counts(number) / len(batch.sources))
+            (loss * world.size).backward()
+        losses.append(loss.detach())
+    return torch.stack(losses)
 
 
-def _contrast(run: "_Passes", batch: Batch, how: Contrast) -> float:
+def _contrast(run: "_Forward", batch: Batch, how: Contrast) -> Tensor:
     """InfoNCE over all pairs."""
     assert batch.rows is not None, "texts without their pairs"
     objective, world = run.objective, run.world
     # vectors of every text of the batch, by all processes: rows 2i and 2i + 1 are the sides of pair i
     table = torch.zeros(len(batch.rows), run.width, device=world.device)
     with torch.no_grad():
-        for number, piece in enumerate(run.pieces):
+        for number in range(len(run.pieces)):
             if run.counts(number):
-                assert piece.rows is not None
-                table[torch.from_numpy(piece.rows).to(world.device)] = run.vectors(piece)
+                table[run.rows(number)] = run.vectors(number)
     table = distributed.summed(table, world).requires_grad_()
     # the loss, and its gradient at each vector
     keys = text_keys(batch.tokens, batch.starts)[np.argsort(batch.rows)]
@@ -140,12 +138,11 @@ def _contrast(run: "_Passes", batch: Batch, how: Contrast) -> float:
     loss.backward()
     assert table.grad is not None
     # every text again, with its part of that gradient; the average over processes is undone
-    for number, piece in enumerate(run.pieces):
-        assert piece.rows is not None
+    for number in range(len(run.pieces)):
         with distributed.averaging(objective, number == len(run.pieces) - 1):
-            part = table.grad[torch.from_numpy(piece.rows).to(world.device)] * run.counts(number)
-            (run.vectors(piece) * part).sum().mul(world.size).backward()
-    return float(loss.detach()) / world.size
+            part = table.grad[run.rows(number)] * run.counts(number)
+            (run.vectors(number) * part).sum().mul(world.size).backward()
+    return loss.detach().reshape(1) / world.size
 
 
 def _same(keys: NDArray[np.uint64], device: torch.device) -> Tensor:
@@ -156,27 +153,17 @@ def _same(keys: NDArray[np.uint64], device: torch.device) -> Tensor:
     return torch.from_numpy(same).to(device)
 
 
-class _Passes:
-    """This process's micro-batches of a batch, and the forward pass of each, with the same dropout each time."""
+class _Forward:
+    """The forward passes of this process, each as often as it is asked for with the same dropout."""
 
     def __init__(
-        self,
-        objective: nn.Module,
-        batch: Batch,
-        micro_batch_tokens: int,
-        world: distributed.World,
-        dtype: torch.dtype,
-        *,
-        noise: SeededDropout | None,
-        seed: int,
+        self, objective: nn.Module, passes: Passes, dtype: torch.dtype, *, noise: SeededDropout | None, seed: int
     ) -> None:
-        batch = replace(batch, sources=np.arange(len(batch.sources), dtype=np.int32))  # the noise goes by these numbers
-        self.pieces = micro_batches(share(batch, world.rank, world.size), micro_batch_tokens)
-        self._own = len(self.pieces)
-        shortest = np.array([np.argmin(np.diff(batch.starts))])
-        missing = distributed.rounds(self._own, objective, world) - self._own
-        self.pieces += [select(batch, shortest)] * missing
-        self.objective, self.world, self._dtype, self._noise, self._seed = objective, world, dtype, noise, seed
+        self.objective, self.world = objective, passes.cut.world
+        self._dtype, self._noise, self._seed = dtype, noise, seed
+        self._own = len(passes.pieces)
+        pieces, inputs = passes.padded(objective)
+        self.pieces, self._inputs = pieces, inputs
 
     @property
     def width(self) -> int:
@@ -186,15 +173,19 @@ class _Passes:
         """Whether a pass counts, 1 or 0: those that only keep step with other processes do not."""
         return int(number < self._own)
 
-    def vectors(self, piece: Batch) -> Tensor:
-        """[N, C] of a micro-batch."""
+    def rows(self, number: int) -> Tensor:
+        """[N] int64, the rows of a pass's texts."""
+        rows = self.pieces[number].rows
+        assert rows is not None, "texts without their pairs"
+        return torch.from_numpy(rows).to(self.world.device)
+
+    def vectors(self, number: int) -> Tensor:
+        """[N, C] of a pass."""
+        piece = self.pieces[number]
         if self._noise is None:
             torch.manual_seed(self._seed + self.world.rank + 7919 * int(piece.sources[0]))
         else:
             self._noise.set(self._seed, piece)
-        tokens, starts = (
-            torch.from_numpy(part.astype(np.int64)).to(self.world.device, non_blocking=True)
-            for part in (piece.tokens, piece.starts)
-        )
+        tokens, starts, *_ = self._inputs[number]
         with autocast(self.world.device, self._dtype):
             return self.objective(tokens, starts)

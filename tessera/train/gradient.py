@@ -9,7 +9,7 @@ worth, and PyTorch's own dropout stays: there the noise depends on the cut.
 # Shapes: T tokens of N documents end to end, C hidden size.
 
 import functools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tessera.data.hashing import GOLDEN, keys, mix
-from tessera.data.packing import Batch, micro_batches, select, share
+from tessera.data.packing import Batch, even_batches, filled, micro_batches, select, share
+from tessera.model import attention
+from tessera.model.attention import Layout
 from tessera.model.encoder import Attention
 from tessera.model.hub import AnyMaskedLM
 from tessera.model.mlm import MaskedLM
-from tessera.model.precision import autocast
+from tessera.model.precision import autocast, on_device
 from tessera.train import distributed
 
 _LEVELS = 1 << 16  # a probability is so many parts; four elements share one 64-bit hash
+_SIZES, _ROWS_OF_A_TILE = 64, 128  # passes on a GPU have one of about so many sizes, each in whole tiles of a product
 _ROWS = 1 << 10  # tokens hashed at a time, so that the passes over them stay in the processor's cache
 
 
@@ -34,12 +37,12 @@ class SeededDropout:
 
     def __init__(self, model: MaskedLM) -> None:
         self._rows: NDArray[np.uint64] = np.empty(0, np.uint64)
-        attentions = [part for part in model.modules() if isinstance(part, Attention)]
-        for layer, attention in enumerate(attentions):
-            share = round(attention.dropout * _LEVELS)
+        parts = [part for part in model.modules() if isinstance(part, Attention)]
+        for layer, part in enumerate(parts):
+            share = round(part.dropout * _LEVELS)
             if share:
-                attention.dropout = 0.0
-                attention.register_forward_hook(functools.partial(self._drop, layer, share))
+                part.dropout = 0.0
+                part.register_forward_hook(functools.partial(self._drop, layer, share))
 
     def set(self, seed: int, batch: Batch) -> None:
         """seed: of the step. `batch.sources` must number the documents through the whole batch of the step."""
@@ -76,54 +79,123 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, tokens: Tensor, starts: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
-        return self.model.loss(tokens, starts, positions, targets)
+    def forward(self, tokens: Tensor, starts: Tensor | Layout, positions: Tensor, targets: Tensor) -> Tensor:
+        return self.model.loss(tokens, starts, positions, targets)  # type: ignore[arg-type]
+
+
+Inputs = tuple[Tensor, Tensor | Layout, Tensor, Tensor]  # tokens [T], starts, positions [M], targets [M]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """How batches become the passes of one process."""
+
+    world: distributed.World
+    micro_batch_tokens: int
+    longest: int | None = None  # of all documents, for layers that are compiled once
+    pad_id: int | None = None  # None: passes are neither evened nor filled up, as on a CPU
+
+    @property
+    def layouts(self) -> bool:
+        """Whether passes go to the varlen kernel, with what it needs made on the host."""
+        return self.pad_id is not None
+
+    @classmethod
+    def of(
+        cls, model: AnyMaskedLM, world: distributed.World, dtype: torch.dtype, micro_batch_tokens: int, context: int
+    ) -> "Cut":
+        """For a GPU's kernel even passes, filled up to sizes that recur, with layouts made on the host."""
+        if isinstance(model, MaskedLM) and attention.choose(model.encoder.backend, world.device, dtype) == "varlen":
+            pad = model.config.pad_token_id or 0
+            return cls(world=world, micro_batch_tokens=micro_batch_tokens, longest=context, pad_id=pad)
+        return cls(world=world, micro_batch_tokens=micro_batch_tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passes:
+    """What one process reads of a batch, micro-batch by micro-batch, on its way to the device."""
+
+    cut: Cut
+    masked: int  # positions of the whole batch
+    pieces: list[Batch]
+    inputs: list[Inputs]
+    nothing: Batch | None  # the shortest document with nothing to predict; None where the batch is empty
+
+    @property
+    def sizes(self) -> list[int]:
+        """Tokens of each pass, fillers among them."""
+        return [len(tokens) for tokens, *_ in self.inputs]
+
+    def padded(self, objective: nn.Module) -> tuple[list[Batch], list[Inputs]]:
+        """Pieces and inputs of as many passes as every process has to make; what is lacking predicts nothing."""
+        assert self.nothing is not None, "an empty batch has no passes"
+        lacking = distributed.rounds(len(self.pieces), objective, self.cut.world) - len(self.pieces)
+        return self.pieces + [self.nothing] * lacking, self.inputs + [_inputs(self.nothing, self.cut)] * lacking
+
+
+def prepare(batch: Batch, cut: Cut) -> Passes:
+    """The share of this process in micro-batches, its tensors under way to the device. For the thread that reads."""
+    batch = replace(batch, sources=np.arange(len(batch.sources), dtype=np.int32))  # the noise goes by these numbers
+    own = share(batch, cut.world.rank, cut.world.size)
+    split = micro_batches if cut.pad_id is None else even_batches
+    pieces = split(own, cut.micro_batch_tokens)
+    nothing = None
+    if len(batch.sources):
+        piece = select(batch, np.array([np.argmin(np.diff(batch.starts))]))
+        nothing = replace(piece, positions=piece.positions[:0], targets=piece.targets[:0])
+    return Passes(
+        cut=cut, masked=len(batch.positions), pieces=pieces, inputs=[_inputs(piece, cut) for piece in pieces],
+        nothing=nothing,
+    )  # fmt: skip
 
 
 def backward(
     objective: nn.Module,
-    batch: Batch,
-    micro_batch_tokens: int,
-    world: distributed.World,
+    passes: Passes,
     dtype: torch.dtype,
     *,
     noise: SeededDropout | None,
     seed: int,
-) -> float:
-    """Adds the gradient of the mean loss over the masked positions of the whole batch; returns this process's part.
+) -> Tensor:
+    """Adds the gradient of the mean loss over the masked positions of the whole batch; returns the summed loss of each
+    pass of this process, [P] float32 on the device: nothing is read back here.
 
     noise   of the dropout; None is PyTorch's own
     seed    of the noise
 
     Every process knows the whole batch, so the mean needs no communication: the sum of each micro-batch is divided by
-    the count of all, and the average over processes is undone. Added up over the processes, the parts are the loss.
+    the count of all, and the average over processes is undone.
     """
-    masked = max(1, len(batch.positions))
-    if not len(batch.sources):
-        return 0.0
-    batch = replace(batch, sources=np.arange(len(batch.sources), dtype=np.int32))  # the noise goes by these numbers
-    pieces = micro_batches(share(batch, world.rank, world.size), micro_batch_tokens)
-    pieces += [_nothing(batch)] * (distributed.rounds(len(pieces), objective, world) - len(pieces))
+    world, masked = passes.cut.world, max(1, passes.masked)
+    if passes.nothing is None:
+        return torch.zeros(0, device=world.device)
+    pieces, inputs = passes.padded(objective)
     if noise is None:
         torch.manual_seed(seed + world.rank)
-    summed = 0.0
-    for number, piece in enumerate(pieces):
+    losses = []
+    for number, (piece, given) in enumerate(zip(pieces, inputs, strict=True)):
         with distributed.averaging(objective, number == len(pieces) - 1):
             if noise is not None:
                 noise.set(seed, piece)
             with autocast(world.device, dtype):
-                loss = objective(*_tensors(piece, world.device))
+                loss = objective(*given)
             (loss * (world.size / masked)).backward()
-        summed += float(loss.detach())
-    return summed / masked
+        losses.append(loss.detach())
+    return torch.stack(losses)
 
 
-def _nothing(batch: Batch) -> Batch:
-    """The shortest document with nothing to predict: a pass that adds 0 to every gradient."""
-    piece = select(batch, np.array([np.argmin(np.diff(batch.starts))]))
-    return replace(piece, positions=piece.positions[:0], targets=piece.targets[:0])
-
-
-def _tensors(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    arrays = (batch.tokens, batch.starts, batch.positions, batch.targets)
-    return tuple(torch.from_numpy(a.astype(np.int64)).to(device, non_blocking=True) for a in arrays)  # type: ignore[return-value]
+def _inputs(piece: Batch, cut: Cut) -> Inputs:
+    """The arrays of a pass as tensors on the device."""
+    device = cut.world.device
+    starts: Tensor | Layout
+    if cut.pad_id is None:
+        starts = on_device(piece.starts.astype(np.int64), device)
+    else:
+        assert cut.longest is not None
+        longest = max(cut.longest, int(np.diff(piece.starts).max()))
+        piece = filled(piece, max(_ROWS_OF_A_TILE, cut.micro_batch_tokens // _SIZES), longest, cut.pad_id)
+        starts = Layout.from_host(piece.starts, len(piece.tokens), device, longest=longest)
+    tokens, positions, targets = (
+        on_device(array.astype(np.int64), device) for array in (piece.tokens, piece.positions, piece.targets)
+    )
+    return tokens, starts, positions, targets

@@ -16,8 +16,11 @@ from tessera.data.hashing import keys
 from tessera.data.masking import mask
 from tessera.data.packing import by_length
 from tessera.data.shards import Shards
+from tessera.model import attention
+from tessera.model.attention import Layout
 from tessera.model.hub import AnyMaskedLM
-from tessera.model.precision import autocast
+from tessera.model.mlm import MaskedLM
+from tessera.model.precision import autocast, on_device
 from tessera.progress import Progress
 from tessera.tokenizer.tokenizer import Tokenizer
 
@@ -101,9 +104,13 @@ def _reading(model: AnyMaskedLM) -> Iterator[None]:
 def _losses(model: AnyMaskedLM, dtype: torch.dtype, *arrays: NDArray[Any]) -> NDArray[np.float64]:
     """Nats of each masked position [M]; `arrays` are tokens [T], starts [n + 1], positions [M] and targets [M]."""
     device = next(model.parameters()).device
-    tokens, starts, positions, targets = (torch.from_numpy(array.astype(np.int64)).to(device) for array in arrays)
+    tokens, starts, positions, targets = (on_device(array.astype(np.int64), device) for array in arrays)
     with autocast(device, dtype):
-        losses = model.losses(tokens, starts, positions, targets)
+        if isinstance(model, MaskedLM) and attention.choose(model.encoder.backend, device, dtype) == "varlen":
+            layout = Layout.from_host(arrays[1].astype(np.int64), len(tokens), device, longest=CONTEXT)
+            losses = model.losses(tokens, layout, positions, targets)
+        else:
+            losses = model.losses(tokens, starts, positions, targets)
     return losses.double().cpu().numpy()
 
 

@@ -10,11 +10,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from tessera.model.encoder import Block
+from tessera.model.precision import without_compiler
 from tessera.plan.errors import one_line
 from tessera.plan.phase import Optimizer
 from tessera.train.distributed import DTensor, like, whole
 
 _COUNTS = {"step", "setup"}  # of torch-optimi, which adds them to a group with the first step
+_SCRATCH = {"mean_square", "kahan_comp"}  # of its Triton form; the other form knows the second, without a value
 
 
 def build(model: nn.Module, settings: Optimizer, peak: float) -> torch.optim.Optimizer:
@@ -43,7 +45,8 @@ def build(model: nn.Module, settings: Optimizer, peak: float) -> torch.optim.Opt
             eps=settings.eps,
             decouple_lr=settings.fully_decoupled,
             max_lr=peak if settings.fully_decoupled else None,
-            foreach=not spread,  # its foreach path does not know how tensors are spread
+            triton=in_triton(model) or None,
+            foreach=not spread and not in_triton(model),  # its foreach path does not know how tensors are spread
         )
     adamw = torch.optim.AdamW(groups, lr=peak, betas=settings.betas, eps=settings.eps, fused=True)
     if settings.name == "adamw":
@@ -57,6 +60,15 @@ def build(model: nn.Module, settings: Optimizer, peak: float) -> torch.optim.Opt
         matrices, lr=peak, weight_decay=decay, momentum=settings.momentum, adjust_lr_fn="match_rms_adamw"
     )
     return MuonAndAdamW(muon, adamw)
+
+
+def in_triton(model: nn.Module) -> bool:
+    """Whether StableAdamW's update of these weights runs as Triton kernels.
+
+    Its other forms read back from the GPU how far each tensor moves, 137 times a step for mmBERT-base.
+    """
+    weights = list(model.parameters())
+    return not any(isinstance(p, DTensor) for p in weights) and without_compiler(weights[0].device) is None
 
 
 class MuonAndAdamW(torch.optim.Optimizer):
@@ -85,18 +97,18 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], limit: float | None) -> float:
-    """The norm of the whole gradient; scales it down to `limit` where that is given."""
+def clip_gradients(parameters: Iterable[nn.Parameter], limit: float | None) -> Tensor:
+    """The norm of the whole gradient, a number on the device; scales it down to `limit` where that is given."""
     moving = [p for p in parameters if p.grad is not None]
     norm = whole(torch.nn.utils.get_total_norm([p.grad for p in moving if p.grad is not None]))
     if limit is not None and any(isinstance(p, DTensor) for p in moving):
-        scale = min(1.0, limit / (float(norm) + 1e-6))
+        scale = (limit / (norm.double() + 1e-6)).clamp(max=1.0)
         for p in moving:
             assert p.grad is not None
-            p.grad.mul_(scale)
+            (p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad).mul_(scale)
     elif limit is not None:
         torch.nn.utils.clip_grads_with_norm_(moving, limit, norm)
-    return float(norm)
+    return norm
 
 
 def pack_state(optimizer: torch.optim.Optimizer, *, keep: bool = True) -> tuple[dict[str, Tensor], str]:
@@ -115,8 +127,10 @@ def pack_state(optimizer: torch.optim.Optimizer, *, keep: bool = True) -> tuple[
             return {"tensor": place}
         return value
 
+    moments = {i: {k: None if k in _SCRATCH else v for k, v in s.items() if k != "mean_square"} for i, s in
+               state["state"].items()}  # fmt: skip
     plain = {
-        "state": {str(i): {k: strip(f"{i}.{k}", v) for k, v in s.items()} for i, s in state["state"].items()},
+        "state": {str(i): {k: strip(f"{i}.{k}", v) for k, v in s.items()} for i, s in moments.items()},
         "groups": [
             {k: strip(f"group.{n}.{k}", v) for k, v in group.items()} for n, group in enumerate(state["param_groups"])
         ],

@@ -13,6 +13,7 @@ from tessera.model import hub
 from tessera.model.attention import choose
 from tessera.model.hf_files import find_model, tokenizers_differ
 from tessera.model.mlm import MaskedLM, initialize
+from tessera.model.precision import compute_dtype
 from tessera.model.resize import resize
 from tessera.model.transformers_model import TransformersConfig, TransformersMaskedLM
 from tessera.plan import schedule
@@ -26,8 +27,9 @@ from tessera.train import checkpoint, distributed, metrics
 from tessera.train.bad_steps import Steps
 from tessera.train.checkpoint import Position
 from tessera.train.embedding import Embeddings
-from tessera.train.gradient import Objective, SeededDropout
+from tessera.train.gradient import Cut, Objective, SeededDropout
 from tessera.train.optimizer import build
+from tessera.train.speed import speed_up, tokens_at_once
 
 STARTED_FROM = "started_from.json"  # which model a phase that starts from a folder found there
 _DECIDES = ("config.json", "tokenizer.json")
@@ -57,6 +59,7 @@ class TrainState:
     noise: SeededDropout | None  # of the dropout; None is PyTorch's own
     optimizer: torch.optim.Optimizer
     position: Position
+    cut: Cut  # of batches into passes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,17 +100,22 @@ def start(
     if phase.kind != "masked" and world.size > 1 and recipe.machine.parallel == "fsdp2":
         raise TrainingError(f"{phase.name}: {phase.kind} spreads whole models only; set machine.parallel: ddp")
     model.to(world.device).train()
-    noise = SeededDropout(model) if world.device.type == "cpu" and isinstance(model, MaskedLM) else None
+    dtype = compute_dtype(recipe.machine.dtype, world.device)
+    at_once = tokens_at_once(model, phase, recipe.machine, world)
     if phase.kind == "masked":
         whole: nn.Module = Objective(model)
+        cut = Cut.of(model, world, dtype, at_once, phase.context)
     else:
         assert isinstance(model, MaskedLM), "checked above"
-        whole = Embeddings(model.encoder)
+        whole, cut = Embeddings(model.encoder), Cut(world=world, micro_batch_tokens=at_once)
+    speed_up(model, phase, recipe.machine, cut, dtype, watcher)
+    on_cpu = world.device.type == "cpu" and not cut.layouts
+    noise = SeededDropout(model) if on_cpu and isinstance(model, MaskedLM) else None
     objective = distributed.spread(whole, world, recipe.machine.parallel)
     optimizer = build(model, phase.optimizer, phase.learning_rate.peak)
     if carried is not None:
         checkpoint.load_optimizer(carried, optimizer)
-    return TrainState(model=model, objective=objective, noise=noise, optimizer=optimizer, position=position)
+    return TrainState(model=model, objective=objective, noise=noise, optimizer=optimizer, position=position, cut=cut)
 
 
 def _say_where(watcher: Watcher, phase: Phase, folder: Path, own: Path | None, step: int) -> None:
@@ -286,7 +294,7 @@ def _check_vocabulary(config: EncoderConfig | TransformersConfig, tokenizer: Tok
         )
 
 
-def described(model: hub.AnyMaskedLM, world: distributed.World) -> tuple[str, str, str]:
+def described(model: hub.AnyMaskedLM, world: distributed.World, dtype: torch.dtype) -> tuple[str, str, str]:
     """Size and attention, how documents go through, and positions, in words."""
     if isinstance(model, TransformersMaskedLM):
         return (
@@ -301,7 +309,7 @@ def described(model: hub.AnyMaskedLM, world: distributed.World) -> tuple[str, st
     window = f"{config.local_attention} tokens in {local} of {len(layers)} layers" if local else "whole documents"
     return (
         f"{parameters(config)['total'] / 1e6:.1f}M parameters, attention "
-        f"{choose(model.encoder.backend, world.device)} (window: {window})",
+        f"{choose(model.encoder.backend, world.device, dtype)} (window: {window})",
         "packed without padding",
         f"RoPE theta {config.global_rope_theta:g} global, {config.local_rope_theta:g} local",
     )

@@ -8,7 +8,8 @@ Of a step in which the busiest of G processes makes P passes, and the largest pa
     data_wait_seconds   how long the batch was not ready
     filled              tokens of the batch / tokens planned: sways around 1, since documents are drawn whole
     packing             tokens of the batch / (G * P * S): 1 where all processes make as many passes of the same size.
-                        Nothing is padded, so what is missing is processes that wait and passes that could be longer
+                        Nothing is padded, so what is missing is processes that wait and passes that could be longer;
+                        on a GPU also what fills a pass up to a size that recurs, about a hundredth
     peak_memory_bytes   of the process that has most, since it began: resident memory on a CPU, mapped files among it;
                         what PyTorch holds on a GPU
 """
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tessera.data.packing import Batch, micro_batches, share
+from tessera.data.packing import Batch
 from tessera.model.transformers_model import TransformersConfig
 from tessera.plan.architecture import EncoderConfig
 from tessera.plan.cost import data_sheet, step_flops
@@ -71,7 +72,7 @@ class ThroughputMeter:
         """The figures of one step, by the names above. All processes come here together.
 
         planned   tokens of its window
-        sizes     tokens of each pass of this process
+        sizes     tokens of each pass of this process, with what fills them up
         spent     seconds from having the batch to having new weights
         waited    seconds before that
         """
@@ -126,11 +127,6 @@ class ThroughputMeter:
 
 def _rate(value: float) -> str:
     return f"{value / 1e6:.2f}M" if value >= 1e6 else f"{value:,.0f}"
-
-
-def passes(batch: Batch, world: World, micro_batch_tokens: int) -> list[int]:
-    """Tokens of each pass that this process makes for a batch."""
-    return [len(piece.tokens) for piece in micro_batches(share(batch, world.rank, world.size), micro_batch_tokens)]
 
 
 def used_memory(device: torch.device) -> float:

@@ -32,12 +32,13 @@ from tessera.train.bad_steps import Fault
 from tessera.train.checkpoint import CheckpointError, Position
 from tessera.train.checkpoint_policy import CheckpointPolicy, whole_model
 from tessera.train.embedding import TeacherVectors
+from tessera.train.gradient import Cut, Passes, prepare
 from tessera.train.held_out import bits_per_byte
 from tessera.train.metrics import Metrics, write_mixture
 from tessera.train.optimizer import clip_gradients, set_learning_rate
 from tessera.train.reading import Taught, reading
 from tessera.train.start import Rollback, Text, TrainingError, TrainState, described, start
-from tessera.train.throughput import ThroughputMeter, find_peak, passes
+from tessera.train.throughput import ThroughputMeter, find_peak
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,10 +126,10 @@ def _train_from(job: Job, back: Rollback | None) -> Rollback | None:
             policy.write(state)
             log.left_out("rollback", state.position, *back.left_out[-1])
         # the training loop: one batch of the dataloader, one update of the weights
-        for step, batch, sizes, waited in _batches(job, state.position.step):
+        for step, batch, passes, waited in _batches(job, state.cut, state.position.step):
             began = time.perf_counter()
             # forward, backward and, where nothing is wrong with the step, the update
-            loss, norm, fault = _step(job, state, step, batch)
+            loss, norm, fault = _step(job, state, step, batch, passes)
             if fault is not None:
                 # a step that went wrong: stop, go back, or leave it out, as the recipe says
                 back = _answer(job, policy, state.position, fault)
@@ -140,7 +141,7 @@ def _train_from(job: Job, back: Rollback | None) -> Rollback | None:
                 # count what was read, and log the step
                 state.position = _advance(state.position, phase, batch)
                 planned = schedule.boundary(phase, step + 1) - schedule.boundary(phase, step)
-                took = meter.step(batch, planned, sizes, time.perf_counter() - began, waited)
+                took = meter.step(batch, planned, passes.sizes, time.perf_counter() - began, waited)
                 _log_step(job, log, state.position, step, batch, loss, norm, took)
                 job.on_progress(state.position.tokens, phase.tokens, f"{_shown(batch, loss)}, {meter.recent()}")
             # once in a while: evaluate held-out bits per byte
@@ -186,22 +187,23 @@ def _stopped_at(phase: Phase, position: Position) -> str:
     )
 
 
-def _step(job: Job, state: TrainState, step: int, batch: Batch) -> tuple[float, float, Fault | None]:
+def _step(job: Job, state: TrainState, step: int, batch: Batch, passes: Passes) -> tuple[float, float, Fault | None]:
     """(loss, norm of the gradient, what is wrong or None); the weights are moved where nothing is wrong."""
     phase, world = job.phase, job.world
     # the rate of this step, by the schedule
     set_learning_rate(state.optimizer, schedule.learning_rate_at(phase, step))
     # forward and backward, micro-batch by micro-batch: gradient accumulation
     seed = _seed(job.recipe.seed, phase.name, step)
-    tokens = job.recipe.machine.micro_batch_tokens
-    how = (tokens, world, job.dtype)
+    model, noise = state.objective, state.noise
     if phase.kind == "masked":
-        own = gradient.backward(state.objective, batch, *how, noise=state.noise, seed=seed)
+        sums = gradient.backward(model, passes, job.dtype, noise=noise, seed=seed)
     else:
-        own = embedding.backward(state.objective, batch, phase, job.teacher, *how, noise=state.noise, seed=seed)
-    norm = clip_gradients(state.model.parameters(), phase.optimizer.clip_norm)
+        sums = embedding.backward(model, batch, passes, phase, job.teacher, job.dtype, noise=noise, seed=seed)
+    length = clip_gradients(state.model.parameters(), phase.optimizer.clip_norm)
+    # the one place of a step where the processor waits for a GPU
+    *own, norm = torch.cat((sums, length.to(sums.device).reshape(1))).tolist()
     # is the step sound? all processes judge the same two numbers
-    loss, norm = distributed.total([own, norm / world.size], world)
+    loss, norm = distributed.total([sum(own) / max(1, passes.masked), norm / world.size], world)
     fault = bad_steps.find(phase, state.model.config.vocab_size, step, loss, norm)
     # update the weights
     if fault is None:
@@ -269,30 +271,30 @@ def _measure(job: Job, state: TrainState, log: Metrics) -> None:
     distributed.wait(job.world)
 
 
-def _batches(job: Job, first: int) -> Iterator[tuple[int, Batch, list[int], float]]:
-    """(step, batch, tokens of each pass, seconds waited) from `first` on, with prefetch.
+def _batches(job: Job, cut: Cut, first: int) -> Iterator[tuple[int, Batch, Passes, float]]:
+    """(step, batch, its passes, seconds waited) from `first` on, with prefetch.
 
-    A thread makes the next batch while one is trained on.
+    A thread makes the next batch, cuts it and sends it to the device while one is trained on.
     """
     stream, phase, steps = job.stream, job.phase, schedule.total_steps(job.phase)
 
-    def read(step: int) -> tuple[Batch, list[int]]:
+    def read(step: int) -> tuple[Batch, Passes]:
         begin, end = schedule.boundary(phase, step), schedule.boundary(phase, step + 1)
         if isinstance(stream, EmbeddingStream):
             batch = stream.read(begin, end)
         else:
             batch = stream.read(begin, end, schedule.mask_ratio_at(phase, step))
-        return batch, passes(batch, job.world, job.recipe.machine.micro_batch_tokens)
+        return batch, prepare(batch, cut)
 
-    with ThreadPoolExecutor(1) as reader:
+    with ThreadPoolExecutor(1, initializer=distributed.use_device, initargs=(job.world,)) as reader:
         prefetched = reader.submit(read, first) if first < steps else None
         for step in range(first, steps):
             assert prefetched is not None
             began = time.perf_counter()
-            batch, sizes = prefetched.result()
+            batch, passes = prefetched.result()
             waited = time.perf_counter() - began
             prefetched = reader.submit(read, step + 1) if step + 1 < steps else None
-            yield step, batch, sizes, waited
+            yield step, batch, passes, waited
 
 
 def _advance(position: Position, phase: Phase, batch: Batch) -> Position:
@@ -322,7 +324,7 @@ def _introduce(job: Job, state: TrainState, meter: ThroughputMeter) -> None:
     phase, world, model = job.phase, job.world, state.model
     sources = sum(share > 0 for share in job.mixture.mean())
     kind = f" ({job.recipe.machine.parallel})" if world.size > 1 else ""
-    network, packing, positions = described(model, world)
+    network, packing, positions = described(model, world, job.dtype)
     job.watcher.say(
         f"{phase.name}: {network}, {str(job.dtype).removeprefix('torch.')} on "
         f"{world.device.type} x {world.size}{kind}, {show_tokens(phase.tokens)} tokens of {sources} sources and "

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from tessera.model import attention, hub
-from tessera.model.encoder import Block
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CPU = torch.device("cpu")
@@ -18,10 +17,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def parts(monkeypatch):
-    """The modules of the benchmark; what they change in ours is put back."""
+    """The modules of the benchmark."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    monkeypatch.setattr(Block, "forward", Block.forward)
-    monkeypatch.setattr(attention, "rotate", attention.rotate)
     import training_gpu_parts
 
     return training_gpu_parts
@@ -46,12 +43,12 @@ def test_a_right_answer_is_close_to_float32(parts, tmp_path, name):
     assert row["gradient_off"] < parts.BOUNDS[1] / 2  # bfloat16 leaves room below the bound
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("varlen_on_cpu")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # PyTorch's own tracing looks at it
-def test_compiled_pieces_give_the_same_answer(parts, tmp_path):
+def test_compiled_layers_give_the_same_answer(parts, tmp_path):
     plain, compiled = (parts.parity(name, CPU, tmp_path) for name in ("tessera", "tessera, compiled"))
     assert compiled["right"]
-    assert compiled["gradient_off"] == pytest.approx(plain["gradient_off"], rel=0.2)
+    assert compiled["gradient_off"] < 1.2 * plain["gradient_off"]
 
 
 def wide(attend):
@@ -135,6 +132,8 @@ def test_mfu_is_counted_by_hand(parts, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["tessera", "plain logits", "linear_cross_entropy"])
 def test_a_way_to_the_loss_is_compared_before_it_is_timed(parts, tmp_path, name):
+    if (absent := parts.missing(name, CPU)) is not None:
+        pytest.skip(f"{name}: {absent}")
     row = parts.main(case(tmp_path, what="head", name=name, preset="mmbert-small"))
     assert row["positions"] == round(0.3 * 256)
     assert row["loss_off"] < 3e-3
@@ -157,7 +156,7 @@ def test_a_wrong_loss_is_not_timed(parts, tmp_path, monkeypatch):
         ("transformers, flash_attention_2", "runs on GPUs only"),
         ("liger", "runs on GPUs only"),
         ("tessera", None),
-        ("linear_cross_entropy", None),
+        ("linear_cross_entropy", None if hasattr(torch.nn.functional, "linear_cross_entropy") else "not in this torch"),
     ],
 )
 def test_what_cannot_run_here_says_why(parts, name, says):

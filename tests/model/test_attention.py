@@ -151,6 +151,40 @@ def test_a_backend_is_chosen_by_name_and_out_loud() -> None:
         choose("flash", "cpu")
 
 
+def test_a_gpu_without_the_kernel_or_without_bfloat16_gets_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    of: dict[str, tuple[int, int]] = {"T4": (7, 5), "A100": (8, 0), "H100": (9, 0)}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name, capability in of.items():
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        old = capability < (8, 0)
+        assert choose("auto", "cuda") == ("reference" if old else "varlen"), name
+        assert choose("auto", "cuda", torch.float32) == "reference", name
+        if old:
+            with pytest.raises(
+                ValueError, match=r"newer, this one has 7\.5; set machine\.attention to auto or reference"
+            ):
+                choose("varlen", "cuda")
+    with pytest.raises(
+        ValueError, match=r"computes in bfloat16 or float16, not torch\.float32; set machine\.attention"
+    ):
+        choose("varlen", "cuda", torch.float32)
+
+
+def test_a_layout_made_on_the_host_is_that_of_the_device(varlen_on_cpu: None) -> None:
+    starts = starts_of([5, 1, 300, 40])
+    own, host = Layout.of(starts, 346, "varlen"), Layout.from_host(starts.numpy(), 346, torch.device("cpu"), "varlen")
+    assert host.longest == own.longest == 300
+    assert torch.equal(host.document(), own.document())
+    for mine, theirs in zip(host.varlen(100.0, 8), own.varlen(100.0, 8), strict=True):
+        if isinstance(mine, torch.Tensor) and mine.dtype == torch.int32:  # told of as many as many batches have
+            assert mine.tolist() == [*theirs.tolist(), *[346] * (129 - 5)]
+        else:
+            assert mine is theirs or torch.equal(torch.as_tensor(mine), torch.as_tensor(theirs))
+    assert Layout.from_host(starts.numpy(), 346, torch.device("cpu"), longest=1024).varlen(100.0, 8).longest == 1024
+    with pytest.raises(ValueError, match=r"starts must rise from 0 to the number of tokens \(347\)"):
+        Layout.from_host(starts.numpy(), 347, torch.device("cpu"))
+
+
 @pytest.mark.parametrize("window", [None, 3, 64])
 def test_varlen_agrees_with_the_reference(window: int | None) -> None:
     if not torch.cuda.is_available():

@@ -6,10 +6,13 @@ from pathlib import Path
 import torch
 from tiny_run import recipe
 
+from tessera.data.packing import Batch
+from tessera.model.hub import AnyMaskedLM
 from tessera.plan.phase import Phase
 from tessera.plan.recipe import Recipe
 from tessera.progress import Silent
 from tessera.train.distributed import World
+from tessera.train.gradient import Cut, Objective, SeededDropout, backward, prepare
 from tessera.train.trainer import Text, train
 
 
@@ -27,6 +30,15 @@ class Hears(Silent):
 
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+
+
+def gradient_of(
+    model: AnyMaskedLM, batch: Batch, tokens: int, noise: SeededDropout | None, world: World = ALONE
+) -> float:
+    """Adds the gradient of the batch in passes of so many tokens; returns this process's part of the loss."""
+    passes = prepare(batch, Cut(world=world, micro_batch_tokens=tokens))
+    sums = backward(Objective(model), passes, torch.float32, noise=noise, seed=1)
+    return sum(sums.tolist()) / len(batch.positions)
 
 
 def go(

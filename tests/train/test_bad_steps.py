@@ -23,12 +23,12 @@ def poison(monkeypatch):
     backward, steps = trainer.backward, set()
 
     def poisoned(objective, *given, seed, **more):
-        loss = backward(objective, *given, seed=seed, **more)
+        sums = backward(objective, *given, seed=seed, **more)
         if seed not in {trainer._seed(recipe().seed, "first", step) for step in steps}:
-            return loss
+            return sums
         for parameter in objective.parameters():
             parameter.grad.fill_(math.nan)
-        return math.nan
+        return sums * math.nan
 
     monkeypatch.setattr(trainer, "backward", poisoned)
 

@@ -132,11 +132,11 @@ def faulty(world: World, folder: Path, out: Path, answer: str) -> None:
 
     backward, calls = trainer.backward, 0
 
-    def sometimes(*given: object, **more: object) -> float:
+    def sometimes(*given: object, **more: object) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        loss = backward(*given, **more)
-        return float("nan") if calls == 3 and world.rank == 1 else loss
+        sums = backward(*given, **more)
+        return sums * float("nan") if calls == 3 and world.rank == 1 else sums
 
     trainer.backward = sometimes
     recipe = plan(blow_up={"policy": answer})

@@ -17,7 +17,7 @@ from tessera.plan.phase import Contrast, Distil
 from tessera.train import embedding
 from tessera.train.distributed import World, join, spread, total
 from tessera.train.embedding import Embeddings, distance, info_nce
-from tessera.train.gradient import SeededDropout
+from tessera.train.gradient import Cut, SeededDropout, prepare
 
 
 def model(dropout=0.0):
@@ -56,10 +56,11 @@ def gradients(made, phase, tokens, world, dropout):
     made.train()
     noise = SeededDropout(made) if dropout else None
     of = Teacher(made.config.hidden_size, 12)
-    loss = embedding.backward(
-        Embeddings(made.encoder), batch(), phase, of, tokens, world, torch.float32, noise=noise, seed=5
+    passes = prepare(batch(), Cut(world=world, micro_batch_tokens=tokens))
+    losses = embedding.backward(
+        Embeddings(made.encoder), batch(), passes, phase, of, torch.float32, noise=noise, seed=5
     )  # fmt: skip
-    return loss, {name: p.grad.clone() for name, p in made.named_parameters() if p.grad is not None}
+    return float(losses.sum()), {name: p.grad.clone() for name, p in made.named_parameters() if p.grad is not None}
 
 
 PHASES = [
@@ -122,18 +123,12 @@ def _backward(world, folder):
         made.train()
         noise = SeededDropout(made)
         objective = spread(Embeddings(made.encoder), world, "ddp")
-        loss = embedding.backward(
-            objective,
-            batch(),
-            phase,
-            Teacher(made.config.hidden_size, 12),
-            40,
-            world,
-            torch.float32,
-            noise=noise,
-            seed=5,
-        )
-        loss = total([loss], world)[0]
+        teacher = Teacher(made.config.hidden_size, 12)
+        passes = prepare(batch(), Cut(world=world, micro_batch_tokens=40))
+        losses = embedding.backward(
+            objective, batch(), passes, phase, teacher, torch.float32, noise=noise, seed=5
+        )  # fmt: skip
+        loss = total([float(losses.sum())], world)[0]
         if world.leads:
             found = {name: p.grad for name, p in made.named_parameters() if p.grad is not None}
             save_file({**found, "loss": torch.tensor(loss)}, folder / f"{number}.safetensors")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from going import ALONE, go, lines, weights
+from going import ALONE, go, gradient_of, lines, weights
 from many import together
 from tiny_run import WORDS, documents, recipe
 from tokenizers import Tokenizer as Inner
@@ -27,7 +27,6 @@ from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.tokenizer.tokenizer import train as train_tokenizer
 from tessera.train import distributed
 from tessera.train.distributed import World
-from tessera.train.gradient import Objective, backward
 from tessera.train.start import Rollback, start
 from tessera.train.trainer import Text, TrainingError
 from tessera.train.trainer import train as train_phase
@@ -176,7 +175,7 @@ def test_the_gradient_does_not_depend_on_how_a_batch_is_cut(folder, own_text):
     found = []
     for size in (150, 700, 100_000):
         model.zero_grad()
-        loss = backward(Objective(model), batch, size, ALONE, torch.float32, noise=None, seed=1)
+        loss = gradient_of(model, batch, size, None)
         found.append((loss, torch.cat([p.grad.flatten() for p in model.parameters()])))
     for loss, gradient in found[1:]:
         assert loss == pytest.approx(found[0][0], rel=1e-5)

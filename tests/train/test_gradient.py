@@ -1,13 +1,14 @@
-"""Dropout that does not depend on how a batch is cut."""
+"""The passes of a batch, and dropout that does not depend on how it is cut."""
 
 import numpy as np
 import pytest
 import torch
-from going import changed
+from going import ALONE, changed
 
-from tessera.data.packing import Batch, select
+from tessera.data.packing import Batch, even_batches, filled, micro_batches, select
 from tessera.model.mlm import MaskedLM, initialize
-from tessera.train.gradient import SeededDropout, kept
+from tessera.train.distributed import World
+from tessera.train.gradient import Cut, SeededDropout, kept, prepare
 
 
 def rows(count: int, seed: int = 0) -> np.ndarray:
@@ -71,3 +72,41 @@ def test_what_stays_is_scaled_so_that_the_mean_is_kept():
     out = hook(attention, (), torch.ones(3_000, 32))
     assert out.mean().item() == pytest.approx(1.0, abs=0.01)
     assert out.unique().tolist() == [0.0, pytest.approx(4 / 3)]
+
+
+def sizes(lengths: list[int], tokens: int, rank: int = 0, size: int = 1, **more: int) -> list[int]:
+    world = World(rank=rank, size=size, device=ALONE.device)
+    return prepare(batch(lengths), Cut(world=world, micro_batch_tokens=tokens, **more)).sizes
+
+
+def test_documents_are_dealt_out_to_processes_and_then_to_passes():
+    # Three processes, longest first, each document to the one with least: 6 | 5 | 4 + 3; at most 5 tokens a pass.
+    assert [sizes([3, 6, 5, 4], 5, rank, 3) for rank in range(3)] == [[6], [5], [4, 3]]
+    assert sizes([3, 6, 5, 4], 9) == [9, 9]
+
+
+def test_passes_of_a_gpu_are_even_and_filled_up_to_sizes_that_recur():
+    lengths = [100] * 27
+    assert sizes(lengths, 2_000) == [2_000, 700]
+    assert sizes(lengths, 2_000, longest=100, pad_id=0) == [1_408, 1_408]  # 14 and 13 documents, in tiles of 128
+    assert sizes([1_500, 1_100], 2_000, longest=1_500, pad_id=0) == [1_536, 1_152]
+
+
+def test_what_fills_a_pass_up_is_padding_in_documents_of_their_own():
+    whole = batch([9, 4])
+    full = filled(whole, 32, 10, pad_id=3)
+    assert full.starts.tolist() == [0, 9, 13, 23, 32]
+    assert full.tokens.tolist() == [*whole.tokens.tolist(), *[3] * 19]
+    assert (full.positions.tolist(), full.targets.tolist()) == ([1], [7])
+    assert filled(full, 32, 10, pad_id=3) is full
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_even_parts_lose_and_repeat_nothing(seed):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 300, rng.integers(1, 60)).tolist()
+    whole = batch(lengths)
+    parts = even_batches(whole, 1_000)
+    assert sorted(n for part in parts for n in np.diff(part.starts).tolist()) == sorted(lengths)
+    assert max(len(part.tokens) for part in parts) <= 1_000
+    assert len(parts) == len(micro_batches(whole, 1_000))

@@ -1,4 +1,9 @@
+import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +14,8 @@ from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.phase import Optimizer
 from tessera.train import distributed
 from tessera.train.optimizer import build, clip_gradients, pack_state, set_learning_rate, unpack_state
+
+STABLE = Optimizer(name="stableadamw", weight_decay=0.0008, fully_decoupled=True)
 
 
 def model() -> nn.Module:
@@ -66,8 +73,8 @@ def test_the_gradient_is_clipped_as_a_whole():
     net = model()
     for p in net.parameters():
         p.grad = torch.full_like(p, 1.0)
-    assert clip_gradients(net.parameters(), 1.0) == pytest.approx(4.0)  # 12 + 4 ones
-    assert clip_gradients(net.parameters(), None) == pytest.approx(1.0, rel=1e-4)
+    assert float(clip_gradients(net.parameters(), 1.0)) == pytest.approx(4.0)  # 12 + 4 ones
+    assert float(clip_gradients(net.parameters(), None)) == pytest.approx(1.0, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["adamw", "stableadamw"])
@@ -172,3 +179,59 @@ def test_muon_and_matrices_in_parts_are_refused_together(monkeypatch):
     with pytest.raises(ValueError, match=r"turns each matrix as a whole, .* set machine\.parallel: ddp"):
         build(tiny(), MUON, peak=1e-3)
     assert distributed.spread(nn.Linear(2, 2), ALONE, "fsdp2").weight.shape == (2, 2)  # one process has no parts
+
+
+def test_a_checkpoint_of_a_cpu_goes_on_in_triton_and_back(monkeypatch):
+    net = model()
+    optimizer = build(net, STABLE, peak=1e-3)
+    for i in range(3):
+        step(net, optimizer, 0.1 * i)
+    saved = pack_state(optimizer)
+    monkeypatch.setattr("optimi.optimizer.HAS_TRITON", True)
+    monkeypatch.setattr("tessera.train.optimizer.in_triton", lambda model: True)  # as on a GPU
+    on_gpu = build(net, STABLE, peak=1e-3)
+    unpack_state(on_gpu, *saved)
+    assert [(group["triton"], group["foreach"]) for group in on_gpu.param_groups] == [(True, False)] * 2
+    state = on_gpu.state[net[0].weight]
+    assert torch.equal(state["exp_avg"], optimizer.state[net[0].weight]["exp_avg"])
+    assert state["mean_square"].tolist() == [0.0]  # scratch, which a checkpoint does not hold
+    assert int(on_gpu.param_groups[0]["step"]) == 3
+    state["kahan_comp"] = torch.zeros(1, dtype=torch.uint8)  # as its first step makes it
+    again, plain = pack_state(on_gpu)
+    assert again.keys() == saved[0].keys()
+    assert json.loads(plain)["state"] == json.loads(saved[1])["state"]
+    monkeypatch.undo()
+    back = build(net, STABLE, peak=1e-3)
+    unpack_state(back, again, plain)
+    step(net, back, 0.1)
+
+
+STEPS = """
+import torch
+import test_optimizer
+from test_optimizer import STABLE, build, model, pack_state, step, unpack_state
+from tessera.train import optimizer
+one = model()
+on_cpu = build(one, STABLE, peak=1e-3)
+for i in range(3):
+    step(one, on_cpu, 0.1 * i)
+saved = pack_state(on_cpu)
+optimizer.in_triton = lambda model: True
+other = model()
+other.load_state_dict(one.state_dict())
+in_triton = build(other, STABLE, peak=1e-3)
+unpack_state(in_triton, *saved)
+for gradient in (0.3, 20.0, 0.1):  # the second is a spike
+    step(one, on_cpu, gradient)
+    step(other, in_triton, gradient)
+for a, b in zip(one.parameters(), other.parameters()):
+    torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-7)
+"""
+
+
+def test_the_update_in_triton_is_that_of_a_cpu():
+    pytest.importorskip("triton", reason="Triton does not come with PyTorch's build for CPUs")
+    here = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": here}
+    done = subprocess.run([sys.executable, "-c", STEPS], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

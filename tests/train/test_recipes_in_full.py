@@ -167,7 +167,7 @@ def test_eurobert_clips_the_whole_gradient_to_one():
     for gradient, clipped in (([3.0, 4.0], [0.6, 0.8]), ([0.3, 0.4], [0.3, 0.4])):  # norms 5 and 0.5
         for layer, value in zip(net, gradient, strict=True):
             layer.weight.grad = torch.tensor([[value]])
-        norm = clip_gradients(net.parameters(), 1.0)
+        norm = float(clip_gradients(net.parameters(), 1.0))
         assert norm == pytest.approx(math.hypot(*gradient))
         assert [layer.weight.grad.item() for layer in net] == pytest.approx(clipped, rel=1e-5)
 

@@ -14,7 +14,7 @@ from tessera.data.packing import Batch
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.train import throughput
 from tessera.train.distributed import World, gathered
-from tessera.train.throughput import Peak, ThroughputMeter, find_peak, passes
+from tessera.train.throughput import Peak, ThroughputMeter, find_peak
 from tessera.train.trainer import train
 
 # One local layer (a token sees one on either side), one global: the first is global.
@@ -73,13 +73,6 @@ def test_the_busiest_process_and_its_largest_pass_make_the_room(monkeypatch):
     row = ThroughputMeter(CONFIG, Peak(flops=1e6, source=""), world).step(batch([6, 3, 4]), 13, [6, 3], 1.0, 0.0)
     assert row["packing"] == pytest.approx(13 / (2 * 2 * 6))
     assert row["peak_memory_bytes"] == 3e9
-
-
-def test_passes_are_those_that_the_gradient_makes():
-    # Three processes, longest first, each document to the one with least: 6 | 5 | 4 + 3; at most 5 tokens a pass.
-    world = [World(rank=rank, size=3, device=ALONE.device) for rank in range(3)]
-    assert [passes(batch([3, 6, 5, 4]), w, 5) for w in world] == [[6], [5], [4, 3]]
-    assert passes(batch([3, 6, 5, 4]), ALONE, 9) == [9, 9]
 
 
 def test_what_is_shown_are_means_of_the_last_seconds_and_of_all(monkeypatch):

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from going import ALONE, changed, first, go, lines, weights
+from going import ALONE, changed, first, go, gradient_of, lines, weights
 from tiny_run import recipe
 
 from tessera.data.packing import select
@@ -14,7 +14,7 @@ from tessera.plan.mixture import mixture_of
 from tessera.plan.recipe import Model, Recipe
 from tessera.train import checkpoint, trainer
 from tessera.train.distributed import World
-from tessera.train.gradient import Objective, SeededDropout, backward
+from tessera.train.gradient import SeededDropout
 from tessera.train.start import architecture
 from tessera.train.trainer import train
 
@@ -50,7 +50,7 @@ def test_the_gradient_is_the_mean_over_the_masked_positions_of_the_whole_batch(t
     noise = SeededDropout(model)
     for size in (150, 700, 100_000):
         model.zero_grad()
-        loss = backward(Objective(model), batch, size, ALONE, torch.float32, noise=noise, seed=1)
+        loss = gradient_of(model, batch, size, noise)
         gradients.append((loss, model.encoder.embedding.weight.grad.clone()))
     for loss, gradient in gradients[1:]:
         assert loss == pytest.approx(gradients[0][0], rel=1e-5)
@@ -68,10 +68,9 @@ def test_processes_without_a_document_add_nothing_and_the_shares_add_up_to_the_w
     def gradient(ranks: int) -> tuple[float, torch.Tensor]:
         model.zero_grad()
         losses = [
-            backward(Objective(model), few, 300, World(rank=rank, size=ranks, device=ALONE.device), torch.float32,
-                     noise=noise, seed=1)
+            gradient_of(model, few, 300, noise, World(rank=rank, size=ranks, device=ALONE.device))
             for rank in range(ranks)
-        ]  # fmt: skip
+        ]
         return sum(losses), model.encoder.embedding.weight.grad / ranks  # DDP takes the mean
 
     one, many = gradient(1), gradient(4)

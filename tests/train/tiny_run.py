@@ -1,8 +1,14 @@
 """An invented corpus and a recipe for a model of a few thousand weights."""
 
 import random
+from pathlib import Path
 
+from tessera.data.shard_writer import ShardWriter
+from tessera.data.shards import Shards
+from tessera.plan.corpus import TokenizerTraining
 from tessera.plan.recipe import Recipe
+from tessera.tokenizer.tokenizer import train
+from tessera.train.trainer import Text
 
 WORDS = {
     "eng_Latn": [
@@ -63,6 +69,24 @@ WORDS = {
 def documents(language: str, count: int, seed: int) -> list[str]:
     rng = random.Random(f"{language}{seed}")
     return [" ".join(rng.choices(WORDS[language], k=rng.randint(3, 60))) for _ in range(count)]
+
+
+def written(folder: Path) -> Text:
+    """Three invented languages of different size, with a tokenizer and both stores, in an empty folder."""
+    texts = {language: documents(language, 120 // (i + 1), 0) for i, language in enumerate(WORDS)}
+    tokenizer = train(texts, TokenizerTraining(vocab_size=400), folder / "tokenizer")
+    for store, seed in (("train", 0), ("held_out", 1)):
+        with ShardWriter(folder / store, tokenizer.fingerprint, tokenizer.vocab_size) as writer:
+            for i, language in enumerate(WORDS):
+                lines = documents(language, (120 if store == "train" else 12) // (i + 1), seed)
+                size = sum(len(line.encode()) for line in lines)
+                writer.add("web", language, None, tokenizer.encode_batch(lines), size)
+    return Text(
+        train=Shards.open(folder / "train"),
+        held_out=Shards.open(folder / "held_out"),
+        tokenizer=tokenizer,
+        tokenizer_folder=folder / "tokenizer",
+    )
 
 
 def recipe(**machine: object) -> Recipe:

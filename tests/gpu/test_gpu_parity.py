@@ -1,0 +1,128 @@
+"""Attention, losses and gradients on a GPU are those of float32 on a CPU, by every backend."""
+
+import pytest
+import torch
+
+from tessera.model import cross_entropy
+from tessera.model.attention import Layout, attend
+from tessera.model.mlm import MaskedLM, initialize
+from tessera.model.packed import packed
+from tessera.model.precision import autocast
+from tessera.plan.architecture import PRESETS, EncoderConfig
+
+CPU = torch.device("cpu")
+LENGTHS = [5, 130, 64, 2, 0, 300, 11]
+TINY = {"vocab_size": 520, "hidden_size": 64, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "head_dim": 16, "attention_output_dropout": 0.0, "initializer_range": 0.1, "pad_token_id": 0,
+        "bos_token_id": 1, "eos_token_id": 2, "mask_token_id": 3}  # fmt: skip
+FAMILIES = {
+    "mmbert-small": {"num_key_value_heads": 4, "local_attention": 16},
+    "eurobert-210m": {"num_key_value_heads": 2},
+}
+BACKENDS = {"reference": torch.float32, "varlen": torch.bfloat16}
+BOUNDS = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+
+# The reference on a GPU is that of PyTorch in float32 without TF32, which torch's defaults leave off.
+
+
+def parts_off(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """The difference as a part of what is wanted, by their norms."""
+    return float((found.detach().float().cpu() - wanted.detach().float()).norm() / wanted.detach().float().norm())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("window", [None, 3, 64])
+@pytest.mark.parametrize("key_value_heads", [4, 2])
+def test_attention_and_its_gradient_agree_with_the_reference_on_a_cpu(device, backend, window, key_value_heads):
+    generator = torch.Generator().manual_seed(0)
+    qkv = torch.randn(sum(LENGTHS), (4 + 2 * key_value_heads) * 32, generator=generator)
+    weight = torch.randn(sum(LENGTHS), 4 * 32, generator=generator)
+    starts = torch.tensor([0, *LENGTHS]).cumsum(0)
+    found = []
+    for where, name, dtype in ((CPU, "reference", torch.float32), (device, backend, BACKENDS[backend])):
+        given = qkv.to(where, dtype).requires_grad_()
+        layout = Layout.of(starts.to(where), len(qkv), name)
+        answer = attend(given, layout, heads=4, key_value_heads=key_value_heads, window=window, theta=1e4)
+        (gradient,) = torch.autograd.grad((answer.float() * weight.to(where)).sum(), given)
+        found.append((answer.cpu(), gradient))
+    bound = BOUNDS[BACKENDS[backend]]
+    for wanted, got in zip(*found, strict=True):
+        assert parts_off(got, wanted) < bound
+
+
+def model_of(family: str, attention: str = "auto") -> MaskedLM:
+    config = EncoderConfig.model_validate({**PRESETS[family].model_dump(), **TINY, **FAMILIES[family]})
+    model = MaskedLM(config, attention)
+    initialize(model, torch.Generator().manual_seed(0))
+    return model
+
+
+def batch() -> tuple[torch.Tensor, ...]:
+    """tokens [T], starts [N+1], positions [M], targets [M]"""
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(4, 520, (sum(LENGTHS),), generator=generator)
+    positions = torch.arange(0, len(tokens), 3)
+    return tokens, torch.tensor([0, *LENGTHS]).cumsum(0), positions, tokens[positions].flip(0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_model_has_the_loss_and_the_gradients_of_float32_on_a_cpu(device, family, backend):
+    dtype = BACKENDS[backend]
+    exact, model = model_of(family, "reference"), model_of(family, backend).to(device)
+    wanted = exact.loss(*batch())
+    wanted.backward()
+    with autocast(device, dtype):
+        found = model.loss(*(x.to(device) for x in batch()))
+    found.backward()
+    assert found.dtype == torch.float32
+    assert parts_off(found, wanted) < (0.003 if dtype is torch.bfloat16 else 1e-5)
+    for (name, one), other in zip(model.named_parameters(), exact.parameters(), strict=True):
+        assert one.grad.dtype == torch.float32, name
+        assert parts_off(one.grad, other.grad) < (0.06 if dtype is torch.bfloat16 else 1e-3), name
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # PyTorch's own tracing looks at it
+def test_compiled_layers_have_the_loss_and_the_gradients_of_float32_on_a_cpu(device):
+    exact, model = model_of("mmbert-small", "reference"), model_of("mmbert-small").to(device)
+    wanted = exact.loss(*batch())
+    wanted.backward()
+    with autocast(device, torch.bfloat16):
+        model.encoder.compile_layers(512, 512, backend="inductor" if device.type == "cuda" else "aot_eager")
+        tokens, starts, positions, targets = batch()
+        layout = Layout.from_host(starts.numpy(), len(tokens), device, longest=512)
+        found = model.loss(tokens.to(device), layout, positions.to(device), targets.to(device))
+    found.backward()
+    assert parts_off(found, wanted) < 0.003
+    for (name, one), other in zip(model.named_parameters(), exact.parameters(), strict=True):
+        assert parts_off(one.grad, other.grad) < 0.06, name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hidden_states_without_gradients_are_those_of_float32_on_a_cpu(device, family):
+    tokens, starts, *_ = batch()
+    exact, model = model_of(family, "reference").encoder.eval(), model_of(family).encoder.eval()
+    standing = packed(model.to(device), torch.bfloat16, may_round=True)
+    with torch.inference_mode():
+        wanted, found = exact(tokens, starts), standing(tokens.to(device), starts.to(device))
+    assert found.dtype == torch.bfloat16
+    assert parts_off(found, wanted) < 2e-2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("width", [16, 5000, 9001, 256_000])
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_the_kernel_of_the_loss_is_pytorch_in_one_pass(width, dtype):
+    cuda = torch.device("cuda")
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch sees no CUDA device")
+    assert cross_entropy.without_kernel(cuda) is None
+    generator = torch.Generator(cuda).manual_seed(0)
+    scores = (torch.randn(33, width, device=cuda, generator=generator) * 4).to(dtype)
+    bias = torch.randn(width, device=cuda, generator=generator)
+    targets = torch.randint(width, (33,), device=cuda, generator=generator)
+    other = scores.clone()
+    wanted = cross_entropy._losses_in_pytorch(other, bias, targets, gradient=True)
+    found = cross_entropy._losses(scores, bias, targets, gradient=True)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
+    assert parts_off(scores, other.cpu()) < BOUNDS[dtype]
