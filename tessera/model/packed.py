@@ -5,19 +5,22 @@ activation, gate and residual are oneDNN's post-operations, by way of the functi
 and no compiler is needed. Hidden states stay in the precision of the products. Elsewhere weights are rounded once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tessera.model.attention import Layout, attend
+from tessera.model.attention import Layout, attend, frequencies
+from tessera.model.attention_cpu import cut
+from tessera.model.attention_still import attend_still, still_tiles
 from tessera.model.encoder import Block, Encoder, Norm, PartialEmbedding
 
 # Shapes: T tokens of N documents end to end, C hidden size, I intermediate size.
 
+_GROUP_TOKENS = 4096  # of documents that go through all layers together
+_ROWS = 2048  # of a multilayer perceptron at once
 _ACTIVATIONS = {"gelu": ("gelu", "none"), "silu": ("swish", "")}  # as oneDNN calls them
 
 
@@ -58,15 +61,14 @@ class RoundedEncoder(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
-    attention_norm: Callable[[Tensor], Tensor]
-    qkv: Tensor  # matrices packed
-    attend: Callable[[Tensor, Layout], Tensor]
-    output: Tensor
-    mlp_norm: Callable[[Tensor], Tensor]
-    gate: Tensor
-    up: Tensor
-    down: Tensor
+class Layer:
+    """A transformer layer as three functions of rows, what lies between norms and sums fused with its products."""
+
+    window: int | None
+    theta: float
+    qkv: Callable[[Tensor], Tensor]  # hidden states -> queries, keys and values, norm included
+    output: Callable[[Tensor, Tensor], Tensor]  # (answers of attention, hidden states) -> hidden states
+    mlp: Callable[[Tensor], Tensor]  # hidden states -> hidden states, norm and sum included
 
 
 class PackedEncoder(nn.Module):
@@ -87,29 +89,8 @@ class PackedEncoder(nn.Module):
         with torch.no_grad():
             self.embedding = nn.Embedding.from_pretrained(_table(encoder.embedding).to(dtype))
             self.embedding_norm = _norm(encoder.embedding_norm, dtype)
-            self.layers = [self._layer(i, layer) for i, layer in enumerate(encoder.layers)]
+            self.layers = [_layer(encoder, number, dtype) for number in range(len(encoder.layers))]
             self.norm = _norm(encoder.norm, dtype)
-        self.activation = _ACTIVATIONS[self.config.hidden_act]
-
-    def _layer(self, number: int, block: nn.Module) -> _Layer:
-        assert isinstance(block, Block)
-        config, attention = self.config, block.attention
-        theta = config.local_rope_theta if attention.window is not None else config.global_rope_theta
-        heads, pairs, window = attention.heads, attention.key_value_heads, attention.window
-        gate, up = block.mlp.gate_up.weight.chunk(2)
-        return _Layer(
-            attention_norm=_norm(block.attention_norm, self.dtype),
-            qkv=self._pack(attention.qkv.weight),
-            attend=partial(attend, heads=heads, key_value_heads=pairs, window=window, theta=theta),
-            output=self._pack(attention.output.weight),
-            mlp_norm=_norm(block.mlp_norm, self.dtype),
-            gate=self._pack(gate),
-            up=self._pack(up),
-            down=self._pack(block.mlp.down.weight),
-        )
-
-    def _pack(self, weight: Tensor) -> Tensor:
-        return torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(self.dtype).contiguous(), None)
 
     @torch.no_grad()
     def forward(self, tokens: Tensor, starts: Tensor) -> Tensor:
@@ -118,21 +99,77 @@ class PackedEncoder(nn.Module):
         Raises ValueError if starts does not fit.
         """
         with torch.autocast("cpu", enabled=False):
-            return self._run(tokens, Layout.of(starts, len(tokens), self.backend))
+            whole = Layout.of(starts, len(tokens), self.backend)
+            groups = [slice(first, last + 1) for first, last in _groups(starts.tolist())]
+            if len(groups) < 2:
+                return self._run(tokens, whole)
+            parts = (starts[group] for group in groups)
+            return torch.cat([self._run(tokens[part[0] : part[-1]], self._layout(part - part[0])) for part in parts])
+
+    def _layout(self, starts: Tensor) -> Layout:
+        return Layout.of(starts, int(starts[-1]), self.backend)
 
     def _run(self, tokens: Tensor, layout: Layout) -> Tensor:
-        product, fused = torch.ops.mkldnn._linear_pointwise, torch.ops.mkldnn._linear_pointwise.binary
-        activation, how = self.activation
         x = self.embedding_norm(self.embedding(tokens))
         if not len(tokens):
             return x
         for layer in self.layers:
-            mixed = layer.attend(product(layer.attention_norm(x), layer.qkv, None, "none", [], ""), layout)
-            x = fused(mixed, x, layer.output, None, "add")
-            normed = layer.mlp_norm(x)
-            gated = fused(normed, product(normed, layer.gate, None, activation, [], how), layer.up, None, "mul")
-            x = fused(gated, x, layer.down, None, "add")
+            x = layer.output(self._attend(layer.qkv(x), layout, layer), x)
+            parts = [layer.mlp(rows) for rows in x.split(_ROWS)]
+            x = parts[0] if len(parts) == 1 else torch.cat(parts)
         return self.norm(x)
+
+    def _attend(self, qkv: Tensor, layout: Layout, layer: Layer) -> Tensor:
+        heads, pairs = self.config.num_attention_heads, self.config.num_key_value_heads
+        if layout.backend != "cpu":
+            how = {"heads": heads, "key_value_heads": pairs, "window": layer.window, "theta": layer.theta}
+            return attend(qkv, layout, **how)
+        window = layout.window(layer.window)
+        stacks = layout.once(("stacks", window), lambda: cut(layout.starts.tolist(), window, heads))
+        turns = frequencies(layer.theta, self.config.head_dim)
+        tiles = layout.once(("still", window, layer.theta), lambda: still_tiles(stacks, len(qkv), turns, qkv.dtype))
+        return attend_still(qkv, tiles, heads, pairs)
+
+
+def _groups(starts: list[int]) -> Iterator[tuple[int, int]]:
+    """Documents first to last that go through the layers together: what they need stays in the cache, and in memory."""
+    first = 0
+    for last in range(1, len(starts)):
+        if last == len(starts) - 1 or starts[last + 1] - starts[first] > _GROUP_TOKENS:
+            yield first, last
+            first = last
+
+
+def _layer(encoder: Encoder, number: int, dtype: torch.dtype) -> Layer:
+    """The layer with its products in `dtype`."""
+    block, config = encoder.layers[number], encoder.config
+    assert isinstance(block, Block)
+    window = block.attention.window
+    gate, up = (_pack(half, dtype) for half in block.mlp.gate_up.weight.chunk(2))
+    qkv, output, down = (
+        _pack(one.weight, dtype) for one in (block.attention.qkv, block.attention.output, block.mlp.down)
+    )
+    before, between = _norm(block.attention_norm, dtype), _norm(block.mlp_norm, dtype)
+    activation, how = _ACTIVATIONS[config.hidden_act]
+    product, summed = torch.ops.mkldnn._linear_pointwise, torch.ops.mkldnn._linear_pointwise.binary
+
+    def mlp(x: Tensor) -> Tensor:
+        normed = between(x)
+        # Fused with the second product the gate would be read in an order that costs more than this pass.
+        gated = product(normed, gate, None, activation, [], how).mul_(product(normed, up, None, "none", [], ""))
+        return summed(gated, x, down, None, "add")
+
+    return Layer(
+        window=window,
+        theta=config.local_rope_theta if window is not None else config.global_rope_theta,
+        qkv=lambda x: product(before(x), qkv, None, "none", [], ""),
+        output=lambda mixed, x: summed(mixed, x, output, None, "add"),
+        mlp=mlp,
+    )
+
+
+def _pack(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype).contiguous(), None)
 
 
 def _table(embedding: nn.Module) -> Tensor:
