@@ -1,10 +1,10 @@
 """Self-attention in inference on CPUs: the tiles of attention_cpu.py, with rotary positions turned inside the tile.
 
-Only differences of positions matter, so all tiles of a stack share one small table of cosines and sines that counts from
-the tile's first key. Where keys overlap they are turned again, which costs less than another pass over all tokens. Heads
-are split before queries are, because the matrix library lays out the keys of a head anew for each product. There is no
-way back here; training has attention_cpu.py. torch's own kernel took 2.3 to 2.8 times as long at every length from 64 to
-8,192 tokens (2026-11-27, AVX512_BF16).
+Only differences of positions matter, so all tiles of a stack share one small table of cosines and sines that counts
+from the tile's first key. Where keys overlap they are turned again, which costs less than another pass over all tokens.
+Heads are split before queries are, because the matrix library lays out the keys of a head anew for each product. There
+is no way back here; training has attention_cpu.py. torch's own kernel took 2.3 to 2.8 times as long for every length
+from 64 to 8,192 tokens (2026-11-27, AVX512_BF16).
 """
 
 from dataclasses import dataclass
@@ -82,7 +82,8 @@ def _read(qkv: Tensor, tile: StillTile, heads: int, pairs: int) -> tuple[Tensor,
     """Turned q [n * K, G, q, D], turned k and v [n * K, k, D]"""
     n, queries, keys = tile.shape
     reach = (keys - queries) // 2
-    found = qkv[tile.keys].view(n, keys, heads + 2 * pairs, -1).transpose(1, 2)
+    taken = qkv[tile.keys] if isinstance(tile.keys, slice) else qkv.index_select(0, tile.keys)
+    found = taken.view(n, keys, heads + 2 * pairs, -1).transpose(1, 2)
     q = _turned(found[:, :heads, reach : reach + queries], tile.of_queries)
     k = _turned(found[:, heads : heads + pairs], tile.of_keys)
     v = found[:, heads + pairs :].reshape(n * pairs, keys, -1)

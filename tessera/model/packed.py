@@ -20,7 +20,7 @@ from tessera.model.encoder import Block, Encoder, Norm, PartialEmbedding
 # Shapes: T tokens of N documents end to end, C hidden size, I intermediate size.
 
 _GROUP_TOKENS = 4096  # of documents that go through all layers together
-_ROWS = 2048  # of a multilayer perceptron at once
+_MLP_NUMBERS = 5_000_000  # inside a multilayer perceptron at once
 _ACTIVATIONS = {"gelu": ("gelu", "none"), "silu": ("swish", "")}  # as oneDNN calls them
 
 
@@ -110,12 +110,12 @@ class PackedEncoder(nn.Module):
         return Layout.of(starts, int(starts[-1]), self.backend)
 
     def _run(self, tokens: Tensor, layout: Layout) -> Tensor:
-        x = self.embedding_norm(self.embedding(tokens))
+        x, rows = self.embedding_norm(self.embedding(tokens)), max(256, _MLP_NUMBERS // self.config.intermediate_size)
         if not len(tokens):
             return x
         for layer in self.layers:
             x = layer.output(self._attend(layer.qkv(x), layout, layer), x)
-            parts = [layer.mlp(rows) for rows in x.split(_ROWS)]
+            parts = [layer.mlp(part) for part in x.split(rows)]
             x = parts[0] if len(parts) == 1 else torch.cat(parts)
         return self.norm(x)
 
@@ -126,8 +126,10 @@ class PackedEncoder(nn.Module):
             return attend(qkv, layout, **how)
         window = layout.window(layer.window)
         stacks = layout.once(("stacks", window), lambda: cut(layout.starts.tolist(), window, heads))
-        turns = frequencies(layer.theta, self.config.head_dim)
-        tiles = layout.once(("still", window, layer.theta), lambda: still_tiles(stacks, len(qkv), turns, qkv.dtype))
+        theta, width = layer.theta, self.config.head_dim
+        tiles = layout.once(
+            ("still", window, theta), lambda: still_tiles(stacks, len(qkv), frequencies(theta, width), qkv.dtype)
+        )
         return attend_still(qkv, tiles, heads, pairs)
 
 
