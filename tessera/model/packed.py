@@ -21,7 +21,7 @@ from tessera.model.encoder import Block, Encoder, Norm, PartialEmbedding
 
 _GROUP_TOKENS = 4096  # of documents that go through all layers together
 _MLP_NUMBERS = 5_000_000  # inside a multilayer perceptron at once
-_ACTIVATIONS = {"gelu": ("gelu", "none"), "silu": ("swish", "")}  # as oneDNN calls them
+FUSED_ACTIVATIONS = {"gelu": ("gelu", "none"), "silu": ("swish", "")}  # as oneDNN calls them
 
 
 def can_pack() -> bool:
@@ -76,11 +76,17 @@ class PackedEncoder(nn.Module):
 
     encoder  on a CPU; it is left as it is, and is not needed afterwards
     dtype    of weights and hidden states, float32 or bfloat16
+    layer    makes one of (encoder, number, dtype); None: `float_layer`. model/int8.py has another
 
     Raises ValueError for an encoder elsewhere and on machines without the matrix library (`can_pack`).
     """
 
-    def __init__(self, encoder: Encoder, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        dtype: torch.dtype,
+        layer: Callable[[Encoder, int, torch.dtype], Layer] | None = None,
+    ) -> None:
         super().__init__()
         where = encoder.embedding.weight.device
         if where.type != "cpu" or not can_pack():
@@ -88,9 +94,9 @@ class PackedEncoder(nn.Module):
         self.config, self.backend, self.dtype = encoder.config, encoder.backend, dtype
         with torch.no_grad():
             self.embedding = nn.Embedding.from_pretrained(_table(encoder.embedding).to(dtype))
-            self.embedding_norm = _norm(encoder.embedding_norm, dtype)
-            self.layers = [_layer(encoder, number, dtype) for number in range(len(encoder.layers))]
-            self.norm = _norm(encoder.norm, dtype)
+            self.embedding_norm = inference_norm(encoder.embedding_norm, dtype)
+            self.layers = [(layer or float_layer)(encoder, number, dtype) for number in range(len(encoder.layers))]
+            self.norm = inference_norm(encoder.norm, dtype)
 
     @torch.no_grad()
     def forward(self, tokens: Tensor, starts: Tensor) -> Tensor:
@@ -142,17 +148,17 @@ def _groups(starts: list[int]) -> Iterator[tuple[int, int]]:
             first = last
 
 
-def _layer(encoder: Encoder, number: int, dtype: torch.dtype) -> Layer:
-    """The layer with its products in `dtype`."""
+def float_layer(encoder: Encoder, number: int, dtype: torch.dtype) -> Layer:
+    """The layer of that number with its products in `dtype`."""
     block, config = encoder.layers[number], encoder.config
     assert isinstance(block, Block)
     window = block.attention.window
-    gate, up = (_pack(half, dtype) for half in block.mlp.gate_up.weight.chunk(2))
+    gate, up = (pack_weight(half, dtype) for half in block.mlp.gate_up.weight.chunk(2))
     qkv, output, down = (
-        _pack(one.weight, dtype) for one in (block.attention.qkv, block.attention.output, block.mlp.down)
+        pack_weight(one.weight, dtype) for one in (block.attention.qkv, block.attention.output, block.mlp.down)
     )
-    before, between = _norm(block.attention_norm, dtype), _norm(block.mlp_norm, dtype)
-    activation, how = _ACTIVATIONS[config.hidden_act]
+    before, between = inference_norm(block.attention_norm, dtype), inference_norm(block.mlp_norm, dtype)
+    activation, how = FUSED_ACTIVATIONS[config.hidden_act]
     product, summed = torch.ops.mkldnn._linear_pointwise, torch.ops.mkldnn._linear_pointwise.binary
 
     def mlp(x: Tensor) -> Tensor:
@@ -170,7 +176,8 @@ def _layer(encoder: Encoder, number: int, dtype: torch.dtype) -> Layer:
     )
 
 
-def _pack(weight: Tensor, dtype: torch.dtype) -> Tensor:
+def pack_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A matrix in the order that the matrix library reads."""
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype).contiguous(), None)
 
 
@@ -181,7 +188,7 @@ def _table(embedding: nn.Module) -> Tensor:
     return embedding.get_parameter("weight").detach()
 
 
-def _norm(norm: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+def inference_norm(norm: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     """The norm in `dtype`, statistics in float32; nothing for what is no norm."""
     if not isinstance(norm, Norm):
         return lambda x: x
