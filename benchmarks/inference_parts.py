@@ -138,8 +138,8 @@ def _tessera(what: str, folder: Path) -> Callable[[list[Any]], Any]:
     from tessera.data.packing import by_length
     from tessera.model import hub
     from tessera.model.encoder import pack
-    from tessera.model.packed import PackedEncoder
     from tessera.model.pooling import pool
+    from tessera.packed.encoder import PackedEncoder
 
     packed = PackedEncoder(hub.load(folder / "model").encoder, torch.bfloat16 if "bfloat16" in what else torch.float32)
 

@@ -1,6 +1,6 @@
 """Batched inference: token ids to sentence embeddings or hidden states, the only way there.
 
-Texts of similar length share a batch and lie in it end to end. On a CPU the weights are packed (model/packed.py),
+Texts of similar length share a batch and lie in it end to end. On a CPU the weights are packed (packed/encoder.py),
 elsewhere they are rounded once, or matrix products run under autocast where the model is somebody else's.
 """
 
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from tessera.data.packing import by_length
 from tessera.inference.tokenize import Ids, TextTokenizer, check_vocabulary, flat
 from tessera.model.encoder import pack
-from tessera.model.packed import PackedEncoder, packed
 from tessera.model.pooling import Dense, Unit, average, pool
 from tessera.model.precision import autocast, compute_dtype
+from tessera.packed.encoder import PackedEncoder, packed
 from tessera.progress import Progress, silent
 from tessera.tokenizer.tokenizer import Tokenizer
 

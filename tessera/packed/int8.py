@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tessera.model.encoder import Block, Encoder, Norm
-from tessera.model.packed import FUSED_ACTIVATIONS, Layer, float_layer, inference_norm, pack_weight
+from tessera.packed.encoder import FUSED_ACTIVATIONS, Layer, float_layer, inference_norm, pack_weight
 
 # Shapes: T tokens, R of them kept as a sample, K inputs and O outputs of a product, C hidden size, I intermediate size.
 

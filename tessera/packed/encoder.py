@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from tessera.model.attention import Layout, attend, frequencies
 from tessera.model.attention_cpu import cut
-from tessera.model.attention_still import attend_still, still_tiles
 from tessera.model.encoder import Block, Encoder, Norm, PartialEmbedding
+from tessera.packed.attention import attend_still, still_tiles
 
 # Shapes: T tokens of N documents end to end, C hidden size, I intermediate size.
 
@@ -76,7 +76,7 @@ class PackedEncoder(nn.Module):
 
     encoder  on a CPU; it is left as it is, and is not needed afterwards
     dtype    of weights and hidden states, float32 or bfloat16
-    layer    makes one of (encoder, number, dtype); None: `float_layer`. model/int8.py has another
+    layer    makes one of (encoder, number, dtype); None: `float_layer`. packed/int8.py has another
 
     Raises ValueError for an encoder elsewhere and on machines without the matrix library (`can_pack`).
     """

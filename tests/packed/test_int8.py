@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-from tessera.model import int8
 from tessera.model.mlm import MaskedLM, initialize
-from tessera.model.packed import PackedEncoder, can_pack
+from tessera.packed import int8
+from tessera.packed.encoder import PackedEncoder, can_pack
 
 pytestmark = pytest.mark.skipif(not (can_pack() and int8.can_int8()), reason="no int8 products here")
 
