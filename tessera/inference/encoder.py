@@ -20,7 +20,7 @@ from typing import Any, Literal, Self, Unpack
 import numpy as np
 import torch
 
-from tessera.inference import compatibility
+from tessera.inference import compatibility, tuned
 from tessera.inference import sentence_folder as folders
 from tessera.inference.engine import EncodeOptions, Engine, Options, Pooling, Tokens, Vectors
 from tessera.inference.fill_mask import MaskFiller
@@ -77,6 +77,7 @@ class Encoder:
         self.dimensions = self.pipeline.width(config.hidden_size)
         most = int(config.max_position_embeddings)
         self.max_seq_length = min(self.pipeline.max_length or most, most)
+        self.tuned: tuned.Choice | None = None  # by `tessera tune`
         self._fill: MaskFiller | None = None
         self._lock = threading.Lock()
         self._said_cut = False
@@ -98,20 +99,24 @@ class Encoder:
         attention  auto, reference, cpu or varlen; see model/attention.py
         drop_head  whether a classifier (or another head of a task) may be left out, for vectors of what is beneath it
 
+        Where neither device, dtype nor attention is asked for, `tessera tune` may have chosen an engine: see tuned.py.
+
         Raises ValueError naming the file and what in it is missing, broken or not known here, and for such a head.
         """
         how: dict[str, Any] = {"device": device, "dtype": dtype, "attention": attention, "threads": threads}
         whole = folders.local(name)
         pipeline, inside = folders.read(whole)
         refuse_adapter(inside)
-        tokenizer = Tokenizer.load(inside)
-        if kind(inside) is not None:  # exported: it computes in its own precision, on a CPU
-            exported = Runtime.open(inside, dtype=dtype, threads=threads)
-            found = cls(exported, tokenizer, pipeline, device="cpu", dtype="float32", source=inside, threads=threads)
+        tokenizer, load = Tokenizer.load(inside), partial(hub.load_encoder, inside, attention, drop_head=drop_head)
+        chosen = tuned.choice(inside, device, dtype, attention)
+        if chosen is not None:
+            model, device, dtype, threads = tuned.opened(chosen, inside, load, threads)
+        elif kind(inside) is not None:  # exported: it computes in its own precision, on a CPU
+            model, device, dtype = Runtime.open(inside, dtype=dtype, threads=threads), "cpu", "float32"
         else:
-            model = hub.load_encoder(inside, attention, drop_head=drop_head)
-            found = cls(model, tokenizer, pipeline, device=device, dtype=dtype, source=inside, threads=threads)
-        found._opened = partial(cls.from_pretrained, whole.resolve(), drop_head=drop_head, **how)
+            model = load()
+        found = cls(model, tokenizer, pipeline, device=device, dtype=dtype, source=inside, threads=threads)
+        found.tuned, found._opened = chosen, partial(cls.from_pretrained, whole.resolve(), drop_head=drop_head, **how)
         return found
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -129,8 +134,7 @@ class Encoder:
         number = str(self.dtype).removeprefix("torch.")
         if self.dtype is torch.float32 and compute_dtype("auto", self.device) is torch.float32:
             number += ", which has no bfloat16"
-        if self._engine.packed:
-            number += ", weights packed"
+        number += ", weights packed" * self._engine.packed + f", {self.tuned}" * (self.tuned is not None)
         return (
             f"Encoder({self.source}: {self.dimensions} dimensions, {how}, at most {self.max_seq_length} tokens; "
             f"{where} in {number}, {torch.get_num_threads()} threads)"
@@ -222,6 +226,7 @@ class Encoder:
         """The options of `encode`, settled. Raises ValueError for what does not fit the model or itself."""
         options = checked_keywords(options, Options.__optional_keys__)
         refuse_without_states(self._engine.model, self.source)
+        options.setdefault("max_tokens", self.tuned.max_tokens if self.tuned is not None else 16_384)
         return settled(options, self.tokenizer, self.pipeline, self.config, self.max_seq_length)
 
     # --------------------------------------------------------------------------------------------------- tokens
@@ -300,7 +305,7 @@ class Encoder:
         return await asyncio.to_thread(self.embed_documents, texts)
 
     async def aembed_query(self, text: str) -> list[float]:
-        """The same, beside other work."""
+        """As LangChain asks, beside other work."""
         return await asyncio.to_thread(self.embed_query, text)
 
     @property
