@@ -20,6 +20,7 @@ from tessera.inference.tokenize import Ids, TextTokenizer, check_vocabulary, fla
 from tessera.model.encoder import pack
 from tessera.model.pooling import Dense, Unit, average, pool
 from tessera.model.precision import autocast, compute_dtype
+from tessera.packed.bert import PackedBert
 from tessera.packed.encoder import PackedEncoder, packed
 from tessera.progress import Progress, silent
 from tessera.tokenizer.tokenizer import Tokenizer
@@ -152,7 +153,7 @@ class Engine:
             if not bool(weight.detach().sum().isfinite()):
                 raise ValueError(f"{name} holds NaN or infinity; its training went wrong, or its file is broken")
         self.model = packed(model.to(device).eval(), dtype, may_round=True)
-        self.packed = isinstance(self.model, PackedEncoder)
+        self.packed = isinstance(self.model, PackedEncoder | PackedBert)
         config: Any = model.config
         self.hidden_size = int(config.hidden_size)
         self.steps = [step.to(device).eval() for step in steps]

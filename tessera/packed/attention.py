@@ -31,20 +31,17 @@ class StillTile:
     keys: Tensor | slice  # [n * k] rows of the batch; padding reads any row
     asked: Tensor | slice  # [n * q] rows of the answer; padding writes to row T
     bias: Tensor | None  # [n, 1, 1 or q, k], added to scores
-    of_queries: Table  # divided by the root of D
-    of_keys: Table
+    of_queries: Table | None  # divided by the root of D; None: nothing is turned, and queries are divided already
+    of_keys: Table | None
 
 
-def still_tiles(stacks: list[Stack], tokens: int, frequencies: Tensor, dtype: torch.dtype) -> list[StillTile]:
-    """What the layers of a batch share. tokens: T; frequencies [D/2] of the rotation"""
+def still_tiles(stacks: list[Stack], tokens: int, frequencies: Tensor | None, dtype: torch.dtype) -> list[StillTile]:
+    """What the layers of a batch share. tokens: T; frequencies [D/2] of the rotation, None: without positions"""
     return [_still(stack, tokens, frequencies, dtype) for stack in stacks]
 
 
-def _still(stack: Stack, tokens: int, frequencies: Tensor, dtype: torch.dtype) -> StillTile:
+def _still(stack: Stack, tokens: int, frequencies: Tensor | None, dtype: torch.dtype) -> StillTile:
     (n, k), q = stack.keys.shape, stack.asked.shape[1]
-    angles = torch.arange(k)[:, None].float() * frequencies
-    cos, sin = torch.cat([angles.cos()] * 2, 1), torch.cat((-angles.sin(), angles.sin()), 1)
-    reach, scale = (k - q) // 2, cos.shape[1] ** -0.5
     padding = stack.keys == tokens
     own = stack.keys.masked_fill(padding, -1).amax(1, keepdim=True)  # so that padding reads its own document's numbers
     return StillTile(
@@ -52,9 +49,16 @@ def _still(stack: Stack, tokens: int, frequencies: Tensor, dtype: torch.dtype) -
         keys=_rows(torch.where(padding, own, stack.keys)),
         asked=_rows(stack.asked),
         bias=None if stack.bias is None else stack.bias.to(dtype),
-        of_queries=((cos * scale)[reach : reach + q].to(dtype), (sin * scale)[reach : reach + q].to(dtype)),
-        of_keys=(cos.to(dtype), sin.to(dtype)),
+        of_queries=None if frequencies is None else _table(frequencies, (k - q) // 2, q, dtype, scaled=True),
+        of_keys=None if frequencies is None else _table(frequencies, 0, k, dtype, scaled=False),
     )
+
+
+def _table(frequencies: Tensor, first: int, count: int, dtype: torch.dtype, *, scaled: bool) -> Table:
+    angles = torch.arange(first, first + count)[:, None].float() * frequencies
+    cos, sin = torch.cat([angles.cos()] * 2, 1), torch.cat((-angles.sin(), angles.sin()), 1)
+    scale = cos.shape[1] ** -0.5 if scaled else 1.0
+    return (cos * scale).to(dtype), (sin * scale).to(dtype)
 
 
 def _rows(places: Tensor) -> Tensor | slice:
@@ -90,9 +94,11 @@ def _read(qkv: Tensor, tile: StillTile, heads: int, pairs: int) -> tuple[Tensor,
     return q.view(n * pairs, heads // pairs, queries, -1), k.flatten(0, 1), v
 
 
-def _turned(x: Tensor, table: Table) -> Tensor:
+def _turned(x: Tensor, table: Table | None) -> Tensor:
     """Rotary position embedding of x [n, heads, positions, D], made contiguous: there tables fit whole rows of it."""
     x = x.contiguous()
+    if table is None:
+        return x
     return torch.mul(x, table[0]).addcmul_(x.roll(x.shape[-1] // 2, -1), table[1])
 
 

@@ -15,7 +15,9 @@ from torch.nn import functional
 from tessera.model.attention import Layout, attend, frequencies
 from tessera.model.attention_cpu import cut
 from tessera.model.encoder import Block, Encoder, Norm, PartialEmbedding
+from tessera.model.transformers_model import TransformersEncoder
 from tessera.packed.attention import attend_still, still_tiles
+from tessera.packed.bert import packed_bert
 
 # Shapes: T tokens of N documents end to end, C hidden size, I intermediate size.
 
@@ -32,9 +34,12 @@ def can_pack() -> bool:
 def packed(encoder: nn.Module, dtype: torch.dtype, *, may_round: bool = False) -> nn.Module:
     """The form of an encoder that gives its answers fastest in inference.
 
-    `PackedEncoder`, a copy, for one of ours on a CPU with the matrix library. Else `encoder` itself, to be run under
-    autocast; or with `may_round` and one of ours a `RoundedEncoder`, which changes its weights.
+    A copy with packed weights on a CPU with the matrix library: `PackedEncoder` for one of ours, `PackedBert` for one
+    of BERT's architecture. Else `encoder` itself, to be run under autocast; or with `may_round` and one of ours a
+    `RoundedEncoder`, which changes its weights.
     """
+    if isinstance(encoder, TransformersEncoder) and next(encoder.parameters()).device.type == "cpu" and can_pack():
+        return packed_bert(encoder, dtype) or encoder
     if not isinstance(encoder, Encoder):
         return encoder
     if encoder.embedding.weight.device.type == "cpu" and can_pack():
