@@ -74,13 +74,11 @@ class Encoder:
         self.attention = choose(backend, self.device) if backend else "transformers'"
         self.tokenizer, self.source = tokenizer, source
         self._engine = Engine(model, self.pipeline.steps, self.device, self.dtype)
-        self.dimensions = self.pipeline.width(config.hidden_size)
-        most = int(config.max_position_embeddings)
+        self.dimensions, most = self.pipeline.width(config.hidden_size), int(config.max_position_embeddings)
         self.max_seq_length = min(self.pipeline.max_length or most, most)
         self.tuned: tuned.Choice | None = None  # by `tessera tune`
         self._fill: MaskFiller | None = None
-        self._lock = threading.Lock()
-        self._said_cut = False
+        self._lock, self._said_cut = threading.Lock(), False
         self._opened: Callable[[], Self] | None = None  # makes another like this one
 
     @classmethod
@@ -130,8 +128,7 @@ class Encoder:
 
     def __repr__(self) -> str:
         how = "+".join(self.pipeline.pooling) + (", normalized" if self.pipeline.normalize else "")
-        where = f"{self.attention} attention on {self.device}"
-        number = str(self.dtype).removeprefix("torch.")
+        where, number = f"{self.attention} attention on {self.device}", str(self.dtype).removeprefix("torch.")
         if self.dtype is torch.float32 and compute_dtype("auto", self.device) is torch.float32:
             number += ", which has no bfloat16"
         number += ", weights packed" * self._engine.packed + f", {self.tuned}" * (self.tuned is not None)
