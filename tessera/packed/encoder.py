@@ -133,8 +133,7 @@ class PackedEncoder(nn.Module):
     def _attend(self, qkv: Tensor, layout: Layout, layer: Layer) -> Tensor:
         heads, pairs = self.config.num_attention_heads, self.config.num_key_value_heads
         if layout.backend != "cpu":
-            how = {"heads": heads, "key_value_heads": pairs, "window": layer.window, "theta": layer.theta}
-            return attend(qkv, layout, **how)
+            return attend(qkv, layout, heads=heads, key_value_heads=pairs, window=layer.window, theta=layer.theta)
         window = layout.window(layer.window)
         stacks = layout.once(("stacks", window), lambda: cut(layout.starts.tolist(), window, heads))
         theta, width = layer.theta, self.config.head_dim

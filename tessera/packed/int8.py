@@ -74,7 +74,7 @@ def calibrate(encoder: Encoder, batches: Iterable[tuple[Tensor, Tensor]]) -> tup
 
 
 def _products(encoder: Encoder) -> dict[str, Any]:
-    named = {}
+    named: dict[str, Any] = {}
     for number, block in enumerate(encoder.layers):
         assert isinstance(block, Block)
         modules = (block.attention.qkv, block.attention.output, block.mlp.gate_up, block.mlp.down)
