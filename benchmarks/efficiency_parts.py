@@ -13,9 +13,9 @@ from torch import Tensor
 
 from tessera.model.encoder import Encoder
 from tessera.model.hf_names import family, their_config
-from tessera.model.packed import packed
 from tessera.model.pooling import pool
 from tessera.model.precision import compute_dtype
+from tessera.packed.encoder import packed
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.train.throughput import used_memory
 

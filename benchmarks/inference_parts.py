@@ -10,14 +10,14 @@ from typing import Any
 Numbers = dict[str, Any]
 
 INT8 = "tessera quantize, int8 in OpenVINO"
-OURS = ("tessera, bfloat16", "tessera, float32", INT8)
+OURS = ("tessera, bfloat16", "tessera, int8", "tessera, float32", INT8)
 PEERS = (
     "transformers, float32, batch 32",
     "transformers, bfloat16, sorted, batch 8",
     "OpenVINO, float32, sorted, batch 8",
     "OpenVINO, bfloat16, sorted, batch 8",
 )
-SHAPES = ("mmbert-small", "mmbert-base", "eurobert-210m")
+SHAPES = ("mmbert-small", "mmbert-base", "eurobert-210m", "minilm")
 BASELINES = {  # other families: shape, as transformers calls it
     "xlm-r-base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
                    "vocab_size": 250_002, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1},
@@ -28,15 +28,19 @@ FIRST = 10  # smallest token id that is drawn: below are special ones of every s
 CHECKED = 512  # tokens, at most, of texts whose vectors are compared
 
 
-def measure(what: str, folder: Path, shape: str, lengths: str, threads: int, seconds: float) -> Numbers:
-    """One measurement, in this process."""
+def measure(
+    what: str, folder: Path, shape: str, lengths: str, threads: int, seconds: float, *, processor: bool = False
+) -> Numbers:
+    """One measurement, in this process. processor: in its processor seconds, where others use the machine."""
     import torch
+
+    clock = time.process_time if processor else time.perf_counter
 
     torch.set_num_threads(threads)
     if what == "weights":
         return _write_weights(folder, shape, lengths)
     if what == "limit":
-        return _limit(shape, lengths)
+        return _limit(shape, lengths, clock)
     if what == "quantize":
         return _quantize(folder, shape)
     texts = _texts(lengths, what if what in BASELINES else shape)
@@ -55,9 +59,9 @@ def measure(what: str, folder: Path, shape: str, lengths: str, threads: int, sec
             return {"missing": f"not measured: {error}"}
     vectors, spent, times, until = run(texts), float("inf"), 0, time.perf_counter() + seconds
     while times < 2 or time.perf_counter() < until:
-        began = time.perf_counter()
+        began = clock()
         run(texts)
-        spent, times = min(spent, time.perf_counter() - began), times + 1
+        spent, times = min(spent, clock() - began), times + 1
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
         "tokens_per_second": sum(map(len, texts)) / spent,
@@ -86,7 +90,7 @@ def _texts(lengths: str, shape: str) -> list[Any]:
             counts = np.full(1, 16)
     if shape in BASELINES:
         counts = np.minimum(counts, 512)
-    most = BASELINES[shape]["vocab_size"] if shape in BASELINES else _config(shape).vocab_size
+    most = _vocabulary(shape)
     return [random.integers(FIRST, most - FIRST, int(count)) for count in counts]
 
 
@@ -97,6 +101,14 @@ def _config(shape: str) -> Any:
     return EncoderConfig.model_validate({**fields, "max_position_embeddings": 8192})
 
 
+def _vocabulary(shape: str) -> int:
+    return BASELINES[shape]["vocab_size"] if shape in BASELINES else _config(shape).vocab_size
+
+
+def _padding(shape: str) -> int:
+    return BASELINES[shape]["pad_token_id"] if shape in BASELINES else _config(shape).pad_token_id or 0
+
+
 def _write_weights(folder: Path, shape: str, lengths: str) -> Numbers:
     """The model, and the vectors of the shorter texts by transformers in float32, one at a time."""
     import numpy as np
@@ -105,10 +117,14 @@ def _write_weights(folder: Path, shape: str, lengths: str) -> Numbers:
     from tessera.model import hub
     from tessera.model.mlm import MaskedLM, initialize
 
-    model = MaskedLM(_config(shape))
-    initialize(model, torch.Generator().manual_seed(0))
-    hub.save(model, folder / "model")
-    del model
+    if not (folder / "model").is_dir():
+        if shape in BASELINES:
+            _their_random(shape).save_pretrained(folder / "model")
+        else:
+            model = MaskedLM(_config(shape))
+            initialize(model, torch.Generator().manual_seed(0))
+            hub.save(model, folder / "model")
+            del model
     texts = _texts(lengths, shape)
     run = _transformers("transformers, float32, batch 1", folder)
     np.save(folder / "exact.npy", run([text[:CHECKED] for text in texts]))
@@ -138,17 +154,26 @@ def _tessera(what: str, folder: Path) -> Callable[[list[Any]], Any]:
     from tessera.data.packing import by_length
     from tessera.model import hub
     from tessera.model.encoder import pack
-    from tessera.model.packed import PackedEncoder
     from tessera.model.pooling import pool
+    from tessera.packed.encoder import PackedEncoder, packed
+    from tessera.packed.int8 import calibrate, int8_layer
 
-    packed = PackedEncoder(hub.load(folder / "model").encoder, torch.bfloat16 if "bfloat16" in what else torch.float32)
+    model: Any = hub.load_encoder(folder / "model").eval()
+    if "int8" in what:
+        random = np.random.default_rng(1)
+        most = model.config.vocab_size - FIRST
+        steps, _ = calibrate(model, [pack([random.integers(FIRST, most, n)]) for n in (1, 2, 4, 8, 16, 64, 200, 400)])
+        fast: Any = PackedEncoder(model, torch.bfloat16, int8_layer(steps))
+    else:
+        fast = packed(model, torch.bfloat16 if "bfloat16" in what else torch.float32)
+    width = fast.config.hidden_size
 
     @torch.inference_mode()
     def run(texts: list[Any]) -> Any:
-        out = np.empty((len(texts), packed.config.hidden_size), np.float32)
+        out = np.empty((len(texts), width), np.float32)
         for batch in by_length([len(text) for text in texts], 16_384):
             tokens, starts = pack([texts[i] for i in batch])
-            vectors = pool(packed(tokens, starts), starts, "mean")
+            vectors = pool(fast(tokens, starts).float(), starts, "mean")
             out[batch] = torch.nn.functional.normalize(vectors, dim=1).numpy()
         return out
 
@@ -253,13 +278,18 @@ def _transformers(what: str, folder: Path) -> Callable[[list[Any]], Any]:
     return _over(states, size, model.config.pad_token_id or 0, by_length="sorted" in what)
 
 
-def _baseline(name: str) -> Callable[[list[Any]], Any]:
+def _their_random(name: str) -> Any:
+    """A model of another family with random weights."""
     import torch
     from transformers import BertConfig, BertModel, XLMRobertaConfig, XLMRobertaModel
 
     torch.manual_seed(0)
     config, made = (XLMRobertaConfig, XLMRobertaModel) if name.startswith("xlm") else (BertConfig, BertModel)
-    model = made(config(**BASELINES[name]), add_pooling_layer=False).eval()
+    return made(config(**BASELINES[name]), add_pooling_layer=False).eval()
+
+
+def _baseline(name: str) -> Callable[[list[Any]], Any]:
+    model = _their_random(name)
 
     def states(ids: Any, mask: Any) -> Any:
         return model(input_ids=ids, attention_mask=mask).last_hidden_state
@@ -290,47 +320,57 @@ def _openvino(what: str, folder: Path, shape: str) -> Callable[[list[Any]], Any]
         given = {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
         return torch.from_numpy(np.asarray(compiled(given)[0]))
 
-    return _over(states, 8, _config(shape).pad_token_id or 0, by_length=True)
+    return _over(states, 8, _padding(shape), by_length=True)
 
 
 # ------------------------------------------------------------------------------------------------------- the limit
 
 
-def _limit(shape: str, lengths: str) -> Numbers:
+def _limit(shape: str, lengths: str, clock: Callable[[], float]) -> Numbers:
     import torch
 
     from tessera.model.precision import compute_dtype
-    from tessera.plan.architecture import flops_per_token
 
-    config, dtype = _config(shape), compute_dtype("auto", torch.device("cpu"))
+    dtype = compute_dtype("auto", torch.device("cpu"))
     counts = [len(text) for text in _texts(lengths, shape)]
     rows = min(sum(counts), 16_384)
-    hidden, inner = config.hidden_size, config.intermediate_size
-    qkv = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
-    products = [
-        (hidden, qkv),
-        (config.num_attention_heads * config.head_dim, hidden),
-        (hidden, 2 * inner),
-        (inner, hidden),
-    ]
-    seconds = sum(_seconds_of(rows, width, out, dtype) for width, out in products) * config.num_hidden_layers
-    dense = sum(2 * rows * width * out for width, out in products) * config.num_hidden_layers
+    products, layers, flops = _products(shape)
+    seconds = sum(_seconds_of(rows, width, out, dtype, clock) for width, out in products) * layers
+    dense = sum(2 * rows * width * out for width, out in products) * layers
     rate = dense / seconds
     return {
         "dtype": str(dtype).removeprefix("torch."),
-        "tokens_per_second": sum(counts) / (sum(n * flops_per_token(config, n) for n in counts) / rate),
+        "tokens_per_second": sum(counts) / (sum(n * flops(n) for n in counts) / rate),
         "gflops_per_second": rate / 1e9,
     }
 
 
-def _seconds_of(rows: int, width: int, out: int, dtype: Any) -> float:
+def _products(shape: str) -> tuple[list[tuple[int, int]], int, Callable[[int], float]]:
+    """Widths of the products of a layer, layers, FLOPs of a token among so many."""
+    from tessera.plan.architecture import flops_per_token
+
+    if shape in BASELINES:
+        theirs = BASELINES[shape]
+        hidden, inner, layers = (theirs[f"{n}"] for n in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+        products = [(hidden, 3 * hidden), (hidden, hidden), (hidden, inner), (inner, hidden)]
+        weights = layers * sum(width * out for width, out in products)
+        return products, layers, lambda length: 2 * weights + 4 * layers * hidden * length
+    config = _config(shape)
+    hidden, inner = config.hidden_size, config.intermediate_size
+    qkv = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
+    answers = config.num_attention_heads * config.head_dim
+    products = [(hidden, qkv), (answers, hidden), (hidden, 2 * inner), (inner, hidden)]
+    return products, config.num_hidden_layers, lambda length: flops_per_token(config, length)
+
+
+def _seconds_of(rows: int, width: int, out: int, dtype: Any, clock: Callable[[], float]) -> float:
     """The least time for x w^T into memory that is there."""
     import torch
 
     x, w = torch.randn(rows, width).to(dtype), torch.randn(out, width).to(dtype)
     answer, best = torch.empty(rows, out, dtype=dtype), float("inf")
     for _ in range(15):
-        began = time.perf_counter()
+        began = clock()
         torch.mm(x, w.T, out=answer)
-        best = min(best, time.perf_counter() - began)
+        best = min(best, clock() - began)
     return best

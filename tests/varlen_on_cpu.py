@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tessera.model import attention, packed
+from tessera.model import attention
+from tessera.packed import encoder as packed
 
 # Shapes: T tokens of N documents end to end, H query heads, K key/value heads, D head width.
 

@@ -22,10 +22,10 @@ from tessera.inference.encoder import Encoder
 from tessera.inference.fill_mask import MaskFiller
 from tessera.model import hub
 from tessera.model.hf_files import config_json, refuse_adapter
-from tessera.model.packed import PackedEncoder
 from tessera.model.task_config import names_task
 from tessera.model.task_heads import TaskModel
 from tessera.model.transformers_model import TransformersEncoder
+from tessera.packed.encoder import PackedEncoder
 from tessera.prediction.predictor import Predictor
 from tessera.tokenizer.tokenizer import Tokenizer
 

@@ -6,7 +6,7 @@ In reading order:
     options.py     what several verbs share
     making.py      run, prepare, train, plan, merge, tokenizer
     judging.py     evaluate, compare, report, parity, doctor
-    using.py       embed, export, quantize
+    using.py       embed, export, quantize, tune
     asking.py      predict, index, search
     tuning.py      finetune: the verb
     ablating.py    ablate: the verb

@@ -147,3 +147,36 @@ def quantize(
             say=watcher.say,
         )
     console.print(f"{out}: {measured}")
+
+
+@app.command()
+def tune(
+    model: ModelPath,
+    texts: Annotated[str, typer.Option(help="real text of the kind that will be encoded", show_default=False)],
+    goal: Annotated[
+        Literal["throughput", "latency"], typer.Option("--for", help="many texts at once, or one at a time")
+    ] = "throughput",
+    text: Annotated[str, typer.Option(help="the column that holds the text; lang may hold its language")] = "text",
+    min_cosine: Annotated[float, typer.Option(help="of every text with its vector in float32")] = 0.999,
+    max_drop: Annotated[float, typer.Option(help="points of retrieval that a language may lose")] = 0.5,
+    max_length: Annotated[int, typer.Option(help="tokens that are read of a text")] = 512,
+) -> None:
+    """Which engine is fastest here for a model, within bounds; `embed`, `search` and Encoder then take it."""
+    from tessera.export.tune import read_texts
+    from tessera.export.tune import tune as measure
+
+    with Watcher(console) as watcher:
+        found = measure(
+            model,
+            read_texts(texts, column=text),
+            goal=goal,
+            min_cosine=min_cosine,
+            max_drop=max_drop,
+            max_length=max_length,
+            say=watcher.say,
+        )
+    print_table(f"{model}: engines on this machine", *found.table())
+    chosen = found.chosen
+    console.print(
+        f"{model / 'tuned'}: {chosen.name}, {chosen.threads} threads, batches of {chosen.max_tokens:,} tokens"
+    )

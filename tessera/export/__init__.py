@@ -10,4 +10,6 @@ In reading order:
     quantize.py       post-training quantization to int8, measured before and after
     quantize_head.py  the same with the head of a task: whether its answers stay what they were
     int8.py           int8 weights and activations of a graph, calibrated
+    candidates.py     engines that may run a model here, each opened as an Encoder
+    tune.py           which of them is fastest on this machine within bounds of quality
 """

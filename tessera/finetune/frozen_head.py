@@ -27,11 +27,11 @@ from tessera.finetune.learner import Learner
 from tessera.finetune.loop import Diverged, Plan, TrainingSummary, accumulated, answered, optimize, prepared
 from tessera.inference.nearest import Floats
 from tessera.model.encoder import pack
-from tessera.model.packed import packed
 from tessera.model.pooling import pool
 from tessera.model.precision import autocast
 from tessera.model.task_heads import DocumentHead, TransformersHead
 from tessera.model.transformers_model import TransformersEncoder
+from tessera.packed.encoder import packed
 from tessera.plan.task import Protocol
 from tessera.prediction.features import Answer, Example, Item
 from tessera.progress import Progress, silent

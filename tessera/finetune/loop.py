@@ -30,7 +30,7 @@ from tessera.finetune.learner import Learner, embedding, set_embedding
 from tessera.inference.nearest import Floats
 from tessera.model.encoder import PartialEmbedding
 from tessera.model.hub import AnyEncoder
-from tessera.model.packed import packed
+from tessera.packed.encoder import packed
 from tessera.plan.phase import Optimizer
 from tessera.plan.task import Protocol
 from tessera.prediction.features import Answer, Example, Item

@@ -18,5 +18,6 @@ In reading order:
     search_index.py     semantic search: an index over a file of texts, asked by queries
     text_scorer.py      quality scores of texts by a regression head
     runtime.py          inference with OpenVINO or ONNX Runtime
+    tuned.py            the engine that `tessera tune` chose for a folder
     parity.py           numerical parity of a checkpoint: beside transformers, by hand, in every backend
 """

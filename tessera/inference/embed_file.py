@@ -89,9 +89,9 @@ def embed_file(
 
 def _settings(encoder: Encoder, how: EncodeOptions) -> Settings:
     """All that the vector of a text depends on, besides the model."""
-    reading = how.reading
+    reading, number = how.reading, str(encoder.dtype).removeprefix("torch.")
     return {
-        "compute": str(encoder.dtype).removeprefix("torch."),  # number format of the matrix products
+        "compute": number if encoder.tuned is None else encoder.tuned.name,  # number format of the matrix products
         "pooling": "+".join(how.pooling),
         "normalize": how.normalize,
         "prompt": reading.prompt,

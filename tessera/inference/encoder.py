@@ -15,12 +15,12 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, Self, Unpack
+from typing import Any, Literal, Self, Unpack, cast
 
 import numpy as np
 import torch
 
-from tessera.inference import compatibility
+from tessera.inference import compatibility, tuned
 from tessera.inference import sentence_folder as folders
 from tessera.inference.engine import Compile, EncodeOptions, Engine, Options, Pooling, Tokens, Vectors
 from tessera.inference.fill_mask import MaskFiller
@@ -65,9 +65,8 @@ class Encoder:
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
-        config: Any = model.config
+        self.config = config = cast(Any, model.config)
         check_vocabulary(tokenizer, config, source)
-        self.config = config
         self.pipeline = Pipeline() if pipeline is None else pipeline
         self.device = find_device(device)
         self.dtype = compute_dtype(dtype, self.device)
@@ -75,9 +74,9 @@ class Encoder:
         self.attention = choose(backend, self.device, self.dtype) if backend else "transformers'"
         self.tokenizer, self.source = tokenizer, source
         self.engine = Engine(model, self.pipeline.steps, self.device, self.dtype, compile)
-        self.dimensions = self.pipeline.width(config.hidden_size)
-        most = int(config.max_position_embeddings)
+        self.dimensions, most = self.pipeline.width(config.hidden_size), int(config.max_position_embeddings)
         self.max_seq_length = min(self.pipeline.max_length or most, most)
+        self.tuned: tuned.Choice | None = None  # by `tessera tune`
         self._fill: MaskFiller | None = None
         self._lock, self._said_cut = threading.Lock(), False
         self._opened: Callable[[], Self] | None = None  # makes another like this one
@@ -100,21 +99,24 @@ class Encoder:
         compile    layers on a GPU: on, off, or auto: once so much is read that it pays
         drop_head  whether a classifier (or another head of a task) may be left out, for vectors of what is beneath it
 
+        Where neither device, dtype nor attention is asked for, `tessera tune` may have chosen an engine: see tuned.py.
         Raises ValueError naming the file and what in it is missing, broken or not known here, and for such a head.
         """
-        running: dict[str, Any] = {"device": device, "dtype": dtype, "threads": threads, "compile": compile}
+        again = partial(cls.from_pretrained, device=device, dtype=dtype, attention=attention, threads=threads)
         whole = folders.local(name)
         pipeline, inside = folders.read(whole)
         refuse_adapter(inside)
-        tokenizer = Tokenizer.load(inside)
-        if kind(inside) is not None:  # exported: it computes in its own precision, on a CPU
-            exported = Runtime.open(inside, dtype=dtype, threads=threads)
-            found = cls(exported, tokenizer, pipeline, device="cpu", dtype="float32", source=inside, threads=threads)
+        tokenizer, load = Tokenizer.load(inside), partial(hub.load_encoder, inside, attention, drop_head=drop_head)
+        chosen = tuned.choice(inside, device, dtype, attention)
+        if chosen is not None:
+            model, device, dtype, threads = tuned.opened(chosen, inside, load, threads)
+        elif kind(inside) is not None:  # exported: it computes in its own precision, on a CPU
+            model, device, dtype = Runtime.open(inside, dtype=dtype, threads=threads), "cpu", "float32"
         else:
-            model = hub.load_encoder(inside, attention, drop_head=drop_head)
-            found = cls(model, tokenizer, pipeline, source=inside, **running)
-        running |= {"attention": attention, "drop_head": drop_head}
-        found._opened = partial(cls.from_pretrained, whole.resolve(), **running)
+            model = load()
+        here: dict[str, Any] = {"device": device, "dtype": dtype, "threads": threads, "compile": compile}
+        found = cls(model, tokenizer, pipeline, source=inside, **here)
+        found.tuned, found._opened = chosen, partial(again, whole.resolve(), compile=compile, drop_head=drop_head)
         return found
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -128,15 +130,12 @@ class Encoder:
 
     def __repr__(self) -> str:
         how = "+".join(self.pipeline.pooling) + (", normalized" if self.pipeline.normalize else "")
-        where = f"{self.attention} attention on {self.device}"
         number = str(self.dtype).removeprefix("torch.")
         if self.dtype is torch.float32 and compute_dtype("auto", self.device) is torch.float32:
             number += ", which has no bfloat16"
-        number += ", weights packed" if self.engine.packed else ""
-        return (
-            f"Encoder({self.source}: {self.dimensions} dimensions, {how}, at most {self.max_seq_length} tokens; "
-            f"{where} in {number}, {torch.get_num_threads()} threads)"
-        )
+        number += ", weights packed" * self.engine.packed + f", {self.tuned}" * (self.tuned is not None)
+        how += f", at most {self.max_seq_length} tokens; {self.attention} attention on {self.device} in {number}"
+        return f"Encoder({self.source}: {self.dimensions} dimensions, {how}, {torch.get_num_threads()} threads)"
 
     # ---------------------------------------------------------------------------------------------------- texts
 
@@ -224,6 +223,7 @@ class Encoder:
         """The options of `encode`, settled. Raises ValueError for what does not fit the model or itself."""
         options = checked_keywords(options, Options.__optional_keys__)
         refuse_without_states(self.engine.model, self.source)
+        options.setdefault("max_tokens", self.tuned.max_tokens if self.tuned is not None else 16_384)
         return settled(options, self.tokenizer, self.pipeline, self.config, self.max_seq_length)
 
     # --------------------------------------------------------------------------------------------------- tokens
@@ -302,7 +302,7 @@ class Encoder:
         return await asyncio.to_thread(self.embed_documents, texts)
 
     async def aembed_query(self, text: str) -> list[float]:
-        """The same, beside other work."""
+        """As LangChain asks, beside other work."""
         return await asyncio.to_thread(self.embed_query, text)
 
     @property

@@ -1,6 +1,6 @@
 """Batched inference: token ids to sentence embeddings or hidden states, the only way there.
 
-Texts of similar length share a batch and lie in it end to end. On a CPU the weights are packed (model/packed.py),
+Texts of similar length share a batch and lie in it end to end. On a CPU the weights are packed (packed/encoder.py),
 elsewhere they are rounded once, or matrix products run under autocast where the model is somebody else's.
 
 On a GPU the processor only hands over work: what depends on lengths is made on the host, at most two batches are under
@@ -25,9 +25,10 @@ from tessera.inference.tokenize import Ids, TextTokenizer, check_vocabulary, fla
 from tessera.model import attention
 from tessera.model.attention import Layout
 from tessera.model.encoder import pack
-from tessera.model.packed import PackedEncoder, RoundedEncoder, packed
 from tessera.model.pooling import Dense, Unit, average, pool
 from tessera.model.precision import autocast, compute_dtype, on_device, without_compiler
+from tessera.packed.bert import PackedBert
+from tessera.packed.encoder import PackedEncoder, RoundedEncoder, packed
 from tessera.progress import Progress, silent
 from tessera.tokenizer.tokenizer import Tokenizer
 
@@ -203,7 +204,7 @@ class Engine:
             if not bool(weight.detach().sum().isfinite()):
                 raise ValueError(f"{name} holds NaN or infinity; its training went wrong, or its file is broken")
         self.model = packed(model.to(device).eval(), dtype, may_round=True)
-        self.packed = isinstance(self.model, PackedEncoder)
+        self.packed = isinstance(self.model, PackedEncoder | PackedBert)
         config: Any = model.config
         self.hidden_size = int(config.hidden_size)
         self.steps = [step.to(device).eval() for step in steps]

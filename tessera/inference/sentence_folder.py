@@ -222,8 +222,8 @@ def content_hash(folder: Path) -> str:
     """
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".txt")):
-        if "training" in path.relative_to(folder).parts or path.name == "manifest.json":
-            continue  # of a checkpoint: how it goes on, not what it is
+        if {"training", "tuned"} & {*path.relative_to(folder).parts} or path.name == "manifest.json":
+            continue  # how a checkpoint goes on, how a model is run: not what it is
         with path.open("rb") as file:
             digest.update(str(path.relative_to(folder)).encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]

@@ -5,7 +5,6 @@ In reading order:
     encoder.py              EuroBERT, ModernBERT and mmBERT as values of one configuration
     attention.py            three backends with one answer: reference, cpu, varlen; rotary positions
     attention_cpu.py        the cpu backend: documents cut into tiles, cost linear under a window
-    packed.py               inference without gradients: prepacked weights and fused products on a CPU
     mlm.py                  masked language model, initialization
     task_config.py          which task a head is for, its labels, and how a config.json says it
     task_heads.py           heads for fine-tuning: documents, tokens, spans, choices

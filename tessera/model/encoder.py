@@ -1,7 +1,7 @@
 """Bidirectional transformer encoder: EuroBERT, ModernBERT and mmBERT are values of one configuration.
 
 Documents lie end to end and never see each other; nothing is ever padded here. Of three forward passes this is the one
-with gradients, in training and on GPUs; model/packed.py fuses what a CPU computes without them, export/padded.py is
+with gradients, in training and on GPUs; packed/encoder.py fuses what a CPU computes without them, export/padded.py is
 written in the operations of other runtimes.
 """
 

@@ -84,19 +84,7 @@ class TransformersEncoder(nn.Module):
         Positions restart at each document. Raises ValueError if starts does not fit, or a document is longer than the
         table of positions.
         """
-        edges = starts.tolist()
-        lengths = [end - start for start, end in itertools.pairwise(edges)]
-        if not edges or edges[0] != 0 or edges[-1] != len(tokens) or min(lengths, default=0) < 0:
-            raise ValueError(
-                f"starts must rise from 0 to the number of tokens ({len(tokens)}), with one entry more than documents; "
-                f"it is {edges[:3]} ... {edges[-1:]}"
-            )
-        longest = max(lengths, default=0)
-        if self.config.positions is not None and longest > self.config.positions:
-            raise ValueError(
-                f"document {lengths.index(longest)} has {longest} tokens; {self.config.model_type} has positions for "
-                f"{self.config.positions}: cut it"
-            )
+        lengths = self.check(tokens, starts)
         places, parts = [starts.new_empty(0)], []
         for group in groups(lengths):
             rows = starts[torch.tensor(group, device=starts.device)]
@@ -116,6 +104,23 @@ class TransformersEncoder(nn.Module):
         if not parts:
             return torch.zeros(0, self.config.hidden_size, device=tokens.device)
         return torch.cat(parts).index_select(0, torch.cat(places).argsort())
+
+    def check(self, tokens: Tensor, starts: Tensor) -> list[int]:
+        """The lengths of the documents. Raises ValueError as `forward`."""
+        edges = starts.tolist()
+        lengths = [end - start for start, end in itertools.pairwise(edges)]
+        if not edges or edges[0] != 0 or edges[-1] != len(tokens) or min(lengths, default=0) < 0:
+            raise ValueError(
+                f"starts must rise from 0 to the number of tokens ({len(tokens)}), with one entry more than documents; "
+                f"it is {edges[:3]} ... {edges[-1:]}"
+            )
+        longest = max(lengths, default=0)
+        if self.config.positions is not None and longest > self.config.positions:
+            raise ValueError(
+                f"document {lengths.index(longest)} has {longest} tokens; {self.config.model_type} has positions for "
+                f"{self.config.positions}: cut it"
+            )
+        return lengths
 
 
 class TransformersMaskedLM(nn.Module):

@@ -65,7 +65,7 @@ def predicted(
 ) -> list[Floats]:
     """Of each item: [K] for a document, [options] for several, [m, K] for tokens asked for, [n, 2] for a window.
 
-    encoder     as of `item_scores`; model/packed.py makes it faster
+    encoder     as of `item_scores`; packed/encoder.py makes it faster
     max_tokens  of a batch; a longer item makes one of its own. Changes speed and memory only
     """
     found: list[Floats] = [np.zeros((0, 0), np.float32)] * len(items)

@@ -31,12 +31,13 @@ from tessera.inference.sentence_folder import local, tokenizer_length
 from tessera.inference.tokenize import check_vocabulary
 from tessera.model import hub
 from tessera.model.hf_files import config_json
-from tessera.model.packed import PackedEncoder, packed
 from tessera.model.precision import compute_dtype, find_device
 from tessera.model.task_config import read_task
 from tessera.model.task_heads import GraphHead, TaskModel
 from tessera.model.transformers_folder import marks_segments
 from tessera.model.transformers_model import TransformersEncoder
+from tessera.packed.bert import PackedBert
+from tessera.packed.encoder import PackedEncoder, packed
 from tessera.prediction import answers
 from tessera.prediction.features import Reader
 from tessera.prediction.item_scores import predicted
@@ -156,7 +157,7 @@ class Predictor:
     def __repr__(self) -> str:
         number = str(self.dtype).removeprefix("torch.")
         labels = f", {len(self.labels)} labels" if self.labels else ""
-        how = "weights packed" if isinstance(self.encoder, PackedEncoder) else type(self.encoder).__name__
+        how = "weights packed" if isinstance(self.encoder, PackedEncoder | PackedBert) else type(self.encoder).__name__
         return (
             f"Predictor({self.source}: {self.kind}{labels}, at most {self.reader.max_length} tokens; "
             f"on {self.device} in {number}, {how}, {torch.get_num_threads()} threads)"

@@ -26,10 +26,10 @@ from tessera.inference.tokenize import Ids, TextTokenizer
 from tessera.model import hub
 from tessera.model.encoder import Encoder, pack
 from tessera.model.hub import AnyEncoder
-from tessera.model.packed import packed
 from tessera.model.pooling import Dense, Unit, pool
 from tessera.model.precision import autocast, compute_dtype
 from tessera.model.transformers_model import quietly
+from tessera.packed.encoder import packed
 from tessera.plan.recipe import Machine
 from tessera.progress import Progress
 from tessera.tokenizer.tokenizer import Tokenizer

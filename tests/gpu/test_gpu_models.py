@@ -31,7 +31,7 @@ def cosines(found, wanted):
 def both(folder, device):
     """The encoder on the device in bfloat16, and the reference in float32 on a CPU."""
     there = Encoder.from_pretrained(folder, device=device.type, dtype="bfloat16")
-    assert not there._engine.packed  # which is the form for CPUs
+    assert not there.engine.packed  # which is the form for CPUs
     return there, Encoder.from_pretrained(folder, device="cpu", dtype="float32", attention="reference")
 
 

@@ -6,8 +6,8 @@ import torch
 from tessera.model import cross_entropy
 from tessera.model.attention import Layout, attend
 from tessera.model.mlm import MaskedLM, initialize
-from tessera.model.packed import packed
 from tessera.model.precision import autocast
+from tessera.packed.encoder import packed
 from tessera.plan.architecture import PRESETS, EncoderConfig
 
 CPU = torch.device("cpu")

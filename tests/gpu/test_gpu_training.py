@@ -8,14 +8,15 @@ import torch.distributed as dist
 from going import lines
 from tiny_run import recipe, written
 
+from tessera.data.stream import Stream
 from tessera.model import hub
 from tessera.model.mlm import MaskedLM, initialize
-from tessera.plan.mixture import mixture_of
 from tessera.plan.recipe import Recipe
 from tessera.progress import Silent
-from tessera.train import distributed, trainer
+from tessera.train import distributed
 from tessera.train.distributed import World
 from tessera.train.gradient import Cut, Objective, backward, prepare
+from tessera.train.reading import reading
 from tessera.train.start import architecture
 from tessera.train.trainer import Text, train
 
@@ -82,7 +83,8 @@ def alone_in_a_group(device):
 def gradients(module: Objective, text: Text, device: torch.device) -> dict[str, torch.Tensor]:
     """Of one batch of the first phase, whole and on the CPU."""
     plan, world = plan_of(device), World(rank=0, size=1, device=device)
-    stream = trainer._stream(plan, plan.phases[0], text, mixture_of(plan.phases[0], text.train.buckets))
+    stream, _ = reading(plan, plan.phases[0], text)
+    assert isinstance(stream, Stream)
     cut = Cut.of(module.model, world, torch.bfloat16, 300, plan.phases[0].context)
     backward(module, prepare(stream.read(0, 1_000, 0.3), cut), torch.bfloat16, noise=None, seed=0)
     return {

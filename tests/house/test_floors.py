@@ -33,6 +33,7 @@ FLOORS = {
     "corpus": 2,
     "vocabulary": 3,  # reads raw text, so above corpus
     "train": 2,
+    "packed": 1.5,
     "inference": 2,
     "prediction": 2.5,
     "labelled": 2.7,  # words of raw text are split as a prediction splits them

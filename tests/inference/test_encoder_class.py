@@ -458,7 +458,7 @@ def test_a_text_without_a_mask_or_too_long_is_refused(encoder):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_without_packed_weights_the_answers_are_the_same(folders, encoders, monkeypatch, family):
-    monkeypatch.setattr("tessera.model.packed.can_pack", lambda: False)  # as on a GPU, or without oneDNN
+    monkeypatch.setattr("tessera.packed.encoder.can_pack", lambda: False)  # as on a GPU, or without oneDNN
     texts = [text for text in TEXTS if text.strip()]
     exact, mask = encoders[family].encode(texts), encoders[family].tokenizer.token(encoders[family].tokenizer.mask_id)
     plain = Encoder.from_pretrained(folders[family], dtype="float32")

@@ -7,7 +7,6 @@ from device_waits import Waits
 
 from tessera.inference import engine
 from tessera.inference.engine import Engine, laid_out, rows
-from tessera.model import packed
 from tessera.model.attention import Layout
 from tessera.model.encoder import Encoder
 from tessera.model.mlm import MaskedLM, initialize
@@ -54,7 +53,6 @@ def exact(encoder, pieces, how):
 def test_a_call_reads_back_its_vectors_and_nothing_else(encoder, varlen_on_cpu, monkeypatch, skip, pooling):
     pieces = [[text] for text in texts()]
     wanted = exact(encoder, pieces, options(skip=skip, pooling=(pooling,)))
-    monkeypatch.setattr(packed, "can_pack", lambda: False)  # as anywhere but on a CPU
     on_a_gpu = Engine(encoder, [], CPU, torch.bfloat16)
     assert on_a_gpu.layouts
     with Waits() as waits:
@@ -67,7 +65,6 @@ def test_pieces_of_a_text_are_averaged_without_waiting(encoder, varlen_on_cpu, m
     first, second, *others = texts()
     pieces = [[first, second], *([text] for text in others)]
     wanted = exact(encoder, pieces, options())
-    monkeypatch.setattr(packed, "can_pack", lambda: False)
     on_a_gpu = Engine(encoder, [], CPU, torch.bfloat16)
     with Waits() as waits:
         found = on_a_gpu.vectors(pieces, options(), lambda share: None)
@@ -100,7 +97,6 @@ def test_every_pooling_is_the_same_for_lengths_known_on_the_host(skip):
 
 
 def test_layers_are_compiled_once_it_pays_or_where_it_is_asked_for(encoder, varlen_on_cpu, monkeypatch, logged):
-    monkeypatch.setattr(packed, "can_pack", lambda: False)
     monkeypatch.setattr(engine, "without_compiler", lambda device: None)
     monkeypatch.setattr(engine, "_WORTH_COMPILING", 2 * sum(LENGTHS))
     made = []

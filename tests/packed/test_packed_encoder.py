@@ -8,7 +8,7 @@ import torch
 
 from tessera.model.encoder import PartialEmbedding
 from tessera.model.mlm import MaskedLM, initialize
-from tessera.model.packed import PackedEncoder, can_pack, packed
+from tessera.packed.encoder import PackedEncoder, can_pack, packed
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="this PyTorch is built without oneDNN")
 
