@@ -4,8 +4,8 @@
     python benchmarks/finetuning.py --rehearse        tiny shapes and made-up rows, to see that all of it runs
 
 The same rows, first weights, learning rate, schedule, AdamW, steps and seeds for all; the order of the rows and the
-weights of a new head are each side's own. Trainer runs with its defaults (float32, padded to the longest of a batch) and
-with bf16=True (autocast). All run in this process and take turns, seed by seed, in an order that moves on with each
+weights of a new head are each side's own. Trainer runs with its defaults (float32, padded to the longest of a batch)
+and with bf16=True (autocast). All run in this process and take turns, seed by seed, in an order that moves on with each
 seed. What is compared is processor time of this process, which neighbours on the machine stretch little; wall time is
 given beside it. Ours tokenizes within that time, Trainer before it. A ratio is taken within each seed; its mean and its
 least and greatest are given. Without --model it is a small ModernBERT with random weights, which shows speed and learns
@@ -226,21 +226,25 @@ def _rows(kind: str, given: argparse.Namespace) -> Rows:
 
 def _made_up(kind: str) -> Rows:
     """Rows that mean nothing, in two lengths."""
-    from tessera.data.examples import Labelled, Question, Tagged, Triple
-
-    rows: list[Any] = []
-    for n in range(12):
-        words = [f"word{(n + i) % 5}" for i in range(4 + 6 * (n % 2))]
-        text, place = " ".join(words), {"id": str(n), "row": f"row {n}"}
-        rows.append({
-            "classify": lambda: Labelled(text=text, label=n % 2, **place),
-            "pair": lambda: Labelled(text=text, second="word1", label=n % 2, **place),
-            "tag": lambda: Tagged(words=tuple(words), tags=tuple(i % 2 for i in range(len(words))), **place),
-            "span": lambda: Question(question="word1", context=text, answers=((words[0], 0),), **place),
-            "retrieve": lambda: Triple(query=words[0] + str(n), positive=f"{text} {n}", **place),
-        }[kind]())  # fmt: skip
+    rows = [_made_up_row(kind, n) for n in range(12)]
     metric = {"span": "squad_f1", "retrieve": "ndcg@10"}.get(kind, "accuracy")
     return Rows(kind, metric, () if kind in ("span", "retrieve") else ("a", "b"), rows[:8], rows[8:])
+
+
+def _made_up_row(kind: str, n: int) -> Any:
+    from tessera.data.examples import Labelled, Question, Tagged, Triple
+
+    words = tuple(f"word{(n + i) % 5}" for i in range(4 + 6 * (n % 2)))
+    text, place = " ".join(words), {"id": str(n), "row": f"row {n}"}
+    match kind:
+        case "tag":
+            return Tagged(words=words, tags=tuple(i % 2 for i in range(len(words))), **place)
+        case "span":
+            return Question(question="word1", context=text, answers=((words[0], 0),), **place)
+        case "retrieve":
+            return Triple(query=words[0] + str(n), positive=f"{text} {n}", **place)
+        case _:
+            return Labelled(text=text, second="word1" if kind == "pair" else None, label=n % 2, **place)
 
 
 def _random_model(folder: Path, rows: Rows, smaller: Numbers) -> Path:

@@ -1,6 +1,6 @@
 """Fine-tuning as the documentation of transformers and sentence-transformers shows it: what ours is held against.
 
-    python benchmarks/finetuning_peers.py MODEL --data DATA --protocol FILE:NAME [--task TASK] [--language L ...] [--bf16]
+    python benchmarks/finetuning_peers.py MODEL --data DATA --protocol FILE:NAME [--task TASK] [--bf16]
 
 Reads the rows, splits and protocol that `tessera finetune` (DATA alone) or `tessera evaluate` (--task) reads, trains by
 `transformers.Trainer` with its defaults (float32, padded to the longest of a batch) once for each rate, takes the rate
@@ -124,8 +124,8 @@ def fit_retriever(model: str | Path, rows: Sequence[Any], how: Setting, *, rate:
     """(what its training took, the model) by the trainer of sentence-transformers on triples: in-batch negatives."""
     import datasets
     import sentence_transformers as st
-    from sentence_transformers import losses
     import transformers
+    from sentence_transformers import losses
 
     _quiet(transformers)
     transformers.set_seed(seed)

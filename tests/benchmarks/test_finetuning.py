@@ -10,6 +10,7 @@ import pytest
 
 from tessera.data.examples import Question, Tagged
 
+WORDS = ("the", "cat", "sat", "on", "mat", "and", "dog", "ran", "to", "big", "red", "house")
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -76,7 +77,7 @@ def small_tokenizer():
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     letters = {token: n for n, token in enumerate(["[CLS]", "[SEP]", "[PAD]", "[UNK]", *"abcdefghijklmnopqrstuvwxyz?"])}
-    whole = {word: len(letters) + n for n, word in enumerate("the cat sat on mat and dog ran to big red house".split())}
+    whole = {word: len(letters) + n for n, word in enumerate(WORDS)}
     pieces = {f"##{letter}": len(letters) + len(whole) + n for n, letter in enumerate("abcdefghijklmnopqrstuvwxyz")}
     made = Tokenizer(models.WordPiece(letters | whole | pieces, unk_token="[UNK]"))
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
