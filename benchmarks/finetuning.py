@@ -215,7 +215,7 @@ def _rows(kind: str, given: argparse.Namespace) -> Rows:
     labels = () if task.kind == "span" else load.labels(task, given.data, language)
     train, test = (
         load.load(task, part, language, given.data, names=labels or None, limit=limit)
-        for part, limit in (("train", None), ("test", given.test_examples))
+        for part, limit in (("train", given.train_examples), ("test", given.test_examples))
     )
     if kind != "retrieve":
         return Rows(kind, task.metric, labels, train, test)
@@ -283,6 +283,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=32, help="rows of a step; of span half as many")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--max-length", type=int, default=256)
+    parser.add_argument("--train-examples", type=int, default=1000)
     parser.add_argument("--test-examples", type=int, default=500)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", nargs="+", default=[*OURS, *PEERS], choices=[*OURS, *PEERS])
