@@ -100,7 +100,7 @@ class TransformersEncoder(nn.Module):
                 f"document {lengths.index(longest)} has {longest} tokens; {self.config.model_type} has positions for "
                 f"{self.config.positions}: cut it"
             )
-        if self.training and tokens.device.type == "cpu" and self.config.model_type in _UNPADDED and len(tokens):
+        if self.training and self._may_pack(tokens):
             return self._unpadded(tokens, edges, lengths, segments)
         places, parts = [starts.new_empty(0)], []
         for group in groups(lengths):
@@ -122,10 +122,12 @@ class TransformersEncoder(nn.Module):
             return torch.zeros(0, self.config.hidden_size, device=tokens.device)
         return torch.cat(parts).index_select(0, torch.cat(places).argsort())
 
+    def _may_pack(self, tokens: Tensor) -> bool:
+        """On a CPU, and where nobody asked for the plain attention; a GPU pads faster than it moves rows."""
+        known = self.config.model_type in _UNPADDED and self.model.config._attn_implementation == "sdpa"
+        return known and tokens.device.type == "cpu" and len(tokens) > 0
 
-    def _unpadded(
-        self, tokens: Tensor, edges: list[int], lengths: list[int], segments: Tensor | None
-    ) -> Tensor:
+    def _unpadded(self, tokens: Tensor, edges: list[int], lengths: list[int], segments: Tensor | None) -> Tensor:
         """The same with padding in attention alone, for training: all else sees each token once, in one call.
 
         A call of few tokens is dear on the way back, where the gradient of every weight is written anew.
