@@ -43,6 +43,17 @@ def refuse_taken(target: Path) -> None:
     """Raises FileExistsError where a folder to be written holds something: for whoever works long before it writes."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target}: there already; remove it, or choose another name")
+    _refuse_closed(target)
+
+
+def refuse_unwritable(target: Path) -> None:
+    """Raises OSError where a file cannot be written: for whoever works long before it writes."""
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder, so no file can have this name", str(target))
+    _refuse_closed(target)
+
+
+def _refuse_closed(target: Path) -> None:
     above = next(folder for folder in (*target.absolute().parents,) if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         why = "may not be written to" if above.is_dir() else "is a file"

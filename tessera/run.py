@@ -96,7 +96,10 @@ def _open(recipe: Recipe, folder: Path, accept_changes: bool, watcher: Watcher) 
     recipe = _settled(recipe, folder)
     if path.exists() and others:  # alone, nothing was made of it yet
         checksums.check_text(path)
-        differing = changes(science(_settled(load(path), folder)), science(recipe))
+        before = _settled(load(path), folder)
+        differing = changes(science(before), science(recipe))
+        if not any((folder / phase.name).exists() for phase in before.phases):  # prepared and planned, not yet begun
+            differing = [line for line in differing if not _of_training(line)]
         if differing and not accept_changes:
             raise RunError(
                 f"{folder} holds a run of another recipe; these differ (before -> now):\n  "
@@ -112,6 +115,12 @@ def _open(recipe: Recipe, folder: Path, accept_changes: bool, watcher: Watcher) 
         )
     remove_leftovers(folder)
     _write_recipe(recipe, folder)
+
+
+def _of_training(line: str) -> bool:
+    """Whether a change is of phases alone; the tokenizer knows the longest context."""
+    key = line.partition(":")[0]
+    return key.startswith("phases.") and key.count(".") > 1 and not key.endswith(".context")
 
 
 def _write_recipe(recipe: Recipe, folder: Path) -> None:

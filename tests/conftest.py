@@ -1,6 +1,7 @@
 import logging
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -16,6 +17,10 @@ torch.set_num_threads(1)
 # No test depends on the clock: a busy machine may take its time for an example.
 hypothesis.settings.register_profile("tessera", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("tessera")
+
+# A shell that starts the tests in the background (`make test &`, nohup) lets its children ignore Ctrl-C, and theirs.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["whole_run"]  # its fixtures: a corpus, a recipe, a finished run
 

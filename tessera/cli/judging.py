@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 
 from tessera.cli.app import app
-from tessera.cli.options import Set, check_plot, find_model, overrides, read_recipe
+from tessera.cli.options import Set, check_outputs, find_model, overrides, read_recipe
 from tessera.files import model_name
 from tessera.terminal import Watcher, console, print_table
 
@@ -176,7 +176,7 @@ def compare(
     from tessera.report.compare import compare as beside
     from tessera.report.compare import tables, write_csv
 
-    check_plot(plot)
+    check_outputs(plot, csv)
     found = beside(results or [], published=published, tasks=task or (), models=model or (), metric=metric,
                    reference=reference, common=common, languages=language or ())  # fmt: skip
     _show(*tables(found, languages))

@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 
 from tessera import terminal
 from tessera.cli.app import app, tokenizer_app
-from tessera.cli.options import Accept, Out, RecipePath, Set, check_plot, read_recipe
+from tessera.cli.options import Accept, Out, RecipePath, Set, check_outputs, read_recipe
 from tessera.terminal import Terminal, Watcher, console, harmless_json, print_table
 
 _DEMO_TEXT = Path("runs/demo-text")  # where the demo's recipe reads
@@ -80,7 +80,7 @@ def plan(
     from tessera.plan.overview import Machine, missing_paths, overview
     from tessera.report import plan_tables
 
-    check_plot(plot)
+    check_outputs(plot, csv)
     read = read_recipe(recipe, set_)
     shards = (out or Path("runs") / read.name) / "shards" / "train"
     text = token_counts.from_counts(counts, read, counts_exponent) if counts is not None else None
@@ -240,7 +240,7 @@ def tokenizer_report(
     from tessera.tokenizer.tokenizer import Tokenizer
     from tessera.vocabulary.fertility import as_csv, as_json, fertility, sample_of_each
 
-    check_plot(plot)
+    check_outputs(plot, csv)
     texts = sample_of_each(read_recipe(recipe, set_).corpus, sample_bytes)
     measured = fertility(Tokenizer.load(tokenizer), texts, parallel=parallel)
     if csv is not None:

@@ -33,8 +33,12 @@ def find_model(place: Path) -> Path:
     return hf_files.find_model(place)
 
 
-def check_plot(plot: Path | None) -> None:
-    """Raises ValueError or ImportError where a picture cannot be drawn: rather now than after the work."""
+def check_outputs(plot: Path | None, csv: Path | None = None) -> None:
+    """Raises what is wrong with a picture or table that is asked for: rather now than after the work."""
+    from tessera.files import refuse_unwritable
+
+    for path in filter(None, (plot, csv)):
+        refuse_unwritable(path)
     if plot is not None:
         from tessera.report.style import altair, check_picture
 

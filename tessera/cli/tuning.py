@@ -63,11 +63,13 @@ def finetune(
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="of the matrix products")] = "auto",
 ) -> None:
     """A model fine-tuned on your labels, as a folder that transformers loads. Run it again to go on after a kill."""
+    from tessera.files import refuse_taken
     from tessera.finetune import fit
     from tessera.labelled import dataset
     from tessera.plan.recipe import Machine
     from tessera.tokenizer.tokenizer import Tokenizer
 
+    refuse_taken(out)
     machine = Machine.model_validate({"device": device, "dtype": dtype})
     if kind in ("retrieve", "distil") or teacher is not None:
         return _pairs(kind, model, data, out, _columns(text, second, label, column), teacher, machine)

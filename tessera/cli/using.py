@@ -125,8 +125,10 @@ def quantize(
     """A model in int8, measured before and after; nothing is written that falls under a bound."""
     from tessera.export.quantize import quantize as write
     from tessera.export.quantize import read_pairs, read_texts
+    from tessera.files import refuse_taken
     from tessera.labelled import tables
 
+    refuse_taken(out)
     labelled = [row for file in (tables.find(rows) if rows is not None else ()) for _, row in tables.rows(file)]
     with Watcher(console) as watcher:
         measured = write(

@@ -7,17 +7,21 @@ The same call gives the same results on both. A cluster is Ray's business: `ray 
 must all see the same paths; docs/corpus.md has a script for Slurm.
 """
 
+import atexit
 import builtins
 import contextlib
 import json
 import logging
 import os
 import re
+import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from tessera.plan.shipped import pip_line
@@ -57,8 +61,8 @@ def choose(engine: Engine) -> None:
             import ray
         except ImportError:
             raise ImportError(f"machine.engine is ray; {pip_line('cluster')}") from None
-        if not ray.is_initialized():  # joins the cluster that it finds, or starts one here
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": _SETTINGS})
+        if not ray.is_initialized():
+            _join(ray)
     with contextlib.suppress(DaftCoreException):  # a runner can be set only once
         daft.set_runner_ray() if engine == "ray" else daft.set_runner_native()
     if daft.get_or_infer_runner_type() != engine:
@@ -66,6 +70,28 @@ def choose(engine: Engine) -> None:
             f"machine.engine is {engine!r}, but this process runs Daft on {daft.get_or_infer_runner_type()!r} already; "
             "use a new process"
         )
+
+
+def _join(ray: ModuleType) -> None:
+    """Joins the Ray cluster that it finds, or starts one here.
+
+    A cluster that starts asks the addresses of three clouds where it is, although reports of its use are off, unless a
+    file in the home folder says how it was launched; so it starts with a home that has an empty one.
+    """
+    home = {"HOME": os.environ["HOME"]} if "HOME" in os.environ else {}
+    os.environ["HOME"] = tempfile.mkdtemp(prefix="tessera-ray-")
+    atexit.register(
+        shutil.rmtree, os.environ["HOME"], ignore_errors=True
+    )  # Ray looks after it has said that it is there
+    Path(os.environ["HOME"], "ray_bootstrap_config.yaml").write_text("{}", encoding="utf-8")
+    try:
+        ray.init(
+            log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False,
+            runtime_env={"env_vars": {**_SETTINGS, **home}},
+        )  # fmt: skip
+    finally:
+        os.environ.pop("HOME")
+        os.environ.update(home)
 
 
 def spread(task: Callable[[Item], Any], jobs: Sequence[Item], *, workers: int, processes: bool = True) -> Iterator[Any]:

@@ -15,8 +15,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet
 from numpy.typing import NDArray
 
 from tessera.data.hashing import GOLDEN, mix
@@ -196,13 +194,8 @@ def load(sets: Sets, n_gram: int) -> Passages:
 def texts(file: File, name: str) -> Iterator[str]:
     """Every string in a file of an evaluation set, whatever its column; lists of strings are words of one text."""
     try:
-        if file.kind == ".parquet":
-            with pa.parquet.ParquetFile(str(file.local) if file.local else file.open()) as table:
-                for batch in table.iter_batches(batch_size=1_024, use_threads=False):
-                    for row in batch.to_pylist():
-                        yield from _strings(row)
-            return
-        for number, values, reason, _ in rows(file, Source(name=name, path=file.url), _MAX_BYTES):
+        source = Source(name=name, path=file.url) if file.kind in (".warc", ".wet") else None
+        for number, values, reason, _ in rows(file, source, _MAX_BYTES):
             if values is None:
                 raise OSError(f"row {number} is {reason}")
             yield from _strings(values)

@@ -17,6 +17,12 @@ import pyarrow as pa
 from tessera.data.storage import File
 
 CHUNK = 2**18  # bytes read at a time
+SHOWN_BYTES = 400  # what is kept of a row that is too long
+NOT_UTF8 = "not UTF-8"
+NUL = "NUL characters, as in UTF-16 without its mark"
+AS_UTF8 = dict.fromkeys(
+    (NOT_UTF8, NUL), "; write it as UTF-8 (iconv -f latin1 -t utf-8; a table program calls that the encoding of a CSV)"
+)
 
 _LARGE, _GROWTH = 2**30, 200  # a file that becomes larger than both, in bytes and in times its own size, is a bomb
 _ARROW_WINDOW = 2**27  # bytes; `zstd --long` asks for more
@@ -93,6 +99,38 @@ def text(file: File) -> Iterator[Text]:
     """The text of a file as UTF-8."""
     with plain(file) as stream:
         yield Text(stream, file)
+
+
+def lines(file: File, max_bytes: int) -> Iterator[tuple[int, str | None, str, bytes]]:
+    """(number, text, or None and why, bytes) of every line that is not blank; of too long ones the beginning."""
+    number, head, too_long = 1, b"", f"longer than {max_bytes} bytes"
+    pieces: list[bytes] = []  # of a line that goes on
+    with text(file) as stream:
+        while True:
+            chunk = stream.read()
+            *lines, rest = chunk.split(b"\n")
+            if lines or not chunk:
+                lines[:1] = [b"".join((*pieces, *lines[:1]))]
+                pieces = []
+            for line in lines:
+                if head:
+                    yield number, None, too_long, head
+                    head = b""
+                elif len(line) > max_bytes:
+                    yield number, None, too_long, line[:SHOWN_BYTES]
+                elif line and not line.isspace():
+                    line = line.removesuffix(b"\r")
+                    try:
+                        found, reason = line.decode(), NUL if b"\0" in line else ""
+                    except UnicodeDecodeError:
+                        found, reason = "", NOT_UTF8
+                    yield number, None if reason else found, reason, line
+                number += 1
+            if not chunk:
+                return
+            pieces.append(rest)
+            if sum(map(len, pieces)) > max_bytes:
+                head, pieces = head or b"".join(pieces)[:SHOWN_BYTES], []
 
 
 @contextlib.contextmanager

@@ -125,6 +125,30 @@ def values(column: pa.Array) -> list[Any]:
     return found
 
 
+def class_names(batch: pa.RecordBatch) -> dict[str, list[str]]:
+    """{column: names} of the class labels that `datasets` writes as numbers, with their names beside them."""
+    try:
+        features = json.loads((batch.schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        inner = {column: feature.get("feature", feature) for column, feature in features.items()}
+        found = {column: f.get("names") for column, f in inner.items() if f.get("_type") == "ClassLabel"}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}  # not written by `datasets`
+    return {column: names for column, names in found.items() if isinstance(names, list) and all(map(_is_text, names))}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def named(names: list[str] | None, value: Any) -> Any:
+    """The name of a class, or those of a list; a number that is none, as -1 of hidden labels, stays."""
+    if names is None:
+        return value
+    if isinstance(value, list):
+        return [named(names, item) for item in value]
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
+
+
 def _value(scalar: Any) -> Any:
     try:
         return scalar.as_py()
@@ -210,7 +234,7 @@ def _serve(where: Any, source: Any, sink: Any) -> None:
         rows = _batch_rows(table.metadata, wanted)
         for batch in table.iter_batches(batch_size=rows, columns=wanted, use_threads=False):
             columns = [c.dictionary_decode() if pa.types.is_dictionary(c.type) else c for c in batch.columns]
-            batch = pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+            batch = pa.RecordBatch.from_arrays(columns, names=batch.schema.names, metadata=batch.schema.metadata)
             some = max(1, batch.num_rows * _MOST_BYTES // max(_MOST_BYTES, batch.nbytes))
             for begin in range(0, batch.num_rows, some):
                 part = batch.slice(begin, some)

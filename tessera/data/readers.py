@@ -14,7 +14,8 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from tessera.data import decompress
-from tessera.data.parquet import record_batches
+from tessera.data.decompress import AS_UTF8, NOT_UTF8, NUL, SHOWN_BYTES, lines
+from tessera.data.parquet import class_names, named, record_batches
 from tessera.data.parquet import values as values_of
 from tessera.data.storage import File
 from tessera.plan.corpus import Columns, Source
@@ -24,9 +25,6 @@ UNIT = {".parquet": "row", ".json": "row", ".warc": "record", ".wet": "record"} 
 BROKEN = (OSError, EOFError, lzma.LZMAError, zlib.error, pa.ArrowException)
 WARC_LANGUAGE = "WARC-Identified-Content-Language"
 
-NOT_UTF8 = "not UTF-8"
-NUL = "NUL characters, as in UTF-16 without its mark"
-SHOWN_BYTES = 400  # what is kept of a row that is too long
 Values = dict[str, Any]
 Raw = tuple[int, Values | None, str, Any]  # its number, from 1; by column, or None and why; what shows it
 
@@ -38,7 +36,9 @@ _decode_json = json.JSONDecoder().raw_decode
 def rows(file: File, source: Source | None, max_bytes: int) -> Iterator[Raw]:
     """The rows of a file in its order; blank lines are nothing, but are counted.
 
-    source     whose columns are read; None: all columns there are, of jsonl, JSON, CSV, TSV and parquet
+    source     whose columns are read; None: rows as table programs and `datasets` mean them, with all columns there
+               are. A line of plain text is {"text": line}; cells of TSV that are quoted whole are unquoted, quotes of
+               CSV are as RFC 4180 has them; numbers of classes in parquet are their names
     max_bytes  of a row; a longer one is not held in memory
 
     A row with damage in it has a reason. Raises one of BROKEN where the file is damaged, ValueError naming the file
@@ -55,16 +55,16 @@ def rows(file: File, source: Source | None, max_bytes: int) -> Iterator[Raw]:
             return _json(file, max_bytes)
         case ".csv" | ".tsv":
             return _table(file, source, max_bytes)
+        case ".txt":
+            return _text(file, source.columns.text if source is not None else "text", max_bytes)
         case _ if source is None:
             raise ValueError(f"{file}: has no columns; .jsonl, .csv and .parquet have")
-        case ".txt":
-            return _text(file, source, max_bytes)
         case _:
             return _warc(file, source, max_bytes)
 
 
 def _jsonl(file: File, max_bytes: int) -> Iterator[Raw]:
-    for number, text, reason, line in _lines(file, max_bytes):
+    for number, text, reason, line in lines(file, max_bytes):
         values = None
         if text is not None:
             try:
@@ -119,41 +119,9 @@ def _array(file: File, max_bytes: int) -> Iterator[Raw]:
                 buffer += decode(more, not more)
 
 
-def _text(file: File, source: Source, max_bytes: int) -> Iterator[Raw]:
-    for number, text, reason, line in _lines(file, max_bytes):
-        yield number, None if text is None else {source.columns.text: text}, reason, line
-
-
-def _lines(file: File, max_bytes: int) -> Iterator[tuple[int, str | None, str, bytes]]:
-    """(number, text, or None and why, bytes) of every line that is not blank; of too long ones the beginning."""
-    number, head, too_long = 1, b"", f"longer than {max_bytes} bytes"
-    pieces: list[bytes] = []  # of a line that goes on
-    with decompress.text(file) as stream:
-        while True:
-            chunk = stream.read()
-            *lines, rest = chunk.split(b"\n")
-            if lines or not chunk:
-                lines[:1] = [b"".join((*pieces, *lines[:1]))]
-                pieces = []
-            for line in lines:
-                if head:
-                    yield number, None, too_long, head
-                    head = b""
-                elif len(line) > max_bytes:
-                    yield number, None, too_long, line[:SHOWN_BYTES]
-                elif line and not line.isspace():
-                    line = line.removesuffix(b"\r")
-                    try:
-                        text, reason = line.decode(), NUL if b"\0" in line else ""
-                    except UnicodeDecodeError:
-                        text, reason = "", NOT_UTF8
-                    yield number, None if reason else text, reason, line
-                number += 1
-            if not chunk:
-                return
-            pieces.append(rest)
-            if sum(map(len, pieces)) > max_bytes:
-                head, pieces = head or b"".join(pieces)[:SHOWN_BYTES], []
+def _text(file: File, column: str, max_bytes: int) -> Iterator[Raw]:
+    for number, text, reason, line in lines(file, max_bytes):
+        yield number, None if text is None else {column: text}, reason, line
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
@@ -163,31 +131,56 @@ def _table(file: File, source: Source | None, max_bytes: int) -> Iterator[Raw]:
     """CSV (RFC 4180) and TSV (no quotes), the first line of which names the columns."""
     csv.field_size_limit(max(csv.field_size_limit(), max_bytes))
     with decompress.text(file) as stream:
-        lines = _TableLines(stream, file, max_bytes)
-        quoting: Literal[0, 3] = csv.QUOTE_NONE if file.kind == ".tsv" else csv.QUOTE_MINIMAL
-        feed = iter(lines)
+        read = _TableLines(stream, file, max_bytes)
+        tabbed = file.kind == ".tsv"
+        quoting: Literal[0, 3] = csv.QUOTE_NONE if tabbed else csv.QUOTE_MINIMAL
+        feed = iter(read)
         first = next(feed, "")
-        delimiter = "\t" if file.kind == ".tsv" else max(",;\t", key=first.count)  # most of them; the first of equals
+        delimiter = "\t" if tabbed else max(",;\t", key=first.count)  # most of them; the first of equals
+        clean = _unquoted if tabbed and source is None else str
         try:
-            names = next(csv.reader([first], delimiter=delimiter, quoting=quoting), [])
+            names = [
+                clean(name).strip() for name in next(csv.reader([first], delimiter=delimiter, quoting=quoting), [])
+            ]
         except csv.Error as error:
             raise ValueError(f"{file}: line 1, which names the columns: {error}") from None
-        if source is not None and names:
-            _columns(file, source, names)
-        found = csv.reader(feed, delimiter=delimiter, quoting=quoting)
-        lines.since = 0
+        _check_names(file, source, names)
+        found = csv.reader(feed, delimiter=delimiter, quoting=quoting, strict=source is None)
+        read.since = 0
         while True:
             number = found.line_num + 2
             try:
                 values = next(found, None)
             except csv.Error as error:
                 raise ValueError(f"{file}: line {number}: {error}; is a quote not closed?") from None
-            lines.row, lines.since = found.line_num + 1, 0
             if values is None:
                 return
+            if read.ended:
+                raise ValueError(f"{file}: line {number}: a quote is not closed")
+            read.row, read.since = found.line_num + 1, 0
             if values:
                 line = delimiter.join(values)
-                yield number, *_table_row(names, values, line), line[:SHOWN_BYTES].encode("utf-8", "surrogateescape")
+                shown = line[:SHOWN_BYTES].encode("utf-8", "surrogateescape")
+                yield number, *_table_row(names, list(map(clean, values)), line), shown
+
+
+def _check_names(file: File, source: Source | None, names: list[str]) -> None:
+    """Raises ValueError where the first line cannot name the columns that are wanted."""
+    if not names:
+        if source is None:
+            raise ValueError(f"{file}: is empty; the first line names the columns")
+        return
+    _, reason = _table_row(names, names, "".join(names))
+    if reason:
+        raise ValueError(f"{file}: line 1, which names the columns: {reason}{AS_UTF8.get(reason, '')}")
+    wanted = names if source is None else _columns(file, source, names)
+    if twice := sorted({name for name in wanted if name and wanted.count(name) > 1}):
+        raise ValueError(f"{file}: line 1 names the columns, each once; it has {', '.join(map(_short, twice))} twice")
+
+
+def _unquoted(cell: str) -> str:
+    whole = len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in cell[1:-1].replace('""', "")
+    return cell[1:-1].replace('""', '"') if whole else cell
 
 
 def _table_row(names: list[str], values: list[str], line: str) -> tuple[Values | None, str]:
@@ -207,17 +200,21 @@ class _TableLines:
 
     def __init__(self, stream: decompress.Text, file: File, max_bytes: int) -> None:
         self.stream, self.file, self.max_bytes, self.since, self.row = stream, file, max_bytes, 0, 0
+        self.ended = False  # also where a row was still to go on
 
     def __iter__(self) -> Iterator[str]:
         rest = b""
         while chunk := self.stream.read():
-            *lines, rest = (rest + chunk).split(b"\n")
+            *lines, rest = (rest + chunk).splitlines(keepends=True)  # \n, \r\n, and \r alone, as of old Macs
+            if rest.endswith(b"\n"):
+                lines, rest = [*lines, rest], b""
             for line in lines:
-                yield self._counted(line + b"\n")
+                yield self._counted(line)
             if len(rest) > self.max_bytes:
                 self._counted(rest)
         if rest:
             yield self._counted(rest)
+        self.ended = True
 
     def _counted(self, line: bytes) -> str:
         self.since += len(line)
@@ -261,7 +258,11 @@ def _parquet(file: File, source: Source | None, max_bytes: int) -> Iterator[Raw]
     number = 0
     for batch in record_batches(file, choose):
         names = batch.schema.names
-        for found in zip(*map(values_of, batch.columns), strict=True):
+        classes = class_names(batch) if source is None else {}
+        columns = (
+            named(classes.get(name), values_of(column)) for name, column in zip(names, batch.columns, strict=True)
+        )
+        for found in zip(*columns, strict=True):
             number += 1
             values = dict(zip(names, found, strict=True))
             if isinstance(data := values.get(identity or ""), bytes):

@@ -14,7 +14,7 @@ import glob
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal, NamedTuple
@@ -64,7 +64,7 @@ class File:
     @property
     def kind(self) -> str:
         """One of KINDS."""
-        return _kind(self.name)
+        return kind_of(self.name)
 
     @property
     def compression(self) -> str | None:
@@ -108,19 +108,14 @@ def listing(source: Source) -> Listing:
     Raises ValueError where there is none or one cannot be read, ImportError where a package is missing for its place,
     ConnectionError where a place cannot be reached.
     """
+    found = entries(source.path, source.name)
     where = source.path.removeprefix("file://")
-    if is_redacted(where):
-        raise ValueError(
-            f"source {source.name!r}: {where!r} lacks the credential that it was given with, which no run keeps; "
-            "give the recipe that has it, or set `path` again (--set corpus.sources.NAME.path=URL)"
-        )
-    found = {entry.file.url: entry for entry in (_elsewhere(source) if "://" in where else _here(where, source))}
     removed_too = any(
         _REMOVED.fullmatch(p) or (glob.has_magic(p) and "_removed" in p) for p in where.replace(os.sep, "/").split("/")
     )
-    tables = not any(entry.role == "inside" and _kind(entry.file.name) not in ("", ".json") for entry in found.values())
+    tables = not any(entry.role == "inside" and kind_of(entry.file.name) not in ("", ".json") for entry in found)
     kept, left_out = [], dict[str, list[str]]()
-    for entry in sorted(found.values(), key=lambda entry: entry.file.url.replace(os.sep, "/").split("/")):
+    for entry in found:
         why = _why_left_out(entry, source, removed_too, tables)
         if not why:
             kept.append(entry.file)
@@ -140,18 +135,30 @@ def listing(source: Source) -> Listing:
     return result
 
 
-_Role = Literal["asked for", "inside", "hidden", "linked"]
+Role = Literal["asked for", "inside", "hidden", "linked"]
 _ASKED: Final = "asked for"
 
 
-class _Entry(NamedTuple):
+class Entry(NamedTuple):
     """A file that was found, and how: itself, or in a folder; or a name that is not looked into."""
 
     file: File
-    role: _Role
+    role: Role
 
 
-def _why_left_out(entry: _Entry, source: Source, removed_too: bool, json_too: bool) -> str:
+def entries(where: str, name: str) -> list[Entry]:
+    """What a path, a folder, a glob or a URL names, in sorted order, each once; `name` is the source's in errors."""
+    where = where.removeprefix("file://")
+    if is_redacted(where):
+        raise ValueError(
+            f"source {name!r}: {where!r} lacks the credential that it was given with, which no run keeps; "
+            "give the recipe that has it, or set `path` again (--set corpus.sources.NAME.path=URL)"
+        )
+    found = {entry.file.url: entry for entry in (_elsewhere if "://" in where else _here)(where, name)}
+    return sorted(found.values(), key=lambda entry: entry.file.url.replace(os.sep, "/").split("/"))
+
+
+def _why_left_out(entry: Entry, source: Source, removed_too: bool, json_too: bool) -> str:
     file = entry.file
     if any(fnmatch.fnmatch(file.name, pattern) for pattern in source.exclude):
         return "excluded"
@@ -169,31 +176,31 @@ def _why_left_out(entry: _Entry, source: Source, removed_too: bool, json_too: bo
 # -------------------------------------------------------------------------------------------------------- this machine
 
 
-def _here(where: str, source: Source) -> Iterator[_Entry]:
+def _here(where: str, source: str) -> Iterator[Entry]:
     where = os.path.expanduser(where)
     seen: set[tuple[int, int]] = set()  # folders, whatever they are called
     for hit in [where] if os.path.exists(where) else glob.glob(where, recursive=True):
         if os.path.isdir(hit):
             yield from _folder(hit, source, seen)
         else:
-            yield _Entry(_file_here(hit, source), "asked for")
+            yield Entry(_file_here(hit, source), "asked for")
 
 
-def _folder(folder: str, source: Source, seen: set[tuple[int, int]]) -> Iterator[_Entry]:
+def _folder(folder: str, source: str, seen: set[tuple[int, int]]) -> Iterator[Entry]:
     """All below a folder; then what its links lead to, unless that was read."""
     links = []
     for place, below, names in os.walk(folder):
         seen.add(_identity(place))
         hidden = [name for name in (*below, *names) if name.startswith(".")]
-        yield from (_Entry(File(os.path.join(place, name), 0, ""), "hidden") for name in hidden)
+        yield from (Entry(File(os.path.join(place, name), 0, ""), "hidden") for name in hidden)
         below[:] = [name for name in below if not name.startswith(".")]
         links += [path for name in below if os.path.islink(path := os.path.join(place, name))]
         for name in names:
             if not name.startswith("."):
-                yield _Entry(_file_here(os.path.join(place, name), source), "inside")
+                yield Entry(_file_here(os.path.join(place, name), source), "inside")
     for link in sorted(links):
         if _identity(link) in seen:
-            yield _Entry(File(link, 0, ""), "linked")
+            yield Entry(File(link, 0, ""), "linked")
         else:
             yield from _folder(link, source, seen)
 
@@ -203,44 +210,45 @@ def _identity(folder: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _file_here(path: str, source: Source) -> File:
+def _file_here(path: str, source: str) -> File:
     try:
         status = os.stat(path)
     except OSError:  # also a link to itself
-        if not _kind(os.path.basename(path)):
+        if not kind_of(os.path.basename(path)):
             return File(path, 0, "")
-        raise ValueError(f"source {source.name!r}: {path}: a link to a file that is not there") from None
+        raise ValueError(f"source {source!r}: {path}: a link to a file that is not there") from None
     return File(str(Path(path)), status.st_size, str(status.st_mtime_ns))
 
 
-def _kind(name: str) -> str:
+def kind_of(name: str, kinds: Sequence[str] = KINDS) -> str:
+    """What a file holds by its name, however that is spelled, one of `kinds`; "" where it is none of them."""
     stem, suffix = os.path.splitext(name.lower())
     packed = suffix in COMPRESSIONS
     kind = os.path.splitext(stem)[1] if packed else suffix
     kind = _SPELLINGS.get(kind, kind)
-    return "" if kind not in KINDS or (kind == ".parquet" and packed) else kind
+    return "" if kind not in kinds or (kind == ".parquet" and packed) else kind
 
 
 # ----------------------------------------------------------------------------------------------------------- elsewhere
 
 
-def _elsewhere(source: Source) -> Iterator[_Entry]:
-    url, scheme = source.path, scheme_of(source.path)
+def _elsewhere(url: str, source: str) -> Iterator[Entry]:
+    scheme = scheme_of(url)
     if "::" in url:
-        raise ValueError(f"source {source.name!r}: {redact(url)!r} is a chain of places; give one of them")
+        raise ValueError(f"source {source!r}: {redact(url)!r} is a chain of places; give one of them")
     system, path = system_of(url)
     with reaching(url):
         try:
-            found: list[tuple[str, Any, _Role]]
+            found: list[tuple[str, Any, Role]]
             found = [(path, system.info(path), _ASKED)] if scheme in WEB else _listed(system, path)
         except FileNotFoundError:
             return
     for name, info, role in found:
         size = info.get("size")
-        yield _Entry(File(name if "://" in name else f"{scheme}://{name}", int(size or 0), _version(info)), role)
+        yield Entry(File(name if "://" in name else f"{scheme}://{name}", int(size or 0), _version(info)), role)
 
 
-def _listed(system: Any, path: str) -> list[tuple[str, Any, _Role]]:
+def _listed(system: Any, path: str) -> list[tuple[str, Any, Role]]:
     """(path, what is known of it, how it was found) of each file, in as few questions as there can be."""
     parts = path.split("/")
     fixed = next((n for n, part in enumerate(parts) if glob.has_magic(part)), len(parts))
@@ -250,7 +258,7 @@ def _listed(system: Any, path: str) -> list[tuple[str, Any, _Role]]:
         if info["type"] != "directory":
             return [(info["name"], info, _ASKED)]
     elif len(pattern) == 1 and pattern != ["**"]:  # a folder may hold much more below than beside what is asked for
-        found: list[tuple[str, Any, _Role]] = []
+        found: list[tuple[str, Any, Role]] = []
         for info in system.ls(root, detail=True):
             if _fits(PurePosixPath(info["name"]).name, pattern[0]):
                 folder = info["type"] == "directory"
@@ -262,14 +270,14 @@ def _listed(system: Any, path: str) -> list[tuple[str, Any, _Role]]:
     return [(name, info, role) for name, info, role in everything if role]
 
 
-def _role(parts: list[str], pattern: list[str]) -> _Role | None:
+def _role(parts: list[str], pattern: list[str]) -> Role | None:
     """Whether a path fits a glob, or lies in a folder that does."""
     if not pattern:
         return "hidden" if _hidden(parts) else "inside" if parts else _ASKED
     if pattern[0] == "**":
         splits = range(len(parts) + 1) if parts else ()  # without any left, the file itself is no folder
         roles = [_role(parts[n:], pattern[1:]) for n in splits if not _hidden(parts[:n])]
-        best: tuple[_Role, ...] = (_ASKED, "inside", "hidden")
+        best: tuple[Role, ...] = (_ASKED, "inside", "hidden")
         return next((role for role in best if role in roles), None)
     return _role(parts[1:], pattern[1:]) if parts and _fits(parts[0], pattern[0]) else None
 

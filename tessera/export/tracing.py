@@ -80,8 +80,13 @@ def trace(padded: Padded, path: Path) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what exporters say about packages that nobody asked for."""
-    before = logging.root.manager.disable
+    """Without what exporters say about packages that nobody asked for; logging is afterwards as it was.
+
+    A conversion that fails in OpenVINO leaves the root logger at ERROR, with a filter and a handler of its own: what
+    tessera warns of later in the same process would not be heard.
+    """
+    root = logging.root
+    before, level, filters, handlers = root.manager.disable, root.level, root.filters[:], root.handlers[:]
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
@@ -89,3 +94,5 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+        root.setLevel(level)
+        root.filters[:], root.handlers[:] = filters, handlers

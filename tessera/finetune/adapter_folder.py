@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tessera.files import atomic_folder, write_json
+from tessera.files import atomic_folder, refuse_taken, write_json
 from tessera.finetune import saved
 from tessera.finetune.learner import Learner
 from tessera.finetune.lora import Adapter
@@ -151,6 +151,7 @@ def merge_adapter(base: str | Path, adapter: str | Path, out: str | Path) -> Pat
     import transformers
 
     base, adapter, out = Path(base), Path(adapter), Path(out)
+    refuse_taken(out)
     config = read_as(_Config, adapter / CONFIG)
     given = read_json(adapter / "config.json") if (adapter / "config.json").is_file() else None
     weights = _read(adapter / WEIGHTS)

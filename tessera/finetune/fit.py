@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tessera.files import fingerprint
+from tessera.files import fingerprint, refuse_taken
 from tessera.finetune import card, saved, scores, trials
 from tessera.finetune.card import Fitted
 from tessera.finetune.learner import Learner, pretrained
@@ -113,8 +113,7 @@ def finetune(
 
 def _check(out: Path, data: Dataset, balance: bool) -> None:
     """Raises what would be raised after the training rather before it."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out}: there already; remove it, or choose another --out")
+    refuse_taken(out)
     try:
         import transformers  # noqa: F401  # the folder is compared with it before it counts
     except ImportError:

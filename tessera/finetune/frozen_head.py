@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from tessera.data.packing import by_length
 from tessera.finetune.learner import Learner
-from tessera.finetune.loop import Diverged, Plan, TrainingSummary, answered, optimize, prepared
+from tessera.finetune.loop import Diverged, Plan, TrainingSummary, accumulated, answered, optimize, prepared
 from tessera.inference.nearest import Floats
 from tessera.model.encoder import pack
 from tessera.model.packed import packed
@@ -99,15 +99,12 @@ def train_frozen(
     head = learner.head
 
     def accumulate(step: int, chosen: Sequence[int]) -> tuple[float, int]:
-        batch = [kept.items[i] for i in chosen]
-        asked = sum(len(item.targets) if learner.reader.kind == "tag" else 1 for item in batch)
-        summed = 0.0
-        for numbers in by_length([len(kept.values[i]) for i in chosen], learner.micro_batch_tokens):
+        def loss_of(numbers: Sequence[int]) -> Tensor:
             some = [chosen[n] for n in numbers]
-            loss = learner.loss_of(_scores(learner, kept, some), [kept.items[i] for i in some]) / asked
-            loss.backward()
-            summed += float(loss.detach())
-        return summed, sum(item.tokens for item in batch)
+            return learner.loss_of(_scores(learner, kept, some), [kept.items[i] for i in some])
+
+        sizes = [len(kept.values[i]) for i in chosen]
+        return accumulated(learner, [kept.items[i] for i in chosen], sizes, loss_of)
 
     # BERT's pooler stands in its encoder, but is a part of what its classes do after it, and drawn anew with the head.
     beside = cast(Any, learner.encoder.model).pooler if _has_pooler(learner) else nn.Identity()

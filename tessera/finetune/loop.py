@@ -54,6 +54,23 @@ class TrainingSummary:
     best: int | None = None  # the steps after which the weights were taken; None: all
 
 
+def accumulated(
+    learner: Learner, batch: Sequence[Item], sizes: Sequence[int], loss_of: Callable[[Sequence[int]], Tensor]
+) -> tuple[float, int]:
+    """The mean loss of what is asked in a batch, its gradient by micro-batches (gradient accumulation), and its tokens.
+
+    sizes    of the items, what micro-batches are measured by
+    loss_of  the summed loss of some of them, by their places in the batch
+    """
+    asked = sum(len(item.targets) if learner.reader.kind == "tag" else 1 for item in batch)
+    summed = 0.0
+    for numbers in by_length(sizes, learner.micro_batch_tokens):
+        loss = loss_of(numbers) / asked
+        loss.backward()
+        summed += float(loss.detach())
+    return summed, sum(item.tokens for item in batch)
+
+
 def train(
     learner: Learner,
     examples: Sequence[Example],
@@ -76,15 +93,9 @@ def train(
     items = prepared(learner, examples)
 
     def accumulate(step: int, chosen: Sequence[int]) -> tuple[float, int]:
-        """The mean loss of what is asked in a batch, its gradient by micro-batches."""
         batch = [items[i] for i in chosen]
-        asked = sum(len(item.targets) if learner.reader.kind == "tag" else 1 for item in batch)
-        summed = 0.0
-        for numbers in by_length([item.tokens for item in batch], learner.micro_batch_tokens):
-            loss = learner.loss([batch[i] for i in numbers]) / asked
-            loss.backward()
-            summed += float(loss.detach())
-        return summed, sum(item.tokens for item in batch)
+        sizes = [item.tokens for item in batch]
+        return accumulated(learner, batch, sizes, lambda numbers: learner.loss([batch[n] for n in numbers]))
 
     documents = [document for item in items for document in item.documents]
     padding = learner.encoder.config.pad_token_id

@@ -77,12 +77,6 @@ def save(
     return difference
 
 
-def refuse_full(out: Path) -> None:
-    """Raises FileExistsError where there is something already: before hours of training, not after."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out}: there already; remove it, or choose another name")
-
-
 def _compare_scores(learner: Learner, folder: Path, pairs: Sequence[tuple[str, str]]) -> float:
     """The largest difference of scores, from 0 to 1, to those of sentence-transformers' CrossEncoder."""
     need_sentence_transformers()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tessera.corpus import documents
-from tessera.files import atomic_folder
+from tessera.files import atomic_folder, refuse_taken
 from tessera.finetune.saved import tell_length
 from tessera.inference.engine import each
 from tessera.inference.sentence_folder import tokenizer_length
@@ -84,10 +84,12 @@ def fit(
     Ridge regression. For a EuroBERT it is on the pooled hidden states: two units of the dense layer before its
     classifier are enough to let a number through, because gelu(x) - gelu(-x) = x. The norm in a ModernBERT's head lets
     none through as it is, so there the regression is on what the trained masked-language-model head makes of the pooled
-    hidden states. Needs scikit-learn, and memory for 3 n x C float64. Raises ValueError for marks without a meaning.
+    hidden states. Needs scikit-learn, and memory for 3 n x C float64. Raises ValueError for marks without a meaning,
+    FileExistsError where `target` holds something.
     """
     if find_spec("sklearn") is None:
         raise ImportError(f"fitting a head needs scikit-learn; {pip_line('evaluate')}")
+    refuse_taken(Path(target))
     folder, wanted = Path(folder), np.asarray(marks, np.float64)
     if len(texts) != len(wanted):
         raise ValueError(f"{len(texts)} texts but {len(wanted)} marks; give one mark for each text")

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from tessera import lock
-from tessera.files import LOCK, atomic_file
+from tessera.files import LOCK, atomic_file, refuse_unwritable
 from tessera.inference import sentence_folder as folders
 from tessera.inference.encoder import Encoder
 from tessera.inference.engine import EncodeOptions
@@ -65,7 +65,9 @@ def embed_file(
     for a vector too large for `output`, naming its text; FileExistsError where `out` is something else; and
     lock.AtWork where another process writes it.
     """
-    out, model = _output(out), folders.local(model)
+    out = _output(out)
+    refuse_unwritable(out)
+    model = folders.local(model)
     files = text_files(str(source), text, id)
     with lock.hold(out.with_name(f".{out.name}{LOCK}"), str(out)):
         encoder = Encoder.from_pretrained(model, device=device, dtype=dtype, threads=threads, drop_head=drop_head)

@@ -242,6 +242,10 @@ def _within(folder: Path, name: str, place: Path) -> Path:
         or not (folder / name).resolve().is_relative_to(folder.resolve())
     ):
         raise ValueError(f"{place}: path {shown(name)} leads out of the folder; only what is inside it is read")
+    try:
+        (folder / name / "config.json").exists()
+    except OSError as error:  # longer than names may be
+        raise ValueError(f"{place}: path {shown(name)} is none: {error.strerror}") from None
     return folder / name
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from tessera.data import storage
+from tessera.data.decompress import AS_UTF8
 from tessera.data.readers import BROKEN, rows
 from tessera.plan.corpus import Columns, Source
 
@@ -73,7 +74,9 @@ class RowReader:
         for place, reason, key, row in self._rows():
             if reason:
                 if not self.skip_bad:
-                    raise ValueError(f"{place}: {reason}; mend it, or leave out such rows with --skip-bad")
+                    raise ValueError(
+                        f"{place}: {reason}{AS_UTF8.get(reason, '')}; mend it, or leave out such rows with --skip-bad"
+                    )
                 bad += 1
                 continue
             mended += _mend(row) is not row
@@ -121,7 +124,7 @@ class RowReader:
 
     def _raw(self) -> Iterator[tuple[storage.File, int, Values | None, str]]:
         for file in self.files:
-            source = None if self.whole and file.kind != ".txt" else self.source
+            source = None if self.whole else self.source
             try:
                 for number, values, reason, _ in rows(file, source, _MAX_BYTES):
                     yield file, number, values, reason

@@ -113,7 +113,7 @@ def read(where: str, options: Options | None = None, tokenizer: Tokenizer | None
 
 def _files(where: str, said: list[str], skip_bad: bool) -> tuple[list[tuple[str, str, dict[str, Any], str]], list[str]]:
     """(split by the file's name, place, row, folder) of all rows; and what is no row."""
-    files = tables.find(where)
+    files = tables.find(where, said)
     if not files:
         raise DataError(f"{where}: there is no such file, and no folder with rows; give a file, a folder or a glob")
     splits = {str(file): split_of(str(file), where) for file in files}

@@ -37,8 +37,8 @@ def total_steps(phase: Phase) -> int:
     """Steps until the phase has read its tokens; the last one may be shorter than the others."""
     if phase.auto:
         raise ValueError(
-            f"phases.{phase.name}.tokens is auto, which needs text to count: `tessera prepare` makes it (plan: or give "
-            "--counts); the recipe.yaml of a run has the number"
+            f"phases.{phase.name}.tokens is auto, which needs text to count: run `tessera prepare` with this recipe "
+            "first (plan: or give --counts); the recipe.yaml of a run has the number"
         )
     batch = phase.batch_tokens
     if phase.batch_warmup is None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from tessera import checksums, lock
-from tessera.files import LOCK, atomic_file, read_json, write_json
+from tessera.files import LOCK, atomic_file, read_json, refuse_unwritable, write_json
 from tessera.inference import sentence_folder as folders
 from tessera.inference.parts import PART_ROWS, Parts, Settings, different
 from tessera.inference.text_files import RowReader, text_files
@@ -67,6 +67,7 @@ def predict_file(
     """
     out = Path(out)
     kind_of(out)
+    refuse_unwritable(out)
     files = text_files(str(source), id=id, verb="predict")
     with lock.hold(out.with_name(f".{out.name}{LOCK}"), str(out)):
         predictor = Predictor.from_pretrained(

@@ -137,6 +137,7 @@ def tables(comparison: Comparison, languages: bool = False) -> tuple[list[Table]
 def write_csv(comparison: Comparison, path: Path) -> None:
     """One row for each value, with what is known of its certainty."""
     head = ["model", "size", "task", "metric", "language", "length", "value", "half_width", "interval_over"]
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*head, "differs_from", "difference", "p", "test", "source"])

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from tessera.files import csv_cells
+from tessera.files import atomic_file, csv_cells
 from tessera.plan.overview import LanguagePlan, Overview, PhasePlan
 from tessera.report.style import LIGHT, TOKENS, altair, check_picture, write_picture
 from tessera.report.tables import tokens
@@ -38,7 +38,8 @@ def tables(plan: Overview, everything: bool = False) -> list[Table]:
 def write_csv(plan: Overview, path: Path) -> None:
     """One row for each phase and language. Unknown numbers stay empty."""
     columns = [field.name for field in fields(LanguagePlan)]
-    with path.open("w", encoding="utf-8", newline="") as file:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["phase", *columns])
         for phase in plan.phases:

@@ -24,9 +24,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from tessera.data.packing import by_length
-from tessera.files import model_name
+from tessera.files import model_name, refuse_taken
 from tessera.finetune.loop import Plan, TrainingSummary, best_of, optimize
-from tessera.finetune.saved import refuse_full
 from tessera.inference.encoder import Encoder as Embedder
 from tessera.inference.nearest import nearest, unit
 from tessera.model.encoder import Encoder
@@ -255,7 +254,7 @@ def run(
     sentences is kept. Raises ValueError and FileExistsError before anything is computed where it can be known.
     """
     watcher, machine, out = watcher or Silent(), machine or Machine(), Path(out)
-    refuse_full(out)
+    refuse_taken(out)
     learn, held = read.split(pairs, held_out) if isinstance(held_out, float) else (list(pairs), list(held_out))
     if not learn or not held:
         raise ValueError(f"{len(learn)} sentences to learn from and {len(held)} held out; both are needed")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from tessera.files import refuse_taken
 from tessera.labelled import tables
 from tessera.labelled.splits import split_of
 from tessera.labelled.tables import DataError, Placed
@@ -66,8 +67,12 @@ def fit(
         raise ValueError(
             "distil needs a teacher, the folder of a model" if teacher is None else "a teacher is of distil"
         )
+    refuse_taken(out)
     watcher, protocol = watcher or Silent(), protocol or quick(kind)
-    rows = _by_split(str(data))
+    said: list[str] = []
+    rows = _by_split(str(data), said)
+    for line in said:
+        watcher.say(line)
     watcher.say(", ".join(f"{name} {len(some):,} rows" for name, some in rows.items() if some))
     how: dict[str, Any] = {"protocol": protocol, "machine": machine, "watcher": watcher, **options}
     if kind == "distil":
@@ -82,10 +87,10 @@ def fit(
     return run(model, pairs.judged(rows["train"], columns), out, held_out=held, test=test, **how)
 
 
-def _by_split(data: str) -> dict[str, list[Placed]]:
+def _by_split(data: str, said: list[str]) -> dict[str, list[Placed]]:
     """Rows by what their files are called; those of files that say nothing, or of one set alone, are to train on."""
     found: dict[str, list[Placed]] = {name: [] for name in SPLITS}
-    files = tables.find(data)
+    files = tables.find(data, said)
     if not files:
         raise DataError(f"{data}: there are no rows; give a file or a folder of {', '.join(tables.KINDS)}")
     for file in files:

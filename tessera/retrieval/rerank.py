@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from tessera.data.examples import Choices, Labelled, Search
-from tessera.files import model_name
+from tessera.files import model_name, refuse_taken
 from tessera.finetune import loop
 from tessera.finetune.learner import Learner, pretrained
 from tessera.finetune.loop import TrainingSummary, best_of
-from tessera.finetune.saved import refuse_full, save
+from tessera.finetune.saved import save
 from tessera.inference import sentence_folder as folders
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
@@ -171,7 +171,7 @@ def run(
     Each learning rate of the protocol is tried, with its first seed. Raises as retrieve.run.
     """
     watcher, out, seed = watcher or Silent(), Path(out), protocol.seeds[0]
-    refuse_full(out)
+    refuse_taken(out)
     learn, held = divide(judged, held_out)
     _, inside = folders.read(folders.local(folder))
     start = pretrained(inside, machine)

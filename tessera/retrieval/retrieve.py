@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tessera.data.examples import Search
+from tessera.files import refuse_taken
 from tessera.finetune.loop import TrainingSummary, best_of
-from tessera.finetune.saved import refuse_full
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
 from tessera.progress import Silent, Watcher
@@ -76,7 +76,7 @@ def run(
     something, ValueError for pairs that leave nothing to tell apart.
     """
     watcher, out = watcher or Silent(), Path(out)
-    refuse_full(out)
+    refuse_taken(out)
     learn, held = divide(judged, held_out)
     triples = pairs.triples(learn)
     documents = dict.fromkeys(text for one in learn for text in one.grades)

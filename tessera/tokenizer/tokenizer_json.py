@@ -69,7 +69,8 @@ def parsed(path: Path, data: bytes) -> Json:
     own = fit(_TokenizerJson, definition, path).model
     prefix = own.continuing_subword_prefix
     for number, merge in enumerate(own.merges or () if prefix else ()):  # BPE cuts it off in bytes, unseen
-        second = merge.split(" ")[-1] if isinstance(merge, str) else merge[-1] if isinstance(merge, list) else None
+        parts = merge.split(" ") if isinstance(merge, str) else merge
+        second = parts[-1] if isinstance(parts, list) and parts else None
         if not isinstance(second, str) or not second.startswith(prefix or ""):
             raise ValueError(
                 f"{path}: model.merges.{number}: the second part, {shown(second)}, does not begin with the "

@@ -333,8 +333,6 @@ def test_lists_of_copies_become_one(tmp_path, monkeypatch):
 ON_RAY = """
 import sys
 from pathlib import Path
-import ray
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 from tessera.corpus import daft_runner, dedup
 from tessera.plan.corpus import Duplicates, NearDuplicates
 daft_runner.choose("ray")

@@ -30,8 +30,8 @@ from tessera.corpus.documents import (
     why_not_pair,
 )
 from tessera.data import decompress
+from tessera.data.decompress import NUL
 from tessera.data.languages import language_code, language_of_path
-from tessera.data.readers import NUL
 from tessera.data.storage import files
 from tessera.plan.corpus import Columns, Source, TokenizerTraining
 from tessera.tokenizer.tokenizer import train

@@ -220,7 +220,9 @@ def tessera(*words: str, **values: str) -> str:
 
 
 def test_the_recipe_for_your_own_text_is_planned_run_and_gone_on_from(mine):
+    assert "shards" in tessera("prepare", "mine.yaml")
     assert "decay" in tessera("plan", "mine.yaml")
+    shutil.rmtree(mine.parent / "runs")
     assert "report.html" in tessera("run", "mine.yaml", **SMALL)
     folder = mine.parent / "runs" / "mine"
     assert (folder / "report.html").exists()

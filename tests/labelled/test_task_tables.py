@@ -1,3 +1,4 @@
+import bz2
 import gzip
 import io
 import json
@@ -71,20 +72,30 @@ def test_cells_of_tsv_are_plain_and_those_quoted_whole_are_unquoted(tmp_path):
 @pytest.mark.parametrize(
     ("name", "data", "says"),
     [
-        ("a.csv", b"text,label\na,b,c\n", "a.csv:2: 3 cells where the first line names 2 columns"),
-        ("a.csv", b"text,label\na\n", "a.csv:2: 1 cells where"),
-        ("a.csv", b"text,text\na,b\n", "a.csv:1: the first line names the columns, each once"),
-        ("a.csv", b"", "a.csv: is empty"),
-        ("a.csv", b'text,label\n"a,b\n', "a.csv:2: no CSV: unexpected end of data"),
-        ("a.csv", "text\ngóð\n".encode("latin-1"), "a.csv: not UTF-8"),
-        ("a.tsv", "text\ngóð\n".encode("utf-16"), "a.tsv: not UTF-8"),
-        ("a.tsv", b"a\tb\nc\n", "a.tsv:2: 1 cells where"),
-        ("a.json", b"[1]", "a.json:1: not a JSON object"),
-        ("a.json", b'{"text": {"0": "a"}, "label": {"0": 1}}\n{', "a.json"),
-        ("a.json", b"[" * 100_000, "a.json: not JSON"),
-        ("a.csv.gz", b"", "a.csv.gz: cannot be read: 0 bytes"),
-        ("a.csv.zst", b"text", "a.csv.zst: cannot be read"),
-        ("a.json.gz", gzip.compress(b"[" + b"1, " * 9999, mtime=0)[:-9], "a.json.gz: cannot be read"),
+        ("a.csv", b"text,label\na,b,c\n", "a.csv:2: 3 fields, not 2 as in the first line: 'a,b,c'"),
+        ("a.csv", b"text,label\na\n", "a.csv:2: 1 fields, not 2"),
+        ("a.csv", b"text,text\na,b\n", "a.csv: line 1 names the columns, each once; it has text twice"),
+        ("a.csv", b"", "a.csv: is empty; the first line names the columns"),
+        ("a.csv", b'text,label\n"a,b\n', "a.csv: line 2: unexpected end of data; is a quote not closed"),
+        ("a.csv", b'text,label\n"a"b,c\n', "a.csv: line 2: ',' expected after '\"'"),
+        ("a.csv", "text\ngóð\n".encode("latin-1"), "a.csv:2: not UTF-8; write it as UTF-8 .iconv .*: 'g"),
+        ("a.csv", "góð,label\na,b\n".encode("latin-1"), "a.csv: line 1, .*: not UTF-8; write it as UTF-8"),
+        ("a.tsv", "text\ngóð\n".encode("utf-16-le"), "a.tsv: line 1, .*: NUL characters, as in UTF-16 without its"),
+        ("a.txt", "góð\n".encode("latin-1"), "a.txt:1: not UTF-8; write it as UTF-8"),
+        ("a.conll", "góð O\n".encode("latin-1"), "a.conll:1: not UTF-8; write it as UTF-8"),
+        ("a.tsv", b"a\tb\nc\n", "a.tsv:2: 1 fields, not 2"),
+        ("a.json", b"[1]", "a.json:1: not a JSON object, where a row is a JSON object"),
+        ("a.jsonl", b"[1]", "a.jsonl:1: not a JSON object, where a row is a JSON object on a line: '.1.'"),
+        ("a.json", b'{"text": {"0": "a"}, "label": {"0": 1}}\n{', "a.json:2: not JSON, where a row"),
+        ("a.json", b'{"text":\n{"0": "a"}}', "a.json: rows are a list of objects, or one object on each line"),
+        ("a.json", b'{"text":\n"a"', "a.json: not JSON: .*; write an object on each line"),
+        ("a.json", b'{"text":\n"\xff"}', "a.json:2: not UTF-8; write it as UTF-8"),
+        ("a.json", b"[" * 100_000, "a.json: behind row 0: not JSON"),
+        ("a.json", b'{"a":\n' * 50_000, "a.json: not JSON"),
+        ("a.csv.gz", b"", "a.csv.gz: broken: 0 bytes are no gzip file; copy or download it again"),
+        ("a.csv.zst", b"text", "a.csv.zst: broken: "),
+        ("a.json.gz", gzip.compress(b"[" + b"1, " * 9999, mtime=0)[:-9], "a.json.gz: broken: Truncated"),
+        ("a.parquet", b"PAR1", "a.parquet: broken: "),
     ],
 )
 def test_what_is_no_table_is_named_with_its_file(tmp_path, name, data, says):
@@ -110,6 +121,40 @@ def test_a_small_file_that_unpacks_into_a_very_large_one_is_refused(tmp_path, mo
         read(path)
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.json", "a.txt", "a.conll", "a.csv.gz"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
+def test_a_byte_order_mark_says_the_encoding(tmp_path, name, encoding):
+    plain = {".csv": "text\ngóð\n", ".tsv": "text\ngóð\n", ".txt": "góð\n", ".conll": "góð O\n"}
+    data = plain.get(name[1:].removesuffix(".gz"), '{"text": "góð"}\n').encode(encoding)
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    assert read(tmp_path / name) == [{"words": ["góð"], "tags": ["O"]} if "conll" in name else {"text": "góð"}]
+
+
+@pytest.mark.parametrize(
+    "name", ["a.jsonlines", "a.ndjson.bz2", "A.JSONL", "a.jsonl.gzip", "a.jsonl.zstd", "a.jsonl.XZ"]
+)
+def test_every_spelling_of_an_ending_is_known(tmp_path, name):
+    pack = {"bz2": bz2.compress, "gzip": gzip.compress, "zstd": zstandard.compress, "XZ": lzma.compress}
+    (tmp_path / name).write_bytes(pack.get(name.split(".")[-1], bytes)(b'{"text": "a"}\n'))
+    assert [row for file in tables.find(str(tmp_path)) for _, row in tables.rows(file)] == [{"text": "a"}]
+
+
+def test_the_index_of_pandas_is_no_column_and_the_lines_of_an_old_mac_are_lines(tmp_path):
+    (tmp_path / "a.csv").write_text(",text, label\n0,a,b\n1,c,d\n")
+    (tmp_path / "b.csv").write_text("text,label,,\ra,b,,\rc,d,,")
+    assert (
+        read(tmp_path / "a.csv")
+        == read(tmp_path / "b.csv")
+        == [{"text": "a", "label": "b"}, {"text": "c", "label": "d"}]
+    )
+
+
+def test_the_only_list_of_an_object_is_its_rows_on_one_line_or_on_many(tmp_path):
+    for indent in (None, 2):
+        (tmp_path / "a.json").write_text(json.dumps({"version": "1", "data": ROWS}, indent=indent))
+        assert read(tmp_path / "a.json") == ROWS
+
+
 def test_one_endless_line_is_refused_whatever_the_format(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "LONGEST", 2**16)
     monkeypatch.setattr(tables, "_WHOLE_FILE", 2**17)
@@ -133,12 +178,20 @@ def test_class_names_that_parquet_of_datasets_brings_stand_for_their_numbers(tmp
     assert [row["label"] for row in read(tmp_path / "b.parquet")] == ["x", "y"]
 
 
+def test_a_file_that_is_not_there_is_named_with_the_reason(tmp_path):
+    with pytest.raises(DataError, match=r"a\.csv: cannot be read: No such file or directory$"):
+        read(tmp_path / "a.csv")
+
+
 def test_a_folder_is_its_tables_and_not_its_notes(tmp_path):
     for name in ("b.csv", "a.jsonl", "README.md", "notes.txt", "dataset_info.json", ".hidden.csv", "in/c.tsv"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
-    assert [file.name for file in tables.find(str(tmp_path))] == ["a.jsonl", "b.csv", "c.tsv"]
-    with pytest.raises(DataError, match=r"README.md: unknown kind of file; rows are read from .jsonl, .ndjson"):
+    (tmp_path / "in/again").symlink_to(tmp_path)
+    said = []
+    assert [file.name for file in tables.find(str(tmp_path), said)] == ["a.jsonl", "b.csv", "c.tsv"]
+    assert said == ["not read, as they are no tables of rows: README.md, dataset_info.json, notes.txt"]
+    with pytest.raises(DataError, match=r"README.md: unknown kind of file; rows are read from .jsonl, .json"):
         tables.find(str(tmp_path / "README.md"))
     assert tables.find(str(tmp_path / "nothing")) == []
 

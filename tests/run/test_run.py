@@ -50,6 +50,16 @@ def test_other_science_is_refused_by_name_and_another_machine_is_not(finished, r
     run(load(recipe_file), finished, accept_changes=True)
 
 
+def test_phases_may_be_changed_between_preparing_and_training(recipe_file, tmp_path):
+    run(load(recipe_file), tmp_path, until="shards")
+    changed = load(recipe_file, {"phases.decay-a.mask_ratio": "0.1"})
+    run(changed, tmp_path, until="shards")
+    assert load(tmp_path / "recipe.yaml").phases == changed.phases
+    for key, value in (("tokenizer.vocab_size", "300"), ("phases.decay-a.context", "16")):
+        with pytest.raises(RunError, match=key.replace(".", r"\.")):
+            run(load(recipe_file, {key: value}), tmp_path, until="shards")
+
+
 def test_a_folder_that_is_no_run_is_not_written_into(recipe_file, tmp_path):
     (tmp_path / "thesis.tex").write_text("do not lose me")
     with pytest.raises(RunError, match=r"holds no recipe\.yaml"):
