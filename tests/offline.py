@@ -4,6 +4,7 @@ Children of a test are told by a sitecustomize.py on their PYTHONPATH, which is 
 send reports swallow their errors, so every attempt is also written down.
 """
 
+import contextlib
 import socket
 import tempfile
 import traceback
@@ -12,12 +13,25 @@ from pathlib import Path
 _HERE = ("", "0.0.0.0", "::", "::1", "localhost", "ip6-localhost")
 
 
+def own_addresses() -> set[str]:
+    """The addresses by which this machine would reach others, which is what Ray calls its own; nothing is sent."""
+    found = set()
+    for family, elsewhere in ((socket.AF_INET, "203.0.113.1"), (socket.AF_INET6, "2001:db8::1")):
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((elsewhere, 9))
+            found.add(str(probe.getsockname()[0]))
+    return found
+
+
+_OWN = own_addresses()
+
+
 def is_here(host: object) -> bool:
-    """Whether a host is this machine: loopback, nothing, or its own name."""
+    """Whether a host is this machine: loopback, nothing, its own name or address."""
     name = host.decode() if isinstance(host, bytes) else host
     if name is None or not isinstance(name, str) or name.startswith("127."):
         return True
-    return name in (*_HERE, socket.gethostname())
+    return name in (*_HERE, *_OWN, socket.gethostname())
 
 
 def block(log: str) -> None:

@@ -2,14 +2,15 @@
 
 In reading order:
 
-    app.py       the command and its groups
-    options.py   what several verbs share
-    making.py    run, prepare, train, plan, merge, tokenizer
-    judging.py   evaluate, compare, report, parity, doctor
-    using.py     embed, export, quantize
-    asking.py    predict, index, search
-    tuning.py    finetune: the verb
-    ablating.py  ablate: the verb
+    app.py         the command and its groups
+    options.py     what several verbs share
+    making.py      run, prepare, train, plan, merge, tokenizer
+    judging.py     evaluate, compare, report, parity, doctor
+    using.py       embed, export, quantize
+    asking.py      predict, index, search
+    tuning.py      finetune: the verb
+    ablating.py    ablate: the verb
+    vocabulary.py  vocabulary trim, extend, replace
 """
 
 import errno
@@ -23,12 +24,12 @@ from pathlib import Path
 from rich.text import Text
 
 from tessera import signals
-from tessera.cli import ablating, asking, judging, making, tuning, using
+from tessera.cli import ablating, asking, judging, making, tuning, using, vocabulary
 from tessera.cli.app import app
 from tessera.files import no_room
 from tessera.terminal import HarmlessLog, Terminal
 
-__all__ = ["ablating", "app", "asking", "judging", "main", "making", "tuning", "using"]
+__all__ = ["ablating", "app", "asking", "judging", "main", "making", "tuning", "using", "vocabulary"]
 
 
 def main() -> None:

@@ -7,156 +7,210 @@ from typing import Annotated, Any, Literal
 import typer
 
 from tessera.cli.app import app
-from tessera.cli.options import ModelPath
 from tessera.terminal import Watcher, console, print_table
 
-DataPath = Annotated[
-    str, typer.Argument(help="a file or folder of CSV, TSV, JSONL, JSON, parquet or CoNLL", show_default=False)
+Text = str | None
+Many = list[str] | None
+Whole = int | None
+Model = Annotated[Text, typer.Argument(help="a model folder", show_default=False)]
+Rows = Annotated[
+    Text,
+    typer.Argument(
+        metavar="[DATA]", help="a file or folder of CSV, TSV, JSONL, JSON, parquet or CoNLL", show_default=False
+    ),
 ]
+Out = Annotated[Text, typer.Option(help="the folder to write", show_default=False)]
+Recipe = Annotated[Path | None, typer.Option(help="a YAML with these flags as keys; flags go over it")]
+Task = Annotated[Text, typer.Option(help="rows of a task of `tessera evaluate --list`, or of your file")]
+Data = Annotated[Text, typer.Option(help="the folder with the data of the task (default: the Hub)")]
 Kind = Annotated[
-    str | None,
+    Text,
     typer.Option(
         help="classify, multilabel, pair, regress, tag, span, choose, reward, rerank (guessed); retrieve, distil"
     ),
 ]
-Label = Annotated[
-    list[str] | None, typer.Option(help="the column of the label; several of 0 and 1: each is a label (repeatable)")
-]
-ColumnOf = Annotated[
-    list[str] | None, typer.Option(help="any other: ROLE=COLUMN, as words=tokens or split=part (repeatable)")
-]
+TextColumn = Annotated[Text, typer.Option(help="the column of the text (default: guessed, as all columns)")]
+Second = Annotated[Text, typer.Option(help="the column of the second text")]
+Label = Annotated[Many, typer.Option(help="the column of the label; several of 0 and 1: each is a label (repeatable)")]
+Column = Annotated[Many, typer.Option(help="any other: ROLE=COLUMN, as words=tokens or split=part (repeatable)")]
+Labels = Annotated[Text, typer.Option(help="the labels in order, with commas (default: those found)")]
+Separator = Annotated[Text, typer.Option(help="between several labels of a cell")]
 HeldOut = Annotated[
-    float, typer.Option(help="share of the rows for validation, and for test, where the data has no splits")
+    float | None,
+    typer.Option(help="share of the rows for validation, and for test, where the data has no splits (default: 0.15)"),
 ]
-TrainLanguage = Annotated[list[str] | None, typer.Option(help="train on this language alone, test on all (repeatable)")]
+TrainLanguage = Annotated[Many, typer.Option(help="train on this language alone, test on all (repeatable)")]
+Language = Annotated[Many, typer.Option(help="of a task: test on this language alone (repeatable)")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="leave out rows that cannot be used")]
+Protocol = Annotated[Text, typer.Option(help="quick (default), or one of `tessera evaluate`, or your file")]
+Rates = Annotated[Text, typer.Option(help="learning rates to try, with commas")]
+Epochs = Annotated[float | None, typer.Option(help="times that the data is read (default: by its size)")]
+Steps = Annotated[Whole, typer.Option(help="steps instead of epochs")]
+Batch = Annotated[Whole, typer.Option(help="rows of a step")]
+Seeds = Annotated[Whole, typer.Option(help="how many trainings the score is the mean of (default: 3)")]
+Patience = Annotated[Whole, typer.Option(help="epochs without a better score before training ends")]
+MaxLength = Annotated[Whole, typer.Option(help="tokens that are read of a text")]
+Frozen = Annotated[bool, typer.Option("--frozen", help="train the head alone: minutes")]
+Lora = Annotated[bool, typer.Option("--lora", help="train the head and low-rank additions, merged in")]
+Balance = Annotated[bool, typer.Option("--balance", help="rare labels weigh more")]
+Curve = Annotated[bool, typer.Option("--curve", help="what fewer labels give, and twice as many")]
+Teacher = Annotated[Text, typer.Option(help="distil: the folder whose vectors are learnt")]
+Retriever = Annotated[Text, typer.Option(help="rerank: a folder whose mistakes are learnt from, and put in order")]
+Negatives = Annotated[Whole, typer.Option(help="rerank, retrieve: so many documents a query that do not answer it")]
+Candidates = Annotated[Whole, typer.Option(help="rerank: documents of the retriever to put in order (default: 50)")]
+Listwise = Annotated[bool, typer.Option("--listwise", help="rerank: learn to find each answer among others")]
+Dimensions = Annotated[Text, typer.Option(help="retrieve: sizes that vectors may be cut to, with commas (Matryoshka)")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")]
+Dtype = Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="of the matrix products")]
 
 
 @app.command()
 def finetune(
-    model: ModelPath,
-    data: DataPath,
-    out: Annotated[Path, typer.Option(help="the folder to write", show_default=False)],
+    context: typer.Context,
+    model: Model = None,
+    rows: Rows = None,
+    out: Out = None,
+    recipe: Recipe = None,
+    task: Task = None,
+    data: Data = None,
     kind: Kind = None,
-    text: Annotated[str | None, typer.Option(help="the column of the text (default: guessed, as all columns)")] = None,
-    second: Annotated[str | None, typer.Option(help="the column of the second text")] = None,
+    text: TextColumn = None,
+    second: Second = None,
     label: Label = None,
-    column: ColumnOf = None,
-    labels: Annotated[str | None, typer.Option(help="the labels in order, with commas (default: those found)")] = None,
-    separator: Annotated[str | None, typer.Option(help="between several labels of a cell")] = None,
-    held_out: HeldOut = 0.15,
+    column: Column = None,
+    labels: Labels = None,
+    separator: Separator = None,
+    held_out: HeldOut = None,
     train_language: TrainLanguage = None,
-    teacher: Annotated[Path | None, typer.Option(help="distil: the folder whose vectors are learnt")] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave out rows that cannot be used")] = False,
-    protocol: Annotated[str, typer.Option(help="quick, or one of `tessera evaluate`, or your file")] = "quick",
-    rates: Annotated[str | None, typer.Option(help="learning rates to try, with commas")] = None,
-    epochs: Annotated[float | None, typer.Option(help="times that the data is read (default: by its size)")] = None,
-    steps: Annotated[int | None, typer.Option(help="steps instead of epochs")] = None,
-    batch: Annotated[int | None, typer.Option(help="rows of a step")] = None,
-    seeds: Annotated[int | None, typer.Option(help="how many trainings the score is the mean of (default: 3)")] = None,
-    patience: Annotated[int | None, typer.Option(help="epochs without a better score before training ends")] = None,
-    max_length: Annotated[int | None, typer.Option(help="tokens that are read of a text")] = None,
-    frozen: Annotated[bool, typer.Option("--frozen", help="train the head alone: minutes")] = False,
-    lora: Annotated[bool, typer.Option("--lora", help="train the head and low-rank additions, merged in")] = False,
-    balance: Annotated[bool, typer.Option("--balance", help="rare labels weigh more")] = False,
-    curve: Annotated[bool, typer.Option("--curve", help="what fewer labels give, and twice as many")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")] = "auto",
-    dtype: Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="of the matrix products")] = "auto",
+    language: Language = None,
+    skip_bad: SkipBad = False,
+    protocol: Protocol = None,
+    rates: Rates = None,
+    epochs: Epochs = None,
+    steps: Steps = None,
+    batch: Batch = None,
+    seeds: Seeds = None,
+    patience: Patience = None,
+    max_length: MaxLength = None,
+    frozen: Frozen = False,
+    lora: Lora = False,
+    balance: Balance = False,
+    curve: Curve = False,
+    teacher: Teacher = None,
+    retriever: Retriever = None,
+    negatives: Negatives = None,
+    candidates: Candidates = None,
+    listwise: Listwise = False,
+    dimensions: Dimensions = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
 ) -> None:
     """A model fine-tuned on your labels, as a folder that transformers loads. Run it again to go on after a kill."""
     from tessera.files import refuse_taken
-    from tessera.finetune import fit
-    from tessera.labelled import dataset
-    from tessera.plan.recipe import Machine
-    from tessera.tokenizer.tokenizer import Tokenizer
+    from tessera.finetune import recipe as recipes
 
-    refuse_taken(out)
-    machine = Machine.model_validate({"device": device, "dtype": dtype})
-    if kind in ("retrieve", "distil") or teacher is not None:
-        return _pairs(kind, model, data, out, _columns(text, second, label, column), teacher, machine)
-    options = dataset.Options(
-        kind=kind, columns=_columns(text, second, label, column), separator=separator, held_out=held_out,
-        labels=tuple(part.strip() for part in labels.split(",")) if labels else None,
-        train_languages=tuple(train_language or ()), skip_bad=skip_bad,
-    )  # fmt: skip
-    changes: dict[str, Any] = {"epochs": epochs, "steps": steps, "batch_size": batch, "patience": patience}
-    changes |= {"max_length": max_length}
-    changes |= {"learning_rates": _rates(rates), "seeds": None if seeds is None else tuple(range(seeds))}
-    how = _method(frozen, lora)
-    with Watcher(console) as watcher:
-        read = dataset.read(data, options, Tokenizer.load(model))
-        for line in read.said:
-            watcher.say(f"data: {line}")
-        asked = _protocol(protocol, read, changes, how)
-        fitted = fit.finetune(
-            model, read, out, protocol=asked, method=how, machine=machine, balance=balance, curve=curve, watcher=watcher
-        )
-    _show(fitted, read)
+    asked = recipes.read(recipe, _flags(context))
+    refuse_taken(Path(asked.out))
+    if asked.kind in recipes.PAIRS:
+        return _vectors(asked)
+    _head(asked)
 
 
-def _columns(text: str | None, second: str | None, label: list[str] | None, more: list[str] | None) -> dict[str, Any]:
-    """Columns by role, as flags say them."""
-    given: dict[str, Any] = {"text": text, "second": second}
-    if label:
+def _flags(context: typer.Context) -> dict[str, Any]:
+    """The keys of a recipe that the command line says."""
+    said = {name for name in context.params if str(context.get_parameter_source(name)).endswith("COMMANDLINE")}
+    given = {name: value for name, value in context.params.items() if name in said and name != "recipe"}
+    if (rows := given.pop("rows", None)) is not None:
+        if "data" in given:
+            raise ValueError(f"{rows} and --data {given['data']}: --data is the folder of the data of a --task")
+        given["data"] = rows
+    if isinstance(label := given.get("label"), list | tuple):
         given["label"] = label[0] if len(label) == 1 else tuple(label)
-    for item in more or []:
-        role, sign, name = item.partition("=")
-        if not sign or not name:
-            raise ValueError(f"--column {item}: write it as ROLE=COLUMN, e.g. --column words=tokens")
-        given[role] = tuple(name.split(",")) if "," in name and "{" not in name else name
-    return {role: name for role, name in given.items() if name is not None}
+    if "column" in given:
+        given["column"] = dict(map(_column, given["column"]))
+    for name in ("labels", "rates", "dimensions"):
+        if name in given:
+            given[name] = [part.strip() for part in given[name].split(",")]
+    if "rates" in given:
+        given["rates"] = _rates(given["rates"])
+    return given
 
 
-def _rates(rates: str | None) -> tuple[float, ...] | None:
-    if rates is None:
-        return None
+def _column(said: str) -> tuple[str, Any]:
+    role, sign, name = said.partition("=")
+    if not sign or not name:
+        raise ValueError(f"--column {said}: write it as ROLE=COLUMN, e.g. --column words=tokens")
+    return role, tuple(name.split(",")) if "," in name and "{" not in name else name
+
+
+def _rates(rates: list[str]) -> list[float]:
     try:
-        found = tuple(float(part) for part in rates.split(","))
+        found = [float(part) for part in rates]
     except ValueError:
-        found = ()
+        found = []
     if not found or not all(0 < rate < 1 for rate in found):
-        raise ValueError(f"--rates {rates}: give numbers between 0 and 1 with commas, e.g. --rates 3e-5,1e-4")
+        raise ValueError(f"--rates {','.join(rates)}: give numbers between 0 and 1 with commas, e.g. --rates 3e-5,1e-4")
     return found
 
 
-def _pairs(
-    kind: Any, model: Path, data: str, out: Path, columns: dict[str, Any], teacher: Path | None, machine: Any
-) -> None:
+def _vectors(asked: Any) -> None:
     """A retriever, or a student of a teacher, out of pairs of texts."""
-    from tessera.retrieval.from_files import fit
+    from tessera.evaluation import catalogue
+    from tessera.retrieval import from_files
 
+    found = from_files.quick(asked.kind) if asked.protocol == "quick" else catalogue.protocol(asked.protocol)
     with Watcher(console) as watcher:
-        done = fit(
-            kind or "distil",
-            model,
-            data,
-            out,
-            columns=columns or None,
-            teacher=teacher,
-            machine=machine,
-            watcher=watcher,
-        )
+        done = from_files.fit(
+            asked.kind, asked.model, asked.data, Path(asked.out), columns=asked.columns or None,
+            protocol=asked.changed(found), held_out=asked.held_out, teacher=asked.teacher, machine=asked.machine,
+            watcher=watcher, contrast=from_files.contrast(asked.model, asked.dimensions, asked.negatives),
+        )  # fmt: skip
     console.print(str(done))
-    console.print(f"model: {out}\nnext: tessera embed {out} TEXTS OUT.parquet, or tessera index {out} TEXTS OUT")
+    console.print(f"model: {asked.out}\nnext: tessera embed {asked.out} TEXTS OUT.parquet, or tessera index "
+                  f"{asked.out} TEXTS OUT")  # fmt: skip
 
 
-def _method(frozen: bool, lora: bool) -> Any:
-    if frozen and lora:
-        raise ValueError("finetune: --frozen leaves the encoder as it is, --lora changes it; give one of them")
-    return "frozen" if frozen else "lora" if lora else "full"
-
-
-def _protocol(name: str, read: Any, flags: dict[str, Any], method: Any) -> Any:
-    """The protocol of that name with what flags change."""
-    changes = {key: value for key, value in flags.items() if value is not None}
+def _head(asked: Any) -> None:
+    """A model with the head of a task, out of labelled rows."""
     from tessera.evaluation import catalogue
     from tessera.finetune import fit
-    from tessera.plan.task import Protocol
 
-    found = fit.quick(read, method) if name == "quick" else catalogue.protocol(name)
-    given = found.model_dump(by_alias=True)
-    if "steps" in changes or "epochs" in changes:
-        given |= {"steps": None, "epochs": None}
-    return catalogue.checked(Protocol, given | changes, f"protocol {name}")
+    with Watcher(console) as watcher:
+        read = _dataset(asked)
+        if read.kind == "rerank":
+            from tessera.retrieval import rerank
+
+            read, _ = rerank.prepared(
+                read, retriever=asked.retriever, negatives=asked.negatives, top=asked.candidates or rerank.TOP,
+                machine=asked.machine,
+            )  # fmt: skip
+        elif ignored := [key for key in ("retriever", "negatives", "candidates") if getattr(asked, key) is not None]:
+            raise ValueError(f"--{ignored[0]} is of kind rerank, these rows are of kind {read.kind}")
+        for line in read.said:
+            watcher.say(f"data: {line}")
+        found = fit.quick(read, asked.method) if asked.protocol == "quick" else catalogue.protocol(asked.protocol)
+        fitted = fit.finetune(
+            asked.model, read, asked.out, protocol=asked.changed(found), method=asked.method, machine=asked.machine,
+            balance=asked.balance, curve=asked.curve, listwise=asked.listwise, watcher=watcher,
+        )  # fmt: skip
+    _show(fitted, read)
+
+
+def _dataset(asked: Any) -> Any:
+    """The rows of files, or of a task."""
+    from tessera.labelled import dataset
+    from tessera.tokenizer.tokenizer import Tokenizer
+
+    held_out = {} if asked.held_out is None else {"held_out": asked.held_out}
+    if asked.task is not None:
+        from tessera.evaluation.groups import task_dataset
+
+        return task_dataset(asked.task, asked.data, asked.train_language, asked.language, **held_out)
+    options = dataset.Options(
+        kind=asked.kind, columns=asked.columns, separator=asked.separator, labels=asked.labels,
+        train_languages=asked.train_language, skip_bad=asked.skip_bad, **held_out,
+    )  # fmt: skip
+    return dataset.read(asked.data, options, Tokenizer.load(asked.model))
 
 
 def _show(fitted: Any, read: Any) -> None:

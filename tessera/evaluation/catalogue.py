@@ -22,6 +22,7 @@ TASKS = Path(__file__).with_name("tasks")
 PROTOCOLS = Path(__file__).with_name("protocols.yaml")
 Model = TypeVar("Model", bound=BaseModel)
 FAMILIES, KINDS, BY_TASK = "families", "kinds", "tasks"  # what a protocol changes for some models and tasks
+UNCHOSEN = "without_validation"  # and for tasks that have no split to choose by
 
 
 class TaskError(ValueError):
@@ -121,7 +122,8 @@ def protocol(name: str, task: Task | None = None, family: str | None = None) -> 
     family   as protocols.yaml calls it: a `model_type` of Hugging Face, or `mmbert`. EuroBERT's protocol takes the
              AdamW of each model's own paper; one that it does not know gets that of the protocol
 
-    What it says for a kind of task goes over what it says for all, for a task over that, for a family over that.
+    What it says for a kind of task goes over what it says for all, for a task over that, for a family over that; what
+    it says for tasks without a validation split goes over all.
     """
     file, wanted = _file(name)
     path = file or PROTOCOLS
@@ -141,6 +143,7 @@ def protocol(name: str, task: Task | None = None, family: str | None = None) -> 
         )
     fields = dict(given[wanted])
     changes: dict[str, dict[str, Any]] = {key: fields.pop(key, {}) for key in (KINDS, BY_TASK, FAMILIES)}
+    unchosen = fields.pop(UNCHOSEN, {})
     merged = {"name": wanted, **fields}
     by_name = task.name if task is not None and (file is not None or comes_along(task)) else None
     for key, part in ((KINDS, task and task.kind), (BY_TASK, by_name), (FAMILIES, family)):
@@ -148,6 +151,8 @@ def protocol(name: str, task: Task | None = None, family: str | None = None) -> 
         if "steps" in change or "epochs" in change:
             merged = {k: v for k, v in merged.items() if k not in ("steps", "epochs")}
         merged |= change
+    if task is not None and task.trained and not task.has("validation"):
+        merged |= unchosen
     return checked(Protocol, merged, f"{path}: {wanted}")
 
 
@@ -214,8 +219,10 @@ def _protocols(path: Path) -> dict[str, dict[str, Any]]:
     given = read_yaml(path)
     for name, fields in given.items():
         parts = {key: fields.get(key, {}) for key in (KINDS, BY_TASK, FAMILIES)} if isinstance(fields, dict) else None
-        if parts is None or not all(
-            isinstance(p, dict) and all(isinstance(f, dict) for f in p.values()) for p in parts.values()
+        if (
+            parts is None
+            or not isinstance(fields.get(UNCHOSEN, {}), dict)
+            or not all(isinstance(p, dict) and all(isinstance(f, dict) for f in p.values()) for p in parts.values())
         ):
             raise TaskError(f"{path}: {name}: keys and values are needed here")
         for kind in parts[KINDS]:

@@ -5,17 +5,21 @@ The labels of the test set are taken off as soon as they are read; `read_labels`
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from tessera.data.examples import Choices, Labelled, Question, Search, Tagged
-from tessera.evaluation import load, load_retrieval
+from tessera.evaluation import catalogue, load, load_retrieval
 from tessera.evaluation.rows import DataError
 from tessera.evaluation.trial import Group, Rows
+from tessera.labelled.dataset import Dataset, Part
+from tessera.labelled.splits import side
+from tessera.plan.errors import some
 from tessera.plan.task import Protocol, SplitName, Task
 from tessera.prediction import metrics
+from tessera.prediction.features import KINDS
 
 FOLD = ".fold-"  # between the language and the number of a fold, of cross-validation
 
@@ -66,6 +70,56 @@ def read_groups(
             )  # fmt: skip
     load.refuse_all(wrong)
     return found
+
+
+def task_dataset(
+    name: str,
+    folder: str | Path | None,
+    trained: Sequence[str] = (),
+    tested: Sequence[str] = (),
+    *,
+    held_out: float = 0.15,
+) -> Dataset:
+    """The rows of a task as a labelled dataset, for fine-tuning outside of a sweep: labels of its test set included.
+
+    folder    with its data; None: the Hub
+    trained   languages that are trained on, in place of what the task says
+    tested    languages that are tested, in place of all of the task
+    held_out  share of the training rows for validation, by a hash, where the task has no such split
+
+    Raises TaskError, DataError, and ValueError for a task that trains no head, or more than one model.
+    """
+    task = catalogue.find(name)
+    task = task.model_copy(update={"train": tuple(trained)}) if trained else task
+    task = task.model_copy(update={"languages": tuple(tested)}) if tested else task
+    if task.kind not in KINDS or not task.trained or (task.folds and task.fold is None):
+        what = f"kind {task.kind}, trained on {task.train}" + (", in folds" if task.folds else "")
+        raise ValueError(f"task {name}: {what}; a head is trained here, on rows for training: give files as DATA")
+    place = None if folder is None else Path(folder)
+    all_rows = Protocol(name="all", epochs=1, batch_size=1, learning_rates=(1e-5,))
+    groups = read_groups(task, all_rows, place)
+    if len(groups) != 1:
+        several = some([group.name for group in groups], 20)
+        raise ValueError(f"task {name}: trains a model for each of {several}; say which with --train-language")
+    (group,), right = groups, read_labels(groups, all_rows, place)
+    train, held, said = list(group.train), group.validation, [f"task {name}, kind {task.kind}; trained on {group.name}"]
+    if not held:
+        sides = [side(repr(replace(one, row="", id="")), held_out, ("validation",)) for one in train]
+        held = {"": [one for one, where in zip(train, sides, strict=True) if where != "train"]}
+        train = [one for one, where in zip(train, sides, strict=True) if where == "train"]
+        said.append(f"no split of it is for validation: {held_out:.0%} of the training rows are, by a hash of each")
+    return Dataset(
+        source=name, kind=task.kind, columns=dict(task.columns), labels=group.labels, train=_part({"": train}),
+        validation=_part(held), test=_part(right), said=tuple(said), left_out=(), no_answer=task.no_answer,
+    )  # fmt: skip
+
+
+def _part(rows: Mapping[str, Rows]) -> Part:
+    by_language = {language: list(some) for language, some in rows.items() if not isinstance(some, Search)}
+    return Part(
+        [one for some in by_language.values() for one in some],
+        [language for language, some in by_language.items() for _ in some],
+    )
 
 
 def _reader(

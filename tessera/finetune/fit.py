@@ -61,6 +61,7 @@ def finetune(
     balance: bool = False,
     curve: bool = False,
     method: Method = "full",
+    listwise: bool = False,
     watcher: Watcher | None = None,
 ) -> Fitted:
     """Trains on the data and writes a folder, whole or not at all.
@@ -69,6 +70,7 @@ def finetune(
     protocol  rates, epochs, seeds ...; None: `quick`
     balance   rare labels weigh more in the loss
     method    full: all weights learn. frozen: the head alone. lora: the head and low-rank additions to the encoder
+    listwise  rerank: each answer is to be found among what does not answer its query (listwise.py)
     curve     also with an eighth, a quarter and a half of the rows, and what twice as many would give
 
     Raises FileExistsError where `out` holds something, ImportError where transformers is missing, ValueError where no
@@ -76,7 +78,7 @@ def finetune(
     """
     model, out, watcher = Path(model), Path(out), watcher or Silent()
     protocol = protocol or quick(data, method)
-    _check(out, data, balance)
+    _check(out, data, balance, method, listwise)
     one = Search(
         start=functools.cache(lambda: pretrained(model, machine)),
         start_fingerprint=fingerprint(model),
@@ -85,7 +87,9 @@ def finetune(
         balance=balance,
         folder=out.with_name(f"{out.name}.trials"),
         report=watcher.progress("finetune"),
+        say=watcher.say,
         method=method,
+        listwise=listwise,
     )
     rate, first, done = trials.search(one, protocol.rates(), protocol.seeds)
     on = "test" if len(data.test) else "validation"
@@ -99,20 +103,17 @@ def finetune(
     fitted = replace(fitted, thresholds=thresholds)
     text = card.write(model, data, protocol, fitted)
     difference = saved.save(
-        learner,
-        model,
-        out,
-        (data.test if len(data.test) else data.validation).examples,
-        labels=data.labels,
-        pair=data.pair,
-        thresholds=thresholds,
-        card=text,
-    )
+        learner, model, out, (data.test if len(data.test) else data.validation).examples, labels=data.labels,
+        pair=data.pair, thresholds=thresholds, card=text,
+    )  # fmt: skip
+    one.checkpoint(data, best["identity"]["rate"], best["identity"]["seed"]).remove()
     return replace(fitted, difference=difference)
 
 
-def _check(out: Path, data: Dataset, balance: bool) -> None:
+def _check(out: Path, data: Dataset, balance: bool, method: Method, listwise: bool) -> None:
     """Raises what would be raised after the training rather before it."""
+    if listwise and (data.kind != "rerank" or method != "full"):
+        raise ValueError(f"--listwise is of kind rerank with all weights; this is {data.kind}, {method}")
     refuse_taken(out)
     try:
         import transformers  # noqa: F401  # the folder is compared with it before it counts
@@ -163,7 +164,10 @@ def _warnings(
 ) -> tuple[str, ...]:
     found = []
     rates = sorted(first)
-    same = [scores.constant(one.data, part, trial[f"said_of_{on}"]) for trial in done]
+    same = []
+    for trial in done:
+        thresholds = scores.thresholds_of(one.data, trial["said_of_validation"])
+        same.append(scores.constant(one.data, part, trial[f"said_of_{on}"], thresholds))
     if any(same):
         found.append(
             f"{sum(map(bool, same))} of {len(same)} models always answer {next(filter(None, same))!r}: they learned "

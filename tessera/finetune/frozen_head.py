@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from tessera.data.packing import by_length
+from tessera.finetune.checkpoint import Checkpoint
 from tessera.finetune.learner import Learner
 from tessera.finetune.loop import Diverged, Plan, TrainingSummary, accumulated, answered, optimize, prepared
 from tessera.inference.nearest import Floats
@@ -87,6 +88,7 @@ def train_frozen(
     seed: int,
     validate: Callable[[], float] | None = None,
     on_progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
     features: Features | None = None,
 ) -> TrainingSummary:
     """Trains the head in place; the encoder stays as it is. Arguments and errors as of loop.train.
@@ -121,6 +123,7 @@ def train_frozen(
         validate=validate,
         on_progress=on_progress,
         what="training the head",
+        checkpoint=checkpoint,
     )
 
 

@@ -12,18 +12,20 @@ Contrastive training (contrastive.py) is the same loop over other steps: `optimi
 
 # Shapes: R rows of scores, C hidden size.
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tessera import signals
 from tessera.data.packing import by_length
+from tessera.finetune.checkpoint import Checkpoint, Course, EarlyStopping
 from tessera.finetune.learner import Learner, embedding, set_embedding
 from tessera.inference.nearest import Floats
 from tessera.model.encoder import PartialEmbedding
@@ -33,7 +35,7 @@ from tessera.plan.recipe import Optimizer
 from tessera.plan.task import Protocol
 from tessera.prediction.features import Answer, Example, Item
 from tessera.prediction.item_scores import predicted
-from tessera.progress import Progress, Say, silent
+from tessera.progress import Progress, silent
 from tessera.train.optimizer import build, clip_gradients, set_learning_rate
 
 CLIP = 1.0  # norm of the gradient
@@ -80,6 +82,7 @@ def train(
     seed: int,
     validate: Callable[[], float] | None = None,
     on_progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> TrainingSummary:
     """Fine-tunes encoder and head, in place.
 
@@ -87,6 +90,7 @@ def train(
     seed      of the order of the examples, and of dropout where an encoder has some
     validate  a score, the higher the better. Where the protocol has patience it is asked after each epoch, the weights
               that scored best are taken, and training ends after so many epochs without a better one (early stopping)
+    checkpoint  where it goes on if it was stopped
 
     Raises Diverged where the loss is no finite number, ValueError for examples without targets.
     """
@@ -114,6 +118,7 @@ def train(
         validate=validate,
         on_progress=on_progress,
         what="fine-tuning",
+        checkpoint=checkpoint,
     )
 
 
@@ -179,40 +184,11 @@ def _numbers(learner: Learner, scores: Sequence[Floats]) -> list[Floats]:
     return [rows * learner.scale + learner.centre for rows in scores]
 
 
-Trained = TypeVar("Trained")
-
-
-def best_of(
-    rates: Sequence[float], once: Callable[[float], tuple[Trained, TrainingSummary, float]], say: Say = silent
-) -> tuple[Trained, TrainingSummary, float]:
-    """Learning-rate sweep: (model, summary, rate) of the rate whose score is highest, the first of equals.
-
-    once  rate -> (what was trained, its summary, its score on validation)
-
-    Raises Diverged where no rate comes to an end.
-    """
-    best: tuple[Trained, TrainingSummary, float] | None = None
-    highest, last = -math.inf, None
-    for rate in rates:
-        try:
-            model, summary, score = once(rate)
-        except Diverged as error:
-            say(f"learning rate {rate:g}: {error}")
-            last = error
-            continue
-        say(f"learning rate {rate:g}: {score:.4f} on validation after {summary.steps} steps")
-        if best is None or score > highest:
-            best, highest = (model, summary, rate), score
-    if best is None:
-        raise last or Diverged("there is no learning rate to try")
-    return best
-
-
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Which examples each step learns from, by their numbers."""
 
-    batches: tuple[list[int], ...]
+    batches: tuple[NDArray[np.int64], ...]
     epoch: int  # steps
 
     @classmethod
@@ -225,9 +201,9 @@ class Plan:
         epoch = items // size if drop_last else math.ceil(items / size)
         steps = protocol.steps if protocol.steps is not None else math.ceil(epoch * (protocol.epochs or 1))
 
-        def batches() -> Iterator[list[int]]:
+        def batches() -> Iterator[NDArray[np.int64]]:
             for number in itertools.count():
-                order = np.random.default_rng([seed, number]).permutation(items).tolist()
+                order = np.random.default_rng([seed, number]).permutation(items)
                 yield from (order[first : first + size] for first in range(0, epoch * size, size))
 
         return cls(tuple(itertools.islice(batches(), steps)), epoch)
@@ -246,33 +222,32 @@ def optimize(
     validate: Callable[[], float] | None = None,
     on_progress: Progress | None = None,
     what: str,
+    checkpoint: Checkpoint | None = None,
 ) -> TrainingSummary:
     """The loop: AdamW over encoder and head, in place; norms and biases are not decayed.
 
     accumulate  (number of the step, its batch) -> (loss, tokens read); adds the gradient to that of the weights
     seen        distinct tokens of the training data: the embedding is trained in these only; None: whole
     what        one word for what is done, for `on_progress`
+    checkpoint  where it goes on if it was stopped; a first Ctrl-C then ends it (Stopped) after the step
 
     For the rest see `train`.
     """
     table = None if seen is None else _train_in_part(encoder, seen)
-    network = nn.ModuleDict({"encoder": encoder} if head is None else {"encoder": encoder, "head": head})
-    settings = Optimizer(betas=protocol.betas, eps=protocol.eps, weight_decay=protocol.weight_decay)
-    optimizer = build(network, settings, rate)
-    # The order in which norms are summed sets the last digit of their sum; these two give what they always gave.
-    groups = (p for group in optimizer.param_groups for p in group["params"])
-    weights = list(network.parameters() if head is None else groups)
-    patience = protocol.patience
-    stopping = None if validate is None or patience is None else _EarlyStopping(network, validate, patience)
-    losses: list[float] = []
-    tokens, steps = 0, len(plan.batches)
-    with torch.random.fork_rng():
+    course = _course(encoder, head, protocol, rate, validate)
+    network, optimizer, stopping = course.network, course.optimizer, course.stopping
+    weights, steps = _clipped(course, head), len(plan.batches)
+    with torch.random.fork_rng(), signals.deferred() if checkpoint else contextlib.nullcontext():
         torch.manual_seed(seed)
-        for step, batch in enumerate(plan.batches):
+        if checkpoint:
+            checkpoint.resume(course, steps)
+        for step in range(len(course.losses), steps):
+            if stopping is not None and stopping.over:
+                break
             network.train()
-            loss, read = accumulate(step, batch)
-            losses.append(loss)
-            tokens += read
+            loss, read = accumulate(step, plan.batches[step].tolist())
+            course.losses.append(loss)
+            course.tokens += read
             if not math.isfinite(loss):
                 raise Diverged(f"the loss is {loss} after {step + 1} steps at a learning rate of {rate:g}")
             now = learning_rate(step, steps, rate, protocol)
@@ -283,15 +258,38 @@ def optimize(
             if table is not None:
                 table.decay(1 - now * protocol.weight_decay)
             (on_progress or silent)(step + 1, steps, what)
-            if stopping is not None and ((step + 1) % plan.epoch == 0 or step + 1 == steps) and stopping.ends(step + 1):
-                break
+            if stopping is not None and ((step + 1) % plan.epoch == 0 or step + 1 == steps):
+                stopping.score(step + 1)
+            if checkpoint is not None:
+                checkpoint.after_step(course, steps)
     if stopping is not None:
         network.load_state_dict(stopping.weights)
     if table is not None:
         set_embedding(encoder, nn.Embedding.from_pretrained(table.embedding(), freeze=False))
     encoder.eval()
-    summary = TrainingSummary(steps=len(losses), tokens=tokens, losses=tuple(losses))
+    summary = TrainingSummary(steps=len(course.losses), tokens=course.tokens, losses=tuple(course.losses))
     return summary if stopping is None else replace(summary, validation=tuple(stopping.scores), best=stopping.best[0])
+
+
+def _clipped(course: Course, head: nn.Module | None) -> list[nn.Parameter]:
+    """The weights, in the order in which norms are summed: it sets the last digit, so both stay as they always were."""
+    groups = (p for group in course.optimizer.param_groups for p in group["params"])
+    return list(course.network.parameters() if head is None else groups)
+
+
+def _course(
+    encoder: AnyEncoder,
+    head: nn.Module | None,
+    protocol: Protocol,
+    rate: float,
+    validate: Callable[[], float] | None,
+) -> Course:
+    """A training that is about to begin."""
+    network = nn.ModuleDict({"encoder": encoder} if head is None else {"encoder": encoder, "head": head})
+    settings = Optimizer(betas=protocol.betas, eps=protocol.eps, weight_decay=protocol.weight_decay)
+    patience = protocol.patience
+    stopping = None if validate is None or patience is None else EarlyStopping(network, validate, patience)
+    return Course(network, build(network, settings, rate), stopping)
 
 
 def learning_rate(step: int, steps: int, peak: float, protocol: Protocol) -> float:
@@ -310,28 +308,6 @@ def learning_rate(step: int, steps: int, peak: float, protocol: Protocol) -> flo
             return peak * (1 - math.cos(math.pi * left)) / 2
         case _:
             return peak
-
-
-@dataclass(slots=True)
-class _EarlyStopping:
-    """Remembers the weights that scored best on validation, the first of equals."""
-
-    network: nn.Module
-    validate: Callable[[], float]
-    patience: int  # scores in a row without a better one
-    scores: list[tuple[int, float]] = field(default_factory=list)  # (steps done, score)
-    weights: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def best(self) -> tuple[int, float]:
-        return max(self.scores, key=lambda score: score[1])
-
-    def ends(self, steps: int) -> bool:
-        """Scores the network as it is after so many steps; whether patience is at its end."""
-        self.scores.append((steps, self.validate()))
-        if self.best is self.scores[-1]:
-            self.weights = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-        return len(self.scores) - 1 - self.scores.index(self.best) >= self.patience
 
 
 def _train_in_part(encoder: AnyEncoder, seen: NDArray[np.integer]) -> PartialEmbedding:

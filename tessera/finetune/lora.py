@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tessera.finetune import loop
+from tessera.finetune.checkpoint import Checkpoint
 from tessera.finetune.learner import Learner, embedding, set_embedding
 from tessera.finetune.loop import TrainingSummary
 from tessera.model.encoder import Encoder
@@ -63,6 +64,7 @@ def train_lora(
     seed: int,
     validate: Callable[[], float] | None = None,
     on_progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
     rank: int = RANK,
     alpha: float = ALPHA,
 ) -> tuple[TrainingSummary, Adapter]:
@@ -79,8 +81,9 @@ def train_lora(
     adapt(learner, rank, alpha, seed)
     try:
         summary = loop.train(
-            learner, examples, protocol, rate=rate, seed=seed, validate=validate, on_progress=on_progress
-        )
+            learner, examples, protocol, rate=rate, seed=seed, validate=validate, on_progress=on_progress,
+            checkpoint=checkpoint,
+        )  # fmt: skip
     finally:
         adapter = merge(learner, rank, alpha)
     return summary, adapter

@@ -125,8 +125,11 @@ def _threshold(chances: NDArray[Any], true: NDArray[Any]) -> float:
     return round(float((sorted_[best] + after) / 2), 4)
 
 
-def constant(data: Dataset, part: Part, said: Said) -> str:
-    """What all predictions of a split are, where they are all the same and the labels are not; else ""."""
+def constant(data: Dataset, part: Part, said: Said, thresholds: Sequence[float] = ()) -> str:
+    """What all predictions of a split are, where they are all the same and the labels are not; else "".
+
+    thresholds  multilabel: from which probability on each label holds
+    """
     if data.kind in ("span", "choose") or len(part) < 2:
         return ""
     right: Any = [_right(example) for example in part.examples]
@@ -134,7 +137,7 @@ def constant(data: Dataset, part: Part, said: Said) -> str:
         return f"about {np.mean(said):.3g}" if float(np.std(said)) < _SPREAD * float(np.std(right)) else ""
     if data.kind == "tag":
         said, right = ([tag for tags in side for tag in tags] for side in (said, right))
-    given = {tuple((np.asarray(one) >= 0.5).tolist()) if data.kind == "multilabel" else one for one in said}
+    given = set(map(tuple, _held(said, thresholds).tolist())) if data.kind == "multilabel" else set(said)
     true = set(right)
     if len(given) > 1 or len(true) < 2:
         return ""

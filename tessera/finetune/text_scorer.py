@@ -117,14 +117,17 @@ def fit(
     )
     weight, centre, found = _ridge(features, wanted)
     _set_head(model.cpu().head, weight, centre, float(wanted.mean()))
-    how = (
-        f"Ridge regression ({pooling} pooling, {max_length} tokens) on {found.texts:,} marked texts; leave-one-out "
-        f"R2 {found.r2:.3f}, correlation {found.correlation:.3f}.\n"
-    )
     with atomic_folder(Path(target)) as staging:
-        hub.save(model, staging, folder, "# A score for texts\n\n" + how)
+        hub.save(model, staging, folder, _card(found, pooling, max_length))
         tell_length(staging, max_length)
     return found
+
+
+def _card(found: Fit, pooling: str, max_length: int) -> str:
+    return (
+        f"# A score for texts\n\nRidge regression ({pooling} pooling, {max_length} tokens) on {found.texts:,} marked "
+        f"texts; leave-one-out R2 {found.r2:.3f}, correlation {found.correlation:.3f}.\n"
+    )
 
 
 def _without_classifier(folder: Path, pooling: Literal["mean", "cls"]) -> tuple[Encoder, DocumentHead]:

@@ -1,6 +1,7 @@
 """Hyperparameter search of a fine-tuning: a training for each rate, the best chosen on validation, then more seeds.
 
-    <folder>/<rate>.seed-<n>.json    one file for each trial, whole or not there: a search that is killed goes on there
+    <folder>/<rate>.seed-<n>.json          one file for each trial, whole or not there: a killed search goes on there
+    <folder>/<rate>.seed-<n>.safetensors   the checkpoint of a trial that is on its way (checkpoint.py)
 
 A file holds what the model said of the test set, never whether that is right: nobody looks before a rate is chosen.
 """
@@ -16,12 +17,13 @@ import torch
 
 from tessera.checksums import sealed_json
 from tessera.files import digest, keep_damaged, read_json, write_json
-from tessera.finetune import frozen_head, loop, lora, scores
+from tessera.finetune import frozen_head, listwise, loop, lora, scores
+from tessera.finetune.checkpoint import Checkpoint
 from tessera.finetune.learner import Learner, Pretrained
 from tessera.labelled.dataset import Dataset, Part
 from tessera.plan.task import Protocol
 from tessera.prediction.features import Kind
-from tessera.progress import Progress
+from tessera.progress import Progress, Say, silent
 
 Json = dict[str, Any]
 _NOT_OF_A_TRIAL = {"name", "learning_rates", "sweep", "seeds", "select", "cite", "notes", "from_task"}
@@ -42,17 +44,30 @@ class Search:
     balance: bool
     folder: Path
     method: Method = "full"
+    listwise: bool = False  # rerank: each answer among others, see listwise.py
     report: Progress
+    say: Say = silent
     kept: list[tuple[float, str, Learner]] = field(default_factory=list)  # the best: its score and file
 
     def identity(self, data: Dataset, rate: float, seed: int) -> Json:
         """All that a trial depends on."""
         settings = self.protocol.model_dump(mode="json", exclude=_NOT_OF_A_TRIAL)
+        unusual = [self.method] * (self.method != "full") + ["listwise"] * self.listwise
         science = digest([settings, data.kind, data.labels, data.no_answer, self.balance, scores.metrics_of(data),
-                          *([self.method] if self.method != "full" else [])])  # fmt: skip
+                          *unusual])  # fmt: skip
         return {
             "start": self.start_fingerprint, "data": data.fingerprint, "settings": science, "rate": rate, "seed": seed
         }  # fmt: skip
+
+    def place(self, data: Dataset, rate: float, seed: int) -> Path:
+        """Of the files of a trial, without their endings."""
+        part = "" if data is self.data else f".of-{len(data.train)}"
+        return self.folder / f"{rate:g}.seed-{seed}{part}"
+
+    def checkpoint(self, data: Dataset, rate: float, seed: int) -> Checkpoint:
+        """Where the training of a trial goes on."""
+        of = digest(self.identity(data, rate, seed))
+        return Checkpoint(place=self.place(data, rate, seed), identity=of, say=self.say)
 
 
 def search(one: Search, rates: Sequence[float], seeds: Sequence[int]) -> tuple[float, dict[float, Json], list[Json]]:
@@ -79,8 +94,8 @@ def search(one: Search, rates: Sequence[float], seeds: Sequence[int]) -> tuple[f
 
 def trial(one: Search, data: Dataset, rate: float, seed: int, what: str) -> Json:
     """What the file of a trial says; where it is not there, or is of another trial, the trial is run and written."""
-    part = "" if data is one.data else f".of-{len(data.train)}"
-    path = one.folder / f"{rate:g}.seed-{seed}{part}.json"
+    place = one.place(data, rate, seed)
+    path = place.with_name(f"{place.name}.json")
     wanted = one.identity(data, rate, seed)
     if (aside := keep_damaged(path)) is not None:
         one.report(0, 1, f"{path.name} was damaged, is kept as {aside.name} and run again")
@@ -103,6 +118,7 @@ def trial(one: Search, data: Dataset, rate: float, seed: int, what: str) -> Json
         if data is one.data:
             _keep(one, path.name, said["validation"], learner)
     write_json(path, sealed_json({"identity": wanted, **said, "seconds": round(time.perf_counter() - began, 2)}))
+    one.checkpoint(data, rate, seed).remove()
     return dict(read_json(path))  # as whoever goes on finds it
 
 
@@ -137,8 +153,9 @@ def run(
 
     try:
         course = _train(one)(
-            learner, data.train.examples, one.protocol, rate=rate, seed=seed, validate=judge, on_progress=report
-        )
+            learner, data.train.examples, one.protocol, rate=rate, seed=seed, validate=judge, on_progress=report,
+            checkpoint=one.checkpoint(data, rate, seed),
+        )  # fmt: skip
     except loop.Diverged as error:
         return None, None, str(error)
     return learner, course, None
@@ -146,6 +163,8 @@ def run(
 
 def _train(one: Search) -> Callable[..., loop.TrainingSummary]:
     """The training loop of a method."""
+    if one.listwise:
+        return listwise.train_listwise
     if one.method == "lora":
         return lambda *args, **how: lora.train_lora(*args, **how)[0]
     return frozen_head.train_frozen if one.method == "frozen" else loop.train

@@ -66,15 +66,14 @@ def embed_file(
     lock.AtWork where another process writes it.
     """
     out = _output(out)
-    refuse_unwritable(out)
     model = folders.local(model)
     files = text_files(str(source), text, id)
     with lock.hold(out.with_name(f".{out.name}{LOCK}"), str(out)):
         encoder = Encoder.from_pretrained(model, device=device, dtype=dtype, threads=threads, drop_head=drop_head)
         how = encoder.how(**options)
         settings: Settings = {"model": folders.content_hash(model), "input": [f.stamp for f in files]}
-        settings |= {"text": text, "id": id, "skip_bad": skip_bad, "output": output}
-        settings |= {**_settings(encoder, how), "part_rows": part_rows}
+        settings |= {"text": text, "id": id, "skip_bad": skip_bad, "output": output, "part_rows": part_rows}
+        settings |= _settings(encoder, how)
         if _is_finished(out, settings, say):
             return out
         parts = Parts(out, settings)
@@ -83,8 +82,7 @@ def embed_file(
         reader = RowReader(files, id, skip_bad, text_of(text), text, "texts")
         say(str(reader.look(lambda done: on_progress(0, 0, f"reads {done:,} rows"))))
         _embed(encoder, reader, parts, on_progress, say, options)
-        written = settings | {_TRUNCATED: _truncated(parts, reader, how, say)}
-        _join(parts, out, written, reader, how.dimensions)
+        _join(parts, out, settings | {_TRUNCATED: _truncated(parts, reader, how, say)}, reader, how.dimensions)
         parts.remove()
         return out
 
@@ -156,6 +154,7 @@ def _output(name: str | Path) -> Path:
     if out.suffix not in (".parquet", ".npy"):
         raise ValueError(f"{out}: unknown kind of output; name it .parquet or .npy")
     _written_before(out)
+    refuse_unwritable(out)
     return out
 
 

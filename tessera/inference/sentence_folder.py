@@ -235,12 +235,8 @@ def content_hash(folder: Path) -> str:
 def _within(folder: Path, name: str, place: Path) -> Path:
     """The folder that `place` calls `name`. Raises ValueError where it does not lie inside `folder`, links followed."""
     way = PureWindowsPath(name)  # which knows both slashes and drives
-    if (
-        "\0" in name
-        or way.anchor
-        or ".." in way.parts
-        or not (folder / name).resolve().is_relative_to(folder.resolve())
-    ):
+    outside = "\0" in name or way.anchor or ".." in way.parts
+    if outside or not (folder / name).resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{place}: path {shown(name)} leads out of the folder; only what is inside it is read")
     try:
         (folder / name / "config.json").exists()

@@ -16,14 +16,14 @@ def model_card(folder: str | Path, kind: str, what: str, scores: Mapping[str, Ma
     """README.md: front matter for the Hub, what it is, a table of scores, how to load it.
 
     folder  of the model that it was trained from: its licence goes along
-    kind    retrieve, rerank or distil
+    kind    retrieve or distil
     scores  a row of the table each: its name -> measure -> value
     """
     whole = folders.local(folder)
     base = base_card(whole)
     front = {key: base[key] for key in _TAKEN if key in base} | {
         "base_model": base_name(folders.read(whole)[1], base),
-        "pipeline_tag": "text-ranking" if kind == "rerank" else "sentence-similarity",
+        "pipeline_tag": "sentence-similarity",
         "library_name": "sentence-transformers",
         "tags": [kind, "tessera"],
     }

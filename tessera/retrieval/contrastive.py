@@ -18,8 +18,9 @@ vectors, then each micro-batch again with its part of that gradient, which toget
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,12 +28,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from tessera.checksums import sealed_json
 from tessera.data.examples import Triple
 from tessera.data.packing import by_length
+from tessera.files import read_json, write_json
+from tessera.finetune.checkpoint import Checkpoint
 from tessera.finetune.loop import Plan, TrainingSummary, optimize
 from tessera.inference.nearest import nearest
 from tessera.inference.tokenize import Ids
-from tessera.model.encoder import Encoder
 from tessera.plan.task import Protocol
 from tessera.progress import Progress
 from tessera.retrieval.retriever import Contrast, Retriever
@@ -158,6 +161,7 @@ def train(
     corpus: Sequence[str] = (),
     validate: Callable[[], float] | None = None,
     on_progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> TrainingSummary:
     """Trains the encoder, in place; on a CPU the same seed gives the same bytes.
 
@@ -165,9 +169,10 @@ def train(
     seed      of the order of the triples, the choice among their negatives, and dropout
     corpus    where hard negatives are mined, besides all positives
     validate  a score, the higher the better, for early stopping as in loop.train
+    checkpoint  where it goes on if it was stopped
 
-    An epoch leaves out what does not fill a batch, since small batches are easier. Raises Diverged where the loss is no
-    finite number, ValueError where there are not two documents.
+    Texts are tokenized batch by batch. An epoch leaves out what does not fill a batch, since small batches are easier.
+    Raises Diverged where the loss is no finite number, ValueError where there are not two documents.
     """
     if len({triple.positive for triple in triples}) < 2:
         raise ValueError(
@@ -176,32 +181,60 @@ def train(
     plan, how = Plan.of(len(triples), protocol, seed, drop_last=True), retriever.contrast
     head = retriever.steps if len(retriever.steps) else None
     mining = None if how.mine_after is None else int(len(plan.batches) * how.mine_after)
-    answers, current = known(triples), list(triples)
-    # The tokens of all texts that the training may come across, read once.
-    drawn = [triples[i] for batch in plan.batches for i in batch]
-    met = [text for triple in drawn for text in (triple.positive, *triple.negatives)]
-    met += [] if mining is None else [*corpus, *(triple.positive for triple in triples)]
-    queries = [how.query_prompt + triple.query for triple in drawn]
-    texts = list(dict.fromkeys((*queries, *(how.document_prompt + text for text in met))))
-    ids = dict(zip(texts, retriever.read(texts), strict=True))
+    answers, current = known(triples), triples
+
+    def met() -> Iterator[str]:
+        """All texts that the training may come across."""
+        for triple in (triples[i] for batch in plan.batches for i in batch):
+            yield how.query_prompt + triple.query
+            yield from (how.document_prompt + text for text in (triple.positive, *triple.negatives))
+        if mining is not None:
+            yield from (how.document_prompt + text for text in (*corpus, *(triple.positive for triple in triples)))
 
     def accumulate(step: int, chosen: Sequence[int]) -> tuple[float, int]:
         """The loss of a batch and its cached gradient; hard negatives are mined before the step that is due."""
         nonlocal current
-        if step == mining:
-            current = mine(retriever, current, corpus, protocol.negatives, on_progress=on_progress)
+        if mining is not None and step >= mining and current is triples:
+            fresh = functools.partial(mine, retriever, triples, corpus, protocol.negatives, on_progress=on_progress)
+            beside = None if checkpoint is None else checkpoint.beside
+            current = _kept(fresh, triples, corpus, beside, first=step == mining)
         batch = draw([current[i] for i in chosen], answers, protocol.negatives, np.random.default_rng([seed, step]))
         asked, found = (how.query_prompt, batch.queries), (how.document_prompt, batch.documents)
-        read = [ids[prompt + text] for prompt, texts in (asked, found) for text in texts]
+        read = retriever.read([prompt + text for prompt, texts in (asked, found) for text in texts])
         loss = functools.partial(nested, batch=batch, how=how, temperature=protocol.temperature)
         value = backward(retriever.pooled, read, loss, retriever.machine.micro_batch_tokens)
         return value, sum(map(len, read))
 
-    seen = np.unique(np.concatenate(list(ids.values()))) if isinstance(retriever.encoder, Encoder) else None
     return optimize(
-        retriever.encoder, head, plan, accumulate, protocol, rate=rate, seed=seed, seen=seen, validate=validate,
-        on_progress=on_progress, what="contrastive training",
+        retriever.encoder, head, plan, accumulate, protocol, rate=rate, seed=seed, seen=retriever.seen(met()),
+        validate=validate, on_progress=on_progress, what="contrastive training", checkpoint=checkpoint,
     )  # fmt: skip
+
+
+def _kept(
+    mine: Callable[[], list[Triple]], triples: Sequence[Triple], corpus: Sequence[str], path: Path | None, first: bool
+) -> list[Triple]:
+    """Triples with mined negatives: mined when they are due, and kept for a training that is stopped after that.
+
+    path   the file of the numbers of the documents that were mined; None: they are not kept
+    first  whether they are due now; else they were mined with weights that are there no more
+    """
+    documents = list(dict.fromkeys((*corpus, *(triple.positive for triple in triples))))
+    if not first and path is not None:
+        if not path.is_file():
+            raise ValueError(f"{path}: is missing; the checkpoint beside it cannot go on without: remove it too")
+        more = read_json(path)["mined"]
+        negatives = [tuple(documents[n] for n in numbers) for numbers in more]
+        return [replace(one, negatives=(*one.negatives, *some)) for one, some in zip(triples, negatives, strict=True)]
+    found = mine()
+    if path is not None:
+        number = {text: n for n, text in enumerate(documents)}
+        more = [
+            [number[text] for text in new.negatives[len(old.negatives) :]]
+            for old, new in zip(triples, found, strict=True)
+        ]
+        write_json(path, sealed_json({"mined": more}))
+    return found
 
 
 def mine(

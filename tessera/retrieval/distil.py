@@ -10,12 +10,13 @@ Source: Reimers and Gurevych 2020, arXiv:2004.09813, section 3.
 # Shapes: N texts of a batch, n pairs, C width of a vector.
 
 import dataclasses
+import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,25 +25,25 @@ from torch import Tensor
 from torch.nn import functional
 
 from tessera.data.packing import by_length
-from tessera.files import model_name, refuse_taken
-from tessera.finetune.loop import Plan, TrainingSummary, best_of, optimize
+from tessera.files import digest, model_name, refuse_taken, remove_folder
+from tessera.finetune.checkpoint import Checkpoint
+from tessera.finetune.loop import Plan, TrainingSummary, optimize
 from tessera.inference.encoder import Encoder as Embedder
-from tessera.inference.nearest import nearest, unit
-from tessera.model.encoder import Encoder
 from tessera.model.pooling import Dense
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
 from tessera.progress import Progress, Silent, Watcher
 from tessera.retrieval import pairs as read
+from tessera.retrieval.agreement import agreement, nearness
 from tessera.retrieval.cards import model_card
 from tessera.retrieval.pairs import Sentence
 from tessera.retrieval.retriever import Contrast, Retriever, save_vectors
+from tessera.retrieval.sweep import Sweep, model_fingerprint, rows_fingerprint, settings_of, trials_of
 from tessera.retrieval.teacher import Lesson, lesson
 
 Loss = Literal["mse", "cosine"]
 LOSSES: tuple[Loss, ...] = ("mse", "cosine")
 HELD_OUT = 0.02  # share of the sentences
-_MOST = 1_000  # held-out pairs of a language that are looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Distilled:
     after: dict[str, dict[str, float]]
     rate: float  # the learning rate that was best on held-out sentences
     difference: float  # of sentence-transformers' vectors, at most
-    tokens_per_second: float  # of training
+    tokens_per_second: float  # of training; 0 where all was done before
 
 
 def student(
@@ -127,7 +128,7 @@ def plan(pairs: Sequence[Sentence], protocol: Protocol, seed: int, temperature: 
         size = min(protocol.batch_size, len(mixed))
         return [mixed[first : first + size] for first in range(0, len(mixed), size)]
 
-    every = (batch for epoch in count() for batch in batches(epoch))
+    every = (np.array(batch) for epoch in count() for batch in batches(epoch))
     return Plan(tuple(islice(every, len(plain.batches))), plain.epoch)
 
 
@@ -142,13 +143,16 @@ def train(
     temperature: float = 1.0,
     validate: Callable[[], float] | None = None,
     on_progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> TrainingSummary:
     """Trains the student, in place; on a CPU the same seed gives the same bytes.
 
     rate         the highest learning rate
     temperature  of the mixture of languages, as in `plan`
     validate     a score, the higher the better, for early stopping as in loop.train
+    checkpoint   where it goes on if it was stopped
 
+    Texts are tokenized batch by batch, so memory does not grow with them.
     Raises Diverged where the loss is no finite number, ValueError for a teacher of another width.
     """
     if loss not in LOSSES:
@@ -156,14 +160,13 @@ def train(
     if student.width != lesson.vectors.width:
         raise ValueError(f"the student's vectors have {student.width} dimensions, the teacher's {lesson.vectors.width}")
     steps = plan(lesson.pairs, protocol, seed, temperature)
-    met = sorted({number for batch in steps.batches for number in batch})
     prompt = student.contrast.document_prompt
-    texts = dict.fromkeys(text for number in met for text in _sides(lesson.pairs[number]))
-    ids = dict(zip(texts, student.read([prompt + text for text in texts]), strict=True))
 
     def accumulate(step: int, chosen: Sequence[int]) -> tuple[float, int]:
         """The mean distance of all texts of a batch, its gradient by micro-batches of so many tokens."""
-        batch = [(ids[text], number) for number in chosen for text in _sides(lesson.pairs[number])]
+        texts = [(prompt + text, number) for number in chosen for text in _sides(lesson.pairs[number])]
+        read = student.read([text for text, _ in texts])
+        batch = [(ids, number) for ids, (_, number) in zip(read, texts, strict=True)]
         due = torch.from_numpy(lesson.vectors.rows(lesson.places[[number for _, number in batch]])).to(student.device)
         summed, size = 0.0, float(due.square().sum(-1).mean())
         for part in by_length([len(text) for text, _ in batch], student.machine.micro_batch_tokens):
@@ -173,6 +176,7 @@ def train(
             summed += float(value.detach())
         return summed, sum(len(text) for text, _ in batch)
 
+    met = np.unique(np.concatenate(steps.batches))
     return optimize(
         student.encoder,
         student.steps if len(student.steps) else None,
@@ -181,49 +185,26 @@ def train(
         protocol,
         rate=rate,
         seed=seed,
-        seen=np.unique(np.concatenate(list(ids.values()))) if isinstance(student.encoder, Encoder) else None,
+        seen=student.seen(prompt + text for text in _each_once(lesson, met)),
         validate=validate,
         on_progress=on_progress,
         what="distillation",
+        checkpoint=checkpoint,
     )
+
+
+def _each_once(lesson: Lesson, met: NDArray[np.int64]) -> Iterator[str]:
+    """The texts of some pairs; a sentence of many translations comes but once."""
+    _, first = np.unique(lesson.places[met], return_index=True)
+    for number in met[first].tolist():
+        yield lesson.pairs[number].text
+    for number in met.tolist():
+        if (other := lesson.pairs[number].translation) is not None:
+            yield other
 
 
 def _sides(pair: Sentence) -> list[str]:
     return [pair.text] if pair.translation is None else [pair.text, pair.translation]
-
-
-def agreement(student: Retriever, lesson: Lesson) -> dict[str, dict[str, float]]:
-    """How near a student has come, by language and under "all", each the mean over languages; at most 1,000 pairs each.
-
-    cosine              of the student's and the teacher's vectors of a sentence
-    cosine_translation  of the student's vector of the translation and the teacher's of the sentence
-    accuracy            bitext retrieval by the student alone: the share of sentences whose nearest translation is
-                        theirs, the mean of both directions
-    """
-    languages: dict[str, list[int]] = {}
-    for number, pair in enumerate(lesson.pairs):
-        languages.setdefault(pair.language, []).append(number)
-    found: dict[str, dict[str, float]] = {}
-    for language, numbers in languages.items():
-        numbers = numbers[:_MOST]
-        due = unit(lesson.vectors.rows(lesson.places[numbers]))
-        mine = unit(student.documents([lesson.pairs[n].text for n in numbers]))
-        row = {"cosine": float((mine * due).sum(1).mean())}
-        both = [n for n in range(len(numbers)) if lesson.pairs[numbers[n]].translation is not None]
-        if both:
-            theirs = unit(student.documents([lesson.pairs[numbers[n]].translation or "" for n in both]))
-            row["cosine_translation"] = float((theirs * due[both]).sum(1).mean())
-            row["accuracy"] = _accuracy(mine[both], theirs)
-        found[language] = row
-    measures = dict.fromkeys(name for row in found.values() for name in row)
-    mean = {name: float(np.mean([row[name] for row in found.values() if name in row])) for name in measures}
-    return {"all": mean, **found} if set(found) - {""} else {"all": mean}
-
-
-def _accuracy(source: NDArray[np.float32], target: NDArray[np.float32]) -> float:
-    truth = np.arange(len(source))
-    ways = ((source, target), (target, source))
-    return float(np.mean([nearest(a, b, 1)[0][:, 0] == truth for a, b in ways]))
 
 
 def run(
@@ -248,10 +229,12 @@ def run(
     held_out        sentences to compare on, or the share of them that is, by a hash of the sentence
     contrast        pooling and prompts of the student; None: as its folder says
     teacher_prompt  stands before what the teacher reads
-    cache           a folder for the teacher's vectors, so that another run need not compute them
+    cache           a folder for the teacher's vectors, so that another run need not compute them; None: they lie in
+                    <out>.trials until the student is written
 
     Each learning rate of the protocol is tried, with its first seed; what comes nearest to the teacher on held-out
-    sentences is kept. Raises ValueError and FileExistsError before anything is computed where it can be known.
+    sentences is kept; killed or stopped, the same call goes on in <out>.trials. Raises ValueError and FileExistsError
+    before anything is computed where it can be known.
     """
     watcher, machine, out = watcher or Silent(), machine or Machine(), Path(out)
     refuse_taken(out)
@@ -261,30 +244,56 @@ def run(
     guide = Embedder.from_pretrained(teacher, device=machine.device, dtype=machine.dtype)
     first, inside = student(folder, guide, machine, contrast=contrast, max_length=protocol.max_length)
     watcher.say(f"{len(learn):,} to learn from, {len(held):,} held out; {guide.dimensions} dimensions of the teacher")
-    whole = lesson(guide, [*learn, *held], cache, prompt=teacher_prompt, on_progress=watcher.progress("teacher"))
-    taught = dataclasses.replace(whole, pairs=learn, places=whole.places[: len(learn)])
-    asked = dataclasses.replace(whole, pairs=held, places=whole.places[len(learn) :])
-    before, speeds = agreement(first, asked), []
+    trials = trials_of(out)
+    taught, asked = _lessons(guide, learn, held, cache or trials / "teacher", teacher_prompt, watcher)
+    before, speeds = agreement(first, asked), list[float]()
+    score = functools.partial(nearness, asked)
 
-    def score(model: Retriever) -> float:
-        found = agreement(model, asked)["all"]
-        return found.get("cosine_translation", found["cosine"])
-
-    def once(rate: float) -> tuple[Retriever, TrainingSummary, float]:
-        model, _ = student(folder, guide, machine, contrast=contrast, max_length=protocol.max_length)
-        begun = time.monotonic()
-        course = train(
-            model, taught, protocol, rate=rate, seed=protocol.seeds[0], loss=loss, temperature=temperature,
-            validate=lambda: score(model), on_progress=watcher.progress(f"distillation at {rate:g}"),
-        )  # fmt: skip
-        speeds.append(course.tokens / (time.monotonic() - begun))
-        return model, course, score(model)
-
-    model, summary, rate = best_of(protocol.rates(), once, watcher.say)
+    how = {"protocol": protocol, "seed": protocol.seeds[0], "loss": loss, "temperature": temperature}
+    once = functools.partial(_once, taught, score, speeds, watcher, how)
+    of = [model_fingerprint(folder), model_fingerprint(teacher), teacher_prompt, loss, temperature, *_science(first),
+          settings_of(protocol), protocol.seeds[0], rows_fingerprint(learn, held)]  # fmt: skip
+    blank = functools.partial(student, folder, guide, machine, contrast=contrast, max_length=protocol.max_length)
+    sweep = Sweep(
+        folder=trials, identity=digest(of), train=once, score=score, say=watcher.say, blank=lambda: blank()[0]
+    )
+    model, summary, rate = sweep.best_of(protocol.rates())
     after = agreement(model, asked)
     card = _card(folder, guide, loss, teacher_prompt, len(learn), before, after)
     difference = save_vectors(model, inside, out, [text for pair in held[:16] for text in _sides(pair)], card)
-    return Distilled(summary, before, after, rate, difference, max(speeds))
+    sweep.finished()
+    if cache is None:
+        remove_folder(trials / "teacher")
+    return Distilled(summary, before, after, rate, difference, max(speeds, default=0.0))
+
+
+def _lessons(
+    guide: Embedder, learn: list[Sentence], held: list[Sentence], cache: Path, prompt: str, watcher: Watcher
+) -> tuple[Lesson, Lesson]:
+    """(to learn from, held out); the teacher reads both at once."""
+    whole = lesson(guide, [*learn, *held], cache, prompt=prompt, on_progress=watcher.progress("teacher"))
+    places = np.split(whole.places, [len(learn)])
+    taught, asked = (dataclasses.replace(whole, pairs=p, places=q) for p, q in zip((learn, held), places, strict=True))
+    return taught, asked
+
+
+def _once(
+    taught: Lesson, score: Callable[[Retriever], float], speeds: list[float], watcher: Watcher, how: dict[str, Any],
+    model: Retriever, rate: float, checkpoint: Checkpoint,
+) -> TrainingSummary:  # fmt: skip
+    """Trains a model at a rate, in place; speeds takes the tokens a second."""
+    begun = time.monotonic()
+    report = watcher.progress(f"distillation at {rate:g}")
+    course = train(
+        model, taught, rate=rate, validate=lambda: score(model), on_progress=report, checkpoint=checkpoint, **how
+    )
+    speeds.append(course.tokens / (time.monotonic() - begun))
+    return course
+
+
+def _science(student: Retriever) -> list[object]:
+    """What training depends on besides weights and rows."""
+    return [dataclasses.asdict(student.contrast), student.max_length]
 
 
 def _card(

@@ -4,14 +4,16 @@ fit("retrieve", "models/small", "pairs.csv", Path("runs/retriever"))
 fit("distil", "models/small", "pairs.jsonl.zst", Path("runs/student"), teacher="models/e5")
 """
 
-from collections.abc import Mapping
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from tessera.files import refuse_taken
 from tessera.labelled import tables
 from tessera.labelled.splits import split_of
-from tessera.labelled.tables import DataError, Placed
+from tessera.labelled.tables import DataError
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
 from tessera.plan.task_data import SPLITS, Column
@@ -20,6 +22,7 @@ from tessera.retrieval import distil, pairs, rerank, retrieve
 from tessera.retrieval.distil import Distilled
 from tessera.retrieval.rerank import Reranked
 from tessera.retrieval.retrieve import Retrieved
+from tessera.retrieval.retriever import Contrast, Retriever
 
 Kind = Literal["retrieve", "rerank", "distil"]
 KINDS: tuple[Kind, ...] = ("retrieve", "rerank", "distil")
@@ -70,33 +73,45 @@ def fit(
     refuse_taken(out)
     watcher, protocol = watcher or Silent(), protocol or quick(kind)
     said: list[str] = []
-    rows = _by_split(str(data), said)
+    files = _by_split(str(data), said)
     for line in said:
         watcher.say(line)
-    watcher.say(", ".join(f"{name} {len(some):,} rows" for name, some in rows.items() if some))
+    rows = {name: itertools.chain.from_iterable(map(tables.rows, some)) for name, some in files.items()}
     how: dict[str, Any] = {"protocol": protocol, "machine": machine, "watcher": watcher, **options}
     if kind == "distil":
-        if rows["test"]:
+        if files["test"]:
             raise DataError(f"{data}: has test rows, which distil has no use for; give it training rows alone")
-        held: Any = pairs.sentences(rows["validation"], columns) if rows["validation"] else held_out or distil.HELD_OUT
+        held: Any = pairs.sentences(rows["validation"], columns) if files["validation"] else held_out or distil.HELD_OUT
         assert teacher is not None
         return distil.run(model, teacher, pairs.sentences(rows["train"], columns), out, held_out=held, **how)
-    held = pairs.judged(rows["validation"], columns) if rows["validation"] else held_out or retrieve.HELD_OUT
-    test = pairs.judged(rows["test"], columns) if rows["test"] else ()
+    held = pairs.judged(rows["validation"], columns) if files["validation"] else held_out or retrieve.HELD_OUT
+    test = pairs.judged(rows["test"], columns) if files["test"] else ()
     run = retrieve.run if kind == "retrieve" else rerank.run
     return run(model, pairs.judged(rows["train"], columns), out, held_out=held, test=test, **how)
 
 
-def _by_split(data: str, said: list[str]) -> dict[str, list[Placed]]:
-    """Rows by what their files are called; those of files that say nothing, or of one set alone, are to train on."""
-    found: dict[str, list[Placed]] = {name: [] for name in SPLITS}
+def contrast(model: str | Path, dimensions: Sequence[int] = (), negatives: int | None = None) -> Contrast | None:
+    """How a model compares texts, as its folder says, with what is asked for beside; None where nothing is.
+
+    dimensions  the first so many of a vector must do alone (Matryoshka)
+    negatives   hard ones of each query, mined before the first step where there are to be some
+    """
+    if not dimensions and not negatives:
+        return None
+    own = Retriever.from_pretrained(model)[0].contrast
+    return dataclasses.replace(own, dimensions=tuple(dimensions), mine_after=0.0 if negatives else None)
+
+
+def _by_split(data: str, said: list[str]) -> dict[str, list[tables.File]]:
+    """Files by the split that their names say; those that say nothing, or one split alone, are to train on."""
+    found: dict[str, list[tables.File]] = {name: [] for name in SPLITS}
     files = tables.find(data, said)
     if not files:
         raise DataError(f"{data}: there are no rows; give a file or a folder of {', '.join(tables.KINDS)}")
     for file in files:
-        found[split_of(str(file), data) or "train"] += tables.rows(file)
+        found[split_of(str(file), data) or "train"].append(file)
     named = [name for name in SPLITS if found[name]]
-    if len(named) == 1:  # one set, whatever it is called
+    if len(named) == 1:  # one split, whatever it is called
         found = {"train": found[named[0]], "validation": [], "test": []}
     elif not found["train"]:
         raise DataError(f"{data}: there are rows for {' and '.join(named)}, but none to train on")

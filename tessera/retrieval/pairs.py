@@ -8,6 +8,7 @@
 Columns are those that are named, else those that data sets usually call so.
 """
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -99,7 +100,7 @@ def sentences(rows: Iterable[Placed], columns: Mapping[str, Column] | None = Non
     for place, cells in rows:
         roles = roles or _sides(cells, columns or {}, place)
         row = Row(place, cells, roles)
-        language = row.name("language") if "language" in roles and _there(row, "language") else ""
+        language = sys.intern(row.name("language")) if "language" in roles and _there(row, "language") else ""
         other = _text(row, "target") if "target" in roles else None
         found.append(Sentence(text=_text(row, "source"), translation=other, language=language, row=place))
     if not found:

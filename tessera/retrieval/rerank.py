@@ -1,31 +1,31 @@
-"""Fine-tuning of a reranker (cross-encoder) out of pairs: query and document are read together, one score comes out.
+"""Fine-tuning of a reranker (cross-encoder): what it learns from, hard negatives mined, and what it is to put in order.
 
-    found = run(folder, judged(rows), out, protocol=protocol, retriever="runs/retriever")
+    data, before = prepared(data, retriever="runs/retriever")
+    fitted = finetune(folder, data, out)                      # finetune/fit.py, as any other kind
 
 A document that answers a query shall score 1, one that does not 0, and grades lie between (binary cross-entropy); or
-each answer is to be found among others (listwise, softmax cross-entropy: Cao et al. 2007, ListNet). What does not
-answer a query comes from the rows, from what a retriever mistakes for an answer, or by chance from other queries.
+each answer is to be found among others (finetune/listwise.py). What does not answer a query comes from the rows, from
+what a retriever mistakes for an answer, or by chance from other queries.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from tessera.data.examples import Choices, Labelled, Search
-from tessera.files import model_name, refuse_taken
-from tessera.finetune import loop
-from tessera.finetune.learner import Learner, pretrained
-from tessera.finetune.loop import TrainingSummary, best_of
-from tessera.finetune.saved import save
+from tessera.data.examples import Labelled, Search
+from tessera.files import model_name
+from tessera.finetune.card import Fitted
+from tessera.finetune.fit import finetune
 from tessera.inference import sentence_folder as folders
+from tessera.labelled.dataset import Dataset, Part
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
-from tessera.progress import Progress, Silent, Watcher
+from tessera.progress import Watcher
 from tessera.retrieval import pairs
-from tessera.retrieval.cards import model_card
 from tessera.retrieval.contrastive import mine
 from tessera.retrieval.pairs import Judged
 from tessera.retrieval.ranking import averages, measure, rank
@@ -41,12 +41,83 @@ _BESIDE = 20  # documents of other queries among which an answer is to be found,
 class Reranked:
     """What has come of it."""
 
-    summary: TrainingSummary
-    before: dict[str, float] | None  # measures on held-out queries of the retriever's ranking; None: there is none
-    after: dict[str, float]  # of the same documents, reranked
-    test: dict[str, float] | None  # on test queries, where there are some
-    rate: float  # the learning rate that was best on held-out queries
-    difference: float  # of transformers' logits and CrossEncoder's scores, at most
+    fitted: Fitted
+    before: dict[str, float]  # nDCG@10 of the retriever's order on validation and test; none where there is none
+
+
+def prepared(
+    data: Dataset,
+    *,
+    retriever: str | Path | None = None,
+    negatives: int | None = None,
+    top: int = TOP,
+    seed: int = 0,
+    machine: Machine | None = None,
+) -> tuple[Dataset, dict[str, float]]:
+    """A dataset of kind rerank with documents that do not answer, and nDCG@10 of the retriever's order of each split.
+
+    retriever  a folder: its mistakes are what is trained on, its first `top` documents, and all that were judged, what
+               is put in order on validation and test
+    negatives  documents of each query that do not answer it, at least; None: 4 where the rows have none or there is a
+               retriever, else those of the rows
+
+    Without a retriever negatives are documents of other queries, drawn by `seed`, and so is what validation and test
+    put in order where their rows have answers alone. Raises ValueError for a kind without documents.
+    """
+    if data.kind != "rerank":
+        raise ValueError(f"{data.source}: kind {data.kind} has no documents to put in order; negatives are of rerank")
+    splits = {name: _judged(part, data.highest) for name, part in zip(_SPLITS, data.parts, strict=True)}
+    finder = None if retriever is None else Retriever.from_pretrained(retriever, machine)[0]
+    if negatives is None:
+        negatives = NEGATIVES if finder is not None or not any(one.others for one in splits["train"]) else 0
+    said, before = list(data.said), dict[str, float]()
+    count = len(data.train)
+    taught = with_negatives(splits["train"], negatives, seed, finder)
+    parts = {"train": _part(taught, data.train, data.highest)}
+    if more := len(parts["train"]) - count:
+        whence = f"mined with {model_name(Path(retriever))}" if retriever else "drawn from other queries"
+        said.append(f"{more:,} documents that do not answer were {whence}, {negatives} of each query")
+    corpus = {text: None for some in splits.values() for one in some for text in one.grades}
+    for name in ("validation", "test"):
+        judged = splits[name]
+        if not judged or (finder is None and any(one.others for one in judged)):
+            parts[name] = getattr(data, name)
+            continue
+        asked = pairs.search(judged, corpus)
+        ranked = candidates(asked, seed, finder, top)
+        parts[name] = _part(_in_order(judged, ranked), getattr(data, name), data.highest)
+        if finder is not None:
+            before[name] = averages(measure(asked, ranked))[METRIC]
+            said.append(f"{METRIC} of the retriever's own order on {name}: {before[name]:.4f}")
+    given: dict[str, Any] = {**parts, "said": tuple(said)}
+    return dataclasses.replace(data, **given), before
+
+
+_SPLITS = ("train", "validation", "test")
+
+
+def _judged(part: Part, highest: float) -> list[Judged]:
+    found: dict[str, Judged] = {}
+    for one in part.examples:
+        here = found.setdefault(one.text, Judged(query=one.text, row=one.row)).grades
+        here[one.second] = max(here.get(one.second, 0), round(float(one.label) * highest))
+    return list(found.values())
+
+
+def _part(judged: Sequence[Judged], of: Part, highest: float) -> Part:
+    """Examples of queries, in the language in which each was."""
+    languages = {one.text: language for one, language in zip(of.examples, of.languages, strict=True)}
+    examples = graded(judged, highest)
+    return Part(examples, [languages.get(one.text, "") for one in examples])
+
+
+def _in_order(judged: Sequence[Judged], ranked: Mapping[str, Sequence[str]]) -> list[Judged]:
+    """The documents of a ranking with the grades that they have; of those that were not judged 0."""
+    return [
+        dataclasses.replace(one, grades={text: one.grades.get(text, 0) for text in ranked[one.query]})
+        for one in judged
+        if one.query in ranked
+    ]
 
 
 def with_negatives(judged: Sequence[Judged], count: int, seed: int, retriever: Retriever | None = None) -> list[Judged]:
@@ -77,67 +148,24 @@ def with_negatives(judged: Sequence[Judged], count: int, seed: int, retriever: R
     return found
 
 
-def graded(judged: Sequence[Judged]) -> list[Labelled]:
-    """A query with each of its documents; the label is the grade as a share of the highest of all."""
-    highest = max((grade for one in judged for grade in one.grades.values()), default=0) or 1
+def graded(judged: Sequence[Judged], highest: float | None = None) -> list[Labelled]:
+    """A query with each of its documents; the label is the grade as a share of the highest, None: of all of these."""
+    top = highest or max((grade for one in judged for grade in one.grades.values()), default=0) or 1
     return [
-        Labelled(text=one.query, second=text, label=grade / highest, id=f"{one.query}.{n}", row=one.row)
+        Labelled(text=one.query, second=text, label=grade / top, id=f"{one.query}.{n}", row=one.row)
         for one in judged
         for n, (text, grade) in enumerate(one.grades.items())
     ]
 
 
-def lists(judged: Sequence[Judged]) -> list[Choices]:
-    """Each answer with all documents that do not answer its query; the answer comes first."""
-    return [
-        Choices(text=one.query, options=(answer, *one.others), label=0, id=f"{one.query}.{n}", row=one.row)
-        for one in judged
-        for n, answer in enumerate(one.answers)
-        if one.others
-    ]
-
-
-def train(
-    learner: Learner, judged: Sequence[Judged], protocol: Protocol, *, listwise: bool = False, **how: object
-) -> TrainingSummary:
-    """Trains a learner of kind rerank, in place, as loop.train, whose other arguments it takes.
-
-    listwise  a batch is so many answers, each among its others; else so many pairs
-    """
-    if not listwise:
-        return loop.train(learner, graded(judged), protocol, **how)  # type: ignore[arg-type]
-    # The same encoder and head; only what is asked of their scores is another thing.
-    among = dataclasses.replace(learner, reader=dataclasses.replace(learner.reader, kind="choose"))
-    return loop.train(among, lists(judged), protocol, **how)  # type: ignore[arg-type]
-
-
-def reranked(
-    learner: Learner, search: Search, ranked: Mapping[str, Sequence[str]], on_progress: Progress | None = None
-) -> dict[str, list[str]]:
-    """The ranked documents of each query in the order of their scores, of equal ones in the order in which they came.
-
-    ranked  query -> ids of documents, as ranking.rank gives them
-    """
-    rows = [
-        Labelled(text=search.queries[query], second=search.corpus[name], id=name, row=f"query {query[:40]!r}")
-        for query, names in ranked.items()
-        for name in names
-    ]
-    answers = iter(loop.predict(learner, rows, on_progress))
-    found = {}
-    for query, names in ranked.items():
-        scores = {name: float(next(answers)) for name in names}  # type: ignore[arg-type]  # of this kind all are numbers
-        found[query] = sorted(names, key=scores.__getitem__, reverse=True)
-    return found
-
-
 def candidates(search: Search, seed: int, retriever: Retriever | None = None, top: int = TOP) -> dict[str, list[str]]:
-    """What is to be reranked for each query: the first `top` of a retriever.
+    """What is to be put in order for each query: the first `top` of a retriever, then what else was judged for it.
 
     Without one it is what was judged for the query, among 20 documents of others, in an order drawn by `seed`.
     """
     if retriever is not None:
-        return rank(search, retriever.queries, retriever.documents, top)
+        ranked = rank(search, retriever.queries, retriever.documents, top)
+        return {query: list(dict.fromkeys((*names, *search.relevant[query]))) for query, names in ranked.items()}
     ids, found = list(search.corpus), {}
     for number, (query, grades) in enumerate(search.relevant.items()):
         rng = np.random.default_rng([seed, number])
@@ -165,59 +193,19 @@ def run(
     """Trains a copy of the model of a folder to rerank, and writes it to `out` for transformers and CrossEncoder.
 
     held_out, test  as in retrieve.run
-    retriever       a folder: its mistakes are what is trained on, its first `top` documents what is reranked
-    negatives       documents of each query that do not answer it, at least
-
-    Each learning rate of the protocol is tried, with its first seed. Raises as retrieve.run.
+    The rest is as of `prepared` and of fit.finetune, which it calls one after the other.
     """
-    watcher, out, seed = watcher or Silent(), Path(out), protocol.seeds[0]
-    refuse_taken(out)
     learn, held = divide(judged, held_out)
+    highest = max(grade for one in (*learn, *held, *test) for grade in one.grades.values())
+    splits = (Part(some, [""] * len(some)) for some in (graded(part, highest) for part in (learn, held, test)))
+    train, validation, tested = splits
+    data = Dataset(
+        source=str(out), kind="rerank", columns={}, labels=(), train=train, validation=validation, test=tested,
+        said=(), left_out=(), highest=highest,
+    )  # fmt: skip
+    data, before = prepared(
+        data, retriever=retriever, negatives=negatives, top=top, seed=protocol.seeds[0], machine=machine
+    )
     _, inside = folders.read(folders.local(folder))
-    start = pretrained(inside, machine)
-    finder = None if retriever is None else Retriever.from_pretrained(retriever, machine)[0]
-    documents = dict.fromkeys(text for one in learn for text in one.grades)
-    asked = pairs.search(held, documents)
-    ranked = candidates(asked, seed, finder, top)
-    before = averages(measure(asked, ranked)) if finder else None
-    taught = with_negatives(learn, negatives, seed, finder)
-    said = f"; {METRIC} of the retriever is {before[METRIC]:.4f}" if before else ""
-    watcher.say(f"{sum(len(one.grades) for one in taught):,} pairs to train on, {len(ranked):,} queries held out{said}")
-
-    def score(learner: Learner) -> dict[str, float]:
-        return averages(measure(asked, reranked(learner, asked, ranked)))
-
-    def once(rate: float) -> tuple[Learner, TrainingSummary, float]:
-        learner = start.learner("rerank", 1, protocol, seed=seed)
-        course = train(
-            learner, taught, protocol, listwise=listwise, rate=rate, seed=seed,
-            validate=lambda: score(learner)[METRIC], on_progress=watcher.progress(f"rerank at {rate:g}"),
-        )  # fmt: skip
-        return learner, course, score(learner)[METRIC]
-
-    learner, summary, rate = best_of(protocol.rates(), once, watcher.say)
-    after, tested = score(learner), None
-    rows = ({"retriever": before} if before else {}) | {"reranked": after}
-    if test:
-        other = pairs.search(test, asked.corpus)
-        tested = averages(measure(other, reranked(learner, other, candidates(other, seed, finder, top))))
-        rows["reranked, test"] = tested
-    card = _card(folder, retriever, len(graded(taught)), listwise, rows)
-    difference = save(learner, inside, out, graded(held), labels=("score",), pair=True, card=card)
-    return Reranked(summary=summary, before=before, after=after, test=tested, rate=rate, difference=difference)
-
-
-def _card(
-    folder: str | Path, retriever: str | Path | None, count: int, listwise: bool, rows: dict[str, dict[str, float]]
-) -> str:
-    among = f"the first documents of {model_name(Path(retriever))}" if retriever else "documents of other queries"
-    what = (
-        f"A reranker (cross-encoder), trained on {count:,} pairs of query and document "
-        f"({'listwise softmax' if listwise else 'binary'} cross-entropy). Scores lie between 0 and 1. Measures: means "
-        f"over held-out queries, whose answers stood among {among}."
-    )
-    code = (
-        "from sentence_transformers import CrossEncoder\n"
-        'model = CrossEncoder("<this folder>")\nscores = model.predict([("a query", "a document")])'
-    )
-    return model_card(folder, "rerank", what, rows, code)
+    fitted = finetune(inside, data, out, protocol=protocol, machine=machine, listwise=listwise, watcher=watcher)
+    return Reranked(fitted=fitted, before=before)

@@ -4,12 +4,13 @@ found = run(folder, judged(rows), out, protocol=protocol)
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tessera.data.examples import Search
-from tessera.files import refuse_taken
-from tessera.finetune.loop import TrainingSummary, best_of
+from tessera.files import digest, refuse_taken
+from tessera.finetune.checkpoint import Checkpoint
+from tessera.finetune.loop import TrainingSummary
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
 from tessera.progress import Silent, Watcher
@@ -19,6 +20,7 @@ from tessera.retrieval.contrastive import train
 from tessera.retrieval.pairs import Judged
 from tessera.retrieval.ranking import averages, measure, rank
 from tessera.retrieval.retriever import Contrast, Retriever, save_vectors
+from tessera.retrieval.sweep import Sweep, model_fingerprint, rows_fingerprint, settings_of, trials_of
 
 HELD_OUT = 0.1  # share of the queries
 METRIC = "ndcg@10"
@@ -72,8 +74,9 @@ def run(
     test       queries that have no part in it, for the score that the card names
     contrast   pooling, prompts, dimensions, hard negatives; None: pooling and prompts as the folder says
 
-    Each learning rate of the protocol is tried, with its first seed. Raises FileExistsError where `out` holds
-    something, ValueError for pairs that leave nothing to tell apart.
+    Each learning rate of the protocol is tried, with its first seed. Killed, or stopped by Ctrl-C, the same call goes
+    on where it was, in <out>.trials. Raises FileExistsError where `out` holds something, ValueError for pairs that
+    leave nothing to tell apart.
     """
     watcher, out = watcher or Silent(), Path(out)
     refuse_taken(out)
@@ -87,20 +90,28 @@ def run(
     before = score(first, asked)
     watcher.say(f"{METRIC} is {before[METRIC]:.4f} as it is")
 
-    def once(rate: float) -> tuple[Retriever, TrainingSummary, float]:
-        model, _ = Retriever.from_pretrained(folder, machine, contrast=contrast, max_length=protocol.max_length)
-        course = train(
+    def once(model: Retriever, rate: float, checkpoint: Checkpoint) -> TrainingSummary:
+        return train(
             model, triples, protocol, rate=rate, seed=protocol.seeds[0], corpus=list(documents),
             validate=lambda: score(model, asked)[METRIC], on_progress=watcher.progress(f"retrieve at {rate:g}"),
+            checkpoint=checkpoint,
         )  # fmt: skip
-        return model, course, score(model, asked)[METRIC]
 
-    model, summary, rate = best_of(protocol.rates(), once, watcher.say)
+    of = [model_fingerprint(folder), settings_of(protocol), protocol.seeds[0], asdict(first.contrast),
+          first.max_length, rows_fingerprint(learn, held)]  # fmt: skip
+    sweep = Sweep(
+        folder=trials_of(out), identity=digest(of), train=once, score=lambda model: score(model, asked)[METRIC],
+        say=watcher.say, blank=lambda: Retriever.from_pretrained(
+            folder, machine, contrast=contrast, max_length=protocol.max_length
+        )[0],
+    )  # fmt: skip
+    model, summary, rate = sweep.best_of(protocol.rates())
     after = score(model, asked)
     tested = score(model, pairs.search(test, asked.corpus)) if test else None
     rows = {"before": before, "after": after} | ({"test": tested} if tested else {})
     texts = [*asked.queries][:8] + [*asked.corpus][:8]
     difference = save_vectors(model, inside, out, texts, _card(folder, model, len(triples), rows))
+    sweep.finished()
     return Retrieved(summary=summary, before=before, after=after, test=tested, rate=rate, difference=difference)
 
 

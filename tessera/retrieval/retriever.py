@@ -4,13 +4,16 @@
 
 import copy
 import dataclasses
+import itertools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -31,6 +34,7 @@ from tessera.plan.recipe import Machine
 from tessera.progress import Progress
 from tessera.tokenizer.tokenizer import Tokenizer
 
+_TEXTS = 8_192  # tokenized at once, where only their distinct tokens are kept
 _DOCUMENTS = ("document", "passage", "corpus")  # what folders call the prompt of a document
 
 
@@ -137,6 +141,17 @@ class Retriever:
     def read(self, texts: Sequence[str]) -> list[Ids]:
         """Tokens of texts that have their prompts already."""
         return TextTokenizer(tokenizer=self.tokenizer, max_length=self.max_length).ids(texts)
+
+    def seen(self, texts: Iterable[str]) -> NDArray[np.int64]:
+        """The distinct tokens of texts, with that of padding; some thousand texts are read at a time."""
+        config = self.encoder.config
+        there = np.zeros(config.vocab_size, np.bool_)
+        if config.pad_token_id is not None:
+            there[config.pad_token_id] = True
+        rest = iter(texts)
+        while part := list(itertools.islice(rest, _TEXTS)):
+            there[np.concatenate(self.read(part))] = True
+        return np.flatnonzero(there)
 
     def pooled(self, texts: Sequence[Ids]) -> Tensor:
         """[N, C] float32 of texts as tokens, not of length 1 yet; gradients lead back to the encoder."""

@@ -2,6 +2,7 @@ import pytest
 
 from tessera.evaluation import catalogue
 from tessera.evaluation.catalogue import TaskError
+from tessera.plan.task import Splits
 
 MINE = """
 reviews:
@@ -162,3 +163,17 @@ def test_another_task_by_the_name_of_a_shipped_one_gets_none_of_its_settings():
     assert catalogue.protocol("nlu-evals", rte).from_task == "mnli"
     assert catalogue.protocol("nlu-evals", mine).from_task is None
     assert catalogue.choose([mine]) == [mine]
+
+
+def test_quick_tries_several_rates_and_one_where_there_is_nothing_to_choose_by():
+    one = catalogue.find("sib200")
+    assert catalogue.protocol("quick", one).rates() == (5e-5, 2e-4, 1e-3)
+    bare = one.model_copy(update={"data": one.data.model_copy(update={"splits": Splits(train="train", test="test")})})
+    assert catalogue.protocol("quick", bare).rates() == (5e-5,)
+
+
+def test_what_a_protocol_changes_without_validation_is_keys_and_values(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text("mine: {epochs: 3, batch_size: 8, learning_rates: [1e-5], without_validation: 1}")
+    with pytest.raises(TaskError, match=r"mine: keys and values are needed here"):
+        catalogue.protocol(f"{path}:mine")

@@ -9,7 +9,7 @@ from learnable import THINGS
 from typer.testing import CliRunner
 
 from tessera.cli import app
-from tessera.finetune import fit, trials
+from tessera.finetune import fit, scores, trials
 from tessera.labelled import dataset
 from tessera.plan.recipe import Machine
 from tessera.prediction.predictor import Predictor
@@ -203,3 +203,11 @@ def test_pairs_become_a_retriever_by_the_same_verb(model, tmp_path):
     assert (out / "modules.json").is_file()
     assert "before" in done.output
     assert f"tessera embed {out}"[:20] in done.output.replace("\n", "")
+
+
+def test_several_labels_are_constant_by_their_thresholds_and_not_by_a_half(tmp_path):
+    data = dataset.read(str(written(tmp_path / "rows", "multilabel")))
+    low = [[0.3, 0.2, 0.2, 0.2] if n % 2 else [0.1, 0.2, 0.2, 0.2] for n in range(len(data.test))]
+    assert scores.constant(data, data.test, low) == "no label"
+    assert scores.constant(data, data.test, low, (0.2, 0.5, 0.5, 0.5)) == ""
+    assert scores.constant(data, data.test, low, (0.1, 0.5, 0.5, 0.5)) == data.labels[0]

@@ -1,5 +1,6 @@
 """A retriever and a reranker out of pairs: chosen on held-out queries, as folders that give the same elsewhere."""
 
+import dataclasses
 import random
 
 import learnable
@@ -7,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from tessera.finetune import listwise
 from tessera.finetune.learner import pretrained
 from tessera.inference.encoder import Encoder
+from tessera.labelled import dataset
 from tessera.plan.recipe import Machine
 from tessera.prediction.predictor import Predictor
 from tessera.retrieval import from_files, rerank, retrieve
-from tessera.retrieval.pairs import Judged, search
+from tessera.retrieval.pairs import Judged
 from tessera.retrieval.retriever import Contrast, Retriever
 
 CALM = Machine(device="cpu", dtype="float32")
@@ -111,7 +114,7 @@ def test_pairs_that_leave_nothing_held_out_are_refused(folder, tmp_path):
 def test_grades_become_shares_of_the_highest_and_lists_begin_with_the_answer():
     rows = [Judged(query="q", grades={"a": 2, "b": 0, "c": 1}, row="r"), Judged(query="s", grades={"d": 4}, row="r")]
     assert [(e.second, e.label) for e in rerank.graded(rows)] == [("a", 0.5), ("b", 0.0), ("c", 0.25), ("d", 1.0)]
-    assert [(e.options, e.label) for e in rerank.lists(rows)] == [(("a", "b"), 0), (("c", "b"), 0)]
+    assert [(e.options, e.label) for e in listwise.lists(rerank.graded(rows))] == [(("a", "b"), 0), (("c", "b"), 0)]
 
 
 def test_negatives_are_the_rows_own_then_hard_ones_then_of_other_queries(folder):
@@ -139,8 +142,8 @@ def test_the_listwise_loss_worked_out_by_hand(folder, monkeypatch):
     def once(encoder, head, plan, accumulate, *_, **__):
         seen["loss"], _ = accumulate(0, range(3))
 
-    monkeypatch.setattr(rerank.loop, "optimize", once)
-    rerank.train(learner, rows, learnable.protocol(), listwise=True, rate=1e-3, seed=0)
+    monkeypatch.setattr(listwise.loop, "optimize", once)
+    listwise.train_listwise(learner, rerank.graded(rows), learnable.protocol(), rate=1e-3, seed=0)
     by_query = {one.query: [] for one in rows}
     items = learner.reader.items(rerank.graded(rows))
     with torch.no_grad():
@@ -150,9 +153,9 @@ def test_the_listwise_loss_worked_out_by_hand(folder, monkeypatch):
     assert seen["loss"] == pytest.approx(due, rel=1e-4)
 
 
-@pytest.mark.parametrize("listwise", [False, True])
+@pytest.mark.parametrize("among_others", [False, True])
 def test_a_reranker_mends_the_ranking_of_a_retriever_and_its_folder_gives_equal_scores_elsewhere(
-    folder, tmp_path, listwise
+    folder, tmp_path, among_others
 ):
     from sentence_transformers import CrossEncoder
 
@@ -161,27 +164,57 @@ def test_a_reranker_mends_the_ranking_of_a_retriever_and_its_folder_gives_equal_
     protocol = learnable.protocol(steps=30, learning_rates=[5e-3])
     found = rerank.run(
         folder, rows, tmp_path / "out", protocol=protocol, machine=CALM, held_out=0.2, test=rows[:3],
-        retriever=None if listwise else folder, negatives=2, listwise=listwise,
+        retriever=None if among_others else folder, negatives=2, listwise=among_others,
     )  # fmt: skip
-    assert found.difference < 1e-5
-    assert (found.before is None) == listwise
-    if found.before is not None:
-        assert found.after["ndcg@10"] > max(0.9, found.before["ndcg@10"])
+    assert found.fitted.difference < 1e-5
+    assert set(found.before) == (set() if among_others else {"validation", "test"})
+    if found.before:
+        assert found.fitted.score["ndcg@10"][0] > max(0.9, found.before["test"])
+        assert f"retriever's own order on test: {found.before['test']:.4f}" in (tmp_path / "out/README.md").read_text()
     asked = [(rows[0].query, document) for document in rows[0].grades]
     mine = [row["score"] for row in Predictor.from_pretrained(tmp_path / "out", dtype="float32").predict(asked)]
     due = CrossEncoder(str(tmp_path / "out"), device="cpu").predict([list(pair) for pair in asked])
     np.testing.assert_allclose(mine, due, atol=1e-5)
     right = [score for score, grade in zip(mine, grades.values(), strict=True) if grade]
     assert np.mean(right) > np.mean(mine) + 0.1
-    assert "A reranker (cross-encoder)" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_documents_are_put_in_the_order_of_their_scores_and_equal_ones_stay_as_they_came(folder, monkeypatch):
+def as_dataset(rows):
+    part = dataset.Part(rerank.graded(rows, 1.0), ["fao"] * sum(len(one.grades) for one in rows))
+    return dataset.Dataset(
+        source="rows", kind="rerank", columns={}, labels=(), train=part, validation=part, test=dataset.Part(),
+        said=(), left_out=(),
+    )  # fmt: skip
+
+
+def test_rows_of_answers_alone_get_others_to_learn_from_and_to_choose_by(folder):
+    bare = as_dataset([Judged(query=one.query, grades={one.answers[0]: 1}, row=one.row) for one in riddles(12)])
+    found, before = rerank.prepared(bare)
+    assert before == {}
+    assert "48 documents that do not answer were drawn from other queries, 4 of each query" in found.said
+    assert len(found.train) == 5 * 12
+    assert set(found.train.languages) == {"fao"}
+    assert len(found.validation) >= 11 * 12  # each answer among those of others
+    mined, before = rerank.prepared(bare, retriever=folder, negatives=2, top=5, machine=CALM)
+    assert 0 <= before["validation"] <= 1
+    assert any("mined with" in line and "2 of each query" in line for line in mined.said)
+    of_one = [one for one in mined.validation.examples if one.text == bare.train.examples[0].text]
+    assert len(of_one) in (5, 6)  # the first five of the retriever, and the answer wherever it put it
+    assert sum(one.label for one in of_one) == 1
+
+
+def test_rows_with_documents_that_do_not_answer_stay_as_they_are_and_other_kinds_are_refused():
+    whole = as_dataset(riddles(6))
+    assert rerank.prepared(whole) == (whole, {})
+    with pytest.raises(ValueError, match="kind pair has no documents to put in order"):
+        rerank.prepared(dataclasses.replace(whole, kind="pair"))
+
+
+def test_listwise_training_without_anything_to_tell_apart_is_refused(folder):
     learner = pretrained(folder, CALM).learner("rerank", 1, learnable.protocol(), seed=0)
-    scores = {"a": 1.0, "b": 2.0, "c": 1.0}
-    monkeypatch.setattr(rerank.loop, "predict", lambda learner, rows, _: [scores[row.second] for row in rows])
-    asked = search([Judged(query="q", grades={"a": 1, "b": 0, "c": 0}, row="r")])
-    assert rerank.reranked(learner, asked, {"q": ["c", "a", "b"]}) == {"q": ["b", "c", "a"]}
+    rows = rerank.graded([Judged(query="q", grades={"a": 1}, row="r")])
+    with pytest.raises(ValueError, match="no query has both an answer and a document that is none"):
+        listwise.train_listwise(learner, rows, learnable.protocol(), rate=1e-3, seed=0)
 
 
 # --------------------------------------------------------------------------------------------------------- out of files
