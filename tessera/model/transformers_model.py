@@ -123,7 +123,7 @@ class TransformersEncoder(nn.Module):
         return torch.cat(parts).index_select(0, torch.cat(places).argsort())
 
     def _may_pack(self, tokens: Tensor) -> bool:
-        """On a CPU, and where nobody asked for the plain attention; a GPU pads faster than it moves rows."""
+        """On a CPU, where it was measured, unless somebody asked for the plain attention."""
         known = self.config.model_type in _UNPADDED and self.model.config._attn_implementation == "sdpa"
         return known and tokens.device.type == "cpu" and len(tokens) > 0
 
