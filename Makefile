@@ -13,7 +13,7 @@ STAMP := .venv/installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 QUIETLY = > .venv/pip.log 2>&1 || { cat .venv/pip.log >&2; exit 1; }  # pip's hundreds of lines only where it fails
 
-.PHONY: help .venv demo test test-slow lint wheel docs clean
+.PHONY: help .venv demo test test-slow soak lint wheel docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z.-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -m venv .venv
 	@echo "torch and tessera with its libraries go into .venv; this takes some minutes (.venv/pip.log)"
 	@$(PIP) install $(TORCH_PIP_ARGS) "$(TORCH)" $(QUIETLY)
-	@$(PIP) install -e ".[prepare,cluster,gigatoken,evaluate,export,report,demo,docs,dev]" $(QUIETLY)
+	@$(PIP) install -e ".[prepare,cluster,gigatoken,evaluate,export,report,serve,demo,docs,dev]" $(QUIETLY)
 	@touch $@
 
 demo: $(STAMP) ## make the text of the demo, a small multilingual encoder from it, and see it at work
@@ -39,6 +39,11 @@ test: $(STAMP) ## the quick tests, on two processes
 
 test-slow: $(STAMP) ## the tests that take more than ten seconds each
 	$(BIN)/pytest -m slow
+
+SOAK_MODEL ?= runs/demo/merged/final
+SOAK_SECONDS ?= 600
+soak: $(STAMP) ## ten minutes of requests to `tessera serve`, its memory watched: SOAK_MODEL=FOLDER SOAK_SECONDS=600
+	$(BIN)/python benchmarks/serving.py --model $(SOAK_MODEL) --texts README.md --only soak --seconds $(SOAK_SECONDS)
 
 lint: $(STAMP) ## style, formatting and types
 	$(BIN)/ruff check .

@@ -280,7 +280,7 @@ def _tessera(folder: Path, batch_tokens: int, what: str) -> Callable[[], Reader]
     from tessera.data.shards import Shards
     from tessera.data.stream import Stream
     from tessera.plan.mixture import MixtureSchedule, shares
-    from tessera.plan.recipe import Mixture
+    from tessera.plan.phase import Mixture
 
     def setup() -> Reader:
         shards = Shards.open(folder)

@@ -15,7 +15,7 @@ def _pieces(folder: Path) -> tuple[Any, list[Any], list[Any], list[float]]:
     """For the peers: all tokens, starts and lengths of the pieces of each source, and how often each is to be drawn."""
     from tessera.data.shards import Shards
     from tessera.plan.mixture import shares
-    from tessera.plan.recipe import Mixture
+    from tessera.plan.phase import Mixture
 
     shards = Shards.open(folder)
     starts, lengths = [], []

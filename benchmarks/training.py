@@ -201,7 +201,8 @@ def _tessera(what: str, folder: Path) -> tuple[Callable[[Any], float], Any, Any]
     from tessera.data.packing import micro_batches
     from tessera.model import hub
     from tessera.model.precision import autocast, keep_memory
-    from tessera.plan.recipe import Machine, Optimizer
+    from tessera.plan.phase import Optimizer
+    from tessera.plan.recipe import Machine
     from tessera.train.optimizer import build
 
     keep_memory()

@@ -24,7 +24,7 @@ from tessera.model.mlm import MaskedLM, initialize
 from tessera.model.precision import autocast
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.cost import data_sheet, step_flops
-from tessera.plan.recipe import Optimizer
+from tessera.plan.phase import Optimizer
 from tessera.train.optimizer import build
 from tessera.train.throughput import product_rate, used_memory
 

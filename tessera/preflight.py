@@ -98,6 +98,10 @@ def _models(recipe: Recipe) -> None:
             found = _model_folder(phase.from_, f"phases.{phase.name}.from")
             if not hub.is_ours(found):
                 _library("transformers", f"{found} is read by transformers; {pip_line('evaluate')}")
+        if phase.distil is not None:
+            teacher = _model_folder(phase.distil.teacher, f"phases.{phase.name}.distil.teacher")
+            if not hub.is_ours(teacher):
+                _library("transformers", f"{teacher} is read by transformers; {pip_line('evaluate')}")
     if recipe.model.resize is not None:
         hub.read_config(_model_folder(recipe.model.resize.from_, "model.resize.from"))
 

@@ -7,16 +7,19 @@ Every stage leaves files in the run folder and reads only files, so each can be 
 
 import contextlib
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tessera import checksums, lock, preflight
 from tessera.corpus import losses, prepare
+from tessera.corpus.tokenize import PAIRS
 from tessera.data.shards import Shards, verify
 from tessera.evaluation.evaluate import evaluate_recipe
 from tessera.files import LOCK, atomic_folder, remove_leftovers, write_json, write_text
+from tessera.inference.sentence_folder import Pipeline
+from tessera.inference.sentence_folder import write as write_embedder
 from tessera.inference.text_scorer import Scorer
+from tessera.model import hub
 from tessera.plan import fit, result
 from tessera.plan.errors import some
 from tessera.plan.fields import is_folder
@@ -25,16 +28,18 @@ from tessera.plan.recipe import Recipe
 from tessera.plan.token_counts import Inventory
 from tessera.progress import Silent, Watcher
 from tessera.report import summarize, write_report
+from tessera.retrieval.lessons import teach
 from tessera.tokenizer.sample import sample
 from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.tokenizer.tokenizer import train as train_tokenizer
-from tessera.train import checkpoint, distributed
-from tessera.train.merge_models import merge_folders
-from tessera.train.model_card import card
+from tessera.train import distributed
+from tessera.train.merge_models import check_model, merge_stage
+from tessera.train.reading import reading
 from tessera.train.start import check_tokenizers
 from tessera.train.trainer import Text, train
 
 Stage = Literal["documents", "tokenizer", "shards", "train", "merge", "evaluate", "report"]
+EMBEDDER = "embedder"  # beside `final`
 _SHOWN_REASONS = 5  # of each source; the rest is in the report
 _SPARE_ROWS = 1_024  # of embeddings that a preset may have for the sake of round sizes
 _CHECKED_TOKENS = 10**10  # a few seconds of reading
@@ -206,6 +211,7 @@ def _shards(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
         folder / "shards",
         library=recipe.machine.tokenize,
         workers=recipe.machine.threads,
+        sides=any(phase.pairs for phase in recipe.phases),
         on_progress=watcher.progress("shards"),
     )
     for store in ("train", "held_out"):
@@ -238,19 +244,36 @@ def _train(recipe: Recipe, folder: Path, world: distributed.World, watcher: Watc
     todo = [phase for phase in recipe.phases if not (folder / phase.name / "final").exists()]
     if not todo:
         return
-    text = _text(folder, watcher)
-    fit.check(todo, text.train.buckets)  # all phases: the last would be refused after days of training the others
+    text = _text(recipe, folder, watcher)
+    masked = [phase for phase in todo if phase.kind == "masked"]
+    fit.check(masked, text.train.buckets)  # all phases: the last would be refused after days of training the others
     for phase in todo:
-        train(recipe, phase, folder, text, world, watcher.progress(phase.name), watcher)
+        if phase.kind != "masked":
+            reading(recipe, phase, text)
+    for phase in todo:
+        for merge in (merge for merge in recipe.merges if merge.name == phase.from_):
+            if world.leads:
+                merge_stage(merge, recipe, folder, watcher)
+            distributed.wait(world)
+        taught = teach(recipe, phase, folder, text, world, watcher)
+        train(recipe, phase, folder, text, world, watcher.progress(phase.name), watcher, taught)
         distributed.wait(world)
 
 
-def _text(folder: Path, watcher: Watcher) -> Text:
+def _text(recipe: Recipe, folder: Path, watcher: Watcher) -> Text:
     """What the phases read; every byte of it is checked, unless that would take minutes."""
     tokenizer = Tokenizer.load(folder / "tokenizer")
     train_shards = Shards.open(folder / "shards" / "train")
     held_out = Shards.open(folder / "shards" / "held_out")
-    for shards in (train_shards, held_out):
+    pairs = None
+    if any(phase.pairs for phase in recipe.phases):
+        if not (folder / "shards" / PAIRS).is_dir():
+            raise RunError(
+                f"{folder / 'shards'} was written before the recipe had phases that read pairs; remove it, and it is "
+                "made anew from the documents"
+            )
+        pairs = Shards.open(folder / "shards" / PAIRS)
+    for shards in (train_shards, held_out, *((pairs,) if pairs is not None else ())):
         if shards.tokens > _CHECKED_TOKENS:
             watcher.warn(f"{shards.folder}: too large to check at every start; see tessera verify")
         else:
@@ -260,52 +283,28 @@ def _text(folder: Path, watcher: Watcher) -> Text:
                 f"{folder / 'shards'} was written with another tokenizer than {folder / 'tokenizer'}; "
                 "remove one of them"
             )
-    return Text(train=train_shards, held_out=held_out, tokenizer=tokenizer, tokenizer_folder=folder / "tokenizer")
+    return Text(
+        train=train_shards, held_out=held_out, tokenizer=tokenizer, tokenizer_folder=folder / "tokenizer", pairs=pairs
+    )
 
 
 def _merge(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     for merge in recipe.merges:
-        target = folder / merge.name
-        if (target / "merge.json").exists():
+        merge_stage(merge, recipe, folder, watcher)
+    _embedders(recipe, folder, watcher)
+
+
+def _embedders(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
+    """A folder for sentence-transformers beside the model of each stage that trained sentence embeddings."""
+    for name in (stage.name for stages in (recipe.phases, recipe.merges) for stage in stages):
+        final, target = folder / name / "final", folder / name / EMBEDDER
+        if not recipe.embeds(name) or not final.exists() or target.exists():
             continue
-        progress = watcher.progress(merge.name)
-        models = [(folder / name / "final").resolve() for name in merge.models]
-        if merge.checkpoints_of is not None:
-            models = checkpoint.checkpoints(folder / merge.checkpoints_of)[-merge.last :]
-            if len(models) < 2:
-                raise RunError(
-                    f"merge {merge.name}: {merge.checkpoints_of} has {len(models)} checkpoint; "
-                    "set checkpoint_every of that phase to fewer tokens than it has"
-                )
-        names = [f"{path.parent.name}/{path.name}" for path in models]
-        for path in (*models, *((folder / merge.base / "final",) if merge.base else ())):
-            _check_model(path.resolve(), watcher)
-        merge_folders(
-            models,
-            target / "final",
-            method=merge.method,
-            base=folder / merge.base / "final" if merge.base else None,
-            weights=merge.weights,
-            density=merge.density,
-            scale=merge.scale,
-            decay=merge.decay,
-            config_of=folder / merge.config_of / "final" if merge.config_of else None,
-            tokenizer=folder / "tokenizer",
-            describe=partial(card, recipe, merge.name),
-        )
-        write_json(target / "merge.json", {**merge.model_dump(mode="json"), "read": names}, sealed=True)
-        progress(1, 1, f"{merge.method} of {', '.join(names)}")
-
-
-def _check_model(folder: Path, watcher: Watcher) -> None:
-    """Raises RunError where a model of the run is not what was written."""
-    if (wrong := checksums.damage(folder)) is not None:
-        raise RunError(
-            f"{wrong}; remove {folder} and {folder.parent / 'final'} and start the run again: "
-            f"{folder.parent.name} is made anew, a phase from its last whole checkpoint on"
-        )
-    if not (folder / checksums.MANIFEST).is_file():
-        watcher.say(f"{folder}: has no {checksums.MANIFEST} to compare it with; taken as it is")
+        check_model(final.resolve(), watcher)
+        config = hub.read_config(final)
+        longest = max(phase.context for phase in recipe.phases if phase.kind != "masked")
+        write_embedder(final, target, Pipeline(), config.hidden_size, longest)
+        watcher.say(f"{name}: {target} is its folder for sentence-transformers")
 
 
 def _evaluate(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
@@ -314,13 +313,13 @@ def _evaluate(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     for name in (stage.name for stages in (recipe.phases, recipe.merges) for stage in stages):
         if not (folder / name / "final").exists():
             continue
-        _check_model((folder / name / "final").resolve(), watcher)
+        check_model((folder / name / "final").resolve(), watcher)
         results = evaluate_recipe(
             folder / name / "final",
             recipe.evaluation,
             folder / "evaluation",
             name=name,
-            held_out=folder / "shards" / "held_out",
+            held_out=None if recipe.embeds(name) else folder / "shards" / "held_out",  # a vector predicts no token
             seed=recipe.seed,
             machine=recipe.machine,
             on_progress=watcher.progress(f"evaluate {name}"),

@@ -24,6 +24,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 3.0  # seconds for a call into a library, which lets no signal in, to come back
 _ECHO = 2.0  # seconds in which torchrun passes on what Slurm has sent to all processes already: one signal, not two
 KEPT = "what was finished is kept and nothing is half-written; run the same command again, it goes on from there"
+_STEP = "stopping: this step is finished and a checkpoint written first; once more stops at once"
 _NO_STACK = 2  # SS_DISABLE
 _SHOW_CURSOR = "\x1b[?25h"
 
@@ -48,7 +49,7 @@ class _State:
 
     def __init__(self) -> None:
         self.asked = 0  # number of the first signal
-        self.deferred = False
+        self.deferred, self.said = False, _STEP
         self.seen = threading.Event()  # the main thread knows, or listens no more
 
 
@@ -84,9 +85,12 @@ def listening() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[None]:
-    """Within, a first signal is only noted, for whoever asks `asked()`; raises Stopped at the end if nobody did."""
-    _state.deferred = True
+def deferred(said: str = _STEP) -> Iterator[None]:
+    """Within, a first signal is only noted, for whoever asks `asked()`; raises Stopped at the end if nobody did.
+
+    said  what people are told at the first
+    """
+    _state.deferred, _state.said = True, said
     try:
         yield
     finally:
@@ -134,7 +138,7 @@ def _first(number: int, _: FrameType | None) -> None:
     _state.asked = number
     if not _state.deferred:
         raise Stopped(number)
-    _tell("stopping: this step is finished and a checkpoint written first; once more stops at once")
+    _tell(_state.said)
 
 
 def _in_child(number: int, _: FrameType | None) -> None:

@@ -19,7 +19,8 @@ import yaml
 from tessera.files import digest
 from tessera.plan.errors import did_you_mean
 from tessera.plan.loading import RecipeError, load
-from tessera.plan.recipe import Phase, Recipe
+from tessera.plan.phase import Phase
+from tessera.plan.recipe import Recipe
 
 BASELINE = "reference"  # the name of its folder, and in the files
 _LONG = 40  # letters of a value

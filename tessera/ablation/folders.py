@@ -22,7 +22,8 @@ from tessera.plan.errors import did_you_mean
 from tessera.plan.evaluation import Evaluation
 from tessera.plan.fields import is_folder
 from tessera.plan.loading import changes, dump, load, science
-from tessera.plan.recipe import Phase, Recipe
+from tessera.plan.phase import Phase
+from tessera.plan.recipe import Recipe
 
 MADE_OF, FINISHED = "variant.json", "finished.json"
 

@@ -35,7 +35,8 @@ from tessera.plan.errors import did_you_mean
 from tessera.plan.fields import is_folder
 from tessera.plan.loading import load
 from tessera.plan.mixture import mixture_of
-from tessera.plan.recipe import Phase, Recipe
+from tessera.plan.phase import Phase
+from tessera.plan.recipe import Recipe
 from tessera.plan.result import HELD_OUT
 from tessera.progress import Progress, Say, Watcher, silent
 from tessera.signals import listen_in_child

@@ -11,6 +11,7 @@ In reading order:
     tuning.py      finetune: the verb
     ablating.py    ablate: the verb
     vocabulary.py  vocabulary trim, extend, replace
+    serving.py     serve: the verb
 """
 
 import errno
@@ -24,12 +25,12 @@ from pathlib import Path
 from rich.text import Text
 
 from tessera import signals
-from tessera.cli import ablating, asking, judging, making, tuning, using, vocabulary
+from tessera.cli import ablating, asking, judging, making, serving, tuning, using, vocabulary
 from tessera.cli.app import app
 from tessera.files import no_room
 from tessera.terminal import HarmlessLog, Terminal
 
-__all__ = ["ablating", "app", "asking", "judging", "main", "making", "tuning", "using", "vocabulary"]
+__all__ = ["ablating", "app", "asking", "judging", "main", "making", "serving", "tuning", "using", "vocabulary"]
 
 
 def main() -> None:

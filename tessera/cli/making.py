@@ -77,8 +77,8 @@ def plan(
 ) -> None:
     """What a recipe will do, before anything is spent: languages, steps, rates, FLOPs, memory, hours."""
     from tessera.plan import cost, fit, token_counts
-    from tessera.plan.overview import Machine, missing_paths, overview
     from tessera.report import plan_tables
+    from tessera.report.overview import Machine, missing_paths, overview
 
     check_outputs(plot, csv)
     read = read_recipe(recipe, set_)

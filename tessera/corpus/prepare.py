@@ -138,10 +138,12 @@ def encode(
     *,
     library: Engine = "tokenizers",
     workers: int | None = None,
+    sides: bool = False,
     on_progress: Progress | None = None,
 ) -> Report:
     """Encodes documents into `out`/train and `out`/held_out. `on_progress` hears bytes of documents done, and of all.
 
+    sides    also writes `out`/pairs: the sides of the pairs that are trained on, for sentence embeddings
     library  encodes; gigatoken is first held against `tokenizers` on documents of every file
 
     Raises FileExistsError where `out` is there, ValueError where nothing remains to train on or gigatoken gives other
@@ -152,10 +154,11 @@ def encode(
         raise FileExistsError(f"{out}: there already; remove it, or prepare into another folder")
     workers, report = workers or cores(), on_progress or silent
     drafts = out.with_name(f".{out.name}.parts")
-    jobs = tokenize.encode_jobs(read.corpus, read.files, read.split, tokenizer, drafts)
+    jobs = tokenize.encode_jobs(read.corpus, read.files, read.split, tokenizer, drafts, sides)
+    stores = (*STORES, tokenize.PAIRS) if sides else STORES
     total = sum(job.size for job in jobs)
     counted = {job.number: counts for job in jobs if (counts := job.finished()) is not None}
-    for place in (job.target / store for job in jobs if job.number in counted for store in STORES):
+    for place in (job.target / store for job in jobs if job.number in counted for store in stores):
         if place.exists():
             verify(place)  # what an earlier start left
     todo = [job for job in jobs if job.number not in counted]
@@ -165,14 +168,14 @@ def encode(
     threads = max(1, cores() // min(workers, max(1, len(todo)))) if apart else None
     if library != "tokenizers":
         _prove(read, Tokenizer.load(tokenizer.path, library))
-    task = tokenize.Encode(tokenizer.path, library, read.split, threads)
+    task = tokenize.Encode(tokenizer.path, library, read.split, threads, sides)
     sizes = {job.number: job.size for job in jobs}
     for number, counts in daft_runner.spread(task, todo, workers=workers, processes=apart):
         counted[number] = {source: DocumentCounts(**of_source) for source, of_source in counts.items()}
         done += sizes[number]
         report(done, total, f"{len(counted)} of {len(jobs)} tasks")
     with atomic_folder(out) as draft:
-        for store in STORES:
+        for store in stores:
             concatenate(
                 [Shards.open(folder) for job in jobs if (folder := job.target / store).exists()],
                 draft / store,

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
@@ -26,6 +27,7 @@ from tessera.files import atomic_folder, write_json
 from tessera.plan.corpus import Corpus, Source
 from tessera.tokenizer.tokenizer import Engine, Tokenizer
 
+PAIRS = "pairs"  # the store of sides
 _SHARD_TASK = 2**28  # bytes of token ids that a task takes over
 _LEAST_TASK, _MOST_TASKS = 2**23, 512  # bytes of documents that a task encodes; more where there are many
 
@@ -54,9 +56,12 @@ class EncodeJob:
 
 
 def encode_jobs(
-    corpus: Corpus, files: Sequence[DocumentFile], split: Split, tokenizer: Tokenizer, folder: Path
+    corpus: Corpus, files: Sequence[DocumentFile], split: Split, tokenizer: Tokenizer, folder: Path, sides: bool = False
 ) -> list[EncodeJob]:
-    """Tasks of a size: neither thousands of them for small files nor a single one for a large file."""
+    """Tasks of a size: neither thousands of them for small files nor a single one for a large file.
+
+    sides   whether the sides of pairs are stored by themselves, too
+    """
     sizes: dict[tuple[int, int], int] = {}  # {(number of the file, of a row group in it): bytes}
     for number, file in enumerate(files):
         footer = pa.parquet.read_metadata(file.path)
@@ -65,7 +70,8 @@ def encode_jobs(
     made: list[EncodeJob] = []
 
     def add(size: int, made_of: Any, **what: Any) -> None:
-        fingerprint = hashlib.sha256(json.dumps([tokenizer.fingerprint, made_of]).encode()).hexdigest()
+        whole = [tokenizer.fingerprint, made_of, *(["sides"] if sides else [])]
+        fingerprint = hashlib.sha256(json.dumps(whole).encode()).hexdigest()
         target = folder / f"{len(made):05d}"
         made.append(EncodeJob(number=len(made), size=size, target=target, made_of=fingerprint, **what))
 
@@ -89,8 +95,8 @@ def encode_jobs(
 class Encode:
     """Encodes the documents of a job; the tokenizer is loaded once in each worker."""
 
-    def __init__(self, tokenizer: Path, how: Engine, split: Split, threads: int | None) -> None:
-        self._folder, self._how, self._split, self._threads = tokenizer, how, split, threads
+    def __init__(self, tokenizer: Path, how: Engine, split: Split, threads: int | None, sides: bool = False) -> None:
+        self._folder, self._how, self._split, self._threads, self._sides = tokenizer, how, split, threads, sides
         self._tokenizer: Tokenizer | None = None
 
     def __call__(self, job: EncodeJob) -> tuple[int, dict[str, Any]]:
@@ -101,7 +107,7 @@ class Encode:
         tokenizer, counts = self._tokenizer, dict[str, DocumentCounts]()
         with atomic_folder(job.target, replace=True) as draft:
             with contextlib.ExitStack() as open_stores:
-                stores = _Stores(draft, tokenizer, open_stores)
+                stores = _Stores(draft, tokenizer, open_stores, self._sides)
                 for shard in job.shards:
                     assert job.source is not None, "shards are of a source"
                     stores.take(shard, job.source, counts.setdefault(job.source.name, DocumentCounts()))
@@ -118,9 +124,9 @@ class Encode:
 class _Stores:
     """Documents on their way into the two stores of a job."""
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, stack: contextlib.ExitStack) -> None:
-        """stack: closes the stores, or aborts them"""
-        self._folder, self._tokenizer, self._stack = folder, tokenizer, stack
+    def __init__(self, folder: Path, tokenizer: Tokenizer, stack: contextlib.ExitStack, sides: bool) -> None:
+        """stack: closes the stores, or aborts them; sides: whether those of pairs are stored by themselves, too"""
+        self._folder, self._tokenizer, self._stack, self._sides = folder, tokenizer, stack, sides
         self._writers: dict[str, ShardWriter] = {}
         self._importer: token_sources.Importer | None = None  # a job has shards of one source
 
@@ -152,6 +158,16 @@ class _Stores:
                 group[1].append(row["bytes"])
         for (store, source, language, tier), (encoded, sizes) in groups.items():
             self._writer(store).add(source, language, tier, encoded, sum(sizes))
+        if self._sides:
+            self._add_sides([row for row in rows if row["second"] is not None and row["store"] == "train"], side)
+
+    def _add_sides(self, rows: Sequence[dict[str, Any]], side: dict[str, Any]) -> None:
+        """Stores the sides of pairs as two documents in a row, for the language of the first; see pair_stream.py."""
+        start, end = (np.array(part, np.int32) for part in self._tokenizer.template)
+        for row in rows:
+            both = [np.concatenate((start, side[row[name]], end)) for name in ("text", "second")]
+            if len(side[row["text"]]) and len(side[row["second"]]):
+                self._writer(PAIRS).add(row["source"], row["language"], row["tier"], both, row["bytes"])
 
     def take(self, shard: Shard, source: Source, counts: DocumentCounts) -> None:
         """Stores the documents of a shard of token ids."""

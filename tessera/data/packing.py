@@ -25,6 +25,7 @@ class Batch:
     positions: NDArray[np.int64]  # [M], rising: where something is to be predicted
     targets: NDArray[np.int32]  # [M], what stood there
     sources: NDArray[np.int32]  # [N], the bucket each document comes from
+    rows: NDArray[np.int64] | None = None  # [N], of sentence embeddings: what each document is drawn to
 
 
 def select(batch: Batch, documents: NDArray[np.int64]) -> Batch:
@@ -40,6 +41,7 @@ def select(batch: Batch, documents: NDArray[np.int64]) -> Batch:
         positions=positions,
         targets=_slices(batch.targets, first, last),
         sources=batch.sources[documents],
+        rows=None if batch.rows is None else batch.rows[documents],
     )
 
 
@@ -98,6 +100,7 @@ def _cut(batch: Batch, first: int, last: int) -> Batch:
         positions=batch.positions[masked] - begin,
         targets=batch.targets[masked],
         sources=batch.sources[first:last],
+        rows=None if batch.rows is None else batch.rows[first:last],
     )
 
 

@@ -1,18 +1,11 @@
 """The dataloader, without a state: the batch of any window of a phase is computed, at the same cost wherever it lies.
 
-The n-th reading of a mixture is not remembered, so there is nothing to save and nothing to wind forward on resuming.
-The clock counts planned tokens t of the phase. Bucket b with share s and mean block length m has drawn
-
-    D(t) = floor(t * s / m + phi)        phi in [0, 1), from (seed, phase, bucket)
-
-blocks by then, so the window [t0, t1) holds its draws D(t0) to D(t1) - 1, and windows concatenate wherever they are
-cut. With n blocks in the bucket, draw d is block permute(d mod n) of epoch d // n: every epoch reads each block
-exactly once, in an order of its own. The state of a run is one integer, and nothing depends on the number of processes.
-Where shares move, t * s becomes the integral of s: a polygon over the stretches of plan/mixture.py.
+The n-th reading of a mixture is not remembered, so there is nothing to save and nothing to wind forward on resuming:
+see draws.py.
 
 A block is a document, or a piece of at most `context` tokens of a longer one.
 
-Shapes: B buckets, K stretches, D documents of the store, n draws of a window, N documents of the batch, T tokens.
+Shapes: B buckets, D documents of the store, n draws of a window, N documents of the batch, T tokens.
 """
 
 from collections.abc import Sequence
@@ -21,12 +14,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.data.hashing import mix, named_keys, permute
+from tessera.data.draws import Draws
+from tessera.data.hashing import mix
 from tessera.data.masking import mask
-from tessera.data.packing import Batch, ranges
+from tessera.data.packing import Batch
 from tessera.data.shards import Shards
+from tessera.plan.corpus import Bucket
 from tessera.plan.mixture import MixtureSchedule
-from tessera.plan.recipe import Crop
+from tessera.plan.phase import Crop
 
 Integers = NDArray[np.int64]
 Keys = NDArray[np.uint64]
@@ -57,13 +52,6 @@ class Stream:
 
         Raises ValueError where the shares do not fit the store.
         """
-        for row in mixture.shares:
-            if len(row) != len(shards.buckets):
-                raise ValueError(f"{len(row)} shares for {len(shards.buckets)} buckets; give one share for each")
-            if abs(sum(row) - 1.0) > 1e-6 or min(row) < 0:
-                raise ValueError(
-                    f"shares add up to {sum(row):.6f}, the smallest is {min(row)}; they must be parts of 1"
-                )
         self.shards = shards
         self.context = context
         self._crop = crop
@@ -76,29 +64,16 @@ class Stream:
         self._first_block = self._index.before(first)
         self.blocks: NDArray[np.int64] = self._index.before(last) - self._first_block  # [B]
         tokens = np.asarray(shards.offsets[last]) - np.asarray(shards.offsets[first])
-        share = np.asarray(mixture.shares, np.float64)
-        for bucket in np.flatnonzero(share.any(0) & (self.blocks == 0)):
-            most = share[:, bucket].max()
-            raise ValueError(f"bucket {shards.buckets[bucket].key} has a share of {most:.3g} but no tokens")
-        # a bucket gives blocks at a rate: its share over the mean length of its blocks
-        self._rate = share * self.blocks / np.maximum(tokens, 1)  # [K, B] draws for each planned token
-        self._knots = np.asarray(mixture.knots, np.int64)
-        drawn = np.cumsum(self._rate * np.diff(self._knots)[:, None], axis=0)
-        self._before = np.concatenate((np.zeros((1, len(self.blocks))), drawn[:-1]))  # [K, B] draws before each stretch
+        self._draws = Draws(shards.buckets, mixture, self.blocks, tokens, seed=seed, phase_name=phase_name)
 
-        def keys(what: str) -> NDArray[np.uint64]:
-            return named_keys([(seed, phase_name, bucket.key, what) for bucket in shards.buckets])
-
-        self._order_key, self._draw_key = keys("order"), keys("draw")
-        self._phase = (keys("phase") >> np.uint64(11)).astype(np.float64) / 2.0**53
+    @property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """What `sources` of a batch number."""
+        return self.shards.buckets
 
     def draws(self, t: int) -> NDArray[np.int64]:
         """Blocks that each bucket has given by planned token t: int64 [B]. Divided by `blocks`: epochs."""
-        k = int(np.searchsorted(self._knots[1:-1], t, side="right"))
-        drawn = self._before[k] + self._rate[k] * (t - self._knots[k])
-        if k + 1 < len(self._before):  # rounding may not carry it past where the next stretch begins
-            drawn = np.minimum(drawn, self._before[k + 1])
-        return np.floor(drawn + self._phase).astype(np.int64)
+        return self._draws.before(t)
 
     def read(self, t0: int, t1: int, mask_ratio: float) -> Batch:
         """The batch of the window [t0, t1) of planned tokens: t1 - t0 tokens, give or take a few blocks.
@@ -128,23 +103,27 @@ class Stream:
         order = np.argsort(mix(~keys), kind="stable")
         return bucket[order], starts[order], lengths[order], keys[order]
 
+    def origins(self, t0: int, t1: int) -> list[tuple[int, int, int, int]]:
+        """What the batch of the window [t0, t1) is made of, in its order.
+
+        returns  (bucket, number of the document within it, first token within the document, tokens)
+        """
+        bucket, starts, lengths, _ = self.documents(t0, t1)
+        offsets = self.shards.offsets
+        place = np.searchsorted(offsets, starts, side="right") - 1
+        first = np.asarray(self.shards.first_document, np.int64)[bucket]
+        found = np.stack((bucket, place - first, starts - np.asarray(offsets[place]), lengths), axis=1)
+        return [tuple(row) for row in found.tolist()]
+
     def _drawn(self, t0: int, t1: int) -> tuple[Integers, Integers, Integers, Keys]:
         """Bucket, first token, length and key of each block drawn in the window, all [n], bucket by bucket."""
-        # how many blocks each bucket gives: its draws by t1 without those by t0
-        before = self.draws(t0)
-        count = self.draws(t1) - before
-        active = np.flatnonzero(count)
-        bucket = np.repeat(active, count[active])
-        draw = ranges(before[active], count[active])
-        # which block a draw is: the epoch it falls into has a shuffle of its own
-        epoch, index = np.divmod(draw, self.blocks[bucket])
-        order_key = mix(self._order_key[bucket] + mix(epoch.astype(np.uint64)))
-        block = self._first_block[bucket] + permute(index, self.blocks[bucket], order_key)
+        bucket, index, keys = self._draws.window(t0, t1)
+        block = self._first_block[bucket] + index
         # where that block lies in the store
         document, inside = self._index.find(block)
         starts = self.shards.offsets[document] + inside * self.context
         lengths = np.minimum(self.shards.offsets[document + 1] - starts, self.context)
-        return bucket, starts, lengths, mix(self._draw_key[bucket] + mix(draw.astype(np.uint64)))
+        return bucket, starts, lengths, keys
 
 
 def cut(

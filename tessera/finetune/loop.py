@@ -31,7 +31,7 @@ from tessera.inference.nearest import Floats
 from tessera.model.encoder import PartialEmbedding
 from tessera.model.hub import AnyEncoder
 from tessera.model.packed import packed
-from tessera.plan.recipe import Optimizer
+from tessera.plan.phase import Optimizer
 from tessera.plan.task import Protocol
 from tessera.prediction.features import Answer, Example, Item
 from tessera.prediction.item_scores import predicted

@@ -73,7 +73,7 @@ class Encoder:
         backend: Any = getattr(model, "backend", None)  # models of other families bring their own
         self.attention = choose(backend, self.device) if backend else "transformers'"
         self.tokenizer, self.source = tokenizer, source
-        self._engine = Engine(model, self.pipeline.steps, self.device, self.dtype)
+        self.engine = Engine(model, self.pipeline.steps, self.device, self.dtype)
         self.dimensions = self.pipeline.width(config.hidden_size)
         most = int(config.max_position_embeddings)
         self.max_seq_length = min(self.pipeline.max_length or most, most)
@@ -129,7 +129,7 @@ class Encoder:
         number = str(self.dtype).removeprefix("torch.")
         if self.dtype is torch.float32 and compute_dtype("auto", self.device) is torch.float32:
             number += ", which has no bfloat16"
-        if self._engine.packed:
+        if self.engine.packed:
             number += ", weights packed"
         return (
             f"Encoder({self.source}: {self.dimensions} dimensions, {how}, at most {self.max_seq_length} tokens; "
@@ -213,15 +213,15 @@ class Encoder:
             pieces, cut = how.reading.read(window)
             if cut:
                 on_cut(cut)
-            rows = self._engine.vectors(pieces, how, report)
-            self._engine.check(rows, done)
+            rows = self.engine.vectors(pieces, how, report)
+            self.engine.check(rows, done)
             done += len(window)
             yield rows
 
     def how(self, **options: Unpack[Options]) -> EncodeOptions:
         """The options of `encode`, settled. Raises ValueError for what does not fit the model or itself."""
         options = checked_keywords(options, Options.__optional_keys__)
-        refuse_without_states(self._engine.model, self.source)
+        refuse_without_states(self.engine.model, self.source)
         return settled(options, self.tokenizer, self.pipeline, self.config, self.max_seq_length)
 
     # --------------------------------------------------------------------------------------------------- tokens
@@ -236,7 +236,7 @@ class Encoder:
         return self._tokens(text_rows(texts), self.how(prompt=prompt, max_length=max_length, max_tokens=max_tokens))
 
     def _tokens(self, texts: Iterable[str], how: EncodeOptions) -> list[Tokens]:
-        parts = (self._engine.tokens(window, how) for window in windows(texts, how.reading.longest()))
+        parts = (self.engine.tokens(window, how) for window in windows(texts, how.reading.longest()))
         return list(chain.from_iterable(parts))
 
     def fill_mask(self, texts: str | Iterable[str], top_k: int = 5) -> Any:
@@ -248,7 +248,7 @@ class Encoder:
         """
         with self._lock:
             if self._fill is None:
-                self._fill = MaskFiller.of(self._engine.model, self.tokenizer, self.source, self.max_seq_length)
+                self._fill = MaskFiller.of(self.engine.model, self.tokenizer, self.source, self.max_seq_length)
         some = [checked(text, n) for n, text in enumerate(text_rows(texts))]
         with torch.inference_mode(), autocast(self.device, self.dtype):
             found = [self._fill.guess(text, n, top_k) for n, text in enumerate(some)]

@@ -180,12 +180,16 @@ class Engine:
         with torch.inference_mode():
             if len(ids) > len(pieces):
                 pooled = average(pooled, [len(one) for one in ids], first.tolist())
-            for step in self.steps:
-                pooled = step(pooled)
-            pooled = pooled[:, : how.dimensions]
-            if how.normalize:
-                pooled = nn.functional.normalize(pooled, dim=-1)
-            return pooled.cpu().numpy()
+            return self.finished(pooled, how)
+
+    def finished(self, pooled: Tensor, how: EncodeOptions) -> Vectors:
+        """Pooled hidden states [n, P] to vectors [n, h]: the steps of the folder, dimensions, length 1."""
+        for step in self.steps:
+            pooled = step(pooled)
+        pooled = pooled[:, : how.dimensions]
+        if how.normalize:
+            pooled = nn.functional.normalize(pooled, dim=-1)
+        return pooled.cpu().numpy()
 
     def tokens(self, texts: Sequence[str], how: EncodeOptions) -> list[Tokens]:
         """The token embeddings of each text, its prompt's among them."""

@@ -52,6 +52,11 @@ class MaskFiller:
     def guess(self, text: str, number: int, top_k: int) -> list[list[Guess]]:
         """For each mask of a text the top_k tokens, most probable first. `number` names the text in errors."""
         top_k = whole("top_k", top_k, 1)
+        ids, masks = self.read(text, number)
+        return self.best(self._logits(ids, masks), top_k)
+
+    def read(self, text: str, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids [T] of a text, and the places of its masks [M]; errors as those of `guess`."""
         with retold(self.tokenizer.path, "cannot encode a text"):
             ids = torch.tensor(self.reader.encode(text).ids)
         masks = (ids == self.tokenizer.mask_id).nonzero()[:, 0]
@@ -62,7 +67,11 @@ class MaskFiller:
             raise ValueError(
                 f"texts[{number}] has {len(ids)} tokens, and this model reads {self.max_length}; shorten it"
             )
-        chances = self._logits(ids, masks).float().softmax(-1)
+        return ids, masks
+
+    def best(self, logits: torch.Tensor, top_k: int) -> list[list[Guess]]:
+        """For each row of logits [M, V] the top_k tokens, most probable first."""
+        chances = logits.float().softmax(-1)
         best = chances.topk(min(top_k, chances.shape[1]))
         return [
             [Guess(self.tokenizer.decode([i], special=True), p, i) for p, i in zip(values, places, strict=True)]
@@ -75,8 +84,13 @@ class MaskFiller:
         if isinstance(self.model, Runtime):
             return self.model(ids, starts)[masks]
         device = next(self.model.parameters()).device
-        hidden = self.model.encoder(ids.to(device), starts.to(device))
-        logits: torch.Tensor = self.model.logits(hidden[masks.to(device)].float())
+        return self.of_states(self.model.encoder(ids.to(device), starts.to(device)), masks.to(device))
+
+    def of_states(self, hidden: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        """Hidden states [T, C], or what a graph gives [T, V], and the places of masks [M] -> logits [M, V]."""
+        if isinstance(self.model, Runtime):
+            return hidden[masks]
+        logits: torch.Tensor = self.model.logits(hidden[masks].float())
         return logits
 
 

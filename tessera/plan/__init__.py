@@ -3,6 +3,7 @@
 In reading order:
 
     recipe.py        a whole run as strict models
+    phase.py         one stretch of training: mixture, rate, masks, or a teacher or translations to learn from
     corpus.py        the text of a run as strict models
     evaluation.py    what is measured in a run: tasks of the catalogue; those of older recipes are translated
     task.py          what is asked of a model, and how it is trained for it
@@ -13,7 +14,6 @@ In reading order:
     schedule.py      batch size, learning rate and mask: pure functions of tokens read
     cost.py          FLOPs, memory and hours on common GPUs
     token_counts.py  how much text there is: from shards, or from a table of counts
-    overview.py      what a recipe will do, by phase and language
     loading.py       a recipe out of a YAML file and back, dotted overrides, what two differ in
     shipped.py       recipes and extras that come with tessera: recipes by name, the pip command of an extra
     errors.py        what is wrong with a recipe, in words for the person who wrote it

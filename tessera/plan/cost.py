@@ -11,7 +11,7 @@ from pathlib import Path
 from tessera.plan.architecture import EncoderConfig, flops_per_token, head_flops, parameters
 from tessera.plan.errors import did_you_mean
 from tessera.plan.fields import at
-from tessera.plan.recipe import Phase
+from tessera.plan.phase import Phase
 
 LOGITS_AT_ONCE = 4096  # scored positions whose logits are held together; model/mlm.py
 
@@ -88,7 +88,7 @@ def phase_flops(config: EncoderConfig, phase: Phase, length: float) -> float:
     Forward of every token and of the head at every masked position, times 3: the way back costs twice the way there.
     Attention is counted for documents of just this length; where lengths vary it is somewhat more.
     """
-    ends = at(phase.mask_ratio, 0.0), at(phase.mask_ratio, 1.0)
+    ends = at(phase.predicted, 0.0), at(phase.predicted, 1.0)
     masked = sum(ends) / 2  # the mean of either curve
     forward = flops_per_token(config, max(1, round(length))) + masked * head_flops(config)
     return 3 * forward * phase.tokens
@@ -148,7 +148,7 @@ def memory(config: EncoderConfig, phase: Phase, micro_batch_tokens: int, gpus: i
         each += hidden
     tokens = max(phase.context, min(micro_batch_tokens, phase.batch_tokens // gpus))
     matrices = counts["layers"] - 2 * layers * hidden + counts["head"] + config.vocab_size * hidden
-    masked = max(at(phase.mask_ratio, 0.0), at(phase.mask_ratio, 1.0)) * tokens
+    masked = max(at(phase.predicted, 0.0), at(phase.predicted, 1.0)) * tokens
     return {
         "weights": 4.0 * counts["total"],
         "gradients": (8.0 if gpus > 1 else 4.0) * counts["total"],

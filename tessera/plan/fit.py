@@ -10,7 +10,8 @@ from typing import Any
 from tessera.plan.corpus import Bucket
 from tessera.plan.fields import show_tokens
 from tessera.plan.mixture import TooLittleTextError, mixture_of
-from tessera.plan.recipe import Phase, Recipe
+from tessera.plan.phase import Phase
+from tessera.plan.recipe import Recipe
 from tessera.plan.token_counts import Inventory, text_of
 
 _LENGTHS = (

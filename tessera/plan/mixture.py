@@ -11,14 +11,14 @@ nothing depends on the machine, and the position in each bucket at any token is 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from operator import mul
 
 from tessera.plan.corpus import Bucket
 from tessera.plan.errors import did_you_mean
 from tessera.plan.fields import Largest, at
-from tessera.plan.recipe import Mixture, Phase
+from tessera.plan.phase import Mixture, Phase
 
 STRETCHES = 512
 _NOTHING = 1e-300  # share of a moment: what lifts less than this to a whole is no finite number
@@ -172,6 +172,28 @@ def mixture_of(phase: Phase, buckets: Sequence[Bucket], available: Sequence[floa
         tokens = [bucket.tokens for bucket in buckets] if available is None else available
         rows = cap(rows, knots, tokens, phase.mixture.max_epochs)
     return MixtureSchedule(tuple(knots), tuple(rows))
+
+
+def mixtures_of_embeddings(
+    phase: Phase, documents: Sequence[Bucket], pairs: Sequence[Bucket]
+) -> tuple[MixtureSchedule | None, MixtureSchedule | None]:
+    """What a phase of sentence embeddings reads of documents and of pairs; None where it reads nothing of these.
+
+    documents   those of sources of pairs, which stand there joined, are left out
+    Raises ValueError as `shares` and `cap` do, and where there are no pairs to read.
+    """
+    how = phase.distil.pair_mixture if phase.distil is not None else phase.mixture
+    plain = round(phase.tokens * (1 - phase.pairs))
+    joined = {bucket.source for bucket in pairs}
+    alone = [replace(bucket, tokens=0) if bucket.source in joined else bucket for bucket in documents]
+    if phase.pairs and not sum(bucket.tokens for bucket in pairs):
+        raise ValueError("there are no pairs to read; give corpus.sources one of kind: pairs")
+    return (
+        mixture_of(phase.model_copy(update={"tokens": plain}), alone) if plain else None,
+        mixture_of(phase.model_copy(update={"tokens": phase.tokens - plain, "mixture": how}), pairs)
+        if phase.tokens > plain
+        else None,
+    )
 
 
 def cap(

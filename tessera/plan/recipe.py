@@ -13,159 +13,8 @@ from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import Corpus, TokenizerTraining
 from tessera.plan.errors import did_you_mean, one_line
 from tessera.plan.evaluation import Evaluation
-from tessera.plan.fields import (
-    AUTO,
-    Curve,
-    Languages,
-    MovingRatio,
-    MovingShare,
-    Name,
-    Part,
-    Ratio,
-    Share,
-    Strict,
-    Tokens,
-    TokensOrAuto,
-    TokensOrNone,
-    at,
-    is_folder,
-    refuse_twins,
-)
-
-
-class Mixture(Strict):
-    """What a phase reads. Shares are of tokens. See plan/mixture.py for the arithmetic."""
-
-    languages: Languages = "all"  # that share what `shares` leaves
-    temperature: MovingShare = 1.0  # p_i proportional to n_i ** temperature, n_i the tokens of language i
-    # Fixed: of a source (`code`), a language (`eng_Latn`) or one of one (`web/eng_Latn`).
-    shares: dict[str, MovingShare] = Field(default_factory=dict)
-    # Languages that are read only from this many planned tokens of the phase on.
-    entries: dict[str, Tokens] = Field(default_factory=dict)
-    max_epochs: float | None = Field(None, gt=0)  # no bucket is read more often than this within the phase
-    tiers: tuple[int, ...] | None = None  # quality tiers that are read; None reads all
-
-    @property
-    def moves(self) -> bool:
-        """Whether anything here changes within the phase."""
-        return bool(self.entries) or any(isinstance(v, Curve) for v in (self.temperature, *self.shares.values()))
-
-    @model_validator(mode="after")
-    def _shares_fit(self) -> Self:
-        moving = any(isinstance(share, Curve) for share in self.shares.values())
-        moments = [n / 64 for n in range(65)] if moving else [0.0]
-        total = max(sum(at(share, moment) for share in self.shares.values()) for moment in moments)
-        if total > 1 + 1e-6:
-            raise ValueError(f"shares add up to {total:.4f}; they are parts of one whole, so at most 1")
-        if self.tiers is not None and not set(self.tiers) <= {1, 2, 3, 4}:
-            raise ValueError(f"tiers are 1, 2, 3 and 4, not {list(self.tiers)}")
-        return self
-
-
-class LearningRate(Strict):
-    """warm-up, plateau at `peak`, decay to `floor * peak`; lengths in tokens. See plan/schedule.py."""
-
-    peak: float = Field(gt=0)
-    warmup: TokensOrNone = 0
-    decay: TokensOrNone = 0
-    shape: Literal["linear", "cosine", "one_minus_sqrt"] = "linear"  # of the decay
-    floor: Share = 0.0  # share of the peak at the end of the decay
-    halve_at: Tokens | None = None  # peak and weight decay are halved from here on (mmBERT-small, 1.2T)
-
-
-class Optimizer(Strict):
-    name: Literal["adamw", "stableadamw", "muon"] = "adamw"  # muon: AdamW for all but the matrices inside layers
-    betas: tuple[Ratio, Ratio] = (0.9, 0.95)
-    eps: float = Field(1e-8, gt=0)
-    momentum: Ratio = 0.95  # of Muon
-    weight_decay: float = Field(0.0, ge=0)
-    fully_decoupled: bool = False  # weight_decay is taken off at each step scaled by lr/peak, not multiplied by lr
-    clip_norm: float | None = Field(None, gt=0)  # of the whole gradient; StableAdamW clips each update itself
-
-
-class BatchWarmup(Strict):
-    start: Tokens  # tokens of the first step
-    tokens: Tokens  # how long the batch grows
-
-
-class RopeTheta(Strict):
-    global_: float = Field(alias="global", gt=0)
-    local: float = Field(gt=0)
-
-
-class BlowUp(Strict):
-    """A step that goes wrong: its loss or gradient is no number, or above a bound. See train/bad_steps.py."""
-
-    policy: Literal["stop", "skip", "rollback"] = "stop"  # rollback: to the last checkpoint of checkpoint_every
-    loss_above_uniform: float | None = Field(None, gt=0)  # nats above ln(vocabulary), which is what guessing costs
-    gradient_norm: float | None = Field(None, gt=0)  # of the whole gradient, before it is clipped
-    in_a_row: int = Field(3, ge=1)  # so many in a row are forgiven, the next stops the run
-    in_all: int = Field(20, ge=1)  # the same for the whole phase
-
-
-class Crop(Strict):
-    """Random lengths. EuroBERT's code cuts a block of `context` tokens into two complementary pieces; its paper
-    describes a fresh uniform length for each piece. Both keep every token."""
-
-    how: Literal["complementary", "uniform"]
-    min_length: int = Field(12, ge=1)
-
-
-class Phase(Strict):
-    """One stretch of training on one data mixture, at one context length."""
-
-    name: Name
-    from_: str = Field(alias="from")  # "scratch", an earlier phase, or a folder with a Hugging Face checkpoint
-    foreign_tokenizer: bool = False  # the folder it starts from was trained with another tokenizer, and that is meant
-    tokens: TokensOrAuto  # to read in this phase; auto: as many as mixture.max_epochs allows of the text
-    context: int = Field(ge=8)  # context length: longest piece of a document, in tokens
-    batch_tokens: Tokens  # read between two updates of the weights
-    batch_warmup: BatchWarmup | None = None
-    mask_ratio: MovingRatio  # share of tokens to predict; special tokens are never chosen
-    mask_replacement: Literal["mask", "80-10-10"] = "mask"  # all <mask>, or 80% <mask>, 10% random, 10% unchanged
-    learning_rate: LearningRate
-    optimizer: Optimizer = Optimizer()
-    keep_optimizer: bool = True  # start with the moments of the phase it comes `from`, where there are any
-    checkpoint_every: Tokens | None = None  # a checkpoint that stays, besides those of machine.checkpoint_minutes
-    rope_theta: RopeTheta | None = None  # from here on; None keeps what the model has
-    crop: Crop | None = None
-    blow_up: BlowUp = BlowUp()
-    mixture: Mixture = Mixture()
-
-    @property
-    def auto(self) -> bool:
-        """Whether the text at hand has yet to say how many tokens are read; see fit.settled."""
-        return self.tokens == AUTO
-
-    @model_validator(mode="after")
-    def _ramps_fit(self) -> Self:
-        rate = self.learning_rate
-        if self.auto and self.mixture.max_epochs is None:
-            raise ValueError("tokens: auto reads as much as mixture.max_epochs allows; say how often, as max_epochs: 4")
-        if not self.auto and rate.warmup + rate.decay > self.tokens:
-            raise ValueError(
-                f"learning_rate: warmup ({rate.warmup}) and decay ({rate.decay}) need {rate.warmup + rate.decay} "
-                f"tokens, but the phase has only {self.tokens}; shorten a ramp or lengthen the phase"
-            )
-        if self.batch_tokens < self.context:
-            raise ValueError(
-                f"batch_tokens is {self.batch_tokens}, less than one piece of {self.context} tokens (context)"
-            )
-        if self.batch_warmup is not None and self.batch_warmup.start > self.batch_tokens:
-            raise ValueError(
-                f"batch_warmup starts at {self.batch_warmup.start}, above batch_tokens {self.batch_tokens}"
-            )
-        if not self.auto and rate.halve_at is not None and rate.halve_at >= self.tokens:
-            raise ValueError(f"learning_rate: halve_at is {rate.halve_at}, but the phase has only {self.tokens} tokens")
-        if self.blow_up.policy == "rollback" and self.checkpoint_every is None:
-            raise ValueError(
-                "blow_up: rollback goes back to a checkpoint of checkpoint_every, and there is none; set it (those of "
-                "machine.checkpoint_minutes will not do: the result would depend on the clock on the wall)"
-            )
-        for language, entry in self.mixture.entries.items():
-            if not self.auto and entry >= self.tokens:
-                raise ValueError(f"mixture.entries: {language} enters at {entry}, but the phase ends at {self.tokens}")
-        return self
+from tessera.plan.fields import Name, Part, Strict, Tokens, is_folder, refuse_twins
+from tessera.plan.phase import Phase
 
 
 class Merge(Strict):
@@ -182,6 +31,11 @@ class Merge(Strict):
     scale: float = Field(1.0, gt=0)  # ties: the merged task vector is multiplied by this before it is added
     decay: Part = 0.5  # exponential: weight of each checkpoint relative to the one after it
     config_of: str | None = None  # the one of `models` whose rope_theta holds where theirs differ; None: they may not
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """All phases that it reads."""
+        return (*self.models, *filter(None, (self.base, self.checkpoints_of)))
 
     @model_validator(mode="after")
     def _has_models(self) -> Self:
@@ -275,7 +129,7 @@ class Recipe(Strict):
                 raise ValueError(
                     f"a stage may not be called {name!r}; the run needs the names {', '.join(sorted(TAKEN))}"
                 )
-        known: list[str] = []
+        known: list[str] = []  # phases, each with all that stand before it
         for phase in self.phases:
             source = phase.from_
             if source == "scratch":
@@ -284,31 +138,43 @@ class Recipe(Strict):
                         f"phase {phase.name!r} starts from scratch, so model.preset must name an architecture"
                     )
             elif not is_folder(source) and source not in known:
-                hint = did_you_mean(source, known) if known else "the first phase starts from scratch or from a folder"
-                raise ValueError(
-                    f"phase {phase.name!r} starts from {source!r}, which is no earlier phase; {hint} "
-                    "(a folder is written with a slash, as ./model)"
-                )
+                self._starts_from_a_merge(phase, known)
             known.append(phase.name)
         for merge in self.merges:
-            for stage in (*merge.models, *filter(None, (merge.base, merge.checkpoints_of))):
-                if stage not in known:
-                    raise ValueError(
-                        f"merge {merge.name!r} names {stage!r}, which is no phase; {did_you_mean(stage, known)}"
-                    )
-            if merge.checkpoints_of is not None and self.phase(merge.checkpoints_of).checkpoint_every is None:
-                raise ValueError(
-                    f"merge {merge.name!r} joins checkpoints of {merge.checkpoints_of!r}; "
-                    "set checkpoint_every in that phase"
-                )
-            thetas = {name: theta for name in merge.models if (theta := self._theta(name))}
-            if len(set(thetas.values())) > 1 and merge.config_of is None:
-                raise ValueError(
-                    f"merge {merge.name!r} joins models of different rotary bases: "
-                    + ", ".join(f"{name} has {theta}" for name, theta in thetas.items())
-                    + "; give their phases one rope_theta, or name the model whose holds with config_of"
-                )
+            self._joins_phases(merge, known)
         return self
+
+    def _starts_from_a_merge(self, phase: Phase, known: list[str]) -> None:
+        """Raises ValueError unless a phase starts from a merge of phases that stand before it."""
+        merge = next((merge for merge in self.merges if merge.name == phase.from_), None)
+        if merge is not None and (late := [name for name in merge.stages if name not in known]):
+            raise ValueError(f"phase {phase.name!r} starts from the merge of {late[0]!r}, which stands after it")
+        if merge is None:
+            hint = did_you_mean(phase.from_, known) if known else "the first phase starts from scratch or from a folder"
+            raise ValueError(
+                f"phase {phase.name!r} starts from {phase.from_!r}, which is no earlier phase; {hint} "
+                "(a folder is written with a slash, as ./model)"
+            )
+
+    def _joins_phases(self, merge: Merge, known: list[str]) -> None:
+        """Raises ValueError unless a merge joins phases whose weights can be joined."""
+        for stage in merge.stages:
+            if stage not in known:
+                raise ValueError(
+                    f"merge {merge.name!r} names {stage!r}, which is no phase; {did_you_mean(stage, known)}"
+                )
+        if merge.checkpoints_of is not None and self.phase(merge.checkpoints_of).checkpoint_every is None:
+            raise ValueError(
+                f"merge {merge.name!r} joins checkpoints of {merge.checkpoints_of!r}; "
+                "set checkpoint_every in that phase"
+            )
+        thetas = {name: theta for name in merge.models if (theta := self._theta(name))}
+        if len(set(thetas.values())) > 1 and merge.config_of is None:
+            raise ValueError(
+                f"merge {merge.name!r} joins models of different rotary bases: "
+                + ", ".join(f"{name} has {theta}" for name, theta in thetas.items())
+                + "; give their phases one rope_theta, or name the model whose holds with config_of"
+            )
 
     def _theta(self, name: str) -> str | None:
         """The rotary bases with which a phase ends; None where a folder has them."""
@@ -318,16 +184,28 @@ class Recipe(Strict):
         if phase.from_ == "scratch":
             config = self.model.config()
             return f"global {config.global_rope_theta:g}, local {config.local_rope_theta:g}"
-        return None if is_folder(phase.from_) else self._theta(phase.from_)
+        return None if is_folder(phase.from_) else self._theta(self._trained(phase.from_))
+
+    def _trained(self, name: str) -> str:
+        """The phase that a stage is, or the one whose configuration a merge has."""
+        merge = next((merge for merge in self.merges if merge.name == name), None)
+        return name if merge is None else merge.config_of or merge.checkpoints_of or merge.models[0]
 
     def phase(self, name: str) -> Phase:
         """The phase of that name."""
         return next(p for p in self.phases if p.name == name)
 
+    def embeds(self, stage: str) -> bool:
+        """Whether a stage trained sentence embeddings, or is a merge of such."""
+        return self.phase(self._trained(stage)).kind != "masked"
+
     def chain(self, name: str | None) -> list[str]:
-        """The phases that went into a phase, oldest first, itself the last; none of a folder or of `scratch`."""
+        """The phases that went into a phase, oldest first, itself the last; none of a folder or of `scratch`.
+
+        Of a merge that one of them starts from, those of the model whose configuration it has.
+        """
         phases, chain = {p.name: p for p in self.phases}, []
         while name in phases:
             chain.append(name)
-            name = phases[name].from_
+            name = self._trained(phases[name].from_)
         return chain[::-1]

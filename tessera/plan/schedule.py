@@ -7,7 +7,7 @@ that grows its batch, or is resumed on another number of processes, keeps its cu
 import math
 
 from tessera.plan.fields import at
-from tessera.plan.recipe import LearningRate, Phase
+from tessera.plan.phase import LearningRate, Phase
 
 
 def boundary(phase: Phase, step: int) -> int:
@@ -96,4 +96,4 @@ def learning_rate_at(phase: Phase, step: int) -> float:
 def mask_ratio_at(phase: Phase, step: int) -> float:
     """The share of tokens to predict in a step: the curve at the middle of its window, or the plain number."""
     middle = (boundary(phase, step) + boundary(phase, step + 1)) / 2
-    return at(phase.mask_ratio, middle / phase.tokens)
+    return at(phase.predicted, middle / phase.tokens)

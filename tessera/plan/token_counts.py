@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tessera.plan.corpus import Bucket
 from tessera.plan.errors import one_line, some
 from tessera.plan.fields import parse_tokens
-from tessera.plan.recipe import Phase, Recipe
+from tessera.plan.phase import Phase
+from tessera.plan.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,13 +31,24 @@ def item_scores(
         rows = [row for item in items for row in item.segments or map(np.zeros_like, item.documents)]
         segments = (torch.from_numpy(np.concatenate(rows).astype(np.int64)).to(device),)
     with autocast(device, dtype):
-        hidden = encoder(tokens, starts, *segments)
-        if reader.kind == "tag":
-            places = np.concatenate([item.places + at for item, at in zip(items, starts.tolist(), strict=False)])
-            return head(hidden.index_select(0, torch.from_numpy(places).to(device)))
-        if reader.kind == "span":
-            return head(hidden)
-        return head(hidden, starts)
+        return head_scores(head, items, reader, encoder(tokens, starts, *segments), starts)
+
+
+def head_scores(head: Head, items: Sequence[Item], reader: Reader, hidden: Tensor, starts: Tensor) -> Tensor:
+    """`item_scores` of hidden states that are there already: [T, C], starts [D+1], of the documents of items."""
+    if reader.kind == "tag":
+        places = np.concatenate([item.places + at for item, at in zip(items, starts.tolist(), strict=False)])
+        return head(hidden.index_select(0, torch.from_numpy(places).to(hidden.device)))
+    if reader.kind == "span":
+        return head(hidden)
+    return head(hidden, starts)
+
+
+def of_items(scores: Tensor, items: Sequence[Item], reader: Reader) -> list[Floats]:
+    """What `item_scores` gives, cut into that of each item, as `predicted` gives it."""
+    ends = np.cumsum([item.rows for item in items])
+    parts = np.split(scores.float().cpu().numpy(), ends[:-1])
+    return [rows if reader.kind in ("tag", "span") else rows.reshape(-1) for rows in parts]
 
 
 @torch.inference_mode()
@@ -62,10 +73,9 @@ def predicted(
     with autocast(device, dtype):  # around all batches: it keeps weights that it has rounded
         for numbers in by_length([item.tokens for item in items], max_tokens):
             batch = [items[i] for i in numbers]
-            scores = item_scores(encoder, head, batch, reader, device, dtype).float().cpu().numpy()
-            ends = np.cumsum([item.rows for item in batch])
-            for number, rows in zip(numbers, np.split(scores, ends[:-1]), strict=True):
-                found[number] = rows if reader.kind in ("tag", "span") else rows.reshape(-1)
+            scores = item_scores(encoder, head, batch, reader, device, dtype)
+            for number, rows in zip(numbers, of_items(scores, batch, reader), strict=True):
+                found[number] = rows
             done += len(batch)
             (on_progress or silent)(done, len(items), "predicting")
     return found

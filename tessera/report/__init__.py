@@ -13,6 +13,7 @@ In reading order:
     significance.py    whether two results differ for certain
     compare.py         results beside one another and beside published ones
     compare_charts.py  their pictures
+    overview.py        what a recipe will do, by phase and language
     plan_tables.py     a plan as tables, CSV and picture
     fertility.py       what each language pays for a tokenizer, as a picture
 """

@@ -49,6 +49,8 @@ def summarize(folder: Path) -> dict[str, Any]:
         tables.append({"title": title, "columns": ["model", *groups], "rows": rows, "digits": digits})
     finished = [folder / name / "final" for name in run.models if (folder / name / "final").exists()]
     paths = {"model": str(finished[-1])} if finished else {}
+    embedders = [folder / name / "embedder" for name in run.models if (folder / name / "embedder").exists()]
+    paths |= {"embedder": str(embedders[-1])} if embedders else {}
     return {"tables": tables, "paths": {**paths, "report": str(folder / "report.html")}}
 
 

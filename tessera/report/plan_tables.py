@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.files import atomic_file, csv_cells
-from tessera.plan.overview import LanguagePlan, Overview, PhasePlan
+from tessera.report.overview import LanguagePlan, Overview, PhasePlan
 from tessera.report.style import LIGHT, TOKENS, altair, check_picture, write_picture
 from tessera.report.tables import tokens
 

@@ -14,7 +14,8 @@ from typing import Any
 from tessera import checksums
 from tessera.files import read_json
 from tessera.plan.loading import load
-from tessera.plan.recipe import Merge, Phase, Recipe
+from tessera.plan.phase import Phase
+from tessera.plan.recipe import Merge, Recipe
 from tessera.plan.result import HELD_OUT, Result, read_all
 
 STEP_COLUMNS = (

@@ -17,7 +17,6 @@ vectors, then each micro-batch again with its part of that gradient, which toget
 # Shapes: B queries, D documents, C hidden size.
 
 import functools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from tessera.checksums import sealed_json
 from tessera.data.examples import Triple
@@ -39,6 +37,7 @@ from tessera.inference.tokenize import Ids
 from tessera.plan.task import Protocol
 from tessera.progress import Progress
 from tessera.retrieval.retriever import Contrast, Retriever
+from tessera.train.embedding import info_nce
 
 Answers = dict[str, set[str]]  # of each query, the documents that are known to answer it
 
@@ -77,33 +76,6 @@ def known(triples: Sequence[Triple]) -> Answers:
     for triple in triples:
         answers.setdefault(triple.query, set()).add(triple.positive)
     return answers
-
-
-def info_nce(
-    queries: Tensor, documents: Tensor, targets: Tensor, ignored: Tensor, temperature: float, symmetric: bool = False
-) -> Tensor:
-    """-log of the share that its own document has of each query's similarities, the mean over queries.
-
-    queries      [B, C] of any length
-    documents    [D, C]
-    targets      [B] int64, the document of each query
-    ignored      [B, D] bool, documents that are not held against a query
-    temperature  cosines are divided by it
-    symmetric    the mean of that and of the same from each query's document to the queries
-
-    Source: van den Oord et al. 2018, arXiv:1807.03748; cosines with in-batch negatives, EuroBERT (arXiv:2503.05500,
-    section 3.1).
-    """
-    logits = functional.normalize(queries, dim=-1) @ functional.normalize(documents, dim=-1).T / temperature
-    logits = logits.masked_fill(ignored, -math.inf)
-    forward = functional.cross_entropy(logits, targets)
-    if not symmetric:
-        return forward
-    # Row i: the document of query i among all queries, but for those that it answers as well.
-    own = torch.arange(len(targets), device=targets.device)
-    shared = (targets[:, None] == targets[None, :]) & (own[:, None] != own[None, :])
-    backward = functional.cross_entropy(logits[:, targets].T.masked_fill(shared, -math.inf), own)
-    return (forward + backward) / 2
 
 
 def nested(vectors: Tensor, batch: Batch, how: Contrast, temperature: float) -> Tensor:

@@ -158,6 +158,10 @@ class Tokenizer:
         """The text of some ids; `special` shows special tokens too."""
         return self._inner.decode([int(i) for i in ids], skip_special_tokens=not special)
 
+    def decode_batch(self, ids: Sequence[NDArray[Any]]) -> list[str]:
+        """The text of each array of ids, without special tokens."""
+        return self._inner.decode_batch([row.tolist() for row in ids], skip_special_tokens=True)
+
     def token(self, token_id: int) -> str:
         """How the vocabulary writes one token."""
         return self._inner.id_to_token(token_id) or ""

@@ -4,7 +4,9 @@ In reading order:
 
     trainer.py            one phase, through any number of interruptions
     start.py              where a phase starts: a checkpoint of its own, another phase, a folder, nothing
+    reading.py            what a phase reads: its dataloader and planned mixture
     gradient.py           gradient accumulation and dropout, however a batch is cut
+    embedding.py          objectives of sentence embeddings: distance to a teacher, InfoNCE with cached gradients
     bad_steps.py          a step that goes wrong, and whether the run may go on
     optimizer.py          AdamW, StableAdamW and Muon, their state as plain tensors
     checkpoint.py         a model folder with the training state beside it, whole or not there

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from tessera.data.pair_stream import EmbeddingStream
 from tessera.data.stream import Stream
 from tessera.files import write_json
 from tessera.plan import schedule
 from tessera.plan.errors import some
-from tessera.plan.recipe import Phase
+from tessera.plan.phase import Phase
 
 Steps = tuple[int, int]  # first and last step of those that were read and not learnt from
 
@@ -67,29 +66,16 @@ def too_many(phase: Phase, left_out: Sequence[Steps], first: int) -> str | None:
     return None
 
 
-def documents(stream: Stream, t0: int, t1: int) -> list[tuple[int, int, int, int]]:
-    """What the batch of the window [t0, t1) is made of, in its order.
-
-    returns  (bucket, number of the document within it, first token within the document, tokens)
-    """
-    bucket, starts, lengths, _ = stream.documents(t0, t1)
-    offsets = stream.shards.offsets
-    place = np.searchsorted(offsets, starts, side="right") - 1
-    first = np.asarray(stream.shards.first_document, np.int64)[bucket]
-    found = np.stack((bucket, place - first, starts - np.asarray(offsets[place]), lengths), axis=1)
-    return [tuple(row) for row in found.tolist()]
-
-
-def record(folder: Path, phase: Phase, fault: Fault, stream: Stream) -> str:
+def record(folder: Path, phase: Phase, fault: Fault, stream: Stream | EmbeddingStream) -> str:
     """Writes `faults/step-<n>.json` into the phase's folder and returns a message for people.
 
     The file has every document that was read in the step; the message the first few.
     """
     begin, end = schedule.boundary(phase, fault.step), schedule.boundary(phase, fault.step + 1)
-    read = documents(stream, begin, end)
+    read = stream.origins(begin, end)
     total = sum(tokens for *_, tokens in read)
     rows = [
-        {"bucket": stream.shards.buckets[bucket].key, "document": number, "first_token": first, "tokens": tokens}
+        {"bucket": stream.buckets[bucket].key, "document": number, "first_token": first, "tokens": tokens}
         for bucket, number, first, tokens in read
     ]
     path = folder / "faults" / f"step-{fault.step}.json"

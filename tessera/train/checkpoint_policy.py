@@ -11,7 +11,8 @@ from tessera.model import hub
 from tessera.model.mlm import MaskedLM
 from tessera.plan import schedule
 from tessera.plan.fields import show_tokens
-from tessera.plan.recipe import Phase, Recipe
+from tessera.plan.phase import Phase
+from tessera.plan.recipe import Recipe
 from tessera.train import checkpoint, distributed
 from tessera.train.checkpoint import CheckpointError, Position
 from tessera.train.model_card import card

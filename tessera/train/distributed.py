@@ -210,6 +210,13 @@ def total(values: list[float], world: World) -> list[float]:
     return tensor.tolist()
 
 
+def summed(tensor: Tensor, world: World) -> Tensor:
+    """The sum of a tensor over all processes, the same in each of them; without a gradient."""
+    if world.size > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
 def gathered(values: list[float], world: World) -> list[list[float]]:
     """The values of every process, by rank: the same table in each of them."""
     if world.size == 1:

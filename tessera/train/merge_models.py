@@ -1,13 +1,20 @@
 """Model merging: the weights of several model folders into one folder."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+from tessera import checksums
 from tessera.checksums import seal
-from tessera.files import atomic_folder, refuse_taken
+from tessera.files import atomic_folder, refuse_taken, write_json
 from tessera.model import hub, merging
 from tessera.model.hf_files import find_model
 from tessera.plan.architecture import EncoderConfig
+from tessera.plan.recipe import Merge, Recipe
+from tessera.progress import Watcher
+from tessera.train import checkpoint
+from tessera.train.model_card import card
+from tessera.train.start import TrainingError
 
 
 def merge_folders(
@@ -43,3 +50,48 @@ def merge_folders(
         hub.save(merged, staging, tokenizer or config_of or models[0], describe(merged.config, summary))
         seal(staging)
     return target
+
+
+def merge_stage(merge: Merge, recipe: Recipe, folder: Path, watcher: Watcher) -> None:
+    """Makes `<folder>/<merge>/final` of a run, unless it is there. Raises TrainingError where a model is not whole."""
+    target = folder / merge.name
+    if (target / "merge.json").exists():
+        return
+    progress = watcher.progress(merge.name)
+    models = [(folder / name / "final").resolve() for name in merge.models]
+    if merge.checkpoints_of is not None:
+        models = checkpoint.checkpoints(folder / merge.checkpoints_of)[-merge.last :]
+        if len(models) < 2:
+            raise TrainingError(
+                f"merge {merge.name}: {merge.checkpoints_of} has {len(models)} checkpoint; "
+                "set checkpoint_every of that phase to fewer tokens than it has"
+            )
+    names = [f"{path.parent.name}/{path.name}" for path in models]
+    for path in (*models, *((folder / merge.base / "final",) if merge.base else ())):
+        check_model(path.resolve(), watcher)
+    merge_folders(
+        models,
+        target / "final",
+        method=merge.method,
+        base=folder / merge.base / "final" if merge.base else None,
+        weights=merge.weights,
+        density=merge.density,
+        scale=merge.scale,
+        decay=merge.decay,
+        config_of=folder / merge.config_of / "final" if merge.config_of else None,
+        tokenizer=folder / "tokenizer",
+        describe=partial(card, recipe, merge.name),
+    )
+    write_json(target / "merge.json", {**merge.model_dump(mode="json"), "read": names}, sealed=True)
+    progress(1, 1, f"{merge.method} of {', '.join(names)}")
+
+
+def check_model(folder: Path, watcher: Watcher) -> None:
+    """Raises TrainingError where a model of the run is not what was written."""
+    if (wrong := checksums.damage(folder)) is not None:
+        raise TrainingError(
+            f"{wrong}; remove {folder} and {folder.parent / 'final'} and start the run again: "
+            f"{folder.parent.name} is made anew, a phase from its last whole checkpoint on"
+        )
+    if not (folder / checksums.MANIFEST).is_file():
+        watcher.say(f"{folder}: has no {checksums.MANIFEST} to compare it with; taken as it is")

@@ -13,7 +13,7 @@ from tessera.files import write_json
 from tessera.plan.corpus import Bucket
 from tessera.plan.fields import Curve
 from tessera.plan.mixture import MixtureSchedule
-from tessera.plan.recipe import Phase
+from tessera.plan.phase import Phase
 from tessera.progress import Say, silent
 from tessera.train.checkpoint import Position
 

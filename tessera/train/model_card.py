@@ -5,7 +5,8 @@ import yaml
 from tessera.model.transformers_model import TransformersConfig
 from tessera.plan.architecture import EncoderConfig, parameters
 from tessera.plan.fields import show_tokens
-from tessera.plan.recipe import Phase, Recipe
+from tessera.plan.phase import Phase
+from tessera.plan.recipe import Recipe
 
 
 def card(recipe: Recipe, stage: str, config: EncoderConfig | TransformersConfig, made: str) -> str:
@@ -50,6 +51,6 @@ model = AutoModelForMaskedLM.from_pretrained("<this folder>")
 
 def _row(phase: Phase) -> str:
     return (
-        f"| {phase.name} | {phase.from_} | {show_tokens(phase.tokens)} | {phase.context} | {phase.mask_ratio:g} "
+        f"| {phase.name} | {phase.from_} | {show_tokens(phase.tokens)} | {phase.context} | {phase.predicted:g} "
         f"| {phase.learning_rate.peak:g} | {phase.mixture.temperature:g} |"
     )

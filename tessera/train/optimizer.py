@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tessera.model.encoder import Block
 from tessera.plan.errors import one_line
-from tessera.plan.recipe import Optimizer
+from tessera.plan.phase import Optimizer
 from tessera.train.distributed import DTensor, like, whole
 
 _COUNTS = {"step", "setup"}  # of torch-optimi, which adds them to a group with the first step

@@ -10,19 +10,22 @@ from tessera import checksums
 from tessera.data.shards import Shards
 from tessera.files import digest, read_json, write_json
 from tessera.model import hub
+from tessera.model.attention import choose
 from tessera.model.hf_files import find_model, tokenizers_differ
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.model.resize import resize
 from tessera.model.transformers_model import TransformersConfig, TransformersMaskedLM
 from tessera.plan import schedule
-from tessera.plan.architecture import EncoderConfig
+from tessera.plan.architecture import EncoderConfig, parameters
 from tessera.plan.fields import is_folder
-from tessera.plan.recipe import Phase, Recipe
+from tessera.plan.phase import Phase
+from tessera.plan.recipe import Recipe
 from tessera.progress import Watcher
 from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.train import checkpoint, distributed, metrics
 from tessera.train.bad_steps import Steps
 from tessera.train.checkpoint import Position
+from tessera.train.embedding import Embeddings
 from tessera.train.gradient import Objective, SeededDropout
 from tessera.train.optimizer import build
 
@@ -42,6 +45,7 @@ class Text:
     held_out: Shards | None
     tokenizer: Tokenizer
     tokenizer_folder: Path
+    pairs: Shards | None = None  # sides of pairs, where a phase trains sentence embeddings on them
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,11 +69,12 @@ class Rollback:
 
 def start(
     recipe: Recipe, phase: Phase, run: Path, text: Text, world: distributed.World, watcher: Watcher,
-    back: Rollback | None,
+    back: Rollback | None, buckets: int,
 ) -> TrainState:  # fmt: skip
     """Model, optimizer and position, ready for the next step.
 
-    back   instead of the last checkpoint
+    back      instead of the last checkpoint
+    buckets   that the phase reads from
     Raises TrainingError where the phase that this one comes from is damaged or its vocabulary does not fit.
     """
     own = _last(run / phase.name, world, watcher) if back is None else back.folder
@@ -78,7 +83,7 @@ def start(
         model, position = hub.load_any(own, attention=recipe.machine.attention), checkpoint.position(own)
         carried: Path | None = own
     else:
-        model, position, carried = _begin(recipe, phase, run, text, world)
+        model, position, carried = _begin(recipe, phase, run, text, world, buckets)
     if back is None:
         _say_where(watcher, phase, run / phase.name, own, position.step)
     else:
@@ -89,9 +94,16 @@ def start(
         watcher.warn(f"{phase.name}: going back to {own.name if own else 'its start'}, on with step {step}")
     if isinstance(model, TransformersMaskedLM):
         _check_foreign(model, phase, recipe, world)
+    if phase.kind != "masked" and world.size > 1 and recipe.machine.parallel == "fsdp2":
+        raise TrainingError(f"{phase.name}: {phase.kind} spreads whole models only; set machine.parallel: ddp")
     model.to(world.device).train()
     noise = SeededDropout(model) if world.device.type == "cpu" and isinstance(model, MaskedLM) else None
-    objective = distributed.spread(Objective(model), world, recipe.machine.parallel)
+    if phase.kind == "masked":
+        whole: nn.Module = Objective(model)
+    else:
+        assert isinstance(model, MaskedLM), "checked above"
+        whole = Embeddings(model.encoder)
+    objective = distributed.spread(whole, world, recipe.machine.parallel)
     optimizer = build(model, phase.optimizer, phase.learning_rate.peak)
     if carried is not None:
         checkpoint.load_optimizer(carried, optimizer)
@@ -117,12 +129,12 @@ def _last(folder: Path, world: distributed.World, watcher: Watcher) -> Path | No
 
 
 def _begin(
-    recipe: Recipe, phase: Phase, run: Path, text: Text, world: distributed.World
+    recipe: Recipe, phase: Phase, run: Path, text: Text, world: distributed.World, buckets: int
 ) -> tuple[hub.AnyMaskedLM, Position, Path | None]:
     """(model, position, checkpoint whose optimizer state goes on or None) at the start of a phase."""
     backend = recipe.machine.attention
-    buckets = [0] * len(text.train.buckets)
-    fresh = Position(step=0, tokens=0, tokens_read=0, documents=0, total_tokens_before=0, tokens_by_bucket=buckets)
+    counts = [0] * buckets
+    fresh = Position(step=0, tokens=0, tokens_read=0, documents=0, total_tokens_before=0, tokens_by_bucket=counts)
     carried = None
     model: hub.AnyMaskedLM
     if phase.from_ == "scratch":
@@ -144,7 +156,9 @@ def _begin(
         _check_vocabulary(model.config, text.tokenizer, phase.from_)
     else:
         parent = (run / phase.from_ / "final").resolve()
-        problem = distributed.from_lead(checkpoint.damage(parent) if world.leads else None, world)
+        merged = next((merge for merge in recipe.merges if merge.name == phase.from_), None)
+        found = checkpoint.damage if merged is None else checksums.damage
+        problem = distributed.from_lead(found(parent) if world.leads else None, world)
         if problem is not None:
             raise TrainingError(
                 f"{phase.name} comes from {phase.from_}, but {problem}; remove {parent} and {run / phase.from_}/final "
@@ -152,8 +166,11 @@ def _begin(
             )
         _check_tokenizer(parent, text.tokenizer, phase, carried=True)
         model = hub.load_any(parent, attention=backend)
-        fresh = replace(fresh, total_tokens_before=checkpoint.position(parent).total_tokens)
-        if phase.keep_optimizer and recipe.phase(phase.from_).optimizer.name == phase.optimizer.name:
+        before = sum(recipe.phase(name).tokens for name in recipe.chain(phase.name)[:-1])
+        if merged is None:
+            before = checkpoint.position(parent).total_tokens
+        fresh = replace(fresh, total_tokens_before=before)
+        if merged is None and phase.keep_optimizer and recipe.phase(phase.from_).optimizer.name == phase.optimizer.name:
             carried = parent
     if phase.rope_theta is not None and isinstance(model, MaskedLM):
         model.encoder.set_rope_theta(phase.rope_theta.global_, phase.rope_theta.local)
@@ -188,6 +205,8 @@ def _check_foreign(model: TransformersMaskedLM, phase: Phase, recipe: Recipe, wo
          f"rope_theta moves the rotary positions of tessera's own families, and a {kind} is none; leave it out"),
         (phase.optimizer.name == "muon",
          f"optimizer.name is muon, which knows the {own}, not those of a {kind}; take adamw or stableadamw"),
+        (phase.kind != "masked",
+         f"{phase.kind} trains models of the {own.removeprefix('layers of ')}, not a {kind}; tessera finetune does"),
         (world.size > 1 and recipe.machine.parallel == "fsdp2",
          f"machine.parallel is fsdp2, which spreads the {own}, not those of a {kind}; set machine.parallel: ddp"),
     )  # fmt: skip
@@ -265,3 +284,24 @@ def _check_vocabulary(config: EncoderConfig | TransformersConfig, tokenizer: Tok
             f"{where} has {config.vocab_size} embeddings, but the tokenizer has {tokenizer.vocab_size} tokens; "
             "set model.override.vocab_size, or use the tokenizer of that model"
         )
+
+
+def described(model: hub.AnyMaskedLM, world: distributed.World) -> tuple[str, str, str]:
+    """Size and attention, how documents go through, and positions, in words."""
+    if isinstance(model, TransformersMaskedLM):
+        return (
+            f"{model.config.parameters / 1e6:.1f}M parameters, {type(model.model).__name__} run by transformers "
+            f"(attention: {model.model.config._attn_implementation}, whole documents)",
+            "padded in groups of similar length",
+            f"positions for {model.config.max_position_embeddings} tokens",
+        )
+    config = model.config
+    layers = range(config.num_hidden_layers)
+    local = sum(config.window(layer) is not None for layer in layers)
+    window = f"{config.local_attention} tokens in {local} of {len(layers)} layers" if local else "whole documents"
+    return (
+        f"{parameters(config)['total'] / 1e6:.1f}M parameters, attention "
+        f"{choose(model.encoder.backend, world.device)} (window: {window})",
+        "packed without padding",
+        f"RoPE theta {config.global_rope_theta:g} global, {config.local_rope_theta:g} local",
+    )

@@ -16,27 +16,27 @@ import torch
 
 from tessera import signals
 from tessera.data.packing import Batch
+from tessera.data.pair_stream import EmbeddingStream
 from tessera.data.stream import Stream
-from tessera.model.attention import choose
 from tessera.model.hub import AnyMaskedLM
 from tessera.model.precision import compute_dtype
-from tessera.model.transformers_model import TransformersMaskedLM
 from tessera.plan import schedule
-from tessera.plan.architecture import parameters
 from tessera.plan.fields import show_tokens
-from tessera.plan.mixture import MixtureSchedule, mixture_of
-from tessera.plan.recipe import Phase, Recipe
+from tessera.plan.mixture import MixtureSchedule
+from tessera.plan.phase import Phase
+from tessera.plan.recipe import Recipe
 from tessera.progress import Progress, Silent, Watcher, silent
 from tessera.signals import Stopped
-from tessera.train import bad_steps, checkpoint, distributed
+from tessera.train import bad_steps, checkpoint, distributed, embedding, gradient
 from tessera.train.bad_steps import Fault
 from tessera.train.checkpoint import CheckpointError, Position
 from tessera.train.checkpoint_policy import CheckpointPolicy, whole_model
-from tessera.train.gradient import backward
+from tessera.train.embedding import TeacherVectors
 from tessera.train.held_out import bits_per_byte
 from tessera.train.metrics import Metrics, write_mixture
 from tessera.train.optimizer import clip_gradients, set_learning_rate
-from tessera.train.start import Rollback, Text, TrainingError, TrainState, start
+from tessera.train.reading import Taught, reading
+from tessera.train.start import Rollback, Text, TrainingError, TrainState, described, start
 from tessera.train.throughput import ThroughputMeter, find_peak, passes
 
 
@@ -49,7 +49,8 @@ class Job:
     run: Path
     text: Text
     world: distributed.World
-    stream: Stream
+    stream: Stream | EmbeddingStream
+    teacher: TeacherVectors | None
     mixture: MixtureSchedule
     dtype: torch.dtype
     on_progress: Progress
@@ -68,21 +69,25 @@ def train(
     world: distributed.World,
     on_progress: Progress = silent,
     watcher: Watcher = Silent(),
+    taught: Taught | None = None,
 ) -> Path:
     """Trains one phase to its end and returns its last checkpoint, `<run>/<phase>/final`.
+
+    taught   what the teacher of a phase that distils said
 
     Starts from the phase's own last whole checkpoint where there is one. Raises TrainingError where a step goes wrong
     and `blow_up` does not forgive it, CheckpointError on a full disk, LostProcess where another process of the world
     has ended, Stopped after a checkpoint where a signal asks for it; what was written before stays.
     """
-    planned = mixture_of(phase, text.train.buckets)
+    stream, planned = reading(recipe, phase, text, taught)
     job = Job(
         recipe=recipe,
         phase=phase,
         run=run,
         text=text,
         world=world,
-        stream=_stream(recipe, phase, text, planned),
+        stream=stream,
+        teacher=None if taught is None else taught.vectors,
         mixture=planned,
         dtype=compute_dtype(recipe.machine.dtype, world.device),
         on_progress=on_progress if world.leads else silent,
@@ -108,11 +113,11 @@ def _train_from(job: Job, back: Rollback | None) -> Rollback | None:
     """Trains from the last checkpoint, or from where `back` leads, to the end: None; or to a step that leads back."""
     recipe, phase, world = job.recipe, job.phase, job.world
     # load or make the model, the optimizer and the position
-    state = start(recipe, phase, job.run, job.text, world, job.watcher, back)
+    state = start(recipe, phase, job.run, job.text, world, job.watcher, back, len(job.stream.buckets))
     policy = CheckpointPolicy(recipe, phase, job.folder, job.text.tokenizer_folder, world)
     meter, stop = ThroughputMeter(state.model.config, find_peak(world, job.dtype), world), 0
     if world.leads:
-        write_mixture(job.folder, phase, job.stream.shards.buckets, job.mixture, None)
+        write_mixture(job.folder, phase, job.stream.buckets, job.mixture, None)
         _introduce(job, state, meter)
     with Metrics(job.folder, state.position.step, writes=world.leads, warn=job.watcher.warn) as log:
         # after a rollback: a checkpoint of what is left out, written before anything is built on it
@@ -155,7 +160,7 @@ def _train_from(job: Job, back: Rollback | None) -> Rollback | None:
                 raise Stopped(stop, _stopped_at(phase, state.position), together=True)
     # the end of the phase: `final`, written last, says that it is whole
     if world.leads:
-        write_mixture(job.folder, phase, job.stream.shards.buckets, job.mixture, state.position)
+        write_mixture(job.folder, phase, job.stream.buckets, job.mixture, state.position)
         job.watcher.say(f"{phase.name}: {meter.summary()}")
     policy.finish(state.position)
     distributed.wait(world)
@@ -167,7 +172,11 @@ def _train_from(job: Job, back: Rollback | None) -> Rollback | None:
 
 
 def _shown(batch: Batch, loss: float) -> str:
-    return f"loss {loss:.3f}" if len(batch.positions) else "no token was masked"
+    return f"loss {loss:.3f}" if _has_loss(batch) else "no token was masked"
+
+
+def _has_loss(batch: Batch) -> bool:
+    return batch.rows is not None or len(batch.positions) > 0
 
 
 def _stopped_at(phase: Phase, position: Position) -> str:
@@ -185,7 +194,11 @@ def _step(job: Job, state: TrainState, step: int, batch: Batch) -> tuple[float, 
     # forward and backward, micro-batch by micro-batch: gradient accumulation
     seed = _seed(job.recipe.seed, phase.name, step)
     tokens = job.recipe.machine.micro_batch_tokens
-    own = backward(state.objective, batch, tokens, world, job.dtype, noise=state.noise, seed=seed)
+    how = (tokens, world, job.dtype)
+    if phase.kind == "masked":
+        own = gradient.backward(state.objective, batch, *how, noise=state.noise, seed=seed)
+    else:
+        own = embedding.backward(state.objective, batch, phase, job.teacher, *how, noise=state.noise, seed=seed)
     norm = clip_gradients(state.model.parameters(), phase.optimizer.clip_norm)
     # is the step sound? all processes judge the same two numbers
     loss, norm = distributed.total([own, norm / world.size], world)
@@ -232,7 +245,7 @@ def _log_step(
         tokens=position.tokens,
         tokens_read=position.tokens_read,
         total_tokens=position.total_tokens,
-        **({"loss": loss} if len(batch.positions) else {}),  # a step that predicts nothing has none
+        **({"loss": loss} if _has_loss(batch) else {}),  # a step that predicts nothing has none
         learning_rate=schedule.learning_rate_at(phase, step),
         mask_ratio=schedule.mask_ratio_at(phase, step),
         batch_tokens=len(batch.tokens),
@@ -244,7 +257,7 @@ def _log_step(
 
 def _measure(job: Job, state: TrainState, log: Metrics) -> None:
     """Logs the held-out loss, where there is held-out text; the leading process computes it, with the whole model."""
-    if job.text.held_out is None:
+    if job.text.held_out is None or job.phase.kind != "masked":  # a vector of a text predicts no token
         return
     model, how = whole_model(state.model, job.world), job.recipe.evaluation
     if model is not None:
@@ -265,7 +278,10 @@ def _batches(job: Job, first: int) -> Iterator[tuple[int, Batch, list[int], floa
 
     def read(step: int) -> tuple[Batch, list[int]]:
         begin, end = schedule.boundary(phase, step), schedule.boundary(phase, step + 1)
-        batch = stream.read(begin, end, schedule.mask_ratio_at(phase, step))
+        if isinstance(stream, EmbeddingStream):
+            batch = stream.read(begin, end)
+        else:
+            batch = stream.read(begin, end, schedule.mask_ratio_at(phase, step))
         return batch, passes(batch, job.world, job.recipe.machine.micro_batch_tokens)
 
     with ThreadPoolExecutor(1) as reader:
@@ -277,15 +293,6 @@ def _batches(job: Job, first: int) -> Iterator[tuple[int, Batch, list[int], floa
             waited = time.perf_counter() - began
             prefetched = reader.submit(read, step + 1) if step + 1 < steps else None
             yield step, batch, sizes, waited
-
-
-def _stream(recipe: Recipe, phase: Phase, text: Text, planned: MixtureSchedule) -> Stream:
-    tokenizer = text.tokenizer
-    return Stream(
-        text.train, planned, context=phase.context, seed=recipe.seed, phase_name=phase.name,
-        replacement=phase.mask_replacement, crop=phase.crop, mask_id=tokenizer.mask_id,
-        special_ids=tokenizer.special_ids, vocab_size=tokenizer.vocab_size,
-    )  # fmt: skip
 
 
 def _advance(position: Position, phase: Phase, batch: Batch) -> Position:
@@ -315,34 +322,19 @@ def _introduce(job: Job, state: TrainState, meter: ThroughputMeter) -> None:
     phase, world, model = job.phase, job.world, state.model
     sources = sum(share > 0 for share in job.mixture.mean())
     kind = f" ({job.recipe.machine.parallel})" if world.size > 1 else ""
-    network, packing, positions = _network(model, world)
+    network, packing, positions = described(model, world)
     job.watcher.say(
         f"{phase.name}: {network}, {str(job.dtype).removeprefix('torch.')} on "
         f"{world.device.type} x {world.size}{kind}, {show_tokens(phase.tokens)} tokens of {sources} sources and "
-        f"languages, {packing}, at most {phase.context} tokens a document, mask {phase.mask_ratio:g}, {positions}"
+        f"languages, {packing}, at most {phase.context} tokens a document, {_objective(phase)}, {positions}"
     )
     job.watcher.say(f"{phase.name}: MFU counts as a share of {meter.peak.source}")
 
 
-def _network(model: AnyMaskedLM, world: distributed.World) -> tuple[str, str, str]:
-    """Size and attention, how documents go through, and positions, in words."""
-    if isinstance(model, TransformersMaskedLM):
-        return (
-            f"{model.config.parameters / 1e6:.1f}M parameters, {type(model.model).__name__} run by transformers "
-            f"(attention: {model.model.config._attn_implementation}, whole documents)",
-            "padded in groups of similar length",
-            f"positions for {model.config.max_position_embeddings} tokens",
-        )
-    config = model.config
-    layers = range(config.num_hidden_layers)
-    local = sum(config.window(layer) is not None for layer in layers)
-    window = f"{config.local_attention} tokens in {local} of {len(layers)} layers" if local else "whole documents"
-    return (
-        f"{parameters(config)['total'] / 1e6:.1f}M parameters, attention "
-        f"{choose(model.encoder.backend, world.device)} (window: {window})",
-        "packed without padding",
-        f"RoPE theta {config.global_rope_theta:g} global, {config.local_rope_theta:g} local",
-    )
+def _objective(phase: Phase) -> str:
+    if phase.distil is not None:
+        return f"{phase.distil.pairs:.0%} in pairs, distilling {phase.distil.teacher} ({phase.distil.loss})"
+    return f"mask {phase.predicted:g}" if phase.contrast is None else "contrastive, in pairs"
 
 
 def _seed(*parts: object) -> int:

@@ -12,7 +12,7 @@ from tessera.data.shard_writer import ShardWriter
 from tessera.data.shards import Shards
 from tessera.data.stream import Stream, cut
 from tessera.plan.mixture import MixtureSchedule, mixture_of, shares
-from tessera.plan.recipe import Crop, Mixture, Phase
+from tessera.plan.phase import Crop, Mixture, Phase
 
 FIRST = 10  # ids below are special; every token of a store is its position + FIRST, so a token says where it was read
 
@@ -217,7 +217,9 @@ def test_a_mixture_that_stands_still_is_read_alike_however_long_the_phase(store)
     long = stream(store, MixtureSchedule((0, 10**15), (shares(Mixture(temperature=0.3), store.buckets),)))
     for t in (0, 1, 777, 12_345, 10**9 + 7, 10**15 - 1):
         assert long.draws(t).tolist() == short.draws(t).tolist()
-        assert long.draws(t).tolist() == np.floor(long._rate[0] * t + long._phase).astype(np.int64).tolist()
+        assert (
+            long.draws(t).tolist() == np.floor(long._draws._rate[0] * t + long._draws._phase).astype(np.int64).tolist()
+        )
     assert documents(long.read(5_000, 6_000, 0.3)) == documents(short.read(5_000, 6_000, 0.3))
 
 

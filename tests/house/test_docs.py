@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from tessera.plan import corpus, evaluation, fields, recipe, task, task_data
+from tessera.plan import corpus, evaluation, fields, phase, recipe, task, task_data
 from tessera.plan.fields import Strict
 from tessera.plan.recipe import Recipe
 
@@ -50,7 +50,9 @@ def words(text: str) -> set[str]:
 def test_no_model_of_the_recipe_is_overlooked():
     list(keys(Recipe, (), reached := set()))
     things = [
-        thing for module in (recipe, corpus, fields, evaluation, task, task_data) for thing in vars(module).values()
+        thing
+        for module in (recipe, phase, corpus, fields, evaluation, task, task_data)
+        for thing in vars(module).values()
     ]
     models = {thing for thing in things if inspect.isclass(thing) and issubclass(thing, Strict)}
     assert reached == models - {Strict, task.Protocol, task.Sweep, task.Spaced}  # those are not of a recipe

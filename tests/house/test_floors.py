@@ -41,6 +41,8 @@ FLOORS = {
     "retrieval": 3.5,
     "evaluation": 4,
     "ablation": 5,
+    "batching": 4.5,  # requests of many clients; below HTTP
+    "serve": 5,
     "preflight": 5,
     "run": 6,
     "demo_text": 5,

@@ -195,7 +195,7 @@ def test_a_text_in_chunks_is_the_mean_of_its_chunks_by_their_tokens(encoder):
     expected = np.zeros(32)
     with torch.no_grad():
         for chunk in chunks:
-            hidden = encoder._engine.model(torch.tensor(chunk), torch.tensor([0, len(chunk)]))
+            hidden = encoder.engine.model(torch.tensor(chunk), torch.tensor([0, len(chunk)]))
             expected += hidden.sum(0).numpy()  # the mean, weighing as many tokens as it has
     expected /= sum(map(len, chunks))
     found = encoder.encode([TEXTS[0], text], max_length=20, long="chunk", overlap=overlap, normalize=False)
@@ -465,7 +465,7 @@ def test_without_packed_weights_the_answers_are_the_same(folders, encoders, monk
     assert "packed" not in repr(plain)
     assert np.abs(plain.encode(texts) - exact).max() < _near(exact)
     rough = Encoder.from_pretrained(folders[family], dtype="bfloat16")
-    assert next(rough._engine.model.parameters()).dtype is torch.bfloat16
+    assert next(rough.engine.model.parameters()).dtype is torch.bfloat16
     assert (rough.encode(texts) * exact).sum(1).min() > 0.999
     guesses, wanted = (model.fill_mask(f"one {mask} three", top_k=3)[0] for model in (rough, encoders[family]))
     assert guesses[0].probability == pytest.approx(wanted[0].probability, rel=0.05)

@@ -7,7 +7,7 @@ from tessera.model import attention
 from tessera.model.mlm import MaskedLM
 from tessera.plan import cost
 from tessera.plan.architecture import PRESETS, EncoderConfig, flops_per_token, head_flops, parameters
-from tessera.plan.recipe import Phase
+from tessera.plan.phase import Phase
 
 
 def phase(**more: object) -> Phase:

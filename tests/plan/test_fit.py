@@ -5,7 +5,7 @@ import pytest
 from tessera.plan import fit
 from tessera.plan.corpus import Bucket
 from tessera.plan.mixture import mixture_of
-from tessera.plan.recipe import Phase
+from tessera.plan.phase import Phase
 from tessera.plan.schedule import total_steps
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tessera.plan.corpus import Bucket
 from tessera.plan.fields import Largest
 from tessera.plan.mixture import cap, shares
-from tessera.plan.recipe import Mixture
+from tessera.plan.phase import Mixture
 
 
 def bucket(key: str, tokens: int) -> Bucket:

@@ -10,7 +10,7 @@ from tessera.plan.corpus import Bucket
 from tessera.plan.fields import Curve, at
 from tessera.plan.loading import RecipeError, dump, load, science
 from tessera.plan.mixture import STRETCHES, cap, mixture_of, shares
-from tessera.plan.recipe import Phase
+from tessera.plan.phase import Phase
 from tessera.plan.schedule import mask_ratio_at
 
 SIZES = {"eng": 1_000_000, "deu": 100_000, "fao": 1_000}

@@ -234,7 +234,7 @@ def test_mmbert_flattens_the_languages_of_mid_training_as_the_authors_counted():
             ("mask_ratio: 0.3", "mask_prob: 0.3"),
             "small.yaml, phases.pretrain.mask_prob: unknown key 'mask_prob'; did you mean 'mask_ratio'?",
         ),
-        (("mask_ratio: 0.3", "mask_prob: 0.3"), "small.yaml, phases.pretrain.mask_ratio: is missing"),
+        (("mask_ratio: 0.3", "mask_prob: 0.3"), "small.yaml, phases.pretrain.mask_prob: unknown key"),
         (("path: data/web", "pth: data/web"), "corpus.sources.web.pth: unknown key 'pth'; did you mean 'path'?"),
         (('train: "a', 'trian: "a'), "evaluation.tasks.sib: unknown key 'trian'; did you mean 'train'?"),
         (("task: probe", "task: prob"), "evaluation.tasks.sib: 'task' is 'prob'; did you mean 'probe'?"),
@@ -248,7 +248,7 @@ def test_mmbert_flattens_the_languages_of_mid_training_as_the_authors_counted():
         (("mask_ratio: 0.3", "mask_ratio: 30%"), "phases.pretrain.mask_ratio: '30%' is a percentage"),
         (
             ("mask_ratio: 0.3", "mask_ratio:"),
-            "phases.pretrain.mask_ratio: is empty; give a value, or leave the key out",
+            "phases.pretrain: mask_ratio is missing: the share of tokens to predict (or say distil, or contrast)",
         ),
         (
             ("scratch, tokens: 1M", "scratch, tokens: 1MB"),

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.plan.recipe import BatchWarmup, LearningRate, Phase
+from tessera.plan.phase import BatchWarmup, LearningRate, Phase
 from tessera.plan.schedule import boundary, learning_rate, learning_rate_at, total_steps
 
 

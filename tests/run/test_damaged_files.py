@@ -11,7 +11,7 @@ from damage import survives
 from tessera.data.shards import Shards, verify
 from tessera.plan import result
 from tessera.plan.loading import load
-from tessera.plan.recipe import Optimizer
+from tessera.plan.phase import Optimizer
 from tessera.plan.token_counts import from_shards
 from tessera.report import summarize
 from tessera.report.compare import compare, tables

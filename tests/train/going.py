@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from tiny_run import recipe
 
-from tessera.plan.recipe import Phase, Recipe
+from tessera.plan.phase import Phase
+from tessera.plan.recipe import Recipe
 from tessera.progress import Silent
 from tessera.train.distributed import World
 from tessera.train.trainer import Text, train

@@ -82,7 +82,7 @@ def test_the_documents_of_a_step_are_those_that_were_read(text: Text, crop):
     plan = changed(crop=crop)
     stream = trainer._stream(plan, first(plan), text, mixture_of(first(plan), text.train.buckets))
     batch, store = stream.read(1_000, 2_000, 0.3), text.train
-    read = bad_steps.documents(stream, 1_000, 2_000)
+    read = stream.origins(1_000, 2_000)
     assert [bucket for bucket, *_ in read] == batch.sources.tolist()
     tokens = batch.tokens.copy()
     tokens[batch.positions] = batch.targets  # as they were before they were masked

@@ -6,7 +6,7 @@ from going import ALONE, changed, go, weights
 from torch import nn
 
 from tessera.model.mlm import MaskedLM, initialize
-from tessera.plan.recipe import Optimizer
+from tessera.plan.phase import Optimizer
 from tessera.train import distributed
 from tessera.train.optimizer import build, clip_gradients, pack_state, set_learning_rate, unpack_state
 

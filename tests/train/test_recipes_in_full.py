@@ -21,7 +21,8 @@ from tessera.model.encoder import Block
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.fields import at
 from tessera.plan.loading import load
-from tessera.plan.recipe import Optimizer, Phase, Recipe
+from tessera.plan.phase import Optimizer, Phase
+from tessera.plan.recipe import Recipe
 from tessera.plan.schedule import boundary, learning_rate, learning_rate_at
 from tessera.train.optimizer import build, clip_gradients
 

@@ -11,7 +11,8 @@ from tessera.plan.corpus import Bucket
 from tessera.plan.errors import some
 from tessera.plan.fields import at, is_folder
 from tessera.plan.mixture import MixtureSchedule, mixture_of
-from tessera.plan.recipe import Phase, Recipe
+from tessera.plan.phase import Phase
+from tessera.plan.recipe import Recipe
 from tessera.plan.token_counts import Inventory, PhaseText, text_of
 
 
@@ -102,7 +103,8 @@ def overview(
     warnings = list(inventory.warnings) if inventory is not None else []
     phases = []
     for phase in recipe.phases:
-        text = text_of(recipe, phase, inventory) if inventory is not None else None
+        reads = inventory is not None and phase.kind == "masked"  # pairs have a store of their own
+        text = text_of(recipe, phase, inventory) if reads and inventory is not None else None
         planned, warned = _phase(recipe, phase, text, config, machine, warn_epochs)
         phases.append(planned)
         warnings += warned
@@ -183,7 +185,7 @@ def _joint(phase: Phase, step: int, whole: int, progress: float) -> Joint:
     theta = phase.rope_theta
     return Joint(
         learning_rate=schedule.learning_rate_at(phase, step),
-        mask_ratio=at(phase.mask_ratio, progress),
+        mask_ratio=at(phase.predicted, progress),
         temperature=at(phase.mixture.temperature, progress),
         batch_tokens=schedule.boundary(phase, whole + 1) - schedule.boundary(phase, whole),
         rope_theta=(theta.global_, theta.local) if theta is not None else None,

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from tessera.cli import app
 from tessera.plan.corpus import Bucket
 from tessera.plan.loading import load
-from tessera.plan.overview import Machine, Overview, overview
 from tessera.plan.recipe import Recipe
 from tessera.plan.token_counts import Inventory, from_counts
+from tessera.report.overview import Machine, Overview, overview
 from tessera.report.plan_tables import said, tables, write_csv
 
 HOUSE = Path(__file__).parents[2]

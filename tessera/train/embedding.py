@@ -1,0 +1,200 @@
+"""Objectives of sentence embeddings: distance to a teacher's vectors, and InfoNCE over pairs by cached gradients.
+
+A text's vector is the mean of its hidden states. As in gradient.py the gradient of a step is that of its whole batch,
+however it is cut over micro-batches and processes: of a distance it adds up; of InfoNCE, where every pair is held
+against every other, all vectors are computed first, then the gradient of the loss at each vector, then every
+micro-batch again with its part of that (GradCache: Gao et al. 2021, arXiv:2101.06983).
+"""
+
+# Shapes: T tokens of N texts end to end, P pairs, C width of a vector.
+
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tessera.data.packing import Batch, micro_batches, select, share
+from tessera.data.pair_stream import text_keys
+from tessera.model.encoder import Encoder
+from tessera.model.pooling import pool
+from tessera.model.precision import autocast
+from tessera.plan.phase import Contrast, Distil, Phase
+from tessera.train import distributed
+from tessera.train.gradient import SeededDropout
+
+
+class TeacherVectors(Protocol):
+    """What a teacher said of the texts of a phase."""
+
+    @property
+    def width(self) -> int: ...
+
+    def rows(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+        """[len(numbers), C], in their order."""
+        ...
+
+
+class Embeddings(nn.Module):
+    """A text's vector, as the one forward pass that is spread over processes: float32 [N, C]."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder  # without the head, whose weights get no gradient
+
+    def forward(self, tokens: Tensor, starts: Tensor) -> Tensor:
+        return pool(self.encoder(tokens, starts), starts, "mean").float()
+
+
+def distance(found: Tensor, due: Tensor, how: Distil) -> Tensor:
+    """The sum over texts of how far their vectors, brought to length 1, are from the teacher's; found, due [N, C].
+
+    mse: the squared distance; cosine: 1 - cosine, half of it. Source: Reimers and Gurevych 2020, arXiv:2004.09813.
+    """
+    if how.loss == "cosine":
+        return (1 - functional.cosine_similarity(found, due, dim=-1)).sum()
+    return (functional.normalize(found, dim=-1) - functional.normalize(due, dim=-1)).square().sum()
+
+
+def info_nce(
+    queries: Tensor, documents: Tensor, targets: Tensor, ignored: Tensor, temperature: float, symmetric: bool = False
+) -> Tensor:
+    """-log of the share that its own document has of each query's similarities, the mean over queries.
+
+    queries      [B, C] of any length
+    documents    [D, C]
+    targets      [B] int64, the document of each query
+    ignored      [B, D] bool, documents that are not held against a query
+    temperature  cosines are divided by it
+    symmetric    the mean of that and of the same from each query's document to the queries
+
+    Source: van den Oord et al. 2018, arXiv:1807.03748; cosines with in-batch negatives, EuroBERT (arXiv:2503.05500,
+    section 3.1).
+    """
+    logits = functional.normalize(queries, dim=-1) @ functional.normalize(documents, dim=-1).T / temperature
+    logits = logits.masked_fill(ignored, -torch.inf)
+    forward = functional.cross_entropy(logits, targets)
+    if not symmetric:
+        return forward
+    # Row i: the document of query i among all queries, but for those that it answers as well.
+    own = torch.arange(len(targets), device=targets.device)
+    shared = (targets[:, None] == targets[None, :]) & (own[:, None] != own[None, :])
+    backward = functional.cross_entropy(logits[:, targets].T.masked_fill(shared, -torch.inf), own)
+    return (forward + backward) / 2
+
+
+def backward(
+    objective: nn.Module,
+    batch: Batch,
+    phase: Phase,
+    teacher: TeacherVectors | None,
+    micro_batch_tokens: int,
+    world: distributed.World,
+    dtype: torch.dtype,
+    *,
+    noise: SeededDropout | None,
+    seed: int,
+) -> float:
+    """Adds the gradient of the loss over the whole batch; returns this process's part of the loss."""
+    run = _Passes(objective, batch, micro_batch_tokens, world, dtype, noise=noise, seed=seed)
+    if phase.contrast is not None:
+        return _contrast(run, batch, phase.contrast)
+    assert phase.distil is not None, "a phase of sentence embeddings distils or contrasts"
+    assert teacher is not None, "a phase that distils has a teacher"
+    return _distil(run, batch, phase.distil, teacher)
+
+
+def _distil(run: "_Passes", batch: Batch, how: Distil, teacher: TeacherVectors) -> float:
+    """The mean distance over all texts."""
+    objective, world = run.objective, run.world
+    whole, summed = max(1, len(batch.sources)), 0.0
+    for number, piece in enumerate(run.pieces):
+        assert piece.rows is not None, "texts without a teacher's vector"
+        due = torch.from_numpy(teacher.rows(piece.rows)).to(world.device)
+        with distributed.averaging(objective, number == len(run.pieces) - 1):
+            loss = distance(run.vectors(piece), due, how) * run.counts(number)
+            (loss * (world.size / whole)).backward()
+        summed += float(loss.detach())
+    return summed / whole
+
+
+def _contrast(run: "_Passes", batch: Batch, how: Contrast) -> float:
+    """InfoNCE over all pairs."""
+    assert batch.rows is not None, "texts without their pairs"
+    objective, world = run.objective, run.world
+    # vectors of every text of the batch, by all processes: rows 2i and 2i + 1 are the sides of pair i
+    table = torch.zeros(len(batch.rows), run.width, device=world.device)
+    with torch.no_grad():
+        for number, piece in enumerate(run.pieces):
+            if run.counts(number):
+                assert piece.rows is not None
+                table[torch.from_numpy(piece.rows).to(world.device)] = run.vectors(piece)
+    table = distributed.summed(table, world).requires_grad_()
+    # the loss, and its gradient at each vector
+    keys = text_keys(batch.tokens, batch.starts)[np.argsort(batch.rows)]
+    pairs = torch.arange(len(table) // 2, device=world.device)
+    loss = info_nce(table[0::2], table[1::2], pairs, _same(keys, world.device), how.temperature, symmetric=True)
+    loss.backward()
+    assert table.grad is not None
+    # every text again, with its part of that gradient; the average over processes is undone
+    for number, piece in enumerate(run.pieces):
+        assert piece.rows is not None
+        with distributed.averaging(objective, number == len(run.pieces) - 1):
+            part = table.grad[torch.from_numpy(piece.rows).to(world.device)] * run.counts(number)
+            (run.vectors(piece) * part).sum().mul(world.size).backward()
+    return float(loss.detach()) / world.size
+
+
+def _same(keys: NDArray[np.uint64], device: torch.device) -> Tensor:
+    """[P, P] bool: other pairs with the same first or the same second side; keys [2P]."""
+    first, second = keys[0::2], keys[1::2]
+    same = (first[:, None] == first) | (second[:, None] == second)
+    np.fill_diagonal(same, False)
+    return torch.from_numpy(same).to(device)
+
+
+class _Passes:
+    """This process's micro-batches of a batch, and the forward pass of each, with the same dropout each time."""
+
+    def __init__(
+        self,
+        objective: nn.Module,
+        batch: Batch,
+        micro_batch_tokens: int,
+        world: distributed.World,
+        dtype: torch.dtype,
+        *,
+        noise: SeededDropout | None,
+        seed: int,
+    ) -> None:
+        batch = replace(batch, sources=np.arange(len(batch.sources), dtype=np.int32))  # the noise goes by these numbers
+        self.pieces = micro_batches(share(batch, world.rank, world.size), micro_batch_tokens)
+        self._own = len(self.pieces)
+        shortest = np.array([np.argmin(np.diff(batch.starts))])
+        missing = distributed.rounds(self._own, objective, world) - self._own
+        self.pieces += [select(batch, shortest)] * missing
+        self.objective, self.world, self._dtype, self._noise, self._seed = objective, world, dtype, noise, seed
+
+    @property
+    def width(self) -> int:
+        return next(part for part in self.objective.modules() if isinstance(part, Encoder)).config.hidden_size
+
+    def counts(self, number: int) -> int:
+        """Whether a pass counts, 1 or 0: those that only keep step with other processes do not."""
+        return int(number < self._own)
+
+    def vectors(self, piece: Batch) -> Tensor:
+        """[N, C] of a micro-batch."""
+        if self._noise is None:
+            torch.manual_seed(self._seed + self.world.rank + 7919 * int(piece.sources[0]))
+        else:
+            self._noise.set(self._seed, piece)
+        tokens, starts = (
+            torch.from_numpy(part.astype(np.int64)).to(self.world.device, non_blocking=True)
+            for part in (piece.tokens, piece.starts)
+        )
+        with autocast(self.world.device, self._dtype):
+            return self.objective(tokens, starts)

@@ -1,0 +1,3 @@
+from serving import folders, guarded, server
+
+__all__ = ["folders", "guarded", "server"]
