@@ -29,6 +29,7 @@ _METRICS: dict[str, tuple[Metric, ...]] = {
     "choose": ("accuracy",),
     "span": ("squad_f1", "exact_match"),
 }
+_SPREAD = 0.05  # of that of the labels: numbers that differ by less are one answer
 _ENOUGH = 5  # rows that bear a label, and such that do not, from which a threshold of its own is chosen
 
 
@@ -133,7 +134,7 @@ def constant(data: Dataset, part: Part, said: Said, thresholds: Sequence[float] 
         return ""
     right: Any = [_right(example) for example in part.examples]
     if data.kind in ("regress", "rerank"):
-        return f"about {np.mean(said):.3g}" if float(np.std(said)) < 1e-3 * float(np.std(right)) else ""
+        return f"about {np.mean(said):.3g}" if float(np.std(said)) < _SPREAD * float(np.std(right)) else ""
     if data.kind == "tag":
         said, right = ([tag for tags in side for tag in tags] for side in (said, right))
     given = set(map(tuple, _held(said, thresholds).tolist())) if data.kind == "multilabel" else set(said)

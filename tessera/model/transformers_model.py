@@ -27,6 +27,9 @@ _SCORED = 1024  # positions whose scores are held at once
 _CALL = 64  # padding tokens that one more call is worth
 _SCORES = 1 << 28  # held at once; if there are more, the way back computes them again
 _ENDLESS = 1 << 40  # bytes of a file of weights: a checkpoint is one file, whatever its size
+_UNPADDED = ("bert",)  # families whose code takes positions, and hands attention to the function that is named
+_PACKED = "tessera_packed"  # its name
+_HIDDEN = -1e4  # added to the score of a padding token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +88,8 @@ class TransformersEncoder(nn.Module):
         table of positions.
         """
         lengths = self.check(tokens, starts)
+        if self.training and self._may_pack(tokens):
+            return self._unpadded(tokens, starts.tolist(), lengths, segments)
         places, parts = [starts.new_empty(0)], []
         for group in groups(lengths):
             rows = starts[torch.tensor(group, device=starts.device)]
@@ -121,6 +126,89 @@ class TransformersEncoder(nn.Module):
                 f"{self.config.positions}: cut it"
             )
         return lengths
+
+    def _may_pack(self, tokens: Tensor) -> bool:
+        """On a CPU, where it was measured, unless somebody asked for the plain attention."""
+        known = self.config.model_type in _UNPADDED and self.model.config._attn_implementation == "sdpa"
+        return known and tokens.device.type == "cpu" and len(tokens) > 0
+
+    def _unpadded(self, tokens: Tensor, edges: list[int], lengths: list[int], segments: Tensor | None) -> Tensor:
+        """The same with padding in attention alone, for training: all else sees each token once, in one call.
+
+        A call of few tokens is dear on the way back, where the gradient of every weight is written anew.
+        """
+        grouped = groups(lengths)
+        order = torch.cat([torch.arange(edges[i], edges[i + 1]) for group in grouped for i in group])
+        more = {"position_ids": torch.cat([torch.arange(lengths[i]) for group in grouped for i in group])[None]}
+        if segments is not None and self.config.segments > 1:
+            more["token_type_ids"] = segments[order][None]
+        tiles = [_Tile.of([lengths[i] for i in group]) for group in grouped]
+        with _packed_attention(self.model.config):
+            hidden = self.model(input_ids=tokens[order][None], **more, tiles=tiles).last_hidden_state[0]
+        return hidden.index_select(0, order.argsort())
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class _Tile:
+    """Documents that attention pads to one length: N of them, L tokens the longest."""
+
+    documents: int
+    longest: int
+    tokens: int  # of all, without padding
+    places: Tensor | None  # [tokens], where each stands among N x L; None: all are as long
+    bias: Tensor | None  # [N, 1, 1, L] float32, what hides the padding
+
+    @classmethod
+    def of(cls, lengths: Sequence[int]) -> "_Tile":
+        documents, longest, tokens = len(lengths), max(lengths), sum(lengths)
+        if tokens == documents * longest:
+            return cls(documents=documents, longest=longest, tokens=tokens, places=None, bias=None)
+        there = torch.arange(longest) < torch.tensor(lengths)[:, None]
+        bias = torch.zeros(there.shape).masked_fill_(~there, _HIDDEN)[:, None, None]
+        places = there.flatten().nonzero()[:, 0]
+        return cls(documents=documents, longest=longest, tokens=tokens, places=places, bias=bias)
+
+    def padded(self, rows: Tensor) -> Tensor:
+        """[tokens, H, D] -> [N, H, L, D]."""
+        if self.places is not None:
+            rows = rows.new_zeros(self.documents * self.longest, *rows.shape[1:]).index_copy(0, self.places, rows)
+        return rows.unflatten(0, (self.documents, self.longest)).transpose(1, 2)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float) -> Tensor:
+        """[tokens, H, D] of each -> the same."""
+        q, k, v = map(self.padded, (query, key, value))
+        scores = torch.matmul(q * scaling, k.transpose(-1, -2))
+        if self.bias is not None:
+            scores = scores + self.bias.to(scores.dtype)
+        weights = functional.dropout(scores.softmax(-1), dropout, training=dropout > 0)
+        mixed = torch.matmul(weights, v).transpose(1, 2).flatten(0, 1)
+        return mixed if self.places is None else mixed.index_select(0, self.places)
+
+
+def _attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, tiles: Sequence[_Tile],
+    dropout: float = 0.0, scaling: float | None = None, **_: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """Scaled dot-product attention within each document, as transformers asks for it: [1, H, T, D] -> [1, T, H, D]."""
+    sizes = [tile.tokens for tile in tiles]
+    rows = (part[0].transpose(0, 1).split(sizes) for part in (query, key, value))
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    mixed = [tile.attend(q, k, v, scaling, dropout) for tile, q, k, v in zip(tiles, *rows, strict=True)]
+    return torch.cat(mixed)[None], None
+
+
+@contextlib.contextmanager
+def _packed_attention(config: Any) -> Iterator[None]:
+    """Has a model of transformers attend by `_attend`."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(_PACKED, _attend)
+    before = config._attn_implementation
+    config._attn_implementation = _PACKED
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
 
 
 class TransformersMaskedLM(nn.Module):

@@ -132,6 +132,48 @@ def test_logits_losses_and_every_gradient_are_those_of_transformers(name, folder
         torch.testing.assert_close(found[key], weight.grad, rtol=1e-3, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
 
 
+def trained(encoder: TransformersEncoder, tokens: Any, starts: Any, segments: Any) -> dict[str, torch.Tensor]:
+    """Hidden states and all gradients of a step of training."""
+    encoder.zero_grad()
+    hidden = encoder(tokens, starts, segments)
+    (hidden * torch.linspace(-1, 1, hidden.numel()).view_as(hidden)).sum().backward()
+    gradients = {name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None}
+    return {"hidden": hidden.detach()} | gradients
+
+
+def test_training_without_padding_has_the_gradients_of_training_with_it(bert, documents: Documents, monkeypatch):
+    tokens, starts = documents([*LENGTHS, 0], vocab_size=211)
+    segments = torch.arange(len(tokens)) % 2
+    encoder = hub.load_encoder(bert).double().train()
+    for part in encoder.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    calls: list[Any] = []
+    encoder.model.register_forward_pre_hook(lambda _, args, given: calls.append(given), with_kwargs=True)
+    ours = trained(encoder, tokens, starts, segments)
+    assert [given["input_ids"].shape for given in calls] == [(1, len(tokens))]
+    assert encoder.model.config._attn_implementation == "sdpa"
+    monkeypatch.setattr(transformers_model, "_UNPADDED", ())
+    theirs = trained(encoder, tokens, starts, segments)
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-9, atol=1e-9, msg=name)
+
+
+def test_dropout_without_padding_comes_from_the_seed_and_the_plain_attention_is_heeded(bert, documents: Documents):
+    tokens, starts = documents(LENGTHS, vocab_size=211)
+    encoder, plain = hub.load_encoder(bert).train(), hub.load_encoder(bert, "reference").train()
+
+    def seeded(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return encoder(tokens, starts).detach()
+
+    assert torch.equal(seeded(1), seeded(1))
+    assert not torch.equal(seeded(1), seeded(2))
+    assert encoder._may_pack(tokens)
+    assert not plain._may_pack(tokens)
+
+
 def test_scores_in_parts_and_nothing_to_predict_change_nothing(folder, documents: Documents, monkeypatch):
     tokens, starts = documents(LENGTHS, vocab_size=211)
     positions, model = torch.arange(0, len(tokens), 2), hub.load_any(folder)
