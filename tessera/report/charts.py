@@ -91,9 +91,20 @@ _CURVES = {
 }
 
 
+_OBJECTIVES = (
+    ("distil", "Training loss of distillation", "distance to the teacher's vector"),
+    ("contrast", "Training loss of contrastive training", "nats per pair"),
+)
+
+
 def _loss(run: Run) -> list[Figure]:
-    started = [p for p in run.phases if p.started]
+    begun = [p for p in run.phases if p.started]
+    started = [p for p in begun if p.phase.kind == "masked"]
     made = _curve(run, started, "loss", _CURVES["loss"])
+    for kind, title, unit in _OBJECTIVES:  # each loss has a scale of its own
+        made += _curve(
+            run, [p for p in begun if p.phase.kind == kind], "loss", replace(_CURVES["loss"], title=title, unit=unit)
+        )
     for parent in dict.fromkeys(p.phase.from_ for p in started):
         branches = [p for p in started if p.phase.from_ == parent and parent in run.models]
         if len(branches) > 1:
@@ -105,7 +116,9 @@ def _loss(run: Run) -> list[Figure]:
 
 
 def _columns(run: Run, *names: str) -> list[Figure]:
-    return [figure for name in names for figure in _curve(run, list(run.phases), name, _CURVES[name])]
+    masked = [log for log in run.phases if log.phase.kind == "masked"]
+    logs = {name: masked if name == "mask_ratio" else list(run.phases) for name in names}
+    return [figure for name in names for figure in _curve(run, logs[name], name, _CURVES[name])]
 
 
 def _curve(run: Run, logs: list[PhaseLog], column: str, curve: Curve) -> list[Figure]:

@@ -93,6 +93,17 @@ def test_the_loss_goes_down(embedded):
     assert losses[-1] < losses[0]
 
 
+def test_the_report_draws_each_objective_by_itself(embedded):
+    from tessera.report.charts import figures
+    from tessera.report.run_files import open_run
+
+    drawn = figures(open_run(embedded))
+    assert {figure.stages for figure in drawn["loss"]} == {
+        ("pretrain", "decay-a", "decay-b"), ("distil",), ("contrast",), ("decay-a", "decay-b"),
+    }  # fmt: skip
+    assert "distil" not in next(figure.stages for figure in drawn["schedules"] if "mask" in str(figure.chart.to_dict()))
+
+
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
