@@ -51,7 +51,7 @@ class Choice(Strictly):
 def processor() -> str:
     """Its name, and the instructions that PyTorch uses of it."""
     place = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)$", place.read_text(), re.M) if place.is_file() else None
+    found = re.search(r"^model name\s*:\s*(.+)$", place.read_text(encoding="utf-8"), re.M) if place.is_file() else None
     name = found[1].strip() if found else platform.processor() or platform.machine()
     fast = [
         flag for flag, there in (("bfloat16", torch.cpu._is_avx512_bf16_supported()), ("int8", can_int8())) if there

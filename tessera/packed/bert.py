@@ -52,7 +52,6 @@ def _agrees(ours: "PackedBert", theirs: TransformersEncoder) -> bool:
     training, longest = theirs.training, theirs.config.max_position_embeddings
     starts = torch.tensor([0, *itertools.accumulate(min(count, longest) for count in _TRIED)])
     tokens = torch.arange(int(starts[-1])) * 7919 % theirs.config.vocab_size
-    tokens[tokens == theirs.config.pad_token_id] += 1  # which RoBERTa takes for padding wherever it stands
     try:
         with torch.autocast("cpu", enabled=False):
             exact = theirs.eval()(tokens % theirs.config.vocab_size, starts)
@@ -74,8 +73,7 @@ class PackedBert(nn.Module):
         self.config, self.dtype, self.theirs = encoder.config, dtype, (encoder,)
         self.heads = int(model.config.num_attention_heads)
         table = model.embeddings
-        padded = self.config.model_type != "bert"  # positions of RoBERTa begin behind that of its padding
-        self.first = int(model.config.pad_token_id) + 1 if padded else 0
+        self.pad = None if self.config.model_type == "bert" else int(model.config.pad_token_id)
         with torch.no_grad():
             self.embedding = nn.Embedding.from_pretrained(table.word_embeddings.weight.detach().to(dtype))
             self.positions = table.position_embeddings.weight.detach().clone()
@@ -91,8 +89,9 @@ class PackedBert(nn.Module):
         with torch.autocast("cpu", enabled=False):
             layout = Layout.of(starts, len(tokens), "cpu")
             document = layout.document()
-            place = torch.arange(len(tokens)) - starts[document] + self.first
-            added = self.positions[place] + (self.segments[0] if segments is None else self.segments[segments])
+            added = self.positions[self._places(tokens, starts, document)] + (
+                self.segments[0] if segments is None else self.segments[segments]
+            )
             x = self.norm(self.embedding(tokens) + added.to(self.dtype))
             if not len(tokens):
                 return x
@@ -101,6 +100,15 @@ class PackedBert(nn.Module):
             for layer in self.layers:
                 x = layer.mlp(layer.output(attend_still(layer.qkv(x), tiles, self.heads, self.heads), x))
             return x
+
+    def _places(self, tokens: Tensor, starts: Tensor, document: Tensor) -> Tensor:
+        """The position of each token, [T]: RoBERTa counts from its padding token on, and that one wherever it stands
+        is no position of its own."""
+        if self.pad is None:
+            return torch.arange(len(tokens)) - starts[document]
+        counts = tokens != self.pad
+        before = functional.pad(counts.cumsum(0), (1, 0))
+        return (before[1:] - before[starts[document]]) * counts + self.pad
 
 
 def _layer(theirs: Any, heads: int, dtype: torch.dtype, activation: str) -> _Layer:

@@ -126,7 +126,7 @@ def test_what_a_compiled_layer_keeps_for_the_way_back_is_what_a_plan_counts(tiny
     for layers in (2, 3):
         config = tiny(family, num_hidden_layers=layers, intermediate_size=88, **fields[family])
         found.append(kept_by(config, tokens))
-        phase = SimpleNamespace(context=tokens, batch_tokens=tokens, mask_ratio=0.3)
+        phase = SimpleNamespace(context=tokens, batch_tokens=tokens, predicted=0.3)
         planned.append(cost.memory(config, phase, tokens, 1)["activations"] / tokens)
     share = (found[1] - found[0]) / (planned[1] - planned[0])
     assert 0.9 < share <= 1  # one norm's output is computed anew

@@ -12,15 +12,15 @@ from pydantic import ValidationError
 from tiny_run import recipe
 
 from tessera.plan import schedule
-from tessera.plan.mixture import mixture_of
 from tessera.train import bad_steps, checkpoint, trainer
+from tessera.train.reading import reading
 from tessera.train.trainer import Text, TrainingError
 
 
 @pytest.fixture
 def poison(monkeypatch):
     """poison(2, 4) makes the loss and the gradient of these steps of the first phase no numbers."""
-    backward, steps = trainer.backward, set()
+    backward, steps = trainer.gradient.backward, set()
 
     def poisoned(objective, *given, seed, **more):
         sums = backward(objective, *given, seed=seed, **more)
@@ -30,7 +30,7 @@ def poison(monkeypatch):
             parameter.grad.fill_(math.nan)
         return sums * math.nan
 
-    monkeypatch.setattr(trainer, "backward", poisoned)
+    monkeypatch.setattr(trainer.gradient, "backward", poisoned)
 
     def choose(*chosen: int) -> None:
         steps.clear()
@@ -80,7 +80,7 @@ def test_forgiveness_counts_what_follows_without_a_kept_step():
 @pytest.mark.parametrize("crop", [None, {"how": "uniform", "min_length": 5}])
 def test_the_documents_of_a_step_are_those_that_were_read(text: Text, crop):
     plan = changed(crop=crop)
-    stream = trainer._stream(plan, first(plan), text, mixture_of(first(plan), text.train.buckets))
+    stream, _ = reading(plan, first(plan), text)
     batch, store = stream.read(1_000, 2_000, 0.3), text.train
     read = stream.origins(1_000, 2_000)
     assert [bucket for bucket, *_ in read] == batch.sources.tolist()
@@ -177,8 +177,8 @@ def test_what_was_forgiven_is_not_forgotten_when_a_run_resumes(tmp_path, text, p
 def test_weights_that_are_no_numbers_are_never_written(tmp_path, text, monkeypatch):
     step = trainer._step
 
-    def spoilt(job, state, number, batch):
-        found = step(job, state, number, batch)
+    def spoilt(job, state, number, *read):
+        found = step(job, state, number, *read)
         if number == 3:
             state.model.encoder.norm.weight.data[5] = math.inf
         return found

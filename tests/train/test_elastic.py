@@ -130,7 +130,7 @@ def faulty(world: World, folder: Path, out: Path, answer: str) -> None:
 
     from tessera.train import trainer
 
-    backward, calls = trainer.backward, 0
+    backward, calls = trainer.gradient.backward, 0
 
     def sometimes(*given: object, **more: object) -> torch.Tensor:
         nonlocal calls
@@ -138,7 +138,7 @@ def faulty(world: World, folder: Path, out: Path, answer: str) -> None:
         sums = backward(*given, **more)
         return sums * float("nan") if calls == 3 and world.rank == 1 else sums
 
-    trainer.backward = sometimes
+    trainer.gradient.backward = sometimes
     recipe = plan(blow_up={"policy": answer})
     try:
         train(recipe, first(recipe), out, opened(folder), world)
@@ -161,10 +161,10 @@ def dies(world: World, folder: Path, out: Path) -> None:
 
     step = trainer._step
 
-    def fatal(job: trainer.Job, state: object, number: int, batch: object) -> object:
+    def fatal(job: trainer.Job, state: object, number: int, *read: object) -> object:
         if number == 2 and world.rank == 1:
             os._exit(7)
-        return step(job, state, number, batch)
+        return step(job, state, number, *read)
 
     trainer._step = fatal
     try:
@@ -215,11 +215,11 @@ from tessera.train.distributed import join, leave
 
 step, mark, out = trainer._step, Path({mark!r}), Path({out!r})
 
-def fatal(job, state, number, batch):
+def fatal(job, state, number, *read):
     if number == 3 and job.world.rank == 1 and not mark.exists():
         mark.write_text("died once")
         os._exit(7)
-    return step(job, state, number, batch)
+    return step(job, state, number, *read)
 
 class Prints(Silent):
     say = warn = staticmethod(print)

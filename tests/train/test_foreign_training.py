@@ -165,11 +165,10 @@ def test_what_runs_is_said(tmp_path, folder, own_text):
 
 
 def test_the_gradient_does_not_depend_on_how_a_batch_is_cut(folder, own_text):
-    from tessera.plan.mixture import mixture_of
-    from tessera.train import trainer
+    from tessera.train.reading import reading
 
     one = plan(folder)
-    stream = trainer._stream(one, one.phases[0], own_text, mixture_of(one.phases[0], own_text.train.buckets))
+    stream, _ = reading(one, one.phases[0], own_text)
     batch = stream.read(0, 2_000, 0.3)
     model = hub.load_any(folder)
     found = []
@@ -215,7 +214,7 @@ def test_what_only_our_own_families_can_do_is_refused(tmp_path, folder, own_text
     asked = Recipe.model_validate(data)
     world = World(rank=0, size=2 if machine else 1, device=torch.device("cpu"))
     with pytest.raises(TrainingError, match=says):
-        start(asked, asked.phases[0], tmp_path, own_text, world, Silent(), Rollback(folder=None, left_out=[[0, 0]]))
+        start(asked, asked.phases[0], tmp_path, own_text, world, Silent(), Rollback(folder=None, left_out=[[0, 0]]), 1)
 
 
 def test_a_start_model_that_was_replaced_is_refused_where_a_phase_begins_anew_or_another_begins(

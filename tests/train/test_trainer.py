@@ -10,11 +10,11 @@ from tiny_run import recipe
 from tessera.data.packing import select
 from tessera.model.mlm import MaskedLM
 from tessera.plan import schedule
-from tessera.plan.mixture import mixture_of
 from tessera.plan.recipe import Model, Recipe
-from tessera.train import checkpoint, trainer
+from tessera.train import checkpoint
 from tessera.train.distributed import World
 from tessera.train.gradient import SeededDropout
+from tessera.train.reading import reading
 from tessera.train.start import architecture
 from tessera.train.trainer import train
 
@@ -43,7 +43,7 @@ def test_the_gradient_is_the_mean_over_the_masked_positions_of_the_whole_batch(t
     plan = recipe()
     config = architecture(plan, text.tokenizer).model_copy(update={"attention_output_dropout": dropout})
     torch.manual_seed(0)
-    stream = trainer._stream(plan, plan.phases[0], text, mixture_of(plan.phases[0], text.train.buckets))
+    stream, _ = reading(plan, plan.phases[0], text)
     batch = stream.read(0, 2_000, 0.3)
     gradients = []
     model = MaskedLM(config)
@@ -59,7 +59,7 @@ def test_the_gradient_is_the_mean_over_the_masked_positions_of_the_whole_batch(t
 
 def test_processes_without_a_document_add_nothing_and_the_shares_add_up_to_the_whole(text):
     plan = recipe()
-    stream = trainer._stream(plan, plan.phases[0], text, mixture_of(plan.phases[0], text.train.buckets))
+    stream, _ = reading(plan, plan.phases[0], text)
     few = select(stream.read(0, 2_000, 0.3), np.array([0, 1]))
     torch.manual_seed(0)
     model = MaskedLM(architecture(plan, text.tokenizer))
