@@ -76,7 +76,7 @@ def _join(ray: ModuleType) -> None:
     """Joins the Ray cluster that it finds, or starts one here.
 
     A cluster that starts asks the addresses of three clouds where it is, although reports of its use are off, unless a
-    file in the home folder says how it was launched; so it starts with a home that has an empty one.
+    file in the home folder says how it was launched; so it starts, workers included, with a home that has an empty one.
     """
     home = {"HOME": os.environ["HOME"]} if "HOME" in os.environ else {}
     os.environ["HOME"] = tempfile.mkdtemp(prefix="tessera-ray-")
@@ -87,7 +87,7 @@ def _join(ray: ModuleType) -> None:
     try:
         ray.init(
             log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False,
-            runtime_env={"env_vars": {**_SETTINGS, **home}},
+            runtime_env={"env_vars": _SETTINGS},
         )  # fmt: skip
     finally:
         os.environ.pop("HOME")
