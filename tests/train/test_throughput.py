@@ -67,12 +67,12 @@ def test_filled_is_of_the_plan_and_packing_of_the_room():
 
 def test_the_busiest_process_and_its_largest_pass_make_the_room(monkeypatch):
     monkeypatch.setattr(
-        throughput, "gathered", lambda own, world: [own, [1, 4, 3e9]]
+        throughput, "gathered", lambda own, world: [own, [1, 4, 3e12]]
     )  # the other made one pass of four
     world = World(rank=0, size=2, device=ALONE.device)
     row = ThroughputMeter(CONFIG, Peak(flops=1e6, source=""), world).step(batch([6, 3, 4]), 13, [6, 3], 1.0, 0.0)
     assert row["packing"] == pytest.approx(13 / (2 * 2 * 6))
-    assert row["peak_memory_bytes"] == 3e9
+    assert row["peak_memory_bytes"] == 3e12
 
 
 def test_what_is_shown_are_means_of_the_last_seconds_and_of_all(monkeypatch):
