@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from tessera.model.attention import Layout
 from tessera.model.attention_cpu import cut
+from tessera.model.encoder import PartialEmbedding
 from tessera.model.transformers_model import TransformersEncoder
 from tessera.packed.attention import attend_still, still_tiles
 
@@ -75,7 +76,7 @@ class PackedBert(nn.Module):
         table = model.embeddings
         self.pad = None if self.config.model_type == "bert" else int(model.config.pad_token_id)
         with torch.no_grad():
-            self.embedding = nn.Embedding.from_pretrained(table.word_embeddings.weight.detach().to(dtype))
+            self.embedding = nn.Embedding.from_pretrained(whole_table(table.word_embeddings).to(dtype))
             self.positions = table.position_embeddings.weight.detach().clone()
             self.segments = table.token_type_embeddings.weight.detach().clone()
             self.norm = _norm(table.LayerNorm, dtype)
@@ -109,6 +110,13 @@ class PackedBert(nn.Module):
         counts = tokens != self.pad
         before = functional.pad(counts.cumsum(0), (1, 0))
         return (before[1:] - before[starts[document]]) * counts + self.pad
+
+
+def whole_table(embedding: nn.Module) -> Tensor:
+    """[V, C], also of an embedding that is being trained in some of its rows."""
+    if isinstance(embedding, PartialEmbedding):
+        return embedding.embedding()
+    return embedding.get_parameter("weight").detach()
 
 
 def _layer(theirs: Any, heads: int, dtype: torch.dtype, activation: str) -> _Layer:

@@ -14,10 +14,10 @@ from torch.nn import functional
 
 from tessera.model.attention import Layout, attend, frequencies
 from tessera.model.attention_cpu import cut
-from tessera.model.encoder import Block, Encoder, Norm, PartialEmbedding
+from tessera.model.encoder import Block, Encoder, Norm
 from tessera.model.transformers_model import TransformersEncoder
 from tessera.packed.attention import attend_still, still_tiles
-from tessera.packed.bert import packed_bert
+from tessera.packed.bert import packed_bert, whole_table
 
 # Shapes: T tokens of N documents end to end, C hidden size, I intermediate size.
 
@@ -98,7 +98,7 @@ class PackedEncoder(nn.Module):
             raise ValueError(f"weights are packed on CPUs where PyTorch has oneDNN; this encoder is on {where}")
         self.config, self.backend, self.dtype = encoder.config, encoder.backend, dtype
         with torch.no_grad():
-            self.embedding = nn.Embedding.from_pretrained(_table(encoder.embedding).to(dtype))
+            self.embedding = nn.Embedding.from_pretrained(whole_table(encoder.embedding).to(dtype))
             self.embedding_norm = inference_norm(encoder.embedding_norm, dtype)
             self.layers = [(layer or float_layer)(encoder, number, dtype) for number in range(len(encoder.layers))]
             self.norm = inference_norm(encoder.norm, dtype)
@@ -183,13 +183,6 @@ def float_layer(encoder: Encoder, number: int, dtype: torch.dtype) -> Layer:
 def pack_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """A matrix in the order that the matrix library reads."""
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype).contiguous(), None)
-
-
-def _table(embedding: nn.Module) -> Tensor:
-    """[V, C], also of an embedding that is being trained in some of its rows."""
-    if isinstance(embedding, PartialEmbedding):
-        return embedding.embedding()
-    return embedding.get_parameter("weight").detach()
 
 
 def inference_norm(norm: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:

@@ -7,6 +7,7 @@ import torch
 import transformers
 from torch.nn.functional import cosine_similarity
 
+from tessera.model.encoder import PartialEmbedding
 from tessera.model.transformers_folder import describe
 from tessera.model.transformers_model import TransformersEncoder
 from tessera.packed.bert import PackedBert
@@ -77,3 +78,15 @@ def test_what_computes_otherwise_than_it_looks_is_found_out(theirs: Transformers
     layer = theirs.model.encoder.layer[0].output
     layer.register_forward_hook(lambda module, given, found: 1.5 * found)
     assert packed(theirs, torch.float32) is theirs
+
+
+@torch.no_grad()
+def test_an_embedding_that_is_trained_in_some_of_its_rows_is_packed_whole(
+    theirs: TransformersEncoder, documents: Any
+) -> None:
+    batch, table = documents([9, 12]), theirs.model.get_input_embeddings()
+    due = theirs(*batch)
+    theirs.model.set_input_embeddings(PartialEmbedding(table.weight, torch.tensor([3, 50, 7])).eval())
+    ours = packed(theirs, torch.float32)
+    assert isinstance(ours, PackedBert)
+    torch.testing.assert_close(ours(*batch), due, rtol=1e-4, atol=1e-4)
