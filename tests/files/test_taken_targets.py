@@ -63,3 +63,5 @@ def test_a_file_in_folders_to_come_and_one_that_is_replaced_are_well(tmp_path):
     (tmp_path / "old.csv").write_text("old")
     files.refuse_unwritable(tmp_path / "old.csv")
     files.refuse_unwritable(tmp_path / "new" / "er" / "a.csv")
+    assert (tmp_path / "old.csv").read_text() == "old", "looking changes nothing"
+    assert not (tmp_path / "new").exists()
