@@ -16,13 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
 from tessera.data.packing import by_length
 from tessera.files import digest, model_name, refuse_taken, remove_folder
@@ -40,8 +38,8 @@ from tessera.retrieval.pairs import Sentence
 from tessera.retrieval.retriever import Contrast, Retriever, save_vectors
 from tessera.retrieval.sweep import Sweep, model_fingerprint, rows_fingerprint, settings_of, trials_of
 from tessera.retrieval.teacher import Lesson, lesson
+from tessera.train.embedding import Loss, distance
 
-Loss = Literal["mse", "cosine"]
 LOSSES: tuple[Loss, ...] = ("mse", "cosine")
 HELD_OUT = 0.02  # share of the sentences
 
@@ -80,21 +78,6 @@ def student(
         found.steps.append(dense.to(found.device))
     found.normalize = teacher.pipeline.normalize
     return found, inside
-
-
-def distance(student: Tensor, teacher: Tensor, how: Loss, *, normalize: bool = True, size: float = 1.0) -> Tensor:
-    """The sum over texts of how far the student's vectors are from the teacher's.
-
-    student, teacher   [N, C]
-    how                mse: the squared distance, in parts of `size`: the mean squared error but for a factor, so that
-                       no width changes it. cosine: 1 - cosine
-    normalize          mse: whether the student's vectors are brought to length 1, as they will be
-    size               mse: the mean squared length of the teacher's vectors; 1 where they have length 1
-    """
-    if how == "cosine":
-        return (1 - functional.cosine_similarity(student, teacher, dim=-1)).sum()
-    student = functional.normalize(student, dim=-1) if normalize else student
-    return (student - teacher).square().sum() / size
 
 
 def plan(pairs: Sequence[Sentence], protocol: Protocol, seed: int, temperature: float = 1.0) -> Plan:

@@ -8,7 +8,7 @@ micro-batch again with its part of that (GradCache: Gao et al. 2021, arXiv:2101.
 
 # Shapes: T tokens of N texts end to end, P pairs, C width of a vector.
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from tessera.model.precision import autocast
 from tessera.plan.phase import Contrast, Distil, Phase
 from tessera.train import distributed
 from tessera.train.gradient import Passes, SeededDropout
+
+Loss = Literal["mse", "cosine"]
 
 
 class TeacherVectors(Protocol):
@@ -48,14 +50,21 @@ class Embeddings(nn.Module):
         return pool(self.encoder(tokens, starts), starts, "mean").float()
 
 
-def distance(found: Tensor, due: Tensor, how: Distil) -> Tensor:
-    """The sum over texts of how far their vectors, brought to length 1, are from the teacher's; found, due [N, C].
+def distance(student: Tensor, teacher: Tensor, how: Loss, *, normalize: bool = True, size: float = 1.0) -> Tensor:
+    """The sum over texts of how far the student's vectors are from the teacher's.
 
-    mse: the squared distance; cosine: 1 - cosine, half of it. Source: Reimers and Gurevych 2020, arXiv:2004.09813.
+    student, teacher   [N, C]
+    how                mse: the squared distance, in parts of `size`: the mean squared error but for a factor, so that
+                       no width changes it. cosine: 1 - cosine
+    normalize          mse: whether the student's vectors are brought to length 1, as they will be
+    size               mse: the mean squared length of the teacher's vectors; 1 where they have length 1
+
+    Source: Reimers and Gurevych 2020, arXiv:2004.09813, section 3.
     """
-    if how.loss == "cosine":
-        return (1 - functional.cosine_similarity(found, due, dim=-1)).sum()
-    return (functional.normalize(found, dim=-1) - functional.normalize(due, dim=-1)).square().sum()
+    if how == "cosine":
+        return (1 - functional.cosine_similarity(student, teacher, dim=-1)).sum()
+    student = functional.normalize(student, dim=-1) if normalize else student
+    return (student - teacher).square().sum() / size
 
 
 def info_nce(
@@ -112,9 +121,9 @@ def _distil(run: "_Forward", batch: Batch, how: Distil, teacher: TeacherVectors)
     objective, world, losses = run.objective, run.world, []
     for number, piece in enumerate(run.pieces):
         assert piece.rows is not None, "texts without a teacher's vector"
-        due = torch.from_numpy(teacher.rows(piece.rows)).to(world.device)
+        due = functional.normalize(torch.from_numpy(teacher.rows(piece.rows)).to(world.device), dim=-1)
         with distributed.averaging(objective, number == len(run.pieces) - 1):
-            loss = distance(run.vectors(number), due, how) * (run.counts(number) / len(batch.sources))
+            loss = distance(run.vectors(number), due, how.loss) * (run.counts(number) / len(batch.sources))
             (loss * world.size).backward()
         losses.append(loss.detach())
     return torch.stack(losses)
