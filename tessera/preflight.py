@@ -17,6 +17,7 @@ from tessera.plan.fields import is_folder
 from tessera.plan.recipe import Recipe
 from tessera.plan.shipped import pip_line
 from tessera.tokenizer.tokenizer import Tokenizer
+from tessera.train.freeze import new_rows
 from tessera.train.start import architecture
 
 
@@ -98,6 +99,8 @@ def _models(recipe: Recipe) -> None:
             found = _model_folder(phase.from_, f"phases.{phase.name}.from")
             if not hub.is_ours(found):
                 _library("transformers", f"{found} is read by transformers; {pip_line('evaluate')}")
+        if phase.freeze == "all_but_new_rows":
+            new_rows(recipe, phase)
         if phase.distil is not None:
             teacher = _model_folder(phase.distil.teacher, f"phases.{phase.name}.distil.teacher")
             if not hub.is_ours(teacher):

@@ -127,6 +127,9 @@ class Contrast(Strict):
     temperature: float = Field(0.05, gt=0)  # cosines are divided by it
 
 
+Freeze = Literal["none", "embeddings", "layers", "all_but_new_rows"]
+
+
 class Phase(Strict):
     """One stretch of training on one data mixture, at one context length."""
 
@@ -142,6 +145,7 @@ class Phase(Strict):
     learning_rate: LearningRate
     optimizer: Optimizer = Optimizer()
     keep_optimizer: bool = True  # start with the moments of the phase it comes `from`, where there are any
+    freeze: Freeze = "none"  # weights that stay what they are; see train/freeze.py
     checkpoint_every: Tokens | None = None  # a checkpoint that stays, besides those of machine.checkpoint_minutes
     rope_theta: RopeTheta | None = None  # from here on; None keeps what the model has
     crop: Crop | None = None
@@ -164,6 +168,10 @@ class Phase(Strict):
     def predicted(self) -> Ratio | Curve:
         """The share of tokens that is predicted; 0 where sentence embeddings are trained."""
         return 0.0 if self.mask_ratio is None else self.mask_ratio
+
+    def moves_as(self, other: "Phase") -> bool:
+        """Whether the optimizers of two phases have the same state: moments of one kind, of the same weights."""
+        return (self.optimizer.name, self.freeze) == (other.optimizer.name, other.freeze)
 
     @property
     def auto(self) -> bool:

@@ -7,6 +7,7 @@ In reading order:
     reading.py            what a phase reads: its dataloader and planned mixture
     gradient.py           gradient accumulation and dropout, however a batch is cut
     embedding.py          objectives of sentence embeddings: distance to a teacher, InfoNCE with cached gradients
+    freeze.py             frozen parameters: the embedding, the layers, all but new rows
     speed.py              micro-batch size, compiled layers, the residual stream
     bad_steps.py          a step that goes wrong, and whether the run may go on
     optimizer.py          AdamW, StableAdamW and Muon, their state as plain tensors

@@ -19,20 +19,24 @@ _COUNTS = {"step", "setup"}  # of torch-optimi, which adds them to a group with 
 _SCRATCH = {"mean_square", "kahan_comp"}  # of its Triton form; the other form knows the second, without a value
 
 
-def build(model: nn.Module, settings: Optimizer, peak: float) -> torch.optim.Optimizer:
+def build(
+    model: nn.Module, settings: Optimizer, peak: float, learning: Iterable[nn.Parameter] | None = None
+) -> torch.optim.Optimizer:
     """An optimizer over the parameters of `model`; norms and biases are not decayed.
 
-    peak   the highest learning rate; fully decoupled weight decay is scaled by lr / peak
+    peak      the highest learning rate; fully decoupled weight decay is scaled by lr / peak
+    learning  the parameters that are moved; None: all
     Raises ValueError for Muon where matrices are spread over processes: its update needs each whole.
     Source: ModernBERT (arXiv:2412.13663) for StableAdamW with fully decoupled weight decay, arXiv:2304.13013 for its
     clipping of each update; EuroBERT (arXiv:2503.05500, table 4) for AdamW.
     """
-    spread = any(isinstance(p, DTensor) for p in model.parameters())
+    moving = list(model.parameters() if learning is None else learning)
+    spread = any(isinstance(p, DTensor) for p in moving)
     layers = [part for part in model.modules() if isinstance(part, Block)] if settings.name == "muon" else []
-    matrices = [p for layer in layers for p in layer.parameters() if p.ndim == 2]
+    matrices = [p for layer in layers for p in layer.parameters() if p.ndim == 2 and p.requires_grad]
     inside = {id(p) for p in matrices}
-    decayed = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in inside]
-    plain = [p for p in model.parameters() if p.ndim < 2]
+    decayed = [p for p in moving if p.ndim >= 2 and id(p) not in inside]
+    plain = [p for p in moving if p.ndim < 2]
     decay = settings.weight_decay
     if settings.name != "stableadamw" and settings.fully_decoupled:
         decay /= peak  # torch multiplies by the learning rate
@@ -49,7 +53,7 @@ def build(model: nn.Module, settings: Optimizer, peak: float) -> torch.optim.Opt
             foreach=not spread and not in_triton(model),  # its foreach path does not know how tensors are spread
         )
     adamw = torch.optim.AdamW(groups, lr=peak, betas=settings.betas, eps=settings.eps, fused=True)
-    if settings.name == "adamw":
+    if settings.name == "adamw" or not matrices:  # Muon, where the layers are frozen
         return adamw
     if spread:
         raise ValueError(

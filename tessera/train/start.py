@@ -1,5 +1,6 @@
 """Initialising or resuming a phase: from its own last whole checkpoint, another phase, a folder, or nothing."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from tessera.train import checkpoint, distributed, metrics
 from tessera.train.bad_steps import Steps
 from tessera.train.checkpoint import Position
 from tessera.train.embedding import Embeddings
+from tessera.train.freeze import NewRows, freeze, kept_rows, learning
 from tessera.train.gradient import Cut, Objective, SeededDropout
 from tessera.train.optimizer import build
 from tessera.train.speed import speed_up, tokens_at_once
@@ -60,6 +62,12 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     position: Position
     cut: Cut  # of batches into passes
+    rows: NewRows | None  # where nothing but these learns
+
+    @property
+    def learning(self) -> Iterator[nn.Parameter]:
+        """The weights that the optimizer moves."""
+        return learning(self.model, self.rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +107,10 @@ def start(
         _check_foreign(model, phase, recipe, world)
     if phase.kind != "masked" and world.size > 1 and recipe.machine.parallel == "fsdp2":
         raise TrainingError(f"{phase.name}: {phase.kind} spreads whole models only; set machine.parallel: ddp")
+    if phase.freeze == "all_but_new_rows" and world.size > 1 and recipe.machine.parallel == "fsdp2":
+        raise TrainingError(f"{phase.name}: freeze: all_but_new_rows needs whole tables; set machine.parallel: ddp")
     model.to(world.device).train()
+    rows = freeze(model, phase, kept_rows(recipe, phase, run, world))
     dtype = compute_dtype(recipe.machine.dtype, world.device)
     at_once = tokens_at_once(model, phase, recipe.machine, world)
     if phase.kind == "masked":
@@ -112,10 +123,12 @@ def start(
     on_cpu = world.device.type == "cpu" and not cut.layouts
     noise = SeededDropout(model) if on_cpu and isinstance(model, MaskedLM) else None
     objective = distributed.spread(whole, world, recipe.machine.parallel)
-    optimizer = build(model, phase.optimizer, phase.learning_rate.peak)
+    optimizer = build(model, phase.optimizer, phase.learning_rate.peak, learning(model, rows))
     if carried is not None:
         checkpoint.load_optimizer(carried, optimizer)
-    return TrainState(model=model, objective=objective, noise=noise, optimizer=optimizer, position=position, cut=cut)
+    return TrainState(
+        model=model, objective=objective, noise=noise, optimizer=optimizer, position=position, cut=cut, rows=rows
+    )
 
 
 def _say_where(watcher: Watcher, phase: Phase, folder: Path, own: Path | None, step: int) -> None:
@@ -178,7 +191,7 @@ def _begin(
         if merged is None:
             before = checkpoint.position(parent).total_tokens
         fresh = replace(fresh, total_tokens_before=before)
-        if merged is None and phase.keep_optimizer and recipe.phase(phase.from_).optimizer.name == phase.optimizer.name:
+        if merged is None and phase.keep_optimizer and recipe.phase(phase.from_).moves_as(phase):
             carried = parent
     if phase.rope_theta is not None and isinstance(model, MaskedLM):
         model.encoder.set_rope_theta(phase.rope_theta.global_, phase.rope_theta.local)

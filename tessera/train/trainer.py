@@ -199,7 +199,9 @@ def _step(job: Job, state: TrainState, step: int, batch: Batch, passes: Passes) 
         sums = gradient.backward(model, passes, job.dtype, noise=noise, seed=seed)
     else:
         sums = embedding.backward(model, batch, passes, phase, job.teacher, job.dtype, noise=noise, seed=seed)
-    length = clip_gradients(state.model.parameters(), phase.optimizer.clip_norm)
+    if state.rows is not None:
+        state.rows.take_gradients()
+    length = clip_gradients(state.learning, phase.optimizer.clip_norm)
     # the one place of a step where the processor waits for a GPU
     *own, norm = torch.cat((sums, length.to(sums.device).reshape(1))).tolist()
     # is the step sound? all processes judge the same two numbers
@@ -208,6 +210,8 @@ def _step(job: Job, state: TrainState, step: int, batch: Batch, passes: Passes) 
     # update the weights
     if fault is None:
         state.optimizer.step()
+        if state.rows is not None:
+            state.rows.put_back()
     state.optimizer.zero_grad(set_to_none=True)
     return loss, norm, fault
 
