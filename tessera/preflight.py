@@ -12,7 +12,7 @@ from tessera.corpus import decontaminate, language_id, quality
 from tessera.data import storage
 from tessera.evaluation import evaluate
 from tessera.model import hub
-from tessera.model.hf_files import find_model
+from tessera.model.hf_files import find_model, located
 from tessera.plan.fields import is_folder
 from tessera.plan.recipe import Recipe
 from tessera.plan.shipped import pip_line
@@ -83,7 +83,7 @@ def _filters(recipe: Recipe) -> None:
 
 def _tokenizer(recipe: Recipe) -> None:
     if recipe.tokenizer.path is not None:
-        tokenizer = Tokenizer.load(recipe.tokenizer.path)
+        tokenizer = Tokenizer.load(located(recipe.tokenizer.path))
         if recipe.model.preset is not None:
             architecture(recipe, tokenizer)
 

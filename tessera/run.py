@@ -20,6 +20,7 @@ from tessera.inference.sentence_folder import Pipeline
 from tessera.inference.sentence_folder import write as write_embedder
 from tessera.inference.text_scorer import Scorer
 from tessera.model import hub
+from tessera.model.hf_files import located
 from tessera.plan import fit, result
 from tessera.plan.errors import some
 from tessera.plan.fields import is_folder
@@ -172,7 +173,7 @@ def _tokenizer(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     progress = watcher.progress("tokenizer")
     with atomic_folder(target) as staging:
         if recipe.tokenizer.path is not None:
-            Tokenizer.load(recipe.tokenizer.path).copy_to(staging)
+            Tokenizer.load(located(recipe.tokenizer.path)).copy_to(staging)
         else:
             texts = sample(_read(recipe, folder, Silent()).texts(), recipe.tokenizer)
             longest = max(phase.context for phase in recipe.phases)

@@ -34,14 +34,12 @@ from tessera.inference.sentence_schemas import (
     TokenizerLimit,
 )
 from tessera.json_files import Schema, fit, read_any, read_as, shown
-from tessera.model.hf_files import find_model, open_weights
+from tessera.model.hf_files import fetched, find_model, open_weights
 from tessera.model.pooling import POOLINGS, Dense, Unit
 
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 
 _MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "README.md")
-# What of a folder is read here, and nothing else is fetched: no pickle, no code.
-_FETCHED = [*_MODEL_FILES, "*/config.json", "*/model.safetensors", "0_Transformer/*.txt"]
 _OURS = ("modules.json", "config_sentence_transformers.json", "sentence_*_config.json", "manifest.json")
 _LEGACY = {  # what sentence-transformers called each pooling before its version 6, and still reads
     "cls": "pooling_mode_cls_token",
@@ -333,16 +331,9 @@ def local(name: str | Path) -> Path:
 
     Raises ValueError where there is no such folder and the Hub gives none.
     """
-    if Path(name).is_dir():
-        return find_model(name)
-    if isinstance(name, Path) or not re.fullmatch(r"[\w.-]+/[\w.-]+|[\w-]+", name):
-        find_model(name)  # names those that lie beside
+    if isinstance(name, str) and re.fullmatch(r"[\w-]+", name) and not Path(name).exists():
+        return fetched(name)  # older names on the Hub have no owner
+    found = find_model(name)
+    if not found.is_dir():
         raise ValueError(f"{name}: no such folder; give a model's folder, or its name on the Hugging Face Hub")
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_FETCHED))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(f"{name}: no folder here ({Path.cwd()}), and the Hub gives no such model: {first}") from None
+    return found

@@ -19,12 +19,23 @@ from torch import Tensor
 from tessera import checksums
 from tessera.json_files import SHOWN, Strictly, fit, read_as, read_json, shown
 from tessera.plan.errors import some
+from tessera.plan.fields import hub_name
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
     *("tokenizer.model", "vocab.txt", "vocab.json", "merges.txt"),
 )
+# What of a folder is read, and so fetched.
+_FETCHED = [
+    "*.safetensors",
+    "*.json",
+    "*.txt",
+    "README.md",
+    "*/config.json",
+    "*/model.safetensors",
+    "0_Transformer/*.txt",
+]
 _A_MODEL = ("config.json", "modules.json", "adapter_config.json")  # one of these is in the folder of a model
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "pytorch_adapter.bin")
@@ -251,12 +262,42 @@ def find_model(place: str | Path) -> Path:
 
     Where there is only one model that can be meant it is taken, and the log says so. Raises ValueError naming those to
     choose from where there are several, or where nothing lies at `place` but models lie beside it. Whatever else
-    `place` is, it comes back as it is, for whoever reads it to say more.
+    `place` is, it comes back as it is, for whoever reads it to say more. A name on the Hugging Face Hub, where no
+    folder is called so, is fetched as by `located`.
     """
     meant = _meant(Path(place))
+    if not meant.exists():
+        return located(place)
     if meant != Path(place):
         logging.getLogger("tessera").warning("%s holds one model, which is taken: %s", place, meant)
     return meant
+
+
+def located(place: str | Path) -> Path:
+    """The file or folder itself; for a name on the Hugging Face Hub (`jhu-clsp/mmBERT-small`, `name@revision`) that is
+    where the Hub's client has put it. No pickle and no code is fetched.
+
+    Raises ValueError where the Hub is out of reach or has no such model, saying how to bring it here.
+    """
+    name = hub_name(Path(place).as_posix())
+    return Path(place) if name is None or Path(place).exists() else fetched(*name)
+
+
+def fetched(model: str, revision: str | None = None) -> Path:
+    """Where the Hub's client has put a model of the Hub. Raises ValueError as `located`."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(huggingface_hub.snapshot_download(model, revision=revision, allow_patterns=_FETCHED))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        own, pinned = model.rpartition("/")[2], f" --revision {revision}" if revision else ""
+        raise ValueError(
+            f"{model}: no folder here ({Path.cwd()}), and the Hub gives no such model: {first}\nIf there is no network "
+            f"here, fetch it where there is one, copy the folder, and give ./{own}:\n"
+            f"  hf download {model}{pinned} --local-dir ./{own}"
+        ) from None
 
 
 def _meant(place: Path) -> Path:

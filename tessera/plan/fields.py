@@ -31,6 +31,15 @@ def is_folder(source: str) -> bool:
     return "/" in source or "\\" in source
 
 
+def hub_name(place: str) -> tuple[str, str | None] | None:
+    """(name, revision) of what may be a model on the Hugging Face Hub: `jhu-clsp/mmBERT-small`, `name@revision`.
+
+    None for what can only be a folder, as ./model. Whether a folder of that name lies here is not looked at.
+    """
+    found = re.fullmatch(r"(?![.~])([\w.-]+/[\w.-]+)(?:@([\w.-]+))?", place)
+    return (found[1], found[2]) if found else None
+
+
 def refuse_twins(names: list[Any], what: str) -> None:
     """Raises ValueError where a name is there twice."""
     twins = sorted({str(n) for n in names if names.count(n) > 1})

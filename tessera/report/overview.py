@@ -9,7 +9,7 @@ from tessera.plan import cost, schedule
 from tessera.plan.architecture import EncoderConfig, parameters
 from tessera.plan.corpus import Bucket
 from tessera.plan.errors import some
-from tessera.plan.fields import at, is_folder
+from tessera.plan.fields import at, hub_name, is_folder
 from tessera.plan.mixture import MixtureSchedule, mixture_of
 from tessera.plan.phase import Phase
 from tessera.plan.recipe import Recipe
@@ -259,7 +259,11 @@ def missing_paths(recipe: Recipe) -> list[str]:
 
     Addresses elsewhere (hf://, s3:// ...) are not looked at.
     """
-    return [f"{place}: there is nothing at {path!r}" for place, path in _named(recipe) if not _there(path)]
+    return [
+        f"{place}: there is nothing at {path!r}{_perhaps(place, path)}"
+        for place, path in _named(recipe)
+        if not _there(path)
+    ]
 
 
 def _named(recipe: Recipe) -> Iterator[tuple[str, str]]:
@@ -281,6 +285,12 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "model.resize.from", recipe.model.resize.from_
     if recipe.evaluation.data is not None:
         yield "evaluation.data", recipe.evaluation.data
+
+
+def _perhaps(place: str, path: str) -> str:
+    """What is said of a model that may be on the Hub: `tessera run` fetches it, looking does not."""
+    model = place == "tokenizer.path" or place.endswith(".from")
+    return "; a run looks for it on the Hugging Face Hub" if model and hub_name(path) else ""
 
 
 def _there(path: str) -> bool:

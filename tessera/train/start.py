@@ -12,14 +12,14 @@ from tessera.data.shards import Shards
 from tessera.files import digest, read_json, write_json
 from tessera.model import hub
 from tessera.model.attention import choose
-from tessera.model.hf_files import find_model, tokenizers_differ
+from tessera.model.hf_files import find_model, located, tokenizers_differ
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.model.precision import compute_dtype
 from tessera.model.resize import resize
 from tessera.model.transformers_model import TransformersConfig, TransformersMaskedLM
 from tessera.plan import schedule
 from tessera.plan.architecture import EncoderConfig, parameters
-from tessera.plan.fields import is_folder
+from tessera.plan.fields import hub_name, is_folder
 from tessera.plan.phase import Phase
 from tessera.plan.recipe import Recipe
 from tessera.progress import Watcher
@@ -262,14 +262,19 @@ def check_tokenizers(recipe: Recipe, run: Path) -> None:
     for phase in recipe.phases:
         resized = recipe.model.resize.from_ if phase.from_ == "scratch" and recipe.model.resize else None
         source = resized or (phase.from_ if is_folder(phase.from_) else None)
-        if source is None or phase.foreign_tokenizer or (run / phase.name).exists() or not Path(source).is_dir():
+        if source is None or phase.foreign_tokenizer or (run / phase.name).exists() or not _is_here(source):
             continue
         if recipe.tokenizer.path is None:
             raise TrainingError(
                 f"{phase.name} starts from {source}, whose embedding knows the tokens of its own tokenizer, but the "
                 f"recipe trains a new one. Set tokenizer.path: {source}; or {_MEANT}"
             )
-        _check_tokenizer(find_model(source), Tokenizer.load(recipe.tokenizer.path), phase)
+        _check_tokenizer(find_model(source), Tokenizer.load(located(recipe.tokenizer.path)), phase)
+
+
+def _is_here(source: str) -> bool:
+    """Whether a model is there to be looked at; preflight has fetched what is on the Hub."""
+    return Path(source).is_dir() or hub_name(source) is not None
 
 
 _MEANT = "foreign_tokenizer: true in this phase, if the embedding is meant to learn other tokens"

@@ -372,7 +372,7 @@ def test_no_folder_and_no_hub_is_said(monkeypatch, tmp_path, folders):
     with pytest.raises(ValueError, match="no such folder; give a model's folder, or its name on the Hugging Face Hub"):
         Encoder.from_pretrained("./nowhere/at/all")
 
-    def offline(name, allow_patterns):
+    def offline(name, revision, allow_patterns):
         raise huggingface_hub.errors.LocalEntryNotFoundError("cannot find it and outgoing traffic has been disabled")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
@@ -380,7 +380,7 @@ def test_no_folder_and_no_hub_is_said(monkeypatch, tmp_path, folders):
         Encoder.from_pretrained("some/model")
     asked = {}
 
-    def online(name, allow_patterns):
+    def online(name, revision, allow_patterns):
         asked[name] = allow_patterns
         return str(folders["mmbert"])
 
