@@ -11,6 +11,7 @@ In reading order:
     tuning.py      finetune: the verb
     ablating.py    ablate: the verb
     vocabulary.py  vocabulary trim, extend, replace
+    adapting.py    look, adapt
     serving.py     serve: the verb
 """
 
@@ -25,12 +26,24 @@ from pathlib import Path
 from rich.text import Text
 
 from tessera import signals
-from tessera.cli import ablating, asking, judging, making, serving, tuning, using, vocabulary
+from tessera.cli import ablating, adapting, asking, judging, making, serving, tuning, using, vocabulary
 from tessera.cli.app import app
 from tessera.files import no_room
 from tessera.terminal import HarmlessLog, Terminal
 
-__all__ = ["ablating", "app", "asking", "judging", "main", "making", "serving", "tuning", "using", "vocabulary"]
+__all__ = [
+    "ablating",
+    "adapting",
+    "app",
+    "asking",
+    "judging",
+    "main",
+    "making",
+    "serving",
+    "tuning",
+    "using",
+    "vocabulary",
+]
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.data.languages import language_code, script_of, written_with
+from tessera.plan.languages import spelled
 from tessera.plan.shipped import pip_line
 
 PY3LANGID = "py3langid"
@@ -114,6 +115,11 @@ class Identifier:
         if by_group[likeliest] < min_probability:
             return None
         return self._labels[int((found * (self._groups == likeliest) * suspects.others).argmax())].code
+
+    def likeliest(self, text: str) -> str:
+        """The language that the first 1,000 characters of a text seem to be in, however sure that is: `fao_Latn`."""
+        label = self._labels[int(self._model.probabilities(text[:_SECOND]).argmax())]
+        return label.code if script_of(label.code) else spelled(label.code)
 
     def _find_suspects(self, language: str) -> _Suspects | None:
         """None where documents that are said to be in this language cannot be judged."""

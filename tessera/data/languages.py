@@ -165,6 +165,14 @@ def other_script(text: str, script: str, *, min_share: float, min_letters: int) 
     return _CODES[int(counts.argmax())] if letters >= min_letters and 0 < min_share * letters <= foreign else None
 
 
+def scripts_in(text: str) -> dict[str, float]:
+    """The share of its letters in each script, the commonest first; empty where there are no letters."""
+    counts = np.bincount(_scripts()[code_points(text)], minlength=len(_CODES))
+    counts[0] = 0
+    total = max(1, int(counts.sum()))
+    return {_CODES[i]: counts[i] / total for i in np.argsort(-counts, kind="stable") if counts[i]}
+
+
 def code_points(text: str) -> NDArray[np.uint32]:
     """uint32 [characters]"""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")

@@ -46,6 +46,7 @@ FLOORS = {
     "serve": 5,
     "preflight": 5,
     "run": 6,
+    "adapt": 6.5,  # walks a run
     "demo_text": 5,
     "doctor": 5,
     "terminal": 5,

@@ -1,0 +1,10 @@
+"""Adapting a released model to languages of one's own: looked at, trimmed, extended, trained on, averaged, compared.
+
+In reading order:
+
+    look.py          a look at a model: measurements, verdicts, what they cost here
+    sample.py        samples of text by language, identified where nobody says it
+    measure.py       tokens, hidden words and speed of a model in each language
+    hidden_words.py  pseudo-perplexity of whole words: bits per byte that compare between tokenizers
+    verdict.py       use as it is, trim, extend, continue training, teach from the start; with reasons and doubts
+"""
