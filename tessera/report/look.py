@@ -1,4 +1,4 @@
-"""Plot and table of a look at a model: what its vocabulary costs each language, and how well it guesses hidden words."""
+"""Plot and table of a look at a model: what its vocabulary costs each language, how well hidden words are guessed."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
