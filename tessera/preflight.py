@@ -105,6 +105,9 @@ def _models(recipe: Recipe) -> None:
             teacher = _model_folder(phase.distil.teacher, f"phases.{phase.name}.distil.teacher")
             if not hub.is_ours(teacher):
                 _library("transformers", f"{teacher} is read by transformers; {pip_line('evaluate')}")
+    for merge in recipe.merges:
+        for place in merge.folders:
+            _model_folder(place, f"merges.{merge.name}")
     if recipe.model.resize is not None:
         hub.read_config(_model_folder(recipe.model.resize.from_, "model.resize.from"))
 

@@ -7,4 +7,8 @@ In reading order:
     measure.py       tokens, hidden words and speed of a model in each language
     hidden_words.py  pseudo-perplexity of whole words: bits per byte that compare between tokenizers
     verdict.py       use as it is, trim, extend, continue training, teach from the start; with reasons and doubts
+    asked.py         what is asked for, kept beside what is made
+    recipe.py        the recipe of an adaptation: continued pre-training, replay, an average
+    retention.py     bits per byte of hidden words before and after, by language
+    adapt.py         the whole way: look, trim, extend, train, average, compare
 """

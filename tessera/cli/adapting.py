@@ -45,3 +45,57 @@ def look(
     print_table(str(model), report.COLUMNS, report.rows(found), left=3)
     for line in report.said(found):
         console.print(line, soft_wrap=True)
+
+
+@app.command()
+def adapt(
+    model: ModelPath,
+    text: Annotated[list[str], typer.Option(help="text of the new language: file, folder, glob or URL (repeatable)")],
+    out: Annotated[Path, typer.Option(help="the folder to work in; the model will be in its `final`")],
+    replay: Annotated[list[str] | None, typer.Option(help="text of languages that are to be kept (repeatable)")] = None,
+    watch: Annotated[
+        list[str] | None, typer.Option(help="text of languages that are not read, to see what they lose (repeatable)")
+    ] = None,
+    language: Language = None,
+    column: Column = "text",
+    trim: Annotated[
+        bool, typer.Option("--trim", help="leave out the tokens that none of these languages uses")
+    ] = False,
+    extend: Annotated[
+        int | None, typer.Option(help="add so many pieces to the vocabulary (default: as the verdict says)")
+    ] = None,
+    no_vocabulary: Annotated[bool, typer.Option("--no-vocabulary", help="leave the vocabulary as it is")] = False,
+    tokens: Annotated[
+        str | None, typer.Option(help="to read, as 2M (default: the new text four times, at most 2M)")
+    ] = None,
+    share: Annotated[float, typer.Option(help="of the new text where old text is replayed")] = 0.7,
+    peak: Annotated[float | None, typer.Option(help="the learning rate (default: by the width of the model)")] = None,
+    average: Annotated[float, typer.Option(help="weight of the trained model in the average; 1: no average")] = 0.5,
+    task: Annotated[
+        list[str] | None, typer.Option(help="a task measured before and after, as of evaluate (repeatable)")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="folder of the tasks' data")] = None,
+    seed: Annotated[int, typer.Option(help="of the training")] = 0,
+) -> None:
+    """Makes a released model know your language: vocabulary, continued training with replay, average, what it cost."""
+    from tessera.adapt import retention
+    from tessera.adapt.adapt import adapt as work
+    from tessera.adapt.asked import Asked
+    from tessera.plan.fields import parse_tokens
+
+    if no_vocabulary and (trim or extend):
+        raise ValueError("adapt: --no-vocabulary leaves the vocabulary as it is; leave out --trim and --extend")
+    asked = Asked(
+        model=str(model), text=tuple(text), replay=tuple(replay or ()), watch=tuple(watch or ()), language=language,
+        column=column, trim=trim, extend=0 if no_vocabulary else extend,
+        tokens=None if tokens is None else parse_tokens(tokens), share=share, peak=peak, average=average,
+        tasks=tuple(task or ()), data=None if data is None else str(data), seed=seed,
+    )  # fmt: skip
+    with Watcher(console) as watcher:
+        done = work(asked, out, watcher)
+    columns, rows = retention.table(done.rows)
+    print_table("bits per byte of hidden words, held-out text", columns, rows, left=2)
+    if done.tasks:
+        names = list(next(iter(done.tasks.values())))
+        print_table("tasks", ["task", *names], [[task, *values.values()] for task, values in done.tasks.items()])
+    console.print(f"recipe: {out / 'adapt.yaml'} (yours to edit)\nmodel:  {done.model}", soft_wrap=True)

@@ -72,12 +72,12 @@ class IngestedCorpus:
     files: tuple[DocumentFile, ...]
     split: Split
 
-    def texts(self) -> Iterator[tuple[str, str]]:
-        """(language, text) of all that is trained on; the sides of a pair one by one."""
+    def texts(self, store: Store = "train") -> Iterator[tuple[str, str]]:
+        """(language, text) of all that is trained on, or held out; the sides of a pair one by one."""
         for file in self.files:
             for table, _ in self.split.kept(file):
                 for row in table.select(["store", "language", "text", "second", "second_language"]).to_pylist():
-                    if row["store"] == "train":
+                    if row["store"] == store:
                         yield row["language"], row["text"]
                         if row["second"] is not None:
                             yield row["second_language"], row["second"]

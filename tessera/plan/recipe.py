@@ -22,10 +22,10 @@ class Merge(Strict):
 
     name: Name
     method: Literal["ties", "linear", "exponential"]
-    models: tuple[str, ...] = ()  # phases
+    models: tuple[str, ...] = ()  # phases; beside one, also folders, as what a phase started from
     checkpoints_of: str | None = None  # or the last `last` checkpoints of one phase, oldest first
     last: int = Field(4, ge=2)
-    base: str | None = None  # ties: the phase that the models branched from
+    base: str | None = None  # ties: the phase, or the folder, that the models branched from
     weights: tuple[float, ...] | None = None  # None: equal
     density: Part = 0.2  # ties: share of each task vector that is kept (top 20% in the paper)
     scale: float = Field(1.0, gt=0)  # ties: the merged task vector is multiplied by this before it is added
@@ -35,7 +35,17 @@ class Merge(Strict):
     @property
     def stages(self) -> tuple[str, ...]:
         """All phases that it reads."""
-        return (*self.models, *filter(None, (self.base, self.checkpoints_of)))
+        return tuple(name for name in (*self.models, self.base, self.checkpoints_of) if name and not is_folder(name))
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The phases whose weights it joins."""
+        return tuple(name for name in self.models if not is_folder(name)) or tuple(filter(None, (self.checkpoints_of,)))
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The model folders that it reads, those of no phase."""
+        return tuple(name for name in (*self.models, self.base) if name and is_folder(name))
 
     @model_validator(mode="after")
     def _has_models(self) -> Self:
@@ -43,6 +53,8 @@ class Merge(Strict):
             raise ValueError("name either `models` (phases) or `checkpoints_of` (one phase)")
         if self.models and len(self.models) < 2:
             raise ValueError(f"a merge needs at least two models, {list(self.models)} is one")
+        if not self.trained:
+            raise ValueError(f"none of {list(self.models)} is a phase; tessera merge joins folders alone")
         if self.weights is not None and len(self.weights) != (len(self.models) or self.last):
             raise ValueError(f"{len(self.weights)} weights for {len(self.models) or self.last} models")
         if self.weights is not None and (min(self.weights) < 0 or max(self.weights) <= 0):
@@ -178,7 +190,7 @@ class Recipe(Strict):
                 f"merge {merge.name!r} joins checkpoints of {merge.checkpoints_of!r}; "
                 "set checkpoint_every in that phase"
             )
-        thetas = {name: theta for name in merge.models if (theta := self._theta(name))}
+        thetas = {name: theta for name in merge.trained if (theta := self._theta(name))}
         if len(set(thetas.values())) > 1 and merge.config_of is None:
             raise ValueError(
                 f"merge {merge.name!r} joins models of different rotary bases: "
@@ -199,7 +211,7 @@ class Recipe(Strict):
     def _trained(self, name: str) -> str:
         """The phase that a stage is, or the one whose configuration a merge has."""
         merge = next((merge for merge in self.merges if merge.name == name), None)
-        return name if merge is None else merge.config_of or merge.checkpoints_of or merge.models[0]
+        return name if merge is None else merge.config_of or merge.trained[0]
 
     def phase(self, name: str) -> Phase:
         """The phase of that name."""

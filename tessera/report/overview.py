@@ -281,6 +281,8 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, str]]:
     for phase in recipe.phases:
         if is_folder(phase.from_):
             yield f"phases.{phase.name}.from", phase.from_
+    for merge in recipe.merges:
+        yield from ((f"merges.{merge.name}", place) for place in merge.folders)
     if recipe.model.resize is not None:
         yield "model.resize.from", recipe.model.resize.from_
     if recipe.evaluation.data is not None:
@@ -289,7 +291,7 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 def _perhaps(place: str, path: str) -> str:
     """What is said of a model that may be on the Hub: `tessera run` fetches it, looking does not."""
-    model = place == "tokenizer.path" or place.endswith(".from")
+    model = place == "tokenizer.path" or place.endswith(".from") or place.startswith("merges.")
     return "; a run looks for it on the Hugging Face Hub" if model and hub_name(path) else ""
 
 

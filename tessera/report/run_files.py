@@ -154,7 +154,7 @@ class Run:
 
 def parents_of(merge: Merge) -> tuple[str, ...]:
     """The phases whose weights a merge joins."""
-    return merge.models or ((merge.checkpoints_of,) if merge.checkpoints_of else ())
+    return merge.trained
 
 
 def group_mean(values: dict[str, float], codes: tuple[str, ...]) -> float | None:

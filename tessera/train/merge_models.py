@@ -10,6 +10,7 @@ from tessera.files import atomic_folder, refuse_taken, write_json
 from tessera.model import hub, merging
 from tessera.model.hf_files import find_model
 from tessera.plan.architecture import EncoderConfig
+from tessera.plan.fields import is_folder
 from tessera.plan.recipe import Merge, Recipe
 from tessera.progress import Watcher
 from tessera.train import checkpoint
@@ -58,7 +59,7 @@ def merge_stage(merge: Merge, recipe: Recipe, folder: Path, watcher: Watcher) ->
     if (target / "merge.json").exists():
         return
     progress = watcher.progress(merge.name)
-    models = [(folder / name / "final").resolve() for name in merge.models]
+    models = [_place(folder, name) for name in merge.models]
     if merge.checkpoints_of is not None:
         models = checkpoint.checkpoints(folder / merge.checkpoints_of)[-merge.last :]
         if len(models) < 2:
@@ -67,23 +68,30 @@ def merge_stage(merge: Merge, recipe: Recipe, folder: Path, watcher: Watcher) ->
                 "set checkpoint_every of that phase to fewer tokens than it has"
             )
     names = [f"{path.parent.name}/{path.name}" for path in models]
-    for path in (*models, *((folder / merge.base / "final",) if merge.base else ())):
-        check_model(path.resolve(), watcher)
+    base = _place(folder, merge.base) if merge.base else None
+    for path in (*models, *((base,) if base else ())):
+        if path.is_relative_to(folder.resolve()):
+            check_model(path, watcher)
     merge_folders(
         models,
         target / "final",
         method=merge.method,
-        base=folder / merge.base / "final" if merge.base else None,
+        base=base,
         weights=merge.weights,
         density=merge.density,
         scale=merge.scale,
         decay=merge.decay,
-        config_of=folder / merge.config_of / "final" if merge.config_of else None,
+        config_of=_place(folder, merge.config_of) if merge.config_of else None,
         tokenizer=folder / "tokenizer",
         describe=partial(card, recipe, merge.name),
     )
     write_json(target / "merge.json", {**merge.model_dump(mode="json"), "read": names}, sealed=True)
     progress(1, 1, f"{merge.method} of {', '.join(names)}")
+
+
+def _place(run: Path, name: str) -> Path:
+    """The model of a phase, or the folder that is named."""
+    return find_model(name).resolve() if is_folder(name) else (run / name / "final").resolve()
 
 
 def check_model(folder: Path, watcher: Watcher) -> None:

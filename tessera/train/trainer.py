@@ -208,7 +208,7 @@ def _step(job: Job, state: TrainState, step: int, batch: Batch, passes: Passes) 
     loss, norm = distributed.total([sum(own) / max(1, passes.masked), norm / world.size], world)
     fault = bad_steps.find(phase, state.model.config.vocab_size, step, loss, norm)
     # update the weights
-    if fault is None:
+    if fault is None and passes.nothing is not None:  # a last step of a few tokens may hold no document
         state.optimizer.step()
         if state.rows is not None:
             state.rows.put_back()

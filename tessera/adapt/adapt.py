@@ -1,0 +1,269 @@
+"""Adapting a model to new languages, the whole way: look, trim, extend, train, average, compare.
+
+    <out>/
+      adapt.json        what was asked for
+      look.json         what was seen of the model
+      adapt.yaml        the recipe: yours to edit
+      trimmed/          the model with fewer rows, where that is asked for
+      extended/         the model with new rows, where they are needed
+      run/              the run of the recipe, a run folder like any other
+      before/           results of tasks before
+      retention.json    bits per byte and tasks before and after
+      final -> run/<last stage>/final
+
+The same call after an interruption goes on where it stood.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tessera import lock
+from tessera.adapt import asked as asking
+from tessera.adapt import recipe as recipes
+from tessera.adapt import retention as retained
+from tessera.adapt.asked import AdaptError, Asked
+from tessera.adapt.look import SAMPLE_BYTES, Look, judge
+from tessera.adapt.measure import measure
+from tessera.adapt.recipe import Text
+from tessera.adapt.sample import Sample, read_sample
+from tessera.corpus.prepare import IngestedCorpus
+from tessera.evaluation import evaluate
+from tessera.files import LOCK, link_folder, read_json, write_json, write_text
+from tessera.inference.sentence_folder import ends_in_vectors
+from tessera.model import hub
+from tessera.model.hf_files import find_model
+from tessera.plan.evaluation import Evaluation
+from tessera.plan.loading import load
+from tessera.plan.recipe import Recipe
+from tessera.plan.result import read_all
+from tessera.progress import Silent, Watcher
+from tessera.run import documents_of, run
+from tessera.vocabulary.extend import extend
+from tessera.vocabulary.proof import Checked
+from tessera.vocabulary.texts import MOST_BYTES, Texts
+from tessera.vocabulary.trim import trim
+
+PIECES = 1_000  # that are added for each language which the vocabulary cuts small, if nothing is said
+_BESIDE, _BESIDE_BYTES = 10, 50_000  # languages that the new ones are looked at beside, and text of each
+RECIPE, LOOK, RETENTION = "adapt.yaml", "look.json", "retention.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapted:
+    """What came out.
+
+    model   the folder to use
+    tasks   {task: {model: main metric}}, mean over languages
+    """
+
+    model: Path
+    rows: list[retained.Retained]
+    tasks: dict[str, dict[str, float]]
+
+
+def adapt(asked: Asked, out: str | Path, watcher: Watcher | None = None) -> Adapted:
+    """Adapts a model as asked for, in the folder `out`.
+
+    Raises AdaptError where `out` holds something else or the model guesses no words, ValueError for text, tasks and a
+    model that cannot be used: before anything is written; lock.AtWork where another process adapts there.
+    """
+    out, watcher = Path(out), watcher or Silent()
+    model = find_model(asked.model)
+    texts, sample = _texts(asked, watcher)
+    seen, recipe = _planned(asked, out, model, texts, sample, watcher)
+    asking.keep(asked, out)
+    with lock.hold(out / LOCK, str(out)):
+        if seen is not None:
+            write_json(out / LOOK, seen.as_json(), sealed=True)
+            write_text(out / RECIPE, recipes.written(recipe))
+        recipe = load(out / RECIPE)
+        folder = run(recipe, out / "run", until="documents", watcher=watcher)
+        _vocabulary(asked, out, recipe, texts, folder, watcher)
+        run(recipe, folder, watcher=watcher)
+        final = folder / recipes.last_stage(recipe) / "final"
+        link_folder(out / "final", final)
+        tasks = _tasks(asked, recipe, out, model, watcher)
+        rows = _retention(out, model, recipe, texts, watcher)
+        said = {"languages": retained.as_json(rows), "tasks": tasks}
+        write_json(out / RETENTION, said, sealed=True)
+    return Adapted(model=out / "final", rows=rows, tasks=tasks)
+
+
+def _planned(
+    asked: Asked, out: Path, model: Path, texts: list[Text], sample: Sample, watcher: Watcher
+) -> tuple[Look | None, Recipe]:
+    """(what is seen of the model, the recipe); of an adaptation that was begun before only its recipe."""
+    evaluate.check(Evaluation(tasks=asked.tasks, data=asked.data, protocol=asked.protocol), rows=True)
+    if (out / RECIPE).is_file():
+        return None, load(out / RECIPE)
+    if ends_in_vectors(model):
+        _refuse_headless(asked, "it gives vectors (modules.json)")
+    seen = judge(measure(model, sample, watcher), SAMPLE_BYTES)
+    if seen.measured.no_head is not None:
+        _refuse_headless(asked, seen.measured.no_head)
+    needing = [
+        one.language
+        for one, said in zip(seen.measured.languages, seen.verdicts, strict=True)
+        if "extend" in said.steps and one.language in recipes.new_languages(texts)
+    ]
+    pieces = PIECES * len(needing) if asked.extend is None else asked.extend
+    start = out / "extended" if pieces else out / "trimmed" if asked.trim else model
+    positions = getattr(hub.load_any(model).config, "max_position_embeddings", 512)
+    where = recipes.relative(start) if start != model else asked.model if "/" in asked.model else f"./{asked.model}"
+    recipe = recipes.recipe_of(asked, texts, seen.measured, where, positions, bool(pieces))
+    watcher.say(f"verdict: {seen.verdict}; {recipes.described(recipe)}")
+    for line in _advice(asked, seen, pieces, needing):
+        watcher.warn(line)
+    return seen, recipe
+
+
+def _advice(asked: Asked, seen: Look, pieces: int, needing: list[str]) -> list[str]:
+    """What people should know before the hours are spent."""
+    lines = []
+    if pieces:
+        lines.append(f"vocabulary: {pieces:,} pieces are added for {', '.join(needing) or 'the new text'}")
+    if "trim" in seen.verdict.steps and not asked.trim:
+        lines.append(f"{seen.verdict.reasons[0]}; say --trim to leave them out")
+    if not asked.replay:
+        lines.append(
+            "no text is replayed (--replay): languages that the model knows are forgotten in part; the average at the "
+            "end gives some of it back"
+        )
+    return lines
+
+
+def _refuse_headless(asked: Asked, why: str) -> None:
+    raise AdaptError(
+        f"{asked.model} guesses no words, so plain text teaches it nothing: {why}. Give the masked language model that "
+        "it was made of; or change its vocabulary alone (tessera vocabulary extend), and teach it with pairs "
+        "(tessera finetune --recipe retriever) or by a teacher (tessera finetune --teacher)"
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ the text
+
+
+def _texts(asked: Asked, watcher: Watcher) -> tuple[list[Text], Sample]:
+    """The paths of the command with what they hold, and a sample of the new languages beside some of the others.
+
+    Raises ValueError for a path without text.
+    """
+    found, sample, progress = list[Text](), Sample(), watcher.progress("text")
+    for role, paths in (("new", asked.text), ("replay", asked.replay), ("watch", asked.watch)):
+        for number, path in enumerate(paths):
+            most = MOST_BYTES if role == "new" else _BESIDE_BYTES
+            here = read_sample(
+                [path], language=asked.language if role == "new" else None, column=asked.column, most_bytes=most,
+                on_progress=progress,
+            )  # fmt: skip
+            name = role if not number else f"{role}-{number + 1}"
+            language = _language(asked if role == "new" else replace(asked, language=None), path, here)
+            sizes = {code: here.bytes(code) for code in here.texts}
+            found.append(Text(name=name, role=role, path=str(path), language=language, bytes=sizes))
+            _add(sample, here, SAMPLE_BYTES if role == "new" else _BESIDE_BYTES, None if role == "new" else _BESIDE)
+    return found, sample
+
+
+def _language(asked: Asked, path: str, here: Sample) -> str | None:
+    """What the recipe says of a path whose files do not say their language."""
+    if asked.language is not None or not here.unnamed:
+        return asked.language
+    codes = set(here.unnamed.values())
+    if len(codes) > 1 or set(here.texts) != codes:
+        some = ", ".join(f"{file} ({code})" for file, code in list(here.unnamed.items())[:3])
+        raise AdaptError(f"{path}: files do not say their language: {some}; call them so, as fao_Latn.txt")
+    return codes.pop()
+
+
+def _add(sample: Sample, here: Sample, most_bytes: int, most: int | None) -> None:
+    """Adds languages that are not there yet, with so much text of each, as long as there are fewer than `most`."""
+    for code, texts in here.texts.items():
+        if code in sample.texts or (most is not None and len(sample.texts) >= most):
+            continue
+        kept, size = [], 0
+        for text in texts:
+            if size >= most_bytes:
+                break
+            kept.append(text)
+            size += len(text.encode())
+        sample.texts[code], sample.identified[code] = kept, here.identified[code]
+
+
+def _of_run(read: IngestedCorpus, languages: set[str] | None = None) -> Texts:
+    """What a run trains on and what it holds out, by language: at most so much of each as fits memory."""
+    texts = Texts()
+    for store, side in (("train", texts.used), ("held_out", texts.held_out)):
+        sizes: dict[str, int] = {}
+        for code, text in read.texts(store):  # type: ignore[arg-type]
+            if (languages is None or code in languages) and sizes.get(code, 0) < MOST_BYTES:
+                sizes[code] = sizes.get(code, 0) + len(text.encode())
+                side.setdefault(code, []).append(text)
+    return texts
+
+
+# ---------------------------------------------------------------------------------------------------------- the stages
+
+
+def _vocabulary(asked: Asked, out: Path, recipe: Recipe, texts: list[Text], folder: Path, watcher: Watcher) -> None:
+    """Makes the folder that the recipe starts from, of the text that the run trains on."""
+    start, model = Path(recipe.phases[0].from_), find_model(asked.model)
+    if start.name == "extended" and start.parent == out and start.exists():
+        return
+    if asked.trim and not (out / "trimmed").exists():
+        done = trim(model, _of_run(documents_of(folder)), out / "trimmed", check=Checked(speed=False), watcher=watcher)
+        watcher.say(f"trimmed: {done.rows[0]:,} rows -> {done.rows[1]:,}")
+    if asked.trim:
+        model = out / "trimmed"
+    if (grown := out / "extended") == start and not grown.exists():
+        new = recipes.new_languages(texts)
+        all_ = _of_run(documents_of(folder))
+        mine = Texts(*({code: side[code] for code in side if code in new} for side in (all_.used, all_.held_out)))
+        others = Texts(*({code: side[code] for code in side if code not in new} for side in (all_.used, all_.held_out)))
+        pieces = asked.extend or PIECES * len(new)
+        done_ = extend(model, mine, grown, pieces, watched=others, watcher=watcher)
+        watcher.say(f"extended: {len(done_.pieces):,} new pieces, {done_.rows[1]:,} rows")
+
+
+def _tasks(asked: Asked, recipe: Recipe, out: Path, model: Path, watcher: Watcher) -> dict[str, dict[str, float]]:
+    """The main metric of each task before, after training and of the average, mean over languages."""
+    if not asked.tasks:
+        return {}
+    list(
+        evaluate.evaluate_recipe(
+            model, recipe.evaluation, out / "before", name="before", machine=recipe.machine,
+            on_progress=watcher.progress("tasks before"),
+        )
+    )  # fmt: skip
+    found: dict[str, dict[str, float]] = {}
+    stages = ("before", *_compared(recipe))
+    for place in (out / "before", out / "run" / "evaluation"):
+        for result in read_all(place)[0]:
+            if result.model in stages and result.kind != "held_out":
+                values = [row[result.metric] for row in result.results.values() if result.metric in row]
+                found.setdefault(f"{result.task} ({result.metric})", {})[result.model] = sum(values) / len(values)
+    return {task: {name: values[name] for name in stages if name in values} for task, values in found.items()}
+
+
+def _compared(recipe: Recipe) -> list[str]:
+    """Stages whose models are compared with what was before: the last phase, and the average."""
+    return [recipe.phases[-1].name, *(merge.name for merge in recipe.merges)]
+
+
+def _retention(out: Path, model: Path, recipe: Recipe, texts: list[Text], watcher: Watcher) -> list[retained.Retained]:
+    place = out / "run"
+    held_out = _of_run(documents_of(place)).held_out
+    roles: dict[str, str] = {}
+    for text in texts:  # new before replayed before watched
+        for code in text.bytes:
+            roles.setdefault(code, text.role)
+    models: dict[str, Path] = {"before": model}
+    models |= {name: place / name / "final" for name in _compared(recipe)}
+    return retained.retention(models, held_out, roles, watcher)
+
+
+def read_retention(out: str | Path) -> Mapping[str, Any]:
+    """What `adapt` wrote of what was kept."""
+    found: Mapping[str, Any] = read_json(Path(out) / RETENTION)
+    return found
