@@ -10,5 +10,6 @@ In reading order:
     asked.py         what is asked for, kept beside what is made
     recipe.py        the recipe of an adaptation: continued pre-training, replay, an average
     retention.py     bits per byte of hidden words before and after, by language
+    tasks.py         task scores before and after, in the languages at hand
     adapt.py         the whole way: look, trim, extend, train, average, compare
 """

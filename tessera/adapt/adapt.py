@@ -7,14 +7,13 @@
       trimmed/          the model with fewer rows, where that is asked for
       extended/         the model with new rows, where they are needed
       run/              the run of the recipe, a run folder like any other
-      before/           results of tasks before
+      tasks/            results of tasks, before and after
       retention.json    bits per byte and tasks before and after
       final -> run/<last stage>/final
 
 The same call after an interruption goes on where it stood.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,16 +27,16 @@ from tessera.adapt.look import SAMPLE_BYTES, Look, judge
 from tessera.adapt.measure import measure
 from tessera.adapt.recipe import Text
 from tessera.adapt.sample import Sample, read_sample
+from tessera.adapt.tasks import scores
 from tessera.corpus.prepare import IngestedCorpus
 from tessera.evaluation import evaluate
-from tessera.files import LOCK, link_folder, read_json, write_json, write_text
+from tessera.files import LOCK, link_folder, write_json, write_text
 from tessera.inference.sentence_folder import ends_in_vectors
 from tessera.model import hub
 from tessera.model.hf_files import find_model
 from tessera.plan.evaluation import Evaluation
 from tessera.plan.loading import load
 from tessera.plan.recipe import Recipe
-from tessera.plan.result import read_all
 from tessera.progress import Silent, Watcher
 from tessera.run import documents_of, run
 from tessera.vocabulary.extend import extend
@@ -84,8 +83,10 @@ def adapt(asked: Asked, out: str | Path, watcher: Watcher | None = None) -> Adap
         run(recipe, folder, watcher=watcher)
         final = folder / recipes.last_stage(recipe) / "final"
         link_folder(out / "final", final)
-        tasks = _tasks(asked, recipe, out, model, watcher)
-        rows = _retention(out, model, recipe, texts, watcher)
+        models, roles = _models(out, recipe, model), _roles(texts)
+        rows = retained.retention(models, _of_run(documents_of(folder)).held_out, roles, watcher)
+        how: dict[str, Any] = {"data": asked.data, "protocol": asked.protocol, "watcher": watcher}
+        tasks = scores(models, asked.tasks, roles, out / "tasks", **how)
         said = {"languages": retained.as_json(rows), "tasks": tasks}
         write_json(out / RETENTION, said, sealed=True)
     return Adapted(model=out / "final", rows=rows, tasks=tasks)
@@ -226,44 +227,16 @@ def _vocabulary(asked: Asked, out: Path, recipe: Recipe, texts: list[Text], fold
         watcher.say(f"extended: {len(done_.pieces):,} new pieces, {done_.rows[1]:,} rows")
 
 
-def _tasks(asked: Asked, recipe: Recipe, out: Path, model: Path, watcher: Watcher) -> dict[str, dict[str, float]]:
-    """The main metric of each task before, after training and of the average, mean over languages."""
-    if not asked.tasks:
-        return {}
-    list(
-        evaluate.evaluate_recipe(
-            model, recipe.evaluation, out / "before", name="before", machine=recipe.machine,
-            on_progress=watcher.progress("tasks before"),
-        )
-    )  # fmt: skip
-    found: dict[str, dict[str, float]] = {}
-    stages = ("before", *_compared(recipe))
-    for place in (out / "before", out / "run" / "evaluation"):
-        for result in read_all(place)[0]:
-            if result.model in stages and result.kind != "held_out":
-                values = [row[result.metric] for row in result.results.values() if result.metric in row]
-                found.setdefault(f"{result.task} ({result.metric})", {})[result.model] = sum(values) / len(values)
-    return {task: {name: values[name] for name in stages if name in values} for task, values in found.items()}
-
-
-def _compared(recipe: Recipe) -> list[str]:
-    """Stages whose models are compared with what was before: the last phase, and the average."""
-    return [recipe.phases[-1].name, *(merge.name for merge in recipe.merges)]
-
-
-def _retention(out: Path, model: Path, recipe: Recipe, texts: list[Text], watcher: Watcher) -> list[retained.Retained]:
-    place = out / "run"
-    held_out = _of_run(documents_of(place)).held_out
-    roles: dict[str, str] = {}
-    for text in texts:  # new before replayed before watched
+def _roles(texts: list[Text]) -> dict[str, str]:
+    """What is done with each language: new before replayed before watched."""
+    found: dict[str, str] = {}
+    for text in texts:
         for code in text.bytes:
-            roles.setdefault(code, text.role)
-    models: dict[str, Path] = {"before": model}
-    models |= {name: place / name / "final" for name in _compared(recipe)}
-    return retained.retention(models, held_out, roles, watcher)
-
-
-def read_retention(out: str | Path) -> Mapping[str, Any]:
-    """What `adapt` wrote of what was kept."""
-    found: Mapping[str, Any] = read_json(Path(out) / RETENTION)
+            found.setdefault(code, text.role)
     return found
+
+
+def _models(out: Path, recipe: Recipe, model: Path) -> dict[str, Path]:
+    """What is compared: the model as it was, after the last phase, and the average."""
+    names = [recipe.phases[-1].name, *(merge.name for merge in recipe.merges)]
+    return {"before": model, **{name: out / "run" / name / "final" for name in names}}

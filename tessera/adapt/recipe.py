@@ -85,8 +85,7 @@ def recipe_of(
         "phases": phases,
         "merges": merges,
         "evaluation": {
-            "every": max(1, total // 4), "max_tokens": 4_000, "tasks": list(asked.tasks), "data": asked.data,
-            "protocol": asked.protocol,
+            "every": max(1, total // 4), "max_tokens": 4_000,
         },
     })  # fmt: skip
 

@@ -16,7 +16,7 @@ from tessera.progress import Silent, Watcher
 from tessera.statistics import ratio_interval
 from tessera.tokenizer.tokenizer import Tokenizer
 
-_PASSAGES = 40  # of a language
+_PASSAGES = 24  # of a language
 _ROLES = ("new", "replay", "watch")
 ROLE_NAMES = {"new": "new", "replay": "replayed", "watch": "watched"}
 

@@ -40,7 +40,8 @@ def build(
     decay = settings.weight_decay
     if settings.name != "stableadamw" and settings.fully_decoupled:
         decay /= peak  # torch multiplies by the learning rate
-    groups = [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
+    both = ({"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0})
+    groups: list[dict[str, Any]] = [group for group in both if group["params"]]  # rows alone may have nothing plain
     if settings.name == "stableadamw":
         return StableAdamW(
             groups,
