@@ -19,7 +19,25 @@ from tessera.model.hf_files import find_model
 from tessera.plan.loading import load
 from tessera.tokenizer.tokenizer import Tokenizer
 
-CYM = ["mae", "yn", "y", "tŷ", "afon", "gweld", "glas", "hen", "dan", "bychan", "gwyrdd", "dal", "ger", "pell", "gyflym", "a", "chath"]
+CYM = [
+    "mae",
+    "yn",
+    "y",
+    "tŷ",
+    "afon",
+    "gweld",
+    "glas",
+    "hen",
+    "dan",
+    "bychan",
+    "gwyrdd",
+    "dal",
+    "ger",
+    "pell",
+    "gyflym",
+    "a",
+    "chath",
+]
 
 
 def welsh(count: int, seed: int = 0) -> list[str]:

@@ -42,7 +42,7 @@ def test_a_word_costs_the_sum_of_its_tokens_however_many_there_are(tokenizer):
     model = Counting(300)
     text = "one two three four"
     found = hidden_words(model, tokenizer, [Passage(0, text, ((4, 7), (8, 13)))])
-    ((ids, offsets),) = tokenizer.encode_offsets([text])
+    ((_, offsets),) = tokenizer.encode_offsets([text])
     tokens = sum(bool((begin < 13) and (end > 4)) for begin, end in offsets.tolist())
     assert found.words == 2
     assert found.bytes == (8,)
