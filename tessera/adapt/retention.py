@@ -91,7 +91,7 @@ def table(rows: Sequence[Retained]) -> tuple[list[str], list[list[str]]]:
     if not rows:
         return [], []
     first, *others = rows[0].bits
-    columns = ["language", "", "words", first, *(f"{name} (95%)" for name in others), "tokens / word"]
+    columns = ["language", "", "words", first, *(f"{name} (change, 95%)" for name in others), "tokens / word"]
     lines = [
         [
             row.language,

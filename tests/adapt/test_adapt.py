@@ -121,7 +121,7 @@ def test_without_a_vocabulary_and_without_replay_the_start_itself_is_averaged(as
     assert recipe.phases[0].mixture.shares == {"new/cym_Latn": 1.0}
     assert [row.role for row in found.rows] == ["new"]
     columns, rows = table(found.rows)
-    assert columns[3:] == ["before", "decay (95%)", "averaged (95%)", "tokens / word"]
+    assert columns[3:] == ["before", "decay (change, 95%)", "averaged (change, 95%)", "tokens / word"]
     assert len(rows) == 1
 
 

@@ -40,8 +40,8 @@ def seen(finished: Path, text: Path) -> Look:
 
 
 def language(code: str = "fao_Latn", **more: object) -> Language:
-    row = {"language": code, "tokens": 1_000, "bytes": 4_000, "cost": 1.0, "unknown_share": 0.0, "information": 15_000.0,
-           "byte_fallback_share": 0.0, "tokens_per_word": 1.5}  # fmt: skip
+    row = {"language": code, "tokens": 1_000, "bytes": 4_000, "cost": 1.0, "unknown_share": 0.0,
+           "information": 15_000.0, "byte_fallback_share": 0.0, "tokens_per_word": 1.5}  # fmt: skip
     given = {
         "language": code, "identified": Identified(language=code, share=1.0, script="Latn"), "documents": 50,
         "bytes": 50_000, "used": 100, "nearest": None, "surprise": 0.3,
