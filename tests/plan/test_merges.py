@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tessera.plan.loading import RecipeError, load
+from tessera.plan.recipe import Recipe
 
 PHASE = "tokens: 1M, context: 64, batch_tokens: 4k, mask_ratio: 0.3, learning_rate: {peak: 1e-4}"
 
@@ -62,3 +63,14 @@ def test_bases_of_a_folder_are_looked_at_when_it_is_read(tmp_path):
 def test_numbers_and_names_of_a_merge_are_looked_at_before_training(more, text, tmp_path):
     with pytest.raises(RecipeError, match=text):
         load(recipe(tmp_path, merge=more))
+
+
+def test_a_phase_merges_with_the_folder_that_it_started_from(tmp_path):
+    given = load(recipe(tmp_path, "", "", ", weights: [0.5, 0.5]", start="./start"))
+    both = {**given.model_dump(mode="json", by_alias=True)}
+    both["merges"][0]["models"] = ["./start", "b"]
+    found = Recipe.model_validate(both).merges[0]
+    assert (found.trained, found.folders, found.stages) == (("b",), ("./start",), ("b",))
+    both["merges"][0]["models"] = ["./start", "./other"]
+    with pytest.raises(ValueError, match="is a phase; tessera merge joins folders alone"):
+        Recipe.model_validate(both)

@@ -147,3 +147,11 @@ def test_a_step_in_which_no_token_is_masked_has_no_loss_and_says_so(tmp_path, te
     assert [line["step"] for line in lines(tmp_path)] == [1, 2]
     assert not any("loss" in line for line in lines(tmp_path))
     assert all(what.startswith("no token was masked, ") for what in said)
+
+
+@pytest.mark.parametrize("name", ["adamw", "stableadamw", "muon"])
+def test_a_last_step_in_which_no_document_begins_moves_nothing(tmp_path, text, name):
+    plan = changed(tokens=1_001, learning_rate={"peak": 1e-3}, optimizer={"name": name})
+    go(tmp_path, text, plan=plan)
+    assert lines(tmp_path)[-1]["documents"] == 0
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
