@@ -137,9 +137,10 @@ def _advice(asked: Asked, seen: Look, pieces: int, needing: list[str]) -> list[s
 
 def _refuse_headless(asked: Asked, why: str) -> None:
     raise AdaptError(
-        f"{asked.model} guesses no words, so plain text teaches it nothing: {why}. Give the masked language model that "
-        "it was made of; or change its vocabulary alone (tessera vocabulary extend), and teach it with pairs "
-        "(tessera finetune --recipe retriever) or by a teacher (tessera finetune --teacher)"
+        f"{asked.model} guesses no words, and it is by guessing words that a model learns from plain text: {why}. Give "
+        "the masked language model that it was made of; or extend its vocabulary, and teach it to give the vectors "
+        f"that it gave before:\n  tessera vocabulary extend {asked.model} --text ... --tokens 1000 --out extended\n"
+        f"  tessera finetune extended TEXT --kind distil --teacher {asked.model} --out adapted"
     )
 
 

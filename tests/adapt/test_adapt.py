@@ -156,7 +156,7 @@ def test_what_cannot_be_used_is_refused_before_anything_is_written(asked, tmp_pa
 
     assert small_model(tokenizer).config.vocab_size == tokenizer.vocab_size
     write_embedder(tmp_path / "bare", hub_folder, Pipeline(), hub.read_config(tmp_path / "bare").hidden_size, 64)
-    refuse("guesses no words, so plain text teaches it nothing", model=str(hub_folder))
+    refuse(r"guesses no words.*\n.*vocabulary extend .*\n.*--kind distil --teacher", model=str(hub_folder))
     out.mkdir()
     (out / "mine.txt").write_text("mine")
     with pytest.raises(AdaptError, match=r"is not empty and holds no adapt\.json"):

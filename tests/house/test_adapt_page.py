@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 
 from tessera.adapt import measure, verdict
 from tessera.cli import app
+from tessera.inference.sentence_folder import Pipeline
+from tessera.inference.sentence_folder import write as write_embedder
 from tessera.model import hub
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
@@ -42,6 +44,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     model = MaskedLM(EncoderConfig.model_validate(fields))
     initialize(model, torch.Generator().manual_seed(0))
     hub.save(model, tmp_path / "mmbert", tmp_path / "t")
+    write_embedder(tmp_path / "mmbert", tmp_path / "e5-small", Pipeline(), TINY["hidden_size"], 64)
     for code in ("fao_Latn", "eng_Latn", "deu_Latn", "isl_Latn"):
         write_rows(tmp_path / f"{code}.jsonl", [{"text": text} for text in documents(code, 120, "new")])
     monkeypatch.chdir(tmp_path)
@@ -51,6 +54,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_of_the_page_does_what_it_says(here, command):
     words = shlex.split(command, comments=True)
+    if words[0] == "finetune":
+        test_every_command_of_the_page_does_what_it_says(here, COMMANDS[COMMANDS.index(command) - 1])
     if words[0] == "adapt":
         words += ["--tokens", "20k"]
     done = CliRunner().invoke(app, words, env={"COLUMNS": "250"})
