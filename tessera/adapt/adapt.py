@@ -23,9 +23,10 @@ from tessera.adapt import asked as asking
 from tessera.adapt import recipe as recipes
 from tessera.adapt import retention as retained
 from tessera.adapt.asked import AdaptError, Asked
-from tessera.adapt.look import SAMPLE_BYTES, Look, judge
+from tessera.adapt.look import Look, judge
 from tessera.adapt.measure import measure
 from tessera.adapt.recipe import Text
+from tessera.adapt.sample import MOST_BYTES as LOOKED_AT
 from tessera.adapt.sample import Sample, read_sample
 from tessera.adapt.tasks import scores
 from tessera.corpus.prepare import IngestedCorpus
@@ -101,7 +102,7 @@ def _planned(
         return None, load(out / RECIPE)
     if ends_in_vectors(model):
         _refuse_headless(asked, "it gives vectors (modules.json)")
-    seen = judge(measure(model, sample, watcher), SAMPLE_BYTES)
+    seen = judge(measure(model, sample, watcher))
     if seen.measured.no_head is not None:
         _refuse_headless(asked, seen.measured.no_head)
     needing = [
@@ -164,7 +165,7 @@ def _texts(asked: Asked, watcher: Watcher) -> tuple[list[Text], Sample]:
             language = _language(asked if role == "new" else replace(asked, language=None), path, here)
             sizes = {code: here.bytes(code) for code in here.texts}
             found.append(Text(name=name, role=role, path=str(path), language=language, bytes=sizes))
-            _add(sample, here, SAMPLE_BYTES if role == "new" else _BESIDE_BYTES, None if role == "new" else _BESIDE)
+            _add(sample, here, LOOKED_AT if role == "new" else _BESIDE_BYTES, None if role == "new" else _BESIDE)
     return found, sample
 
 

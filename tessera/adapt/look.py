@@ -9,7 +9,6 @@ from tessera.adapt.sample import Sample, read_sample
 from tessera.adapt.verdict import Verdict, of_language, of_model
 from tessera.progress import Silent, Watcher
 
-SAMPLE_BYTES = 200_000  # of each language
 ADAPTED_TOKENS = 1_000_000  # that continued training reads of a language, as `tessera adapt` does by default
 TAUGHT_TOKENS = 20_000_000  # and what a language that a model does not know takes, at the least
 _MASKED = 0.15
@@ -23,7 +22,6 @@ class Look:
     verdicts: tuple[Verdict, ...]  # of measured.languages
     verdict: Verdict
     hours: dict[str, float]  # of each step that the verdict names, on this machine
-    sample_bytes: int
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for programs."""
@@ -34,7 +32,7 @@ class Look:
         model = {key: value for key, value in asdict(self.measured).items() if key != "languages"}
         return {
             **model, "memory": self.measured.memory, "verdict": list(self.verdict.steps),
-            "reasons": list(self.verdict.reasons), "hours": self.hours, "sample_bytes": self.sample_bytes,
+            "reasons": list(self.verdict.reasons), "hours": self.hours,
             "languages": rows,
         }  # fmt: skip
 
@@ -45,35 +43,41 @@ def look(
     *,
     language: str | None = None,
     column: str = "text",
-    sample_bytes: int = SAMPLE_BYTES,
+    sample_bytes: int | None = None,
     watcher: Watcher | None = None,
 ) -> Look:
     """Looks at a model folder, or one of the Hub by its name, with text of one language or many.
 
     texts         files, folders, globs or URLs
     language      of text whose files do not say it; None: as it is identified
-    sample_bytes  of each language that are read
+    sample_bytes  of each language that are read; None: 200 kB, less where there are many files
 
     Raises ValueError as `read_sample` and `measure`.
     """
     watcher = watcher or Silent()
     sample = read_sample(
-        texts, language=language, column=column, most_bytes=sample_bytes, on_progress=watcher.progress("text")
+        texts,
+        language=language,
+        column=column,
+        most_bytes=sample_bytes,
+        skip=True,
+        on_progress=watcher.progress("text"),
     )
+    for file, why in sample.skipped.items():
+        watcher.warn(f"left out: {file}: {why}")
     for file, code in sample.unnamed.items():
         watcher.warn(
             f"{file}: does not say its language; it is read as {code}, which its text seems to be (--language)"
         )
-    return judge(measure(model, sample, watcher), sample_bytes)
+    return judge(measure(model, sample, watcher))
 
 
-def judge(measured: Measured, sample_bytes: int) -> Look:
+def judge(measured: Measured) -> Look:
     """What to do about what was measured."""
     verdicts = tuple(of_language(one, measured) for one in measured.languages)
     whole = of_model(measured, verdicts)
     return Look(
-        measured=measured, verdicts=verdicts, verdict=whole, hours=_hours(measured, verdicts, whole),
-        sample_bytes=sample_bytes,
+        measured=measured, verdicts=verdicts, verdict=whole, hours=_hours(measured, verdicts, whole)
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from tessera.progress import Progress, silent
 
 UNKNOWN = "und"  # ISO 639-3 for what has not been told
 _PASSAGES, _LONGEST = 30, 1_000  # of a language that are identified, and characters of each
+MOST_BYTES, _LEAST_BYTES, _ALL_BYTES = 200_000, 10_000, 8_000_000  # of a language, and of all files together
 _IN_VAIN = 2_000  # documents in a row that are not kept: the rest of a file is taken to be in the same languages
 
 
@@ -35,11 +36,13 @@ class Sample:
     """The first documents of each language, and what it seems to be.
 
     unnamed  files whose language was taken from what the text seems to be, with that
+    skipped  files of a folder that hold no text of the column, with why
     """
 
     texts: dict[str, list[str]] = field(default_factory=dict)
     identified: dict[str, Identified] = field(default_factory=dict)
     unnamed: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
 
     def bytes(self, language: str) -> int:
         """Of UTF-8."""
@@ -51,13 +54,15 @@ def read_sample(
     *,
     language: str | None = None,
     column: str = "text",
-    most_bytes: int,
+    most_bytes: int | None = None,
+    skip: bool = False,
     on_progress: Progress = silent,
 ) -> Sample:
     """Reads files, folders, globs or URLs as a corpus does.
 
     language    of every document where neither a column nor a name says it; None: as it is identified
-    most_bytes  of each language
+    most_bytes  of each language; None: MOST_BYTES, less where there are many files, so that a look stays short
+    skip        leaves out a file that cannot be used where there are others, as one of pairs among documents
 
     Raises ValueError naming a path without text, and a file of which nobody says or sees what language it is in.
     """
@@ -65,9 +70,16 @@ def read_sample(
         raise ValueError("no text is given; name files or folders with text of the languages you mean")
     sample, sizes = Sample(), Counter[str]()
     all_files = [file for path in paths for file in files(_source(path, language, column))]
+    most_bytes = most_bytes or max(_LEAST_BYTES, min(MOST_BYTES, _ALL_BYTES // len(all_files)))
     for number, file in enumerate(all_files):
         on_progress(number, len(all_files), f"reads {file.name}")
-        found = _read(file, language, column, sizes, most_bytes)
+        try:
+            found = _read(file, language, column, sizes, most_bytes)
+        except ValueError as error:
+            if not skip or len(sample.skipped) == len(all_files) - 1:
+                raise
+            sample.skipped[str(file)] = str(error)
+            continue
         if UNKNOWN in found:
             code = _named(file, found[UNKNOWN])
             sample.unnamed[str(file)] = code

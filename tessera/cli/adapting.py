@@ -20,7 +20,9 @@ def look(
     text: Annotated[list[str], typer.Argument(help="text: files, folders, globs or URLs", show_default=False)],
     language: Language = None,
     column: Column = "text",
-    sample_bytes: Annotated[str, typer.Option(help="text of each language that is read")] = "200kB",
+    sample_bytes: Annotated[
+        str | None, typer.Option(help="text of each language that is read (default: 200kB, less of many)")
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="print JSON and nothing else")] = False,
     plot: Annotated[Path | None, typer.Option(help="draw it, as PNG, SVG or HTML")] = None,
 ) -> None:
@@ -31,7 +33,7 @@ def look(
     from tessera.report import look as report
 
     check_outputs(plot)
-    size = parse_bytes(sample_bytes)
+    size = None if sample_bytes is None else parse_bytes(sample_bytes)
     with Watcher(console) as watcher:
         found = work(
             str(model), text, language=language, column=column, sample_bytes=size,

@@ -120,11 +120,11 @@ def test_what_little_text_and_a_missing_head_leave_open_is_said():
 def test_rows_that_no_language_uses_are_worth_trimming_and_training_has_a_price():
     one = language(surprise=0.8)
     measured = model(one, language("eng_Latn"), needed=100)
-    found = judge(measured, 1)
+    found = judge(measured)
     assert list(found.verdict.steps) == ["trim", "continue training"]
     assert "use 100 of 1,000 rows" in found.verdict.reasons[0]
     assert found.hours["continue training"] > 0
-    slower = judge(dataclasses.replace(measured, tokens_a_second=1e3), 1)
+    slower = judge(dataclasses.replace(measured, tokens_a_second=1e3))
     assert slower.hours["continue training"] == pytest.approx(10 * found.hours["continue training"], rel=0.1)
 
 
@@ -136,6 +136,18 @@ def test_a_file_that_says_no_language_is_identified(text):
     given = read_sample([str(text / "ymadrodd.txt")], language="bre_Latn", most_bytes=10_000)
     assert list(given.texts) == ["bre_Latn"]
     assert given.unnamed == {}
+
+
+def test_a_file_that_cannot_be_used_is_left_out_with_why_unless_it_is_all_there_is(tmp_path):
+    write(tmp_path / "fao_Latn.jsonl", [{"text": "og hús í"}] * 3)
+    write(tmp_path / "pairs.jsonl", [{"src": "a", "tgt": "b"}] * 3)
+    found = read_sample([str(tmp_path)], skip=True)
+    assert list(found.texts) == ["fao_Latn"]
+    assert ["pairs.jsonl" in file for file in found.skipped] == [True]
+    with pytest.raises(ValueError, match="pairs"):
+        read_sample([str(tmp_path)])
+    with pytest.raises(ValueError, match="pairs"):
+        read_sample([str(tmp_path / "pairs.jsonl")], skip=True)
 
 
 def test_text_without_letters_names_no_language(tmp_path):
