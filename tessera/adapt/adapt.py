@@ -112,7 +112,8 @@ def _planned(
     ]
     pieces = PIECES * len(needing) if asked.extend is None else asked.extend
     start = out / "extended" if pieces else out / "trimmed" if asked.trim else model
-    positions = getattr(hub.load_any(model).config, "max_position_embeddings", 512)
+    config = hub.load_any(model).config
+    positions = getattr(config, "positions", None) or config.max_position_embeddings
     where = recipes.relative(start) if start != model else asked.model if "/" in asked.model else f"./{asked.model}"
     recipe = recipes.recipe_of(asked, texts, seen.measured, where, positions, bool(pieces))
     watcher.say(f"verdict: {seen.verdict}; {recipes.described(recipe)}")

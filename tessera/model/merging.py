@@ -9,13 +9,13 @@ under the same ids, or compute something else with the same shapes.
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from tessera.model import hub
-from tessera.model.hf_files import is_finite, tokenizers_differ
+from tessera.model.hf_files import config_json, is_finite, tokenizers_differ
 from tessera.model.mlm import MaskedLM
 
 Method = Literal["ties", "linear", "exponential"]
@@ -23,6 +23,7 @@ State = dict[str, Tensor]
 
 _PIECE = 1 << 24  # values looked at together while a threshold is searched for: bounds the memory, not the result
 _ROTARY = ("global_rope_theta", "local_rope_theta")
+_WRITTEN = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 _CHOSEN = frozenset((  # fields that weights of other values may be averaged under: the result takes those of one model
     *_ROTARY, "norm_eps", "global_attn_every_n_layers", "local_attention",
     "max_position_embeddings", "attention_output_dropout", "initializer_range", "initialization",
@@ -41,7 +42,7 @@ def merge(
     decay: float = 0.5,
     config_of: Path | None = None,
     tokenizer: Path | None = None,
-) -> MaskedLM:
+) -> hub.AnyMaskedLM:
     """One model out of several folders, with their common configuration.
 
     base, weights, density, scale, decay  as for `ties`, `linear` and `exponential`
@@ -63,11 +64,15 @@ def merge(
     elif method == "exponential":
         weights = _by_age(len(models), decay)
     _check_alike(models, base, config_of, tokenizer)
-    states = [hub.load(path).state_dict() for path in models]
+    states = [hub.load_any(path).state_dict() for path in models]
     if method == "ties" and base is not None:
-        state = ties(hub.load(base).state_dict(), states, weights, density, scale)
+        state = ties(hub.load_any(base).state_dict(), states, weights, density, scale)
     else:
         state = linear(states, weights)
+    if not hub.is_ours(models[0]):
+        other = hub.load_any(config_of or models[0])
+        other.load_state_dict(state)
+        return other
     with torch.device("meta"):
         merged = MaskedLM(hub.read_config(config_of or models[0]))
     merged.load_state_dict(state, assign=True)
@@ -254,15 +259,15 @@ def _check_alike(models: Sequence[Path], base: Path | None, config_of: Path | No
                 f"{folder} is a model of sentence-transformers: a merge makes a masked language model, and would lose "
                 "its pooling, prompts and further layers; take modules.json out of a copy if that is meant"
             )
-    first, mine = folders[0], hub.read_config(folders[0]).model_dump()
+    first, mine = folders[0], _config(folders[0])
     for other in folders[1:]:
-        theirs, free = hub.read_config(other).model_dump(), _ROTARY if other not in models else ()
-        unlike = [field for field, value in mine.items() if value != theirs[field] and field not in free]
+        theirs, free = _config(other), _ROTARY if other not in models else ()
+        unlike = [field for field in {**mine, **theirs} if mine.get(field) != theirs.get(field) and field not in free]
         fatal = [field for field in unlike if field not in _CHOSEN]
         if fatal or (unlike and config_of is None):
             raise ValueError(
                 f"cannot merge {first} and {other}: "
-                + "; ".join(f"{field} is {mine[field]} and {theirs[field]}" for field in fatal or unlike)
+                + "; ".join(f"{field} is {mine.get(field)} and {theirs.get(field)}" for field in fatal or unlike)
                 + f"; {'weights of other architectures do not average' if fatal else _CHOOSE}"
             )
     readers = [*folders, *([tokenizer] if tokenizer else [])]
@@ -275,6 +280,13 @@ def _check_alike(models: Sequence[Path], base: Path | None, config_of: Path | No
         )
     for other in read[1:]:
         _check_tokenizers(read[0], other, config_of)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """What a folder says of its architecture; of another family all that config.json does, but for who wrote it."""
+    if hub.is_ours(folder):
+        return hub.read_config(folder).model_dump()
+    return {key: value for key, value in config_json(folder).items() if key not in _WRITTEN}
 
 
 def _check_tokenizers(first: Path, other: Path, config_of: Path | None) -> None:

@@ -9,6 +9,7 @@ from tessera.checksums import seal
 from tessera.files import atomic_folder, refuse_taken, write_json
 from tessera.model import hub, merging
 from tessera.model.hf_files import find_model
+from tessera.model.transformers_model import TransformersConfig
 from tessera.plan.architecture import EncoderConfig
 from tessera.plan.fields import is_folder
 from tessera.plan.recipe import Merge, Recipe
@@ -30,7 +31,7 @@ def merge_folders(
     decay: float = 0.5,
     config_of: Path | None = None,
     tokenizer: Path | None = None,
-    describe: Callable[[EncoderConfig, str], str] = lambda config, summary: summary + "\n",
+    describe: Callable[[EncoderConfig | TransformersConfig, str], str] = lambda config, summary: summary + "\n",
 ) -> Path:
     """Merges Hugging Face folders into one at `target`.
 

@@ -135,6 +135,29 @@ def test_an_average_of_one_is_the_trained_model_itself_and_trimming_keeps_what_t
     assert rows < Tokenizer.load(find_model(asked.model)).vocab_size
 
 
+def test_a_model_of_another_family_is_adapted_and_averaged_too(asked, tmp_path):
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    tokenizer = Tokenizer.load(find_model(asked.model))
+    config = transformers.BertConfig(
+        vocab_size=tokenizer.vocab_size, hidden_size=24, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=500, pad_token_id=tokenizer.pad_id,
+    )  # fmt: skip
+    transformers.BertForMaskedLM(config).save_pretrained(tmp_path / "bert")
+    tokenizer.copy_to(tmp_path / "bert")
+    given = {key: getattr(asked, key) for key in asked.__slots__}
+    found = adapt(Asked(**{**given, "model": str(tmp_path / "bert"), "tokens": 8_000}), tmp_path / "out")
+    assert found.rows[0].bits["averaged"] < found.rows[0].bits["before"]
+    recipe = load(tmp_path / "out" / "adapt.yaml")
+    assert {phase.context for phase in recipe.phases} == {500}
+    rows, after = (hub.load_any(tmp_path / "out" / "run" / name / "final").state_dict() for name in ("rows", "decay"))
+    name = "model.bert.encoder.layer.0.attention.self.query.weight"
+    mean = hub.load_any(found.model).state_dict()[name]
+    torch.testing.assert_close(mean, (rows[name] + after[name]) / 2)
+
+
 def test_what_cannot_be_used_is_refused_before_anything_is_written(asked, tmp_path, new):
     out, given = tmp_path / "out", {key: getattr(asked, key) for key in asked.__slots__}
 
