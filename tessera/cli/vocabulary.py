@@ -37,6 +37,10 @@ def trim(
     script: Annotated[
         list[str] | None, typer.Option(help="besides: all tokens of this script, as Taml (repeatable)")
     ] = None,
+    whole: Annotated[
+        list[str] | None,
+        typer.Option(help="besides: all tokens of this text, which is like what will be read (repeatable)"),
+    ] = None,
     language: Language = None,
     column: Column = "text",
     held_out: HeldOut = 0.05,
@@ -57,7 +61,12 @@ def trim(
             text, language=language, column=column, held_out=held_out, most_bytes=_bytes(sample_bytes),
             on_progress=watcher.progress("text"),
         )  # fmt: skip
-        done = work(model, found, out, rule, check=Checked(speed=not no_timing), watcher=watcher)
+        all_of = None
+        if whole:
+            all_of = texts.read_texts(whole, language=language, column=column, held_out=held_out)
+            for code, some in all_of.held_out.items():  # nothing is proved on it, so all of it counts
+                all_of.used[code] = [*all_of.used.get(code, ()), *some]
+        done = work(model, found, out, rule, whole=all_of, check=Checked(speed=not no_timing), watcher=watcher)
     print_table(
         "held-out text",
         ["language", "documents", "all pieces kept", "tokens, all documents", "unknown"],

@@ -39,6 +39,7 @@ def trim(
     out: str | Path,
     rule: Rule | None = None,
     *,
+    whole: Texts | None = None,
     check: proof.Checked = proof.Checked(),
     watcher: Watcher | None = None,
 ) -> Trimmed:
@@ -46,6 +47,7 @@ def trim(
 
     texts  of the languages to keep; see `texts.read_texts`
     rule   which of their tokens are kept
+    whole  text all of whose tokens are kept, however rare: like that which the model will read
 
     Any head stays, and the files of sentence-transformers. Raises FileExistsError where `out` holds something;
     ValueError for a folder that is not understood, a size into which the tokens that must be kept do not fit, and where
@@ -57,7 +59,10 @@ def trim(
     found = Entries.of(tokenizer := Tokenizer.load(model.inside))
     check_vocabulary(tokenizer, model, model.inside)
     counts = count(tokenizer, texts.used, watcher.progress("trim"))
-    kept = keep(found, counts, rule, [*tables.named_ids(model), *range(model.fixed)])
+    more = [*tables.named_ids(model), *range(model.fixed)]
+    if whole is not None:
+        more += np.flatnonzero(np.sum(list(count(tokenizer, whole.used).values()), axis=0)).tolist()
+    kept = keep(found, counts, rule, more)
     ids = {int(old): new for new, old in enumerate(kept)}
     definition = entries.renumbered(found.definition, ids)
     with atomic_folder(out) as draft:
@@ -87,7 +92,7 @@ def keep(found: Entries, counts: Counts, rule: Rule, more: Sequence[int] = ()) -
     must = set[int]().union(*map(needs, must))
     if rule.size is not None and len(must) > rule.size:
         raise ValueError(
-            f"size is {rule.size:,}, but special and added tokens, bytes, letters and whole scripts are "
+            f"size is {rule.size:,}, but special and added tokens, bytes, letters, whole scripts and texts are "
             f"{len(must):,} tokens already; give a greater size"
         )
     for token in rule.wanted(counts).tolist():

@@ -238,7 +238,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(tmp_path):
     old = families.write_ours(tmp_path / "old", "gemma")
     with pytest.raises(
         ValueError,
-        match=r"size is 200, but special and added tokens, bytes, letters and whole scripts are \d+ tokens already",
+        match=r"size is 200, but special and added tokens, bytes, letters, whole scripts and texts are \d+ tokens already",
     ):
         trim(old, split(), tmp_path / "new", Rule(size=200), check=CHECK)
     with pytest.raises(ValueError, match="rows are kept by one of coverage, min_count and size"):
@@ -267,3 +267,14 @@ def test_a_folder_whose_proof_fails_is_not_written(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="nothing was written: the hidden states of a document differ"):
         trim(old, split(), tmp_path / "new", check=CHECK)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_text_that_is_kept_whole_is_cut_as_it_was_however_rare_its_tokens(tmp_path):
+    folder = families.write_theirs(tmp_path / "model", "xlmr", "XLMRobertaModel")
+    rare = families.texts()["ell_Grek"][:40]
+    done = trim(folder, split(), tmp_path / "out", Rule(coverage=0.9), whole=Texts({"ell_Grek": rare}), check=CHECK)
+    old, new = Tokenizer.load(folder), Tokenizer.load(tmp_path / "out")
+    for was, now in zip(old.encode_plain(rare), new.encode_plain(rare), strict=True):
+        assert [old.token(i) for i in was] == [new.token(i) for i in now]
+    without = trim(folder, split(), tmp_path / "less", Rule(coverage=0.9), check=CHECK)
+    assert without.rows[1] < done.rows[1] < done.rows[0]
