@@ -118,8 +118,8 @@ def _phases(start: str, total: int, peak: float, grown: bool, common: dict[str, 
     warmup = max(1, int(middle * _WARMUP))
     found = []
     if grown:
-        rate = {"peak": peak, "warmup": max(1, int(rows * _WARMUP))}
-        alone = {"name": "rows", "from": start, "tokens": rows, "learning_rate": rate, "freeze": "all_but_new_rows"}
+        slow = {"peak": peak, "warmup": max(1, int(rows * _WARMUP))}
+        alone = {"name": "rows", "from": start, "tokens": rows, "learning_rate": slow, "freeze": "all_but_new_rows"}
         found.append({**alone, **common})
     found.append({"name": "adapt", "from": "rows" if grown else start, "tokens": middle, "learning_rate": {"peak": peak,
                   "warmup": warmup}, **common})  # fmt: skip

@@ -3,12 +3,13 @@
 Words are hidden, not tokens, so that models with different vocabularies compare; see hidden_words.py.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tessera.adapt.hidden_words import hidden_words, passages
+from tessera.adapt.hidden_words import HiddenWords, hidden_words, passages
 from tessera.model import hub
 from tessera.model.hf_files import find_model
 from tessera.model.precision import find_device
@@ -54,9 +55,9 @@ def retention(
     texts   held-out documents of each language
     """
     progress = (watcher or Silent()).progress("retention")
-    some = {code: found for code in texts if (found := passages(texts[code], _PASSAGES))}
+    some = {code: drawn for code in texts if (drawn := passages(texts[code], _PASSAGES))}
     done, total = 0, len(models) * len(some)
-    found: dict[str, dict[str, Any]] = {code: {} for code in some}
+    found: dict[str, dict[str, HiddenWords]] = {code: {} for code in some}
     fertility = {code: list[float]() for code in some}
     for name, folder in models.items():
         model = hub.load_any(find_model(folder)).to(find_device("auto"))
@@ -72,13 +73,13 @@ def retention(
     return sorted(rows, key=lambda row: (_ROLES.index(row.role), row.language))
 
 
-def _row(code: str, role: str, found: Mapping[str, Any], tokens: Sequence[float]) -> Retained:
+def _row(code: str, role: str, found: Mapping[str, HiddenWords], tokens: Sequence[float]) -> Retained:
     first, *others = found
     base = found[first]
     change = {}
     for name in others:
         value, low, high = ratio_interval(found[name].bits, base.bytes, less=base.bits)
-        change[name] = (value, *(None if end != end else end for end in (low, high)))
+        change[name] = (value, None if math.isnan(low) else low, None if math.isnan(high) else high)
     bits = {name: sum(one.bits) / max(1, sum(one.bytes)) for name, one in found.items()}
     return Retained(
         language=code, role=role, documents=len(base.bits), words=base.words, bits=bits, change=change,

@@ -74,12 +74,13 @@ def vocabulary_tables(model: AnyMaskedLM) -> list[nn.Parameter]:
 
     each  [V, C], the bias [V]
     """
+    found: list[Tensor | None]
     if isinstance(model, MaskedLM):
         found = [model.encoder.embedding.weight, model.decoder_weight, model.decoder_bias]
     else:
         output = model.model.get_output_embeddings()
         found = [model.model.get_input_embeddings().weight, output.weight, output.bias]
-    return list({id(table): table for table in found if table is not None}.values())
+    return list({id(table): table for table in found if isinstance(table, nn.Parameter)}.values())
 
 
 def learning(model: nn.Module, rows: NewRows | None) -> Iterator[nn.Parameter]:
