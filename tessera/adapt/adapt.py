@@ -31,7 +31,7 @@ from tessera.adapt.sample import Sample, read_sample
 from tessera.adapt.tasks import scores
 from tessera.corpus.prepare import IngestedCorpus
 from tessera.evaluation import evaluate
-from tessera.files import LOCK, link_folder, write_json, write_text
+from tessera.files import LOCK, fingerprint, link_folder, read_json, write_json, write_text
 from tessera.inference.sentence_folder import ends_in_vectors
 from tessera.model import hub
 from tessera.model.hf_files import find_model
@@ -70,33 +70,36 @@ def adapt(asked: Asked, out: str | Path, watcher: Watcher | None = None) -> Adap
     model that cannot be used: before anything is written; lock.AtWork where another process adapts there.
     """
     out, watcher = Path(out), watcher or Silent()
+    asking.refuse_other(asked, out)
     model = find_model(asked.model)
     texts, sample = _texts(asked, watcher)
     seen, recipe = _planned(asked, out, model, texts, sample, watcher)
     asking.keep(asked, out)
     with lock.hold(out / LOCK, str(out)):
         if seen is not None:
-            write_json(out / LOOK, seen.as_json(), sealed=True)
+            write_json(out / LOOK, seen, sealed=True)
             write_text(out / RECIPE, recipes.written(recipe))
         recipe = load(out / RECIPE)
         folder = run(recipe, out / "run", until="documents", watcher=watcher)
-        _vocabulary(asked, out, recipe, texts, folder, watcher)
+        _vocabulary(asked, out, recipe, folder, watcher)
         run(recipe, folder, watcher=watcher)
         final = folder / recipes.last_stage(recipe) / "final"
         link_folder(out / "final", final)
         models, roles = _models(out, recipe, model), _roles(texts)
-        rows = retained.retention(models, _of_run(documents_of(folder)).held_out, roles, watcher)
+        rows = retained.read(out / RETENTION, of := fingerprint(final.resolve()))
+        if rows is None:
+            rows = retained.retention(models, _of_run(documents_of(folder)).held_out, roles, watcher)
         how: dict[str, Any] = {"data": asked.data, "protocol": asked.protocol, "watcher": watcher}
         tasks = scores(models, asked.tasks, roles, out / "tasks", **how)
-        said = {"languages": retained.as_json(rows), "tasks": tasks}
+        said = {"of": of, "languages": retained.as_json(rows), "tasks": tasks}
         write_json(out / RETENTION, said, sealed=True)
     return Adapted(model=out / "final", rows=rows, tasks=tasks)
 
 
 def _planned(
     asked: Asked, out: Path, model: Path, texts: list[Text], sample: Sample, watcher: Watcher
-) -> tuple[Look | None, Recipe]:
-    """(what is seen of the model, the recipe); of an adaptation that was begun before only its recipe."""
+) -> tuple[dict[str, Any] | None, Recipe]:
+    """(what is seen of the model, and pieces for which languages; the recipe); once that is there, only the recipe."""
     evaluate.check(Evaluation(tasks=asked.tasks, data=asked.data, protocol=asked.protocol), rows=True)
     if (out / RECIPE).is_file():
         return None, load(out / RECIPE)
@@ -105,10 +108,11 @@ def _planned(
     seen = judge(measure(model, sample, watcher))
     if seen.measured.no_head is not None:
         _refuse_headless(asked, seen.measured.no_head)
+    new = recipes.new_languages(texts)
     needing = [
         one.language
         for one, said in zip(seen.measured.languages, seen.verdicts, strict=True)
-        if "extend" in said.steps and one.language in recipes.new_languages(texts)
+        if "extend" in said.steps and one.language in new
     ]
     pieces = PIECES * len(needing) if asked.extend is None else asked.extend
     start = out / "extended" if pieces else out / "trimmed" if asked.trim else model
@@ -119,7 +123,7 @@ def _planned(
     watcher.say(f"verdict: {seen.verdict}; {recipes.described(recipe)}")
     for line in _advice(asked, seen, pieces, needing):
         watcher.warn(line)
-    return seen, recipe
+    return {**seen.as_json(), "extend": {"pieces": pieces, "languages": needing or sorted(new)}}, recipe
 
 
 def _advice(asked: Asked, seen: Look, pieces: int, needing: list[str]) -> list[str]:
@@ -210,7 +214,7 @@ def _of_run(read: IngestedCorpus, languages: set[str] | None = None) -> Texts:
 # ---------------------------------------------------------------------------------------------------------- the stages
 
 
-def _vocabulary(asked: Asked, out: Path, recipe: Recipe, texts: list[Text], folder: Path, watcher: Watcher) -> None:
+def _vocabulary(asked: Asked, out: Path, recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     """Makes the folder that the recipe starts from, of the text that the run trains on."""
     start, model = Path(recipe.phases[0].from_), find_model(asked.model)
     if start.name == "extended" and start.parent == out and start.exists():
@@ -221,11 +225,11 @@ def _vocabulary(asked: Asked, out: Path, recipe: Recipe, texts: list[Text], fold
     if asked.trim:
         model = out / "trimmed"
     if (grown := out / "extended") == start and not grown.exists():
-        new = recipes.new_languages(texts)
+        planned = read_json(out / LOOK)["extend"]
+        new, pieces = set(planned["languages"]), planned["pieces"]
         all_ = _of_run(documents_of(folder))
         mine = Texts(*({code: side[code] for code in side if code in new} for side in (all_.used, all_.held_out)))
         others = Texts(*({code: side[code] for code in side if code not in new} for side in (all_.used, all_.held_out)))
-        pieces = asked.extend or PIECES * len(new)
         done_ = extend(model, mine, grown, pieces, watched=others, watcher=watcher)
         watcher.say(f"extended: {len(done_.pieces):,} new pieces, {done_.rows[1]:,} rows")
 

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from tessera.files import read_json, write_json
 from tessera.plan.loading import changes
@@ -62,19 +63,26 @@ class Asked:
 
 
 def keep(asked: Asked, out: Path) -> None:
-    """Notes what is asked for in `out`. Raises AdaptError where that holds something else, or another adaptation."""
-    place = out / FILE
-    now = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(asked).items()}
-    if place.is_file():
-        before = {key: value for key, value in read_json(place).items() if key in now}
+    """Notes what is asked for in `out`, unless it stands there."""
+    if not (out / FILE).is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / FILE, _plain(asked), sealed=True)
+
+
+def refuse_other(asked: Asked, out: Path) -> None:
+    """Raises AdaptError where `out` holds something else, or an adaptation that was asked for otherwise."""
+    if (out / FILE).is_file():
+        now = _plain(asked)
+        before = {key: value for key, value in read_json(out / FILE).items() if key in now}
         if differing := changes(before, now):
             raise AdaptError(
                 f"{out} holds an adaptation that was asked for otherwise (before -> now):\n  "
                 + "\n  ".join(differing)
                 + f"\nGive another folder (--out), or edit {out / 'adapt.yaml'} and run the first command again"
             )
-        return
-    if out.is_dir() and any(out.iterdir()):
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise AdaptError(f"{out} is not empty and holds no {FILE}, so it is no adaptation; give another folder (--out)")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(place, now, sealed=True)
+
+
+def _plain(asked: Asked) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(asked).items()}

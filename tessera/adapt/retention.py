@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.adapt.hidden_words import HiddenWords, hidden_words, passages
+from tessera.files import read_json
 from tessera.model import hub
 from tessera.model.hf_files import find_model
 from tessera.model.precision import find_device
@@ -111,6 +112,18 @@ def table(rows: Sequence[Retained]) -> tuple[list[str], list[list[str]]]:
             shown = [f"{means[0]:.3f}", *(f"{mean:.3f} ({mean - means[0]:+.3f})" for mean in means[1:])]
             lines.append(["mean", ROLE_NAMES[role], f"{sum(row.words for row in of):,}", *shown, ""])
     return columns, lines
+
+
+def read(place: Path, of: str) -> list[Retained] | None:
+    """The rows in a file that `adapt` wrote of the model with this fingerprint; None where there are none."""
+    found = read_json(place) if place.is_file() else {}
+    if found.get("of") != of:
+        return None
+    return [
+        Retained(**{**row, "change": {name: tuple(ends) for name, ends in row["change"].items()},
+                    "tokens": tuple(row["tokens"])})
+        for row in found["languages"]
+    ]  # fmt: skip
 
 
 def as_json(rows: Sequence[Retained]) -> list[dict[str, Any]]:
