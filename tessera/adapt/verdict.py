@@ -102,10 +102,11 @@ def _unknown(language: Language, all_: Sequence[Language]) -> tuple[Step, str] |
     if language.surprise is None:
         return None
     known = min((one.surprise, one.language) for one in all_ if one.surprise is not None)
+    bound = max(KNOWN, BESIDE * known[0]) if len(all_) > 1 else KNOWN
     share = f"hidden words cost {language.surprise:.0%} of the bits that letters by their frequency do"
     if language.surprise >= UNKNOWN:
         return "teach from the start", f"{share}: it knows next to nothing of this language"
-    if language.surprise <= max(KNOWN, BESIDE * known[0] if known[1] != language.language else 0.0):
+    if language.surprise <= bound:
         beside = f", of {known[1]} {known[0]:.0%}" if known[1] != language.language else ""
         return "use as it is", f"{share}{beside}: it knows this language"
     beside = f", of {known[1]} {known[0]:.0%}" if known[1] != language.language else ""

@@ -99,6 +99,13 @@ def test_verdicts_follow_from_what_was_measured(more, steps, why):
     assert (why is None and not found.reasons) or any(why in reason for reason in found.reasons)
 
 
+def test_the_language_that_is_known_best_is_not_judged_harder_than_one_that_is_known_nearly_as_well():
+    best, near = language("eng_Latn", surprise=0.8), language(surprise=0.9)
+    both = model(best, near)
+    assert [str(of_language(one, both)) for one in (best, near)] == ["use as it is", "use as it is"]
+    assert str(of_language(best, model(best))) == "continue training"
+
+
 def test_a_language_alone_is_judged_by_the_letters_in_a_token_and_the_doubt_is_said():
     one = language(information=5_000.0)
     found = of_language(one, model(one))
