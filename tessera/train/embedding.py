@@ -133,7 +133,9 @@ def _contrast(run: "_Forward", batch: Batch, how: Contrast) -> Tensor:
     """InfoNCE over all pairs."""
     assert batch.rows is not None, "texts without their pairs"
     objective, world = run.objective, run.world
-    # vectors of every text of the batch, by all processes: rows 2i and 2i + 1 are the sides of pair i
+    # vectors of every text of the batch, by all processes: rows 2i and 2i + 1 are the sides of pair i, -1, -2 ...
+    # from the end are hard negatives
+    sides = int((batch.rows >= 0).sum())
     table = torch.zeros(len(batch.rows), run.width, device=world.device)
     with torch.no_grad():
         for number in range(len(run.pieces)):
@@ -141,9 +143,12 @@ def _contrast(run: "_Forward", batch: Batch, how: Contrast) -> Tensor:
                 table[run.rows(number)] = run.vectors(number)
     table = distributed.summed(table, world).requires_grad_()
     # the loss, and its gradient at each vector
-    keys = text_keys(batch.tokens, batch.starts)[np.argsort(batch.rows)]
-    pairs = torch.arange(len(table) // 2, device=world.device)
-    loss = info_nce(table[0::2], table[1::2], pairs, _same(keys, world.device), how.temperature, symmetric=True)
+    keys = np.empty(len(table), np.uint64)
+    keys[batch.rows] = text_keys(batch.tokens, batch.starts)
+    pairs = torch.arange(sides // 2, device=world.device)
+    documents = torch.cat((table[1:sides:2], table[sides:]))
+    ignored = _known(keys[:sides], keys[sides:], world.device)
+    loss = info_nce(table[0:sides:2], documents, pairs, ignored, how.temperature, symmetric=True)
     loss.backward()
     assert table.grad is not None
     # every text again, with its part of that gradient; the average over processes is undone
@@ -154,12 +159,19 @@ def _contrast(run: "_Forward", batch: Batch, how: Contrast) -> Tensor:
     return loss.detach().reshape(1) / world.size
 
 
-def _same(keys: NDArray[np.uint64], device: torch.device) -> Tensor:
-    """[P, P] bool: other pairs with the same first or the same second side; keys [2P]."""
-    first, second = keys[0::2], keys[1::2]
-    same = (first[:, None] == first) | (second[:, None] == second)
+def _known(sides: NDArray[np.uint64], negatives: NDArray[np.uint64], device: torch.device) -> Tensor:
+    """[P, P + M] bool: what is not held against the first side of each pair; sides [2P] and negatives [M] are keys.
+
+    Other pairs with the same first or the same second side, and negatives that say what such a pair's second side or
+    the first side itself says.
+    """
+    first, second = sides[0::2], sides[1::2]
+    asks = first[:, None] == first
+    same = asks | (second[:, None] == second)
     np.fill_diagonal(same, False)
-    return torch.from_numpy(same).to(device)
+    answers = asks.astype(np.float32) @ (second[:, None] == negatives).astype(np.float32) > 0
+    answers |= first[:, None] == negatives
+    return torch.from_numpy(np.concatenate((same, answers), axis=1)).to(device)
 
 
 class _Forward:

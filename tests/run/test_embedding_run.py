@@ -24,12 +24,13 @@ def teacher(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def embedding_file(recipe_file, teacher):
-    """The recipe of the whole run with two phases after its merge."""
+    """The recipe of the whole run with three phases after its merge."""
     data = yaml.safe_load(recipe_file.read_text(encoding="utf-8"))
     data["phases"] += [
         {"name": "distil", "from": "merged", **EMBEDDING,
          "distil": {"teacher": str(teacher), "pairs": 0.4, "pair_mixture": {"temperature": 0.5}}},
         {"name": "contrast", "from": "distil", **EMBEDDING, "contrast": {"temperature": 0.1}},
+        {"name": "harder", "from": "contrast", **EMBEDDING, "contrast": {"negatives": 2, "among": 30, "below": 1.0}},
     ]  # fmt: skip
     path = recipe_file.with_name("embedding.yaml")
     path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
@@ -80,7 +81,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_embedder(embedded, embe
         except KeyboardInterrupt:
             kills += 1
     assert kills >= 3
-    for name in ("distil", "contrast"):
+    for name in ("distil", "contrast", "harder"):
         file = f"{name}/final/model.safetensors"
         assert (tmp_path / "run" / file).read_bytes() == (embedded / file).read_bytes()
 
@@ -99,7 +100,7 @@ def test_the_report_draws_each_objective_by_itself(embedded):
 
     drawn = figures(open_run(embedded))
     assert {figure.stages for figure in drawn["loss"]} == {
-        ("pretrain", "decay-a", "decay-b"), ("distil",), ("contrast",), ("decay-a", "decay-b"),
+        ("pretrain", "decay-a", "decay-b"), ("distil",), ("contrast", "harder"), ("decay-a", "decay-b"),
     }  # fmt: skip
     assert "distil" not in next(figure.stages for figure in drawn["schedules"] if "mask" in str(figure.chart.to_dict()))
 
