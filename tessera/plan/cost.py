@@ -94,6 +94,16 @@ def phase_flops(config: EncoderConfig, phase: Phase, length: float) -> float:
     return 3 * forward * phase.tokens
 
 
+def mining_flops(config: EncoderConfig, phase: Phase, length: float) -> tuple[float, float]:
+    """FLOPs of mining a phase's hard negatives: at most so many to read its pairs, and those of comparing each pair.
+
+    Each pair is read once, and only forward; its first side is held against the second sides of `among` pairs.
+    """
+    assert phase.contrast is not None
+    pairs = phase.tokens * 2 / (2 + phase.contrast.negatives)
+    return pairs * flops_per_token(config, max(1, round(length))), 2.0 * phase.contrast.among * config.hidden_size
+
+
 def gpu_hours(flops: float, name: str, mfu: float) -> float:
     """Hours on one GPU that runs at the share `mfu` of its peak. Raises ValueError for a share outside (0, 1]."""
     if not 0 < mfu <= 1:

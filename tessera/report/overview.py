@@ -82,6 +82,7 @@ class Overview:
     phases: tuple[PhasePlan, ...]
     merges: tuple[str, ...]
     warnings: tuple[str, ...]
+    mining: tuple[str, ...] = ()  # what phases with hard negatives do before they begin
 
 
 def overview(
@@ -128,7 +129,21 @@ def overview(
             for m in recipe.merges
         ),
         warnings=tuple(warnings),
+        mining=tuple(_mining(phase, config) for phase in recipe.phases if phase.contrast and phase.contrast.negatives),
     )
+
+
+def _mining(phase: Phase, config: EncoderConfig | None) -> str:
+    how = phase.contrast
+    assert how is not None
+    said = (
+        f"{phase.name}: before it begins, the model that it starts from mines {how.negatives} hard negatives of each "
+        f"pair among {how.among:,} pairs"
+    )
+    if config is None:
+        return said
+    reads, compares = cost.mining_flops(config, phase, phase.context)
+    return f"{said}: at most {reads:.2e} FLOPs to read them all, {compares:.1e} to compare one with the others"
 
 
 def _architecture(recipe: Recipe, inventory: Inventory | None) -> EncoderConfig | None:

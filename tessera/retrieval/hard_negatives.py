@@ -14,6 +14,7 @@ and vectors of a group, and _ROWS rows of similarities. A stop costs the group t
 # Shapes: n pairs of a group, U different second sides among them, C width of a vector, k negatives of a pair.
 
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +148,10 @@ def _kept(folder: Path, asked: str, model: Path) -> bool:
     """Whether all that is asked for was mined before, and is whole."""
     try:
         index = read_json(folder / INDEX)
-    except (FileNotFoundError, Damaged):
+    except FileNotFoundError:
+        return False
+    except Damaged as error:
+        logging.getLogger("tessera").warning("%s; what it names is looked at again", error)
         return False
     if index["asked"] != asked or not all(whole(folder / name) for name in index["parts"]):
         return False

@@ -112,6 +112,9 @@ def test_the_report_draws_each_objective_by_itself(embedded):
         ({"phases.distil.contrast": "{}"}, RecipeError, "two objectives"),
         ({"phases.distil.tokens": "auto"}, RecipeError, "tokens: auto"),
         ({"phases.distil.distil.teacher": "./nowhere"}, PreflightError, r"phases\.distil\.distil\.teacher"),
+        ({"phases.harder.contrast.negatives": "0"}, RecipeError, "below is of hard negatives, and there are none"),
+        ({"phases.harder.from": "scratch"}, RecipeError, "from scratch there is none; leave them out here"),
+        ({"phases.harder.contrast.below": "1.5"}, RecipeError, r"below: Input should be less than or equal to 1"),
         ({"phases.pretrain.from": "merged"}, RecipeError, "stands after it"),
     ],
 )
