@@ -51,7 +51,7 @@ def test_what_is_nearer_than_a_share_of_the_answer_is_left_out():
 
 def test_another_answer_of_the_same_text_and_the_text_itself_are_none():
     first, second = at(0, 0, 90, 180), at(0, 30, 40, 50)
-    asked, said = keys(1, 1, 2, 3), keys(10, 20, 1, 30)  # 10 and 20 answer 1, and the third second side says what 1 says
+    asked, said = keys(1, 1, 2, 3), keys(10, 20, 1, 30)  # 10 and 20 answer 1, and the third says the same
     assert mined(first, second, asked, said, negatives=3, below=1.0)[0] == [3, -1, -1]
 
 
@@ -88,7 +88,7 @@ def test_groups_hold_every_pair_once_and_no_more_than_asked(n, among):
     assert max(map(len, groups)) - min(map(len, groups)) <= 1
 
 
-# -------------------------------------------------------------------------------------------------- kept in a run folder
+# ------------------------------------------------------------------------------------------------- kept in a run folder
 
 EMBEDDING = {"tokens": "3k", "context": 32, "batch_tokens": "1k", "learning_rate": {"peak": 1e-2}}
 
