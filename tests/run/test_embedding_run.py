@@ -1,9 +1,14 @@
 """A run whose phases distil a teacher and contrast translations: from text to a folder for sentence-transformers."""
 
+import shutil
+
 import numpy as np
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 from small_encoder import write_model
+from test_torchrun import both
 from whole_run import Dies
 
 from tessera.data.shards import Shards
@@ -128,3 +133,18 @@ def test_a_teacher_of_another_width_is_refused_with_what_to_set(embedding_file, 
     narrow = {"model.override.head_dim": "8", "model.override.hidden_size": "16"}
     with pytest.raises(TrainingError, match=r"32 dimensions, those of the model 16; set model\.override\.hidden_size"):
         run(load(embedding_file, narrow), tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_mines_and_both_train_as_one_does(embedded, embedding_file, tmp_path):
+    shutil.copytree(embedded, tmp_path / "run", symlinks=True)
+    shutil.rmtree(tmp_path / "run" / "harder")
+    leader, other = both("train", embedding_file, "--out", tmp_path / "run")
+    assert leader[0] == other[0] == 0, leader[2] + other[2]
+    of = [folder / "harder" / "negatives" for folder in (embedded, tmp_path / "run")]
+    assert [path.read_bytes() for path in sorted(of[0].iterdir())] == [
+        path.read_bytes() for path in sorted(of[1].iterdir())
+    ]
+    one, two = (load_file(folder / "harder" / "final" / "model.safetensors") for folder in (embedded, tmp_path / "run"))
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=1e-2, atol=2e-4)
