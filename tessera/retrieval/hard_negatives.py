@@ -187,8 +187,9 @@ def _mine(
         names.append(name)
         done += len(group)
         report(1.0, done - len(group), len(group))
-    write_json(folder / INDEX, {"asked": asked, "model": by, "parts": names}, sealed=True)
     mined, lacking = int(counts @ np.arange(len(counts))), int(counts[:-1].sum())
+    about = {"pairs": total, "negatives": mined, "lacking": lacking}
+    write_json(folder / INDEX, {"asked": asked, "model": by, "parts": names, **about}, sealed=True)
     watcher.say(
         f"{phase.name}: {mined:,} hard negatives of {total:,} pairs, looked for among {len(groups[0]):,} each; "
         f"{lacking:,} pairs have fewer than {how.negatives}"

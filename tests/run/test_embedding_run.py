@@ -1,5 +1,6 @@
 """A run whose phases distil a teacher and contrast translations: from text to a folder for sentence-transformers."""
 
+import re
 import shutil
 
 import numpy as np
@@ -12,9 +13,14 @@ from test_torchrun import both
 from whole_run import Dies
 
 from tessera.data.shards import Shards
+from tessera.files import read_json
 from tessera.inference.encoder import Encoder
 from tessera.plan.loading import RecipeError, load
 from tessera.preflight import PreflightError
+from tessera.report import results
+from tessera.report.overview import overview
+from tessera.report.plan_tables import said
+from tessera.report.run_files import open_run
 from tessera.run import run
 from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.train.start import TrainingError
@@ -101,13 +107,21 @@ def test_the_loss_goes_down(embedded):
 
 def test_the_report_draws_each_objective_by_itself(embedded):
     from tessera.report.charts import figures
-    from tessera.report.run_files import open_run
 
     drawn = figures(open_run(embedded))
     assert {figure.stages for figure in drawn["loss"]} == {
         ("pretrain", "decay-a", "decay-b"), ("distil",), ("contrast", "harder"), ("decay-a", "decay-b"),
     }  # fmt: skip
     assert "distil" not in next(figure.stages for figure in drawn["schedules"] if "mask" in str(figure.chart.to_dict()))
+
+
+def test_the_report_says_what_was_mined(embedded):
+    (stages,) = results.stages(open_run(embedded))
+    pairs = int(read_json(embedded / "harder" / "negatives" / "mined.json")["pairs"])
+    assert 20 < pairs <= 80
+    assert re.fullmatch(rf"harder: \d+ hard negatives of {pairs} pairs, \d+ of which have fewer than 2", stages.note)
+    assert stages.note in (embedded / "report.html").read_text(encoding="utf-8")
+    assert "harder: before it begins" in " ".join(said(overview(load(embedded / "recipe.yaml"))))
 
 
 @pytest.mark.parametrize(
