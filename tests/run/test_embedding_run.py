@@ -9,6 +9,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from small_encoder import write_model
+from task_models import bert
 from test_torchrun import both
 from whole_run import Dies
 
@@ -141,6 +142,13 @@ def test_what_cannot_be_is_refused_before_anything_is_written(embedding_file, tm
     with pytest.raises(error, match=says):
         run(load(embedding_file, change), tmp_path / "run")
     assert not (tmp_path / "run" / "documents").exists()
+
+
+def test_a_model_that_cannot_be_trained_so_is_refused_before_anything_is_computed(embedding_file, tmp_path):
+    bert(tmp_path / "bert", "BertForMaskedLM")
+    with pytest.raises(PreflightError, match=r"phases\.harder\.from: .*run by transformers, and contrast trains"):
+        run(load(embedding_file, {"phases.harder.from": str(tmp_path / "bert")}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_teacher_of_another_width_is_refused_with_what_to_set(embedding_file, embedded, tmp_path):
