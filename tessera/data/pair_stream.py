@@ -1,9 +1,9 @@
 """The dataloader of sentence embeddings: documents and aligned pairs of any window of a phase, computed.
 
-A pair is two documents of a store of its own, one after the other, and is drawn whole, with its hard negatives where it
-has any: second sides of other pairs. Of a window [t0, t1) of planned
+A pair is two documents of a store of its own, one after the other, and is drawn whole. Of a window [t0, t1) of planned
 tokens, the share of the pairs is read from their store and the rest from that of documents, each on a clock of its own,
-so windows concatenate wherever they are cut.
+so windows concatenate wherever they are cut. Behind its pairs a window has their hard negatives, where there are any:
+second sides of other pairs.
 """
 
 # Shapes: B buckets, D documents, n pairs of a window, N documents of the batch, T tokens, M targets.

@@ -162,16 +162,15 @@ def _contrast(run: "_Forward", batch: Batch, how: Contrast) -> Tensor:
 def _known(sides: NDArray[np.uint64], negatives: NDArray[np.uint64], device: torch.device) -> Tensor:
     """[P, P + M] bool: what is not held against the first side of each pair; sides [2P] and negatives [M] are keys.
 
-    Other pairs with the same first or the same second side, and negatives that say what such a pair's second side or
-    the first side itself says.
+    Other pairs with the same first or the same second side. Of negatives those that say what the first side says, and
+    what is there already: as another negative or as a second side, where it is known whom it answers.
     """
     first, second = sides[0::2], sides[1::2]
-    asks = first[:, None] == first
-    same = asks | (second[:, None] == second)
+    same = (first[:, None] == first) | (second[:, None] == second)
     np.fill_diagonal(same, False)
-    answers = asks.astype(np.float32) @ (second[:, None] == negatives).astype(np.float32) > 0
-    answers |= first[:, None] == negatives
-    return torch.from_numpy(np.concatenate((same, answers), axis=1)).to(device)
+    there = np.isin(negatives, second)
+    there[np.setdiff1d(np.arange(len(negatives)), np.unique(negatives, return_index=True)[1])] = True
+    return torch.from_numpy(np.concatenate((same, there | (first[:, None] == negatives)), axis=1)).to(device)
 
 
 class _Forward:

@@ -101,7 +101,7 @@ def test_the_gradient_is_autograds(phase, world):
         due = distance(vectors, torch.from_numpy(Teacher(vectors.shape[1], 12).vectors), phase.distil.loss) / 12
     else:
         apart = torch.zeros(6, len(vectors) - 6, dtype=torch.bool)
-        apart[0, 6:7] = True  # the negative that is the answer of the first pair
+        apart[:, 6:7] = True  # the negative that is the answer of the first pair, and there as such
         documents = torch.cat((vectors[1:12:2], vectors[12:]))
         due = info_nce(vectors[0:12:2], documents, torch.arange(6), apart, 0.1, symmetric=True)
     made.zero_grad()
@@ -122,13 +122,13 @@ def test_equal_texts_are_not_held_against_each_other():
     assert float(found) == pytest.approx((held + held + due) / 3)
 
 
-def test_a_negative_is_not_held_against_whoever_it_answers():
+def test_a_negative_is_not_held_against_whoever_it_answers_and_each_text_is_one_document():
     keys = np.array([1, 10, 1, 20, 3, 30], np.uint64)  # 10 and 20 answer 1
-    found = embedding._known(keys, np.array([20, 30, 3, 40], np.uint64), torch.device("cpu"))
-    assert [["." if held else "x" for held in row] for row in found[:, 3:].bitwise_not().tolist()] == [
-        ["x", ".", ".", "."],
-        ["x", ".", ".", "."],
-        [".", "x", "x", "."],
+    found = embedding._known(keys, np.array([20, 30, 3, 40, 50, 40], np.uint64), torch.device("cpu"))
+    assert ["".join("x" if ignored else "." for ignored in row) for row in found.tolist()] == [
+        ".x.xx...x",  # three second sides, then six negatives
+        "x..xx...x",
+        "...xxx..x",
     ]
 
 
