@@ -80,6 +80,8 @@ def train(
     and `blow_up` does not forgive it, CheckpointError on a full disk, LostProcess where another process of the world
     has ended, Stopped after a checkpoint where a signal asks for it; what was written before stays.
     """
+    hard = phase.contrast is not None and phase.contrast.negatives
+    assert not hard or isinstance(beforehand, Mined), "hard negatives are mined before a phase is trained"
     stream, planned = reading(recipe, phase, text, beforehand)
     job = Job(
         recipe=recipe,
