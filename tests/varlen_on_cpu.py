@@ -1,10 +1,12 @@
-"""Stand-ins for the varlen attention kernels of GPUs, on a CPU: the code path of CUDA runs in tests, backward too.
+"""Stand-ins for the attention kernels of GPUs, on a CPU: the code path of CUDA runs in tests, backward too.
 
 torch's private operations `torch_attn::_varlen_attn` and `_varlen_attn_backward` get a CPU kernel each that computes
 with masks and first asserts what the CUDA kernel (FlashAttention 2 in PyTorch, flash_api.cpp: mha_varlen_fwd) asserts.
+So do both operations of the kernel of windows, which are reduced to those.
 What they cannot show: speed, and whatever the real kernel gets wrong.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
@@ -23,7 +25,10 @@ Window = list[int] | None
 
 @contextmanager
 def standing_in() -> Iterator[None]:
-    """While it lasts, `varlen` runs on CPUs, `auto` chooses it there, and no weights are packed: all as on a GPU."""
+    """While it lasts, `varlen` runs on CPUs, `auto` chooses it there, and no weights are packed: all as on a GPU.
+
+    Windows have a kernel of their own.
+    """
     from torch.nn.attention import varlen
 
     real = attention.choose
@@ -33,19 +38,23 @@ def standing_in() -> Iterator[None]:
             return real(name, device, dtype)
         return "reference" if name == "auto" and dtype is torch.float32 else "varlen"
 
-    both = ((varlen._varlen_attn, _forward), (varlen._varlen_attn_backward, _backward))
-    for operation, kernel in both:
+    all_of_them = (
+        (varlen._varlen_attn, _forward), (varlen._varlen_attn_backward, _backward),
+        (attention.window_attention, _windows), (attention.window_attention_backward, _windows_backward),
+    )  # fmt: skip
+    for operation, kernel in all_of_them:
         if "cpu" not in operation._backend_fns:  # a kernel stays registered for good; it is switched off below
             operation.register_kernel("cpu")(kernel)
         operation._disabled_kernel.discard("cpu")
     try:
         with (
             mock.patch.object(attention, "choose", as_on_a_gpu),
+            mock.patch.object(attention, "without_windows", return_value=None),
             mock.patch.object(packed, "can_pack", return_value=False),
         ):
             yield
     finally:
-        for operation, _ in both:
+        for operation, _ in all_of_them:
             operation._disabled_kernel.add("cpu")
 
 
@@ -135,3 +144,48 @@ def _scores(q: Tensor, k: Tensor, cu: Tensor, scale: float | None, window_size: 
     keys, _ = _repeated(k, k, q.shape[1])
     scores = torch.einsum("ihd,jhd->hij", q.float(), keys) * (q.shape[2] ** -0.5 if scale is None else scale)
     return scores.masked_fill(~seen, float("-inf"))
+
+
+def _windows(
+    qkv: Tensor, document: Tensor, whole: Tensor, rest: Tensor, heads: int, key_value_heads: int, window: int
+) -> tuple[Tensor, Tensor]:
+    """Answers [T, H * D] of qkv [T, (H + 2 K) * D], logarithms to base 2 of the sums [H, T]."""
+    turned, v, cu, *_ = _as_varlen(qkv, document, whole, rest, heads, key_value_heads)
+    answer, sums, _ = _forward(turned[:, :heads], turned[:, heads:], v, cu, cu, len(qkv), len(qkv),
+                               window_size=[window, window])  # fmt: skip
+    return answer.flatten(1), sums / math.log(2)
+
+
+def _windows_backward(
+    gradient: Tensor, qkv: Tensor, document: Tensor, whole: Tensor, rest: Tensor, answers: Tensor, sums: Tensor,
+    heads: int, key_value_heads: int, window: int
+) -> Tensor:  # fmt: skip
+    """The gradient of qkv, turned back."""
+    turned, v, cu, cos, sin = _as_varlen(qkv, document, whole, rest, heads, key_value_heads)
+    gradient, answers = (x.unflatten(1, (heads, -1)) for x in (gradient, answers))
+    into_q, into_k, into_v = _backward(
+        gradient, turned[:, :heads], turned[:, heads:], v, answers, sums * math.log(2), cu, cu, len(qkv), len(qkv),
+        False, torch.empty(0), window_size=[window, window],
+    )  # fmt: skip
+    back = attention.rotate(torch.cat((into_q, into_k), 1), cos, -sin)
+    return torch.cat((back, into_v), 1).flatten(1)
+
+
+def _as_varlen(
+    qkv: Tensor, document: Tensor, whole: Tensor, rest: Tensor, heads: int, key_value_heads: int
+) -> tuple[Tensor, ...]:
+    """Queries and keys after rotation [T, H + K, D], values [T, K, D], starts; cosines and sines [T, 1, D/2]."""
+    assert document.dtype == torch.int32
+    assert document.shape == (len(qkv),)
+    assert document.is_contiguous()
+    width = qkv.shape[1] // (heads + 2 * key_value_heads)
+    assert width in (32, 64, 128)
+    assert whole.dtype == rest.dtype == torch.float32
+    assert whole.shape == (-(-len(qkv) // len(rest)) + 1, width), whole.shape
+    places = torch.arange(len(qkv))
+    (c, s), (more_c, more_s) = (x[:, None].chunk(2, dim=-1) for x in (whole[places // 64], rest[places % 64]))
+    cos, sin = c * more_c - s * more_s, s * more_c + c * more_s
+    parts = qkv.unflatten(1, (-1, width))
+    first = torch.cat((document.new_ones(1, dtype=torch.bool), document.diff() != 0)).nonzero()[:, 0]
+    cu = torch.cat((first, first.new_tensor([len(qkv)]))).int()
+    return attention.rotate(parts[:, :-key_value_heads], cos, sin), parts[:, -key_value_heads:], cu, cos, sin

@@ -4,6 +4,7 @@ In reading order:
 
     encoder.py              EuroBERT, ModernBERT and mmBERT as values of one configuration
     attention.py            three backends with one answer: reference, cpu, varlen; rotary positions
+    window_kernel.py        layers of a small window on a GPU as Triton kernels, rotary positions inside
     attention_cpu.py        the cpu backend: documents cut into tiles, cost linear under a window
     mlm.py                  masked language model, initialization
     task_config.py          which task a head is for, its labels, and how a config.json says it

@@ -2,7 +2,8 @@
 
 reference   a T x T mask: nothing clever, for tests and doubts
 cpu         documents in groups of similar length, windows in blocks; see model/attention_cpu.py
-varlen      torch.nn.attention.varlen, CUDA from compute capability 8.0 on, float16 or bfloat16
+varlen      torch.nn.attention.varlen, CUDA from compute capability 8.0 on, float16 or bfloat16; where Triton is, layers
+            of a small window have a kernel of their own, model/window_kernel.py
 
 Rotary positions (Su et al. 2021, arXiv:2104.09864, in the rotate-half layout of Llama) belong to attention here:
 a backend may turn queries and keys where it touches them anyway. Only differences of positions matter.
@@ -10,6 +11,7 @@ a backend may turn queries and keys where it touches them anyway. Only differenc
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -25,6 +27,12 @@ from tessera.model.precision import on_device
 # Shapes: T tokens of N documents end to end, H query heads, K key/value heads, D head width.
 
 BACKENDS = ("reference", "cpu", "varlen")
+
+_STEP = 64  # positions: the angle of a token is that of whole steps and that of the rest
+_WIDEST = 128  # window, and ...
+_WIDTHS = (32, 64, 128)  # ... heads that the kernel of windows is for
+
+_log = logging.getLogger("tessera")
 
 _DOCUMENTS = 128  # how many the kernel is told of at a time: batches of about as many look the same to a compiled layer
 
@@ -64,14 +72,59 @@ def without_varlen(device: torch.device | str, dtype: torch.dtype | None) -> str
     return None
 
 
+@functools.lru_cache
+def without_windows(device: torch.device) -> str | None:
+    """Why small windows have no Triton kernel of their own on this device, or None where they have; tried once.
+
+    A GPU without it is told to the log: the answers are the same, from the varlen kernel, in several times as long.
+    """
+    if device.type != "cuda":
+        return f"there is none for {device.type}"
+    try:
+        from tessera.model import window_kernel  # noqa: F401  Triton comes with it
+
+        _try_windows(device)
+    except ImportError:
+        reason = "Triton is not installed"
+    except Exception as error:  # whatever its compiler, the driver or a missing C compiler says
+        reason = f"Triton does not work here: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    else:
+        return None
+    _log.warning("attention: windows by the varlen kernel, not by one of their own; %s", reason)
+    return reason
+
+
+def _try_windows(device: torch.device) -> None:
+    """Raises what is wrong with the kernel of windows on this device."""
+    random, starts = torch.Generator(device).manual_seed(0), torch.tensor([0, 90, 100], device=device)
+    qkv = torch.randn(100, 4 * 64, device=device, generator=random).bfloat16()
+    shape: dict[str, Any] = {"heads": 2, "key_value_heads": 1, "window": 16}
+    found = []
+    for backend, dtype in (("varlen", torch.bfloat16), ("reference", torch.float32)):
+        layout, given = Layout(backend, starts, 90), qkv.to(dtype).requires_grad_()
+        with torch.enable_grad(), torch.autocast("cuda", enabled=False):
+            if backend == "varlen":
+                turns = (layout.document(), *layout.turns(1e4, 64))
+                answer, _ = window_attention(given, *turns, *shape.values())
+            else:
+                answer = attend(given, layout, theta=1e4, **shape)
+            found.append((answer.float(), torch.autograd.grad(answer.sum(), given)[0].float()))
+    for mine, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=0.05, atol=0.05 * float(wanted.abs().max()))
+
+
 class Varlen(NamedTuple):
-    """Sequence boundaries and rotary positions as the varlen kernel takes them: plain tensors, for torch.compile."""
+    """Sequence boundaries and rotary positions as GPUs' kernels take them: plain tensors, for torch.compile."""
 
     cos: Tensor  # [T, 1, D/2], float32
     sin: Tensor
     starts: Tensor  # [at least N+1] int32, documents without a token at its end
     longest: int  # a bound of their lengths
-    grouped: bool  # whether the kernel takes fewer keys than queries
+    grouped: bool  # whether the varlen kernel takes fewer keys than queries
+    document: Tensor  # [T] int32, the document of each token
+    whole: Tensor  # see Layout.turns
+    rest: Tensor
+    windows: bool  # whether small windows have a kernel of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +164,7 @@ class Layout:
             ends = np.full(-(-len(starts) // _DOCUMENTS) * _DOCUMENTS + 1, tokens, np.int32)
             ends[: len(starts)] = starts
             made.shared["int32"] = on_device(ends, device)
-        numbers = np.repeat(np.arange(len(starts) - 1), lengths[:-1])
+        numbers = np.repeat(np.arange(len(starts) - 1, dtype=np.int32), lengths[:-1])
         made.shared["document"] = on_device(numbers, device)
         return made
 
@@ -122,18 +175,22 @@ class Layout:
         return self.shared[key]
 
     def document(self) -> Tensor:
-        """[T], the document of each token."""
+        """[T] int32, the document of each token."""
 
         def compute() -> Tensor:
-            numbers = torch.arange(len(self.starts) - 1, device=self.starts.device)
+            numbers = torch.arange(len(self.starts) - 1, dtype=torch.int32, device=self.starts.device)
             return torch.repeat_interleave(numbers, self.starts.diff())
 
         return self.once("document", compute)
 
     def varlen(self, theta: float, width: int) -> Varlen:
-        """What the varlen kernel is given in layers of that rotary base."""
+        """What the kernels of GPUs are given in layers of that rotary base."""
         starts = self.once("int32", lambda: self.starts.to(torch.int32))
-        return Varlen(*self.rotary(theta, width), starts, self.longest, _takes_groups())
+        windows = without_windows(starts.device) is None
+        return Varlen(
+            *self.rotary(theta, width), starts, self.longest, _takes_groups(), self.document(),
+            *self.turns(theta, width), windows,
+        )  # fmt: skip
 
     def rotary(self, theta: float, width: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines [T, 1, D/2], float32, of positions that restart at each document."""
@@ -145,6 +202,22 @@ class Layout:
             return angles.cos(), angles.sin()
 
         return self.once(("rotary", theta), compute)
+
+    def turns(self, theta: float, width: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines side by side of whole steps [T/S + 1, D] and of what is less than a step [S, D], float32.
+
+        Of positions that do not restart at a document: only differences matter. A kernel adds the two angles of a
+        token, so that what it reads of them is small enough for a cache. Never one step: to torch.compile 1 is no size.
+        """
+
+        def compute() -> tuple[Tensor, Tensor]:
+            tokens, device = len(self.document()), self.starts.device
+            places = torch.arange(0, tokens + _STEP, _STEP, device=device), torch.arange(_STEP, device=device)
+            angles = (x[:, None] * frequencies(theta, width, device).double() for x in places)  # many turns
+            whole, rest = (torch.cat((x.cos(), x.sin()), dim=1).float() for x in angles)
+            return whole, rest
+
+        return self.once(("turns", theta), compute)
 
     def window(self, window: int | None) -> int | None:
         """The window, or None where no document reaches beyond it."""
@@ -180,6 +253,15 @@ def attend(
     if isinstance(layout, Layout) and layout.backend == "varlen":
         layout = layout.varlen(theta, width)
     if isinstance(layout, Varlen):
+        if qkv.dtype not in (torch.float16, torch.bfloat16):
+            raise ValueError(
+                f"attention: 'varlen' computes in bfloat16 or float16, not {qkv.dtype}; "
+                'set machine.attention to "auto" or "reference", or machine.dtype to bfloat16'
+            )
+        if layout.windows and window is not None and window <= _WIDEST and width in _WIDTHS:
+            turns = (layout.document, layout.whole, layout.rest)
+            answer, _ = window_attention(qkv, *turns, heads, key_value_heads, window)
+            return answer
         turned, v = qkv.unflatten(1, (-1, width)).split((heads + key_value_heads, key_value_heads), dim=1)
         q, k = rotate(turned, layout.cos, layout.sin).split((heads, key_value_heads), dim=1)
         return _varlen(q, k, v, layout, window).flatten(1)
@@ -221,11 +303,6 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, layout: Varlen, window: int | None)
     """q [T, H, D], k and v [T, K, D] -> [T, H, D], by the kernel that reads packed documents."""
     from torch.nn.attention.varlen import varlen_attn  # a second, for what a CPU never calls
 
-    if q.dtype not in (torch.float16, torch.bfloat16):
-        raise ValueError(
-            f"attention: 'varlen' computes in bfloat16 or float16, not {q.dtype}; "
-            'set machine.attention to "auto" or "reference", or machine.dtype to bfloat16'
-        )
     options: dict[str, Any] = {"window_size": (-1, -1) if window is None else (window, window)}
     if q.shape[1] != k.shape[1] and layout.grouped:
         options["enable_gqa"] = True
@@ -242,3 +319,55 @@ def _takes_groups() -> bool:
     from torch.nn.attention.varlen import varlen_attn
 
     return "enable_gqa" in inspect.signature(varlen_attn).parameters
+
+
+# ------------------------------------------------------------- the kernel of windows, as an operation that torch.compile knows
+
+
+@torch.library.custom_op("tessera::window_attention", mutates_args=(), device_types="cuda")
+def window_attention(
+    qkv: Tensor, document: Tensor, whole: Tensor, rest: Tensor, heads: int, key_value_heads: int, window: int
+) -> tuple[Tensor, Tensor]:
+    """`attend` with a window, [T, H * D], and for the way back logarithms to base 2 of its sums [H, T] float32."""
+    from tessera.model.window_kernel import answers_of
+
+    return answers_of(qkv, document, whole, rest, heads, key_value_heads, window)
+
+
+@window_attention.register_fake
+def _(
+    qkv: Tensor, document: Tensor, whole: Tensor, rest: Tensor, heads: int, key_value_heads: int, window: int
+) -> tuple[Tensor, Tensor]:
+    tokens, width = qkv.shape[0], qkv.shape[1] // (heads + 2 * key_value_heads)
+    return qkv.new_empty(tokens, heads * width), qkv.new_empty(heads, tokens, dtype=torch.float32)
+
+
+@torch.library.custom_op("tessera::window_attention_backward", mutates_args=(), device_types="cuda")
+def window_attention_backward(
+    gradient: Tensor, qkv: Tensor, document: Tensor, whole: Tensor, rest: Tensor, answers: Tensor, sums: Tensor,
+    heads: int, key_value_heads: int, window: int
+) -> Tensor:  # fmt: skip
+    """The gradient of qkv, [T, (H + 2 K) * D]."""
+    from tessera.model.window_kernel import gradient_of
+
+    return gradient_of(gradient, qkv, document, whole, rest, answers, sums, heads, key_value_heads, window)
+
+
+@window_attention_backward.register_fake
+def _(
+    gradient: Tensor, qkv: Tensor, document: Tensor, whole: Tensor, rest: Tensor, answers: Tensor, sums: Tensor,
+    heads: int, key_value_heads: int, window: int
+) -> Tensor:  # fmt: skip
+    return qkv.new_empty(qkv.shape)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    qkv, document, whole, rest, *ctx.shape = inputs
+    ctx.save_for_backward(qkv, document, whole, rest, *output)
+
+
+def _way_back(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return window_attention_backward(gradient, *ctx.saved_tensors, *ctx.shape), *[None] * 6
+
+
+window_attention.register_autograd(_way_back, setup_context=_keep)

@@ -1,0 +1,269 @@
+"""Sliding-window attention with rotary positions as Triton kernels for GPUs: packed documents, forward and backward.
+
+Queries, keys and values are read as the product leaves them and turned where they are loaded; the gradient is that of
+the product's output, turned back: nothing is left for elementwise kernels. Programs go over tokens, not documents, so
+documents of any length cost the same. In bfloat16 a token moves 4 (H + K) D bytes forward and 12 (H + K) D backward;
+neighbouring keys and the tables of angles come from the caches. Nothing is added up by atomics: answers recur to the bit.
+
+Triton is imported with this file, so only model/attention.py imports it, where there is a GPU. Windows: Longformer
+(arXiv:2004.05150); running sums, and scores computed anew on the way back: FlashAttention-2 (arXiv:2307.08691).
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# Shapes: T tokens of N documents end to end, H query heads, K key/value heads, D head width.
+
+
+class Tiles(NamedTuple):
+    """How a kernel is cut and started."""
+
+    block: int  # tokens of a program
+    tile: int  # tokens on the other side that it looks at at once
+    warps: int
+    stages: int  # tiles under way from memory
+
+
+# Of 64-wide heads; in this order: answers, gradients of queries, gradients of keys and values.
+FORWARD, QUERIES, KEYS = Tiles(64, 64, 4, 1), Tiles(64, 64, 4, 1), Tiles(64, 64, 4, 1)
+
+
+def answers_of(
+    qkv: Tensor, document: Tensor, whole: Tensor, rest: Tensor, heads: int, key_value_heads: int, window: int,
+    tiles: Tiles = FORWARD,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Answers [T, H * D] and, for the way back, logarithms to base 2 of the sums of their weights [H, T] float32.
+
+    qkv          [T, (H + 2 K) * D], queries, keys and values before rotation, in float16 or bfloat16
+    document     [T] int32, the document of each token
+    whole, rest  [T/S + 1, D] and [S, D] float32, cosines and sines side by side: a token turns by the sum of two angles
+    window       tokens visible on either side
+    """
+    tokens, width = len(qkv), qkv.shape[1] // (heads + 2 * key_value_heads)
+    answers = qkv.new_empty(tokens, heads * width)
+    sums = qkv.new_empty(heads, tokens, dtype=torch.float32)
+    if tokens:
+        given = [x.contiguous() for x in (qkv, document, whole, rest)]
+        with torch.cuda.device_of(qkv):  # Triton starts kernels on the current device
+            forward_kernel[(heads, triton.cdiv(tokens, tiles.block))](
+                *given, answers, sums, tokens, **constants(heads, key_value_heads, width, window, len(rest), tiles),
+                num_warps=tiles.warps, num_stages=tiles.stages,
+            )  # fmt: skip
+    return answers, sums
+
+
+def gradient_of(
+    gradient: Tensor, qkv: Tensor, document: Tensor, whole: Tensor, rest: Tensor, answers: Tensor, sums: Tensor,
+    heads: int, key_value_heads: int, window: int, queries: Tiles = QUERIES, keys: Tiles = KEYS,
+) -> Tensor:  # fmt: skip
+    """The gradient of qkv [T, (H + 2 K) * D], given that of the answers [T, H * D] and what `answers_of` returned."""
+    tokens, width = len(qkv), qkv.shape[1] // (heads + 2 * key_value_heads)
+    into = torch.empty_like(qkv, memory_format=torch.contiguous_format)
+    deltas = torch.empty_like(sums)  # products of answers and their gradients
+    if tokens:
+        given = [x.contiguous() for x in (qkv, document, whole, rest, gradient)]
+        for kernel, count, tiles in ((query_kernel, heads, queries), (key_kernel, key_value_heads, keys)):
+            with torch.cuda.device_of(qkv):
+                kernel[(count, triton.cdiv(tokens, tiles.block))](
+                    *given, answers, sums, deltas, into, tokens,
+                    **constants(heads, key_value_heads, width, window, len(rest), tiles),
+                    num_warps=tiles.warps, num_stages=tiles.stages,
+                )  # fmt: skip
+    return into
+
+
+def constants(heads: int, key_value_heads: int, width: int, window: int, step: int, tiles: Tiles) -> dict[str, Any]:
+    """What the compiler of a kernel knows."""
+    reach = -(-window // 16) * 16  # sixteen tokens are the least that a product takes
+    return {
+        "STEP": step, "SCALE": width**-0.5, "HEADS": heads, "PAIRS": key_value_heads, "HALF": width // 2,
+        "WINDOW": window, "REACH": reach, "BLOCK": tiles.block, "TILE": tiles.tile,
+        "TILES": triton.cdiv(tiles.block + 2 * reach, tiles.tile),
+    }  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------------------- parts of kernels
+
+# Rows are counted from `first`, which may lie before the first token; those outside of the tokens read 0. Two halves of
+# a vector are two tensors: a rotation mixes them, and a product of vectors is the sum of the products of the halves.
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def _rows(base, first, tokens, STRIDE: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+    """[ROWS, WIDTH] of a matrix whose rows are STRIDE long."""
+    row, column = tl.arange(0, ROWS)[:, None], tl.arange(0, WIDTH)[None, :]
+    here = (first + row >= 0) & (first + row < tokens)
+    return tl.load(base + first.to(tl.int64) * STRIDE + (row * STRIDE + column), mask=here, other=0.0)
+
+
+@triton.jit
+def _store(base, x, first, tokens, STRIDE: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Writes [ROWS, WIDTH] into such a matrix, rounded to its dtype."""
+    row, column = tl.arange(0, ROWS)[:, None], tl.arange(0, WIDTH)[None, :]
+    place = base + first.to(tl.int64) * STRIDE + (row * STRIDE + column)
+    tl.store(place, x.to(base.dtype.element_ty), mask=first + row < tokens)
+
+
+@triton.jit
+def _numbers(base, first, tokens, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """[ROWS] of a vector of one number a token."""
+    at = first + tl.arange(0, ROWS)
+    return tl.load(base + at, mask=(at >= 0) & (at < tokens), other=0.0)
+
+
+@triton.jit
+def _angles(  # type: ignore[no-untyped-def]
+    whole, rest, first, tokens, STEP: tl.constexpr, ROWS: tl.constexpr, HALF: tl.constexpr
+):  # fmt: skip
+    """Cosines and sines [ROWS, HALF] float32 of the sum of both angles of a token."""
+    row, column = first + tl.arange(0, ROWS)[:, None], tl.arange(0, HALF)[None, :]
+    here = (row >= 0) & (row < tokens)
+    far, near = whole + (row // STEP * (2 * HALF) + column), rest + (row % STEP * (2 * HALF) + column)
+    c, s = tl.load(far, mask=here, other=0.0), tl.load(far + HALF, mask=here, other=0.0)
+    more_c, more_s = tl.load(near, mask=here, other=0.0), tl.load(near + HALF, mask=here, other=0.0)
+    return c * more_c - s * more_s, s * more_c + c * more_s
+
+
+@triton.jit
+def _turned(  # type: ignore[no-untyped-def]
+    base, whole, rest, first, tokens, STRIDE: tl.constexpr, STEP: tl.constexpr, ROWS: tl.constexpr, HALF: tl.constexpr
+):  # fmt: skip
+    """Both halves of vectors, [ROWS, HALF], turned by their positions and rounded, as `attention.rotate` does it."""
+    one = _rows(base, first, tokens, STRIDE, ROWS, HALF)
+    other = _rows(base + HALF, first, tokens, STRIDE, ROWS, HALF)
+    c, s = _angles(whole, rest, first, tokens, STEP, ROWS, HALF)
+    x, y = one.to(tl.float32), other.to(tl.float32)
+    return (x * c - y * s).to(one.dtype), (y * c + x * s).to(one.dtype)
+
+
+@triton.jit
+def _store_turned_back(  # type: ignore[no-untyped-def]
+    base, x, y, whole, rest, first, tokens, STRIDE: tl.constexpr, STEP: tl.constexpr, ROWS: tl.constexpr,
+    HALF: tl.constexpr
+):  # fmt: skip
+    """Writes the gradients of both halves before rotation, given those after it, [ROWS, HALF] float32."""
+    c, s = _angles(whole, rest, first, tokens, STEP, ROWS, HALF)
+    _store(base, x * c + y * s, first, tokens, STRIDE, ROWS, HALF)
+    _store(base + HALF, y * c - x * s, first, tokens, STRIDE, ROWS, HALF)
+
+
+@triton.jit
+def _seen(  # type: ignore[no-untyped-def]
+    document, first, ahead, tokens, WINDOW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):  # fmt: skip
+    """[ROWS, COLUMNS]: whether tokens from `first` on and tokens from `ahead` on see each other."""
+    row, column = first + tl.arange(0, ROWS), ahead + tl.arange(0, COLUMNS)
+    # What lies behind the last token is a document too: those rows see each other, so that nothing is divided by 0.
+    own = tl.load(document + row, mask=row < tokens, other=-1)
+    other = tl.load(document + column, mask=(column >= 0) & (column < tokens), other=-1)
+    apart = row[:, None] - column[None, :]
+    return (own[:, None] == other[None, :]) & (apart <= WINDOW) & (apart >= -WINDOW)
+
+
+# ------------------------------------------------------------------------------------------------------------- kernels
+
+# The number of tokens is no constant, and none of its properties is one: a new number of them compiles nothing anew.
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def forward_kernel(  # type: ignore[no-untyped-def]
+    qkv, document, whole, rest, answers, sums, tokens, STEP: tl.constexpr, SCALE: tl.constexpr, HEADS: tl.constexpr,
+    PAIRS: tl.constexpr, HALF: tl.constexpr, WINDOW: tl.constexpr, REACH: tl.constexpr, BLOCK: tl.constexpr,
+    TILE: tl.constexpr, TILES: tl.constexpr
+):  # fmt: skip
+    """One program for BLOCK queries of a head."""
+    WIDTH: tl.constexpr = 2 * HALF
+    STRIDE: tl.constexpr = (HEADS + 2 * PAIRS) * WIDTH
+    head, first = tl.program_id(0), tl.program_id(1) * BLOCK
+    pair = head // (HEADS // PAIRS)
+    keys, values = qkv + (HEADS + pair) * WIDTH, qkv + (HEADS + PAIRS + pair) * WIDTH
+    q1, q2 = _turned(qkv + head * WIDTH, whole, rest, first, tokens, STRIDE, STEP, BLOCK, HALF)
+    highest = tl.full((BLOCK,), -1.0e38, tl.float32)  # finite, so that a tile of which nothing is seen adds nothing
+    total = tl.zeros((BLOCK,), tl.float32)
+    answer = tl.zeros((BLOCK, WIDTH), tl.float32)
+    for number in range(0, TILES):
+        ahead = first - REACH + number * TILE
+        k1, k2 = _turned(keys, whole, rest, ahead, tokens, STRIDE, STEP, TILE, HALF)
+        v = _rows(values, ahead, tokens, STRIDE, TILE, WIDTH)
+        scores = tl.dot(q2, tl.trans(k2), tl.dot(q1, tl.trans(k1))) * (SCALE * LOG2_E)
+        scores = tl.where(_seen(document, first, ahead, tokens, WINDOW, BLOCK, TILE), scores, float("-inf"))
+        higher = tl.maximum(highest, tl.max(scores, 1))
+        shares = tl.exp2(scores - higher[:, None])
+        shrunk = tl.exp2(highest - higher)
+        total = total * shrunk + tl.sum(shares, 1)
+        answer = tl.dot(shares.to(v.dtype), v, answer * shrunk[:, None])
+        highest = higher
+    _store(answers + head * WIDTH, answer / total[:, None], first, tokens, HEADS * WIDTH, BLOCK, WIDTH)
+    at = first + tl.arange(0, BLOCK)
+    tl.store(sums + head.to(tl.int64) * tokens + at, highest + tl.log2(total), mask=at < tokens)
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def query_kernel(  # type: ignore[no-untyped-def]
+    qkv, document, whole, rest, gradient, answers, sums, deltas, into, tokens, STEP: tl.constexpr, SCALE: tl.constexpr,
+    HEADS: tl.constexpr, PAIRS: tl.constexpr, HALF: tl.constexpr, WINDOW: tl.constexpr, REACH: tl.constexpr,
+    BLOCK: tl.constexpr, TILE: tl.constexpr, TILES: tl.constexpr
+):  # fmt: skip
+    """One program for the gradients of BLOCK queries of a head; it leaves the deltas for those of the keys."""
+    WIDTH: tl.constexpr = 2 * HALF
+    STRIDE: tl.constexpr = (HEADS + 2 * PAIRS) * WIDTH
+    head, first = tl.program_id(0), tl.program_id(1) * BLOCK
+    pair = head // (HEADS // PAIRS)
+    keys, values = qkv + (HEADS + pair) * WIDTH, qkv + (HEADS + PAIRS + pair) * WIDTH
+    q1, q2 = _turned(qkv + head * WIDTH, whole, rest, first, tokens, STRIDE, STEP, BLOCK, HALF)
+    g = _rows(gradient + head * WIDTH, first, tokens, HEADS * WIDTH, BLOCK, WIDTH)
+    answer = _rows(answers + head * WIDTH, first, tokens, HEADS * WIDTH, BLOCK, WIDTH)
+    delta = tl.sum(g.to(tl.float32) * answer.to(tl.float32), 1)
+    at, place = first + tl.arange(0, BLOCK), head.to(tl.int64) * tokens
+    tl.store(deltas + place + at, delta, mask=at < tokens)
+    logarithm = _numbers(sums + place, first, tokens, BLOCK)
+    d1, d2 = tl.zeros((BLOCK, HALF), tl.float32), tl.zeros((BLOCK, HALF), tl.float32)
+    for number in range(0, TILES):
+        ahead = first - REACH + number * TILE
+        k1, k2 = _turned(keys, whole, rest, ahead, tokens, STRIDE, STEP, TILE, HALF)
+        v = _rows(values, ahead, tokens, STRIDE, TILE, WIDTH)
+        scores = tl.dot(q2, tl.trans(k2), tl.dot(q1, tl.trans(k1))) * (SCALE * LOG2_E)
+        seen = _seen(document, first, ahead, tokens, WINDOW, BLOCK, TILE)
+        shares = tl.exp2(tl.where(seen, scores - logarithm[:, None], float("-inf")))
+        slope = (shares * (tl.dot(g, tl.trans(v)) - delta[:, None])).to(k1.dtype)
+        d1, d2 = tl.dot(slope, k1, d1), tl.dot(slope, k2, d2)
+    into += head * WIDTH
+    _store_turned_back(into, d1 * SCALE, d2 * SCALE, whole, rest, first, tokens, STRIDE, STEP, BLOCK, HALF)
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def key_kernel(  # type: ignore[no-untyped-def]
+    qkv, document, whole, rest, gradient, answers, sums, deltas, into, tokens, STEP: tl.constexpr, SCALE: tl.constexpr,
+    HEADS: tl.constexpr, PAIRS: tl.constexpr, HALF: tl.constexpr, WINDOW: tl.constexpr, REACH: tl.constexpr,
+    BLOCK: tl.constexpr, TILE: tl.constexpr, TILES: tl.constexpr
+):  # fmt: skip
+    """One program for the gradients of BLOCK keys and values, over the query heads that share them."""
+    WIDTH: tl.constexpr = 2 * HALF
+    STRIDE: tl.constexpr = (HEADS + 2 * PAIRS) * WIDTH
+    GROUP: tl.constexpr = HEADS // PAIRS
+    pair, first = tl.program_id(0), tl.program_id(1) * BLOCK
+    key, value = (HEADS + pair) * WIDTH, (HEADS + PAIRS + pair) * WIDTH
+    k1, k2 = _turned(qkv + key, whole, rest, first, tokens, STRIDE, STEP, BLOCK, HALF)
+    v = _rows(qkv + value, first, tokens, STRIDE, BLOCK, WIDTH)
+    d1, d2 = tl.zeros((BLOCK, HALF), tl.float32), tl.zeros((BLOCK, HALF), tl.float32)
+    into_v = tl.zeros((BLOCK, WIDTH), tl.float32)
+    for number in range(0, GROUP * TILES):
+        head, ahead = pair * GROUP + number // TILES, first - REACH + number % TILES * TILE
+        q1, q2 = _turned(qkv + head * WIDTH, whole, rest, ahead, tokens, STRIDE, STEP, TILE, HALF)
+        g = _rows(gradient + head * WIDTH, ahead, tokens, HEADS * WIDTH, TILE, WIDTH)
+        place = head.to(tl.int64) * tokens
+        logarithm, delta = _numbers(sums + place, ahead, tokens, TILE), _numbers(deltas + place, ahead, tokens, TILE)
+        scores = tl.dot(k2, tl.trans(q2), tl.dot(k1, tl.trans(q1))) * (SCALE * LOG2_E)  # [keys, queries]
+        seen = _seen(document, first, ahead, tokens, WINDOW, BLOCK, TILE)
+        shares = tl.exp2(tl.where(seen, scores - logarithm[None, :], float("-inf")))
+        into_v = tl.dot(shares.to(g.dtype), g, into_v)
+        slope = (shares * (tl.dot(v, tl.trans(g)) - delta[None, :])).to(q1.dtype)
+        d1, d2 = tl.dot(slope, q1, d1), tl.dot(slope, q2, d2)
+    _store_turned_back(into + key, d1 * SCALE, d2 * SCALE, whole, rest, first, tokens, STRIDE, STEP, BLOCK, HALF)
+    _store(into + value, into_v, first, tokens, STRIDE, BLOCK, WIDTH)
