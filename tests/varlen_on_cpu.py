@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tessera.model import attention
+from tessera.model import attention, window_attention
 from tessera.packed import encoder as packed
 
 # Shapes: T tokens of N documents end to end, H query heads, K key/value heads, D head width.
@@ -40,7 +40,7 @@ def standing_in() -> Iterator[None]:
 
     all_of_them = (
         (varlen._varlen_attn, _forward), (varlen._varlen_attn_backward, _backward),
-        (attention.window_attention, _windows), (attention.window_attention_backward, _windows_backward),
+        (window_attention.window_attention, _windows), (window_attention.window_attention_backward, _windows_backward),
     )  # fmt: skip
     for operation, kernel in all_of_them:
         if "cpu" not in operation._backend_fns:  # a kernel stays registered for good; it is switched off below
@@ -49,7 +49,7 @@ def standing_in() -> Iterator[None]:
     try:
         with (
             mock.patch.object(attention, "choose", as_on_a_gpu),
-            mock.patch.object(attention, "without_windows", return_value=None),
+            mock.patch.object(window_attention, "without_kernel", return_value=None),
             mock.patch.object(packed, "can_pack", return_value=False),
         ):
             yield

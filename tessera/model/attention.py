@@ -3,7 +3,7 @@
 reference   a T x T mask: nothing clever, for tests and doubts
 cpu         documents in groups of similar length, windows in blocks; see model/attention_cpu.py
 varlen      torch.nn.attention.varlen, CUDA from compute capability 8.0 on, float16 or bfloat16; where Triton is, layers
-            of a small window have a kernel of their own, model/window_kernel.py
+            of a small window have a kernel of their own, see model/window_attention.py
 
 Rotary positions (Su et al. 2021, arXiv:2104.09864, in the rotate-half layout of Llama) belong to attention here:
 a backend may turn queries and keys where it touches them anyway. Only differences of positions matter.
@@ -11,7 +11,6 @@ a backend may turn queries and keys where it touches them anyway. Only differenc
 
 import functools
 import inspect
-import logging
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tessera.model import window_attention
 from tessera.model.attention_cpu import Plan, attend_in_tiles, cut
 from tessera.model.precision import on_device
 
@@ -28,13 +28,8 @@ from tessera.model.precision import on_device
 
 BACKENDS = ("reference", "cpu", "varlen")
 
-_STEP = 64  # positions: the angle of a token is that of whole steps and that of the rest
-_WIDEST = 128  # window, and ...
-_WIDTHS = (32, 64, 128)  # ... heads that the kernel of windows is for
-
-_log = logging.getLogger("tessera")
-
 _DOCUMENTS = 128  # how many the kernel is told of at a time: batches of about as many look the same to a compiled layer
+_STEP = 64  # positions: the angle of a token is that of whole steps and that of the rest
 
 
 def choose(name: str, device: torch.device | str, dtype: torch.dtype | None = None) -> str:
@@ -70,47 +65,6 @@ def without_varlen(device: torch.device | str, dtype: torch.dtype | None) -> str
         if major < 8:
             return f"needs a GPU of compute capability 8.0 (Ampere) or newer, this one has {major}.{minor}"
     return None
-
-
-@functools.lru_cache
-def without_windows(device: torch.device) -> str | None:
-    """Why small windows have no Triton kernel of their own on this device, or None where they have; tried once.
-
-    A GPU without it is told to the log: the answers are the same, from the varlen kernel, in several times as long.
-    """
-    if device.type != "cuda":
-        return f"there is none for {device.type}"
-    try:
-        from tessera.model import window_kernel  # noqa: F401  Triton comes with it
-
-        _try_windows(device)
-    except ImportError:
-        reason = "Triton is not installed"
-    except Exception as error:  # whatever its compiler, the driver or a missing C compiler says
-        reason = f"Triton does not work here: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-    else:
-        return None
-    _log.warning("attention: windows by the varlen kernel, not by one of their own; %s", reason)
-    return reason
-
-
-def _try_windows(device: torch.device) -> None:
-    """Raises what is wrong with the kernel of windows on this device."""
-    random, starts = torch.Generator(device).manual_seed(0), torch.tensor([0, 90, 100], device=device)
-    qkv = torch.randn(100, 4 * 64, device=device, generator=random).bfloat16()
-    shape: dict[str, Any] = {"heads": 2, "key_value_heads": 1, "window": 16}
-    found = []
-    for backend, dtype in (("varlen", torch.bfloat16), ("reference", torch.float32)):
-        layout, given = Layout(backend, starts, 90), qkv.to(dtype).requires_grad_()
-        with torch.enable_grad(), torch.autocast("cuda", enabled=False):
-            if backend == "varlen":
-                turns = (layout.document(), *layout.turns(1e4, 64))
-                answer, _ = window_attention(given, *turns, *shape.values())
-            else:
-                answer = attend(given, layout, theta=1e4, **shape)
-            found.append((answer.float(), torch.autograd.grad(answer.sum(), given)[0].float()))
-    for mine, wanted in zip(*found, strict=True):
-        torch.testing.assert_close(mine, wanted, rtol=0.05, atol=0.05 * float(wanted.abs().max()))
 
 
 class Varlen(NamedTuple):
@@ -186,7 +140,7 @@ class Layout:
     def varlen(self, theta: float, width: int) -> Varlen:
         """What the kernels of GPUs are given in layers of that rotary base."""
         starts = self.once("int32", lambda: self.starts.to(torch.int32))
-        windows = without_windows(starts.device) is None
+        windows = window_attention.without_kernel(starts.device) is None
         return Varlen(
             *self.rotary(theta, width), starts, self.longest, _takes_groups(), self.document(),
             *self.turns(theta, width), windows,
@@ -258,10 +212,9 @@ def attend(
                 f"attention: 'varlen' computes in bfloat16 or float16, not {qkv.dtype}; "
                 'set machine.attention to "auto" or "reference", or machine.dtype to bfloat16'
             )
-        if layout.windows and window is not None and window <= _WIDEST and width in _WIDTHS:
-            turns = (layout.document, layout.whole, layout.rest)
-            answer, _ = window_attention(qkv, *turns, heads, key_value_heads, window)
-            return answer
+        if layout.windows and window is not None and window_attention.fits(window, width):
+            where = (layout.document, layout.whole, layout.rest)
+            return window_attention.window_attention(qkv, *where, heads, key_value_heads, window)[0]
         turned, v = qkv.unflatten(1, (-1, width)).split((heads + key_value_heads, key_value_heads), dim=1)
         q, k = rotate(turned, layout.cos, layout.sin).split((heads, key_value_heads), dim=1)
         return _varlen(q, k, v, layout, window).flatten(1)
@@ -319,55 +272,3 @@ def _takes_groups() -> bool:
     from torch.nn.attention.varlen import varlen_attn
 
     return "enable_gqa" in inspect.signature(varlen_attn).parameters
-
-
-# ------------------------------------------------------------- the kernel of windows, as an operation that torch.compile knows
-
-
-@torch.library.custom_op("tessera::window_attention", mutates_args=(), device_types="cuda")
-def window_attention(
-    qkv: Tensor, document: Tensor, whole: Tensor, rest: Tensor, heads: int, key_value_heads: int, window: int
-) -> tuple[Tensor, Tensor]:
-    """`attend` with a window, [T, H * D], and for the way back logarithms to base 2 of its sums [H, T] float32."""
-    from tessera.model.window_kernel import answers_of
-
-    return answers_of(qkv, document, whole, rest, heads, key_value_heads, window)
-
-
-@window_attention.register_fake
-def _(
-    qkv: Tensor, document: Tensor, whole: Tensor, rest: Tensor, heads: int, key_value_heads: int, window: int
-) -> tuple[Tensor, Tensor]:
-    tokens, width = qkv.shape[0], qkv.shape[1] // (heads + 2 * key_value_heads)
-    return qkv.new_empty(tokens, heads * width), qkv.new_empty(heads, tokens, dtype=torch.float32)
-
-
-@torch.library.custom_op("tessera::window_attention_backward", mutates_args=(), device_types="cuda")
-def window_attention_backward(
-    gradient: Tensor, qkv: Tensor, document: Tensor, whole: Tensor, rest: Tensor, answers: Tensor, sums: Tensor,
-    heads: int, key_value_heads: int, window: int
-) -> Tensor:  # fmt: skip
-    """The gradient of qkv, [T, (H + 2 K) * D]."""
-    from tessera.model.window_kernel import gradient_of
-
-    return gradient_of(gradient, qkv, document, whole, rest, answers, sums, heads, key_value_heads, window)
-
-
-@window_attention_backward.register_fake
-def _(
-    gradient: Tensor, qkv: Tensor, document: Tensor, whole: Tensor, rest: Tensor, answers: Tensor, sums: Tensor,
-    heads: int, key_value_heads: int, window: int
-) -> Tensor:  # fmt: skip
-    return qkv.new_empty(qkv.shape)
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    qkv, document, whole, rest, *ctx.shape = inputs
-    ctx.save_for_backward(qkv, document, whole, rest, *output)
-
-
-def _way_back(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return window_attention_backward(gradient, *ctx.saved_tensors, *ctx.shape), *[None] * 6
-
-
-window_attention.register_autograd(_way_back, setup_context=_keep)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tessera.model import attention
+from tessera.model import window_attention
 from tessera.model.attention import Layout
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.model.precision import autocast
@@ -98,7 +98,7 @@ def test_a_layer_is_compiled_with_the_kernel_of_windows_or_without_it(tiny, grap
     model = drawn(wide(tiny, num_hidden_layers=2, attention_output_dropout=0.0)).train()
     loss, gradient = loss_and_gradient(model, BATCHES[0])
     for why_not in (None, "switched off"):
-        monkeypatch.setattr(attention, "without_windows", lambda device, said=why_not: said)
+        monkeypatch.setattr(window_attention, "without_kernel", lambda device, said=why_not: said)
         assert compiled(model) == 2
         found, its_gradient = loss_and_gradient(model, BATCHES[0])
         assert found == pytest.approx(loss, rel=1e-3)

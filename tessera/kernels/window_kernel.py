@@ -3,10 +3,11 @@
 Queries, keys and values are read as the product leaves them and turned where they are loaded; the gradient is that of
 the product's output, turned back: nothing is left for elementwise kernels. Programs go over tokens, not documents, so
 documents of any length cost the same. In bfloat16 a token moves 4 (H + K) D bytes forward and 12 (H + K) D backward;
-neighbouring keys and the tables of angles come from the caches. Nothing is added up by atomics: answers recur to the bit.
+neighbouring keys and the tables of angles come from the caches. No atomics: answers recur bit for bit.
 
-Triton is imported with this file, so only model/attention.py imports it, where there is a GPU. Windows: Longformer
-(arXiv:2004.05150); running sums, and scores computed anew on the way back: FlashAttention-2 (arXiv:2307.08691).
+Triton is imported with this file, so only model/window_attention.py imports it, where there is a GPU. Sources: windows
+Longformer (arXiv:2004.05150); running sums, and scores computed anew on the way back, FlashAttention-2
+(arXiv:2307.08691).
 """
 
 from typing import Any, NamedTuple
