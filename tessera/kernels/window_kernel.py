@@ -26,65 +26,91 @@ class Tiles(NamedTuple):
     block: int  # tokens of a program
     tile: int  # tokens on the other side that it looks at at once
     warps: int
-    stages: int  # tiles under way from memory
+    stages: int  # tiles under way from memory; 1: one after the other
+    registers: int | None = None  # of a thread at most, so that more programs run at a time
 
 
-# Of 64-wide heads; in this order: answers, gradients of queries, gradients of keys and values.
-FORWARD, QUERIES, KEYS = Tiles(64, 64, 4, 1), Tiles(64, 64, 4, 1), Tiles(64, 64, 4, 1)
+class Kernels(NamedTuple):
+    """All three of them: answers, gradients of queries, gradients of keys and values."""
+
+    forward: Tiles
+    queries: Tiles
+    keys: Tiles
+
+
+# By the width of a head: none spills its registers on an H100. benchmarks/window_kernel.py tries others.
+TILES = {
+    32: Kernels(Tiles(64, 64, 4, 1), Tiles(64, 64, 4, 1), Tiles(64, 32, 4, 2)),
+    64: Kernels(Tiles(64, 64, 4, 1), Tiles(64, 64, 4, 1, 168), Tiles(64, 32, 4, 2, 168)),
+    128: Kernels(Tiles(64, 32, 8, 1), Tiles(64, 32, 8, 1), Tiles(64, 32, 8, 1)),
+}
+
+
+class Shape(NamedTuple):
+    """What a layer fixes."""
+
+    heads: int
+    key_value_heads: int
+    window: int  # tokens visible on either side
 
 
 def answers_of(
-    qkv: Tensor, document: Tensor, whole: Tensor, rest: Tensor, heads: int, key_value_heads: int, window: int,
-    tiles: Tiles = FORWARD,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    qkv: Tensor, document: Tensor, whole: Tensor, rest: Tensor, shape: Shape, tiles: Kernels | None = None
+) -> tuple[Tensor, Tensor]:
     """Answers [T, H * D] and, for the way back, logarithms to base 2 of the sums of their weights [H, T] float32.
 
     qkv          [T, (H + 2 K) * D], queries, keys and values before rotation, in float16 or bfloat16
     document     [T] int32, the document of each token
     whole, rest  [T/S + 1, D] and [S, D] float32, cosines and sines side by side: a token turns by the sum of two angles
-    window       tokens visible on either side
     """
-    tokens, width = len(qkv), qkv.shape[1] // (heads + 2 * key_value_heads)
-    answers = qkv.new_empty(tokens, heads * width)
-    sums = qkv.new_empty(heads, tokens, dtype=torch.float32)
-    if tokens:
-        given = [x.contiguous() for x in (qkv, document, whole, rest)]
-        with torch.cuda.device_of(qkv):  # Triton starts kernels on the current device
-            forward_kernel[(heads, triton.cdiv(tokens, tiles.block))](
-                *given, answers, sums, tokens, **constants(heads, key_value_heads, width, window, len(rest), tiles),
-                num_warps=tiles.warps, num_stages=tiles.stages,
-            )  # fmt: skip
+    width = _width(qkv, shape)
+    answers = qkv.new_empty(len(qkv), shape.heads * width)
+    sums = qkv.new_empty(shape.heads, len(qkv), dtype=torch.float32)
+    given = [x.contiguous() for x in (qkv, document, whole, rest)]
+    start(forward_kernel, shape.heads, [*given, answers, sums], shape, (tiles or TILES[width]).forward)
     return answers, sums
 
 
 def gradient_of(
     gradient: Tensor, qkv: Tensor, document: Tensor, whole: Tensor, rest: Tensor, answers: Tensor, sums: Tensor,
-    heads: int, key_value_heads: int, window: int, queries: Tiles = QUERIES, keys: Tiles = KEYS,
+    shape: Shape, tiles: Kernels | None = None,
 ) -> Tensor:  # fmt: skip
     """The gradient of qkv [T, (H + 2 K) * D], given that of the answers [T, H * D] and what `answers_of` returned."""
-    tokens, width = len(qkv), qkv.shape[1] // (heads + 2 * key_value_heads)
+    tiles = tiles or TILES[_width(qkv, shape)]
     into = torch.empty_like(qkv, memory_format=torch.contiguous_format)
     deltas = torch.empty_like(sums)  # products of answers and their gradients
-    if tokens:
-        given = [x.contiguous() for x in (qkv, document, whole, rest, gradient)]
-        for kernel, count, tiles in ((query_kernel, heads, queries), (key_kernel, key_value_heads, keys)):
-            with torch.cuda.device_of(qkv):
-                kernel[(count, triton.cdiv(tokens, tiles.block))](
-                    *given, answers, sums, deltas, into, tokens,
-                    **constants(heads, key_value_heads, width, window, len(rest), tiles),
-                    num_warps=tiles.warps, num_stages=tiles.stages,
-                )  # fmt: skip
+    given = [x.contiguous() for x in (qkv, document, whole, rest, gradient)]
+    tensors = [*given, answers, sums, deltas, into]
+    start(query_kernel, shape.heads, tensors, shape, tiles.queries)  # leaves the deltas
+    start(key_kernel, shape.key_value_heads, tensors, shape, tiles.keys)
     return into
 
 
-def constants(heads: int, key_value_heads: int, width: int, window: int, step: int, tiles: Tiles) -> dict[str, Any]:
+def start(kernel: Any, heads: int, tensors: list[Tensor], shape: Shape, tiles: Tiles) -> None:
+    """Starts one of the kernels below over so many heads; qkv is the first of its tensors, `rest` the fourth."""
+    qkv, rest = tensors[0], tensors[3]
+    options = {"num_warps": tiles.warps, "num_stages": tiles.stages}
+    if tiles.registers is not None:  # what only Triton for CUDA knows
+        options["maxnreg"] = tiles.registers
+    if len(qkv):
+        with torch.cuda.device_of(qkv):  # Triton starts kernels on the current device
+            grid = (heads, triton.cdiv(len(qkv), tiles.block))
+            kernel[grid](*tensors, len(qkv), **constants(shape, _width(qkv, shape), len(rest), tiles), **options)
+
+
+def constants(shape: Shape, width: int, step: int, tiles: Tiles) -> dict[str, Any]:
     """What the compiler of a kernel knows."""
-    reach = -(-window // 16) * 16  # sixteen tokens are the least that a product takes
+    reach = -(-shape.window // 16) * 16  # sixteen tokens are the least that a product takes
     return {
-        "STEP": step, "SCALE": width**-0.5, "HEADS": heads, "PAIRS": key_value_heads, "HALF": width // 2,
-        "WINDOW": window, "REACH": reach, "BLOCK": tiles.block, "TILE": tiles.tile,
+        "STEP": step, "SCALE": width**-0.5, "HEADS": shape.heads, "PAIRS": shape.key_value_heads, "HALF": width // 2,
+        "WINDOW": shape.window, "REACH": reach, "BLOCK": tiles.block, "TILE": tiles.tile,
         "TILES": triton.cdiv(tiles.block + 2 * reach, tiles.tile),
     }  # fmt: skip
+
+
+def _width(qkv: Tensor, shape: Shape) -> int:
+    """Of a head."""
+    return qkv.shape[1] // (shape.heads + 2 * shape.key_value_heads)
 
 
 # --------------------------------------------------------------------------------------------------- parts of kernels

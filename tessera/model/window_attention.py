@@ -1,7 +1,7 @@
 """Sliding-window attention by its own Triton kernels, as an operation of PyTorch that torch.compile and autograd know.
 
-The kernels are in kernels/window_kernel.py. Where Triton is missing or does not work, the varlen kernel serves windows
-too, in several times as long; that is said once.
+The kernels are in kernels/window_kernel.py. On other GPUs than they are made for the varlen kernel serves windows too;
+so it does where Triton is missing or does not work, and that is said once.
 """
 
 import logging
@@ -35,6 +35,8 @@ def without_kernel(device: torch.device) -> str | None:
     """Why windows have no kernel of their own on this device, or None where they have; on a GPU tried once."""
     if device.type != "cuda":
         return f"there is none for {device.type}"
+    if torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] != 9:
+        return "it is made for the products of Hopper (H100, H200); elsewhere its registers do not suffice"
     try:
         from tessera.kernels import window_kernel  # noqa: F401  Triton comes with it
 
@@ -58,7 +60,7 @@ def _try(device: torch.device) -> None:
     qkv = torch.randn(100, 4 * 64, generator=torch.Generator().manual_seed(0)).to(device, torch.bfloat16)
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
         given = qkv.clone().requires_grad_()
-        answer, _ = window_attention(given, document, unturned, unturned, 2, 1, 16)
+        answer, _ = window_attention(given, document, unturned[:3], unturned, 2, 1, 16)
         exact = qkv.float().requires_grad_()
         parts = exact.unflatten(1, (4, 64)).transpose(0, 1)
         k, v = parts[2:3].expand(2, -1, -1), parts[3:].expand(2, -1, -1)
@@ -73,9 +75,9 @@ def window_attention(
     qkv: Tensor, document: Tensor, whole: Tensor, rest: Tensor, heads: int, key_value_heads: int, window: int
 ) -> tuple[Tensor, Tensor]:
     """Attention of each token to those of its document that are at most `window` away: answers [T, H * D] and sums."""
-    from tessera.kernels.window_kernel import answers_of
+    from tessera.kernels.window_kernel import Shape, answers_of
 
-    return answers_of(qkv, document, whole, rest, heads, key_value_heads, window)
+    return answers_of(qkv, document, whole, rest, Shape(heads, key_value_heads, window))
 
 
 @torch.library.custom_op("tessera::window_attention_backward", mutates_args=(), device_types="cuda")
@@ -84,9 +86,10 @@ def window_attention_backward(
     heads: int, key_value_heads: int, window: int
 ) -> Tensor:  # fmt: skip
     """The gradient of qkv, given that of the answers [T, H * D]."""
-    from tessera.kernels.window_kernel import gradient_of
+    from tessera.kernels.window_kernel import Shape, gradient_of
 
-    return gradient_of(gradient, qkv, document, whole, rest, answers, sums, heads, key_value_heads, window)
+    shape = Shape(heads, key_value_heads, window)
+    return gradient_of(gradient, qkv, document, whole, rest, answers, sums, shape)
 
 
 @window_attention.register_fake
