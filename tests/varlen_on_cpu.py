@@ -14,6 +14,7 @@ from unittest import mock
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from tessera.model import attention, window_attention
 from tessera.packed import encoder as packed
@@ -147,24 +148,24 @@ def _scores(q: Tensor, k: Tensor, cu: Tensor, scale: float | None, window_size: 
 
 
 def _windows(
-    qkv: Tensor, document: Tensor, whole: Tensor, rest: Tensor, heads: int, key_value_heads: int, window: int
+    qkv: Tensor, bounds: Tensor, whole: Tensor, rest: Tensor, heads: int, key_value_heads: int, window: int
 ) -> tuple[Tensor, Tensor]:
-    """Answers [T, H * D] of qkv [T, (H + 2 K) * D], logarithms to base 2 of the sums [H, T]."""
-    turned, v, cu, *_ = _as_varlen(qkv, document, whole, rest, heads, key_value_heads)
+    """Answers [T, H * D] of qkv [T, (H + 2 K) * D], logarithms to base 2 of the sums [H, T + 512]."""
+    turned, v, cu, *_ = _as_varlen(qkv, bounds, whole, rest, heads, key_value_heads)
     answer, sums, _ = _forward(turned[:, :heads], turned[:, heads:], v, cu, cu, len(qkv), len(qkv),
                                window_size=[window, window])  # fmt: skip
-    return answer.flatten(1), sums / math.log(2)
+    return answer.flatten(1), functional.pad(sums / math.log(2), (256, 256))
 
 
 def _windows_backward(
-    gradient: Tensor, qkv: Tensor, document: Tensor, whole: Tensor, rest: Tensor, answers: Tensor, sums: Tensor,
+    gradient: Tensor, qkv: Tensor, bounds: Tensor, whole: Tensor, rest: Tensor, answers: Tensor, sums: Tensor,
     heads: int, key_value_heads: int, window: int
 ) -> Tensor:  # fmt: skip
     """The gradient of qkv, turned back."""
-    turned, v, cu, cos, sin = _as_varlen(qkv, document, whole, rest, heads, key_value_heads)
+    turned, v, cu, cos, sin = _as_varlen(qkv, bounds, whole, rest, heads, key_value_heads)
     gradient, answers = (x.unflatten(1, (heads, -1)) for x in (gradient, answers))
     into_q, into_k, into_v = _backward(
-        gradient, turned[:, :heads], turned[:, heads:], v, answers, sums * math.log(2), cu, cu, len(qkv), len(qkv),
+        gradient, turned[:, :heads], turned[:, heads:], v, answers, sums[:, 256:-256] * math.log(2), cu, cu, len(qkv), len(qkv),
         False, torch.empty(0), window_size=[window, window],
     )  # fmt: skip
     back = attention.rotate(torch.cat((into_q, into_k), 1), cos, -sin)
@@ -172,12 +173,11 @@ def _windows_backward(
 
 
 def _as_varlen(
-    qkv: Tensor, document: Tensor, whole: Tensor, rest: Tensor, heads: int, key_value_heads: int
+    qkv: Tensor, bounds: Tensor, whole: Tensor, rest: Tensor, heads: int, key_value_heads: int
 ) -> tuple[Tensor, ...]:
     """Queries and keys after rotation [T, H + K, D], values [T, K, D], starts; cosines and sines [T, 1, D/2]."""
-    assert document.dtype == torch.int32
-    assert document.shape == (len(qkv),)
-    assert document.is_contiguous()
+    assert bounds.dtype == torch.int32
+    assert bounds.shape == (len(qkv), 2)
     width = qkv.shape[1] // (heads + 2 * key_value_heads)
     assert width in (32, 64, 128)
     assert whole.dtype == rest.dtype == torch.float32
@@ -186,6 +186,7 @@ def _as_varlen(
     (c, s), (more_c, more_s) = (x[:, None].chunk(2, dim=-1) for x in (whole[places // 64], rest[places % 64]))
     cos, sin = c * more_c - s * more_s, s * more_c + c * more_s
     parts = qkv.unflatten(1, (-1, width))
-    first = torch.cat((document.new_ones(1, dtype=torch.bool), document.diff() != 0)).nonzero()[:, 0]
+    first = (bounds[:, 0] == places).nonzero()[:, 0]
     cu = torch.cat((first, first.new_tensor([len(qkv)]))).int()
+    assert torch.equal(bounds[first, 1], cu[1:] - 1)
     return attention.rotate(parts[:, :-key_value_heads], cos, sin), parts[:, -key_value_heads:], cu, cos, sin

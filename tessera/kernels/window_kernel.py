@@ -3,7 +3,8 @@
 Queries, keys and values are read as the product leaves them and turned where they are loaded; the gradient is that of
 the product's output, turned back: nothing is left for elementwise kernels. Programs go over tokens, not documents, so
 documents of any length cost the same. In bfloat16 a token moves 4 (H + K) D bytes forward and 12 (H + K) D backward;
-neighbouring keys and the tables of angles come from the caches. No atomics: answers recur bit for bit.
+neighbouring keys and the tables of angles come from the caches. No atomics: answers recur bit for bit. What is no
+number (NaN, infinity) may spread to documents beside its own: a tile multiplies it by weights of zero.
 
 Triton is imported with this file, so only model/window_attention.py imports it, where there is a GPU. Sources: windows
 Longformer (arXiv:2004.05150); running sums, and scores computed anew on the way back, FlashAttention-2
@@ -18,6 +19,9 @@ import triton.language as tl
 from torch import Tensor
 
 # Shapes: T tokens of N documents end to end, H query heads, K key/value heads, D head width.
+
+
+MARGIN = 256  # numbers before those of the first token and behind those of the last: what a tile reads unasked
 
 
 class Tiles(NamedTuple):
@@ -41,7 +45,7 @@ class Kernels(NamedTuple):
 # By the width of a head: none spills its registers on an H100. benchmarks/window_kernel.py tries others.
 TILES = {
     32: Kernels(Tiles(64, 64, 4, 1), Tiles(64, 64, 4, 1), Tiles(64, 32, 4, 2)),
-    64: Kernels(Tiles(64, 64, 4, 1), Tiles(64, 64, 4, 1, 168), Tiles(64, 32, 4, 2, 168)),
+    64: Kernels(Tiles(64, 64, 4, 1), Tiles(64, 32, 4, 2, 128), Tiles(64, 32, 4, 2, 168)),
     128: Kernels(Tiles(64, 32, 8, 1), Tiles(64, 32, 8, 1), Tiles(64, 32, 8, 1)),
 }
 
@@ -55,31 +59,32 @@ class Shape(NamedTuple):
 
 
 def answers_of(
-    qkv: Tensor, document: Tensor, whole: Tensor, rest: Tensor, shape: Shape, tiles: Kernels | None = None
+    qkv: Tensor, bounds: Tensor, whole: Tensor, rest: Tensor, shape: Shape, tiles: Kernels | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Answers [T, H * D] and, for the way back, logarithms to base 2 of the sums of their weights [H, T] float32.
+    """Answers [T, H * D] and, for the way back, logarithms to base 2 of the sums of their weights.
 
     qkv          [T, (H + 2 K) * D], queries, keys and values before rotation, in float16 or bfloat16
-    document     [T] int32, the document of each token
+    bounds       [T, 2] int32, the first and the last token of the document of each token
+    sums         [H, T + 2 * MARGIN] float32, those of tokens behind a margin
     whole, rest  [T/S + 1, D] and [S, D] float32, cosines and sines side by side: a token turns by the sum of two angles
     """
     width = _width(qkv, shape)
     answers = qkv.new_empty(len(qkv), shape.heads * width)
-    sums = qkv.new_empty(shape.heads, len(qkv), dtype=torch.float32)
-    given = [x.contiguous() for x in (qkv, document, whole, rest)]
+    sums = qkv.new_empty(shape.heads, len(qkv) + 2 * MARGIN, dtype=torch.float32)
+    given = [x.contiguous() for x in (qkv, bounds, whole, rest)]
     start(forward_kernel, shape.heads, [*given, answers, sums], shape, (tiles or TILES[width]).forward)
     return answers, sums
 
 
 def gradient_of(
-    gradient: Tensor, qkv: Tensor, document: Tensor, whole: Tensor, rest: Tensor, answers: Tensor, sums: Tensor,
+    gradient: Tensor, qkv: Tensor, bounds: Tensor, whole: Tensor, rest: Tensor, answers: Tensor, sums: Tensor,
     shape: Shape, tiles: Kernels | None = None,
 ) -> Tensor:  # fmt: skip
     """The gradient of qkv [T, (H + 2 K) * D], given that of the answers [T, H * D] and what `answers_of` returned."""
     tiles = tiles or TILES[_width(qkv, shape)]
     into = torch.empty_like(qkv, memory_format=torch.contiguous_format)
-    deltas = torch.empty_like(sums)  # products of answers and their gradients
-    given = [x.contiguous() for x in (qkv, document, whole, rest, gradient)]
+    deltas = torch.zeros_like(sums)  # products of answers and their gradients
+    given = [x.contiguous() for x in (qkv, bounds, whole, rest, gradient)]
     tensors = [*given, answers, sums, deltas, into]
     start(query_kernel, shape.heads, tensors, shape, tiles.queries)  # leaves the deltas
     start(key_kernel, shape.key_value_heads, tensors, shape, tiles.keys)
@@ -95,16 +100,17 @@ def start(kernel: Any, heads: int, tensors: list[Tensor], shape: Shape, tiles: T
     if len(qkv):
         with torch.cuda.device_of(qkv):  # Triton starts kernels on the current device
             grid = (heads, triton.cdiv(len(qkv), tiles.block))
-            kernel[grid](*tensors, len(qkv), **constants(shape, _width(qkv, shape), len(rest), tiles), **options)
+            kernel[grid](*tensors, len(qkv), len(qkv) + 2 * MARGIN, **constants(shape, _width(qkv, shape), len(rest), tiles), **options)
 
 
 def constants(shape: Shape, width: int, step: int, tiles: Tiles) -> dict[str, Any]:
     """What the compiler of a kernel knows."""
     reach = -(-shape.window // 16) * 16  # sixteen tokens are the least that a product takes
+    count = triton.cdiv(tiles.block + 2 * reach, tiles.tile)
+    assert max(reach, count * tiles.tile - reach) <= MARGIN, (shape, tiles)
     return {
         "STEP": step, "SCALE": width**-0.5, "HEADS": shape.heads, "PAIRS": shape.key_value_heads, "HALF": width // 2,
-        "WINDOW": shape.window, "REACH": reach, "BLOCK": tiles.block, "TILE": tiles.tile,
-        "TILES": triton.cdiv(tiles.block + 2 * reach, tiles.tile),
+        "WINDOW": shape.window, "REACH": reach, "BLOCK": tiles.block, "TILE": tiles.tile, "TILES": count,
     }  # fmt: skip
 
 
@@ -115,18 +121,25 @@ def _width(qkv: Tensor, shape: Shape) -> int:
 
 # --------------------------------------------------------------------------------------------------- parts of kernels
 
-# Rows are counted from `first`, which may lie before the first token; those outside of the tokens read 0. Two halves of
-# a vector are two tensors: a rotation mixes them, and a product of vectors is the sum of the products of the halves.
+# Rows are counted from `first`, which may lie before the first token. Two halves of a vector are two tensors: a
+# rotation mixes them, and a product of vectors is the sum of the products of the halves.
 
 LOG2_E = tl.constexpr(1.4426950408889634)
+_MARGIN = tl.constexpr(MARGIN)
+
+
+@triton.jit
+def _at(first, tokens, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """[ROWS] tokens from `first` on. Outside of the pack it is the next one inside, which nothing sees from there:
+    loads without a mask need no zeros in their registers first."""
+    return tl.minimum(tl.maximum(first + tl.arange(0, ROWS), 0), tokens - 1)
 
 
 @triton.jit
 def _rows(base, first, tokens, STRIDE: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
     """[ROWS, WIDTH] of a matrix whose rows are STRIDE long."""
-    row, column = tl.arange(0, ROWS)[:, None], tl.arange(0, WIDTH)[None, :]
-    here = (first + row >= 0) & (first + row < tokens)
-    return tl.load(base + first.to(tl.int64) * STRIDE + (row * STRIDE + column), mask=here, other=0.0)
+    at, column = _at(first, tokens, ROWS).to(tl.int64), tl.arange(0, WIDTH)
+    return tl.load(base + (at[:, None] * STRIDE + column[None, :]))
 
 
 @triton.jit
@@ -138,22 +151,13 @@ def _store(base, x, first, tokens, STRIDE: tl.constexpr, ROWS: tl.constexpr, WID
 
 
 @triton.jit
-def _numbers(base, first, tokens, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """[ROWS] of a vector of one number a token."""
-    at = first + tl.arange(0, ROWS)
-    return tl.load(base + at, mask=(at >= 0) & (at < tokens), other=0.0)
-
-
-@triton.jit
 def _angles(  # type: ignore[no-untyped-def]
     whole, rest, first, tokens, STEP: tl.constexpr, ROWS: tl.constexpr, HALF: tl.constexpr
 ):  # fmt: skip
     """Cosines and sines [ROWS, HALF] float32 of the sum of both angles of a token."""
-    row, column = first + tl.arange(0, ROWS)[:, None], tl.arange(0, HALF)[None, :]
-    here = (row >= 0) & (row < tokens)
-    far, near = whole + (row // STEP * (2 * HALF) + column), rest + (row % STEP * (2 * HALF) + column)
-    c, s = tl.load(far, mask=here, other=0.0), tl.load(far + HALF, mask=here, other=0.0)
-    more_c, more_s = tl.load(near, mask=here, other=0.0), tl.load(near + HALF, mask=here, other=0.0)
+    at, column = _at(first, tokens, ROWS)[:, None], tl.arange(0, HALF)[None, :]
+    far, near = whole + (at // STEP * (2 * HALF) + column), rest + (at % STEP * (2 * HALF) + column)
+    c, s, more_c, more_s = tl.load(far), tl.load(far + HALF), tl.load(near), tl.load(near + HALF)
     return c * more_c - s * more_s, s * more_c + c * more_s
 
 
@@ -181,16 +185,25 @@ def _store_turned_back(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _seen(  # type: ignore[no-untyped-def]
-    document, first, ahead, tokens, WINDOW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
-):  # fmt: skip
-    """[ROWS, COLUMNS]: whether tokens from `first` on and tokens from `ahead` on see each other."""
-    row, column = first + tl.arange(0, ROWS), ahead + tl.arange(0, COLUMNS)
-    # What lies behind the last token is a document too: those rows see each other, so that nothing is divided by 0.
-    own = tl.load(document + row, mask=row < tokens, other=-1)
-    other = tl.load(document + column, mask=(column >= 0) & (column < tokens), other=-1)
-    apart = row[:, None] - column[None, :]
-    return (own[:, None] == other[None, :]) & (apart <= WINDOW) & (apart >= -WINDOW)
+def _numbers(base, head, first, stride, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Where one number a token lies, [ROWS], in vectors of each head with margins."""
+    return base + (head.to(tl.int64) * stride + first + _MARGIN) + tl.arange(0, ROWS)
+
+
+@triton.jit
+def _range(bounds, first, tokens, WINDOW: tl.constexpr, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """[ROWS, 1]: the first token that each sees, and how many more it sees behind that one."""
+    at = _at(first, tokens, ROWS)
+    low = tl.maximum(tl.load(bounds + 2 * at), at - WINDOW)
+    high = tl.minimum(tl.load(bounds + 2 * at + 1), at + WINDOW)
+    return low[:, None], (high - low).to(tl.uint32, bitcast=True)[:, None]
+
+
+@triton.jit
+def _seen(low, more, ahead, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """[ROWS, COLUMNS]: whether the tokens of a range see those from `ahead` on; one comparison, as those before wrap."""
+    column = ahead + tl.arange(0, COLUMNS)
+    return (column[None, :] - low).to(tl.uint32, bitcast=True) <= more
 
 
 # ------------------------------------------------------------------------------------------------------------- kernels
@@ -200,7 +213,7 @@ def _seen(  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=["tokens"])
 def forward_kernel(  # type: ignore[no-untyped-def]
-    qkv, document, whole, rest, answers, sums, tokens, STEP: tl.constexpr, SCALE: tl.constexpr, HEADS: tl.constexpr,
+    qkv, bounds, whole, rest, answers, sums, tokens, stride, STEP: tl.constexpr, SCALE: tl.constexpr, HEADS: tl.constexpr,
     PAIRS: tl.constexpr, HALF: tl.constexpr, WINDOW: tl.constexpr, REACH: tl.constexpr, BLOCK: tl.constexpr,
     TILE: tl.constexpr, TILES: tl.constexpr
 ):  # fmt: skip
@@ -211,6 +224,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     pair = head // (HEADS // PAIRS)
     keys, values = qkv + (HEADS + pair) * WIDTH, qkv + (HEADS + PAIRS + pair) * WIDTH
     q1, q2 = _turned(qkv + head * WIDTH, whole, rest, first, tokens, STRIDE, STEP, BLOCK, HALF)
+    low, more = _range(bounds, first, tokens, WINDOW, BLOCK)
     highest = tl.full((BLOCK,), -1.0e38, tl.float32)  # finite, so that a tile of which nothing is seen adds nothing
     total = tl.zeros((BLOCK,), tl.float32)
     answer = tl.zeros((BLOCK, WIDTH), tl.float32)
@@ -218,23 +232,22 @@ def forward_kernel(  # type: ignore[no-untyped-def]
         ahead = first - REACH + number * TILE
         k1, k2 = _turned(keys, whole, rest, ahead, tokens, STRIDE, STEP, TILE, HALF)
         v = _rows(values, ahead, tokens, STRIDE, TILE, WIDTH)
-        scores = tl.dot(q2, tl.trans(k2), tl.dot(q1, tl.trans(k1))) * (SCALE * LOG2_E)
-        scores = tl.where(_seen(document, first, ahead, tokens, WINDOW, BLOCK, TILE), scores, float("-inf"))
-        higher = tl.maximum(highest, tl.max(scores, 1))
-        shares = tl.exp2(scores - higher[:, None])
+        seen = _seen(low, more, ahead, TILE)
+        scores = tl.where(seen, tl.dot(q2, tl.trans(k2), tl.dot(q1, tl.trans(k1))), float("-inf"))
+        higher = tl.maximum(highest, tl.max(scores, 1) * (SCALE * LOG2_E))
+        shares = tl.exp2(scores * (SCALE * LOG2_E) - higher[:, None])
         shrunk = tl.exp2(highest - higher)
         total = total * shrunk + tl.sum(shares, 1)
         answer = tl.dot(shares.to(v.dtype), v, answer * shrunk[:, None])
         highest = higher
     _store(answers + head * WIDTH, answer / total[:, None], first, tokens, HEADS * WIDTH, BLOCK, WIDTH)
-    at = first + tl.arange(0, BLOCK)
-    tl.store(sums + head.to(tl.int64) * tokens + at, highest + tl.log2(total), mask=at < tokens)
+    tl.store(_numbers(sums, head, first, stride, BLOCK), highest + tl.log2(total))
 
 
 @triton.jit(do_not_specialize=["tokens"])
 def query_kernel(  # type: ignore[no-untyped-def]
-    qkv, document, whole, rest, gradient, answers, sums, deltas, into, tokens, STEP: tl.constexpr, SCALE: tl.constexpr,
-    HEADS: tl.constexpr, PAIRS: tl.constexpr, HALF: tl.constexpr, WINDOW: tl.constexpr, REACH: tl.constexpr,
+    qkv, bounds, whole, rest, gradient, answers, sums, deltas, into, tokens, stride, STEP: tl.constexpr,
+    SCALE: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr, HALF: tl.constexpr, WINDOW: tl.constexpr, REACH: tl.constexpr,
     BLOCK: tl.constexpr, TILE: tl.constexpr, TILES: tl.constexpr
 ):  # fmt: skip
     """One program for the gradients of BLOCK queries of a head; it leaves the deltas for those of the keys."""
@@ -247,17 +260,17 @@ def query_kernel(  # type: ignore[no-untyped-def]
     g = _rows(gradient + head * WIDTH, first, tokens, HEADS * WIDTH, BLOCK, WIDTH)
     answer = _rows(answers + head * WIDTH, first, tokens, HEADS * WIDTH, BLOCK, WIDTH)
     delta = tl.sum(g.to(tl.float32) * answer.to(tl.float32), 1)
-    at, place = first + tl.arange(0, BLOCK), head.to(tl.int64) * tokens
-    tl.store(deltas + place + at, delta, mask=at < tokens)
-    logarithm = _numbers(sums + place, first, tokens, BLOCK)
+    tl.store(_numbers(deltas, head, first, stride, BLOCK), delta)
+    logarithm = tl.load(_numbers(sums, head, first, stride, BLOCK))
+    low, more = _range(bounds, first, tokens, WINDOW, BLOCK)
     d1, d2 = tl.zeros((BLOCK, HALF), tl.float32), tl.zeros((BLOCK, HALF), tl.float32)
     for number in range(0, TILES):
         ahead = first - REACH + number * TILE
         k1, k2 = _turned(keys, whole, rest, ahead, tokens, STRIDE, STEP, TILE, HALF)
         v = _rows(values, ahead, tokens, STRIDE, TILE, WIDTH)
-        scores = tl.dot(q2, tl.trans(k2), tl.dot(q1, tl.trans(k1))) * (SCALE * LOG2_E)
-        seen = _seen(document, first, ahead, tokens, WINDOW, BLOCK, TILE)
-        shares = tl.exp2(tl.where(seen, scores - logarithm[:, None], float("-inf")))
+        scores = tl.dot(q2, tl.trans(k2), tl.dot(q1, tl.trans(k1))) * (SCALE * LOG2_E) - logarithm[:, None]
+        seen = _seen(low, more, ahead, TILE)
+        shares = tl.exp2(tl.where(seen, scores, float("-inf")))
         slope = (shares * (tl.dot(g, tl.trans(v)) - delta[:, None])).to(k1.dtype)
         d1, d2 = tl.dot(slope, k1, d1), tl.dot(slope, k2, d2)
     into += head * WIDTH
@@ -266,8 +279,8 @@ def query_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=["tokens"])
 def key_kernel(  # type: ignore[no-untyped-def]
-    qkv, document, whole, rest, gradient, answers, sums, deltas, into, tokens, STEP: tl.constexpr, SCALE: tl.constexpr,
-    HEADS: tl.constexpr, PAIRS: tl.constexpr, HALF: tl.constexpr, WINDOW: tl.constexpr, REACH: tl.constexpr,
+    qkv, bounds, whole, rest, gradient, answers, sums, deltas, into, tokens, stride, STEP: tl.constexpr,
+    SCALE: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr, HALF: tl.constexpr, WINDOW: tl.constexpr, REACH: tl.constexpr,
     BLOCK: tl.constexpr, TILE: tl.constexpr, TILES: tl.constexpr
 ):  # fmt: skip
     """One program for the gradients of BLOCK keys and values, over the query heads that share them."""
@@ -280,15 +293,16 @@ def key_kernel(  # type: ignore[no-untyped-def]
     v = _rows(qkv + value, first, tokens, STRIDE, BLOCK, WIDTH)
     d1, d2 = tl.zeros((BLOCK, HALF), tl.float32), tl.zeros((BLOCK, HALF), tl.float32)
     into_v = tl.zeros((BLOCK, WIDTH), tl.float32)
+    low, more = _range(bounds, first, tokens, WINDOW, BLOCK)
     for number in range(0, GROUP * TILES):
         head, ahead = pair * GROUP + number // TILES, first - REACH + number % TILES * TILE
         q1, q2 = _turned(qkv + head * WIDTH, whole, rest, ahead, tokens, STRIDE, STEP, TILE, HALF)
         g = _rows(gradient + head * WIDTH, ahead, tokens, HEADS * WIDTH, TILE, WIDTH)
-        place = head.to(tl.int64) * tokens
-        logarithm, delta = _numbers(sums + place, ahead, tokens, TILE), _numbers(deltas + place, ahead, tokens, TILE)
-        scores = tl.dot(k2, tl.trans(q2), tl.dot(k1, tl.trans(q1))) * (SCALE * LOG2_E)  # [keys, queries]
-        seen = _seen(document, first, ahead, tokens, WINDOW, BLOCK, TILE)
-        shares = tl.exp2(tl.where(seen, scores - logarithm[None, :], float("-inf")))
+        logarithm = tl.load(_numbers(sums, head, ahead, stride, TILE))
+        delta = tl.load(_numbers(deltas, head, ahead, stride, TILE))
+        scores = tl.dot(k2, tl.trans(q2), tl.dot(k1, tl.trans(q1))) * (SCALE * LOG2_E) - logarithm[None, :]
+        seen = _seen(low, more, ahead, TILE)
+        shares = tl.exp2(tl.where(seen, scores, float("-inf")))  # [keys, queries]
         into_v = tl.dot(shares.to(g.dtype), g, into_v)
         slope = (shares * (tl.dot(v, tl.trans(g)) - delta[None, :])).to(q1.dtype)
         d1, d2 = tl.dot(slope, q1, d1), tl.dot(slope, q2, d2)

@@ -75,7 +75,7 @@ class Varlen(NamedTuple):
     starts: Tensor  # [at least N+1] int32, documents without a token at its end
     longest: int  # a bound of their lengths
     grouped: bool  # whether the varlen kernel takes fewer keys than queries
-    document: Tensor  # [T] int32, the document of each token
+    bounds: Tensor  # [T, 2] int32, the first and the last token of the document of each token
     whole: Tensor  # see Layout.turns
     rest: Tensor
     windows: bool  # whether small windows have a kernel of their own
@@ -137,12 +137,21 @@ class Layout:
 
         return self.once("document", compute)
 
+    def bounds(self) -> Tensor:
+        """[T, 2] int32, the first and the last token of the document of each token."""
+
+        def compute() -> Tensor:
+            document = self.document()
+            return torch.stack((self.starts[document], self.starts[1:][document] - 1), dim=1).int()
+
+        return self.once("bounds", compute)
+
     def varlen(self, theta: float, width: int) -> Varlen:
         """What the kernels of GPUs are given in layers of that rotary base."""
         starts = self.once("int32", lambda: self.starts.to(torch.int32))
         windows = window_attention.without_kernel(starts.device) is None
         return Varlen(
-            *self.rotary(theta, width), starts, self.longest, _takes_groups(), self.document(),
+            *self.rotary(theta, width), starts, self.longest, _takes_groups(), self.bounds(),
             *self.turns(theta, width), windows,
         )  # fmt: skip
 
@@ -213,7 +222,7 @@ def attend(
                 'set machine.attention to "auto" or "reference", or machine.dtype to bfloat16'
             )
         if layout.windows and window is not None and window_attention.fits(window, width):
-            where = (layout.document, layout.whole, layout.rest)
+            where = (layout.bounds, layout.whole, layout.rest)
             return window_attention.window_attention(qkv, *where, heads, key_value_heads, window)[0]
         turned, v = qkv.unflatten(1, (-1, width)).split((heads + key_value_heads, key_value_heads), dim=1)
         q, k = rotate(turned, layout.cos, layout.sin).split((heads, key_value_heads), dim=1)

@@ -15,12 +15,14 @@ from torch.nn import functional
 # Shapes: T tokens, H query heads, K key/value heads, D head width, S tokens of a step. The tensors of an operation:
 #
 #   qkv          [T, (H + 2 K) * D], queries, keys and values before rotation, in float16 or bfloat16
-#   document     [T] int32, the document of each token
+#   bounds       [T, 2] int32, the first and the last token of the document of each token
 #   whole, rest  [T/S + 1, D] and [S, D] float32, cosines and sines side by side; see Layout.turns
-#   sums         [H, T] float32, logarithms to base 2 of the sums of weights, for the way back
+#   sums         [H, T + 2 * MARGIN] float32, logarithms to base 2 of the sums of weights, for the way back
 
 _WIDEST = 128  # window: beyond, the varlen kernel has enough to do
 _WIDTHS = (32, 64, 128)  # of a head
+
+_MARGIN = 256  # as in kernels/window_kernel.py, which only a GPU can import
 
 _log = logging.getLogger("tessera")
 
@@ -53,14 +55,14 @@ def without_kernel(device: torch.device) -> str | None:
 
 def _try(device: torch.device) -> None:
     """Raises what is wrong with the kernel on this device, forward or backward: two documents, nothing turned."""
-    places = torch.arange(100, device=device)
-    document = (places >= 90).int()
-    seen = (document[:, None] == document) & ((places[:, None] - places).abs() <= 16)
+    places = torch.arange(100)
+    bounds = torch.where(places[:, None] < 90, torch.tensor([0, 89]), torch.tensor([90, 99])).int().to(device)
+    seen = (bounds[:, :1] == bounds[:, 0]) & ((places[:, None] - places).abs() <= 16).to(device)
     unturned = torch.tensor([1.0, 0.0], device=device).repeat_interleave(32).repeat(64, 1)
     qkv = torch.randn(100, 4 * 64, generator=torch.Generator().manual_seed(0)).to(device, torch.bfloat16)
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
         given = qkv.clone().requires_grad_()
-        answer, _ = window_attention(given, document, unturned[:3], unturned, 2, 1, 16)
+        answer, _ = window_attention(given, bounds, unturned[:3], unturned, 2, 1, 16)
         exact = qkv.float().requires_grad_()
         parts = exact.unflatten(1, (4, 64)).transpose(0, 1)
         k, v = parts[2:3].expand(2, -1, -1), parts[3:].expand(2, -1, -1)
@@ -72,32 +74,32 @@ def _try(device: torch.device) -> None:
 
 @torch.library.custom_op("tessera::window_attention", mutates_args=(), device_types="cuda")
 def window_attention(
-    qkv: Tensor, document: Tensor, whole: Tensor, rest: Tensor, heads: int, key_value_heads: int, window: int
+    qkv: Tensor, bounds: Tensor, whole: Tensor, rest: Tensor, heads: int, key_value_heads: int, window: int
 ) -> tuple[Tensor, Tensor]:
     """Attention of each token to those of its document that are at most `window` away: answers [T, H * D] and sums."""
     from tessera.kernels.window_kernel import Shape, answers_of
 
-    return answers_of(qkv, document, whole, rest, Shape(heads, key_value_heads, window))
+    return answers_of(qkv, bounds, whole, rest, Shape(heads, key_value_heads, window))
 
 
 @torch.library.custom_op("tessera::window_attention_backward", mutates_args=(), device_types="cuda")
 def window_attention_backward(
-    gradient: Tensor, qkv: Tensor, document: Tensor, whole: Tensor, rest: Tensor, answers: Tensor, sums: Tensor,
+    gradient: Tensor, qkv: Tensor, bounds: Tensor, whole: Tensor, rest: Tensor, answers: Tensor, sums: Tensor,
     heads: int, key_value_heads: int, window: int
 ) -> Tensor:  # fmt: skip
     """The gradient of qkv, given that of the answers [T, H * D]."""
     from tessera.kernels.window_kernel import Shape, gradient_of
 
     shape = Shape(heads, key_value_heads, window)
-    return gradient_of(gradient, qkv, document, whole, rest, answers, sums, shape)
+    return gradient_of(gradient, qkv, bounds, whole, rest, answers, sums, shape)
 
 
 @window_attention.register_fake
 def _shapes(
-    qkv: Tensor, document: Tensor, whole: Tensor, rest: Tensor, heads: int, key_value_heads: int, window: int
+    qkv: Tensor, bounds: Tensor, whole: Tensor, rest: Tensor, heads: int, key_value_heads: int, window: int
 ) -> tuple[Tensor, Tensor]:
     tokens, width = qkv.shape[0], qkv.shape[1] // (heads + 2 * key_value_heads)
-    return qkv.new_empty(tokens, heads * width), qkv.new_empty(heads, tokens, dtype=torch.float32)
+    return qkv.new_empty(tokens, heads * width), qkv.new_empty(heads, tokens + 2 * _MARGIN, dtype=torch.float32)
 
 
 @window_attention_backward.register_fake
@@ -106,8 +108,8 @@ def _shape_backward(gradient: Tensor, qkv: Tensor, *others: Any) -> Tensor:
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    qkv, document, whole, rest, *ctx.shape = inputs
-    ctx.save_for_backward(qkv, document, whole, rest, *output)
+    qkv, bounds, whole, rest, *ctx.shape = inputs
+    ctx.save_for_backward(qkv, bounds, whole, rest, *output)
 
 
 def _backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:

@@ -121,7 +121,7 @@ def test_the_trial_of_the_kernel_passes_a_right_one_and_refuses_a_wrong_one(varl
 def test_the_operation_is_one_that_the_compiler_may_trust(varlen_on_cpu):
     """Its shapes without data, its gradient, nothing changed in place: for any number of tokens."""
     qkv, layout = layer_of()
-    given = (qkv.requires_grad_(), layout.document(), *layout.turns(1e4, 32), 2, 1, 16)
+    given = (qkv.requires_grad_(), layout.bounds(), *layout.turns(1e4, 32), 2, 1, 16)
     torch.library.opcheck(window_attention.window_attention, given)
 
 

@@ -70,7 +70,7 @@ def case(name: str, window: int, heads: int, key_value_heads: int, width: int, d
     qkv, weight, starts = drawn(EDGES[name], heads, key_value_heads, width)
     shape, qkv, weight = Shape(heads, key_value_heads, window), qkv.to(dtype), weight.to(dtype)
     layout, given = Layout.of(starts, len(qkv), "reference"), qkv.clone().requires_grad_()
-    answer, _ = window_attention.window_attention(given, layout.document(), *layout.turns(1e4, width), *shape)
+    answer, _ = window_attention.window_attention(given, layout.bounds(), *layout.turns(1e4, width), *shape)
     (gradient,) = torch.autograd.grad((answer * weight).sum(), given)
     wanted, wanted_gradient = exactly(qkv, weight, starts, shape)
     return {
@@ -84,7 +84,7 @@ def tiled(block: int, tile: int) -> dict[str, object]:
     """With other tiles."""
     qkv, weight, starts = drawn([130, 60], 2, 1, 32)
     shape, layout = Shape(2, 1, 20), Layout.of(starts, 190, "reference")
-    where, tiles = (layout.document(), *layout.turns(1e4, 32)), Kernels(*[Tiles(block, tile, 4, 1)] * 3)
+    where, tiles = (layout.bounds(), *layout.turns(1e4, 32)), Kernels(*[Tiles(block, tile, 4, 1)] * 3)
     answer, sums = window_kernel.answers_of(qkv, *where, shape, tiles)
     gradient = window_kernel.gradient_of(weight, qkv, *where, answer, sums, shape, tiles)
     wanted, wanted_gradient = exactly(qkv, weight, starts, shape)
@@ -107,8 +107,9 @@ def compiled(width: int) -> dict[str, object]:
         fixed = window_kernel.constants(Shape(12, 12, 64), width, 64, tiles)
         floats = {"whole", "rest", "sums", "deltas"}
         kinds = {argument: "constexpr" if argument in fixed else "*fp32" if argument in floats else "*bf16"
-                 for argument in kernel.arg_names} | {"document": "*i32", "tokens": "i32"}  # fmt: skip
+                 for argument in kernel.arg_names} | {"bounds": "*i32", "tokens": "i32", "stride": "i32"}  # fmt: skip
         pointers = [place for place, kind in enumerate(kinds.values()) if kind.startswith("*")]
+        pointers.append(list(kinds).index("stride"))  # of most batches: they are filled up to sizes that recur
         source = ASTSource(kernel, kinds, fixed, {(place,): [["tt.divisibility", 16]] for place in pointers})
         options = {"num_warps": tiles.warps, "num_stages": tiles.stages}
         if tiles.registers is not None:
