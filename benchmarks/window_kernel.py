@@ -21,6 +21,7 @@ if "--rehearse" in sys.argv:
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from tessera.kernels import window_kernel
 from tessera.kernels.window_kernel import TILES, Kernels, Shape, Tiles
@@ -142,7 +143,8 @@ def prepared(case: Case, kernel: str, tiles: Tiles) -> tuple[Callable[[], None],
     heads, keys = case.shape.heads, case.shape.key_value_heads
     answers, into = torch.zeros_like(case.answers), torch.zeros_like(case.into)
     _, sums = window_kernel.answers_of(case.qkv, *case.where, case.shape)
-    deltas = (case.gradient.float() * case.answers.float()).unflatten(1, (heads, WIDTH)).sum(2).T.contiguous()
+    deltas = (case.gradient.float() * case.answers.float()).unflatten(1, (heads, WIDTH)).sum(2).T
+    deltas = functional.pad(deltas, (window_kernel.MARGIN, window_kernel.MARGIN)).contiguous()
     tensors = [case.qkv, *case.where]
     if kernel == "forward":
         tensors += [answers, torch.empty_like(sums)]

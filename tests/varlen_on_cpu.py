@@ -164,8 +164,9 @@ def _windows_backward(
     """The gradient of qkv, turned back."""
     turned, v, cu, cos, sin = _as_varlen(qkv, bounds, whole, rest, heads, key_value_heads)
     gradient, answers = (x.unflatten(1, (heads, -1)) for x in (gradient, answers))
+    natural = sums[:, 256:-256] * math.log(2)
     into_q, into_k, into_v = _backward(
-        gradient, turned[:, :heads], turned[:, heads:], v, answers, sums[:, 256:-256] * math.log(2), cu, cu, len(qkv), len(qkv),
+        gradient, turned[:, :heads], turned[:, heads:], v, answers, natural, cu, cu, len(qkv), len(qkv),
         False, torch.empty(0), window_size=[window, window],
     )  # fmt: skip
     back = attention.rotate(torch.cat((into_q, into_k), 1), cos, -sin)

@@ -100,7 +100,8 @@ def start(kernel: Any, heads: int, tensors: list[Tensor], shape: Shape, tiles: T
     if len(qkv):
         with torch.cuda.device_of(qkv):  # Triton starts kernels on the current device
             grid = (heads, triton.cdiv(len(qkv), tiles.block))
-            kernel[grid](*tensors, len(qkv), len(qkv) + 2 * MARGIN, **constants(shape, _width(qkv, shape), len(rest), tiles), **options)
+            fixed = constants(shape, _width(qkv, shape), len(rest), tiles)
+            kernel[grid](*tensors, len(qkv), len(qkv) + 2 * MARGIN, **fixed, **options)
 
 
 def constants(shape: Shape, width: int, step: int, tiles: Tiles) -> dict[str, Any]:
@@ -201,7 +202,7 @@ def _range(bounds, first, tokens, WINDOW: tl.constexpr, ROWS: tl.constexpr):  # 
 
 @triton.jit
 def _seen(low, more, ahead, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """[ROWS, COLUMNS]: whether the tokens of a range see those from `ahead` on; one comparison, as those before wrap."""
+    """[ROWS, COLUMNS]: whether tokens of such a range see those from `ahead` on; what lies before it wraps around."""
     column = ahead + tl.arange(0, COLUMNS)
     return (column[None, :] - low).to(tl.uint32, bitcast=True) <= more
 
@@ -213,9 +214,9 @@ def _seen(low, more, ahead, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-d
 
 @triton.jit(do_not_specialize=["tokens"])
 def forward_kernel(  # type: ignore[no-untyped-def]
-    qkv, bounds, whole, rest, answers, sums, tokens, stride, STEP: tl.constexpr, SCALE: tl.constexpr, HEADS: tl.constexpr,
-    PAIRS: tl.constexpr, HALF: tl.constexpr, WINDOW: tl.constexpr, REACH: tl.constexpr, BLOCK: tl.constexpr,
-    TILE: tl.constexpr, TILES: tl.constexpr
+    qkv, bounds, whole, rest, answers, sums, tokens, stride, STEP: tl.constexpr, SCALE: tl.constexpr,
+    HEADS: tl.constexpr, PAIRS: tl.constexpr, HALF: tl.constexpr, WINDOW: tl.constexpr, REACH: tl.constexpr,
+    BLOCK: tl.constexpr, TILE: tl.constexpr, TILES: tl.constexpr
 ):  # fmt: skip
     """One program for BLOCK queries of a head."""
     WIDTH: tl.constexpr = 2 * HALF
@@ -247,8 +248,8 @@ def forward_kernel(  # type: ignore[no-untyped-def]
 @triton.jit(do_not_specialize=["tokens"])
 def query_kernel(  # type: ignore[no-untyped-def]
     qkv, bounds, whole, rest, gradient, answers, sums, deltas, into, tokens, stride, STEP: tl.constexpr,
-    SCALE: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr, HALF: tl.constexpr, WINDOW: tl.constexpr, REACH: tl.constexpr,
-    BLOCK: tl.constexpr, TILE: tl.constexpr, TILES: tl.constexpr
+    SCALE: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr, HALF: tl.constexpr, WINDOW: tl.constexpr,
+    REACH: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, TILES: tl.constexpr
 ):  # fmt: skip
     """One program for the gradients of BLOCK queries of a head; it leaves the deltas for those of the keys."""
     WIDTH: tl.constexpr = 2 * HALF
@@ -280,8 +281,8 @@ def query_kernel(  # type: ignore[no-untyped-def]
 @triton.jit(do_not_specialize=["tokens"])
 def key_kernel(  # type: ignore[no-untyped-def]
     qkv, bounds, whole, rest, gradient, answers, sums, deltas, into, tokens, stride, STEP: tl.constexpr,
-    SCALE: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr, HALF: tl.constexpr, WINDOW: tl.constexpr, REACH: tl.constexpr,
-    BLOCK: tl.constexpr, TILE: tl.constexpr, TILES: tl.constexpr
+    SCALE: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr, HALF: tl.constexpr, WINDOW: tl.constexpr,
+    REACH: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, TILES: tl.constexpr
 ):  # fmt: skip
     """One program for the gradients of BLOCK keys and values, over the query heads that share them."""
     WIDTH: tl.constexpr = 2 * HALF
