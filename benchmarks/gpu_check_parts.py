@@ -27,7 +27,7 @@ import training_gpu_heads as heads
 import training_gpu_parts as training
 from torch import Tensor
 
-from tessera.model import attention, cross_entropy
+from tessera.model import attention, cross_entropy, window_attention
 from tessera.plan.cost import data_sheet
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -137,6 +137,7 @@ def ceilings(bench: Bench) -> None:
         "row": "machine", "device": torch.cuda.get_device_name(device) if cuda else "a CPU", "GiB": memory,
         "torch": torch.__version__, "cuda": torch.version.cuda, "python": platform.python_version(),
         "peak_TFLOP_s": bench.peak_flops / 1e12, "loss_kernel": cross_entropy.without_kernel(device) or "Triton",
+        "window_kernel": window_attention.without_kernel(device) or "Triton",
     })  # fmt: skip
     copies(bench)
     for name, sides in PRODUCTS.items():
@@ -200,26 +201,41 @@ def attention_off(
 
 
 def kernels(bench: Bench) -> None:
-    """The attention kernel alone, on which documents of 8,192 tokens hang."""
-    from torch.nn.attention import varlen
-
+    """The attention kernels alone, on which documents of 8,192 tokens hang."""
     tokens = bench.shorter(65_536, 256)
     sets = {length: [min(length, tokens)] * max(1, tokens // length) for length in (256, 1024, 8192)}
     for length, lengths in sets.items():
+        windows_timed(bench, f"{length:,} tokens, window 64, ours with positions", lengths, 64)
         attend_timed(bench, f"{length:,} tokens, window 64", lengths, 64)
         attend_timed(bench, f"{length:,} tokens, global", lengths, None)
-    if bench.rehearse or not hasattr(varlen, "_should_use_cudnn"):
+    for length, lengths in ({} if bench.rehearse else sets).items():
+        try:  # it knows no windows, but the global layers could run on it
+            attend_timed(bench, f"{length:,} tokens, global, cuDNN", lengths, None, cudnn=True)
+        except (RuntimeError, TypeError, ValueError) as error:
+            bench.say({"row": f"{length:,} tokens, global, cuDNN", "absent": str(error)[:150]})
+
+
+def windows_timed(bench: Bench, name: str, lengths: list[int], window: int) -> None:
+    """The same of the kernels of windows, which take queries, keys and values before rotation."""
+    queries, width = 12, 64
+    starts = torch.tensor([0, *lengths], device=bench.device).cumsum(0)
+    layout = attention.Layout.of(starts, sum(lengths), "varlen")
+    where = (layout.bounds(), *layout.turns(1e4, width))
+    qkv = torch.randn(sum(lengths), 3 * queries * width, device=bench.device).bfloat16().requires_grad_()
+    into = torch.randn(sum(lengths), queries * width, device=bench.device).bfloat16()
+    if (why := window_attention.without_kernel(bench.device)) is not None:
+        bench.say({"row": f"attention kernel: {name}", "absent": why})
         return
-    # torch has cuDNN behind a constant: it knows no windows, but the global layers could run on it
-    with mock.patch.object(varlen, "_should_use_cudnn", return_value=True):
-        for length, lengths in sets.items():
-            try:
-                attend_timed(bench, f"{length:,} tokens, global, cuDNN", lengths, None)
-            except (RuntimeError, TypeError, ValueError) as error:
-                bench.say({"row": f"{length:,} tokens, global, cuDNN", "absent": str(error)[:150]})
+
+    def forward() -> Tensor:
+        return window_attention.window_attention(qkv, *where, queries, queries, window)[0]
+
+    there, answer = timed(forward, bench), forward()
+    back = timed(lambda: torch.autograd.grad(answer, qkv, into, retain_graph=True), bench)
+    say_times(bench, name, there, back, 4 * queries * width * sum(pairs_seen(n, window) for n in lengths))
 
 
-def attend_timed(bench: Bench, name: str, lengths: list[int], window: int | None) -> None:
+def attend_timed(bench: Bench, name: str, lengths: list[int], window: int | None, *, cudnn: bool = False) -> None:
     """One row: forward and backward of the kernel on mmBERT-base's heads."""
     from torch.nn.attention.varlen import varlen_attn
 
@@ -232,10 +248,35 @@ def attend_timed(bench: Bench, name: str, lengths: list[int], window: int | None
     def forward() -> Tensor:
         return varlen_attn(*leaves, starts, starts, longest, longest, window_size=sides)  # type: ignore[return-value]
 
-    there = timed(forward, bench)
-    answer = forward()
-    back = timed(lambda: torch.autograd.grad(answer, leaves, into, retain_graph=True), bench)
-    flops = 4 * queries * width * sum(pairs_seen(n, window) for n in lengths)
+    if cudnn:
+        there, back = cudnn_seconds(bench, leaves, into, starts, longest)
+    else:
+        there, answer = timed(forward, bench), forward()
+        back = timed(lambda: torch.autograd.grad(answer, leaves, into, retain_graph=True), bench)
+    say_times(bench, name, there, back, 4 * queries * width * sum(pairs_seen(n, window) for n in lengths))
+
+
+def cudnn_seconds(
+    bench: Bench, leaves: tuple[Tensor, ...], into: Tensor, starts: Tensor, longest: int
+) -> tuple[float, float]:
+    """Forward and backward of cuDNN's kernel, as PyTorch's operations take it.
+
+    varlen_attn has it behind a constant and, in 2.11 to 2.13, gives its way back arguments in another order.
+    """
+    operations, given = torch.ops.aten, tuple(x.detach() for x in leaves)
+    where = (starts, starts, longest, longest)
+
+    def forward() -> tuple[Tensor, ...]:
+        return operations._cudnn_attention_forward(*given, None, *where, True, 0.0, False, False)  # type: ignore[no-any-return]
+
+    answer, sums, *_, seed, offset, _ = forward()
+    kept = (*given, answer, sums, seed, offset, None)  # no bias
+    back = timed(lambda: operations._cudnn_attention_backward(into, *kept, *where, 0.0, False), bench)
+    return timed(forward, bench), back
+
+
+def say_times(bench: Bench, name: str, there: float, back: float, flops: float) -> None:
+    """The row of a kernel."""
     bench.say({
         "row": f"attention kernel: {name}", "forward_ms": there * 1e3, "forward_TFLOP_s": flops / there / 1e12,
         "backward_ms": back * 1e3, "backward_TFLOP_s": 2.5 * flops / back / 1e12,

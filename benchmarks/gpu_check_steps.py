@@ -18,7 +18,7 @@ from optimi import StableAdamW
 from training_gpu_heads import wait
 
 from tessera.data.packing import Batch
-from tessera.model import cross_entropy
+from tessera.model import cross_entropy, window_attention
 from tessera.model.mlm import MaskedLM
 from tessera.plan import cost
 from tessera.plan.architecture import PRESETS, EncoderConfig
@@ -44,6 +44,7 @@ class Way:
     triton: bool = True  # the optimizer in Triton
     compiled: bool = True  # layers
     stream: torch.dtype | None = None  # of the residual stream
+    windows: bool = False  # in kernels of their own
 
 
 WAYS = (
@@ -53,6 +54,7 @@ WAYS = (
     Way(name="+ StableAdamW in Triton", compiled=False),
     Way(name="+ layers compiled"),
     Way(name="+ residual stream in bfloat16", stream=torch.bfloat16),
+    Way(name="+ windows in their own kernels", stream=torch.bfloat16, windows=True),
 )
 
 
@@ -132,14 +134,17 @@ def running(bench: Bench, way: Way, config: EncoderConfig, batch: Batch, passes:
     model = drawn(config, device)
     if way.stream is not None:
         model.encoder.residual = way.stream
+    own = window_attention.without_kernel(device) if way.windows else "switched off"
+    windows = mock.patch.object(window_attention, "without_kernel", return_value=own)
     if way.compiled:
         backend = "aot_eager" if bench.rehearse else "inductor"
-        with torch.autocast(device.type, torch.bfloat16):
+        with windows, torch.autocast(device.type, torch.bfloat16):
             model.encoder.compile_layers(passes, context, backend=backend)
     objective, cut = Objective(model), Cut.of(model, world, torch.bfloat16, passes, context)
     optimizer = optimizer_of(model, in_triton=way.triton)
     kernel = cross_entropy.without_kernel(device) if way.kernel else "switched off"
-    with ThreadPoolExecutor(1) as reader, mock.patch.object(cross_entropy, "without_kernel", return_value=kernel):
+    loss = mock.patch.object(cross_entropy, "without_kernel", return_value=kernel)
+    with ThreadPoolExecutor(1) as reader, loss, windows:
         ready = [reader.submit(prepare, batch, cut)]
 
         def step() -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 A score matrix of 10,000 positions and 256,000 tokens is five gigabytes. Here a block of it is made, turned into its own
 gradient in place, multiplied back into the gradients of the hidden states and of the weight, and forgotten; nothing is
-computed twice. On a GPU one Triton kernel (model/loss_kernel.py) turns scores into their gradient, where Triton is
+computed twice. On a GPU one Triton kernel (kernels/loss_kernel.py) turns scores into their gradient, where Triton is
 installed and works; elsewhere PyTorch's operations do. Source of the idea: Liger (arXiv:2410.10989, section 3.2) and
 cut cross-entropy (arXiv:2411.09009).
 """
@@ -56,7 +56,7 @@ def without_kernel(device: torch.device) -> str | None:
     if device.type != "cuda":
         return f"there is none for {device.type}"
     try:
-        from tessera.model.loss_kernel import losses_of
+        from tessera.kernels.loss_kernel import losses_of
 
         scores, targets = torch.eye(2, 16, device=device), torch.tensor([0, 3], device=device)
         wanted = _losses_in_pytorch(scores.clone(), None, targets, gradient=False)
@@ -113,7 +113,7 @@ def _losses(scores: Tensor, bias: Tensor | None, targets: Tensor, *, gradient: b
     """Cross-entropies [m] float32 of scores [m, V] + bias. With `gradient`, scores become softmax - one-hot."""
     if without_kernel(scores.device) is not None:
         return _losses_in_pytorch(scores, bias, targets, gradient=gradient)
-    from tessera.model.loss_kernel import losses_of
+    from tessera.kernels.loss_kernel import losses_of
 
     return losses_of(scores, bias, targets, gradient=gradient)
 

@@ -126,7 +126,7 @@ def _compiled(backend: str) -> Callable[..., Tensor]:
     whole = torch.compile(_layer, fullgraph=True, backend=backend)
 
     def run(block: Block, x: Tensor, layout: Varlen) -> Tensor:
-        for tensor in (x, layout.cos, layout.sin, layout.starts):
+        for tensor in (x, layout.cos, layout.sin, layout.starts, layout.bounds, layout.whole):
             dynamo.maybe_mark_dynamic(tensor, 0)
         return whole(block, x, layout)
 

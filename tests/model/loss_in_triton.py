@@ -19,7 +19,8 @@ import triton
 from torch import Tensor
 from torch.nn import functional
 
-from tessera.model import cross_entropy, loss_kernel
+from tessera.kernels import loss_kernel
+from tessera.model import cross_entropy
 
 EDGES = (1, 2, 5, 8191, 8192, 8193, 20000)  # around the block of 8,192
 

@@ -77,7 +77,7 @@ def test_it_compiles_for_gpus_and_reads_and_writes_sixteen_bytes_at_once(tmp_pat
 
 def test_without_triton_the_loss_says_so_and_runs_in_pytorch(monkeypatch, logged):
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "tessera.model.loss_kernel", raising=False)
+    monkeypatch.delitem(sys.modules, "tessera.kernels.loss_kernel", raising=False)
     cross_entropy.without_kernel.cache_clear()
     for _ in range(2):
         assert cross_entropy.without_kernel(torch.device("cuda")) == "Triton is not installed"
