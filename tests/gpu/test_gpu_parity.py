@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tessera.model import cross_entropy
+from tessera.model import cross_entropy, glu
 from tessera.model.attention import Layout, attend
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.model.precision import autocast
@@ -126,3 +126,24 @@ def test_the_kernel_of_the_loss_is_pytorch_in_one_pass(width, dtype):
     found = cross_entropy._losses(scores, bias, targets, gradient=True)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
     assert parts_off(scores, other.cpu()) < BOUNDS[dtype]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("half", [1, 88, 1152, 2624])
+@pytest.mark.parametrize("activation", glu.ACTIVATIONS)
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_the_kernels_of_gated_units_are_pytorch_there_and_back(half, activation, dtype):
+    cuda = torch.device("cuda")
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch sees no CUDA device")
+    assert glu.without_kernel(cuda) is None
+    generator = torch.Generator().manual_seed(half)
+    x, into = torch.randn(257, 2 * half, generator=generator) * 3, torch.randn(257, half, generator=generator)
+    exact, given = x.to(dtype).float().requires_grad_(), x.to(cuda, dtype).requires_grad_()
+    gate, up = exact.chunk(2, dim=-1)
+    wanted, found = glu.ACTIVATIONS[activation](gate) * up, glu.gated(given, activation)
+    (its,) = torch.autograd.grad(found, given, into.to(cuda, dtype))
+    (exact_gradient,) = torch.autograd.grad(wanted, exact, into.to(dtype).float())
+    assert found.dtype == its.dtype == dtype
+    assert parts_off(found, wanted) < (5e-3 if dtype is torch.bfloat16 else 1e-6)
+    assert parts_off(its, exact_gradient) < (5e-3 if dtype is torch.bfloat16 else 1e-6)
