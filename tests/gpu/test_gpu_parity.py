@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional
 
 from tessera.model import cross_entropy, glu
 from tessera.model.attention import Layout, attend
@@ -126,6 +127,24 @@ def test_the_kernel_of_the_loss_is_pytorch_in_one_pass(width, dtype):
     found = cross_entropy._losses(scores, bias, targets, gradient=True)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
     assert parts_off(scores, other.cpu()) < BOUNDS[dtype]
+
+
+@pytest.mark.gpu
+def test_the_gradient_of_a_table_is_added_up_in_float32_block_by_block(monkeypatch):
+    cuda = torch.device("cuda")
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch sees no CUDA device")
+    assert cross_entropy.adds_in_float32(cuda)
+    monkeypatch.setitem(cross_entropy._HELD, "cuda", 64 * 5000)  # four blocks of rows, and some more
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(300, 64, generator=generator), torch.randn(5000, 64, generator=generator)
+    targets = torch.randint(5000, (300,), generator=generator)
+    exact = weight.bfloat16().float().requires_grad_()
+    functional.cross_entropy(hidden.bfloat16().float() @ exact.T, targets, reduction="sum").backward()
+    found = weight.to(cuda).requires_grad_()
+    cross_entropy.summed_cross_entropy(hidden.to(cuda).bfloat16(), found, None, targets.to(cuda)).backward()
+    assert found.grad.dtype == torch.float32
+    assert parts_off(found.grad, exact.grad) < 5e-3
 
 
 @pytest.mark.gpu
