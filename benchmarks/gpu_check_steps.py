@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -18,7 +18,7 @@ from optimi import StableAdamW
 from training_gpu_heads import wait
 
 from tessera.data.packing import Batch
-from tessera.model import cross_entropy
+from tessera.model import cross_entropy, glu
 from tessera.model.mlm import MaskedLM
 from tessera.plan import cost
 from tessera.plan.architecture import PRESETS, EncoderConfig
@@ -43,16 +43,21 @@ class Way:
     kernel: bool = True  # the loss in one kernel
     triton: bool = True  # the optimizer in Triton
     compiled: bool = True  # layers
+    gates: bool = True  # gated units in kernels of their own
+    sums: bool = True  # the table's gradient added up by the product
     stream: torch.dtype | None = None  # of the residual stream
 
 
+_WITHOUT = {"gates": False, "sums": False}
 WAYS = (
-    Way(name="nothing of it: passes of 16k", tokens=16_384, kernel=False, triton=False, compiled=False),
-    Way(name="+ passes of 64k", kernel=False, triton=False, compiled=False),
-    Way(name="+ the loss in one kernel", triton=False, compiled=False),
-    Way(name="+ StableAdamW in Triton", compiled=False),
-    Way(name="+ layers compiled"),
-    Way(name="+ residual stream in bfloat16", stream=torch.bfloat16),
+    Way(name="nothing of it: passes of 16k", tokens=16_384, kernel=False, triton=False, compiled=False, **_WITHOUT),
+    Way(name="+ passes of 64k", kernel=False, triton=False, compiled=False, **_WITHOUT),
+    Way(name="+ the loss in one kernel", triton=False, compiled=False, **_WITHOUT),
+    Way(name="+ StableAdamW in Triton", compiled=False, **_WITHOUT),
+    Way(name="+ layers compiled", **_WITHOUT),
+    Way(name="+ residual stream in bfloat16", stream=torch.bfloat16, **_WITHOUT),
+    Way(name="+ gated units in kernels", stream=torch.bfloat16, sums=False),
+    Way(name="+ the table's gradient added in float32", stream=torch.bfloat16),
 )
 
 
@@ -134,12 +139,12 @@ def running(bench: Bench, way: Way, config: EncoderConfig, batch: Batch, passes:
         model.encoder.residual = way.stream
     if way.compiled:
         backend = "aot_eager" if bench.rehearse else "inductor"
-        with torch.autocast(device.type, torch.bfloat16):
+        torch._dynamo.reset()  # a graph may be of another way
+        with torch.autocast(device.type, torch.bfloat16), only(way):
             model.encoder.compile_layers(passes, context, backend=backend)
     objective, cut = Objective(model), Cut.of(model, world, torch.bfloat16, passes, context)
     optimizer = optimizer_of(model, in_triton=way.triton)
-    kernel = cross_entropy.without_kernel(device) if way.kernel else "switched off"
-    with ThreadPoolExecutor(1) as reader, mock.patch.object(cross_entropy, "without_kernel", return_value=kernel):
+    with ThreadPoolExecutor(1) as reader, only(way):
         ready = [reader.submit(prepare, batch, cut)]
 
         def step() -> tuple[float, float]:
@@ -154,6 +159,19 @@ def running(bench: Bench, way: Way, config: EncoderConfig, batch: Batch, passes:
             return sum(losses) / len(batch.positions), length
 
         yield step
+
+
+@contextmanager
+def only(way: Way) -> Iterator[None]:
+    """What the way has not is switched off meanwhile."""
+    with ExitStack() as without:
+        if not way.kernel:
+            without.enter_context(mock.patch.object(cross_entropy, "without_kernel", return_value="switched off"))
+        if not way.gates:
+            without.enter_context(mock.patch.object(glu, "without_kernel", return_value="switched off"))
+        if not way.sums:
+            without.enter_context(mock.patch.object(cross_entropy, "adds_in_float32", return_value=False))
+        yield
 
 
 def drawn(config: EncoderConfig, device: torch.device) -> MaskedLM:
