@@ -25,7 +25,7 @@ from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.phase import Optimizer, Phase
 from tessera.train.distributed import World
 from tessera.train.gradient import Cut, Objective, backward, prepare
-from tessera.train.optimizer import build, clip_gradients
+from tessera.train.optimizer import build, clip_gradients, in_triton
 
 STEP = 131_072  # tokens
 SETTINGS = Optimizer(name="stableadamw", betas=(0.9, 0.95), eps=1e-8, weight_decay=8e-5, fully_decoupled=True)
@@ -43,12 +43,13 @@ class Way:
     kernel: bool = True  # the loss in one kernel
     triton: bool = True  # the optimizer in Triton
     compiled: bool = True  # layers
+    at_once: bool = True  # the optimizer's tensors
     gates: bool = True  # gated units in kernels of their own
     sums: bool = True  # the table's gradient added up by the product
     stream: torch.dtype | None = None  # of the residual stream
 
 
-_WITHOUT = {"gates": False, "sums": False}
+_WITHOUT = {"at_once": False, "gates": False, "sums": False}
 WAYS = (
     Way(name="nothing of it: passes of 16k", tokens=16_384, kernel=False, triton=False, compiled=False, **_WITHOUT),
     Way(name="+ passes of 64k", kernel=False, triton=False, compiled=False, **_WITHOUT),
@@ -56,8 +57,9 @@ WAYS = (
     Way(name="+ StableAdamW in Triton", compiled=False, **_WITHOUT),
     Way(name="+ layers compiled", **_WITHOUT),
     Way(name="+ residual stream in bfloat16", stream=torch.bfloat16, **_WITHOUT),
-    Way(name="+ gated units in kernels", stream=torch.bfloat16, sums=False),
-    Way(name="+ the table's gradient added in float32", stream=torch.bfloat16),
+    Way(name="+ gated units in kernels", stream=torch.bfloat16, at_once=False, sums=False),
+    Way(name="+ the table's gradient added in float32", stream=torch.bfloat16, at_once=False),
+    Way(name="+ StableAdamW of all tensors at once", stream=torch.bfloat16),
 )
 
 
@@ -143,7 +145,7 @@ def running(bench: Bench, way: Way, config: EncoderConfig, batch: Batch, passes:
         with torch.autocast(device.type, torch.bfloat16), only(way):
             model.encoder.compile_layers(passes, context, backend=backend)
     objective, cut = Objective(model), Cut.of(model, world, torch.bfloat16, passes, context)
-    optimizer = optimizer_of(model, in_triton=way.triton)
+    optimizer = optimizer_of(model, way)
     with ThreadPoolExecutor(1) as reader, only(way):
         ready = [reader.submit(prepare, batch, cut)]
 
@@ -186,14 +188,15 @@ def drawn(config: EncoderConfig, device: torch.device) -> MaskedLM:
     return model.train()
 
 
-def optimizer_of(model: MaskedLM, *, in_triton: bool) -> torch.optim.Optimizer:
-    """As training builds it, or in the form that it has on CPUs."""
+def optimizer_of(model: MaskedLM, way: Way) -> torch.optim.Optimizer:
+    """As training builds it, or in torch-optimi's Triton form, or in the form that it has on CPUs."""
     made = build(model, SETTINGS, RATE)
-    if in_triton:
+    if way.at_once:
         return made
     groups = [{"params": group["params"], "weight_decay": group["weight_decay"]} for group in made.param_groups]
+    triton = way.triton and in_triton(model)
     return StableAdamW(groups, lr=RATE, betas=SETTINGS.betas, eps=SETTINGS.eps, decouple_lr=True, max_lr=RATE,
-                       foreach=True, triton=False)  # fmt: skip
+                       foreach=not triton, triton=triton)  # fmt: skip
 
 
 def profile(bench: Bench) -> None:
