@@ -15,10 +15,11 @@ import torch
 import training_gpu_parts as training
 from gpu_check_parts import PRESET, Bench, emptied
 from optimi import StableAdamW
+from torch.nn import functional
 from training_gpu_heads import wait
 
 from tessera.data.packing import Batch
-from tessera.model import cross_entropy, glu
+from tessera.model import cross_entropy, encoder, glu
 from tessera.model.mlm import MaskedLM
 from tessera.plan import cost
 from tessera.plan.architecture import PRESETS, EncoderConfig
@@ -45,11 +46,12 @@ class Way:
     compiled: bool = True  # layers
     at_once: bool = True  # the optimizer's tensors
     gates: bool = True  # gated units in kernels of their own
+    hashed: bool = True  # dropout in compiled layers
     sums: bool = True  # the table's gradient added up by the product
     stream: torch.dtype | None = None  # of the residual stream
 
 
-_WITHOUT = {"at_once": False, "gates": False, "sums": False}
+_WITHOUT = {"at_once": False, "gates": False, "hashed": False, "sums": False}
 WAYS = (
     Way(name="nothing of it: passes of 16k", tokens=16_384, kernel=False, triton=False, compiled=False, **_WITHOUT),
     Way(name="+ passes of 64k", kernel=False, triton=False, compiled=False, **_WITHOUT),
@@ -57,7 +59,8 @@ WAYS = (
     Way(name="+ StableAdamW in Triton", compiled=False, **_WITHOUT),
     Way(name="+ layers compiled", **_WITHOUT),
     Way(name="+ residual stream in bfloat16", stream=torch.bfloat16, **_WITHOUT),
-    Way(name="+ gated units in kernels", stream=torch.bfloat16, at_once=False, sums=False),
+    Way(name="+ gated units in kernels", stream=torch.bfloat16, at_once=False, hashed=False, sums=False),
+    Way(name="+ dropout by a hash", stream=torch.bfloat16, at_once=False, sums=False),
     Way(name="+ the table's gradient added in float32", stream=torch.bfloat16, at_once=False),
     Way(name="+ StableAdamW of all tensors at once", stream=torch.bfloat16),
 )
@@ -171,6 +174,9 @@ def only(way: Way) -> Iterator[None]:
             without.enter_context(mock.patch.object(cross_entropy, "without_kernel", return_value="switched off"))
         if not way.gates:
             without.enter_context(mock.patch.object(glu, "without_kernel", return_value="switched off"))
+        if not way.hashed:
+            drawn = mock.patch.object(encoder, "_dropped", lambda x, share, seed: functional.dropout(x, share))
+            without.enter_context(drawn)
         if not way.sums:
             without.enter_context(mock.patch.object(cross_entropy, "adds_in_float32", return_value=False))
         yield
@@ -200,7 +206,7 @@ def optimizer_of(model: MaskedLM, way: Way) -> torch.optim.Optimizer:
 
 
 def profile(bench: Bench) -> None:
-    """The 25 kernels that a step spends most in: with nothing of it, and with all."""
+    """The 50 kernels that a step spends most in: with nothing of it, and with all."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as record
 
@@ -217,7 +223,7 @@ def profile(bench: Bench) -> None:
             with record(activities=kinds) as seen:
                 step()
         kernels = [event for event in seen.key_averages() if not cuda or event.device_type.name == "CUDA"]
-        largest = sorted(kernels, key=lambda event: -getattr(event, spent))[:25]
+        largest = sorted(kernels, key=lambda event: -getattr(event, spent))[:50]
         bench.say({
             "row": f"kernels of a step: {way.name}", "ms": sum(getattr(event, spent) for event in kernels) / 1e3,
             "table": [[event.key[:90], event.count, getattr(event, spent) / 1e3] for event in largest],

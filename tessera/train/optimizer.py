@@ -82,7 +82,7 @@ class AtOnce(StableAdamW):
         self._blocks: dict[tuple[int, ...], Any] = {}  # by the sizes of the tensors
 
     @torch.no_grad()
-    def step(self, closure: None = None, param: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None, param: None = None) -> None:
         """One update of all parameters that have a gradient."""
         from tessera.train.optimizer_kernel import Blocks, update
 

@@ -62,6 +62,7 @@ def two_weights() -> nn.Module:
     return net
 
 
+@needs_triton  # torch-optimi asks for it, though nothing is moved here
 def test_a_state_written_on_a_cpu_is_read_on_a_gpu_and_the_other_way(monkeypatch):
     net = two_weights()
     plain = build(net, SETTINGS, peak=1e-3)
