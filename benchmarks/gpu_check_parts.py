@@ -27,7 +27,8 @@ import training_gpu_heads as heads
 import training_gpu_parts as training
 from torch import Tensor
 
-from tessera.model import attention, cross_entropy, window_attention
+from tessera.kernels import window_attention
+from tessera.model import attention, cross_entropy, glu
 from tessera.plan.cost import data_sheet
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -201,7 +202,8 @@ def attention_off(
 
 
 def kernels(bench: Bench) -> None:
-    """The attention kernels alone, on which documents of 8,192 tokens hang."""
+    """The kernels of gated units, and those of attention, on which documents of 8,192 tokens hang."""
+    gates_timed(bench)
     tokens = bench.shorter(65_536, 256)
     sets = {length: [min(length, tokens)] * max(1, tokens // length) for length in (256, 1024, 8192)}
     for length, lengths in sets.items():
@@ -233,6 +235,33 @@ def windows_timed(bench: Bench, name: str, lengths: list[int], window: int) -> N
     there, answer = timed(forward, bench), forward()
     back = timed(lambda: torch.autograd.grad(answer, qkv, into, retain_graph=True), bench)
     say_times(bench, name, there, back, 4 * queries * width * sum(pairs_seen(n, window) for n in lengths))
+
+
+GATES = ((1024, 4), (2048, 4), (2048, 8), (4096, 8), (512, 4))  # products of a program, and its warps
+
+
+def gates_timed(bench: Bench) -> None:
+    """The kernels of gated units on mmBERT-base's shapes, beside the bytes that they have to move."""
+    if glu.without_kernel(bench.device) is not None:
+        bench.say({"row": "gated units", "absent": glu.without_kernel(bench.device)})
+        return
+    from tessera.kernels.glu_kernel import gated, gated_backward
+
+    tokens, half = bench.shorter(65_536, 64), 1152
+    x, into = (torch.randn(tokens, width, device=bench.device).bfloat16() for width in (2 * half, half))
+    for block, warps in GATES:
+        sizes = {} if bench.rehearse else {"block": block, "warps": warps}
+        try:
+            there = timed(lambda sizes=sizes: gated(x, "gelu", **sizes), bench)
+            back = timed(lambda sizes=sizes: gated_backward(into, x, "gelu", **sizes), bench)
+        except Exception as error:  # of the compiler: the next one may run
+            bench.say({"row": f"gated units: {block} products, {warps} warps", "absent": str(error)[:150]})
+            continue
+        bench.say({
+            "row": f"gated units: {block} products, {warps} warps",
+            "forward_ms": there * 1e3, "forward_TB_s": 6 * into.numel() / there / 1e12,
+            "backward_ms": back * 1e3, "backward_TB_s": 10 * into.numel() / back / 1e12,
+        })  # fmt: skip
 
 
 def attend_timed(bench: Bench, name: str, lengths: list[int], window: int | None, *, cudnn: bool = False) -> None:
@@ -312,13 +341,64 @@ def loss(bench: Bench) -> None:
             row["absent"] = row.pop("error")  # a rival that does not fit is no fault of ours
         bench.say({"row": f"loss: {name}", **more, **row})
         emptied(bench)
-    rows, width = bench.shorter(4096, 16), config.vocab_size
+    table_timed(bench, config.vocab_size, config.hidden_size)
+    scores_timed(bench, config.vocab_size)
+
+
+def table_timed(bench: Bench, width: int, hidden: int) -> None:
+    """The gradient of the table of a block of scores, added to that of the blocks before; and that of the bias."""
+    rows = bench.shorter(4096, 16)
+    scores, states = (torch.randn(rows, n, device=bench.device).bfloat16() for n in (width, hidden))
+    total = torch.zeros(width, hidden, device=bench.device)
+    for where in (True, False):
+        if where and not cross_entropy.adds_in_float32(bench.device):
+            bench.say({"row": "table: added in float32 by the product", "absent": "not in this torch"})
+            continue
+        with mock.patch.object(cross_entropy, "adds_in_float32", return_value=where):
+            took = timed(lambda: cross_entropy._with_product(total, scores.T, states, torch.float32), bench)
+        flops = 2 * rows * width * hidden
+        name = "in float32 by the product" if where else "afterwards"
+        bench.say({"row": f"table: added {name}", "ms": took * 1e3, "TFLOP_s": flops / took / 1e12})
+    ones = scores.new_ones(1, rows)
+    bench.say({"row": "bias: a product with ones", "ms": timed(lambda: ones @ scores, bench) * 1e3})
+
+
+SHAPES = ((1, 8192, 16), (1, 4096, 8), (1, 2048, 8), (1, 2048, 4), (2, 4096, 16), (2, 2048, 8), (4, 1024, 8))
+PROGRAMS = (48, 64, 80, 96, 132, 264, 396)
+
+
+def scores_timed(bench: Bench, width: int) -> None:
+    """Scores turned into their gradients: as the loss does it, then with other rows, blocks, warps and programs."""
+    rows = bench.shorter(4096, 16)
     scores = torch.randn(rows, width, device=bench.device).bfloat16()
     bias, targets = torch.zeros(width, device=bench.device), torch.arange(rows, device=bench.device)
-    passes = timed(lambda: cross_entropy._losses(scores, bias, targets, gradient=True), bench)
     way = cross_entropy.without_kernel(bench.device) or "Triton"
-    rate = 6 * scores.numel() / passes
-    bench.say({"row": f"scores to gradients alone: {way}", "ms": passes * 1e3, "TB_s": rate / 1e12})
+
+    def say(name: str, work: Callable[[], object]) -> None:
+        try:
+            took = timed(work, bench, repeat=5, warm=1)
+        except Exception as error:  # of the compiler: the next one may run
+            bench.say({"row": f"scores to gradients alone: {name}", "absent": str(error)[:150]})
+            return
+        bench.say({
+            "row": f"scores to gradients alone: {name}", "ms": took * 1e3, "TB_s": 6 * scores.numel() / took / 1e12
+        })  # fmt: skip
+
+    say(way, lambda: cross_entropy._losses(scores, bias, targets, gradient=True))
+    say(f"{way}, no bias", lambda: cross_entropy._losses(scores, None, targets, gradient=True))
+    if way != "Triton":
+        return
+    from tessera.kernels.loss_kernel import losses_of
+
+    for some, block, warps in SHAPES:
+        sizes: dict[str, Any] = {"rows": some, "block": block, "warps": warps}
+        name = f"{some} x {block}, {warps} warps"
+        say(name, lambda sizes=sizes: losses_of(scores, bias, targets, gradient=True, **sizes))
+    for programs in PROGRAMS:
+        for some, block, warps in (SHAPES[0], (1, 16_384, 32)):
+            sizes = {"rows": some, "block": block, "warps": warps, "programs": programs}
+            name = f"{programs} programs, {some} x {block}, {warps} warps"
+            say(name, lambda sizes=sizes: losses_of(scores, bias, targets, gradient=True, **sizes))
 
 
 # --------------------------------------------------------------------------------------------------------------- tests

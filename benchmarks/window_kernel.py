@@ -23,9 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tessera.kernels import window_kernel
+from tessera.kernels import window_attention, window_kernel
 from tessera.kernels.window_kernel import TILES, Kernels, Shape, Tiles
-from tessera.model import window_attention
 from tessera.model.attention import Layout, attend
 
 WIDTH, THETA = 64, 160_000.0

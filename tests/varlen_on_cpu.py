@@ -1,14 +1,17 @@
-"""Stand-ins for the attention kernels of GPUs, on a CPU: the code path of CUDA runs in tests, backward too.
+"""Stand-ins for the kernels of GPUs, on a CPU: the code path of CUDA runs in tests, backward too.
 
 torch's private operations `torch_attn::_varlen_attn` and `_varlen_attn_backward` get a CPU kernel each that computes
 with masks and first asserts what the CUDA kernel (FlashAttention 2 in PyTorch, flash_api.cpp: mha_varlen_fwd) asserts.
-So do both operations of the kernel of windows, which are reduced to those.
+So do both operations of the kernel of windows, which are reduced to those. PyTorch's operations stand for the Triton
+kernels of gated units, which run in Triton's interpreter elsewhere.
 What they cannot show: speed, and whatever the real kernel gets wrong.
 """
 
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from unittest import mock
 
 import pytest
@@ -16,12 +19,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tessera.model import attention, window_attention
+from tessera.kernels import window_attention
+from tessera.model import attention, glu
 from tessera.packed import encoder as packed
 
 # Shapes: T tokens of N documents end to end, H query heads, K key/value heads, D head width.
 
 Window = list[int] | None
+
+_GATES = "tessera.kernels.glu_kernel"
 
 
 @contextmanager
@@ -47,16 +53,22 @@ def standing_in() -> Iterator[None]:
         if "cpu" not in operation._backend_fns:  # a kernel stays registered for good; it is switched off below
             operation.register_kernel("cpu")(kernel)
         operation._disabled_kernel.discard("cpu")
+    before = sys.modules.get(_GATES)
+    sys.modules[_GATES] = _Gates(_GATES)
     try:
         with (
             mock.patch.object(attention, "choose", as_on_a_gpu),
             mock.patch.object(window_attention, "without_kernel", return_value=None),
             mock.patch.object(packed, "can_pack", return_value=False),
+            mock.patch.object(glu, "without_kernel", return_value=None),
         ):
             yield
     finally:
         for operation, _ in all_of_them:
             operation._disabled_kernel.add("cpu")
+        del sys.modules[_GATES]
+        if before is not None:
+            sys.modules[_GATES] = before
 
 
 @pytest.fixture
@@ -64,6 +76,25 @@ def varlen_on_cpu() -> Iterator[None]:
     """The kernels of GPUs are stood in for on this CPU."""
     with standing_in():
         yield
+
+
+class _Gates(ModuleType):
+    """Stands for kernels/glu_kernel.py, which imports Triton."""
+
+    calls = 0
+
+    def gated(self, x: Tensor, activation: str) -> Tensor:
+        return glu._forward(self._as_the_kernel(x), activation)
+
+    def gated_backward(self, gradient: Tensor, x: Tensor, activation: str) -> Tensor:
+        assert gradient.dtype == x.dtype, (gradient.dtype, x.dtype)
+        return glu._backward(self._as_the_kernel(gradient), self._as_the_kernel(x), activation)
+
+    def _as_the_kernel(self, x: Tensor) -> Tensor:
+        assert x.is_contiguous()
+        assert x.dtype is not torch.float64
+        self.calls += 1
+        return x
 
 
 def _forward(

@@ -1,7 +1,10 @@
 """Triton kernels: what a GPU computes in one pass where PyTorch's operations would go through memory several times.
 
-Triton is imported with these files, so they are imported where a GPU is, by model/, which has another way without them.
+Triton comes with each *_kernel.py, so these are imported where a GPU is, inside functions; there is another way without
+them.
 
-    loss_kernel.py    softmax cross-entropy of scores, which become their gradient
-    window_kernel.py  attention in a sliding window over packed documents, rotary positions inside, and its gradient
+    loss_kernel.py       softmax cross-entropy of scores, which become their gradient
+    window_attention.py  attention in a sliding window as an operation of PyTorch, where its kernels run
+    window_kernel.py     the same in Triton: packed documents, rotary positions inside, and its gradient
+    glu_kernel.py        gated units, there and back
 """

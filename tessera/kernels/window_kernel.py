@@ -6,7 +6,7 @@ documents of any length cost the same. In bfloat16 a token moves 4 (H + K) D byt
 neighbouring keys and the tables of angles come from the caches. No atomics: answers recur bit for bit. What is no
 number (NaN, infinity) may spread to documents beside its own: a tile multiplies it by weights of zero.
 
-Triton is imported with this file, so only model/window_attention.py imports it, where there is a GPU. Sources: windows
+Triton is imported with this file, so only window_attention.py imports it, where there is a GPU. Sources: windows
 Longformer (arXiv:2004.05150); running sums, and scores computed anew on the way back, FlashAttention-2
 (arXiv:2307.08691).
 """

@@ -4,8 +4,8 @@ In reading order:
 
     encoder.py              EuroBERT, ModernBERT and mmBERT as values of one configuration
     attention.py            three backends with one answer: reference, cpu, varlen; rotary positions
-    window_attention.py     layers of a small window on a GPU: an operation of their own, where Triton is
     attention_cpu.py        the cpu backend: documents cut into tiles, cost linear under a window
+    glu.py                  gated units of the feed-forward networks, and their way back
     mlm.py                  masked language model, initialization
     task_config.py          which task a head is for, its labels, and how a config.json says it
     task_heads.py           heads for fine-tuning: documents, tokens, spans, choices

@@ -3,7 +3,7 @@
 reference   a T x T mask: nothing clever, for tests and doubts
 cpu         documents in groups of similar length, windows in blocks; see model/attention_cpu.py
 varlen      torch.nn.attention.varlen, CUDA from compute capability 8.0 on, float16 or bfloat16; where Triton is, layers
-            of a small window have a kernel of their own, see model/window_attention.py
+            of a small window have a kernel of their own, see kernels/window_attention.py
 
 Rotary positions (Su et al. 2021, arXiv:2104.09864, in the rotate-half layout of Llama) belong to attention here:
 a backend may turn queries and keys where it touches them anyway. Only differences of positions matter.
@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tessera.model import window_attention
+from tessera.kernels import window_attention
 from tessera.model.attention_cpu import Plan, attend_in_tiles, cut
 from tessera.model.precision import on_device
 

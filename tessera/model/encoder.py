@@ -8,22 +8,20 @@ written in the operations of other runtimes.
 import functools
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from tessera.model import glu
 from tessera.model.attention import Layout, Varlen, attend, choose
+from tessera.model.glu import ACTIVATIONS
 from tessera.model.precision import on_device
 from tessera.plan.architecture import EncoderConfig
 
 # Shapes: T tokens of N documents end to end, C hidden size, I intermediate size.
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "silu": functional.silu}
 
 
 def pack(documents: Sequence[NDArray[np.integer]], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
@@ -65,10 +63,12 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, inner, bias=False)
         self.output = nn.Linear(self.heads * config.head_dim, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, layout: Layout | Varlen, theta: float) -> Tensor:
-        """[T, C] -> [T, C]"""
+    def forward(self, x: Tensor, layout: Layout | Varlen, theta: float, seed: Tensor | None = None) -> Tensor:
+        """[T, C] -> [T, C]. seed: of the dropout, see `_dropped`; None is PyTorch's own."""
         heads, pairs = self.heads, self.key_value_heads
         mixed = attend(self.qkv(x), layout, heads=heads, key_value_heads=pairs, window=self.window, theta=theta)
+        if seed is not None:
+            return _dropped(self.output(mixed), self.dropout, seed)
         return functional.dropout(self.output(mixed), self.dropout, self.training)
 
 
@@ -82,8 +82,8 @@ class MLP(nn.Module):
         self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[T, C] -> [T, C]. Shazeer 2020, arXiv:2002.05202."""
-        return self.down(_gated(self.gate_up(x), self.activation))
+        """[T, C] -> [T, C]"""
+        return self.down(glu.gated(self.gate_up(x), self.activation))
 
 
 class Block(nn.Module):
@@ -100,15 +100,34 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout, theta: float) -> Tensor:
         """[T, C] -> [T, C]"""
-        if layout.backend == "varlen":
-            return self.layer(self, x, layout.varlen(theta, self.attention.head_dim))
-        return _layer(self, x, layout, theta)
+        if layout.backend != "varlen":
+            return _layer(self, x, layout, theta)
+        seed = None
+        if self.layer is not _layer and self.training and self.attention.dropout:
+            seed = torch.randint(-(1 << 31), 1 << 31, (1,), dtype=torch.int32, device=x.device)
+        return self.layer(self, x, layout.varlen(theta, self.attention.head_dim), seed=seed)
 
 
-def _layer(block: Block, x: Tensor, layout: Layout | Varlen, theta: float = 0.0) -> Tensor:
+def _layer(
+    block: Block, x: Tensor, layout: Layout | Varlen, theta: float = 0.0, seed: Tensor | None = None
+) -> Tensor:  # fmt: skip
     """[T, C] -> [T, C]; with a Varlen of plain tensors alone, which torch.compile sees through as a whole."""
-    x = x + block.attention(block.attention_norm(x), layout, theta)
+    x = x + block.attention(block.attention_norm(x), layout, theta, seed)
     return x + block.mlp(block.mlp_norm(x))
+
+
+def _dropped(x: Tensor, share: float, seed: Tensor) -> Tensor:
+    """Dropout by a hash of each element's number and the seed, [1] int32, for layers that are compiled.
+
+    torch.compile draws PyTorch's numbers anew for each element, a hundred operations that take a GPU longer than the
+    memory does; these are ten, and on the way back they are made again instead of kept. The hash is MurmurHash3's last
+    step, one to one on 32 bits.
+    """
+    mixed = torch.arange(x.numel(), dtype=torch.int32, device=x.device) * -1640531527 + seed  # 2 ** 32 / golden ratio
+    for shift, factor in ((16, -2048144789), (13, -1028477387)):
+        mixed = (mixed ^ ((mixed >> shift) & ((1 << (32 - shift)) - 1))) * factor
+    mixed = (mixed ^ ((mixed >> 16) & 0xFFFF)).view(x.shape)
+    return torch.where(mixed >= round(share * (1 << 32)) - (1 << 31), x * (1.0 / (1.0 - share)), 0.0)
 
 
 _MOST_GRAPHS = 64  # six for a model and a context: a process may see a few of each
@@ -125,10 +144,10 @@ def _compiled(backend: str) -> Callable[..., Tensor]:
     dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, _MOST_GRAPHS)
     whole = torch.compile(_layer, fullgraph=True, backend=backend)
 
-    def run(block: Block, x: Tensor, layout: Varlen) -> Tensor:
+    def run(block: Block, x: Tensor, layout: Varlen, seed: Tensor | None) -> Tensor:
         for tensor in (x, layout.cos, layout.sin, layout.starts, layout.bounds, layout.whole):
             dynamo.maybe_mark_dynamic(tensor, 0)
-        return whole(block, x, layout)
+        return whole(block, x, layout, seed=seed)
 
     return run
 
@@ -180,6 +199,7 @@ class Encoder(nn.Module):
         starts = np.minimum(np.arange(-(-tokens // longest) + 1) * longest, tokens)
         table = self.embedding.weight
         layout = Layout.from_host(starts, tokens, table.device, longest=longest)
+        glu.without_kernel(table.device)  # tried here, not while layers are traced
         kinds = {(isinstance(layer.attention_norm, Norm), layer.attention.window): layer for layer in self._blocks()}
         try:
             for layer in self._blocks():
@@ -216,40 +236,6 @@ class Encoder(nn.Module):
         """Change the bases of the rotary frequencies; `config` is replaced. Raises ValueError if they do not fit it."""
         fields = {**self.config.model_dump(), "global_rope_theta": global_, "local_rope_theta": local}
         self.config = EncoderConfig.model_validate(fields)
-
-
-def _gated(x: Tensor, activation: str) -> Tensor:
-    """activation(first half) * second half, [T, 2 I] -> [T, I]"""
-    if torch.compiler.is_compiling():  # which computes it anew on the way back, in one kernel with what is around it
-        gate, up = x.chunk(2, dim=-1)
-        return ACTIVATIONS[activation](gate) * up
-    return _Gate.apply(x, activation)
-
-
-class _Gate(torch.autograd.Function):
-    """activation(first half) * second half, [T, 2 I] -> [T, I], keeping only the input for the way back.
-
-    Halves are made contiguous first: the vector code of activations does not run on strided rows.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, activation: str) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.activation = activation
-        gate, up = x.chunk(2, dim=-1)
-        return ACTIVATIONS[activation](gate.contiguous()).mul_(up)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (x,) = ctx.saved_tensors
-        gate, up = (half.contiguous() for half in x.chunk(2, dim=-1))
-        out = torch.empty_like(x)
-        into_gate, into_up = out.chunk(2, dim=-1)
-        back = torch.ops.aten.gelu_backward if ctx.activation == "gelu" else torch.ops.aten.silu_backward
-        into_up.copy_(ACTIVATIONS[ctx.activation](gate)).mul_(gradient)
-        into_gate.copy_(back(up * gradient, gate))
-        return out, None
 
 
 class Transform(nn.Module):

@@ -128,6 +128,14 @@ MOST_AT_ONCE = 65_536  # tokens of a micro-batch: more of them save next to noth
 _KEPT_FREE = 0.2  # share of a GPU's memory for CUDA itself, workspaces and what lies between arrays
 
 
+SIZES = 64  # passes on a GPU have one of about so many sizes, and may be one size longer than they are meant to be
+
+
+def passes_of(tokens: int, at_once: int) -> int:
+    """Into how many passes of about equal size a GPU's tokens of a batch are cut."""
+    return -(-tokens // (at_once + at_once // SIZES))
+
+
 def fitting_tokens(config: EncoderConfig, phase: Phase, has: float, gpus: int) -> int:
     """Tokens of a micro-batch for a GPU of so many bytes, in whole thousands (1,024): what `memory` says that it holds.
 
@@ -149,7 +157,7 @@ def memory(config: EncoderConfig, phase: Phase, micro_batch_tokens: int, gpus: i
         activations   T * (L * (12 C + 6 A + 6 K + 6 I + 4 H [+ C]) + 12 C)
         logits        4 V * min(4096, r T)  of the positions scored at once, and their gradient
 
-    P parameters, M those in matrices, T tokens of a micro-batch, L layers, C hidden size, A and K widths of all query
+    P parameters, M those in matrices, T tokens of a pass, L layers, C hidden size, A and K widths of all query
     and all key heads, I intermediate size, H heads, V vocabulary, r the mask ratio. In a layer 12 C are the float32
     inputs and bfloat16 outputs of two norms, 4 A + 6 K queries, keys and values before and after rotation, 2 A + 4 H
     the attention's output, 6 I the two gates and their product, C the dropout's mask where there is one. The last 12 C
@@ -161,7 +169,8 @@ def memory(config: EncoderConfig, phase: Phase, micro_batch_tokens: int, gpus: i
     each = 12 * hidden + 6 * queries + 6 * keys + 6 * config.intermediate_size + 4 * config.num_attention_heads
     if config.attention_output_dropout:
         each += hidden
-    tokens = max(phase.context, min(micro_batch_tokens, phase.batch_tokens // gpus))
+    own = phase.batch_tokens // gpus
+    tokens = max(phase.context, -(-own // passes_of(own, micro_batch_tokens)))  # a batch is cut evenly
     matrices = counts["layers"] - 2 * layers * hidden + counts["head"] + config.vocab_size * hidden
     masked = max(at(phase.predicted, 0.0), at(phase.predicted, 1.0)) * tokens
     return {

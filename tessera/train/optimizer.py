@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from optimi import StableAdamW
+from optimi.utils import debias_beta
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
@@ -38,7 +39,7 @@ def build(model: nn.Module, settings: Optimizer, peak: float) -> torch.optim.Opt
         decay /= peak  # torch multiplies by the learning rate
     groups = [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
     if settings.name == "stableadamw":
-        return StableAdamW(
+        return (AtOnce if in_triton(model) else StableAdamW)(
             groups,
             lr=peak,
             betas=settings.betas,
@@ -63,12 +64,47 @@ def build(model: nn.Module, settings: Optimizer, peak: float) -> torch.optim.Opt
 
 
 def in_triton(model: nn.Module) -> bool:
-    """Whether StableAdamW's update of these weights runs as Triton kernels.
+    """Whether StableAdamW's update of these weights, in float32, runs as Triton kernels.
 
     Its other forms read back from the GPU how far each tensor moves, 137 times a step for mmBERT-base.
     """
     weights = list(model.parameters())
-    return not any(isinstance(p, DTensor) for p in weights) and without_compiler(weights[0].device) is None
+    plain = all(p.dtype is torch.float32 and not isinstance(p, DTensor) for p in weights)
+    return plain and without_compiler(weights[0].device) is None
+
+
+class AtOnce(StableAdamW):
+    """StableAdamW in Triton, a few kernels for all tensors of a group (train/optimizer_kernel.py); its state is the
+    same."""
+
+    def __init__(self, groups: list[dict[str, Any]], **settings: Any) -> None:
+        super().__init__(groups, **{**settings, "triton": True, "foreach": False})
+        self._blocks: dict[tuple[int, ...], Any] = {}  # by the sizes of the tensors
+
+    @torch.no_grad()
+    def step(self, closure: None = None, param: None = None) -> None:
+        """One update of all parameters that have a gradient."""
+        from tessera.train.optimizer_kernel import Blocks, update
+
+        assert closure is None
+        assert param is None
+        for group in self.param_groups:
+            weights: list[Tensor] = []
+            gradients: list[Tensor] = []
+            moments: tuple[list[Tensor], list[Tensor]] = ([], [])
+            self._init_group(group, weights, gradients, *moments, [], [], [])
+            step = int(group["step"].add_(1))  # counted on the processor
+            if not weights:
+                continue
+            sizes = tuple(weight.numel() for weight in weights)
+            if sizes not in self._blocks:
+                self._blocks[sizes] = Blocks.of(list(sizes), weights[0].device)
+            update(
+                (weights, [gradient.contiguous() for gradient in gradients], *moments), self._blocks[sizes],
+                lr=group["lr"], eps=group["eps"],
+                decay=group["weight_decay"] / (group["max_lr"] if group["decouple_lr"] else 1.0),
+                beta1=debias_beta(group["beta1"], step), beta2=debias_beta(group["beta2"], step),
+            )  # fmt: skip
 
 
 class MuonAndAdamW(torch.optim.Optimizer):

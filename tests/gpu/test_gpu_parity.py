@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch.nn import functional
 
-from tessera.model import cross_entropy, window_attention
+from tessera.kernels import window_attention
+from tessera.model import cross_entropy, glu
 from tessera.model.attention import Layout, attend
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.model.precision import autocast
@@ -182,3 +184,42 @@ def test_the_kernels_of_windows_reach_the_end_of_a_pack_of_more_numbers_than_32_
         found.append((answer[-last:].detach().float().cpu(), gradient[-last:].float().cpu()))
     for at_the_end, alone in zip(*found, strict=True):
         assert parts_off(at_the_end, alone) < 1e-2
+
+
+@pytest.mark.gpu
+def test_the_gradient_of_a_table_is_added_up_in_float32_block_by_block(monkeypatch):
+    cuda = torch.device("cuda")
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch sees no CUDA device")
+    assert cross_entropy.adds_in_float32(cuda)
+    monkeypatch.setitem(cross_entropy._HELD, "cuda", 64 * 5000)  # four blocks of rows, and some more
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(300, 64, generator=generator), torch.randn(5000, 64, generator=generator) * 0.1
+    targets = torch.randint(5000, (300,), generator=generator)
+    exact = weight.bfloat16().float().requires_grad_()
+    functional.cross_entropy(hidden.bfloat16().float() @ exact.T, targets, reduction="sum").backward()
+    found = weight.to(cuda).requires_grad_()
+    cross_entropy.summed_cross_entropy(hidden.to(cuda).bfloat16(), found, None, targets.to(cuda)).backward()
+    assert found.grad.dtype == torch.float32
+    assert parts_off(found.grad, exact.grad) < 1e-2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("half", [1, 88, 1152, 2624])
+@pytest.mark.parametrize("activation", glu.ACTIVATIONS)
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_the_kernels_of_gated_units_are_pytorch_there_and_back(half, activation, dtype):
+    cuda = torch.device("cuda")
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch sees no CUDA device")
+    assert glu.without_kernel(cuda) is None
+    generator = torch.Generator().manual_seed(half)
+    x, into = torch.randn(257, 2 * half, generator=generator) * 3, torch.randn(257, half, generator=generator)
+    exact, given = x.to(dtype).float().requires_grad_(), x.to(cuda, dtype).requires_grad_()
+    gate, up = exact.chunk(2, dim=-1)
+    wanted, found = glu.ACTIVATIONS[activation](gate) * up, glu.gated(given, activation)
+    (its,) = torch.autograd.grad(found, given, into.to(cuda, dtype))
+    (exact_gradient,) = torch.autograd.grad(wanted, exact, into.to(dtype).float())
+    assert found.dtype == its.dtype == dtype
+    assert parts_off(found, wanted) < (5e-3 if dtype is torch.bfloat16 else 1e-6)
+    assert parts_off(its, exact_gradient) < (5e-3 if dtype is torch.bfloat16 else 1e-6)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from tessera.model import window_attention
+from tessera.kernels import window_attention
 from tessera.model.attention import Layout, attend
 
 CHILD = Path(__file__).with_name("windows_in_triton.py")

@@ -22,9 +22,8 @@ import torch
 import triton
 from torch import Tensor
 
-from tessera.kernels import window_kernel
+from tessera.kernels import window_attention, window_kernel
 from tessera.kernels.window_kernel import Kernels, Shape, Tiles
-from tessera.model import window_attention
 from tessera.model.attention import Layout, attend
 
 # Queries, keys and values in float32, whose products the interpreter computes exactly, and in float16, which every
