@@ -147,7 +147,7 @@ def running(bench: Bench, way: Way, config: EncoderConfig, batch: Batch, passes:
         model.encoder.residual = way.stream
     if way.compiled:
         backend = "aot_eager" if bench.rehearse else "inductor"
-        if _TRACED != [(way.gates, way.hashed)]:
+        if [(way.gates, way.hashed)] != _TRACED:
             torch._dynamo.reset()  # graphs are of another way
             _TRACED[:] = [(way.gates, way.hashed)]
         with torch.autocast(device.type, torch.bfloat16), only(way):
