@@ -1,5 +1,7 @@
 """Attention, losses and gradients on a GPU are those of float32 on a CPU, by every backend."""
 
+import functools
+
 import pytest
 import torch
 from torch.nn import functional
@@ -7,6 +9,7 @@ from torch.nn import functional
 from tessera.kernels import window_attention
 from tessera.model import cross_entropy, glu
 from tessera.model.attention import Layout, attend
+from tessera.model.encoder import _layer
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.model.precision import autocast
 from tessera.packed.encoder import packed
@@ -103,6 +106,30 @@ def test_compiled_layers_have_the_loss_and_the_gradients_of_float32_on_a_cpu(dev
     assert parts_off(found, wanted) < 0.003
     for (name, one), other in zip(model.named_parameters(), exact.parameters(), strict=True):
         assert parts_off(one.grad, other.grad) < 0.06, name
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_dropout_of_compiled_layers_drops_the_same_elements_there_and_back(device):
+    tokens, _, positions, targets = (x.to(device) for x in batch())
+    layout = Layout.from_host(batch()[1].numpy(), len(tokens), device, longest=512)
+    found = []
+    for compiled in (False, True):
+        model = model_of("mmbert-small").to(device).train()
+        for layer in model.encoder.layers:
+            layer.attention.dropout = 0.5
+            layer.layer = functools.partial(_layer)  # as it is, with the dropout of layers that are compiled
+        with autocast(device, torch.bfloat16):
+            if compiled:
+                backend = "inductor" if device.type == "cuda" else "aot_eager"
+                model.encoder.compile_layers(512, 512, backend=backend)
+            torch.manual_seed(0)
+            loss = model.loss(tokens, layout, positions, targets)
+        loss.backward()
+        found.append((loss, [weight.grad.cpu() for weight in model.parameters()]))
+    (wanted, exact), (loss, gradients) = found
+    assert parts_off(loss, wanted.cpu()) < 0.01
+    for one, other in zip(gradients, exact, strict=True):
+        assert parts_off(one, other) < 0.1  # with other elements it would be about 1
 
 
 @pytest.mark.parametrize("family", FAMILIES)
