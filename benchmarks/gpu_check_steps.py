@@ -15,12 +15,11 @@ import torch
 import training_gpu_parts as training
 from gpu_check_parts import PRESET, Bench, emptied
 from optimi import StableAdamW
-from torch.nn import functional
 from training_gpu_heads import wait
 
 from tessera.data.packing import Batch
 from tessera.kernels import window_attention
-from tessera.model import cross_entropy, encoder, glu
+from tessera.model import cross_entropy, glu
 from tessera.model.mlm import MaskedLM
 from tessera.plan import cost
 from tessera.plan.architecture import PRESETS, EncoderConfig
@@ -47,13 +46,12 @@ class Way:
     compiled: bool = True  # layers
     at_once: bool = True  # the optimizer's tensors
     gates: bool = True  # gated units in kernels of their own
-    hashed: bool = True  # dropout in compiled layers
     sums: bool = True  # the table's gradient added up by the product
     stream: torch.dtype | None = None  # of the residual stream
     windows: bool = True  # in kernels of their own
 
 
-_WITHOUT = {"at_once": False, "gates": False, "hashed": False, "sums": False, "windows": False}
+_WITHOUT = {"at_once": False, "gates": False, "sums": False, "windows": False}
 WAYS = (
     Way(name="nothing of it: passes of 16k", tokens=16_384, kernel=False, triton=False, compiled=False, **_WITHOUT),
     Way(name="+ passes of 64k", kernel=False, triton=False, compiled=False, **_WITHOUT),
@@ -62,8 +60,7 @@ WAYS = (
     Way(name="+ layers compiled", **_WITHOUT),
     Way(name="+ residual stream in bfloat16", stream=torch.bfloat16, **_WITHOUT),
     Way(name="+ windows in their own kernels", stream=torch.bfloat16, **{**_WITHOUT, "windows": True}),
-    Way(name="+ gated units in kernels", stream=torch.bfloat16, at_once=False, hashed=False, sums=False),
-    Way(name="+ dropout by a hash", stream=torch.bfloat16, at_once=False, sums=False),
+    Way(name="+ gated units in kernels", stream=torch.bfloat16, at_once=False, sums=False),
     Way(name="+ the table's gradient added in float32", stream=torch.bfloat16, at_once=False),
     Way(name="+ StableAdamW of all tensors at once", stream=torch.bfloat16),
 )
@@ -117,7 +114,7 @@ def measured(bench: Bench, way: Way, context: int, lengths: str) -> dict[str, An
         used = torch.cuda.max_memory_allocated(bench.device) if cuda else 0
     took = statistics.median(seconds)
     flops = cost.step_flops(config, Counter(np.diff(batch.starts).tolist()), len(batch.positions))
-    planned = sum(cost.memory(config, phase(context, tokens), passes, 1).values())
+    planned = sum(cost.memory(config, phase(context, tokens), passes, 1, own_windows=way.windows).values())
     return {
         "MFU": flops / took / bench.peak_flops, "tokens_s": len(batch.tokens) / took, "ms": took * 1e3,
         "TFLOP": flops / 1e12, "GiB": used / 2**30, "of_plan": used / planned, "first_s": cold, "first_loss": loss,
@@ -150,9 +147,9 @@ def running(bench: Bench, way: Way, config: EncoderConfig, batch: Batch, passes:
         model.encoder.residual = way.stream
     if way.compiled:
         backend = "aot_eager" if bench.rehearse else "inductor"
-        if [(way.gates, way.hashed)] != _TRACED:
+        if [(way.gates, way.windows)] != _TRACED:
             torch._dynamo.reset()  # graphs are of another way
-            _TRACED[:] = [(way.gates, way.hashed)]
+            _TRACED[:] = [(way.gates, way.windows)]
         with torch.autocast(device.type, torch.bfloat16), only(way):
             model.encoder.compile_layers(passes, context, backend=backend)
     objective, cut = Objective(model), Cut.of(model, world, torch.bfloat16, passes, context)
@@ -182,9 +179,6 @@ def only(way: Way) -> Iterator[None]:
             without.enter_context(mock.patch.object(cross_entropy, "without_kernel", return_value="switched off"))
         if not way.gates:
             without.enter_context(mock.patch.object(glu, "without_kernel", return_value="switched off"))
-        if not way.hashed:
-            drawn = mock.patch.object(encoder, "_dropped", lambda x, share, seed: functional.dropout(x, share))
-            without.enter_context(drawn)
         if not way.windows:
             without.enter_context(mock.patch.object(window_attention, "without_kernel", return_value="switched off"))
         if not way.sums:
@@ -216,7 +210,7 @@ def optimizer_of(model: MaskedLM, way: Way) -> torch.optim.Optimizer:
 
 
 def profile(bench: Bench) -> None:
-    """The 50 kernels that a step spends most in: with nothing of it, and with all."""
+    """The 25 kernels that a step spends most in: with nothing of it, and with all."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as record
 
@@ -233,7 +227,7 @@ def profile(bench: Bench) -> None:
             with record(activities=kinds) as seen:
                 step()
         kernels = [event for event in seen.key_averages() if not cuda or event.device_type.name == "CUDA"]
-        largest = sorted(kernels, key=lambda event: -getattr(event, spent))[:50]
+        largest = sorted(kernels, key=lambda event: -getattr(event, spent))[:25]
         bench.say({
             "row": f"kernels of a step: {way.name}", "ms": sum(getattr(event, spent) for event in kernels) / 1e3,
             "table": [[event.key[:90], event.count, getattr(event, spent) / 1e3] for event in largest],

@@ -63,12 +63,10 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, inner, bias=False)
         self.output = nn.Linear(self.heads * config.head_dim, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, layout: Layout | Varlen, theta: float, seed: Tensor | None = None) -> Tensor:
-        """[T, C] -> [T, C]. seed: of the dropout, see `_dropped`; None is PyTorch's own."""
+    def forward(self, x: Tensor, layout: Layout | Varlen, theta: float) -> Tensor:
+        """[T, C] -> [T, C]"""
         heads, pairs = self.heads, self.key_value_heads
         mixed = attend(self.qkv(x), layout, heads=heads, key_value_heads=pairs, window=self.window, theta=theta)
-        if seed is not None:
-            return _dropped(self.output(mixed), self.dropout, seed)
         return functional.dropout(self.output(mixed), self.dropout, self.training)
 
 
@@ -100,34 +98,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout, theta: float) -> Tensor:
         """[T, C] -> [T, C]"""
-        if layout.backend != "varlen":
-            return _layer(self, x, layout, theta)
-        seed = None
-        if self.layer is not _layer and self.training and self.attention.dropout:
-            seed = torch.randint(-(1 << 31), 1 << 31, (1,), dtype=torch.int32, device=x.device)
-        return self.layer(self, x, layout.varlen(theta, self.attention.head_dim), seed=seed)
+        if layout.backend == "varlen":
+            return self.layer(self, x, layout.varlen(theta, self.attention.head_dim))
+        return _layer(self, x, layout, theta)
 
 
-def _layer(
-    block: Block, x: Tensor, layout: Layout | Varlen, theta: float = 0.0, seed: Tensor | None = None
-) -> Tensor:  # fmt: skip
+def _layer(block: Block, x: Tensor, layout: Layout | Varlen, theta: float = 0.0) -> Tensor:
     """[T, C] -> [T, C]; with a Varlen of plain tensors alone, which torch.compile sees through as a whole."""
-    x = x + block.attention(block.attention_norm(x), layout, theta, seed)
+    x = x + block.attention(block.attention_norm(x), layout, theta)
     return x + block.mlp(block.mlp_norm(x))
-
-
-def _dropped(x: Tensor, share: float, seed: Tensor) -> Tensor:
-    """Dropout by a hash of each element's number and the seed, [1] int32, for layers that are compiled.
-
-    torch.compile draws PyTorch's numbers anew for each element, a hundred operations that take a GPU longer than the
-    memory does; these are ten, and on the way back they are made again instead of kept. The hash is MurmurHash3's last
-    step, one to one on 32 bits.
-    """
-    mixed = torch.arange(x.numel(), dtype=torch.int32, device=x.device) * -1640531527 + seed  # 2 ** 32 / golden ratio
-    for shift, factor in ((16, -2048144789), (13, -1028477387)):
-        mixed = (mixed ^ ((mixed >> shift) & ((1 << (32 - shift)) - 1))) * factor
-    mixed = (mixed ^ ((mixed >> 16) & 0xFFFF)).view(x.shape)
-    return torch.where(mixed >= round(share * (1 << 32)) - (1 << 31), x * (1.0 / (1.0 - share)), 0.0)
 
 
 _MOST_GRAPHS = 64  # six for a model and a context: a process may see a few of each
@@ -144,10 +123,10 @@ def _compiled(backend: str) -> Callable[..., Tensor]:
     dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, _MOST_GRAPHS)
     whole = torch.compile(_layer, fullgraph=True, backend=backend)
 
-    def run(block: Block, x: Tensor, layout: Varlen, seed: Tensor | None) -> Tensor:
+    def run(block: Block, x: Tensor, layout: Varlen) -> Tensor:
         for tensor in (x, layout.cos, layout.sin, layout.starts, layout.bounds, layout.whole):
             dynamo.maybe_mark_dynamic(tensor, 0)
-        return whole(block, x, layout, seed=seed)
+        return whole(block, x, layout)
 
     return run
 

@@ -42,6 +42,9 @@ GPUS = {
 its architecture, Ada) and AMD (MI250X, both dies; MI300A, MI300X). Where a sheet states the figure with sparsity, half
 of it stands here."""
 
+HOPPER = ("h100", "h200")
+"""Compute capability 9.0: kernels of windows are made for these."""
+
 
 def gpu(name: str) -> Gpu:
     """The GPU of that name. Raises ValueError for one that is not in the table."""
@@ -147,19 +150,22 @@ def fitting_tokens(config: EncoderConfig, phase: Phase, has: float, gpus: int) -
     return 1024
 
 
-def memory(config: EncoderConfig, phase: Phase, micro_batch_tokens: int, gpus: int) -> dict[str, float]:
+def memory(
+    config: EncoderConfig, phase: Phase, micro_batch_tokens: int, gpus: int, *, own_windows: bool = False
+) -> dict[str, float]:
     r"""Bytes of one GPU while it trains, by part, under bfloat16 products and the varlen attention.
 
         weights       4 P                   float32
         gradients     4 P                   with more than one GPU they are DDP's buckets
         moments       8 P                   both optimizers keep two in float32
         casts         2 M                   bfloat16 copies of the matrices, kept until the way back
-        activations   T * (L * (12 C + 6 A + 6 K + 6 I + 4 H [+ C]) + 12 C)
+        activations   T * (L * (12 C + 6 A + 6 K + 6 I + 4 H [+ C]) + 12 C - W * (2 A + 2 K))
         logits        4 V * min(4096, r T)  of the positions scored at once, and their gradient
 
     P parameters, M those in matrices, T tokens of a pass, L layers, C hidden size, A and K widths of all query
-    and all key heads, I intermediate size, H heads, V vocabulary, r the mask ratio. In a layer 12 C are the float32
-    inputs and bfloat16 outputs of two norms, 4 A + 6 K queries, keys and values before and after rotation, 2 A + 4 H
+    and all key heads, I intermediate size, H heads, V vocabulary, r the mask ratio, W with
+    `own_windows` (kernels of windows, on Hopper, which keep nothing after rotation) the local layers. In a layer 12 C are
+    the float32 inputs and bfloat16 outputs of two norms, 4 A + 6 K queries, keys and values before and after rotation, 2 A + 4 H
     the attention's output, 6 I the two gates and their product, C the dropout's mask where there is one. The last 12 C
     are the embedding and the norms around the layers. Counted in tests/plan/test_cost.py against what torch saves.
     """
@@ -169,6 +175,7 @@ def memory(config: EncoderConfig, phase: Phase, micro_batch_tokens: int, gpus: i
     each = 12 * hidden + 6 * queries + 6 * keys + 6 * config.intermediate_size + 4 * config.num_attention_heads
     if config.attention_output_dropout:
         each += hidden
+    local = sum(config.window(layer) is not None for layer in range(layers)) if own_windows else 0
     own = phase.batch_tokens // gpus
     tokens = max(phase.context, -(-own // passes_of(own, micro_batch_tokens)))  # a batch is cut evenly
     matrices = counts["layers"] - 2 * layers * hidden + counts["head"] + config.vocab_size * hidden
@@ -178,6 +185,6 @@ def memory(config: EncoderConfig, phase: Phase, micro_batch_tokens: int, gpus: i
         "gradients": 4.0 * counts["total"],
         "moments": 8.0 * counts["total"],
         "casts": 2.0 * matrices,
-        "activations": tokens * (layers * each + 12.0 * hidden),
+        "activations": tokens * (layers * each + 12.0 * hidden - local * 2 * (queries + keys)),
         "logits": 4.0 * config.vocab_size * min(LOGITS_AT_ONCE, masked),
     }

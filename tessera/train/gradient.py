@@ -2,8 +2,8 @@
 
 Dropout, too: PyTorch draws from one stream for whatever tensor comes along, so other micro-batches or processes would
 be other noise. Here it is a function of (seed, step, layer, document, position, channel): each element has a hash of
-its own, and on a CPU that costs less than PyTorch's draw. On a GPU PyTorch's own dropout stays, or in compiled layers a
-shorter hash of the place in the pass: there the noise depends on the cut.
+its own, and on a CPU that costs less than PyTorch's draw. On a GPU a hash of every element would cost more than it is
+worth, and PyTorch's own dropout stays: there the noise depends on the cut.
 """
 
 # Shapes: T tokens of N documents end to end, C hidden size.

@@ -1,6 +1,8 @@
 """The optimizers of the recipes, and their state as plain tensors."""
 
+import functools
 import json
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +17,8 @@ from tessera.model.precision import without_compiler
 from tessera.plan.errors import one_line
 from tessera.plan.phase import Optimizer
 from tessera.train.distributed import DTensor, like, whole
+
+_log = logging.getLogger("tessera")
 
 _COUNTS = {"step", "setup"}  # of torch-optimi, which adds them to a group with the first step
 _SCRATCH = {"mean_square", "kahan_comp"}  # of its Triton form; the other form knows the second, without a value
@@ -39,7 +43,8 @@ def build(model: nn.Module, settings: Optimizer, peak: float) -> torch.optim.Opt
         decay /= peak  # torch multiplies by the learning rate
     groups = [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
     if settings.name == "stableadamw":
-        return (AtOnce if in_triton(model) else StableAdamW)(
+        at_once = in_triton(model) and works_at_once(next(model.parameters()).device)
+        return (AtOnce if at_once else StableAdamW)(
             groups,
             lr=peak,
             betas=settings.betas,
@@ -71,6 +76,29 @@ def in_triton(model: nn.Module) -> bool:
     weights = list(model.parameters())
     plain = all(p.dtype is torch.float32 and not isinstance(p, DTensor) for p in weights)
     return plain and without_compiler(weights[0].device) is None
+
+
+@functools.cache
+def works_at_once(device: torch.device) -> bool:
+    """Whether the update of all tensors at once has torch-optimi's numbers on this GPU; tried once, else it is said."""
+    if device.type != "cuda":
+        return True
+    try:
+        ways = []
+        for kind, options in ((AtOnce, {}), (StableAdamW, {"triton": False, "foreach": False})):
+            weights = [torch.linspace(-1, 1, size, device=device) for size in (5000, 16, 3)]
+            optimizer = kind([{"params": weights, "weight_decay": 1e-3}], lr=1e-2, **options)
+            for _ in range(2):
+                for weight in weights:
+                    weight.grad = weight.detach().cos()
+                optimizer.step()
+            ways.append(weights)
+        torch.testing.assert_close(ways[0], ways[1], rtol=1e-4, atol=1e-6)
+    except Exception as error:  # whatever Triton's compiler or the driver says, or other numbers
+        first = next(iter(str(error).splitlines()), "")
+        _log.warning("StableAdamW: tensor by tensor, not all at once; %s: %s", type(error).__name__, first)
+        return False
+    return True
 
 
 class AtOnce(StableAdamW):

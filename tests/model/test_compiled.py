@@ -1,6 +1,5 @@
 """Whole layers compiled as on a GPU: few graphs for any batch, the numbers of layers that are not compiled."""
 
-import functools
 import warnings
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -12,7 +11,6 @@ import torch
 
 from tessera.kernels import window_attention
 from tessera.model.attention import Layout
-from tessera.model.encoder import _dropped, _layer
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.model.precision import autocast
 from tessera.plan import cost
@@ -76,8 +74,6 @@ def off(found: torch.Tensor, wanted: torch.Tensor) -> float:
 def test_six_graphs_serve_all_batches_in_training_and_evaluation_and_give_the_same_numbers(tiny, graphs):
     model = drawn(wide(tiny, attention_output_dropout=0.5)).train()
     names = list(dict(model.named_parameters()))
-    for layer in model.encoder.layers:
-        layer.layer = functools.partial(_layer)  # not compiled, with the dropout of layers that are
     wanted = [loss_and_gradient(model, lengths) for lengths in BATCHES]
     with torch.inference_mode():
         calm = [loss_and_gradient(model.eval(), lengths)[0] for lengths in BATCHES]
@@ -109,21 +105,6 @@ def test_a_layer_is_compiled_with_the_kernel_of_windows_or_without_it(tiny, grap
         assert found == pytest.approx(loss, rel=1e-3)
         assert off(its_gradient, gradient) < 5e-2
     assert graphs() == 4  # both layers of windows twice
-
-
-@pytest.mark.parametrize("share", [0.1, 0.5])
-def test_dropout_by_a_hash_drops_its_share_of_rows_and_columns_alike_and_never_twice_the_same(share):
-    x, seeds = torch.ones(500, 200), torch.randint(-(1 << 31), 1 << 31, (2,), dtype=torch.int32)
-    one, other = (_dropped(x, share, seed) for seed in seeds[:, None])
-    assert torch.equal(one, _dropped(x, share, seeds[:1]))
-    assert one.unique().tolist() == [0.0, pytest.approx(1 / (1 - share))]
-    dropped, others = one == 0, other == 0
-    assert dropped.float().mean() == pytest.approx(share, abs=0.005)
-    for dim, count in ((0, 500), (1, 200)):
-        spread = (share * (1 - share) / count) ** 0.5  # of a binomial
-        assert float(dropped.float().mean(dim).sub(share).abs().max()) < 5 * spread
-    for near in (dropped[1:] & dropped[:-1], dropped[:, 1:] & dropped[:, :-1], dropped & others):
-        assert near.float().mean() == pytest.approx(share**2, abs=0.005)  # as if they knew nothing of each other
 
 
 def test_a_layer_of_fewer_keys_than_queries_is_compiled_too(tiny, graphs):

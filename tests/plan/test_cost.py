@@ -69,6 +69,12 @@ def test_a_pass_holds_at_least_a_document_and_an_even_part_of_a_step():
     assert tokens(131_072, 64_600) == pytest.approx(65_536)  # two: a pass may be a 64th longer than it is meant to be
 
 
+def test_local_layers_keep_less_where_windows_have_kernels_of_their_own():
+    config = PRESETS["mmbert-base"]  # 14 of 22 layers, 12 heads of 64 as wide as the layer
+    there, own = (cost.memory(config, phase(), 16_384, 1, own_windows=own)["activations"] for own in (False, True))
+    assert there - own == 16_384 * 14 * (2 * 768 + 2 * 768)
+
+
 def test_no_gpu_is_listed_with_its_sparse_figure():
     assert all(1e14 < gpu.flops < 2.5e15 and 2e10 < gpu.memory < 2e11 for gpu in cost.GPUS.values())
     assert cost.GPUS["h100"].flops == cost.GPUS["h200"].flops
