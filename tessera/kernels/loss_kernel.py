@@ -12,8 +12,8 @@ from torch import Tensor
 
 # Shapes: m rows of scores, V vocabulary.
 
-# Scores that a program works on at once: two loads of 16 bytes of each thread. Of 20 ways that an H200 tried the fastest
-# at 256,000 scores and a bias: 1.94 ms for 4,096 rows, blocks of 8,192 with 16 warps 2.28.
+# Scores that a program works on at once: two loads of 16 bytes of each thread. Of 20 ways that an H200 tried the
+# fastest at 256,000 scores and a bias: 1.94 ms for 4,096 rows, blocks of 8,192 with 16 warps 2.28.
 ROWS, BLOCK, WARPS = 1, 2048, 4
 
 PROGRAMS: int | None = None

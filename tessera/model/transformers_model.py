@@ -24,7 +24,10 @@ from tessera.model.hf_files import refuse_infinite
 # Shapes: T tokens of N documents end to end, M scored positions, C hidden size, V vocabulary.
 
 _SCORED = 1024  # positions whose scores are held at once
-_CALL, _CALL_ON_GPU = 64, 16_384  # padding tokens that one more call is worth: measured with e5-small, on an H200 the second
+_CALL, _CALL_ON_GPU = (
+    64,
+    16_384,
+)  # padding tokens that one more call is worth: measured with e5-small, on an H200 the second
 _SCORES = 1 << 28  # held at once; if there are more, the way back computes them again
 _ENDLESS = 1 << 40  # bytes of a file of weights: a checkpoint is one file, whatever its size
 _UNPADDED = ("bert",)  # families whose code takes positions, and hands attention to the function that is named

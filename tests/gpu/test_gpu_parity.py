@@ -1,7 +1,5 @@
 """Attention, losses and gradients on a GPU are those of float32 on a CPU, by every backend."""
 
-import functools
-
 import pytest
 import torch
 from torch.nn import functional
@@ -9,7 +7,6 @@ from torch.nn import functional
 from tessera.kernels import window_attention
 from tessera.model import cross_entropy, glu
 from tessera.model.attention import Layout, attend
-from tessera.model.encoder import _layer
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.model.precision import autocast
 from tessera.packed.encoder import packed

@@ -71,7 +71,8 @@ def test_a_pass_holds_at_least_a_document_and_an_even_part_of_a_step():
 
 def test_local_layers_keep_less_where_windows_have_kernels_of_their_own():
     config = PRESETS["mmbert-base"]  # 14 of 22 layers, 12 heads of 64 as wide as the layer
-    there, own = (cost.memory(config, phase(), 16_384, 1, own_windows=own)["activations"] for own in (False, True))
+    step = phase(batch_tokens=16_384)
+    there, own = (cost.memory(config, step, 16_384, 1, own_windows=own)["activations"] for own in (False, True))
     assert there - own == 16_384 * 14 * (2 * 768 + 2 * 768)
 
 
