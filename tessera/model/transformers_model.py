@@ -24,10 +24,7 @@ from tessera.model.hf_files import refuse_infinite
 # Shapes: T tokens of N documents end to end, M scored positions, C hidden size, V vocabulary.
 
 _SCORED = 1024  # positions whose scores are held at once
-_CALL, _CALL_ON_GPU = (
-    64,
-    16_384,
-)  # padding tokens that one more call is worth: measured with e5-small, on an H200 the second
+_CALL, _CALL_ON_GPU = 64, 16_384  # padding tokens that one more call is worth; of e5-small, the second on an H200
 _SCORES = 1 << 28  # held at once; if there are more, the way back computes them again
 _ENDLESS = 1 << 40  # bytes of a file of weights: a checkpoint is one file, whatever its size
 _UNPADDED = ("bert",)  # families whose code takes positions, and hands attention to the function that is named
@@ -301,8 +298,8 @@ class _Given(nn.Module):
 def groups(lengths: Sequence[int], call: int = _CALL) -> list[list[int]]:
     """Length bucketing: documents that are padded to one length together, the longest first; empty ones are in none.
 
-    The least padding, where one more group is worth `call` tokens of it: over the distinct lengths, each the end of a group
-    or not, as the shortest way through a graph.
+    The least padding, where one more group is worth `call` tokens of it: over the distinct lengths, each the end of a
+    group or not, as the shortest way through a graph.
     """
     order = sorted((i for i, length in enumerate(lengths) if length), key=lambda i: (lengths[i], i))
     ends = [n + 1 for n, i in enumerate(order) if n + 1 == len(order) or lengths[order[n + 1]] != lengths[i]]
