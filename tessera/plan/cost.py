@@ -167,7 +167,8 @@ def memory(
     `own_windows`: kernels of windows, on Hopper, which keep nothing after rotation; else 0. In a layer 12 C are the
     float32 inputs and bfloat16 outputs of two norms, 4 A + 6 K queries, keys and values before and after rotation,
     2 A + 4 H the attention's output, 6 I the two gates and their product, C the dropout's mask where there is one. The
-    last 12 C are the embedding and the norms around the layers. Counted in tests/plan/test_cost.py against what torch saves.
+    last 12 C are the embedding and the norms around the layers. Counted in tests/plan/test_cost.py against what torch
+    saves.
     """
     counts = parameters(config)
     hidden, layers = config.hidden_size, config.num_hidden_layers
