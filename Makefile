@@ -41,7 +41,7 @@ demo: $(STAMP) ## make the text of the demo, a small multilingual encoder from i
 
 atlas: $(STAMP) ## sentence embeddings for some 500 languages, by recipes/atlas.yaml: many hours; SMALL=1: twenty minutes
 	@echo "$(if $(SMALL),some twenty minutes,many hours) on two cores; after a stop the same command goes on"
-	@nice -n 10 $(BIN)/tessera run recipes/atlas$(if $(SMALL),-small).yaml --out runs/atlas$(if $(SMALL),-small) \
+	@nice -n 10 $(BIN)/tessera run $(if $(SMALL),recipes/atlas-small.yaml,recipes/atlas.yaml) --out runs/atlas$(if $(SMALL),-small) \
 	  $(if $(TEACHER),--set phases.distil.distil.teacher=$(TEACHER))
 
 test: $(STAMP) ## the quick tests, on two processes
