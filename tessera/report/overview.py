@@ -197,7 +197,8 @@ def _phase(
 
 def _memory(recipe: Recipe, phase: Phase, config: EncoderConfig, machine: Machine) -> dict[str, float]:
     fitting = cost.fitting_tokens(config, phase, cost.gpu(machine.gpu).memory, machine.gpus)
-    return cost.memory(config, phase, recipe.machine.micro_batch_tokens or fitting, machine.gpus)
+    at_once, hopper = recipe.machine.micro_batch_tokens or fitting, machine.gpu in cost.HOPPER
+    return cost.memory(config, phase, at_once, machine.gpus, own_windows=hopper)
 
 
 def _joint(phase: Phase, step: int, whole: int, progress: float) -> Joint:

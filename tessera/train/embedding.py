@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from tessera.data.packing import Batch
 from tessera.data.pair_stream import text_keys
+from tessera.model.attention import Layout
 from tessera.model.encoder import Encoder
 from tessera.model.pooling import pool
 from tessera.model.precision import autocast
@@ -46,7 +47,7 @@ class Embeddings(nn.Module):
         super().__init__()
         self.encoder = encoder  # without the head, whose weights get no gradient
 
-    def forward(self, tokens: Tensor, starts: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, starts: Tensor | Layout) -> Tensor:
         return pool(self.encoder(tokens, starts), starts, "mean").float()
 
 
@@ -200,7 +201,7 @@ class _Forward:
         return torch.from_numpy(rows).to(self.world.device)
 
     def vectors(self, number: int) -> Tensor:
-        """[N, C] of a pass."""
+        """[N, C] of a pass, without the documents that fill it up on a GPU."""
         piece = self.pieces[number]
         if self._noise is None:
             torch.manual_seed(self._seed + self.world.rank + 7919 * int(piece.sources[0]))
@@ -208,4 +209,5 @@ class _Forward:
             self._noise.set(self._seed, piece)
         tokens, starts, *_ = self._inputs[number]
         with autocast(self.world.device, self._dtype):
-            return self.objective(tokens, starts)
+            found: Tensor = self.objective(tokens, starts)
+        return found[: len(piece.sources)]

@@ -102,12 +102,12 @@ def start(
     model.to(world.device).train()
     dtype = compute_dtype(recipe.machine.dtype, world.device)
     at_once = tokens_at_once(model, phase, recipe.machine, world)
+    cut = Cut.of(model, world, dtype, at_once, phase.context)
     if phase.kind == "masked":
         whole: nn.Module = Objective(model)
-        cut = Cut.of(model, world, dtype, at_once, phase.context)
     else:
         assert isinstance(model, MaskedLM), "checked above"
-        whole, cut = Embeddings(model.encoder), Cut(world=world, micro_batch_tokens=at_once)
+        whole = Embeddings(model.encoder)
     speed_up(model, phase, recipe.machine, cut, dtype, watcher)
     on_cpu = world.device.type == "cpu" and not cut.layouts
     noise = SeededDropout(model) if on_cpu and isinstance(model, MaskedLM) else None

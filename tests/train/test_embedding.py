@@ -59,12 +59,12 @@ def world() -> World:
     return join(changed().machine)
 
 
-def gradients(made, phase, tokens, world, dropout):
+def gradients(made, phase, tokens, world, dropout, **on_a_gpu):
     made.zero_grad()
     made.train()
     noise = SeededDropout(made) if dropout else None
     teacher = Teacher(made.config.hidden_size, 12)
-    passes = prepare(of(phase), Cut(world=world, micro_batch_tokens=tokens))
+    passes = prepare(of(phase), Cut(world=world, micro_batch_tokens=tokens, **on_a_gpu))
     losses = embedding.backward(
         Embeddings(made.encoder), of(phase), passes, phase, teacher, torch.float32, noise=noise, seed=5
     )  # fmt: skip
@@ -89,6 +89,15 @@ def test_the_gradient_is_that_of_the_whole_batch_however_it_is_cut(phase, dropou
         assert part == pytest.approx(loss, rel=1e-5)
         for name, due in whole.items():
             torch.testing.assert_close(cut[name], due, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("phase", PHASES, ids=NAMES)
+def test_documents_that_fill_up_the_passes_of_a_gpu_have_no_part_in_it(phase, world):
+    loss, whole = gradients(model(), phase, 60, world, 0.0)
+    filled, found = gradients(model(), phase, 60, world, 0.0, longest=20, pad_id=0)
+    assert filled == pytest.approx(loss, rel=1e-5)
+    for name, due in whole.items():
+        torch.testing.assert_close(found[name], due, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("phase", PHASES, ids=NAMES)
