@@ -19,7 +19,8 @@ import triton
 from torch import Tensor
 from torch.nn import functional
 
-from tessera.model import glu, glu_kernel
+from tessera.kernels import glu_kernel
+from tessera.model import glu
 
 SHAPES = ((1, 1), (3, 5), (2, 88), (7, 1152), (1, 1024), (5, 600), (2, 2624))
 ACTIVATIONS = {"gelu": functional.gelu, "silu": functional.silu}
