@@ -5,6 +5,8 @@
 #                 several gigabytes. For the small build without CUDA, name the index of CPU wheels that PyTorch's
 #                 installation page gives:  make .venv TORCH_PIP_ARGS="--index-url <that index>"
 
+# For `make atlas`: TEACHER, a folder in the format of sentence-transformers or its name on the Hub, if not models/e5-small.
+
 # For `make gpu-check`, on a machine with a GPU: SECONDS for all its parts, OUT a folder, REHEARSE=1 tiny shapes on a CPU,
 # PARTS="steps profile" some of it. Where there is no .venv it runs on python3 and takes what is missing from WHEELS.
 
@@ -16,7 +18,7 @@ STAMP := .venv/installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 QUIETLY = > .venv/pip.log 2>&1 || { cat .venv/pip.log >&2; exit 1; }  # pip's hundreds of lines only where it fails
 
-.PHONY: help .venv demo test test-slow test-oldest soak lint gpu-check gpu-wheels wheel docs clean
+.PHONY: help .venv demo atlas test test-slow test-oldest soak lint gpu-check gpu-wheels wheel docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z.-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -36,6 +38,11 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP) ## make the text of the demo, a small multilingual encoder from it, and see it at work
 	@$(BIN)/tessera demo
+
+atlas: $(STAMP) ## sentence embeddings for some 500 languages, by recipes/atlas.yaml: many hours; SMALL=1: twenty minutes
+	@echo "$(if $(SMALL),some twenty minutes,many hours) on two cores; after a stop the same command goes on"
+	@nice -n 10 $(BIN)/tessera run $(if $(SMALL),recipes/atlas-small.yaml,recipes/atlas.yaml) --out runs/atlas$(if $(SMALL),-small) \
+	  $(if $(TEACHER),--set phases.distil.distil.teacher=$(TEACHER))
 
 test: $(STAMP) ## the quick tests, on two processes
 	$(BIN)/pytest -m "not slow and not gpu" -n 2

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -18,14 +18,15 @@ from optimi import StableAdamW
 from training_gpu_heads import wait
 
 from tessera.data.packing import Batch
-from tessera.model import cross_entropy
+from tessera.kernels import window_attention
+from tessera.model import cross_entropy, glu
 from tessera.model.mlm import MaskedLM
 from tessera.plan import cost
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.phase import Optimizer, Phase
 from tessera.train.distributed import World
 from tessera.train.gradient import Cut, Objective, backward, prepare
-from tessera.train.optimizer import build, clip_gradients
+from tessera.train.optimizer import build, clip_gradients, in_triton
 
 STEP = 131_072  # tokens
 SETTINGS = Optimizer(name="stableadamw", betas=(0.9, 0.95), eps=1e-8, weight_decay=8e-5, fully_decoupled=True)
@@ -43,17 +44,29 @@ class Way:
     kernel: bool = True  # the loss in one kernel
     triton: bool = True  # the optimizer in Triton
     compiled: bool = True  # layers
+    at_once: bool = True  # the optimizer's tensors
+    gates: bool = True  # gated units in kernels of their own
+    sums: bool = True  # the table's gradient added up by the product
     stream: torch.dtype | None = None  # of the residual stream
+    windows: bool = True  # in kernels of their own
 
 
+_WITHOUT = {"at_once": False, "gates": False, "sums": False, "windows": False}
 WAYS = (
-    Way(name="nothing of it: passes of 16k", tokens=16_384, kernel=False, triton=False, compiled=False),
-    Way(name="+ passes of 64k", kernel=False, triton=False, compiled=False),
-    Way(name="+ the loss in one kernel", triton=False, compiled=False),
-    Way(name="+ StableAdamW in Triton", compiled=False),
-    Way(name="+ layers compiled"),
-    Way(name="+ residual stream in bfloat16", stream=torch.bfloat16),
+    Way(name="nothing of it: passes of 16k", tokens=16_384, kernel=False, triton=False, compiled=False, **_WITHOUT),
+    Way(name="+ passes of 64k", kernel=False, triton=False, compiled=False, **_WITHOUT),
+    Way(name="+ the loss in one kernel", triton=False, compiled=False, **_WITHOUT),
+    Way(name="+ StableAdamW in Triton", compiled=False, **_WITHOUT),
+    Way(name="+ layers compiled", **_WITHOUT),
+    Way(name="+ residual stream in bfloat16", stream=torch.bfloat16, **_WITHOUT),
+    Way(name="+ windows in their own kernels", stream=torch.bfloat16, **{**_WITHOUT, "windows": True}),
+    Way(name="+ gated units in kernels", stream=torch.bfloat16, at_once=False, sums=False),
+    Way(name="+ the table's gradient added in float32", stream=torch.bfloat16, at_once=False),
+    Way(name="+ StableAdamW of all tensors at once", stream=torch.bfloat16),
 )
+
+
+_TRACED: list[tuple[bool, bool]] = []  # what the graphs were made for
 
 
 def steps(bench: Bench) -> None:
@@ -101,7 +114,7 @@ def measured(bench: Bench, way: Way, context: int, lengths: str) -> dict[str, An
         used = torch.cuda.max_memory_allocated(bench.device) if cuda else 0
     took = statistics.median(seconds)
     flops = cost.step_flops(config, Counter(np.diff(batch.starts).tolist()), len(batch.positions))
-    planned = sum(cost.memory(config, phase(context, tokens), passes, 1).values())
+    planned = sum(cost.memory(config, phase(context, tokens), passes, 1, own_windows=way.windows).values())
     return {
         "MFU": flops / took / bench.peak_flops, "tokens_s": len(batch.tokens) / took, "ms": took * 1e3,
         "TFLOP": flops / 1e12, "GiB": used / 2**30, "of_plan": used / planned, "first_s": cold, "first_loss": loss,
@@ -134,12 +147,14 @@ def running(bench: Bench, way: Way, config: EncoderConfig, batch: Batch, passes:
         model.encoder.residual = way.stream
     if way.compiled:
         backend = "aot_eager" if bench.rehearse else "inductor"
-        with torch.autocast(device.type, torch.bfloat16):
+        if [(way.gates, way.windows)] != _TRACED:
+            torch._dynamo.reset()  # graphs are of another way
+            _TRACED[:] = [(way.gates, way.windows)]
+        with torch.autocast(device.type, torch.bfloat16), only(way):
             model.encoder.compile_layers(passes, context, backend=backend)
     objective, cut = Objective(model), Cut.of(model, world, torch.bfloat16, passes, context)
-    optimizer = optimizer_of(model, in_triton=way.triton)
-    kernel = cross_entropy.without_kernel(device) if way.kernel else "switched off"
-    with ThreadPoolExecutor(1) as reader, mock.patch.object(cross_entropy, "without_kernel", return_value=kernel):
+    optimizer = optimizer_of(model, way)
+    with ThreadPoolExecutor(1) as reader, only(way):
         ready = [reader.submit(prepare, batch, cut)]
 
         def step() -> tuple[float, float]:
@@ -156,6 +171,21 @@ def running(bench: Bench, way: Way, config: EncoderConfig, batch: Batch, passes:
         yield step
 
 
+@contextmanager
+def only(way: Way) -> Iterator[None]:
+    """What the way has not is switched off meanwhile."""
+    with ExitStack() as without:
+        if not way.kernel:
+            without.enter_context(mock.patch.object(cross_entropy, "without_kernel", return_value="switched off"))
+        if not way.gates:
+            without.enter_context(mock.patch.object(glu, "without_kernel", return_value="switched off"))
+        if not way.windows:
+            without.enter_context(mock.patch.object(window_attention, "without_kernel", return_value="switched off"))
+        if not way.sums:
+            without.enter_context(mock.patch.object(cross_entropy, "adds_in_float32", return_value=False))
+        yield
+
+
 def drawn(config: EncoderConfig, device: torch.device) -> MaskedLM:
     """A model with weights of a usual size, drawn on the device: there it takes no time."""
     torch.manual_seed(0)
@@ -168,14 +198,15 @@ def drawn(config: EncoderConfig, device: torch.device) -> MaskedLM:
     return model.train()
 
 
-def optimizer_of(model: MaskedLM, *, in_triton: bool) -> torch.optim.Optimizer:
-    """As training builds it, or in the form that it has on CPUs."""
+def optimizer_of(model: MaskedLM, way: Way) -> torch.optim.Optimizer:
+    """As training builds it, or in torch-optimi's Triton form, or in the form that it has on CPUs."""
     made = build(model, SETTINGS, RATE)
-    if in_triton:
+    if way.at_once:
         return made
     groups = [{"params": group["params"], "weight_decay": group["weight_decay"]} for group in made.param_groups]
+    triton = way.triton and in_triton(model)
     return StableAdamW(groups, lr=RATE, betas=SETTINGS.betas, eps=SETTINGS.eps, decouple_lr=True, max_lr=RATE,
-                       foreach=True, triton=False)  # fmt: skip
+                       foreach=not triton, triton=triton)  # fmt: skip
 
 
 def profile(bench: Bench) -> None:

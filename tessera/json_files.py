@@ -5,6 +5,7 @@ says or a ValueError: lists that lie too deep in each other, numbers too long to
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from tessera import checksums
 from tessera.plan.errors import one_line
 
 Schema = TypeVar("Schema", bound=BaseModel)
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # as JSON writes a surrogate
 SHOWN = 200  # characters of what a file says, in a message
 
 
@@ -43,7 +45,14 @@ def read_any(path: Path) -> Any:
         raise ValueError(f"{path} is missing; give a folder in the Hugging Face format")
     checksums.check(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text)
+        if _HALF.search(text):  # perhaps of a pair, which is a character
+            json.dumps(found, ensure_ascii=False).encode("utf-8")
+        return found
+    except UnicodeEncodeError as error:
+        half = error.object[error.start].encode("ascii", "backslashreplace").decode()
+        raise ValueError(f"{path} is not JSON for text: {half} is half a character") from None
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     except RecursionError:

@@ -99,6 +99,11 @@ def _models(recipe: Recipe) -> None:
             found = _model_folder(phase.from_, f"phases.{phase.name}.from")
             if not hub.is_ours(found):
                 _library("transformers", f"{found} is read by transformers; {pip_line('evaluate')}")
+                if phase.kind != "masked":  # what is computed before the phase begins would be in vain
+                    raise ValueError(
+                        f"phases.{phase.name}.from: {found} is run by transformers, and {phase.kind} trains models of "
+                        "tessera's own families; tessera finetune does it"
+                    )
         if phase.freeze == "all_but_new_rows":
             new_rows(recipe, phase)
         if phase.distil is not None:

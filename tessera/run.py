@@ -29,6 +29,7 @@ from tessera.plan.recipe import Recipe
 from tessera.plan.token_counts import Inventory
 from tessera.progress import Silent, Watcher
 from tessera.report import summarize, write_report
+from tessera.retrieval.hard_negatives import mine
 from tessera.retrieval.lessons import teach
 from tessera.tokenizer.sample import sample
 from tessera.tokenizer.tokenizer import Tokenizer
@@ -257,7 +258,8 @@ def _train(recipe: Recipe, folder: Path, world: distributed.World, watcher: Watc
                 merge_stage(merge, recipe, folder, watcher)
             distributed.wait(world)
         taught = teach(recipe, phase, folder, text, world, watcher)
-        train(recipe, phase, folder, text, world, watcher.progress(phase.name), watcher, taught)
+        beforehand = taught or mine(recipe, phase, folder, text, world, watcher)
+        train(recipe, phase, folder, text, world, watcher.progress(phase.name), watcher, beforehand)
         distributed.wait(world)
 
 

@@ -1,29 +1,41 @@
-"""Stand-ins for the varlen attention kernels of GPUs, on a CPU: the code path of CUDA runs in tests, backward too.
+"""Stand-ins for the kernels of GPUs, on a CPU: the code path of CUDA runs in tests, backward too.
 
 torch's private operations `torch_attn::_varlen_attn` and `_varlen_attn_backward` get a CPU kernel each that computes
 with masks and first asserts what the CUDA kernel (FlashAttention 2 in PyTorch, flash_api.cpp: mha_varlen_fwd) asserts.
+So do both operations of the kernel of windows, which are reduced to those. PyTorch's operations stand for the Triton
+kernels of gated units, which run in Triton's interpreter elsewhere.
 What they cannot show: speed, and whatever the real kernel gets wrong.
 """
 
+import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from tessera.model import attention
+from tessera.kernels import window_attention
+from tessera.model import attention, glu
 from tessera.packed import encoder as packed
 
 # Shapes: T tokens of N documents end to end, H query heads, K key/value heads, D head width.
 
 Window = list[int] | None
 
+_GATES = "tessera.kernels.glu_kernel"
+
 
 @contextmanager
 def standing_in() -> Iterator[None]:
-    """While it lasts, `varlen` runs on CPUs, `auto` chooses it there, and no weights are packed: all as on a GPU."""
+    """While it lasts, `varlen` runs on CPUs, `auto` chooses it there, and no weights are packed: all as on a GPU.
+
+    Windows have a kernel of their own.
+    """
     from torch.nn.attention import varlen
 
     real = attention.choose
@@ -33,20 +45,30 @@ def standing_in() -> Iterator[None]:
             return real(name, device, dtype)
         return "reference" if name == "auto" and dtype is torch.float32 else "varlen"
 
-    both = ((varlen._varlen_attn, _forward), (varlen._varlen_attn_backward, _backward))
-    for operation, kernel in both:
+    all_of_them = (
+        (varlen._varlen_attn, _forward), (varlen._varlen_attn_backward, _backward),
+        (window_attention.window_attention, _windows), (window_attention.window_attention_backward, _windows_backward),
+    )  # fmt: skip
+    for operation, kernel in all_of_them:
         if "cpu" not in operation._backend_fns:  # a kernel stays registered for good; it is switched off below
             operation.register_kernel("cpu")(kernel)
         operation._disabled_kernel.discard("cpu")
+    before = sys.modules.get(_GATES)
+    sys.modules[_GATES] = _Gates(_GATES)
     try:
         with (
             mock.patch.object(attention, "choose", as_on_a_gpu),
+            mock.patch.object(window_attention, "without_kernel", return_value=None),
             mock.patch.object(packed, "can_pack", return_value=False),
+            mock.patch.object(glu, "without_kernel", return_value=None),
         ):
             yield
     finally:
-        for operation, _ in both:
+        for operation, _ in all_of_them:
             operation._disabled_kernel.add("cpu")
+        del sys.modules[_GATES]
+        if before is not None:
+            sys.modules[_GATES] = before
 
 
 @pytest.fixture
@@ -54,6 +76,25 @@ def varlen_on_cpu() -> Iterator[None]:
     """The kernels of GPUs are stood in for on this CPU."""
     with standing_in():
         yield
+
+
+class _Gates(ModuleType):
+    """Stands for kernels/glu_kernel.py, which imports Triton."""
+
+    calls = 0
+
+    def gated(self, x: Tensor, activation: str) -> Tensor:
+        return glu._forward(self._as_the_kernel(x), activation)
+
+    def gated_backward(self, gradient: Tensor, x: Tensor, activation: str) -> Tensor:
+        assert gradient.dtype == x.dtype, (gradient.dtype, x.dtype)
+        return glu._backward(self._as_the_kernel(gradient), self._as_the_kernel(x), activation)
+
+    def _as_the_kernel(self, x: Tensor) -> Tensor:
+        assert x.is_contiguous()
+        assert x.dtype is not torch.float64
+        self.calls += 1
+        return x
 
 
 def _forward(
@@ -135,3 +176,49 @@ def _scores(q: Tensor, k: Tensor, cu: Tensor, scale: float | None, window_size: 
     keys, _ = _repeated(k, k, q.shape[1])
     scores = torch.einsum("ihd,jhd->hij", q.float(), keys) * (q.shape[2] ** -0.5 if scale is None else scale)
     return scores.masked_fill(~seen, float("-inf"))
+
+
+def _windows(
+    qkv: Tensor, bounds: Tensor, whole: Tensor, rest: Tensor, heads: int, key_value_heads: int, window: int
+) -> tuple[Tensor, Tensor]:
+    """Answers [T, H * D] of qkv [T, (H + 2 K) * D], logarithms to base 2 of the sums [H, T + 512]."""
+    turned, v, cu, *_ = _as_varlen(qkv, bounds, whole, rest, heads, key_value_heads)
+    answer, sums, _ = _forward(turned[:, :heads], turned[:, heads:], v, cu, cu, len(qkv), len(qkv),
+                               window_size=[window, window])  # fmt: skip
+    return answer.flatten(1), functional.pad(sums / math.log(2), (256, 256))
+
+
+def _windows_backward(
+    gradient: Tensor, qkv: Tensor, bounds: Tensor, whole: Tensor, rest: Tensor, answers: Tensor, sums: Tensor,
+    heads: int, key_value_heads: int, window: int
+) -> Tensor:  # fmt: skip
+    """The gradient of qkv, turned back."""
+    turned, v, cu, cos, sin = _as_varlen(qkv, bounds, whole, rest, heads, key_value_heads)
+    gradient, answers = (x.unflatten(1, (heads, -1)) for x in (gradient, answers))
+    natural = sums[:, 256:-256] * math.log(2)
+    into_q, into_k, into_v = _backward(
+        gradient, turned[:, :heads], turned[:, heads:], v, answers, natural, cu, cu, len(qkv), len(qkv),
+        False, torch.empty(0), window_size=[window, window],
+    )  # fmt: skip
+    back = attention.rotate(torch.cat((into_q, into_k), 1), cos, -sin)
+    return torch.cat((back, into_v), 1).flatten(1)
+
+
+def _as_varlen(
+    qkv: Tensor, bounds: Tensor, whole: Tensor, rest: Tensor, heads: int, key_value_heads: int
+) -> tuple[Tensor, ...]:
+    """Queries and keys after rotation [T, H + K, D], values [T, K, D], starts; cosines and sines [T, 1, D/2]."""
+    assert bounds.dtype == torch.int32
+    assert bounds.shape == (len(qkv), 2)
+    width = qkv.shape[1] // (heads + 2 * key_value_heads)
+    assert width in (32, 64, 128)
+    assert whole.dtype == rest.dtype == torch.float32
+    assert whole.shape == (-(-len(qkv) // len(rest)) + 1, width), whole.shape
+    places = torch.arange(len(qkv))
+    (c, s), (more_c, more_s) = (x[:, None].chunk(2, dim=-1) for x in (whole[places // 64], rest[places % 64]))
+    cos, sin = c * more_c - s * more_s, s * more_c + c * more_s
+    parts = qkv.unflatten(1, (-1, width))
+    first = (bounds[:, 0] == places).nonzero()[:, 0]
+    cu = torch.cat((first, first.new_tensor([len(qkv)]))).int()
+    assert torch.equal(bounds[first, 1], cu[1:] - 1)
+    return attention.rotate(parts[:, :-key_value_heads], cos, sin), parts[:, -key_value_heads:], cu, cos, sin

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tessera.plan.cost import SIZES, passes_of
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch:
@@ -72,10 +74,16 @@ def micro_batches(batch: Batch, max_tokens: int) -> list[Batch]:
 
 
 def even_batches(batch: Batch, max_tokens: int) -> list[Batch]:
-    """As many parts as `micro_batches` makes, about equal in tokens, for a GPU: none is left small at the end.
+    """As few parts as can be, about equal in tokens, for a GPU: none is left small at the end.
 
-    Where documents do not divide that way, the parts of `micro_batches`.
+    A part may be a little larger than `max_tokens` (plan/cost.py: `passes_of`): documents are whole, so a batch of just
+    two times as many tokens would hardly ever divide in two. Where they do not divide that way either, as many parts as
+    `micro_batches` makes, or its parts.
     """
+    few, most = passes_of(len(batch.tokens), max_tokens), max_tokens + max_tokens // SIZES
+    even = [share(batch, number, few) for number in range(few)]
+    if all(len(part.tokens) <= most for part in even):
+        return even
     parts = micro_batches(batch, max_tokens)
     even = [share(batch, number, len(parts)) for number in range(len(parts))]
     return parts if any(len(part.tokens) > max_tokens for part in even) else even

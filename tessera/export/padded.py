@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from tessera.inference.runtime import INPUTS, LOGITS, SEGMENTS, STATES, VECTORS
 from tessera.model.attention import frequencies
-from tessera.model.encoder import ACTIVATIONS, Block, Encoder
+from tessera.model.encoder import Block, Encoder
+from tessera.model.glu import ACTIVATIONS
 from tessera.model.mlm import MaskedLM
 from tessera.model.pooling import POOLINGS
 from tessera.model.task_heads import DocumentHead, TaskModel, TokenHead, TransformersHead

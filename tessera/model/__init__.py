@@ -5,12 +5,12 @@ In reading order:
     encoder.py              EuroBERT, ModernBERT and mmBERT as values of one configuration
     attention.py            three backends with one answer: reference, cpu, varlen; rotary positions
     attention_cpu.py        the cpu backend: documents cut into tiles, cost linear under a window
+    glu.py                  gated units of the feed-forward networks, and their way back
     mlm.py                  masked language model, initialization
     task_config.py          which task a head is for, its labels, and how a config.json says it
     task_heads.py           heads for fine-tuning: documents, tokens, spans, choices
     pooling.py              pooling to sentence embeddings: mean, cls and all that sentence-transformers knows
     cross_entropy.py        cross-entropy over a large vocabulary with its gradient, scores never held whole
-    loss_kernel.py          its passes over the scores on a GPU as one Triton kernel
     precision.py            mixed precision; memory of large arrays that is reused
     hub.py                  loading and saving of Hugging Face folders
     hf_names.py             names of weights and fields there and here: one table a family, both ways

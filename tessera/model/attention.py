@@ -2,7 +2,8 @@
 
 reference   a T x T mask: nothing clever, for tests and doubts
 cpu         documents in groups of similar length, windows in blocks; see model/attention_cpu.py
-varlen      torch.nn.attention.varlen, CUDA from compute capability 8.0 on, float16 or bfloat16
+varlen      torch.nn.attention.varlen, CUDA from compute capability 8.0 on, float16 or bfloat16; where Triton is, layers
+            of a small window have a kernel of their own, see kernels/window_attention.py
 
 Rotary positions (Su et al. 2021, arXiv:2104.09864, in the rotate-half layout of Llama) belong to attention here:
 a backend may turn queries and keys where it touches them anyway. Only differences of positions matter.
@@ -19,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tessera.kernels import window_attention
 from tessera.model.attention_cpu import Plan, attend_in_tiles, cut
 from tessera.model.precision import on_device
 
@@ -27,6 +29,7 @@ from tessera.model.precision import on_device
 BACKENDS = ("reference", "cpu", "varlen")
 
 _DOCUMENTS = 128  # how many the kernel is told of at a time: batches of about as many look the same to a compiled layer
+_STEP = 64  # positions: the angle of a token is that of whole steps and that of the rest
 
 
 def choose(name: str, device: torch.device | str, dtype: torch.dtype | None = None) -> str:
@@ -65,13 +68,17 @@ def without_varlen(device: torch.device | str, dtype: torch.dtype | None) -> str
 
 
 class Varlen(NamedTuple):
-    """Sequence boundaries and rotary positions as the varlen kernel takes them: plain tensors, for torch.compile."""
+    """Sequence boundaries and rotary positions as GPUs' kernels take them: plain tensors, for torch.compile."""
 
     cos: Tensor  # [T, 1, D/2], float32
     sin: Tensor
     starts: Tensor  # [at least N+1] int32, documents without a token at its end
     longest: int  # a bound of their lengths
-    grouped: bool  # whether the kernel takes fewer keys than queries
+    grouped: bool  # whether the varlen kernel takes fewer keys than queries
+    bounds: Tensor  # [T, 2] int32, the first and the last token of the document of each token
+    whole: Tensor  # see Layout.turns
+    rest: Tensor
+    windows: bool  # whether small windows have a kernel of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +118,7 @@ class Layout:
             ends = np.full(-(-len(starts) // _DOCUMENTS) * _DOCUMENTS + 1, tokens, np.int32)
             ends[: len(starts)] = starts
             made.shared["int32"] = on_device(ends, device)
-        numbers = np.repeat(np.arange(len(starts) - 1), lengths[:-1])
+        numbers = np.repeat(np.arange(len(starts) - 1, dtype=np.int32), lengths[:-1])
         made.shared["document"] = on_device(numbers, device)
         return made
 
@@ -122,18 +129,31 @@ class Layout:
         return self.shared[key]
 
     def document(self) -> Tensor:
-        """[T], the document of each token."""
+        """[T] int32, the document of each token."""
 
         def compute() -> Tensor:
-            numbers = torch.arange(len(self.starts) - 1, device=self.starts.device)
+            numbers = torch.arange(len(self.starts) - 1, dtype=torch.int32, device=self.starts.device)
             return torch.repeat_interleave(numbers, self.starts.diff())
 
         return self.once("document", compute)
 
+    def bounds(self) -> Tensor:
+        """[T, 2] int32, the first and the last token of the document of each token."""
+
+        def compute() -> Tensor:
+            document = self.document()
+            return torch.stack((self.starts[document], self.starts[1:][document] - 1), dim=1).int()
+
+        return self.once("bounds", compute)
+
     def varlen(self, theta: float, width: int) -> Varlen:
-        """What the varlen kernel is given in layers of that rotary base."""
+        """What the kernels of GPUs are given in layers of that rotary base."""
         starts = self.once("int32", lambda: self.starts.to(torch.int32))
-        return Varlen(*self.rotary(theta, width), starts, self.longest, _takes_groups())
+        windows = window_attention.without_kernel(starts.device) is None
+        return Varlen(
+            *self.rotary(theta, width), starts, self.longest, _takes_groups(), self.bounds(),
+            *self.turns(theta, width), windows,
+        )  # fmt: skip
 
     def rotary(self, theta: float, width: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines [T, 1, D/2], float32, of positions that restart at each document."""
@@ -145,6 +165,22 @@ class Layout:
             return angles.cos(), angles.sin()
 
         return self.once(("rotary", theta), compute)
+
+    def turns(self, theta: float, width: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines side by side of whole steps [T/S + 1, D] and of what is less than a step [S, D], float32.
+
+        Of positions that do not restart at a document: only differences matter. A kernel adds the two angles of a
+        token, so that what it reads of them is small enough for a cache. Never one step: to torch.compile 1 is no size.
+        """
+
+        def compute() -> tuple[Tensor, Tensor]:
+            tokens, device = len(self.document()), self.starts.device
+            places = torch.arange(0, tokens + _STEP, _STEP, device=device), torch.arange(_STEP, device=device)
+            angles = (x[:, None] * frequencies(theta, width, device).double() for x in places)  # many turns
+            whole, rest = (torch.cat((x.cos(), x.sin()), dim=1).float() for x in angles)
+            return whole, rest
+
+        return self.once(("turns", theta), compute)
 
     def window(self, window: int | None) -> int | None:
         """The window, or None where no document reaches beyond it."""
@@ -180,6 +216,14 @@ def attend(
     if isinstance(layout, Layout) and layout.backend == "varlen":
         layout = layout.varlen(theta, width)
     if isinstance(layout, Varlen):
+        if qkv.dtype not in (torch.float16, torch.bfloat16):
+            raise ValueError(
+                f"attention: 'varlen' computes in bfloat16 or float16, not {qkv.dtype}; "
+                'set machine.attention to "auto" or "reference", or machine.dtype to bfloat16'
+            )
+        if layout.windows and window is not None and window_attention.fits(window, width):
+            where = (layout.bounds, layout.whole, layout.rest)
+            return window_attention.window_attention(qkv, *where, heads, key_value_heads, window)[0]
         turned, v = qkv.unflatten(1, (-1, width)).split((heads + key_value_heads, key_value_heads), dim=1)
         q, k = rotate(turned, layout.cos, layout.sin).split((heads, key_value_heads), dim=1)
         return _varlen(q, k, v, layout, window).flatten(1)
@@ -221,11 +265,6 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, layout: Varlen, window: int | None)
     """q [T, H, D], k and v [T, K, D] -> [T, H, D], by the kernel that reads packed documents."""
     from torch.nn.attention.varlen import varlen_attn  # a second, for what a CPU never calls
 
-    if q.dtype not in (torch.float16, torch.bfloat16):
-        raise ValueError(
-            f"attention: 'varlen' computes in bfloat16 or float16, not {q.dtype}; "
-            'set machine.attention to "auto" or "reference", or machine.dtype to bfloat16'
-        )
     options: dict[str, Any] = {"window_size": (-1, -1) if window is None else (window, window)}
     if q.shape[1] != k.shape[1] and layout.grouped:
         options["enable_gqa"] = True

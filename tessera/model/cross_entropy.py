@@ -2,7 +2,7 @@
 
 A score matrix of 10,000 positions and 256,000 tokens is five gigabytes. Here a block of it is made, turned into its own
 gradient in place, multiplied back into the gradients of the hidden states and of the weight, and forgotten; nothing is
-computed twice. On a GPU one Triton kernel (model/loss_kernel.py) turns scores into their gradient, where Triton is
+computed twice. On a GPU one Triton kernel (kernels/loss_kernel.py) turns scores into their gradient, where Triton is
 installed and works; elsewhere PyTorch's operations do. Source of the idea: Liger (arXiv:2410.10989, section 3.2) and
 cut cross-entropy (arXiv:2411.09009).
 """
@@ -56,7 +56,7 @@ def without_kernel(device: torch.device) -> str | None:
     if device.type != "cuda":
         return f"there is none for {device.type}"
     try:
-        from tessera.model.loss_kernel import losses_of
+        from tessera.kernels.loss_kernel import losses_of
 
         scores, targets = torch.eye(2, 16, device=device), torch.tensor([0, 3], device=device)
         wanted = _losses_in_pytorch(scores.clone(), None, targets, gradient=False)
@@ -87,8 +87,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 if d_hidden is not None:
                     torch.mm(scores, w, out=d_hidden[rows])
                 if wanted[1]:
-                    part = scores.T @ h[rows]
-                    d_weight = part.to(weight.dtype) if d_weight is None else d_weight.add_(part)
+                    d_weight = _with_product(d_weight, scores.T, h[rows], weight.dtype)
                 if d_bias is not None:
                     d_bias += (scores.new_ones(1, len(scores)) @ scores)[0]  # a product: torch sums columns slowly
         ctx.gradients = (d_hidden, d_weight, d_bias)
@@ -109,11 +108,41 @@ class _SummedCrossEntropy(torch.autograd.Function):
         return d_hidden, d_weight, d_bias, None
 
 
+def _with_product(total: Tensor | None, left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    """total + left right, into `total` where there is one. A GPU adds in float32 what it multiplies in bfloat16."""
+    if dtype is torch.float32 and left.dtype is torch.bfloat16 and adds_in_float32(left.device):
+        if total is None:
+            return torch.mm(left, right, out_dtype=torch.float32)
+        return _with_product_in_float32(total, left, right)
+    part = left @ right
+    return part.to(dtype) if total is None else total.add_(part)
+
+
+@lru_cache
+def adds_in_float32(device: torch.device) -> bool:
+    """Whether a product of bfloat16 can be added to float32 as it is made; on a GPU tried once.
+
+    Elsewhere the product of a block of scores is written as bfloat16, read again and added: half as much again as it
+    takes to make it.
+    """
+    if device.type != "cuda":
+        return False
+    total, part = torch.ones(16, 16, device=device), torch.eye(16, device=device, dtype=torch.bfloat16)
+    try:
+        return bool((_with_product_in_float32(total, part, part) == 1 + part).all())
+    except (NotImplementedError, RuntimeError, TypeError):  # an older PyTorch, or one that has it not for this GPU
+        return False
+
+
+def _with_product_in_float32(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    return torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
+
+
 def _losses(scores: Tensor, bias: Tensor | None, targets: Tensor, *, gradient: bool) -> Tensor:
     """Cross-entropies [m] float32 of scores [m, V] + bias. With `gradient`, scores become softmax - one-hot."""
     if without_kernel(scores.device) is not None:
         return _losses_in_pytorch(scores, bias, targets, gradient=gradient)
-    from tessera.model.loss_kernel import losses_of
+    from tessera.kernels.loss_kernel import losses_of
 
     return losses_of(scores, bias, targets, gradient=gradient)
 

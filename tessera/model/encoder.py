@@ -8,22 +8,20 @@ written in the operations of other runtimes.
 import functools
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from tessera.model import glu
 from tessera.model.attention import Layout, Varlen, attend, choose
+from tessera.model.glu import ACTIVATIONS
 from tessera.model.precision import on_device
 from tessera.plan.architecture import EncoderConfig
 
 # Shapes: T tokens of N documents end to end, C hidden size, I intermediate size.
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "silu": functional.silu}
 
 
 def pack(documents: Sequence[NDArray[np.integer]], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
@@ -82,8 +80,8 @@ class MLP(nn.Module):
         self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[T, C] -> [T, C]. Shazeer 2020, arXiv:2002.05202."""
-        return self.down(_gated(self.gate_up(x), self.activation))
+        """[T, C] -> [T, C]"""
+        return self.down(glu.gated(self.gate_up(x), self.activation))
 
 
 class Block(nn.Module):
@@ -126,7 +124,7 @@ def _compiled(backend: str) -> Callable[..., Tensor]:
     whole = torch.compile(_layer, fullgraph=True, backend=backend)
 
     def run(block: Block, x: Tensor, layout: Varlen) -> Tensor:
-        for tensor in (x, layout.cos, layout.sin, layout.starts):
+        for tensor in (x, layout.cos, layout.sin, layout.starts, layout.bounds, layout.whole):
             dynamo.maybe_mark_dynamic(tensor, 0)
         return whole(block, x, layout)
 
@@ -180,6 +178,7 @@ class Encoder(nn.Module):
         starts = np.minimum(np.arange(-(-tokens // longest) + 1) * longest, tokens)
         table = self.embedding.weight
         layout = Layout.from_host(starts, tokens, table.device, longest=longest)
+        glu.without_kernel(table.device)  # tried here, not while layers are traced
         kinds = {(isinstance(layer.attention_norm, Norm), layer.attention.window): layer for layer in self._blocks()}
         try:
             for layer in self._blocks():
@@ -216,40 +215,6 @@ class Encoder(nn.Module):
         """Change the bases of the rotary frequencies; `config` is replaced. Raises ValueError if they do not fit it."""
         fields = {**self.config.model_dump(), "global_rope_theta": global_, "local_rope_theta": local}
         self.config = EncoderConfig.model_validate(fields)
-
-
-def _gated(x: Tensor, activation: str) -> Tensor:
-    """activation(first half) * second half, [T, 2 I] -> [T, I]"""
-    if torch.compiler.is_compiling():  # which computes it anew on the way back, in one kernel with what is around it
-        gate, up = x.chunk(2, dim=-1)
-        return ACTIVATIONS[activation](gate) * up
-    return _Gate.apply(x, activation)
-
-
-class _Gate(torch.autograd.Function):
-    """activation(first half) * second half, [T, 2 I] -> [T, I], keeping only the input for the way back.
-
-    Halves are made contiguous first: the vector code of activations does not run on strided rows.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, activation: str) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.activation = activation
-        gate, up = x.chunk(2, dim=-1)
-        return ACTIVATIONS[activation](gate.contiguous()).mul_(up)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (x,) = ctx.saved_tensors
-        gate, up = (half.contiguous() for half in x.chunk(2, dim=-1))
-        out = torch.empty_like(x)
-        into_gate, into_up = out.chunk(2, dim=-1)
-        back = torch.ops.aten.gelu_backward if ctx.activation == "gelu" else torch.ops.aten.silu_backward
-        into_up.copy_(ACTIVATIONS[ctx.activation](gate)).mul_(gradient)
-        into_gate.copy_(back(up * gradient, gate))
-        return out, None
 
 
 class Transform(nn.Module):

@@ -24,7 +24,7 @@ from tessera.model.hf_files import refuse_infinite
 # Shapes: T tokens of N documents end to end, M scored positions, C hidden size, V vocabulary.
 
 _SCORED = 1024  # positions whose scores are held at once
-_CALL = 64  # padding tokens that one more call is worth
+_CALL, _CALL_ON_GPU = 64, 16_384  # padding tokens that one more call is worth; of e5-small, the second on an H200
 _SCORES = 1 << 28  # held at once; if there are more, the way back computes them again
 _ENDLESS = 1 << 40  # bytes of a file of weights: a checkpoint is one file, whatever its size
 _UNPADDED = ("bert",)  # families whose code takes positions, and hands attention to the function that is named
@@ -91,7 +91,7 @@ class TransformersEncoder(nn.Module):
         if self.training and self._may_pack(tokens):
             return self._unpadded(tokens, starts.tolist(), lengths, segments)
         places, parts = [starts.new_empty(0)], []
-        for group in groups(lengths):
+        for group in groups(lengths, _CALL if tokens.device.type == "cpu" else _CALL_ON_GPU):
             rows = starts[torch.tensor(group, device=starts.device)]
             counts = torch.tensor([lengths[i] for i in group], device=starts.device)
             column = torch.arange(int(lengths[group[0]]), device=starts.device)
@@ -295,18 +295,18 @@ class _Given(nn.Module):
         return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=inputs_embeds, pooler_output=pooled)
 
 
-def groups(lengths: Sequence[int]) -> list[list[int]]:
+def groups(lengths: Sequence[int], call: int = _CALL) -> list[list[int]]:
     """Length bucketing: documents that are padded to one length together, the longest first; empty ones are in none.
 
-    The least padding, where one more group is worth 64 tokens of it: over the distinct lengths, each the end of a group
-    or not, as the shortest way through a graph.
+    The least padding, where one more group is worth `call` tokens of it: over the distinct lengths, each the end of a
+    group or not, as the shortest way through a graph.
     """
     order = sorted((i for i, length in enumerate(lengths) if length), key=lambda i: (lengths[i], i))
     ends = [n + 1 for n, i in enumerate(order) if n + 1 == len(order) or lengths[order[n + 1]] != lengths[i]]
     cost, before = [0.0], [0]
     for e, end in enumerate(ends):
         size = lengths[order[end - 1]]
-        ways = [cost[b] + (end - begin) * size + _CALL for b, begin in enumerate([0, *ends[:e]])]
+        ways = [cost[b] + (end - begin) * size + call for b, begin in enumerate([0, *ends[:e]])]
         cost.append(min(ways))
         before.append(ways.index(cost[-1]))
     found: list[list[int]] = []

@@ -42,6 +42,9 @@ GPUS = {
 its architecture, Ada) and AMD (MI250X, both dies; MI300A, MI300X). Where a sheet states the figure with sparsity, half
 of it stands here."""
 
+HOPPER = ("h100", "h200")
+"""Compute capability 9.0: kernels of windows are made for these."""
+
 
 def gpu(name: str) -> Gpu:
     """The GPU of that name. Raises ValueError for one that is not in the table."""
@@ -94,6 +97,16 @@ def phase_flops(config: EncoderConfig, phase: Phase, length: float) -> float:
     return 3 * forward * phase.tokens
 
 
+def mining_flops(config: EncoderConfig, phase: Phase, length: float) -> tuple[float, float]:
+    """FLOPs of mining a phase's hard negatives: at most so many to read its pairs, and those of comparing each pair.
+
+    Each pair is read once, and only forward; its first side is held against the second sides of `among` pairs.
+    """
+    assert phase.contrast is not None
+    pairs = phase.tokens * 2 / (2 + phase.contrast.negatives)
+    return pairs * flops_per_token(config, max(1, round(length))), 2.0 * phase.contrast.among * config.hidden_size
+
+
 def gpu_hours(flops: float, name: str, mfu: float) -> float:
     """Hours on one GPU that runs at the share `mfu` of its peak. Raises ValueError for a share outside (0, 1]."""
     if not 0 < mfu <= 1:
@@ -128,6 +141,14 @@ MOST_AT_ONCE = 65_536  # tokens of a micro-batch: more of them save next to noth
 _KEPT_FREE = 0.2  # share of a GPU's memory for CUDA itself, workspaces and what lies between arrays
 
 
+SIZES = 64  # passes on a GPU have one of about so many sizes, and may be one size longer than they are meant to be
+
+
+def passes_of(tokens: int, at_once: int) -> int:
+    """Into how many passes of about equal size a GPU's tokens of a batch are cut."""
+    return -(-tokens // (at_once + at_once // SIZES))
+
+
 def fitting_tokens(config: EncoderConfig, phase: Phase, has: float, gpus: int) -> int:
     """Tokens of a micro-batch for a GPU of so many bytes, in whole thousands (1,024): what `memory` says that it holds.
 
@@ -139,21 +160,25 @@ def fitting_tokens(config: EncoderConfig, phase: Phase, has: float, gpus: int) -
     return 1024
 
 
-def memory(config: EncoderConfig, phase: Phase, micro_batch_tokens: int, gpus: int) -> dict[str, float]:
+def memory(
+    config: EncoderConfig, phase: Phase, micro_batch_tokens: int, gpus: int, *, own_windows: bool = False
+) -> dict[str, float]:
     r"""Bytes of one GPU while it trains, by part, under bfloat16 products and the varlen attention.
 
         weights       4 P                   float32
         gradients     4 P                   with more than one GPU they are DDP's buckets
         moments       8 P                   both optimizers keep two in float32
         casts         2 M                   bfloat16 copies of the matrices, kept until the way back
-        activations   T * (L * (12 C + 6 A + 6 K + 6 I + 4 H [+ C]) + 12 C)
+        activations   T * (L * (12 C + 6 A + 6 K + 6 I + 4 H [+ C]) + 12 C - W * (2 A + 2 K))
         logits        4 V * min(4096, r T)  of the positions scored at once, and their gradient
 
-    P parameters, M those in matrices, T tokens of a micro-batch, L layers, C hidden size, A and K widths of all query
-    and all key heads, I intermediate size, H heads, V vocabulary, r the mask ratio. In a layer 12 C are the float32
-    inputs and bfloat16 outputs of two norms, 4 A + 6 K queries, keys and values before and after rotation, 2 A + 4 H
-    the attention's output, 6 I the two gates and their product, C the dropout's mask where there is one. The last 12 C
-    are the embedding and the norms around the layers. Counted in tests/plan/test_cost.py against what torch saves.
+    P parameters, M those in matrices, T tokens of a pass, L layers, C hidden size, A and K widths of all query
+    and all key heads, I intermediate size, H heads, V vocabulary, r the mask ratio, W the local layers with
+    `own_windows`: kernels of windows, on Hopper, which keep nothing after rotation; else 0. In a layer 12 C are the
+    float32 inputs and bfloat16 outputs of two norms, 4 A + 6 K queries, keys and values before and after rotation,
+    2 A + 4 H the attention's output, 6 I the two gates and their product, C the dropout's mask where there is one. The
+    last 12 C are the embedding and the norms around the layers. Counted in tests/plan/test_cost.py against what torch
+    saves.
     """
     counts = parameters(config)
     hidden, layers = config.hidden_size, config.num_hidden_layers
@@ -161,7 +186,9 @@ def memory(config: EncoderConfig, phase: Phase, micro_batch_tokens: int, gpus: i
     each = 12 * hidden + 6 * queries + 6 * keys + 6 * config.intermediate_size + 4 * config.num_attention_heads
     if config.attention_output_dropout:
         each += hidden
-    tokens = max(phase.context, min(micro_batch_tokens, phase.batch_tokens // gpus))
+    local = sum(config.window(layer) is not None for layer in range(layers)) if own_windows else 0
+    own = phase.batch_tokens // gpus
+    tokens = max(phase.context, -(-own // passes_of(own, micro_batch_tokens)))  # a batch is cut evenly
     matrices = counts["layers"] - 2 * layers * hidden + counts["head"] + config.vocab_size * hidden
     masked = max(at(phase.predicted, 0.0), at(phase.predicted, 1.0)) * tokens
     return {
@@ -169,6 +196,6 @@ def memory(config: EncoderConfig, phase: Phase, micro_batch_tokens: int, gpus: i
         "gradients": 4.0 * counts["total"],
         "moments": 8.0 * counts["total"],
         "casts": 2.0 * matrices,
-        "activations": tokens * (layers * each + 12.0 * hidden),
+        "activations": tokens * (layers * each + 12.0 * hidden - local * 2 * (queries + keys)),
         "logits": 4.0 * config.vocab_size * min(LOGITS_AT_ONCE, masked),
     }

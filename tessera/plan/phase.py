@@ -121,10 +121,24 @@ class Distil(Strict):
 class Contrast(Strict):
     """Contrastive training on pairs (InfoNCE): each side finds the other among all pairs of the batch, both ways.
 
-    The mixture of the phase is one of pairs. Source: van den Oord et al. 2018, arXiv:1807.03748.
+    The mixture of the phase is one of pairs. Hard negatives are second sides that the model which the phase starts from
+    takes for an answer: mined before it begins, they are held against the first sides.
+
+    Source: van den Oord et al. 2018, arXiv:1807.03748; of the negatives Moreira et al. 2024, arXiv:2407.15831.
     """
 
     temperature: float = Field(0.05, gt=0)  # cosines are divided by it
+    negatives: int = Field(0, ge=0)  # hard ones of each pair, besides those of the batch
+    below: float = Field(0.95, gt=0, le=1)  # share of the answer's cosine: what is nearer may be an answer as well
+    among: int = Field(16_384, ge=2)  # pairs, drawn by chance, among which those of each are looked for
+
+    @model_validator(mode="after")
+    def _asks_for_negatives(self) -> Self:
+        fields = type(self).model_fields
+        for key in ("below", "among"):
+            if not self.negatives and getattr(self, key) != fields[key].default:
+                raise ValueError(f"{key} is of hard negatives, and there are none; say how many, as negatives: 2")
+        return self
 
 
 Freeze = Literal["none", "embeddings", "layers", "all_but_new_rows"]
@@ -193,6 +207,11 @@ class Phase(Strict):
             raise ValueError(f"blow_up.loss_above_uniform is of masked language modelling; this phase is {self.kind}")
         if self.auto:
             raise ValueError(f"tokens: auto counts what masked language modelling reads; give {self.kind} a number")
+        if self.contrast is not None and self.contrast.negatives and self.from_ == "scratch":
+            raise ValueError(
+                "contrast.negatives are mined by the model that the phase starts from, and from scratch there is none; "
+                "leave them out here, and contrast with them in a phase that starts from this one"
+            )
         return self
 
     @model_validator(mode="after")

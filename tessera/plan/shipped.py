@@ -19,7 +19,7 @@ def recipes() -> dict[str, Path]:
     """The file of every recipe that comes with tessera, by its name: {"mmbert-base": .../mmbert-base.yaml, ...}."""
     inside, beside = _PACKAGE / "recipes", _PACKAGE.parent / "recipes"
     folder = inside if inside.is_dir() or not (_PACKAGE.parent / "pyproject.toml").is_file() else beside
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem)}
 
 
 def recipe_file(given: str | Path) -> Path:

@@ -82,6 +82,7 @@ class Overview:
     phases: tuple[PhasePlan, ...]
     merges: tuple[str, ...]
     warnings: tuple[str, ...]
+    mining: tuple[str, ...] = ()  # what phases with hard negatives do before they begin
 
 
 def overview(
@@ -128,7 +129,21 @@ def overview(
             for m in recipe.merges
         ),
         warnings=tuple(warnings),
+        mining=tuple(_mining(phase, config) for phase in recipe.phases if phase.contrast and phase.contrast.negatives),
     )
+
+
+def _mining(phase: Phase, config: EncoderConfig | None) -> str:
+    how = phase.contrast
+    assert how is not None
+    said = (
+        f"{phase.name}: before it begins, the model that it starts from mines {how.negatives} hard negatives of each "
+        f"pair among {how.among:,} pairs"
+    )
+    if config is None:
+        return said
+    reads, compares = cost.mining_flops(config, phase, phase.context)
+    return f"{said}: at most {reads:.2e} FLOPs to read them all, {compares:.1e} to compare one with the others"
 
 
 def _architecture(recipe: Recipe, inventory: Inventory | None) -> EncoderConfig | None:
@@ -182,7 +197,8 @@ def _phase(
 
 def _memory(recipe: Recipe, phase: Phase, config: EncoderConfig, machine: Machine) -> dict[str, float]:
     fitting = cost.fitting_tokens(config, phase, cost.gpu(machine.gpu).memory, machine.gpus)
-    return cost.memory(config, phase, recipe.machine.micro_batch_tokens or fitting, machine.gpus)
+    at_once, hopper = recipe.machine.micro_batch_tokens or fitting, machine.gpu in cost.HOPPER
+    return cost.memory(config, phase, at_once, machine.gpus, own_windows=hopper)
 
 
 def _joint(phase: Phase, step: int, whole: int, progress: float) -> Joint:

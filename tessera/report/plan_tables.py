@@ -139,7 +139,7 @@ def said(plan: Overview) -> Sequence[str]:
         first = f"Text: {plan.inventory}."
     if any(phase.flops is not None and phase.mean_length is None for phase in plan.phases):
         first += " The length of documents is not known: FLOPs are for pieces as long as the context, an upper bound."
-    return [first, *(f"warning: {line}" for line in plan.warnings)]
+    return [first, *plan.mining, *(f"warning: {line}" for line in plan.warnings)]
 
 
 # -------------------------------------------------------------------------------------------------------- its picture

@@ -1,9 +1,12 @@
 """Result tables of the report: what came out of a run, by model, by language group and by language."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from tessera.checksums import Damaged
+from tessera.files import read_json
 from tessera.plan.recipe import Merge
 from tessera.plan.result import HELD_OUT, Result
 from tessera.report.run_files import EVERYTHING, Reading, Run, group_mean, language_of, parents_of
@@ -186,7 +189,22 @@ def stages(run: Run) -> list[Table]:
              Cell(f"{tokens(speed)}/s", speed) if speed else NOTHING]
         )  # fmt: skip
     columns = [Columns("", ("planned tokens", "read tokens", "steps", "context", "time", "speed"))]
-    return [Table(words=("phase", "from", "state"), numbers=columns, rows=rows)]
+    return [Table(words=("phase", "from", "state"), numbers=columns, rows=rows, note="; ".join(_mined(run)))]
+
+
+def _mined(run: Run) -> Iterator[str]:
+    """What was mined for phases with hard negatives, where it is there and whole."""
+    for log in run.phases:
+        asked = log.phase.contrast.negatives if log.phase.contrast is not None else 0
+        try:
+            found = read_json(run.folder / log.name / "negatives" / "mined.json") if asked else None
+        except (OSError, Damaged):
+            continue
+        counts = [found.get(key) for key in ("negatives", "pairs", "lacking")] if isinstance(found, dict) else []
+        match counts:
+            case [int(mined), int(pairs), int(lacking)]:
+                few = f"{lacking:,} of which have fewer than {asked}"
+                yield f"{log.name}: {mined:,} hard negatives of {pairs:,} pairs, {few}"
 
 
 def _named(code: str, names: dict[str, str], groups: dict[str, str]) -> list[Cell]:

@@ -12,6 +12,7 @@ In reading order:
     rerank.py    a cross-encoder out of pairs: negatives for it, and what it is to put in order
     teacher.py   the vectors of a teacher, computed once and kept
     lessons.py   what a teacher says of every text that a phase of a run distils
+    hard_negatives.py  mined for the pairs of a contrastive phase of a run
     agreement.py  how near a student is to its teacher
     distil.py    a student that learns these vectors, also for translations, as a folder
     from_files.py  each of the three out of files

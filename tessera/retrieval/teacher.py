@@ -103,7 +103,7 @@ def embed(
             parts.append(teacher.encode(some, prompt=prompt, on_progress=report))
             continue
         place = cache / f"teacher-{digest([of, some])}.npy"
-        if not _whole(place):
+        if not whole(place):
             place.parent.mkdir(parents=True, exist_ok=True)
             found = teacher.encode(some, prompt=prompt, on_progress=report)
             with atomic_file(place, many=True, sealed=True) as draft, draft.open("wb") as file:
@@ -112,7 +112,7 @@ def embed(
     return TeacherVectors(tuple(parts), size)
 
 
-def _whole(place: Path) -> bool:
+def whole(place: Path) -> bool:
     if not place.is_file():
         return False
     try:

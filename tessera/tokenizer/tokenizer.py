@@ -8,7 +8,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -66,10 +66,10 @@ class Tokenizer:
     unknown_id: int | None
     special_ids: tuple[int, ...]
     template: tuple[tuple[int, ...], tuple[int, ...]]
-    definition: dict[str, Any]  # tokenizer.json as it was read
-    _inner: tokenizers.Tokenizer
-    _fast: Gigatoken | None
-    _plain: PlainText
+    definition: dict[str, Any] = field(repr=False)  # tokenizer.json as it was read: a megabyte to print
+    _inner: tokenizers.Tokenizer = field(repr=False)
+    _fast: Gigatoken | None = field(repr=False)
+    _plain: PlainText = field(repr=False)
 
     @classmethod
     def load(cls, path: str | Path, engine: Engine = "tokenizers") -> Self:

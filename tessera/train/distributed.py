@@ -45,6 +45,10 @@ class World:
     # A group of all that waits for the leader; none in a world of one, and none after `leave`.
     waiting: list[dist.ProcessGroup] = field(default_factory=list, compare=False, repr=False)
 
+    def __post_init__(self) -> None:
+        if self.device.type == "cuda" and self.device.index is None:  # `cuda` is another GPU in another thread
+            object.__setattr__(self, "device", torch.device("cuda", torch.cuda.current_device()))
+
     @property
     def leads(self) -> bool:
         """Whether this is the process that writes and prints."""

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from tessera.data.packing import Batch
 from tessera.data.pair_stream import text_keys
+from tessera.model.attention import Layout
 from tessera.model.encoder import Encoder
 from tessera.model.pooling import pool
 from tessera.model.precision import autocast
@@ -46,7 +47,7 @@ class Embeddings(nn.Module):
         super().__init__()
         self.encoder = encoder  # without the head, whose weights get no gradient
 
-    def forward(self, tokens: Tensor, starts: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, starts: Tensor | Layout) -> Tensor:
         return pool(self.encoder(tokens, starts), starts, "mean").float()
 
 
@@ -133,7 +134,9 @@ def _contrast(run: "_Forward", batch: Batch, how: Contrast) -> Tensor:
     """InfoNCE over all pairs."""
     assert batch.rows is not None, "texts without their pairs"
     objective, world = run.objective, run.world
-    # vectors of every text of the batch, by all processes: rows 2i and 2i + 1 are the sides of pair i
+    # vectors of every text of the batch, by all processes: rows 2i and 2i + 1 are the sides of pair i, -1, -2 ...
+    # from the end are hard negatives
+    sides = int((batch.rows >= 0).sum())
     table = torch.zeros(len(batch.rows), run.width, device=world.device)
     with torch.no_grad():
         for number in range(len(run.pieces)):
@@ -141,9 +144,12 @@ def _contrast(run: "_Forward", batch: Batch, how: Contrast) -> Tensor:
                 table[run.rows(number)] = run.vectors(number)
     table = distributed.summed(table, world).requires_grad_()
     # the loss, and its gradient at each vector
-    keys = text_keys(batch.tokens, batch.starts)[np.argsort(batch.rows)]
-    pairs = torch.arange(len(table) // 2, device=world.device)
-    loss = info_nce(table[0::2], table[1::2], pairs, _same(keys, world.device), how.temperature, symmetric=True)
+    keys = np.empty(len(table), np.uint64)
+    keys[batch.rows] = text_keys(batch.tokens, batch.starts)
+    pairs = torch.arange(sides // 2, device=world.device)
+    documents = torch.cat((table[1:sides:2], table[sides:]))
+    ignored = _known(keys[:sides], keys[sides:], world.device)
+    loss = info_nce(table[0:sides:2], documents, pairs, ignored, how.temperature, symmetric=True)
     loss.backward()
     assert table.grad is not None
     # every text again, with its part of that gradient; the average over processes is undone
@@ -154,12 +160,18 @@ def _contrast(run: "_Forward", batch: Batch, how: Contrast) -> Tensor:
     return loss.detach().reshape(1) / world.size
 
 
-def _same(keys: NDArray[np.uint64], device: torch.device) -> Tensor:
-    """[P, P] bool: other pairs with the same first or the same second side; keys [2P]."""
-    first, second = keys[0::2], keys[1::2]
+def _known(sides: NDArray[np.uint64], negatives: NDArray[np.uint64], device: torch.device) -> Tensor:
+    """[P, P + M] bool: what is not held against the first side of each pair; sides [2P] and negatives [M] are keys.
+
+    Other pairs with the same first or the same second side. Of negatives those that say what the first side says, and
+    what is there already: as another negative or as a second side, where it is known whom it answers.
+    """
+    first, second = sides[0::2], sides[1::2]
     same = (first[:, None] == first) | (second[:, None] == second)
     np.fill_diagonal(same, False)
-    return torch.from_numpy(same).to(device)
+    there = np.isin(negatives, second)
+    there[np.setdiff1d(np.arange(len(negatives)), np.unique(negatives, return_index=True)[1])] = True
+    return torch.from_numpy(np.concatenate((same, there | (first[:, None] == negatives)), axis=1)).to(device)
 
 
 class _Forward:
@@ -189,7 +201,7 @@ class _Forward:
         return torch.from_numpy(rows).to(self.world.device)
 
     def vectors(self, number: int) -> Tensor:
-        """[N, C] of a pass."""
+        """[N, C] of a pass, without the documents that fill it up on a GPU."""
         piece = self.pieces[number]
         if self._noise is None:
             torch.manual_seed(self._seed + self.world.rank + 7919 * int(piece.sources[0]))
@@ -197,4 +209,5 @@ class _Forward:
             self._noise.set(self._seed, piece)
         tokens, starts, *_ = self._inputs[number]
         with autocast(self.world.device, self._dtype):
-            return self.objective(tokens, starts)
+            found: Tensor = self.objective(tokens, starts)
+        return found[: len(piece.sources)]

@@ -25,10 +25,11 @@ from tessera.model.encoder import Attention
 from tessera.model.hub import AnyMaskedLM
 from tessera.model.mlm import MaskedLM
 from tessera.model.precision import autocast, on_device
+from tessera.plan.cost import SIZES
 from tessera.train import distributed
 
 _LEVELS = 1 << 16  # a probability is so many parts; four elements share one 64-bit hash
-_SIZES, _ROWS_OF_A_TILE = 64, 128  # passes on a GPU have one of about so many sizes, each in whole tiles of a product
+_ROWS_OF_A_TILE = 128  # sizes of passes on a GPU are whole tiles of a product
 _ROWS = 1 << 10  # tokens hashed at a time, so that the passes over them stay in the processor's cache
 
 
@@ -193,7 +194,7 @@ def _inputs(piece: Batch, cut: Cut) -> Inputs:
     else:
         assert cut.longest is not None
         longest = max(cut.longest, int(np.diff(piece.starts).max()))
-        piece = filled(piece, max(_ROWS_OF_A_TILE, cut.micro_batch_tokens // _SIZES), longest, cut.pad_id)
+        piece = filled(piece, max(_ROWS_OF_A_TILE, cut.micro_batch_tokens // SIZES), longest, cut.pad_id)
         starts = Layout.from_host(piece.starts, len(piece.tokens), device, longest=longest)
     tokens, positions, targets = (
         on_device(array.astype(np.int64), device) for array in (piece.tokens, piece.positions, piece.targets)

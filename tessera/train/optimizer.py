@@ -1,11 +1,14 @@
 """The optimizers of the recipes, and their state as plain tensors."""
 
+import functools
 import json
+import logging
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from optimi import StableAdamW
+from optimi.utils import debias_beta
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
@@ -14,6 +17,8 @@ from tessera.model.precision import without_compiler
 from tessera.plan.errors import one_line
 from tessera.plan.phase import Optimizer
 from tessera.train.distributed import DTensor, like, whole
+
+_log = logging.getLogger("tessera")
 
 _COUNTS = {"step", "setup"}  # of torch-optimi, which adds them to a group with the first step
 _SCRATCH = {"mean_square", "kahan_comp"}  # of its Triton form; the other form knows the second, without a value
@@ -43,7 +48,8 @@ def build(
     both = ({"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0})
     groups: list[dict[str, Any]] = [group for group in both if group["params"]]  # rows alone may have nothing plain
     if settings.name == "stableadamw":
-        return StableAdamW(
+        at_once = in_triton(model) and works_at_once(next(model.parameters()).device)
+        return (AtOnce if at_once else StableAdamW)(
             groups,
             lr=peak,
             betas=settings.betas,
@@ -68,12 +74,70 @@ def build(
 
 
 def in_triton(model: nn.Module) -> bool:
-    """Whether StableAdamW's update of these weights runs as Triton kernels.
+    """Whether StableAdamW's update of these weights, in float32, runs as Triton kernels.
 
     Its other forms read back from the GPU how far each tensor moves, 137 times a step for mmBERT-base.
     """
     weights = list(model.parameters())
-    return not any(isinstance(p, DTensor) for p in weights) and without_compiler(weights[0].device) is None
+    plain = all(p.dtype is torch.float32 and not isinstance(p, DTensor) for p in weights)
+    return plain and without_compiler(weights[0].device) is None
+
+
+@functools.cache
+def works_at_once(device: torch.device) -> bool:
+    """Whether the update of all tensors at once has torch-optimi's numbers on this GPU; tried once, else it is said."""
+    if device.type != "cuda":
+        return True
+    try:
+        ways = []
+        for kind, options in ((AtOnce, {}), (StableAdamW, {"triton": False, "foreach": False})):
+            weights = [torch.linspace(-1, 1, size, device=device) for size in (5000, 16, 3)]
+            optimizer = kind([{"params": weights, "weight_decay": 1e-3}], lr=1e-2, **options)
+            for _ in range(2):
+                for weight in weights:
+                    weight.grad = weight.detach().cos()
+                optimizer.step()
+            ways.append(weights)
+        torch.testing.assert_close(ways[0], ways[1], rtol=1e-4, atol=1e-6)
+    except Exception as error:  # whatever Triton's compiler or the driver says, or other numbers
+        first = next(iter(str(error).splitlines()), "")
+        _log.warning("StableAdamW: tensor by tensor, not all at once; %s: %s", type(error).__name__, first)
+        return False
+    return True
+
+
+class AtOnce(StableAdamW):
+    """StableAdamW in Triton, a few kernels for all tensors of a group (train/optimizer_kernel.py); its state is the
+    same."""
+
+    def __init__(self, groups: list[dict[str, Any]], **settings: Any) -> None:
+        super().__init__(groups, **{**settings, "triton": True, "foreach": False})
+        self._blocks: dict[tuple[int, ...], Any] = {}  # by the sizes of the tensors
+
+    @torch.no_grad()
+    def step(self, closure: None = None, param: None = None) -> None:
+        """One update of all parameters that have a gradient."""
+        from tessera.train.optimizer_kernel import Blocks, update
+
+        assert closure is None
+        assert param is None
+        for group in self.param_groups:
+            weights: list[Tensor] = []
+            gradients: list[Tensor] = []
+            moments: tuple[list[Tensor], list[Tensor]] = ([], [])
+            self._init_group(group, weights, gradients, *moments, [], [], [])
+            step = int(group["step"].add_(1))  # counted on the processor
+            if not weights:
+                continue
+            sizes = tuple(weight.numel() for weight in weights)
+            if sizes not in self._blocks:
+                self._blocks[sizes] = Blocks.of(list(sizes), weights[0].device)
+            update(
+                (weights, [gradient.contiguous() for gradient in gradients], *moments), self._blocks[sizes],
+                lr=group["lr"], eps=group["eps"],
+                decay=group["weight_decay"] / (group["max_lr"] if group["decouple_lr"] else 1.0),
+                beta1=debias_beta(group["beta1"], step), beta2=debias_beta(group["beta2"], step),
+            )  # fmt: skip
 
 
 class MuonAndAdamW(torch.optim.Optimizer):

@@ -1,11 +1,10 @@
 """Initialising or resuming a phase: from its own last whole checkpoint, another phase, a folder, or nothing."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tessera import checksums
 from tessera.data.shards import Shards
@@ -30,7 +29,7 @@ from tessera.train.checkpoint import Position
 from tessera.train.embedding import Embeddings
 from tessera.train.freeze import NewRows, freeze, kept_rows, learning
 from tessera.train.gradient import Cut, Objective, SeededDropout
-from tessera.train.optimizer import build
+from tessera.train.optimizer import build, clip_gradients
 from tessera.train.speed import speed_up, tokens_at_once
 
 STARTED_FROM = "started_from.json"  # which model a phase that starts from a folder found there
@@ -64,10 +63,17 @@ class TrainState:
     cut: Cut  # of batches into passes
     rows: NewRows | None  # where nothing but these learns
 
-    @property
-    def learning(self) -> Iterator[nn.Parameter]:
-        """The weights that the optimizer moves."""
-        return learning(self.model, self.rows)
+    def clip(self, limit: float | None) -> Tensor:
+        """The norm of the gradient of all that learns; scales it down to `limit` where that is given."""
+        if self.rows is not None:
+            self.rows.take_gradients()
+        return clip_gradients(learning(self.model, self.rows), limit)
+
+    def update(self) -> None:
+        """A step of the optimizer."""
+        self.optimizer.step()
+        if self.rows is not None:
+            self.rows.put_back()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,12 +119,12 @@ def start(
     rows = freeze(model, phase, kept_rows(recipe, phase, run, world))
     dtype = compute_dtype(recipe.machine.dtype, world.device)
     at_once = tokens_at_once(model, phase, recipe.machine, world)
+    cut = Cut.of(model, world, dtype, at_once, phase.context)
     if phase.kind == "masked":
         whole: nn.Module = Objective(model)
-        cut = Cut.of(model, world, dtype, at_once, phase.context)
     else:
         assert isinstance(model, MaskedLM), "checked above"
-        whole, cut = Embeddings(model.encoder), Cut(world=world, micro_batch_tokens=at_once)
+        whole = Embeddings(model.encoder)
     speed_up(model, phase, recipe.machine, cut, dtype, watcher)
     on_cpu = world.device.type == "cpu" and not cut.layouts
     noise = SeededDropout(model) if on_cpu and isinstance(model, MaskedLM) else None

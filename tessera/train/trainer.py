@@ -35,8 +35,8 @@ from tessera.train.embedding import TeacherVectors
 from tessera.train.gradient import Cut, Passes, prepare
 from tessera.train.held_out import bits_per_byte
 from tessera.train.metrics import Metrics, write_mixture
-from tessera.train.optimizer import clip_gradients, set_learning_rate
-from tessera.train.reading import Taught, reading
+from tessera.train.optimizer import set_learning_rate
+from tessera.train.reading import Mined, Taught, reading
 from tessera.train.start import Rollback, Text, TrainingError, TrainState, described, start
 from tessera.train.throughput import ThroughputMeter, find_peak
 
@@ -70,17 +70,19 @@ def train(
     world: distributed.World,
     on_progress: Progress = silent,
     watcher: Watcher = Silent(),
-    taught: Taught | None = None,
+    beforehand: Taught | Mined | None = None,
 ) -> Path:
     """Trains one phase to its end and returns its last checkpoint, `<run>/<phase>/final`.
 
-    taught   what the teacher of a phase that distils said
+    beforehand   what the teacher of a phase that distils said, or the hard negatives of one that contrasts
 
     Starts from the phase's own last whole checkpoint where there is one. Raises TrainingError where a step goes wrong
     and `blow_up` does not forgive it, CheckpointError on a full disk, LostProcess where another process of the world
     has ended, Stopped after a checkpoint where a signal asks for it; what was written before stays.
     """
-    stream, planned = reading(recipe, phase, text, taught)
+    hard = phase.contrast is not None and phase.contrast.negatives
+    assert not hard or isinstance(beforehand, Mined), "hard negatives are mined before a phase is trained"
+    stream, planned = reading(recipe, phase, text, beforehand)
     job = Job(
         recipe=recipe,
         phase=phase,
@@ -88,7 +90,7 @@ def train(
         text=text,
         world=world,
         stream=stream,
-        teacher=None if taught is None else taught.vectors,
+        teacher=beforehand.vectors if isinstance(beforehand, Taught) else None,
         mixture=planned,
         dtype=compute_dtype(recipe.machine.dtype, world.device),
         on_progress=on_progress if world.leads else silent,
@@ -199,9 +201,7 @@ def _step(job: Job, state: TrainState, step: int, batch: Batch, passes: Passes) 
         sums = gradient.backward(model, passes, job.dtype, noise=noise, seed=seed)
     else:
         sums = embedding.backward(model, batch, passes, phase, job.teacher, job.dtype, noise=noise, seed=seed)
-    if state.rows is not None:
-        state.rows.take_gradients()
-    length = clip_gradients(state.learning, phase.optimizer.clip_norm)
+    length = state.clip(phase.optimizer.clip_norm)
     # the one place of a step where the processor waits for a GPU
     *own, norm = torch.cat((sums, length.to(sums.device).reshape(1))).tolist()
     # is the step sound? all processes judge the same two numbers
@@ -209,9 +209,7 @@ def _step(job: Job, state: TrainState, step: int, batch: Batch, passes: Passes) 
     fault = bad_steps.find(phase, state.model.config.vocab_size, step, loss, norm)
     # update the weights
     if fault is None and passes.nothing is not None:  # a last step of a few tokens may hold no document
-        state.optimizer.step()
-        if state.rows is not None:
-            state.rows.put_back()
+        state.update()
     state.optimizer.zero_grad(set_to_none=True)
     return loss, norm, fault
 
@@ -340,7 +338,10 @@ def _introduce(job: Job, state: TrainState, meter: ThroughputMeter) -> None:
 def _objective(phase: Phase) -> str:
     if phase.distil is not None:
         return f"{phase.distil.pairs:.0%} in pairs, distilling {phase.distil.teacher} ({phase.distil.loss})"
-    return f"mask {phase.predicted:g}" if phase.contrast is None else "contrastive, in pairs"
+    if phase.contrast is None:
+        return f"mask {phase.predicted:g}"
+    hard = phase.contrast.negatives
+    return "contrastive, in pairs" + (f" with {hard} hard negatives each" if hard else "")
 
 
 def _seed(*parts: object) -> int:

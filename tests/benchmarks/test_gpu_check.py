@@ -152,10 +152,10 @@ def test_without_a_gpu_nothing_is_measured(program, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_rehearsal_runs_from_end_to_end(tmp_path):
+def test_a_rehearsal_runs_from_end_to_end(program, tmp_path):
     words = [sys.executable, BENCHMARKS / "gpu_check.py", "--rehearse", "--out", tmp_path]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + (tmp_path / "gpu_check.log").read_text()
     found = json.loads((tmp_path / "gpu_check.json").read_text())
-    assert list(found["parts"]) == list(importlib.import_module("gpu_check").PARTS)
+    assert list(found["parts"]) == list(program.PARTS)
     assert all(part["rows"] and "error" not in part for part in found["parts"].values())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.data.pair_stream import EmbeddingStream, PairStream, text_keys
+from tessera.data.pair_stream import EmbeddingStream, PairStream, text_keys, with_negatives
 from tessera.data.shard_writer import ShardWriter
 from tessera.data.shards import Shards
 from tessera.data.stream import Stream
@@ -132,3 +132,67 @@ def test_what_is_recorded_of_a_step_is_what_it_read(stores):
     batch, found = reader.read(500, 1_500), reader.origins(500, 1_500)
     assert [tokens for *_, tokens in found] == np.diff(batch.starts).tolist()
     assert [bucket for bucket, *_ in found] == batch.sources.tolist()
+
+
+# ------------------------------------------------------------------------------------------------------ hard negatives
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """1,200 pairs in two buckets, every side with a length of its own kind."""
+    rng, folder = np.random.default_rng(1), tmp_path_factory.mktemp("large")
+    with ShardWriter(folder / "pairs", "none", 10_000) as writer:
+        for language, longest in (("a", 12), ("b", 30)):
+            for pair in range(600):
+                both = [np.array([100 + pair, *rng.integers(10, 99, rng.integers(2, longest))]) for _ in range(2)]
+                writer.add("pairs", language, None, both, 1)
+    return Shards.open(folder / "pairs")
+
+
+def two_of(numbers):
+    """Negatives of pairs: the next but one thousand, and for even ones the pair that stands beside it."""
+    return np.stack(((numbers + 1_000) % 1_200, np.where(numbers % 2, -1, numbers + 1)), axis=1)
+
+
+def with_hard(shards, negatives=two_of, count=2):
+    mixture = MixtureSchedule((0, 1), ((0.5, 0.5),))
+    sides = PairStream(shards, mixture, context=CONTEXT, seed=3, phase_name="hard", negatives=count)
+    return EmbeddingStream(None, sides, 1.0, None, negatives)
+
+
+def test_negatives_stand_once_behind_the_pairs_unless_they_are_among_them(large):
+    for t in range(0, 20_000, 2_000):
+        batch, (_, number) = with_hard(large).read(t, t + 2_000), with_hard(large).pairs.pairs(t, t + 2_000)
+        due = sorted(set(two_of(number).ravel().tolist()) - {-1} - set(number.tolist()))
+        assert batch.rows.tolist() == [*range(2 * len(number)), *(-1 - n for n in range(len(due)))]
+        tokens, starts = with_hard(large).pairs.texts(2 * np.array(due) + 1)
+        assert batch.tokens[batch.starts[2 * len(number)] :].tolist() == tokens.tolist()
+        assert np.diff(batch.starts[2 * len(number) :]).tolist() == np.diff(starts).tolist()
+        assert batch.sources[2 * len(number) :].tolist() == [int(n >= 600) for n in due]
+
+
+def test_the_clock_of_a_phase_counts_its_negatives(large):
+    def drawn(numbers):
+        return np.stack((numbers * 7 % 1_200, numbers * 11 % 1_200), axis=1)
+
+    reader = with_hard(large, drawn)
+    assert sum(len(reader.read(t, t + 500).tokens) for t in range(0, 50_000, 500)) == pytest.approx(50_000, rel=0.05)
+    tokens = [bucket.tokens for bucket in with_negatives(large, 2)]
+    lengths = np.diff(large.offsets)
+    assert tokens == [int(part[0::2].sum() + 3 * part[1::2].sum()) for part in np.split(lengths, 2)]
+    assert with_negatives(large, 0) == large.buckets
+
+
+def test_without_negatives_the_pairs_and_their_order_stay(large):
+    mixture = MixtureSchedule((0, 1), ((0.5, 0.5),))
+    plain = PairStream(large, mixture, context=CONTEXT, seed=3, phase_name="hard")
+    for t in range(0, 9_000, 900):
+        np.testing.assert_array_equal(plain.pairs(t, t + 900)[1], with_hard(large, None, 0).pairs.pairs(t, t + 900)[1])
+
+
+def test_what_is_recorded_of_a_step_holds_its_negatives(large):
+    batch, found = with_hard(large).read(500, 2_500), with_hard(large).origins(500, 2_500)
+    assert [tokens for *_, tokens in found] == np.diff(batch.starts).tolist()
+    assert [bucket for bucket, *_ in found] == batch.sources.tolist()
+    begins = [large.offsets[large.first_document[bucket] + document] for bucket, document, *_ in found]
+    assert large.gather(np.array(begins), np.diff(batch.starts)).tolist() == batch.tokens.tolist()

@@ -11,11 +11,13 @@ from tiny_run import recipe, written
 from tessera.data.stream import Stream
 from tessera.model import hub
 from tessera.model.mlm import MaskedLM, initialize
+from tessera.plan.phase import Optimizer
 from tessera.plan.recipe import Recipe
 from tessera.progress import Silent
 from tessera.train import distributed
 from tessera.train.distributed import World
 from tessera.train.gradient import Cut, Objective, backward, prepare
+from tessera.train.optimizer import AtOnce, build
 from tessera.train.reading import reading
 from tessera.train.start import architecture
 from tessera.train.trainer import Text, train
@@ -113,3 +115,27 @@ def test_weights_spread_by_fsdp2_have_the_gradients_of_whole_ones(text, device, 
     assert whole.keys() == parts.keys()
     for name, wanted in whole.items():
         assert float((parts[name] - wanted).norm()) <= 0.02 * float(wanted.norm()), name
+
+
+@pytest.mark.gpu
+def test_stableadamw_of_all_tensors_at_once_moves_them_as_the_plain_form_does():
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch sees no CUDA device")
+    settings = Optimizer(name="stableadamw", weight_decay=0.01, fully_decoupled=True)
+    found = []
+    for device in ("cpu", "cuda", "cuda"):
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Linear(640, 300), torch.nn.LayerNorm(300), torch.nn.Linear(300, 7))
+        made = build(net.to(device), settings, peak=1e-3)
+        assert isinstance(made, AtOnce) == (device == "cuda")
+        random = torch.Generator().manual_seed(1)
+        for number in range(5):
+            for weight in net.parameters():
+                gradient = torch.randn(weight.shape, generator=random) * (50.0 if number == 3 else 1.0)
+                weight.grad = gradient.to(device)
+            made.step()
+        found.append([weight.detach().cpu() for weight in net.parameters()])
+    plain, first, second = found
+    for wanted, one, other in zip(plain, first, second, strict=True):
+        torch.testing.assert_close(one, wanted, rtol=1e-5, atol=1e-6)
+        assert torch.equal(one, other)  # the same to the last bit

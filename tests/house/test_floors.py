@@ -28,6 +28,7 @@ FLOORS = {
     "json_files": 0.5,
     "data": 1,
     "tokenizer": 1,
+    "kernels": 0.9,
     "model": 1,
     "report": 1,
     "corpus": 2,

@@ -19,7 +19,8 @@ import triton
 from torch import Tensor
 from torch.nn import functional
 
-from tessera.model import cross_entropy, loss_kernel
+from tessera.kernels import loss_kernel
+from tessera.model import cross_entropy
 
 EDGES = (1, 2, 5, 8191, 8192, 8193, 20000)  # around the block of 8,192
 
@@ -47,8 +48,18 @@ def case(width: int, dtype: torch.dtype, with_bias: bool, rows: int) -> dict[str
     before = wide.clone()
     alone = loss_kernel.losses_of(scores, bias, targets, gradient=False)
     untouched = torch.equal(wide, before)
+    in_turn = [before[:, :width].clone() for _ in range(3)]  # in other numbers of rows, blocks and programs
+    few = [
+        loss_kernel.losses_of(x, bias, targets, gradient=True, programs=programs, rows=some, block=block, warps=4)
+        for x, (programs, some, block) in zip(in_turn, ((2, 1, 8192), (1, 2, 4096), (None, 4, 1024)), strict=True)
+    ]
     losses = loss_kernel.losses_of(scores, bias, targets, gradient=True)
     return {
+        "same_in_turn": torch.equal(few[0], losses) and torch.equal(in_turn[0], scores),
+        "off_in_other_blocks": max(
+            max(float((some - losses).abs().max()), float((gradients - scores).abs().max()))
+            for some, gradients in zip(few[1:], in_turn[1:], strict=True)
+        ),
         "case": f"{rows} x {width}, {dtype}, {'with' if with_bias else 'without'} bias",
         "loss_off": float((losses - wanted).abs().max()),
         "gradient_off": off(scores, gradient),
@@ -100,9 +111,15 @@ def compiled(capability: int) -> dict[str, object]:
     from triton.compiler import ASTSource
 
     width = 256_000
-    constants = {"width": width, "HAS_BIAS": True, "GRADIENT": True, "BLOCK": loss_kernel.block_of(width)}
-    kinds = {"scores": "*bf16", "bias": "*fp32", "targets": "*i64", "losses": "*fp32", "stride": "i32"}
-    aligned = {(place,): [["tt.divisibility", 16]] for place in (0, 1, 4)}
+    constants = {
+        "width": width,
+        "HAS_BIAS": True,
+        "GRADIENT": True,
+        "ROWS": loss_kernel.ROWS,
+        "BLOCK": loss_kernel.block_of(width),
+    }
+    kinds = {"scores": "*bf16", "bias": "*fp32", "targets": "*i64", "losses": "*fp32", "count": "i32", "stride": "i32"}
+    aligned = {(place,): [["tt.divisibility", 16]] for place in (0, 1, 5)}
     source = ASTSource(
         loss_kernel.rows_to_losses, {**kinds, **dict.fromkeys(constants, "constexpr")}, constants, aligned
     )
@@ -124,5 +141,5 @@ if __name__ == "__main__":
         kinds = [
             (width, dtype, bias) for width in EDGES for dtype in (torch.bfloat16, torch.float32) for bias in (0, 1)
         ]
-        cases = [case(width, dtype, bool(bias), rows=1 + width % 3) for width, dtype, bias in kinds]
+        cases = [case(width, dtype, bool(bias), rows=1 + width % 4) for width, dtype, bias in kinds]
         print(json.dumps({"cases": cases, "whole": whole_loss(), "odd": odd_values()}))

@@ -50,6 +50,13 @@ def test_scores_change_where_a_gradient_is_asked_for_and_nowhere_else(interprete
 
 
 @needs_triton
+def test_few_programs_that_take_the_rows_in_turn_give_the_same_to_the_last_bit(interpreted):
+    for row in interpreted["cases"]:
+        assert row["same_in_turn"], row
+        assert row["off_in_other_blocks"] < (0.01 if "bfloat16" in row["case"] else 1e-5), row
+
+
+@needs_triton
 def test_the_whole_loss_through_the_kernel_has_the_gradients_of_pytorch(interpreted):
     assert set(interpreted["whole"]) == {"loss", "losses", "hidden", "weight", "bias"}
     assert max(interpreted["whole"].values()) < 1e-6, interpreted["whole"]
@@ -77,7 +84,7 @@ def test_it_compiles_for_gpus_and_reads_and_writes_sixteen_bytes_at_once(tmp_pat
 
 def test_without_triton_the_loss_says_so_and_runs_in_pytorch(monkeypatch, logged):
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "tessera.model.loss_kernel", raising=False)
+    monkeypatch.delitem(sys.modules, "tessera.kernels.loss_kernel", raising=False)
     cross_entropy.without_kernel.cache_clear()
     for _ in range(2):
         assert cross_entropy.without_kernel(torch.device("cuda")) == "Triton is not installed"

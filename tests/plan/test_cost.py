@@ -55,11 +55,25 @@ def test_weights_gradients_and_moments_are_four_floats_a_parameter():
     assert cost.memory(config, phase(), 1_000, 1)["logits"] == pytest.approx(4 * 256_000 * 0.3 * 1024)
 
 
-def test_a_micro_batch_holds_at_least_a_document_and_at_most_its_part_of_a_step():
+def test_a_pass_holds_at_least_a_document_and_an_even_part_of_a_step():
     config = PRESETS["mmbert-base"]
-    each = cost.memory(config, phase(), 1024, 1)["activations"] / 1024
-    assert cost.memory(config, phase(), 10, 1)["activations"] == pytest.approx(1024 * each)
-    assert cost.memory(config, phase(batch_tokens=4096), 10**6, 2)["activations"] == pytest.approx(2048 * each)
+    each = cost.memory(config, phase(batch_tokens=1024), 1024, 1)["activations"] / 1024
+
+    def tokens(batch_tokens: int, at_once: int, gpus: int = 1) -> float:
+        return cost.memory(config, phase(batch_tokens=batch_tokens), at_once, gpus)["activations"] / each
+
+    assert tokens(131_072, 10) == pytest.approx(1024)
+    assert tokens(4096, 10**6, gpus=2) == pytest.approx(2048)
+    assert tokens(131_072, 65_536) == pytest.approx(65_536)
+    assert tokens(131_072, 60_000) == pytest.approx(43_691)  # three passes
+    assert tokens(131_072, 64_600) == pytest.approx(65_536)  # two: a pass may be a 64th longer than it is meant to be
+
+
+def test_local_layers_keep_less_where_windows_have_kernels_of_their_own():
+    config = PRESETS["mmbert-base"]  # 14 of 22 layers, 12 heads of 64 as wide as the layer
+    step = phase(batch_tokens=16_384)
+    there, own = (cost.memory(config, step, 16_384, 1, own_windows=own)["activations"] for own in (False, True))
+    assert there - own == 16_384 * 14 * (2 * 768 + 2 * 768)
 
 
 def test_no_gpu_is_listed_with_its_sparse_figure():

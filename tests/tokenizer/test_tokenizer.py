@@ -51,6 +51,11 @@ def test_bytes_of_the_tokens_add_up_to_the_bytes_of_the_text(trained, text):
     assert trained.token_bytes()[trained.encode_batch([text])[0]].sum() == len(text.encode())
 
 
+def test_a_tokenizer_says_in_a_line_what_it_is(trained):
+    assert trained.fingerprint in repr(trained)
+    assert len(repr(trained)) < 1000
+
+
 def test_special_tokens_have_the_first_ids_and_stand_around_each_text(trained):
     assert [trained.token(i) for i in range(5)] == list(SPECIAL_TOKENS)
     assert trained.special_ids == (0, 1, 2, 3, 4)

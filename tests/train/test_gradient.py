@@ -7,6 +7,7 @@ from going import ALONE, changed
 
 from tessera.data.packing import Batch, even_batches, filled, micro_batches, select
 from tessera.model.mlm import MaskedLM, initialize
+from tessera.plan.cost import passes_of
 from tessera.train.distributed import World
 from tessera.train.gradient import Cut, SeededDropout, kept, prepare
 
@@ -108,5 +109,15 @@ def test_even_parts_lose_and_repeat_nothing(seed):
     whole = batch(lengths)
     parts = even_batches(whole, 1_000)
     assert sorted(n for part in parts for n in np.diff(part.starts).tolist()) == sorted(lengths)
-    assert max(len(part.tokens) for part in parts) <= 1_000
-    assert len(parts) == len(micro_batches(whole, 1_000))
+    assert max(len(part.tokens) for part in parts) <= 1_015  # 1,000 and a 64th
+    assert passes_of(sum(lengths), 1_000) <= len(parts) <= len(micro_batches(whole, 1_000))
+
+
+def test_a_batch_of_twice_the_tokens_of_a_pass_makes_two_of_them_and_not_three():
+    lengths = [*[999] * 130, *[7] * 171, 5]
+    assert sum(lengths) == 131_072
+    parts = even_batches(batch(lengths), 65_536)
+    assert len(micro_batches(batch(lengths), 65_536)) == 3
+    assert [len(part.tokens) for part in parts] == [65_537, 65_535]
+    assert len(even_batches(batch([600, 600]), 1_000)) == 2  # no two documents fit one of these
+    assert [len(part.tokens) for part in even_batches(batch([2_000, 3]), 1_000)] == [2_000, 3]

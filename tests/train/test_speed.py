@@ -80,6 +80,17 @@ def test_the_thread_that_reads_works_with_the_gpu_of_its_process(monkeypatch):
     assert taken == [torch.device("cuda:1")]
 
 
+def test_a_gpu_without_a_number_is_the_one_that_the_process_works_with(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    world = distributed.World(rank=0, size=1, device=torch.device("cuda"))
+    assert world.device == torch.device("cuda:3")
+    taken = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: taken.append(torch.device(device).index))
+    distributed.use_device(world)
+    assert taken == [3]
+    assert ALONE.device.index is None
+
+
 def test_the_path_of_gpus_has_the_losses_of_a_cpu(tmp_path, text, varlen_on_cpu, monkeypatch):
     go(tmp_path / "varlen", text, plan=on_a_gpu())
     found = [line["loss"] for line in lines(tmp_path / "varlen")]
