@@ -8,5 +8,6 @@ In reading order:
     loss_kernel.py       softmax cross-entropy of scores, which become their gradient
     window_attention.py  attention in a sliding window as an operation of PyTorch, where its kernels run
     window_kernel.py     the same in Triton: packed documents, rotary positions inside, and its gradient
-    glu_kernel.py        gated units, there and back
+    gated_units.py       gated units as operations of PyTorch
+    glu_kernel.py        the same in Triton, there and back
 """

@@ -20,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tessera.kernels import window_attention
 from tessera.model.attention_cpu import Plan, attend_in_tiles, cut
 from tessera.model.precision import on_device
 
@@ -148,6 +147,8 @@ class Layout:
 
     def varlen(self, theta: float, width: int) -> Varlen:
         """What the kernels of GPUs are given in layers of that rotary base."""
+        from tessera.kernels import window_attention  # defining an operation takes PyTorch most of a second
+
         starts = self.once("int32", lambda: self.starts.to(torch.int32))
         windows = window_attention.without_kernel(starts.device) is None
         return Varlen(
@@ -221,6 +222,8 @@ def attend(
                 f"attention: 'varlen' computes in bfloat16 or float16, not {qkv.dtype}; "
                 'set machine.attention to "auto" or "reference", or machine.dtype to bfloat16'
             )
+        from tessera.kernels import window_attention
+
         if layout.windows and window is not None and window_attention.fits(window, width):
             where = (layout.bounds, layout.whole, layout.rest)
             return window_attention.window_attention(qkv, *where, heads, key_value_heads, window)[0]

@@ -121,6 +121,7 @@ def _compiled(backend: str) -> Callable[..., Tensor]:
     """
     dynamo = torch._dynamo
     dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, _MOST_GRAPHS)
+    torch.compiler.assume_constant_result(glu.in_kernels)  # not where it is defined: that loads half of PyTorch
     whole = torch.compile(_layer, fullgraph=True, backend=backend)
 
     def run(block: Block, x: Tensor, layout: Varlen) -> Tensor:

@@ -23,8 +23,10 @@ _log = logging.getLogger("tessera")
 
 def gated(x: Tensor, activation: str) -> Tensor:
     """activation(first half) * second half, [T, 2 I] -> [T, I]"""
-    if _in_kernels(x.device):
-        return _gated(x, activation)
+    if in_kernels(x.device):
+        from tessera.kernels import gated_units  # defining an operation takes PyTorch most of a second
+
+        return gated_units.gated(x, activation)
     if torch.compiler.is_compiling():  # which computes it anew on the way back, in one kernel with what is around it
         gate, up = x.chunk(2, dim=-1)
         return ACTIVATIONS[activation](gate) * up
@@ -56,46 +58,9 @@ def without_kernel(device: torch.device) -> str | None:
     return reason
 
 
-@torch.compiler.assume_constant_result
-def _in_kernels(device: torch.device) -> bool:
+def in_kernels(device: torch.device) -> bool:
+    """Whether they do; torch.compile takes the answer as it is, see encoder.py."""
     return without_kernel(device) is None
-
-
-@torch.library.custom_op("tessera::gated", mutates_args=())
-def _gated(x: Tensor, activation: str) -> Tensor:
-    from tessera.kernels.glu_kernel import gated
-
-    return gated(x.contiguous(), activation)
-
-
-@torch.library.custom_op("tessera::gated_backward", mutates_args=())
-def _gated_backward(gradient: Tensor, x: Tensor, activation: str) -> Tensor:
-    from tessera.kernels.glu_kernel import gated_backward
-
-    return gated_backward(gradient.contiguous(), x.contiguous(), activation)
-
-
-@_gated.register_fake
-def _(x: Tensor, activation: str) -> Tensor:
-    return x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
-
-
-@_gated_backward.register_fake
-def _(gradient: Tensor, x: Tensor, activation: str) -> Tensor:
-    return x.new_empty(x.shape)
-
-
-def _keep(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:
-    x, ctx.activation = inputs
-    ctx.save_for_backward(x)
-
-
-def _way_back(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-    (x,) = ctx.saved_tensors
-    return _gated_backward(gradient, x, ctx.activation), None
-
-
-_gated.register_autograd(_way_back, setup_context=_keep)
 
 
 class _Gate(torch.autograd.Function):

@@ -11,7 +11,7 @@ from small_encoder import write_model
 from tessera.inference.encoder import Encoder
 from tessera.inference.parity import parity
 from tessera.inference.sentence_folder import local
-from tessera.model import hub
+from tessera.model import hf_files, hub
 from tessera.model.hf_files import find_model
 from tessera.train.merge_models import merge_folders
 
@@ -73,7 +73,8 @@ def test_a_run_in_the_working_folder_is_named_by_its_dot_and_nothing_else_there_
     run = run_of(tmp_path / "mine", "pretrain")
     monkeypatch.chdir(run)
     assert find_model(".") == Path("pretrain/final")
-    assert find_model("some/model") == Path("some/model")  # a name on the Hub
+    monkeypatch.setattr(hf_files, "fetched", lambda model, revision=None: Path("fetched") / model)
+    assert find_model("some/model") == Path("fetched/some/model")  # a name on the Hub
 
 
 @pytest.fixture(scope="module")

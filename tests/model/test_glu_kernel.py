@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from tessera.kernels import gated_units
 from tessera.model import glu
 from tessera.model.encoder import MLP
 
@@ -90,8 +91,8 @@ def test_on_a_gpu_layers_that_are_compiled_and_others_use_the_kernels(varlen_on_
 
 def test_the_operations_say_their_shapes_and_gradients_as_torch_wants_them(varlen_on_cpu):
     x = torch.randn(5, 12, requires_grad=True)
-    torch.library.opcheck(glu._gated, (x, "gelu"))
-    torch.library.opcheck(glu._gated_backward, (torch.randn(5, 6), x.detach(), "silu"))
+    torch.library.opcheck(gated_units.gated, (x, "gelu"))
+    torch.library.opcheck(gated_units.gated_backward, (torch.randn(5, 6), x.detach(), "silu"))
 
 
 def test_without_triton_gated_units_say_so_and_run_in_pytorch(monkeypatch, logged):
