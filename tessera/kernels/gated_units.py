@@ -1,4 +1,4 @@
-"""Gated linear units as operations of PyTorch, which torch.compile and autograd know; kernels/glu_kernel.py computes them.
+"""Gated linear units as operations of PyTorch, for torch.compile and autograd; glu_kernel.py computes them.
 
 Imported where a GPU is, as window_attention.py is: to define an operation PyTorch loads half of itself.
 """
