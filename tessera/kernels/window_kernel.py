@@ -42,7 +42,7 @@ class Kernels(NamedTuple):
     keys: Tiles
 
 
-# By the width of a head: none spills its registers on an H100. benchmarks/window_kernel.py tries others.
+# By the width of a head: with a window of 64 none spills registers on an H100. benchmarks/window_kernel.py tries others.
 TILES = {
     32: Kernels(Tiles(64, 64, 4, 1), Tiles(64, 64, 4, 1), Tiles(64, 32, 4, 2)),
     64: Kernels(Tiles(64, 64, 4, 1), Tiles(64, 32, 4, 2, 128), Tiles(64, 32, 4, 2, 168)),

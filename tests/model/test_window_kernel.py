@@ -39,7 +39,7 @@ def interpreted(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @needs_triton
 def test_attention_and_its_gradient_are_those_of_the_reference(interpreted):
-    assert len(interpreted["cases"]) == 26
+    assert len(interpreted["cases"]) == 20
     for row in interpreted["cases"]:
         assert row["dtypes"], row
         assert row["untouched"], row

@@ -36,8 +36,9 @@ EDGES = {
     "none": [0],
 }
 CASES = [
-    *((name, window, 2, 2, 32, torch.float32) for name, window in itertools.product(EDGES, (3, 16, 64))),
     *((name, 64, 4, 2, 32, torch.float32) for name in EDGES),
+    *((name, window, 1, 1, 32, torch.float32)
+      for name, window in itertools.product(("edges of tiles", "one token each", "longer than two tiles"), (3, 16, 64))),
     ("edges of tiles", 100, 1, 1, 32, torch.float32), ("edges of tiles", 128, 2, 1, 32, torch.float32),
     ("longer than two tiles", 20, 2, 1, 64, torch.float32), ("longer than two tiles", 20, 1, 1, 128, torch.float32),
     ("edges of tiles", 64, 2, 1, 64, torch.float16), ("longer than two tiles", 3, 3, 1, 32, torch.float16),
