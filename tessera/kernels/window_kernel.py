@@ -42,7 +42,7 @@ class Kernels(NamedTuple):
     keys: Tiles
 
 
-# By the width of a head: with a window of 64 none spills registers on an H100. benchmarks/window_kernel.py tries others.
+# By the width of a head: with a window of 64 none spills on an H100. benchmarks/window_kernel.py tries others.
 TILES = {
     32: Kernels(Tiles(64, 64, 4, 1), Tiles(64, 64, 4, 1), Tiles(64, 32, 4, 2)),
     64: Kernels(Tiles(64, 64, 4, 1), Tiles(64, 32, 4, 2, 128), Tiles(64, 32, 4, 2, 168)),
@@ -209,7 +209,7 @@ def _seen(low, more, ahead, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-d
 
 # ------------------------------------------------------------------------------------------------------------- kernels
 
-# The number of tokens is no constant, and none of its properties is one: a new number of them compiles nothing anew.
+# The number of tokens is no constant; whether 16 divides it is one, so a kernel is compiled twice at most.
 
 
 @triton.jit(do_not_specialize=["tokens"])

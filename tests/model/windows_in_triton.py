@@ -6,7 +6,6 @@ A process of its own: TRITON_INTERPRET holds from the import of Triton on.
     python windows_in_triton.py compile      what the kernels compile to
 """
 
-import itertools
 import json
 import os
 import re
@@ -31,14 +30,13 @@ from tessera.model.attention import Layout, attend
 EDGES = {
     "edges of tiles": [63, 1, 64, 65],
     "one token each": [1] * 5,
-    "one token": [1],
     "longer than two tiles": [140, 0, 3],
+    "one token": [1],
     "none": [0],
 }
 CASES = [
     *((name, 64, 4, 2, 32, torch.float32) for name in EDGES),
-    *((name, window, 1, 1, 32, torch.float32)
-      for name, window in itertools.product(("edges of tiles", "one token each", "longer than two tiles"), (3, 16, 64))),
+    *((name, window, 1, 1, 32, torch.float32) for name in list(EDGES)[:3] for window in (3, 16, 64)),
     ("edges of tiles", 100, 1, 1, 32, torch.float32), ("edges of tiles", 128, 2, 1, 32, torch.float32),
     ("longer than two tiles", 20, 2, 1, 64, torch.float32), ("longer than two tiles", 20, 1, 1, 128, torch.float32),
     ("edges of tiles", 64, 2, 1, 64, torch.float16), ("longer than two tiles", 3, 3, 1, 32, torch.float16),
