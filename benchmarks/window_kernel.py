@@ -1,7 +1,7 @@
 """Tiles of the Triton kernels of windows on the GPU at hand: each set is held against FlashAttention 2, then timed.
 
-    python benchmarks/window_kernel.py                one line for each, and the fastest of each kernel at the end
-    python benchmarks/window_kernel.py --rehearse     a few of them in Triton's interpreter on a CPU: measures nothing
+    PYTHONPATH=. python benchmarks/window_kernel.py   one line for each, and the fastest of each kernel at the end
+    ... --rehearse                                    a few of them in Triton's interpreter on a CPU: measures nothing
 
 mmBERT-base's local layers: 12 heads of 64, 64 tokens visible on either side, documents of at most 1,024 tokens. A set
 that does not compile, finds too few resources or answers wrongly is said to, and the next one begins.
