@@ -137,6 +137,7 @@ def used(binary: bytes) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
+    assert window_attention._MARGIN == window_kernel.MARGIN
     if sys.argv[1] == "compile":
         print(json.dumps({width: compiled(width) for width in window_kernel.TILES}))
     else:
