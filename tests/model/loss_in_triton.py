@@ -49,9 +49,10 @@ def case(width: int, dtype: torch.dtype, with_bias: bool, rows: int) -> dict[str
     alone = loss_kernel.losses_of(scores, bias, targets, gradient=False)
     untouched = torch.equal(wide, before)
     in_turn = [before[:, :width].clone() for _ in range(3)]  # in other numbers of rows, blocks and programs
+    ways = ((2, 1, loss_kernel.BLOCK), (1, 2, 4096), (None, 4, 1024))
     few = [
         loss_kernel.losses_of(x, bias, targets, gradient=True, programs=programs, rows=some, block=block, warps=4)
-        for x, (programs, some, block) in zip(in_turn, ((2, 1, 8192), (1, 2, 4096), (None, 4, 1024)), strict=True)
+        for x, (programs, some, block) in zip(in_turn, ways, strict=True)
     ]
     losses = loss_kernel.losses_of(scores, bias, targets, gradient=True)
     return {
