@@ -72,10 +72,11 @@ def standing_in() -> Iterator[None]:
 
 
 @pytest.fixture
-def varlen_on_cpu() -> Iterator[None]:
+def varlen_on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The kernels of GPUs are stood in for on this CPU."""
     with standing_in():
         yield
+        monkeypatch.undo()  # what a test patched over a stand-in, which would else outlive it
 
 
 class _Gates(ModuleType):
