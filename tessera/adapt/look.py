@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.adapt.measure import Language, Measured, measure
-from tessera.adapt.sample import Sample, read_sample
+from tessera.adapt.sample import read_sample
 from tessera.adapt.verdict import Verdict, of_language, of_model
 from tessera.progress import Silent, Watcher
 
@@ -123,6 +123,3 @@ def _row(language: Language) -> dict[str, Any]:
         value, low, high = (None if end != end else end for end in language.hidden.interval())
         row["bits_per_byte"] = {"value": value, "low": low, "high": high, "words": language.hidden.words}
     return row
-
-
-__all__ = ["Look", "Sample", "judge", "look"]

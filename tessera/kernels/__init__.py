@@ -5,6 +5,7 @@ them.
 
 In reading order:
 
+    trial.py             a kernel is held against PyTorch's numbers once on each GPU
     loss_kernel.py       softmax cross-entropy of scores, which become their gradient
     window_attention.py  attention in a sliding window as an operation of PyTorch, where its kernels run
     window_kernel.py     the same in Triton: packed documents, rotary positions inside, and its gradient

@@ -4,13 +4,14 @@ The kernels are in kernels/window_kernel.py. On other GPUs than they are made fo
 so it does where Triton is missing or does not work, and that is said once.
 """
 
-import logging
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from tessera.kernels.trial import failure
 
 # Shapes: T tokens, H query heads, K key/value heads, D head width, S tokens of a step. The tensors of an operation:
 #
@@ -23,8 +24,6 @@ _WIDEST = 128  # window: beyond, the varlen kernel has enough to do
 _WIDTHS = (32, 64, 128)  # of a head
 
 _MARGIN = 256  # as in kernels/window_kernel.py, which only a GPU can import
-
-_log = logging.getLogger("tessera")
 
 
 def fits(window: int, width: int) -> bool:
@@ -39,18 +38,13 @@ def without_kernel(device: torch.device) -> str | None:
         return f"there is none for {device.type}"
     if torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] != 9:
         return "it is made for the products of Hopper (H100, H200); elsewhere its registers do not suffice"
-    try:
+
+    def trial() -> None:
         from tessera.kernels import window_kernel  # noqa: F401  Triton comes with it
 
         _try(device)
-    except ImportError:
-        reason = "Triton is not installed"
-    except Exception as error:  # whatever its compiler, the driver or a missing C compiler says
-        reason = f"Triton does not work here: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-    else:
-        return None
-    _log.warning("attention: windows by the varlen kernel, not by their own; %s", reason)
-    return reason
+
+    return failure(trial, "attention: windows by the varlen kernel, not by their own")
 
 
 def _try(device: torch.device) -> None:

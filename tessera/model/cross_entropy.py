@@ -7,7 +7,6 @@ installed and works; elsewhere PyTorch's operations do. Source of the idea: Lige
 cut cross-entropy (arXiv:2411.09009).
 """
 
-import logging
 from functools import lru_cache
 from typing import Any
 
@@ -15,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tessera.kernels.trial import failure
+
 # Shapes: M positions, C hidden size, V vocabulary.
 
 _HELD = {"cpu": 1 << 27, "mps": 1 << 27, "cuda": 1 << 30}  # scores of a block
 # Scores in float32: what fits a core's cache, or a modest part of a GPU.
 _WORKED_ON = {"cpu": 1 << 18, "mps": 1 << 26, "cuda": 1 << 26}
-
-_log = logging.getLogger("tessera")
 
 
 def cross_entropies(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
@@ -55,20 +54,15 @@ def without_kernel(device: torch.device) -> str | None:
     """
     if device.type != "cuda":
         return f"there is none for {device.type}"
-    try:
-        from tessera.kernels.loss_kernel import losses_of
+    return failure(lambda: _try(device), "loss: in PyTorch's operations, not in one kernel")
 
-        scores, targets = torch.eye(2, 16, device=device), torch.tensor([0, 3], device=device)
-        wanted = _losses_in_pytorch(scores.clone(), None, targets, gradient=False)
-        torch.testing.assert_close(losses_of(scores, None, targets, gradient=True), wanted)
-    except ImportError:
-        reason = "Triton is not installed"
-    except Exception as error:  # whatever its compiler, the driver or a missing C compiler says
-        reason = f"Triton does not work here: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-    else:
-        return None
-    _log.warning("loss: in PyTorch's operations, not in one kernel; %s", reason)
-    return reason
+
+def _try(device: torch.device) -> None:
+    from tessera.kernels.loss_kernel import losses_of
+
+    scores, targets = torch.eye(2, 16, device=device), torch.tensor([0, 3], device=device)
+    wanted = _losses_in_pytorch(scores.clone(), None, targets, gradient=False)
+    torch.testing.assert_close(losses_of(scores, None, targets, gradient=True), wanted)
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
@@ -127,11 +121,12 @@ def adds_in_float32(device: torch.device) -> bool:
     """
     if device.type != "cuda":
         return False
-    total, part = torch.ones(16, 16, device=device), torch.eye(16, device=device, dtype=torch.bfloat16)
-    try:
-        return bool((_with_product_in_float32(total, part, part) == 1 + part).all())
-    except (NotImplementedError, RuntimeError, TypeError):  # an older PyTorch, or one that has it not for this GPU
-        return False
+
+    def trial() -> None:
+        total, part = torch.ones(16, 16, device=device), torch.eye(16, device=device, dtype=torch.bfloat16)
+        torch.testing.assert_close(_with_product_in_float32(total, part, part), 1 + part.float())
+
+    return failure(trial, "loss: the table's gradient is added up in a pass of its own, not by the product") is None
 
 
 def _with_product_in_float32(total: Tensor, left: Tensor, right: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ On a GPU two Triton kernels do it (kernels/glu_kernel.py), where Triton is insta
 in others; elsewhere PyTorch's operations do. Source: Shazeer 2020, arXiv:2002.05202.
 """
 
-import logging
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -14,11 +13,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from tessera.kernels.trial import failure
+
 # Shapes: T tokens, I intermediate size.
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "silu": functional.silu}
-
-_log = logging.getLogger("tessera")
 
 
 def gated(x: Tensor, activation: str) -> Tensor:
@@ -41,21 +40,16 @@ def without_kernel(device: torch.device) -> str | None:
     """
     if device.type != "cuda":
         return f"there is none for {device.type}"
-    try:
-        from tessera.kernels.glu_kernel import gated, gated_backward
+    return failure(lambda: _try(device), "gated units: in PyTorch's operations, not in kernels of their own")
 
-        x, gradient = torch.linspace(-3, 3, 64, device=device).view(2, 32), torch.ones(2, 16, device=device)
-        for activation in ACTIVATIONS:
-            torch.testing.assert_close(gated(x, activation), _forward(x, activation))
-            torch.testing.assert_close(gated_backward(gradient, x, activation), _backward(gradient, x, activation))
-    except ImportError:
-        reason = "Triton is not installed"
-    except Exception as error:  # whatever its compiler, the driver or a missing C compiler says
-        reason = f"Triton does not work here: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-    else:
-        return None
-    _log.warning("gated units: in PyTorch's operations, not in kernels of their own; %s", reason)
-    return reason
+
+def _try(device: torch.device) -> None:
+    from tessera.kernels.glu_kernel import gated, gated_backward
+
+    x, gradient = torch.linspace(-3, 3, 64, device=device).view(2, 32), torch.ones(2, 16, device=device)
+    for activation in ACTIVATIONS:
+        torch.testing.assert_close(gated(x, activation), _forward(x, activation))
+        torch.testing.assert_close(gated_backward(gradient, x, activation), _backward(gradient, x, activation))
 
 
 def in_kernels(device: torch.device) -> bool:

@@ -22,9 +22,8 @@ from tessera.train import distributed
 
 # Shapes: V rows of the vocabulary, R of them new.
 
-VOCABULARY = (
-    "vocabulary.json"  # beside a model whose vocabulary was changed: the old id of each row, -1 where it is new
-)
+# Beside a model whose vocabulary was changed: the old id of each row, -1 where it is new.
+VOCABULARY = "vocabulary.json"
 KEPT = "new_rows.json"  # in the folder of a phase
 
 

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,13 +11,12 @@ from optimi.utils import debias_beta
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
+from tessera.kernels.trial import failure
 from tessera.model.encoder import Block
 from tessera.model.precision import without_compiler
 from tessera.plan.errors import one_line
 from tessera.plan.phase import Optimizer
 from tessera.train.distributed import DTensor, like, whole
-
-_log = logging.getLogger("tessera")
 
 _COUNTS = {"step", "setup"}  # of torch-optimi, which adds them to a group with the first step
 _SCRATCH = {"mean_square", "kahan_comp"}  # of its Triton form; the other form knows the second, without a value
@@ -86,24 +84,21 @@ def in_triton(model: nn.Module) -> bool:
 @functools.cache
 def works_at_once(device: torch.device) -> bool:
     """Whether the update of all tensors at once has torch-optimi's numbers on this GPU; tried once, else it is said."""
-    if device.type != "cuda":
-        return True
-    try:
-        ways = []
-        for kind, options in ((AtOnce, {}), (StableAdamW, {"triton": False, "foreach": False})):
-            weights = [torch.linspace(-1, 1, size, device=device) for size in (5000, 16, 3)]
-            optimizer = kind([{"params": weights, "weight_decay": 1e-3}], lr=1e-2, **options)
-            for _ in range(2):
-                for weight in weights:
-                    weight.grad = weight.detach().cos()
-                optimizer.step()
-            ways.append(weights)
-        torch.testing.assert_close(ways[0], ways[1], rtol=1e-4, atol=1e-6)
-    except Exception as error:  # whatever Triton's compiler or the driver says, or other numbers
-        first = next(iter(str(error).splitlines()), "")
-        _log.warning("StableAdamW: tensor by tensor, not all at once; %s: %s", type(error).__name__, first)
-        return False
-    return True
+    return device.type != "cuda" or failure(lambda: try_at_once(device), "StableAdamW: tensor by tensor") is None
+
+
+def try_at_once(device: torch.device) -> None:
+    """Raises what is wrong with the update of all tensors at once there: two steps of three tensors."""
+    ways = []
+    for kind, options in ((AtOnce, {}), (StableAdamW, {"triton": False, "foreach": False})):
+        weights = [torch.linspace(-1, 1, size, device=device) for size in (5000, 16, 3)]
+        optimizer = kind([{"params": weights, "weight_decay": 1e-3}], lr=1e-2, **options)
+        for _ in range(2):
+            for weight in weights:
+                weight.grad = weight.detach().cos()
+            optimizer.step()
+        ways.append(weights)
+    torch.testing.assert_close(ways[0], ways[1], rtol=1e-4, atol=1e-6)
 
 
 class AtOnce(StableAdamW):

@@ -16,6 +16,7 @@ if sys.argv[1] == "interpret":
 
 import torch
 import triton
+from in_triton import in_ptx
 from torch import Tensor
 from torch.nn import functional
 
@@ -125,14 +126,7 @@ def compiled(capability: int) -> dict[str, object]:
         loss_kernel.rows_to_losses, {**kinds, **dict.fromkeys(constants, "constexpr")}, constants, aligned
     )
     made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": loss_kernel.WARPS})
-    lines = made.asm["ptx"].splitlines()
-    loads, stores = ([line for line in lines if f"{what}.global" in line] for what in ("ld", "st"))
-    return {
-        "bytes": len(made.asm["cubin"]),
-        "loads": len(loads), "loads_of_16_bytes": sum(".v4.b32" in line for line in loads),
-        "stores": len(stores), "stores_of_16_bytes": sum(".v4.b32" in line for line in stores),
-        "spilled": made.asm["ptx"].count("st.local"),
-    }  # fmt: skip
+    return in_ptx(made)
 
 
 if __name__ == "__main__":

@@ -1,40 +1,23 @@
 """Gated units in two Triton kernels: right in Triton's interpreter, compiled for GPUs, never missing in silence."""
 
-import importlib.util
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from in_triton import child, needs_triton
 
 from tessera.kernels import gated_units
 from tessera.model import glu
 from tessera.model.encoder import MLP
 
 CHILD = Path(__file__).with_name("glu_in_triton.py")
-ROOT = Path(__file__).parents[2]
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="Triton is not installed: torch for CPUs comes without it"
-)
-
-
-def child(what: str, cache: Path) -> Any:
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", CHILD, what], env={**os.environ, "PYTHONPATH": path,
-        "TRITON_CACHE_DIR": str(cache)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")
 def interpreted(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return child("interpret", tmp_path_factory.mktemp("triton"))
+    return child(CHILD, "interpret", tmp_path_factory.mktemp("triton"))
 
 
 @needs_triton
@@ -56,7 +39,7 @@ def test_layers_reach_the_kernels_through_an_operation_with_a_gradient(interpret
 
 @needs_triton
 def test_they_compile_for_gpus_and_read_and_write_sixteen_bytes_at_once(tmp_path):
-    for name, made in child("compile", tmp_path).items():
+    for name, made in child(CHILD, "compile", tmp_path).items():
         back = "backward" in name  # three loads and two stores; two and one on the way there
         assert made["bytes"] > 0, name
         assert made["loads_of_16_bytes"] == made["loads"] == 2 + back, (name, made)

@@ -1,38 +1,21 @@
 """The loss of GPUs in one Triton kernel: right in Triton's interpreter, compiled for GPUs, never missing in silence."""
 
-import importlib.util
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from in_triton import child, needs_triton
 
 from tessera.model import cross_entropy
 
 CHILD = Path(__file__).with_name("loss_in_triton.py")
-ROOT = Path(__file__).parents[2]
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="Triton is not installed: torch for CPUs comes without it"
-)
-
-
-def child(what: str, cache: Path) -> Any:
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", CHILD, what], env={**os.environ, "PYTHONPATH": path,
-        "TRITON_CACHE_DIR": str(cache)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")
 def interpreted(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return child("interpret", tmp_path_factory.mktemp("triton"))
+    return child(CHILD, "interpret", tmp_path_factory.mktemp("triton"))
 
 
 @needs_triton
@@ -74,7 +57,7 @@ def test_what_is_no_token_and_what_is_no_number_is_no_loss(interpreted):
 
 @needs_triton
 def test_it_compiles_for_gpus_and_reads_and_writes_sixteen_bytes_at_once(tmp_path):
-    for capability, made in child("compile", tmp_path).items():
+    for capability, made in child(CHILD, "compile", tmp_path).items():
         assert made["bytes"] > 0, capability
         # Two passes over the scores, two loads each of them in bfloat16, four each of the bias in float32.
         assert made["loads_of_16_bytes"] == 12, (capability, made)

@@ -1,40 +1,23 @@
 """Windows of attention in their own Triton kernels: right in Triton's interpreter, compiled for GPUs, never missing in
 silence; and the operation around them on a CPU, the kernels stood in for."""
 
-import importlib.util
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from in_triton import child, needs_triton
 
 from tessera.kernels import window_attention
 from tessera.model.attention import Layout, attend
 
 CHILD = Path(__file__).with_name("windows_in_triton.py")
-ROOT = Path(__file__).parents[2]
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="Triton is not installed: torch for CPUs comes without it"
-)
-
-
-def child(what: str, cache: Path) -> Any:
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", CHILD, what], env={**os.environ, "PYTHONPATH": path,
-        "TRITON_CACHE_DIR": str(cache)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")
 def interpreted(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return child("interpret", tmp_path_factory.mktemp("triton"))
+    return child(CHILD, "interpret", tmp_path_factory.mktemp("triton"))
 
 
 @needs_triton
@@ -55,7 +38,7 @@ def test_the_tiles_do_not_show_in_the_answer(interpreted):
 
 @needs_triton
 def test_it_compiles_for_gpus_without_spilling_registers(tmp_path):
-    for width, kernels in child("compile", tmp_path).items():
+    for width, kernels in child(CHILD, "compile", tmp_path).items():
         assert len(kernels) == 3
         for name, made in kernels.items():
             assert made["spilled"] <= 16, (width, name, made)
