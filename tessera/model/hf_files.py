@@ -277,10 +277,12 @@ def located(place: str | Path) -> Path:
     """The file or folder itself; for a name on the Hugging Face Hub (`jhu-clsp/mmBERT-small`, `name@revision`) that is
     where the Hub's client has put it. No pickle and no code is fetched.
 
+    The Hub is not asked for what would lie in a folder that is here: `runs/mine` is a folder, though it may be missing.
     Raises ValueError where the Hub is out of reach or has no such model, saying how to bring it here.
     """
-    name = hub_name(Path(place).as_posix())
-    return Path(place) if name is None or Path(place).exists() else fetched(*name)
+    place = Path(place)
+    name = hub_name(place.as_posix())
+    return place if name is None or place.parent.is_dir() else fetched(*name)
 
 
 def fetched(model: str, revision: str | None = None) -> Path:

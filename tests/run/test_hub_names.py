@@ -75,3 +75,9 @@ def test_a_folder_comes_before_the_hub_and_paths_are_none_of_its_names(here):
     assert hub_name("jhu-clsp/mmBERT-small@abc") == ("jhu-clsp/mmBERT-small", "abc")
     for place in ("./model", "../model", "~/model", "/models/x", "runs/nano/final", "model", "a\\b"):
         assert hub_name(place) is None, place
+
+
+def test_the_hub_is_not_asked_for_what_would_lie_in_a_folder_that_is_here(here, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the Hub"))
+    (here / "runs").mkdir()
+    assert find_model("runs/mistyped") == Path("runs/mistyped")
