@@ -119,6 +119,12 @@ def _tasks(recipe: Recipe, names: Sequence[str] | None) -> list[str]:
 def _check(ablation: Ablation, start: Start, text: Shards, seeds: int, jobs: int) -> None:
     if seeds < 1 or jobs < 1:
         raise AblationError(f"--seeds {seeds} --jobs {jobs}: at least one of each")
+    if ablation.phase.kind != "masked":
+        raise AblationError(
+            f"phases.{ablation.phase.name} is {ablation.phase.kind}: what its teacher says, or its hard negatives, is "
+            "computed by a run alone; vary a phase of masked language modelling, or run the recipe once for each value "
+            "(tessera run --set)"
+        )
     if ablation.phase.name in start.chain:
         raise AblationError(
             f"--from {start.folder}: {ablation.phase.name} itself went into it; vary a phase that comes after"

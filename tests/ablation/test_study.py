@@ -201,6 +201,9 @@ def test_what_cannot_be_done_is_refused_before_anything_is_trained(asked, tmp_pa
         asked(MASKS, set_={"evaluation.tasks.pairs.path": "elsewhere/bitext"})
     with pytest.raises(AblationError, match="at least one of each"):
         asked(MASKS, seeds=0)
+    contrast = {"phases.decay-a.mask_ratio": "null", "phases.decay-a.contrast": "{}"}
+    with pytest.raises(AblationError, match=r"phases\.decay-a is contrast: what its teacher says, or its hard"):
+        asked("phases.decay-a.learning_rate.peak=1e-3", set_=contrast)
     assert nothing_was_trained(tmp_path)
 
 
