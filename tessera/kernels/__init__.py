@@ -11,4 +11,5 @@ In reading order:
     window_kernel.py     the same in Triton: packed documents, rotary positions inside, and its gradient
     gated_units.py       gated units as operations of PyTorch
     glu_kernel.py        the same in Triton, there and back
+    optimizer_kernel.py  StableAdamW's update of all tensors at once
 """

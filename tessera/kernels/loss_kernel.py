@@ -12,36 +12,29 @@ from torch import Tensor
 
 # Shapes: m rows of scores, V vocabulary.
 
-# Scores that a program works on at once: two loads of 16 bytes of each thread. Of 20 ways that an H200 tried the
-# fastest at 256,000 scores and a bias: 1.94 ms for 4,096 rows, blocks of 8,192 with 16 warps 2.28.
-ROWS, BLOCK, WARPS = 1, 2048, 4
-
-PROGRAMS: int | None = None
+# Scores of a row at once: two loads of 16 bytes of each thread in bfloat16. The fastest of what an H200 tried at
+# 256,000 scores (docs/results/gpu.md); several rows for one reading of the bias, or fewer programs than rows, were not.
+BLOCK, WARPS = 2048, 4
 
 
 def losses_of(
-    scores: Tensor, bias: Tensor | None, targets: Tensor, *, gradient: bool, programs: int | None = PROGRAMS,
-    rows: int = ROWS, block: int = BLOCK, warps: int = WARPS,
-) -> Tensor:  # fmt: skip
+    scores: Tensor, bias: Tensor | None, targets: Tensor, *, gradient: bool, block: int = BLOCK, warps: int = WARPS
+) -> Tensor:
     """Cross-entropies [m] float32 of scores [m, V] + bias [V]. With `gradient`, scores become softmax - one-hot.
 
-    scores     rows without gaps between their columns
-    targets    [m] int64; one that is no token of the vocabulary gives a loss that is not a number
-    programs   that take the rows in turn, None: as many as there is work for. With few of them, scores are still in the
-               GPU's cache when they are read for the second time
-    rows, block, warps   a program works on so many rows at once, for which it reads the bias once; on at most so many
-               scores of each, a power of two; with so many warps
+    scores   rows without gaps between their columns
+    targets  [m] int64; one that is no token of the vocabulary gives a loss that is not a number
+    block    scores of a row at once, a power of two, by so many warps
     """
     assert scores.stride(1) == 1
     assert bias is None or bias.is_contiguous()
-    count, width = scores.shape
-    losses = torch.empty(count, dtype=torch.float32, device=scores.device)
-    if count:
-        needed = triton.cdiv(count, rows)
+    rows, width = scores.shape
+    losses = torch.empty(rows, dtype=torch.float32, device=scores.device)
+    if rows:
         with torch.cuda.device_of(scores):  # Triton starts kernels on the current device
-            rows_to_losses[(min(needed, programs or needed),)](
-                scores, scores if bias is None else bias, targets, losses, count, scores.stride(0), width,
-                HAS_BIAS=bias is not None, GRADIENT=gradient, ROWS=rows, BLOCK=block_of(width, block), num_warps=warps,
+            rows_to_losses[(rows,)](
+                scores, scores if bias is None else bias, targets, losses, scores.stride(0), width,
+                HAS_BIAS=bias is not None, GRADIENT=gradient, BLOCK=block_of(width, block), num_warps=warps,
             )  # fmt: skip
     return losses
 
@@ -52,65 +45,41 @@ def block_of(width: int, longest: int = BLOCK) -> int:
 
 
 # The width is a constant: only then does the compiler see that a block ends where a load of 16 bytes does.
-@triton.jit(do_not_specialize=["count"])
+@triton.jit
 def rows_to_losses(  # type: ignore[no-untyped-def]
-    scores, bias, targets, losses, count, stride, width: tl.constexpr, HAS_BIAS: tl.constexpr, GRADIENT: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr
+    scores, bias, targets, losses, stride, width: tl.constexpr, HAS_BIAS: tl.constexpr, GRADIENT: tl.constexpr,
+    BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Programs take the rows of scores [count, width] in turn, some at once; losses [count]; stride is that of rows."""
-    first = tl.program_id(0)
-    while first * ROWS < count:
-        row = first.to(tl.int64) * ROWS + tl.arange(0, ROWS)
-        there = row < count
-        base = scores + row * stride
-
-        # Before the sums, whose barriers keep any warp from overwriting it while another has not read it yet.
-        target = tl.load(targets + row, mask=there, other=-1)
-        known = (target >= 0) & (target < width)
-        of_target = tl.load(base + target, mask=known, other=float("nan")).to(tl.float32)
-        if HAS_BIAS:
-            of_target += tl.load(bias + target, mask=known, other=0.0).to(tl.float32)
-
-        normaliser = logarithms_of_sums(base, bias, there, width, HAS_BIAS, ROWS, BLOCK)
-        tl.store(losses + row, normaliser - of_target, mask=there)
-        if GRADIENT:
-            to_gradients(base, bias, there, normaliser, target, width, HAS_BIAS, BLOCK)
-        first += tl.num_programs(0)
-
-
-@triton.jit
-def logarithms_of_sums(  # type: ignore[no-untyped-def]
-    base, bias, there, width: tl.constexpr, HAS_BIAS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
-    """The logarithm of the sum of the exponentials of each row, [ROWS]."""
+    """One program for each row of scores [m, width]; losses [m]; stride is that of the rows."""
+    row = tl.program_id(0).to(tl.int64)
+    base = scores + row * stride
     at = tl.arange(0, BLOCK)
-    highest = tl.full((ROWS,), -3.0e38, tl.float32)  # finite, so that a block of nothing but -inf adds nothing
-    total = tl.full((ROWS,), 0.0, tl.float32)  # of exp(score - highest)
+
+    # Before the sums, whose barriers keep any warp from overwriting it while another has not read it yet.
+    target = tl.load(targets + row)
+    known = (target >= 0) & (target < width)
+    of_target = tl.load(base + target, mask=known, other=float("nan")).to(tl.float32)
+    if HAS_BIAS:
+        of_target += tl.load(bias + target, mask=known, other=0.0).to(tl.float32)
+
+    highest = tl.full((), -3.0e38, tl.float32)  # finite, so that a block of nothing but -inf adds nothing
+    total = tl.full((), 0.0, tl.float32)  # of exp(score - highest)
     for first in range(0, width, BLOCK):
-        column = first + at
-        here = there[:, None] & (column < width)[None, :]
-        score = tl.load(base[:, None] + column[None, :], mask=here, other=float("-inf")).to(tl.float32)
-        if HAS_BIAS:  # for all rows, in the layout of the scores: from the cache that is nearest but once
-            score += tl.load(tl.broadcast_to(bias + column[None, :], here.shape), mask=here, other=0.0).to(tl.float32)
-        higher = tl.maximum(highest, tl.max(score, 1))
-        total = total * tl.exp(highest - higher) + tl.sum(tl.exp(score - higher[:, None]), 1)
-        highest = higher
-    return highest + tl.log(total)
-
-
-@triton.jit
-def to_gradients(  # type: ignore[no-untyped-def]
-    base, bias, there, normaliser, target, width: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
-    """Rows become softmax - one-hot, from their ends on: what was read last is the likeliest to be in the cache."""
-    at = tl.arange(0, BLOCK)
-    last: tl.constexpr = (width - 1) // BLOCK * BLOCK
-    for before in range(0, width, BLOCK):
-        column = last - before + at
-        here = there[:, None] & (column < width)[None, :]
-        place = base[:, None] + column[None, :]
-        score = tl.load(place, mask=here, other=float("-inf"), eviction_policy="evict_first").to(tl.float32)
+        here = first + at < width
+        score = tl.load(base + first + at, mask=here, other=float("-inf")).to(tl.float32)
         if HAS_BIAS:
-            score += tl.load(tl.broadcast_to(bias + column[None, :], here.shape), mask=here, other=0.0).to(tl.float32)
-        share = tl.exp(score - normaliser[:, None]) - tl.where(column[None, :] == target[:, None], 1.0, 0.0)
-        tl.store(place, share.to(base.dtype.element_ty), mask=here, eviction_policy="evict_first")
+            score += tl.load(bias + first + at, mask=here, other=0.0).to(tl.float32)
+        higher = tl.maximum(highest, tl.max(score, 0))
+        total = total * tl.exp(highest - higher) + tl.sum(tl.exp(score - higher), 0)
+        highest = higher
+    normaliser = highest + tl.log(total)
+    tl.store(losses + row, normaliser - of_target)
+
+    if GRADIENT:
+        for first in range(0, width, BLOCK):
+            here = first + at < width
+            score = tl.load(base + first + at, mask=here, other=float("-inf")).to(tl.float32)
+            if HAS_BIAS:
+                score += tl.load(bias + first + at, mask=here, other=0.0).to(tl.float32)
+            share = tl.exp(score - normaliser) - tl.where(first + at == target, 1.0, 0.0)
+            tl.store(base + first + at, share.to(scores.dtype.element_ty), mask=here)

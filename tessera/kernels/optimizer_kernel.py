@@ -15,8 +15,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tessera.model.precision import on_device
-
 # Shapes: N tensors, B blocks of all of them.
 
 BLOCK, WARPS = 4096, 8  # elements of a program: 16 of each of 256 threads
@@ -38,8 +36,8 @@ class Blocks:
         starts = np.array(list(itertools.accumulate(counts, initial=0)), np.int32)
         owners = np.repeat(np.arange(len(sizes), dtype=np.int32), counts)
         return cls(
-            owners=on_device(owners, device), starts=on_device(starts, device), whole=all(n % 16 == 0 for n in sizes),
-            sizes=on_device(np.array(sizes, np.int64), device), block=block,
+            owners=torch.from_numpy(owners).to(device), starts=torch.from_numpy(starts).to(device),
+            sizes=torch.tensor(sizes, device=device), whole=all(n % 16 == 0 for n in sizes), block=block,
         )  # fmt: skip
 
 
@@ -59,7 +57,9 @@ def update(
         assert tensor.is_contiguous()
     device = parameters[0].device
     places = np.array([[tensor.data_ptr() for tensor in tensors] for tensors in arrays], np.int64)
-    addresses = on_device(places, device)  # [4, N]
+    addresses = torch.from_numpy(places)  # [4, N]
+    if device.type == "cuda":  # out of pinned memory, which the processor does not wait for
+        addresses = addresses.pin_memory().to(device, non_blocking=True)
     count, number = len(parameters), len(blocks.owners)
     squares = torch.empty(number, dtype=torch.float32, device=device)
     scales = torch.empty(count, dtype=torch.float32, device=device)

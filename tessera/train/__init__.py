@@ -11,7 +11,6 @@ In reading order:
     speed.py              micro-batch size, compiled layers, the residual stream
     bad_steps.py          a step that goes wrong, and whether the run may go on
     optimizer.py          AdamW, StableAdamW and Muon, their state as plain tensors
-    optimizer_kernel.py   StableAdamW's update of all tensors at once, in Triton
     checkpoint.py         a model folder with the training state beside it, whole or not there
     checkpoint_policy.py  when checkpoints are written, and which stay
     distributed.py        one process or many, as torchrun started them

@@ -102,7 +102,7 @@ def try_at_once(device: torch.device) -> None:
 
 
 class AtOnce(StableAdamW):
-    """StableAdamW in Triton, a few kernels for all tensors of a group (train/optimizer_kernel.py); its state is the
+    """StableAdamW in Triton, a few kernels for all tensors of a group (kernels/optimizer_kernel.py); its state is the
     same."""
 
     def __init__(self, groups: list[dict[str, Any]], **settings: Any) -> None:
@@ -112,7 +112,7 @@ class AtOnce(StableAdamW):
     @torch.no_grad()
     def step(self, closure: None = None, param: None = None) -> None:
         """One update of all parameters that have a gradient."""
-        from tessera.train.optimizer_kernel import Blocks, update
+        from tessera.kernels.optimizer_kernel import Blocks, update
 
         assert closure is None
         assert param is None

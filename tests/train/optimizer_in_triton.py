@@ -20,7 +20,7 @@ from in_triton import in_ptx
 from optimi import StableAdamW
 from torch import nn
 
-from tessera.train import optimizer_kernel
+from tessera.kernels import optimizer_kernel
 from tessera.train.optimizer import AtOnce, try_at_once
 
 EVEN, ODD = ((48, 32), (9000,), (16,), (64, 80)), ((5, 7), (4097,), (1,), (3, 16))
