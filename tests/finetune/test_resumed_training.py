@@ -1,6 +1,5 @@
 """A training that is stopped at any step goes on from its checkpoint and ends with the same weights, bit for bit."""
 
-import logging
 import os
 
 import learnable
@@ -97,7 +96,7 @@ def test_the_first_signal_leaves_a_checkpoint_of_the_step_and_the_same_command_g
     assert all(torch.equal(found[name], value) for name, value in due.items())
 
 
-def test_a_checkpoint_of_another_training_or_a_damaged_one_is_not_gone_on_from(start, tmp_path, caplog):
+def test_a_checkpoint_of_another_training_or_a_damaged_one_is_not_gone_on_from(start, tmp_path, logged):
     _, due = trained(start)
     with pytest.raises(Killed):
         trained(start, stop=5, checkpoint=Checkpoint(place=tmp_path / "one", identity="a", minutes=0))
@@ -107,10 +106,10 @@ def test_a_checkpoint_of_another_training_or_a_damaged_one_is_not_gone_on_from(s
     assert lines == []
     path = tmp_path / "one.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with caplog.at_level(logging.WARNING, "tessera"):
-        _, again = trained(start, checkpoint=Checkpoint(place=tmp_path / "one", identity="a"))
-    assert "its bytes have changed" in caplog.text
-    assert "the training begins anew" in caplog.text
+    _, again = trained(start, checkpoint=Checkpoint(place=tmp_path / "one", identity="a"))
+    (told,) = logged
+    assert "its bytes have changed" in told
+    assert "the training begins anew" in told
     for name, value in due.items():
         assert torch.equal(found[name], value)
         assert torch.equal(again[name], value)
