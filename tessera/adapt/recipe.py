@@ -16,6 +16,7 @@ from tessera.plan.fields import show_tokens
 from tessera.plan.loading import dump
 from tessera.plan.recipe import Recipe
 
+PIECES = 1_000  # that are added for each language which the vocabulary cuts small, if nothing is said
 MOST_TOKENS, EPOCHS = 2_000_000, 4  # read if nothing is said: the new text so often, at most so much
 _PEAK = 0.15  # divided by the width of the model: a third of what models of that width are trained with
 _CONTEXT, _LEAST_BATCH, _MOST_BATCH, _UPDATES = 512, 1_024, 16_384, 250
@@ -66,9 +67,9 @@ def recipe_of(
         "mixture": {"shares": _shares(asked, texts), "temperature": 0.5},
     })  # fmt: skip
     merges = []
-    if asked.average < 1.0:
+    if asked.weight < 1.0:
         first = "rows" if grown else start
-        weights = [round(1 - asked.average, 6), asked.average]
+        weights = [round(1 - asked.weight, 6), asked.weight]
         merges = [{"name": "averaged", "method": "linear", "models": [first, "decay"], "weights": weights}]
     return Recipe.model_validate({
         "name": "adapted",
@@ -103,6 +104,15 @@ def last_stage(recipe: Recipe) -> str:
 def new_languages(texts: Sequence[Text]) -> set[str]:
     """The languages that the model is adapted to."""
     return {language for text in texts if text.role == "new" for language in text.bytes}
+
+
+def roles(texts: Sequence[Text]) -> dict[str, str]:
+    """What is done with each language: new before replayed before watched."""
+    found: dict[str, str] = {}
+    for text in texts:
+        for code in text.bytes:
+            found.setdefault(code, text.role)
+    return found
 
 
 def relative(folder: Path) -> str:

@@ -124,6 +124,7 @@ def train(
     seed: int,
     loss: Loss = "mse",
     temperature: float = 1.0,
+    rows: Sequence[int] = (),
     validate: Callable[[], float] | None = None,
     on_progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
@@ -132,6 +133,7 @@ def train(
 
     rate         the highest learning rate
     temperature  of the mixture of languages, as in `plan`
+    rows         of the vocabulary, which learn alone: all other weights stay as they are; none: all weights learn
     validate     a score, the higher the better, for early stopping as in loop.train
     checkpoint   where it goes on if it was stopped
 
@@ -168,7 +170,8 @@ def train(
         protocol,
         rate=rate,
         seed=seed,
-        seen=student.seen(prompt + text for text in _each_once(lesson, met)),
+        seen=np.array(rows) if len(rows) else student.seen(prompt + text for text in _each_once(lesson, met)),
+        alone=len(rows) > 0,
         validate=validate,
         on_progress=on_progress,
         what="distillation",
@@ -200,6 +203,7 @@ def run(
     held_out: float | Sequence[Sentence] = HELD_OUT,
     loss: Loss = "mse",
     temperature: float = 1.0,
+    rows: Sequence[int] = (),
     teacher_prompt: str = "",
     contrast: Contrast | None = None,
     cache: Path | None = None,
@@ -211,6 +215,7 @@ def run(
     folder          the student to be: any model; teacher: any sentence-transformers folder, or a bare model
     held_out        sentences to compare on, or the share of them that is, by a hash of the sentence
     contrast        pooling and prompts of the student; None: as its folder says
+    rows            of the student's vocabulary that learn alone; none: all weights learn
     teacher_prompt  stands before what the teacher reads
     cache           a folder for the teacher's vectors, so that another run need not compute them; None: they lie in
                     <out>.trials until the student is written
@@ -232,10 +237,20 @@ def run(
     before, speeds = agreement(first, asked), list[float]()
     score = functools.partial(nearness, asked)
 
-    how = {"protocol": protocol, "seed": protocol.seeds[0], "loss": loss, "temperature": temperature}
+    how = {"protocol": protocol, "seed": protocol.seeds[0], "loss": loss, "temperature": temperature, "rows": rows}
     once = functools.partial(_once, taught, score, speeds, watcher, how)
-    of = [model_fingerprint(folder), model_fingerprint(teacher), teacher_prompt, loss, temperature, *_science(first),
-          settings_of(protocol), protocol.seeds[0], rows_fingerprint(learn, held)]  # fmt: skip
+    of = [
+        model_fingerprint(folder),
+        model_fingerprint(teacher),
+        teacher_prompt,
+        loss,
+        temperature,
+        *_science(first),
+        settings_of(protocol),
+        protocol.seeds[0],
+        rows_fingerprint(learn, held),
+        *([list(rows)] if rows else ()),
+    ]
     blank = functools.partial(student, folder, guide, machine, contrast=contrast, max_length=protocol.max_length)
     sweep = Sweep(
         folder=trials, identity=digest(of), train=once, score=score, say=watcher.say, blank=lambda: blank()[0]
