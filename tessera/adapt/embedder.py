@@ -54,9 +54,7 @@ LOOK, RETENTION = "look.json", "retention.json"
 TOKENS, EPOCHS = 400_000, 8  # read in a stage if nothing is said: the text so often, at most so much
 ROWS_PEAK, ALL_PEAK = 1e-3, 2e-4  # the highest rate where new rows learn alone, and where all weights do
 
-_BESIDE = (
-    16  # tokens of a prompt and special ones: a passage of so many bytes less is read to its end by any vocabulary
-)
+_BESIDE = 16  # tokens of a prompt and special ones: passages are so short that any vocabulary reads them to the end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

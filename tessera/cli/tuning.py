@@ -165,9 +165,24 @@ def _vectors(asked: Any) -> None:
             protocol=asked.changed(found), held_out=asked.held_out, teacher=asked.teacher, machine=asked.machine,
             watcher=watcher, contrast=from_files.contrast(asked.model, asked.dimensions, asked.negatives),
         )  # fmt: skip
-    console.print(str(done))
-    console.print(f"model: {asked.out}\nnext: tessera embed {asked.out} TEXTS OUT.parquet, or tessera index "
-                  f"{asked.out} TEXTS OUT")  # fmt: skip
+    _show_vectors(done)
+    console.print(f"model: {asked.out} (vectors of sentence-transformers differ by {done.difference:.0e})")
+    console.print(
+        f"next:  tessera embed {asked.out} TEXTS OUT.parquet, or tessera index {asked.out} TEXTS OUT", soft_wrap=True
+    )
+
+
+def _show_vectors(done: Any) -> None:
+    """Measures before and after, on test where there is one, over seeds where there are several."""
+    rows = {"before": done.before.get("all", done.before), "after": done.after.get("all", done.after)}
+    rows |= {"test": done.test} if getattr(done, "test", None) else {}
+    measures = list(rows["before"])
+    shown = [[name, *(f"{row[one]:.4f}" for one in measures)] for name, row in rows.items()]
+    if done.seeds:
+        both = [f"{mean:.4f} ± {half:.4f}" for mean, half in (done.seeds[one] for one in measures)]
+        shown.append([f"over seeds, on {'test' if 'test' in rows else 'what is held out'}", *both])
+    print_table("", ["", *measures], shown, left=1)
+    console.print(f"rate {done.rate:g}, {done.summary.steps:,} steps")
 
 
 def _head(asked: Any) -> None:

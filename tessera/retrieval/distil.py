@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from tessera.retrieval.agreement import agreement, nearness
 from tessera.retrieval.cards import model_card
 from tessera.retrieval.pairs import Sentence
 from tessera.retrieval.retriever import Contrast, Retriever, save_vectors
-from tessera.retrieval.sweep import Sweep, model_fingerprint, rows_fingerprint, settings_of, trials_of
+from tessera.retrieval.sweep import Sweep, mean, model_fingerprint, rows_fingerprint, settings_of, trials_of
 from tessera.retrieval.teacher import Lesson, lesson
 from tessera.train.embedding import Loss, distance
 
@@ -54,6 +54,7 @@ class Distilled:
     rate: float  # the learning rate that was best on held-out sentences
     difference: float  # of sentence-transformers' vectors, at most
     tokens_per_second: float  # of training; 0 where all was done before
+    seeds: dict[str, tuple[float, float]] = field(default_factory=dict)  # see Best.over_seeds
 
 
 def student(
@@ -220,9 +221,9 @@ def run(
     cache           a folder for the teacher's vectors, so that another run need not compute them; None: they lie in
                     <out>.trials until the student is written
 
-    Each learning rate of the protocol is tried, with its first seed; what comes nearest to the teacher on held-out
-    sentences is kept; killed or stopped, the same call goes on in <out>.trials. Raises ValueError and FileExistsError
-    before anything is computed where it can be known.
+    Each learning rate of the protocol is tried with its first seed, the best with all others; what comes nearest to the
+    teacher on held-out sentences is kept; killed or stopped, the same call goes on in <out>.trials. Raises ValueError
+    and FileExistsError before anything is computed where it can be known.
     """
     watcher, machine, out = watcher or Silent(), machine or Machine(), Path(out)
     refuse_taken(out)
@@ -237,7 +238,7 @@ def run(
     before, speeds = agreement(first, asked), list[float]()
     score = functools.partial(nearness, asked)
 
-    how = {"protocol": protocol, "seed": protocol.seeds[0], "loss": loss, "temperature": temperature, "rows": rows}
+    how = {"protocol": protocol, "loss": loss, "temperature": temperature, "rows": rows}
     once = functools.partial(_once, taught, score, speeds, watcher, how)
     of = [
         model_fingerprint(folder),
@@ -253,16 +254,18 @@ def run(
     ]
     blank = functools.partial(student, folder, guide, machine, contrast=contrast, max_length=protocol.max_length)
     sweep = Sweep(
-        folder=trials, identity=digest(of), train=once, score=score, say=watcher.say, blank=lambda: blank()[0]
-    )
-    model, summary, rate = sweep.best_of(protocol.rates())
-    after = agreement(model, asked)
+        folder=trials, identity=digest(of), train=once, score=score, say=watcher.say, blank=lambda: blank()[0],
+        measure=lambda model: agreement(model, asked)["all"], seeds=protocol.seeds,
+    )  # fmt: skip
+    best = sweep.best_of(protocol.rates())
+    model, seeds = best.model, best.over_seeds()
+    after = agreement(model, asked) | ({f"mean of {len(best.measures)} seeds": mean(seeds)} if seeds else {})
     card = _card(folder, guide, loss, teacher_prompt, len(learn), before, after)
     difference = save_vectors(model, inside, out, [text for pair in held[:16] for text in _sides(pair)], card)
     sweep.finished()
     if cache is None:
         remove_folder(trials / "teacher")
-    return Distilled(summary, before, after, rate, difference, max(speeds, default=0.0))
+    return Distilled(best.summary, before, after, best.rate, difference, max(speeds, default=0.0), seeds)
 
 
 def _lessons(
@@ -277,13 +280,20 @@ def _lessons(
 
 def _once(
     taught: Lesson, score: Callable[[Retriever], float], speeds: list[float], watcher: Watcher, how: dict[str, Any],
-    model: Retriever, rate: float, checkpoint: Checkpoint,
+    model: Retriever, rate: float, seed: int, checkpoint: Checkpoint,
 ) -> TrainingSummary:  # fmt: skip
     """Trains a model at a rate, in place; speeds takes the tokens a second."""
     begun = time.monotonic()
     report = watcher.progress(f"distillation at {rate:g}")
     course = train(
-        model, taught, rate=rate, validate=lambda: score(model), on_progress=report, checkpoint=checkpoint, **how
+        model,
+        taught,
+        rate=rate,
+        seed=seed,
+        validate=lambda: score(model),
+        on_progress=report,
+        checkpoint=checkpoint,
+        **how,
     )
     speeds.append(course.tokens / (time.monotonic() - begun))
     return course
