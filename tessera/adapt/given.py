@@ -1,5 +1,6 @@
 """The text that an adaptation is given: the paths of the command with what they hold, and a sample to look at."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from tessera.adapt.asked import AdaptError, Asked
@@ -9,6 +10,7 @@ from tessera.adapt.sample import Sample, read_sample
 from tessera.progress import Watcher
 from tessera.vocabulary.texts import MOST_BYTES
 
+FEWEST = 20  # documents of a new language
 _LANGUAGES, _BYTES = 10, 50_000  # that the new ones are looked at beside, and text of each
 
 
@@ -28,9 +30,22 @@ def read_given(asked: Asked, watcher: Watcher) -> tuple[list[Text], Sample]:
             name = role if not number else f"{role}-{number + 1}"
             language = _language(asked if role == "new" else replace(asked, language=None), path, here)
             sizes = {code: here.bytes(code) for code in here.texts}
-            found.append(Text(name=name, role=role, path=str(path), language=language, bytes=sizes))
+            counts = {code: len(texts) for code, texts in here.texts.items()}
+            if role == "new":
+                _refuse_few(path, counts)
+            found.append(Text(name=name, role=role, path=str(path), language=language, bytes=sizes, documents=counts))
             _add(sample, here, LOOKED_AT if role == "new" else _BYTES, None if role == "new" else _LANGUAGES)
     return found, sample
+
+
+def _refuse_few(path: str, documents: Mapping[str, int]) -> None:
+    """Raises AdaptError where so little is given that nothing could be held out to measure by."""
+    for code, count in documents.items():
+        if count < FEWEST:
+            raise AdaptError(
+                f"{path}: {count} documents of {code}; at least {FEWEST} are needed, since what is gained is measured "
+                "on some that are not trained on: give more, or the same text in smaller ones, as a paragraph a line"
+            )
 
 
 def _language(asked: Asked, path: str, here: Sample) -> str | None:

@@ -20,6 +20,7 @@ PIECES = 1_000  # that are added for each language which the vocabulary cuts sma
 MOST_TOKENS, EPOCHS = 2_000_000, 4  # read if nothing is said: the new text so often, at most so much
 _PEAK = 0.15  # divided by the width of the model: a third of what models of that width are trained with
 _CONTEXT, _LEAST_BATCH, _MOST_BATCH, _UPDATES = 512, 1_024, 16_384, 250
+_HELD_OUT, _LEAST_HELD = 0.03, 6  # share of the documents, and of how few of a language on average
 _ROWS, _DECAY, _WARMUP = 0.15, 0.2, 0.1  # of the tokens: new rows alone; the decay; and of the middle, its warm-up
 
 HEADER = """\
@@ -36,6 +37,7 @@ class Text:
     role       new, replay or watch
     language   that is said of it; None: its files say it
     bytes      of each language, as far as they were counted
+    documents  likewise
     """
 
     name: str
@@ -43,6 +45,7 @@ class Text:
     path: str
     language: str | None
     bytes: Mapping[str, int]
+    documents: Mapping[str, int]
 
 
 def recipe_of(
@@ -80,7 +83,7 @@ def recipe_of(
                 {"name": text.name, "path": text.path, "columns": {"text": asked.column}, "language": text.language}
                 for text in texts
             ],
-            "held_out": {"share": 0.03, "max_bytes": "100kB"},
+            "held_out": {"share": _held_out(texts), "max_bytes": "100kB"},
         },
         "tokenizer": {"path": start},
         "phases": phases,
@@ -136,6 +139,12 @@ def _phases(start: str, total: int, peak: float, grown: bool, common: dict[str, 
     rate = {"peak": peak, "decay": decay, "shape": "one_minus_sqrt"}
     found.append({"name": "decay", "from": "adapt", "tokens": decay, "learning_rate": rate, **common})
     return found
+
+
+def _held_out(texts: Sequence[Text]) -> float:
+    """The share of documents that is not trained on: where there are few, so many that some are of each language."""
+    fewest = min(count for text in texts if text.role == "new" for count in text.documents.values())
+    return round(max(_HELD_OUT, _LEAST_HELD / fewest), 4)
 
 
 def _tokens(asked: Asked, texts: Sequence[Text], measured: Measured) -> int:

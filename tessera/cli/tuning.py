@@ -189,9 +189,11 @@ def _head(asked: Any) -> None:
     """A model with the head of a task, out of labelled rows."""
     from tessera.evaluation import catalogue
     from tessera.finetune import fit
+    from tessera.inference.sentence_folder import model_inside
 
+    model = model_inside(asked.model)
     with Watcher(console) as watcher:
-        read = _dataset(asked)
+        read = _dataset(asked, model)
         if read.kind == "rerank":
             from tessera.retrieval import rerank
 
@@ -205,13 +207,13 @@ def _head(asked: Any) -> None:
             watcher.say(f"data: {line}")
         found = fit.quick(read, asked.method) if asked.protocol == "quick" else catalogue.protocol(asked.protocol)
         fitted = fit.finetune(
-            asked.model, read, asked.out, protocol=asked.changed(found), method=asked.method, machine=asked.machine,
+            model, read, asked.out, protocol=asked.changed(found), method=asked.method, machine=asked.machine,
             balance=asked.balance, curve=asked.curve, listwise=asked.listwise, watcher=watcher,
         )  # fmt: skip
     _show(fitted, read)
 
 
-def _dataset(asked: Any) -> Any:
+def _dataset(asked: Any, model: Path) -> Any:
     """The rows of files, or of a task."""
     from tessera.labelled import dataset
     from tessera.tokenizer.tokenizer import Tokenizer
@@ -225,7 +227,7 @@ def _dataset(asked: Any) -> Any:
         kind=asked.kind, columns=asked.columns, separator=asked.separator, labels=asked.labels,
         train_languages=asked.train_language, skip_bad=asked.skip_bad, **held_out,
     )  # fmt: skip
-    return dataset.read(asked.data, options, Tokenizer.load(asked.model))
+    return dataset.read(asked.data, options, Tokenizer.load(model))
 
 
 def _show(fitted: Any, read: Any) -> None:

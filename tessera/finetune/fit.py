@@ -180,7 +180,8 @@ def _warnings(
     if on == "validation":
         found.append("there is no test set: scores are of validation, which the model was chosen on, so a bit too high")
     if len(part) < 100:
-        found.append(f"{on} has {len(part)} rows; one more or less right is {100 / max(1, len(part)):.1f} points")
+        much = f"one more or less right is {100 / max(1, len(part)):.1f} points"
+        found.append(f"{on} has {len(part)} rows; {'few for a correlation' if one.data.kind == 'regress' else much}")
     return tuple(found)
 
 

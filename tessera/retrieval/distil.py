@@ -229,7 +229,8 @@ def run(
     refuse_taken(out)
     learn, held = read.split(pairs, held_out) if isinstance(held_out, float) else (list(pairs), list(held_out))
     if not learn or not held:
-        raise ValueError(f"{len(learn)} sentences to learn from and {len(held)} held out; both are needed")
+        raise ValueError(f"{len(learn)} sentences to learn from and {len(held)} held out; both are needed: give more, "
+                         "or a greater share (--held-out 0.2)")  # fmt: skip
     guide = Embedder.from_pretrained(teacher, device=machine.device, dtype=machine.dtype)
     first, inside = student(folder, guide, machine, contrast=contrast, max_length=protocol.max_length)
     watcher.say(f"{len(learn):,} to learn from, {len(held):,} held out; {guide.dimensions} dimensions of the teacher")

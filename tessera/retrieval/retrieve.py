@@ -52,8 +52,8 @@ def divide(judged: Sequence[Judged], held_out: float | Sequence[Judged]) -> tupl
     for what, some in (("to train on", learn), ("held out", held)):
         if not any(one.answers for one in some):
             raise ValueError(
-                f"pairs: none of the {len(some)} queries {what} has a document that answers it; give more rows, or "
-                "validation rows of your own"
+                f"pairs: none of the {len(some)} queries {what} has a document that answers it; give more rows, a "
+                "greater share (--held-out 0.2), or validation rows of your own"
             )
     return learn, held
 

@@ -170,6 +170,10 @@ def test_what_cannot_be_used_is_refused_before_anything_is_written(asked, tmp_pa
     refuse("average is 0", average=0.0)
     refuse("nothing|no file|no such", text=(str(tmp_path / "nowhere.jsonl"),))
     refuse("no task is called 'sib2000'", tasks=("sib2000",))
+    (tmp_path / "few").mkdir()
+    few = tmp_path / "few" / "cym_Latn.jsonl"
+    write(few, [{"text": text} for text in welsh(19)])
+    refuse("19 documents of cym_Latn; at least 20 are needed.* a paragraph a line", text=(str(few),))
     refuse("--pairs teaches models that make vectors", pairs=(str(new),))
     import transformers
 
