@@ -264,12 +264,18 @@ def optimize(
                 stopping.score(step + 1)
             if checkpoint is not None:
                 checkpoint.after_step(course, steps)
+    return _ended(course, encoder, table)
+
+
+def _ended(course: Course, encoder: AnyEncoder, table: PartialEmbedding | None) -> TrainingSummary:
+    """What a training comes to; the encoder is left whole, with the best weights."""
+    stopping = course.stopping
     if stopping is not None:
-        network.load_state_dict(stopping.weights)
+        course.network.load_state_dict(stopping.weights)
     if table is not None:
         set_embedding(encoder, nn.Embedding.from_pretrained(table.embedding(), freeze=False))
-    if alone:
-        network.requires_grad_()
+    if table is not None and not table.all_seen:
+        course.network.requires_grad_()
     encoder.eval()
     summary = TrainingSummary(steps=len(course.losses), tokens=course.tokens, losses=tuple(course.losses))
     return summary if stopping is None else replace(summary, validation=tuple(stopping.scores), best=stopping.best[0])

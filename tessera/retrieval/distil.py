@@ -36,7 +36,7 @@ from tessera.retrieval.agreement import agreement, nearness
 from tessera.retrieval.cards import model_card
 from tessera.retrieval.pairs import Sentence
 from tessera.retrieval.retriever import Contrast, Retriever, save_vectors
-from tessera.retrieval.sweep import Sweep, mean, model_fingerprint, rows_fingerprint, settings_of, trials_of
+from tessera.retrieval.sweep import Sweep, model_fingerprint, rows_fingerprint, settings_of, trials_of
 from tessera.retrieval.teacher import Lesson, lesson
 from tessera.train.embedding import Loss, distance
 
@@ -117,19 +117,12 @@ def plan(pairs: Sequence[Sentence], protocol: Protocol, seed: int, temperature: 
 
 
 def train(
-    student: Retriever,
-    lesson: Lesson,
-    protocol: Protocol,
-    *,
-    rate: float,
-    seed: int,
-    loss: Loss = "mse",
-    temperature: float = 1.0,
-    rows: Sequence[int] = (),
+    student: Retriever, lesson: Lesson, protocol: Protocol, *,
+    rate: float, seed: int, loss: Loss = "mse", temperature: float = 1.0, rows: Sequence[int] = (),
     validate: Callable[[], float] | None = None,
     on_progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
-) -> TrainingSummary:
+) -> TrainingSummary:  # fmt: skip
     """Trains the student, in place; on a CPU the same seed gives the same bytes.
 
     rate         the highest learning rate
@@ -227,10 +220,7 @@ def run(
     """
     watcher, machine, out = watcher or Silent(), machine or Machine(), Path(out)
     refuse_taken(out)
-    learn, held = read.split(pairs, held_out) if isinstance(held_out, float) else (list(pairs), list(held_out))
-    if not learn or not held:
-        raise ValueError(f"{len(learn)} sentences to learn from and {len(held)} held out; both are needed: give more, "
-                         "or a greater share (--held-out 0.2)")  # fmt: skip
+    learn, held = _divided(pairs, held_out)
     guide = Embedder.from_pretrained(teacher, device=machine.device, dtype=machine.dtype)
     first, inside = student(folder, guide, machine, contrast=contrast, max_length=protocol.max_length)
     watcher.say(f"{len(learn):,} to learn from, {len(held):,} held out; {guide.dimensions} dimensions of the teacher")
@@ -241,32 +231,30 @@ def run(
 
     how = {"protocol": protocol, "loss": loss, "temperature": temperature, "rows": rows}
     once = functools.partial(_once, taught, score, speeds, watcher, how)
-    of = [
-        model_fingerprint(folder),
-        model_fingerprint(teacher),
-        teacher_prompt,
-        loss,
-        temperature,
-        *_science(first),
-        settings_of(protocol),
-        protocol.seeds[0],
-        rows_fingerprint(learn, held),
-        *([list(rows)] if rows else ()),
-    ]
+    of = [model_fingerprint(folder), model_fingerprint(teacher), teacher_prompt, loss, temperature,
+          *_science(first, rows), settings_of(protocol), protocol.seeds[0], rows_fingerprint(learn, held)]  # fmt: skip
     blank = functools.partial(student, folder, guide, machine, contrast=contrast, max_length=protocol.max_length)
     sweep = Sweep(
         folder=trials, identity=digest(of), train=once, score=score, say=watcher.say, blank=lambda: blank()[0],
         measure=lambda model: agreement(model, asked)["all"], seeds=protocol.seeds,
     )  # fmt: skip
     best = sweep.best_of(protocol.rates())
-    model, seeds = best.model, best.over_seeds()
-    after = agreement(model, asked) | ({f"mean of {len(best.measures)} seeds": mean(seeds)} if seeds else {})
+    after = agreement(best.model, asked) | best.row()
     card = _card(folder, guide, loss, teacher_prompt, len(learn), before, after)
-    difference = save_vectors(model, inside, out, [text for pair in held[:16] for text in _sides(pair)], card)
+    difference = save_vectors(best.model, inside, out, [text for pair in held[:16] for text in _sides(pair)], card)
     sweep.finished()
     if cache is None:
         remove_folder(trials / "teacher")
-    return Distilled(best.summary, before, after, best.rate, difference, max(speeds, default=0.0), seeds)
+    return Distilled(best.summary, before, after, best.rate, difference, max(speeds, default=0.0), best.over_seeds())
+
+
+def _divided(pairs: Sequence[Sentence], held_out: float | Sequence[Sentence]) -> tuple[list[Sentence], list[Sentence]]:
+    """(to learn from, held out). Raises ValueError where one of them has none."""
+    learn, held = read.split(pairs, held_out) if isinstance(held_out, float) else (list(pairs), list(held_out))
+    if not learn or not held:
+        raise ValueError(f"{len(learn)} sentences to learn from and {len(held)} held out; both are needed: give more, "
+                         "or a greater share (--held-out 0.2)")  # fmt: skip
+    return learn, held
 
 
 def _lessons(
@@ -300,9 +288,9 @@ def _once(
     return course
 
 
-def _science(student: Retriever) -> list[object]:
-    """What training depends on besides weights and rows."""
-    return [dataclasses.asdict(student.contrast), student.max_length]
+def _science(student: Retriever, rows: Sequence[int]) -> list[object]:
+    """What training depends on besides weights and sentences."""
+    return [dataclasses.asdict(student.contrast), student.max_length, *([list(rows)] if rows else [])]
 
 
 def _card(

@@ -6,6 +6,7 @@ found = run(folder, judged(rows), out, protocol=protocol)
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tessera.data.examples import Search
 from tessera.files import digest, refuse_taken
@@ -20,7 +21,7 @@ from tessera.retrieval.contrastive import train
 from tessera.retrieval.pairs import Judged
 from tessera.retrieval.ranking import averages, measure, rank
 from tessera.retrieval.retriever import Contrast, Retriever, save_vectors
-from tessera.retrieval.sweep import Sweep, mean, model_fingerprint, rows_fingerprint, settings_of, trials_of
+from tessera.retrieval.sweep import Sweep, model_fingerprint, rows_fingerprint, settings_of, trials_of
 
 HELD_OUT = 0.1  # share of the queries
 METRIC = "ndcg@10"
@@ -103,26 +104,21 @@ def run(
     of = [model_fingerprint(folder), settings_of(protocol), protocol.seeds[0], asdict(first.contrast),
           first.max_length, rows_fingerprint(learn, held)]  # fmt: skip
     searched = pairs.search(test, asked.corpus) if test else asked
+    how: dict[str, Any] = {"contrast": contrast, "max_length": protocol.max_length}
     sweep = Sweep(
-        measure=lambda model: score(model, searched), seeds=protocol.seeds,
         folder=trials_of(out), identity=digest(of), train=once, score=lambda model: score(model, asked)[METRIC],
-        say=watcher.say, blank=lambda: Retriever.from_pretrained(
-            folder, machine, contrast=contrast, max_length=protocol.max_length
-        )[0],
+        measure=lambda model: score(model, searched), seeds=protocol.seeds, say=watcher.say,
+        blank=lambda: Retriever.from_pretrained(folder, machine, **how)[0],
     )  # fmt: skip
     best = sweep.best_of(protocol.rates())
-    model, seeds = best.model, best.over_seeds()
-    after = score(model, asked)
+    model, after = best.model, score(best.model, asked)
     tested = score(model, searched) if test else None
-    rows = {"before": before, "after": after} | ({"test": tested} if tested else {})
-    rows |= {f"{'test' if test else 'after'}, mean of {len(best.measures)} seeds": mean(seeds)} if seeds else {}
+    rows = {"before": before, "after": after, **({"test": tested} if tested else {}), **best.row()}
     texts = [*asked.queries][:8] + [*asked.corpus][:8]
     difference = save_vectors(model, inside, out, texts, _card(folder, model, len(triples), rows))
     sweep.finished()
-    return Retrieved(
-        summary=best.summary, before=before, after=after, test=tested, rate=best.rate, difference=difference,
-        seeds=seeds,
-    )  # fmt: skip
+    return Retrieved(summary=best.summary, before=before, after=after, test=tested, rate=best.rate,
+                     difference=difference, seeds=best.over_seeds())  # fmt: skip
 
 
 def _card(folder: str | Path, model: Retriever, count: int, rows: dict[str, dict[str, float]]) -> str:

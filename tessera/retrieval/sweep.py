@@ -9,7 +9,7 @@
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,11 +59,6 @@ def rows_fingerprint(*several: Iterable[Judged | Sentence]) -> str:
     return found.hexdigest()
 
 
-def mean(seeds: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """The means over seeds alone."""
-    return {name: value for name, (value, _) in seeds.items()}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Best:
     """The model that scored best on validation, and how it came about.
@@ -80,6 +75,11 @@ class Best:
     def over_seeds(self) -> dict[str, tuple[float, float]]:
         """Of each measure the mean over seeds and half its 95% interval; nothing of one seed."""
         return {name: interval([found[name] for found in self.measures]) for name in (self.measures or [{}])[0]}
+
+    def row(self, what: str = "") -> dict[str, dict[str, float]]:
+        """The means over seeds, as a row of a table; none of one seed."""
+        means = {name: mean for name, (mean, _) in self.over_seeds().items()}
+        return {f"{what}mean of {len(self.measures)} seeds": means} if means else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -105,7 +105,7 @@ def test_the_best_rate_is_trained_with_all_seeds_the_best_of_them_is_kept_and_a_
     mean, half = found.seeds["ndcg@10"]
     assert half > 0
     assert mean == pytest.approx(found.test["ndcg@10"], abs=0.3)
-    assert f"| test, mean of 3 seeds | {mean:.4f}" in (tmp_path / "one" / "README.md").read_text()
+    assert f"| mean of 3 seeds | {mean:.4f}" in (tmp_path / "one" / "README.md").read_text()
 
     train, ends = retrieve.train, iter((None, None, None, KeyboardInterrupt))
 
