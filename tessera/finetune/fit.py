@@ -35,7 +35,10 @@ _FEWEST_EPOCHS, _MOST_EPOCHS = 3, 20
 
 
 def quick(data: Dataset, method: Method = "full") -> Protocol:
-    """The protocol where none is named: a few rates, early stopping, epochs enough for a small dataset."""
+    """The protocol where none is named: a few rates, early stopping, epochs enough for a small dataset.
+
+    Of its rates not all are tried; see trials.climbing.
+    """
     epoch = math.ceil(len(data.train) / 16)
     epochs = min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, math.ceil(_STEPS / epoch)))
     return Protocol(
@@ -91,7 +94,8 @@ def finetune(
         method=method,
         listwise=listwise,
     )
-    rate, first, done = trials.search(one, protocol.rates(), protocol.seeds)
+    climb = protocol.name == "quick" and protocol.learning_rates == quick(data, method).learning_rates
+    rate, first, done = trials.search(one, protocol.rates(), protocol.seeds, climb=climb)
     on = "test" if len(data.test) else "validation"
     fitted = _summary(one, out, rate, first, done, on)
     if curve:
