@@ -303,7 +303,7 @@ def _course(
     if alone is not None:
         network.requires_grad_(False)
         alone.requires_grad_()
-    return Course(network, build(network, settings, rate, alone and alone.parameters()), stopping)
+    return Course(network, build(network, settings, rate, None if alone is None else alone.parameters()), stopping)
 
 
 def learning_rate(step: int, steps: int, peak: float, protocol: Protocol) -> float:
