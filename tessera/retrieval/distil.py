@@ -21,12 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from tessera.data.packing import by_length
 from tessera.files import digest, model_name, refuse_taken, remove_folder
 from tessera.finetune.checkpoint import Checkpoint
 from tessera.finetune.loop import Plan, TrainingSummary, optimize
 from tessera.inference.encoder import Encoder as Embedder
+from tessera.model.encoder import Attention
 from tessera.model.pooling import Dense
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
@@ -117,16 +119,19 @@ def plan(pairs: Sequence[Sentence], protocol: Protocol, seed: int, temperature: 
 
 
 def train(
-    student: Retriever, lesson: Lesson, protocol: Protocol, *,
-    rate: float, seed: int, loss: Loss = "mse", temperature: float = 1.0, rows: Sequence[int] = (),
+    student: Retriever, lesson: Lesson, protocol: Protocol, *, rate: float, seed: int,
+    loss: Loss = "mse", temperature: float = 1.0, source_share: float = 1.0, rows: Sequence[int] = (),
     validate: Callable[[], float] | None = None,
     on_progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> TrainingSummary:  # fmt: skip
-    """Trains the student, in place; on a CPU the same seed gives the same bytes.
+    """Trains the student, in place and without dropout: what it is to say is known. On a CPU the same seed gives the
+    same bytes.
 
     rate         the highest learning rate
     temperature  of the mixture of languages, as in `plan`
+    source_share share of the pairs whose sentence the student reads too, drawn at each step; of the others it reads
+                 the translation alone. Sentences that stand beside many translations cost half of the tokens at 1
     rows         of the vocabulary, which learn alone: all other weights stay as they are; none: all weights learn
     validate     a score, the higher the better, for early stopping as in loop.train
     checkpoint   where it goes on if it was stopped
@@ -136,14 +141,18 @@ def train(
     """
     if loss not in LOSSES:
         raise ValueError(f"loss is {loss!r}; give {' or '.join(LOSSES)}")
+    if not 0 <= source_share <= 1:
+        raise ValueError(f"source_share is {source_share}; it is a share of the pairs, from 0 to 1")
     if student.width != lesson.vectors.width:
         raise ValueError(f"the student's vectors have {student.width} dimensions, the teacher's {lesson.vectors.width}")
+    without_dropout(student.encoder)
     steps = plan(lesson.pairs, protocol, seed, temperature)
     prompt = student.contrast.document_prompt
 
     def accumulate(step: int, chosen: Sequence[int]) -> tuple[float, int]:
         """The mean distance of all texts of a batch, its gradient by micro-batches of so many tokens."""
-        texts = [(prompt + text, number) for number in chosen for text in _sides(lesson.pairs[number])]
+        both = np.random.default_rng([seed, step, 2]).random(len(chosen)) < source_share
+        texts = [(prompt + text, n) for n, b in zip(chosen, both, strict=True) for text in _sides(lesson.pairs[n], b)]
         read = student.read([text for text, _ in texts])
         batch = [(ids, number) for ids, (_, number) in zip(read, texts, strict=True)]
         due = torch.from_numpy(lesson.vectors.rows(lesson.places[[number for _, number in batch]])).to(student.device)
@@ -173,6 +182,15 @@ def train(
     )
 
 
+def without_dropout(encoder: nn.Module) -> None:
+    """Ours and transformers'; the configuration keeps what it says."""
+    for part in encoder.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+        elif isinstance(part, Attention):
+            part.dropout = 0.0
+
+
 def _each_once(lesson: Lesson, met: NDArray[np.int64]) -> Iterator[str]:
     """The texts of some pairs; a sentence of many translations comes but once."""
     _, first = np.unique(lesson.places[met], return_index=True)
@@ -183,8 +201,11 @@ def _each_once(lesson: Lesson, met: NDArray[np.int64]) -> Iterator[str]:
             yield other
 
 
-def _sides(pair: Sentence) -> list[str]:
-    return [pair.text] if pair.translation is None else [pair.text, pair.translation]
+def _sides(pair: Sentence, both: bool = True) -> list[str]:
+    """What the student reads of a pair; of a plain sentence always that."""
+    if pair.translation is None:
+        return [pair.text]
+    return [pair.text, pair.translation] if both else [pair.translation]
 
 
 def run(
@@ -197,6 +218,7 @@ def run(
     held_out: float | Sequence[Sentence] = HELD_OUT,
     loss: Loss = "mse",
     temperature: float = 1.0,
+    source_share: float = 1.0,
     rows: Sequence[int] = (),
     teacher_prompt: str = "",
     contrast: Contrast | None = None,
@@ -229,9 +251,9 @@ def run(
     before, speeds = agreement(first, asked), list[float]()
     score = functools.partial(nearness, asked)
 
-    how = {"protocol": protocol, "loss": loss, "temperature": temperature, "rows": rows}
+    how = {"protocol": protocol, "loss": loss, "temperature": temperature, "source_share": source_share, "rows": rows}
     once = functools.partial(_once, taught, score, speeds, watcher, how)
-    of = [model_fingerprint(folder), model_fingerprint(teacher), teacher_prompt, loss, temperature,
+    of = [model_fingerprint(folder), model_fingerprint(teacher), teacher_prompt, loss, temperature, source_share,
           *_science(first, rows), settings_of(protocol), protocol.seeds[0], rows_fingerprint(learn, held)]  # fmt: skip
     blank = functools.partial(student, folder, guide, machine, contrast=contrast, max_length=protocol.max_length)
     sweep = Sweep(
