@@ -139,12 +139,7 @@ def train(
     Texts are tokenized batch by batch, so memory does not grow with them.
     Raises Diverged where the loss is no finite number, ValueError for a teacher of another width.
     """
-    if loss not in LOSSES:
-        raise ValueError(f"loss is {loss!r}; give {' or '.join(LOSSES)}")
-    if not 0 <= source_share <= 1:
-        raise ValueError(f"source_share is {source_share}; it is a share of the pairs, from 0 to 1")
-    if student.width != lesson.vectors.width:
-        raise ValueError(f"the student's vectors have {student.width} dimensions, the teacher's {lesson.vectors.width}")
+    _check(student, lesson, loss, source_share)
     without_dropout(student.encoder)
     steps = plan(lesson.pairs, protocol, seed, temperature)
     prompt = student.contrast.document_prompt
@@ -180,6 +175,16 @@ def train(
         what="distillation",
         checkpoint=checkpoint,
     )
+
+
+def _check(student: Retriever, lesson: Lesson, loss: Loss, source_share: float) -> None:
+    """Raises ValueError for arguments of `train` that are none."""
+    if loss not in LOSSES:
+        raise ValueError(f"loss is {loss!r}; give {' or '.join(LOSSES)}")
+    if not 0 <= source_share <= 1:
+        raise ValueError(f"source_share is {source_share}; it is a share of the pairs, from 0 to 1")
+    if student.width != lesson.vectors.width:
+        raise ValueError(f"the student's vectors have {student.width} dimensions, the teacher's {lesson.vectors.width}")
 
 
 def without_dropout(encoder: nn.Module) -> None:
