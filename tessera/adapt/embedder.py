@@ -106,8 +106,9 @@ def adapt_embedder(asked: Asked, out: Path, model: Path, watcher: Watcher | None
     seen = None if (out / LOOK).is_file() else judge(measure(model, sample, watcher))
     pieces = read_json(out / LOOK)["extend"]["pieces"] if seen is None else _pieces(asked, seen, given, watcher)
     if not pieces and not asked.pairs:
+        why = f"its vocabulary serves {', '.join(sorted(new_languages(given)))}"
         raise AdaptError(
-            f"{asked.model} has nothing to learn from this: its vocabulary serves {', '.join(new_languages(given))}, "
+            f"{asked.model} has nothing to learn from this: {why if asked.extend is None else 'no pieces are added'}, "
             "and plain text shows a model that makes vectors no more than where new pieces belong; add pieces all the "
             "same (--extend 1000), give translations (--pairs FILE), or use the model as it is"
         )
