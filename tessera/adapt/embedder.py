@@ -102,7 +102,7 @@ def adapt_embedder(asked: Asked, out: Path, model: Path, watcher: Watcher | None
         )
     evaluate.check(Evaluation(tasks=asked.tasks, data=asked.data, protocol=asked.protocol), rows=True)
     given, sample = read_given(asked, watcher)
-    translated = passages.translations(asked.pairs)
+    translated = passages.translations(asked.pairs, new_languages(given))
     seen = None if (out / LOOK).is_file() else judge(measure(model, sample, watcher))
     pieces = read_json(out / LOOK)["extend"]["pieces"] if seen is None else _pieces(asked, seen, given, watcher)
     if not pieces and not asked.pairs:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tessera.adapt.asked import AdaptError, Asked
 from tessera.adapt.hidden_words import cut
@@ -61,8 +61,10 @@ def together(*some: Texts) -> Texts:
     return both
 
 
-def translations(paths: Sequence[str]) -> tuple[list[Sentence], list[Sentence]]:
+def translations(paths: Sequence[str], new: set[str]) -> tuple[list[Sentence], list[Sentence]]:
     """(to learn from, held out): the translations in some files, each in an order by hash.
+
+    new  languages; where there is one, translations that do not say theirs are in it
 
     Raises AdaptError where there are none, DataError naming a row that cannot be used.
     """
@@ -75,6 +77,13 @@ def translations(paths: Sequence[str]) -> tuple[list[Sentence], list[Sentence]]:
             f"{', '.join(paths)}: {'rows have a text and no translation' if found else 'there are no rows'}; "
             "translations have two columns, as source and target, or src and tgt; plain text is given by --text"
         )
+    if any(not one.language for one in found):
+        if len(new) > 1:
+            raise AdaptError(
+                f"{', '.join(paths)}: say which of {', '.join(sorted(new))} a row is in: a column language"
+            )
+        (only,) = new
+        found = [replace(one, language=one.language or only) for one in found]
     learn, held = pairs.split(found, HELD_PAIRS)
     if not learn or not held:
         raise AdaptError(f"{', '.join(paths)}: {len(found)} translations are too few to hold some out; give more")

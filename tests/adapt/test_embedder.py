@@ -10,6 +10,7 @@ from test_adapt import CYM, welsh
 from typer.testing import CliRunner
 from whole_run import WORDS, Dies, write
 
+from tessera.adapt import passages
 from tessera.adapt.adapt import adapt
 from tessera.adapt.asked import AdaptError, Asked
 from tessera.cli import app
@@ -119,6 +120,15 @@ def test_translations_teach_what_plain_text_does_not(asked, translations, tmp_pa
     columns, rows = found.table()[1:]
     assert "translations found" in columns
     assert rows[0][columns.index("translations found")].count("->") == 3
+
+
+def test_translations_that_say_no_language_are_in_the_new_one_if_there_is_one(tmp_path):
+    write(tmp_path / "pairs.jsonl", [{"source": f"{n} houses", "target": f"{n} tŷ"} for n in range(200)])
+    learn, held = passages.translations([str(tmp_path / "pairs.jsonl")], {"cym_Latn"})
+    assert len(learn) + len(held) == 200
+    assert {one.language for one in [*learn, *held]} == {"cym_Latn"}
+    with pytest.raises(AdaptError, match="say which of bre_Latn, cym_Latn a row is in"):
+        passages.translations([str(tmp_path / "pairs.jsonl")], {"cym_Latn", "bre_Latn"})
 
 
 def test_what_cannot_be_taught_is_refused_before_anything_is_written(asked, new, translations, tmp_path):
