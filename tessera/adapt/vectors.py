@@ -60,8 +60,8 @@ def kept(
     """
     progress = (watcher or Silent()).progress("retention")
     texts: dict[tuple[str, str], list[str]] = {}
-    for role, some in held.items():
-        for one in some:
+    for role, passages in held.items():
+        for one in passages:
             texts.setdefault((role, one.language), []).append(one.text)
     pairs: dict[str, list[Sentence]] = {}
     for one in translated:

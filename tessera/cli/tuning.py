@@ -169,7 +169,7 @@ def _vectors(asked: Any) -> None:
     options = {key: value for key in ("temperature", "source_share") if (value := getattr(asked, key)) is not None}
     found = from_files.quick(asked.kind) if asked.protocol == "quick" else catalogue.protocol(asked.protocol)
     with Watcher(console) as watcher:
-        done = from_files.fit(
+        done: Any = from_files.fit(
             asked.kind, asked.model, asked.data, Path(asked.out), columns=asked.columns or None,
             protocol=asked.changed(found), held_out=asked.held_out, teacher=asked.teacher, machine=asked.machine,
             watcher=watcher, contrast=from_files.contrast(asked.model, asked.dimensions, asked.negatives), **options,
