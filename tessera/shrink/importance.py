@@ -1,0 +1,107 @@
+"""Layer importance: which transformer layers a model can do without, measured on texts.
+
+vectors  by how much the final vectors turn when a layer is left out; the layers are left out one after the other,
+         each time the one whose loss turns them least (greedy backward elimination)
+block    Block Influence: by how much a layer turns what it is given, 1 - cos(input, output), the mean over tokens;
+         of the whole model, once (ShortGPT, Men et al. 2024, arXiv:2403.03853, section 3.1)
+"""
+
+# Shapes: T tokens of N documents end to end, C hidden size, h width of a vector.
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tessera.inference.sentence_folder import Pipeline
+from tessera.inference.tokenize import Ids
+from tessera.model.encoder import pack
+from tessera.model.hub import AnyEncoder
+from tessera.model.pooling import pool
+from tessera.progress import Progress, silent
+from tessera.shrink.layers import Kept, Stack
+
+By = Literal["vectors", "block"]
+WAYS: tuple[By, ...] = get_args(By)
+Cost = Callable[[Kept], float]
+"""What is lost where only these layers are kept: the less the better."""
+
+
+def smaller(stack: Stack, sizes: Sequence[int], cost: Cost) -> dict[int, tuple[Kept, float]]:
+    """Of each number of layers those that are kept, and what that costs: greedy, from the whole model down.
+
+    sizes  numbers of layers, of `stack.sizes`
+    """
+    kept: Kept = tuple(range(stack.count))
+    found: dict[int, tuple[Kept, float]] = {}
+    while len(kept) > min(sizes):
+        ways = [tuple(n for n in kept if n not in run) for run in stack.runs(kept)]
+        costs = [cost(way) for way in ways]
+        least = min(range(len(ways)), key=lambda n: costs[n])
+        kept = ways[least]
+        if len(kept) in sizes:
+            found[len(kept)] = kept, costs[least]
+    return found
+
+
+def influence_cost(influence: Sequence[float]) -> Cost:
+    """The influence of the layers that are left out, added up."""
+    return lambda kept: sum(value for n, value in enumerate(influence) if n not in kept)
+
+
+@torch.inference_mode()
+def vectors_cost(
+    stack: Stack, encoder: AnyEncoder, pipeline: Pipeline, texts: Sequence[Ids], on_progress: Progress | None = None
+) -> Cost:
+    """1 - the mean cosine of the vectors of texts with those of the whole model."""
+    due, asked, tell = _vectors(encoder, pipeline, texts), list[int](), on_progress or silent
+    total = _tries(stack)
+
+    @torch.inference_mode()
+    def cost(kept: Kept) -> float:
+        asked.append(1)
+        tell(min(len(asked), total), total, "leaving out layers")
+        found = _vectors(stack.without(encoder, kept), pipeline, texts)
+        return float(1 - functional.cosine_similarity(found, due).mean())
+
+    return cost
+
+
+def _tries(stack: Stack) -> int:
+    return sum(len(list(stack.runs(tuple(range(size + stack.period))))) for size in stack.sizes)
+
+
+def _vectors(encoder: AnyEncoder, pipeline: Pipeline, texts: Sequence[Ids]) -> Tensor:
+    """[N, h] in double precision."""
+    tokens, starts = pack(texts, next(encoder.parameters()).device)
+    made = pool(encoder.eval()(tokens, starts), starts, pipeline.pooling)
+    for step in pipeline.steps:
+        made = step(made)
+    return made.double()
+
+
+@torch.inference_mode()
+def block_influence(stack: Stack, encoder: AnyEncoder, texts: Sequence[Ids]) -> list[float]:
+    """Of each layer 1 - cos(what it is given, what it gives), the mean over all tokens. From 0: it does nothing."""
+    sums, tokens = [0.0] * stack.count, sum(map(len, texts))
+
+    def watch(number: int) -> Callable[..., None]:
+        def see(_: nn.Module, args: tuple[Any, ...], given: dict[str, Any], out: Any) -> None:
+            before = args[0] if args else given["hidden_states"]
+            after = out[0] if isinstance(out, tuple) else out
+            cosines = functional.cosine_similarity(before.double(), after.double(), dim=-1)
+            sums[number] += float((1 - cosines).sum())
+
+        return see
+
+    layers = stack.layers_of(encoder.eval())
+    hooks = [layer.register_forward_hook(watch(n), with_kwargs=True) for n, layer in enumerate(layers)]
+    try:
+        for ids in texts:  # each by itself: nothing is padded
+            encoder(*pack([ids], next(encoder.parameters()).device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [value / tokens for value in sums]
