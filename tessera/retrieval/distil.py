@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from tessera.data.packing import by_length
-from tessera.files import digest, refuse_taken, remove_folder
+from tessera.files import digest, model_name, refuse_taken, remove_folder
 from tessera.finetune.checkpoint import Checkpoint
 from tessera.finetune.loop import Plan, TrainingSummary, optimize
 from tessera.inference.encoder import Encoder as Embedder
@@ -33,7 +33,7 @@ from tessera.plan.task import Protocol
 from tessera.progress import Progress, Silent, Watcher
 from tessera.retrieval import pairs as read
 from tessera.retrieval.agreement import agreement, nearness
-from tessera.retrieval.cards import student_card
+from tessera.retrieval.cards import model_card
 from tessera.retrieval.pairs import Sentence
 from tessera.retrieval.retriever import Contrast, Retriever, save_vectors
 from tessera.retrieval.sweep import Sweep, model_fingerprint, rows_fingerprint, settings_of, trials_of
@@ -222,58 +222,12 @@ def run(
     watcher, machine, out = watcher or Silent(), machine or Machine(), Path(out)
     refuse_taken(out)
     learn, held = read.split(pairs, held_out) if isinstance(held_out, float) else (list(pairs), list(held_out))
-    taught = teach(
-        folder, teacher, learn, held, trials_of(out), protocol=protocol, loss=loss, temperature=temperature,
-        teacher_prompt=teacher_prompt, contrast=contrast, cache=cache, machine=machine, watcher=watcher,
-    )  # fmt: skip
-    card = student_card(folder, taught.guide, loss, teacher_prompt, len(learn), taught.before, taught.after)
-    texts = [text for pair in held[:16] for text in _sides(pair)]
-    difference = save_vectors(taught.model, taught.inside, out, texts, card)
-    taught.kept()
-    return Distilled(taught.summary, taught.before, taught.after, taught.rate, difference, taught.tokens_per_second)
-
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Taught:
-    """A student that has learnt, not written yet."""
-
-    model: Retriever
-    inside: Path  # where in the student's folder its own model lies
-    guide: Embedder
-    summary: TrainingSummary
-    before: dict[str, dict[str, float]]
-    after: dict[str, dict[str, float]]
-    rate: float
-    tokens_per_second: float
-    kept: Callable[[], None]  # for whoever has written it: what a killed process would have needed is removed
-
-
-def teach(
-    folder: str | Path,
-    teacher: str | Path,
-    learn: list[Sentence],
-    held: list[Sentence],
-    trials: Path,
-    *,
-    protocol: Protocol,
-    loss: Loss = "mse",
-    temperature: float = 1.0,
-    teacher_prompt: str = "",
-    contrast: Contrast | None = None,
-    cache: Path | None = None,
-    machine: Machine | None = None,
-    watcher: Watcher | None = None,
-) -> Taught:
-    """Distils a teacher into a copy of the model of a folder; killed or stopped, the same call goes on in `trials`.
-
-    The arguments and errors are those of `run`, which writes what comes of it.
-    """
-    watcher, machine = watcher or Silent(), machine or Machine()
     if not learn or not held:
         raise ValueError(f"{len(learn)} sentences to learn from and {len(held)} held out; both are needed")
     guide = Embedder.from_pretrained(teacher, device=machine.device, dtype=machine.dtype)
     first, inside = student(folder, guide, machine, contrast=contrast, max_length=protocol.max_length)
     watcher.say(f"{len(learn):,} to learn from, {len(held):,} held out; {guide.dimensions} dimensions of the teacher")
+    trials = trials_of(out)
     taught, asked = _lessons(guide, learn, held, cache or trials / "teacher", teacher_prompt, watcher)
     before, speeds = agreement(first, asked), list[float]()
     score = functools.partial(nearness, asked)
@@ -287,16 +241,13 @@ def teach(
         folder=trials, identity=digest(of), train=once, score=score, say=watcher.say, blank=lambda: blank()[0]
     )
     model, summary, rate = sweep.best_of(protocol.rates())
-
-    def kept() -> None:
-        sweep.finished()
-        if cache is None:
-            remove_folder(trials / "teacher")
-
-    return Taught(
-        model=model, inside=inside, guide=guide, summary=summary, before=before, after=agreement(model, asked),
-        rate=rate, tokens_per_second=max(speeds, default=0.0), kept=kept,
-    )  # fmt: skip
+    after = agreement(model, asked)
+    card = _card(folder, guide, loss, teacher_prompt, len(learn), before, after)
+    difference = save_vectors(model, inside, out, [text for pair in held[:16] for text in _sides(pair)], card)
+    sweep.finished()
+    if cache is None:
+        remove_folder(trials / "teacher")
+    return Distilled(summary, before, after, rate, difference, max(speeds, default=0.0))
 
 
 def _lessons(
@@ -326,3 +277,27 @@ def _once(
 def _science(student: Retriever) -> list[object]:
     """What training depends on besides weights and rows."""
     return [dataclasses.asdict(student.contrast), student.max_length]
+
+
+def _card(
+    folder: str | Path,
+    teacher: Embedder,
+    loss: Loss,
+    prompt: str,
+    learned: int,
+    before: dict[str, dict[str, float]],
+    after: dict[str, dict[str, float]],
+) -> str:
+    of = model_name(teacher.source) if teacher.source else "a teacher"
+    what = (
+        f"Sentence embeddings of {teacher.dimensions} dimensions, learned from those of {of} "
+        f"({f'its prompt {prompt!r}; ' if prompt else ''}{loss} loss, {learned:,} sentences or pairs). Scores on "
+        "held-out sentences: cosine to the teacher, and the share of translations that are found."
+    )
+    whole = {"all, before": before["all"], "all, after": after["all"]}
+    rows = whole | {name: row for name, row in after.items() if name != "all"}
+    code = (
+        "from sentence_transformers import SentenceTransformer\n"
+        'model = SentenceTransformer("<this folder>")\nvectors = model.encode(["one sentence", "another"])'
+    )
+    return model_card(folder, "distil", what, rows, code)

@@ -5,7 +5,8 @@ In reading order:
     layers.py      layer pruning: a folder without some of its layers, and with the values that were learnt
     importance.py  which layers a model can do without
     passages.py    plain text as passages to learn on
-    teach.py       knowledge distillation of what is left from the whole model, as a folder
+    student.py     what is left learns the hidden states and the vectors of the whole model
+    teach.py       a student, taught, compared with its folder in sentence-transformers
     measure.py     parameters, speed, and scores on tasks
     card.py        the model card, and the table of a curve
     shrink.py      a curve of size, speed and score, each point a folder

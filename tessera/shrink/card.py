@@ -45,9 +45,9 @@ def written(stack: Stack, kept: Kept, by: By, lesson: Lesson, found: Learnt, par
     learnt = "It was not taught."
     if lesson.protocol is not None:
         learnt = (
-            f"What is left was taught by the whole model: to give its vectors, on {found.tokens:,} tokens "
-            f"({len(lesson.learn):,} passages of plain text, {languages}), {found.steps:,} steps of "
-            f"{lesson.protocol.batch_size}, learning rate {found.rate:g}, mean squared error of vectors."
+            f"What is left was taught by the whole model, its hidden states and its vectors, on {found.tokens:,} "
+            f"tokens ({len(lesson.learn):,} passages of plain text, {languages}), {found.steps:,} steps of "
+            f"{lesson.protocol.batch_size}, learning rate {found.rate:g}."
         )
     what = (
         f"{len(kept)} of the {stack.count} layers of `{model_name(stack.inside)}`, {parts[0] / 1e6:.1f}M parameters of "

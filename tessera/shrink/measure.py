@@ -53,9 +53,12 @@ def _results(folder: Path, name: str, tasks: Tasks, out: Path, machine: Machine,
         )  # fmt: skip
 
 
-def speeds(folders: Mapping[str, Path], texts: Sequence[str]) -> dict[str, float]:
+def speeds(folders: Mapping[str, Path], texts: Sequence[str], machine: Machine) -> dict[str, float]:
     """How many times as fast as the first each makes vectors of texts: processor seconds, medians of turns."""
-    models = {name: Encoder.from_pretrained(folder, device="cpu", dtype="auto") for name, folder in folders.items()}
+    models = {
+        name: Encoder.from_pretrained(folder, device=machine.device, dtype=machine.dtype)
+        for name, folder in folders.items()
+    }
     seconds: dict[str, list[float]] = {name: [] for name in models}
     for turn in range(_ROUNDS + 1):
         for name, model in models.items():

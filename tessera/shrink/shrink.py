@@ -17,7 +17,7 @@ from tessera.files import LOCK, digest, model_name, read_json, remove_folder, re
 from tessera.inference import sentence_folder as folders
 from tessera.model import hub
 from tessera.model.hf_files import config_json
-from tessera.model.precision import find_device
+from tessera.model.precision import compute_dtype, find_device
 from tessera.model.task_config import names_task
 from tessera.plan.recipe import Machine
 from tessera.progress import Silent, Watcher
@@ -80,7 +80,8 @@ def shrink(
     Raises, before anything is written: ValueError for a folder that gives no vectors, layers that cannot be left out,
     sizes that it cannot have, and an `out` that holds points made otherwise.
     """
-    out, machine, watcher = Path(out), machine or Machine(), watcher or Silent()
+    out, watcher = Path(out), watcher or Silent()
+    machine = _exact(machine or Machine())
     stack = Stack.of(folder)
     _refuse_other_heads(stack)
     chosen = _sizes(stack, sizes)
@@ -96,6 +97,12 @@ def shrink(
         said = [{**asdict(point), "folder": str(point.folder)} for point in points]
         write_json(out / FILE, {"of": model_name(stack.whole), "by": how.by, "points": said}, sealed=True)
     return Curve(points)
+
+
+def _exact(machine: Machine) -> Machine:
+    """With the number format said: a folder that was tuned (`tessera tune`) would else be taken in another engine."""
+    number = str(compute_dtype(machine.dtype, find_device(machine.device))).removeprefix("torch.")
+    return machine.model_copy(update={"dtype": number})
 
 
 def _refuse_other_heads(stack: Stack) -> None:
@@ -206,7 +213,8 @@ def _measured(
     found = {}
     if how.timed:
         watcher.say("measuring speed")
-        found = measure.speeds({one.name: one.folder for one in points}, [one.text for one in lesson.held])
+        texts = [one.text for one in lesson.held]
+        found = measure.speeds({one.name: one.folder for one in points}, texts, machine)
     return [
         replace(
             one,

@@ -1,10 +1,11 @@
-"""Knowledge distillation of a pruned encoder: it learns the vectors of the whole model, on passages of plain text.
+"""Knowledge distillation of a pruned encoder by the whole model, on passages of plain text: what comes out is a folder.
 
 The folder that comes out is the whole model's own, files and prompts alike, but for layers and their values. It has its
 name once sentence-transformers gives the vectors that were learnt.
 """
 
 import dataclasses
+import functools
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,20 +15,24 @@ from typing import Any
 import numpy as np
 
 from tessera.checksums import seal
-from tessera.files import atomic_folder, remove_folder
+from tessera.files import atomic_folder, digest, remove_folder
 from tessera.finetune import saved
+from tessera.finetune.checkpoint import Checkpoint
+from tessera.finetune.loop import TrainingSummary
 from tessera.inference import sentence_folder as folders
 from tessera.inference.encoder import Encoder
 from tessera.model.transformers_model import quietly
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
 from tessera.progress import Watcher
-from tessera.retrieval import distil, teacher
-from tessera.retrieval.agreement import agreement
+from tessera.retrieval import teacher
+from tessera.retrieval.agreement import nearness
 from tessera.retrieval.pairs import Sentence
 from tessera.retrieval.retriever import Contrast, Retriever
+from tessera.retrieval.sweep import Sweep, model_fingerprint, rows_fingerprint, settings_of
 from tessera.shrink import layers
 from tessera.shrink.layers import Kept, Stack
+from tessera.shrink.student import Teacher, learn
 
 RATES = (2e-4,)
 """Tried where no others are asked for."""
@@ -76,23 +81,11 @@ def taught(
 
     Raises ValueError where sentence-transformers gives other vectors; nothing is written then.
     """
-    pooling = folders.read(stack.whole)[0].pooling
-    plain = Contrast(pooling="cls" if pooling == ("cls",) else "mean")  # prompts stand in the passages
     trials = out.with_name(f".{out.name}.trials")
     with tempfile.TemporaryDirectory(dir=out.parent) as work:
         cut = Path(work, "cut")
         stack.write(kept, cut)
-        if lesson.protocol is None:
-            model, found = _as_it_is(stack, cut, lesson, plain, cache, watcher)
-        else:
-            done = distil.teach(
-                cut, stack.whole, lesson.learn, lesson.held, trials, protocol=lesson.protocol, contrast=plain,
-                cache=cache, machine=lesson.machine, watcher=watcher,
-            )  # fmt: skip
-            model, found = done.model, Learnt(
-                before=done.before["all"]["cosine"], after=done.after["all"]["cosine"], rate=done.rate,
-                steps=done.summary.steps, tokens=done.summary.tokens,
-            )  # fmt: skip
+        model, found = _learnt(stack, cut, lesson, cache, trials, watcher)
         with atomic_folder(out) as draft:
             layers.renew(cut, model.encoder, list(model.steps), draft)
             worst = compare(model, draft, [one.text for one in lesson.held[: saved.COMPARED]])
@@ -102,15 +95,40 @@ def taught(
     return found
 
 
-def _as_it_is(
-    stack: Stack, cut: Path, lesson: Lesson, plain: Contrast, cache: Path, watcher: Watcher
+def _learnt(
+    stack: Stack, cut: Path, lesson: Lesson, cache: Path, trials: Path, watcher: Watcher
 ) -> tuple[Retriever, Learnt]:
-    """Layers left out and nothing learnt."""
-    guide = Encoder.from_pretrained(stack.whole, device=lesson.machine.device, dtype=lesson.machine.dtype)
-    model, _ = Retriever.from_pretrained(cut, lesson.machine, contrast=plain)
+    """The student that is best on held-out passages; killed or stopped, the same call goes on in `trials`."""
+    protocol, machine = lesson.protocol, lesson.machine
+    pooling = folders.read(stack.whole)[0].pooling
+    plain = Contrast(pooling="cls" if pooling == ("cls",) else "mean")  # prompts stand in the passages
+
+    def read(folder: Path) -> Retriever:
+        longest = None if protocol is None else protocol.max_length
+        return Retriever.from_pretrained(folder, machine, contrast=plain, max_length=longest)[0]
+
+    guide = Encoder.from_pretrained(stack.whole, device=machine.device, dtype=machine.dtype)
     due = teacher.lesson(guide, lesson.held, cache, on_progress=watcher.progress("teacher"))
-    near = agreement(model, due)["all"]["cosine"]
-    return model, Learnt(before=near, after=near, rate=None, steps=0, tokens=0)
+    del guide
+    first = read(cut)
+    before = nearness(due, first)
+    if protocol is None:
+        return first, Learnt(before=before, after=before, rate=None, steps=0, tokens=0)
+    whole, texts = Teacher.of(read(stack.whole)), [one.text for one in lesson.learn]
+
+    def train(model: Retriever, rate: float, checkpoint: Checkpoint) -> TrainingSummary:
+        report = watcher.progress(f"distillation at {rate:g}")
+        return learn(model, whole, texts, protocol, rate=rate, seed=0, on_progress=report, checkpoint=checkpoint)
+
+    identity = [model_fingerprint(stack.whole), model_fingerprint(cut), settings_of(protocol),
+                rows_fingerprint(lesson.learn, lesson.held)]  # fmt: skip
+    sweep = Sweep(
+        folder=trials, identity=digest(identity), blank=lambda: read(cut), train=train,
+        score=functools.partial(nearness, due), say=watcher.say,
+    )  # fmt: skip
+    model, summary, rate = sweep.best_of(protocol.rates())
+    after = nearness(due, model)
+    return model, Learnt(before=before, after=after, rate=rate, steps=summary.steps, tokens=summary.tokens)
 
 
 def compare(model: Retriever, folder: Path, texts: Sequence[str]) -> float:
