@@ -86,6 +86,9 @@ def shrink(
     _refuse_other_heads(stack)
     chosen = _sizes(stack, sizes)
     pipeline, _ = folders.read(stack.whole)
+    if pipeline.pooling not in (("mean",), ("cls",)) or pipeline.lower_case:
+        what = "lower-cases texts" if pipeline.lower_case else f"pools by {'+'.join(pipeline.pooling)}"
+        raise ValueError(f"{folder}: {what}; what is taught here pools by mean or cls, and leaves case to tokens")
     prompts = [text for text in pipeline.prompts.values() if text]
     lesson = _lesson(stack, texts, how, prompts, machine)
     with lock.hold(out / LOCK, f"smaller models in {out}"):
