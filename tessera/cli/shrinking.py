@@ -24,6 +24,7 @@ def shrink(
     by: Annotated[
         Literal["vectors", "block"], typer.Option(help="importance: greedy by vectors, or Block Influence")
     ] = "vectors",
+    trim: Annotated[bool, typer.Option("--trim", help="first leave out tokens that the text does not use")] = False,
     no_teaching: Annotated[bool, typer.Option("--no-teaching", help="leave layers out, and no more")] = False,
     epochs: Annotated[float, typer.Option(help="times that the text is read")] = 1.0,
     rates: Annotated[str, typer.Option(help="learning rates to try, with commas")] = "2e-4",
@@ -55,7 +56,9 @@ def shrink(
     from tessera.vocabulary import texts
 
     check_outputs(plot)
-    how = How(by=by, taught=not no_teaching, rates=_rates(rates), epochs=epochs, batch=batch, timed=not no_timing)
+    how = How(
+        by=by, taught=not no_teaching, trim=trim, rates=_rates(rates), epochs=epochs, batch=batch, timed=not no_timing
+    )
     tasks = Tasks(tasks=tuple(task or ()), mteb=tuple(mteb or ()), languages=tuple(task_language or ()), data=data)
     with Watcher(console) as watcher:
         found = texts.read_texts(

@@ -34,13 +34,18 @@ class Point:
     scores: dict[str, float]  # task -> hundredths
 
 
-def written(stack: Stack, kept: Kept, by: By, lesson: Lesson, found: Learnt, parts: tuple[int, int]) -> str:
+def written(
+    whole: Stack, base: Stack, kept: Kept, by: By, lesson: Lesson, found: Learnt, parts: tuple[int, int]
+) -> str:
     """README.md of one: licence and base model, what was left out and how, how it was taught, how near it came.
 
+    base   what layers were left out of: the whole model, or the same with fewer tokens
     parts  parameters of all weights and of layers
     """
-    gone = [str(n) for n in range(stack.count) if n not in kept]
-    all_, mine = stack.parameters()
+    gone = [str(n) for n in range(whole.count) if n not in kept]
+    all_, mine = whole.parameters()
+    rows = [int(stack.config.get("vocab_size", 0)) for stack in (whole, base)]
+    trimmed = f" Of {rows[0]:,} tokens {rows[1]:,} are kept, those that the text uses." if base is not whole else ""
     languages = ", ".join(sorted({one.language for one in lesson.held}))
     learnt = "It was not taught."
     if lesson.protocol is not None:
@@ -50,18 +55,18 @@ def written(stack: Stack, kept: Kept, by: By, lesson: Lesson, found: Learnt, par
             f"{lesson.protocol.batch_size}, learning rate {found.rate:g}."
         )
     what = (
-        f"{len(kept)} of the {stack.count} layers of `{model_name(stack.inside)}`, {parts[0] / 1e6:.1f}M parameters of "
+        f"{len(kept)} of the {whole.count} layers of `{model_name(whole.inside)}`, {parts[0] / 1e6:.1f}M parameters of "
         f"{all_ / 1e6:.1f}M, {parts[1] / 1e6:.1f}M of {mine / 1e6:.1f}M in layers. Left out, counted from 0: "
-        f"{', '.join(gone)}; {_WAYS[by]}. {learnt} Vectors of sentence-transformers differ from what was learnt by at "
-        f"most {found.difference:.0e}. Cosine with the vectors of the whole model, on {len(lesson.held):,} passages "
-        "that were not learnt on:"
+        f"{', '.join(gone)}; {_WAYS[by]}.{trimmed} {learnt} Vectors of sentence-transformers differ from what was "
+        f"learnt by at most {found.difference:.0e}. Cosine with the vectors of the whole model, on "
+        f"{len(lesson.held):,} passages that were not learnt on:"
     )
-    rows = {"before it was taught": {"cosine": found.before}, "after": {"cosine": found.after}}
+    scores = {"before it was taught": {"cosine": found.before}, "after": {"cosine": found.after}}
     code = (
         "from sentence_transformers import SentenceTransformer\n"
         'model = SentenceTransformer("<this folder>")\nvectors = model.encode(["one sentence", "another"])'
     )
-    return model_card(stack.whole, "shrink", what, rows, code)
+    return model_card(whole.whole, "shrink", what, scores, code)
 
 
 def table(points: Sequence[Point]) -> tuple[list[str], list[list[str]]]:

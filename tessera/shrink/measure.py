@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from tessera.evaluation.evaluate import evaluate
+from tessera.evaluation import evaluate
 from tessera.inference.encoder import Encoder
+from tessera.plan.evaluation import Evaluation
 from tessera.plan.recipe import Machine
 from tessera.plan.result import read
 from tessera.progress import Watcher, silent
@@ -26,6 +27,19 @@ class Tasks:
     data: Path | None = None  # None: the Hub
 
 
+def check(tasks: Tasks) -> None:
+    """Raises what would be raised when a model is scored: names that nobody knows, data that is not there."""
+    if tasks.tasks:
+        asked = {"tasks": tasks.tasks, "data": None if tasks.data is None else str(tasks.data)}
+        evaluate.check(Evaluation.model_validate(asked), rows=True)
+    if tasks.mteb:
+        from tessera.evaluation import mteb, mteb_data
+
+        chosen = mteb.choose(tasks.mteb, None, tasks.languages or None, None)
+        if tasks.data is not None:
+            mteb_data.localize(chosen, tasks.data, available=False)
+
+
 def scores(folder: Path, name: str, tasks: Tasks, out: Path, machine: Machine, watcher: Watcher) -> dict[str, float]:
     """Task -> its main metric in hundredths, the mean over languages; results lie in `out`, and are not made twice."""
     found = {}
@@ -40,7 +54,7 @@ def scores(folder: Path, name: str, tasks: Tasks, out: Path, machine: Machine, w
 def _results(folder: Path, name: str, tasks: Tasks, out: Path, machine: Machine, watcher: Watcher) -> Iterator[Path]:
     report = watcher.progress(f"evaluate {name}")
     if tasks.tasks:
-        yield from evaluate(
+        yield from evaluate.evaluate(
             folder, tasks.tasks, out, data=tasks.data, languages=tasks.languages, machine=machine, name=name,
             on_progress=report,
         )  # fmt: skip

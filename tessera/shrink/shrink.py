@@ -30,7 +30,9 @@ from tessera.shrink.measure import Tasks
 from tessera.shrink.passages import passages
 from tessera.shrink.teach import Learnt, Lesson
 from tessera.tokenizer.tokenizer import Tokenizer
+from tessera.vocabulary.proof import Checked
 from tessera.vocabulary.texts import Texts
+from tessera.vocabulary.trim import trim
 
 HELD = 500  # passages of held-out documents that vectors are compared on
 _LOOKED_AT, _LONGEST = 128, 128  # passages that importance is measured on, and their tokens
@@ -54,6 +56,7 @@ class How:
 
     by: By = "vectors"
     taught: bool = True
+    trim: bool = False  # leave out tokens that the text does not use, before layers
     rates: tuple[float, ...] = teach.RATES
     epochs: float = 1.0
     batch: int = 64
@@ -89,12 +92,19 @@ def shrink(
     if pipeline.pooling not in (("mean",), ("cls",)) or pipeline.lower_case:
         what = "lower-cases texts" if pipeline.lower_case else f"pools by {'+'.join(pipeline.pooling)}"
         raise ValueError(f"{folder}: {what}; what is taught here pools by mean or cls, and leaves case to tokens")
+    measure.check(tasks)
     prompts = [text for text in pipeline.prompts.values() if text]
     lesson = _lesson(stack, texts, how, prompts, machine)
     with lock.hold(out / LOCK, f"smaller models in {out}"):
         remove_leftovers(out)
-        kept = _importance(stack, lesson, how.by, chosen, watcher)
-        points = [_whole(stack), *(_point(stack, kept[size], lesson, how, out, watcher) for size in chosen)]
+        points = [_whole(stack)]
+        base = stack
+        if how.trim:
+            base = Stack.of(_trimmed(stack, texts, out, watcher))
+            points.append(_whole(base))
+        kept = _importance(base, lesson, how.by, chosen, watcher)
+        maker = _Maker(stack, base, lesson, how, out, watcher)
+        points += [maker.point(kept[size]) for size in chosen]
         remove_folder(out / _TEACHER)
         points = _measured(points, lesson, how, tasks, out, machine, watcher)
         said = [{**asdict(point), "folder": str(point.folder)} for point in points]
@@ -134,7 +144,7 @@ def _sizes(stack: Stack, asked: Sequence[int]) -> list[int]:
     if wrong:
         why = f"; kinds of attention repeat after {stack.period} layers" if stack.period > 1 else ""
         raise ValueError(f"{wrong[0]} layers: give some of {', '.join(map(str, there))}, of {stack.count}{why}")
-    near = [min(there, key=lambda size: abs(size - share * stack.count)) for share in (0.75, 0.5, 1 / 3)]
+    near = [min(there, key=lambda size: (abs(size - share * stack.count), size)) for share in (0.75, 0.5, 1 / 3)]
     return sorted(set(asked or near), reverse=True)
 
 
@@ -176,29 +186,56 @@ def _whole(stack: Stack) -> Point:
     )  # fmt: skip
 
 
-def _point(stack: Stack, kept: Kept, lesson: Lesson, how: How, out: Path, watcher: Watcher) -> Point:
-    """One model, made where it is not there."""
-    place = out / f"{len(kept)}-layers"
-    protocol = lesson.protocol
-    asked = None if protocol is None else [settings_of(protocol), protocol.rates()]
-    identity = digest([model_fingerprint(stack.whole), kept, asked, rows_fingerprint(lesson.learn, lesson.held)])
+def _trimmed(stack: Stack, texts: Texts, out: Path, watcher: Watcher) -> Path:
+    """The folder with the tokens that its texts use, as `tessera vocabulary trim`; made where it is not there."""
+    place = out / "trimmed"
+    identity = digest([*model_fingerprint(stack.whole), sorted(texts.used.items()), sorted(texts.held_out.items())])
+    about = place.with_suffix(".json")
     if place.exists():
-        said = read_json(place / FILE) if (place / FILE).is_file() else {}
-        if said.get("identity") != identity:
-            raise ValueError(f"{place}: holds a model that was made otherwise; remove it, or give another --out")
+        if not about.is_file() or read_json(about).get("identity") != identity:
+            raise ValueError(f"{place}: was trimmed otherwise; remove it, or give another --out")
         watcher.say(f"{place}: is there already")
-        return _read(place, said)
-    watcher.say(f"{place}: {len(kept)} layers")
+        return place
+    done = trim(stack.whole, texts, place, check=Checked(speed=False), watcher=watcher)
+    write_json(about, {"identity": identity}, sealed=True)
+    watcher.say(f"{place}: {done.rows[0]:,} tokens, {done.rows[1]:,} of them kept")
+    return place
 
-    def finish(draft: Path, found: Learnt) -> None:
-        parts = stack.parameters(draft)
-        said: dict[str, Any] = {"identity": identity, "kept": kept, "parameters": parts[0], "in_layers": parts[1]}
-        write_json(draft / FILE, {**said, **asdict(found)}, sealed=True)
-        card = written(stack, kept, how.by, lesson, found, parts)
-        (draft / "README.md").write_text(card, encoding="utf-8", newline="\n")
 
-    teach.taught(stack, kept, lesson, place, out / _TEACHER, finish, watcher)
-    return _read(place, read_json(place / FILE))
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    """Makes the models of a curve."""
+
+    whole: Stack  # the model that is given
+    base: Stack  # the same, or with fewer tokens: what layers are left out of, and the teacher
+    lesson: Lesson
+    how: How
+    out: Path
+    watcher: Watcher
+
+    def point(self, kept: Kept) -> Point:
+        """One model, made where it is not there."""
+        place, lesson, protocol = self.out / f"{len(kept)}-layers", self.lesson, self.lesson.protocol
+        asked = None if protocol is None else [settings_of(protocol), protocol.rates()]
+        rows = rows_fingerprint(lesson.learn, lesson.held)
+        identity = digest([model_fingerprint(self.base.whole), kept, asked, rows])
+        if place.exists():
+            said = read_json(place / FILE) if (place / FILE).is_file() else {}
+            if said.get("identity") != identity:
+                raise ValueError(f"{place}: holds a model that was made otherwise; remove it, or give another --out")
+            self.watcher.say(f"{place}: is there already")
+            return _read(place, said)
+        self.watcher.say(f"{place}: {len(kept)} layers")
+
+        def finish(draft: Path, found: Learnt) -> None:
+            parts = self.base.parameters(draft)
+            said: dict[str, Any] = {"identity": identity, "kept": kept, "parameters": parts[0], "in_layers": parts[1]}
+            write_json(draft / FILE, {**said, **asdict(found)}, sealed=True)
+            card = written(self.whole, self.base, kept, self.how.by, lesson, found, parts)
+            (draft / "README.md").write_text(card, encoding="utf-8", newline="\n")
+
+        teach.taught(self.base, kept, lesson, place, self.out / _TEACHER, finish, self.watcher)
+        return _read(place, read_json(place / FILE))
 
 
 def _read(place: Path, said: dict[str, Any]) -> Point:

@@ -127,6 +127,23 @@ def test_a_model_of_our_families_keeps_its_head_and_its_kinds_of_attention(tmp_p
     assert SentenceTransformer(str(place), device="cpu")[0].auto_model.config.num_hidden_layers == 4
 
 
+def test_tokens_that_the_text_does_not_use_go_first_where_that_is_asked_for(whole, tmp_path):
+    texts = small.texts(40)
+    texts.used["fao_Latn"] = [text.replace("river", "bread") for text in texts.used["fao_Latn"]]
+    how = How(trim=True, taught=False, timed=False)
+    for _ in range(2):  # the second time all is there
+        found = shrink(whole, texts, tmp_path / "out", sizes=[2], how=how, machine=CALM)
+    assert [one.name for one in found.points] == ["model", "trimmed", "2-layers"]
+    sizes = [one.parameters for one in found.points]
+    assert sizes == sorted(sizes, reverse=True)
+    card = (tmp_path / "out" / "2-layers" / "README.md").read_text(encoding="utf-8")
+    assert "2 of the 4 layers of `model`" in card
+    assert "tokens" in card.partition("are kept, those that the text uses")[0][-40:]
+    assert "license: mit" in card
+    with pytest.raises(ValueError, match=r"trimmed: was trimmed otherwise; remove it, or give another --out"):
+        shrink(whole, small.texts(30), tmp_path / "out", sizes=[2], how=how, machine=CALM)
+
+
 # ----------------------------------------------------------------------------------------------------------- the loss
 
 
@@ -179,6 +196,15 @@ def test_sizes_that_a_model_cannot_have_are_refused_with_those_it_can(whole, tmp
     assert not (tmp_path / "out").exists()
 
 
+def test_tasks_that_nobody_knows_are_refused_before_anything_is_taught(whole, tmp_path):
+    with pytest.raises(ValueError, match="topcis"):
+        shrink(whole, small.texts(), tmp_path / "out", how=HOW, tasks=Tasks(tasks=("topcis",)))
+    pytest.importorskip("mteb")
+    with pytest.raises(ValueError, match="mteb knows no task 'STSBenchmrk'"):
+        shrink(whole, small.texts(), tmp_path / "out", how=HOW, tasks=Tasks(mteb=("STSBenchmrk",)))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_head_is_never_dropped_without_a_word(tmp_path):
     source = task_folders.bert(tmp_path / "bert")
     head = task_folders.with_head(source, "classify", tmp_path / "head")
@@ -224,6 +250,7 @@ def test_text_of_which_nothing_is_left_to_compare_on_is_refused(whole, tmp_path)
 
 def test_scores_stand_beside_sizes_as_shares_of_the_whole(whole, tmp_path, monkeypatch):
     values = {"model": 80.0, "2-layers": 72.0}
+    monkeypatch.setattr("tessera.shrink.measure.check", lambda tasks: None)
     monkeypatch.setattr("tessera.shrink.measure.scores", lambda folder, name, *_: {"t (accuracy)": values[name]})
     found = shrink(whole, small.texts(), tmp_path / "out", sizes=[2], how=HOW, machine=CALM, tasks=Tasks(tasks=("t",)))
     columns, rows = found.table()
