@@ -22,8 +22,8 @@ def shrink(
         list[int] | None, typer.Option(help="how many are kept (repeatable; default: 3/4, 1/2 and 1/3 of them)")
     ] = None,
     by: Annotated[
-        Literal["vectors", "block"], typer.Option(help="importance: greedy by vectors, or Block Influence")
-    ] = "vectors",
+        Literal["outcome", "block"], typer.Option(help="importance: greedy by what it gives, or Block Influence")
+    ] = "outcome",
     trim: Annotated[bool, typer.Option("--trim", help="first leave out tokens that the text does not use")] = False,
     no_teaching: Annotated[bool, typer.Option("--no-teaching", help="leave layers out, and no more")] = False,
     epochs: Annotated[float, typer.Option(help="times that the text is read")] = 1.0,
@@ -74,11 +74,12 @@ def shrink(
     if plot is not None:
         from tessera.report.shrink_chart import draw_curve
 
-        rows = [{"model": point.name, "speed": point.speed, "in_layers": point.in_layers, "cosine": point.cosine,
+        rows = [{"model": point.name, "speed": point.speed, "in_layers": point.in_layers, "near": point.near,
                  "scores": point.scores} for point in curve.points]  # fmt: skip
-        console.print(f"picture: {draw_curve(rows, plot)}")
+        console.print(f"picture: {draw_curve(rows, plot, curve.near)}")
     if not json_:
-        console.print(f"models: {out}; next: tessera embed {curve.points[-1].folder} TEXTS OUT.parquet", soft_wrap=True)
+        verb = "embed" if curve.near == "cosine" else "serve"
+        console.print(f"models: {out}; next: tessera {verb} {curve.points[-1].folder}", soft_wrap=True)
 
 
 def _print_json(curve: "Curve") -> None:

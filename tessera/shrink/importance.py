@@ -6,25 +6,23 @@ block    Block Influence: by how much a layer turns what it is given, 1 - cos(in
          of the whole model, once (ShortGPT, Men et al. 2024, arXiv:2403.03853, section 3.1)
 """
 
-# Shapes: T tokens of N documents end to end, C hidden size, h width of a vector.
+# Shapes: n texts, or tokens.
 
+import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tessera.inference.sentence_folder import Pipeline
 from tessera.inference.tokenize import Ids
 from tessera.model.encoder import pack
 from tessera.model.hub import AnyEncoder
-from tessera.model.pooling import pool
 from tessera.progress import Progress, silent
 from tessera.shrink.layers import Kept, Stack
 
-By = Literal["vectors", "block"]
-WAYS: tuple[By, ...] = get_args(By)
+By = Literal["outcome", "block"]
 Cost = Callable[[Kept], float]
 """What is lost where only these layers are kept: the less the better."""
 
@@ -52,34 +50,32 @@ def influence_cost(influence: Sequence[float]) -> Cost:
 
 
 @torch.inference_mode()
-def vectors_cost(
-    stack: Stack, encoder: AnyEncoder, pipeline: Pipeline, texts: Sequence[Ids], on_progress: Progress | None = None
+def outcome_cost(
+    stack: Stack,
+    encoder: AnyEncoder,
+    outcome: Callable[[AnyEncoder], Tensor],
+    on_progress: Progress | None = None,
 ) -> Cost:
-    """1 - the mean cosine of the vectors of texts with those of the whole model."""
-    due, asked, tell = _vectors(encoder, pipeline, texts), list[int](), on_progress or silent
+    """Half the mean squared distance of what is made of texts to what the whole model makes of them.
+
+    In parts of the mean squared length of that: of vectors of length 1 it is 1 - their mean cosine.
+
+    outcome  [n, anything] of an encoder: vectors of texts, logits, hidden states
+    """
+    due, done, tell = outcome(encoder.eval()).double(), itertools.count(1), on_progress or silent
     total = _tries(stack)
 
     @torch.inference_mode()
     def cost(kept: Kept) -> float:
-        asked.append(1)
-        tell(min(len(asked), total), total, "leaving out layers")
-        found = _vectors(stack.without(encoder, kept), pipeline, texts)
-        return float(1 - functional.cosine_similarity(found, due).mean())
+        tell(min(next(done), total), total, "leaving out layers")
+        found = outcome(stack.without(encoder, kept)).double()
+        return float((found - due).square().sum() / due.square().sum() / 2)
 
     return cost
 
 
 def _tries(stack: Stack) -> int:
     return sum(len(list(stack.runs(tuple(range(size + stack.period))))) for size in stack.sizes)
-
-
-def _vectors(encoder: AnyEncoder, pipeline: Pipeline, texts: Sequence[Ids]) -> Tensor:
-    """[N, h] in double precision."""
-    tokens, starts = pack(texts, next(encoder.parameters()).device)
-    made = pool(encoder.eval()(tokens, starts), starts, pipeline.pooling)
-    for step in pipeline.steps:
-        made = step(made)
-    return made.double()
 
 
 @torch.inference_mode()

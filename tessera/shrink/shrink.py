@@ -13,30 +13,27 @@ from pathlib import Path
 from typing import Any
 
 from tessera import lock
-from tessera.files import LOCK, digest, model_name, read_json, remove_folder, remove_leftovers, write_json
+from tessera.files import LOCK, digest, model_name, read_json, remove_leftovers, write_json
 from tessera.inference import sentence_folder as folders
-from tessera.model import hub
-from tessera.model.hf_files import config_json
 from tessera.model.precision import compute_dtype, find_device
-from tessera.model.task_config import names_task
 from tessera.plan.recipe import Machine
 from tessera.progress import Silent, Watcher
 from tessera.retrieval.sweep import model_fingerprint, rows_fingerprint, settings_of
-from tessera.shrink import importance, measure, teach
+from tessera.shrink import gives, importance, measure, teach
 from tessera.shrink.card import FILE, Point, table, written
+from tessera.shrink.gives import Gives
 from tessera.shrink.importance import By
 from tessera.shrink.layers import Kept, Stack
 from tessera.shrink.measure import Tasks
 from tessera.shrink.passages import passages
 from tessera.shrink.teach import Learnt, Lesson
-from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.vocabulary.proof import Checked
 from tessera.vocabulary.texts import Texts
 from tessera.vocabulary.trim import trim
 
 HELD = 500  # passages of held-out documents that vectors are compared on
-_LOOKED_AT, _LONGEST = 128, 128  # passages that importance is measured on, and their tokens
-_EVALUATION, _TEACHER = "evaluation", ".teacher"
+_LOOKED_AT = 128  # passages that importance is measured on
+_EVALUATION = "evaluation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +41,18 @@ class Curve:
     """The whole model first, then smaller ones, the largest first."""
 
     points: list[Point]
+    near: str  # what nearness to the whole model is: cosine, or agreement
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Columns and rows."""
-        return table(self.points)
+        return table(self.points, self.near)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class How:
     """In which way a model is made smaller."""
 
-    by: By = "vectors"
+    by: By = "outcome"
     taught: bool = True
     trim: bool = False  # leave out tokens that the text does not use, before layers
     rates: tuple[float, ...] = teach.RATES
@@ -86,15 +84,10 @@ def shrink(
     out, watcher = Path(out), watcher or Silent()
     machine = _exact(machine or Machine())
     stack = Stack.of(folder)
-    _refuse_other_heads(stack)
     chosen = _sizes(stack, sizes)
-    pipeline, _ = folders.read(stack.whole)
-    if pipeline.pooling not in (("mean",), ("cls",)) or pipeline.lower_case:
-        what = "lower-cases texts" if pipeline.lower_case else f"pools by {'+'.join(pipeline.pooling)}"
-        raise ValueError(f"{folder}: {what}; what is taught here pools by mean or cls, and leaves case to tokens")
+    gives.refuse(stack)
     measure.check(tasks)
-    prompts = [text for text in pipeline.prompts.values() if text]
-    lesson = _lesson(stack, texts, how, prompts, machine)
+    lesson = _lesson(stack, texts, how)
     with lock.hold(out / LOCK, f"smaller models in {out}"):
         remove_leftovers(out)
         points = [_whole(stack)]
@@ -102,39 +95,21 @@ def shrink(
         if how.trim:
             base = Stack.of(_trimmed(stack, texts, out, watcher))
             points.append(_whole(base))
-        kept = _importance(base, lesson, how.by, chosen, watcher)
-        maker = _Maker(stack, base, lesson, how, out, watcher)
+        given = gives.of(base, machine, [one.text for one in lesson.held])
+        kept = _importance(given, base, lesson, how.by, chosen, watcher)
+        maker = _Maker(given, stack, base, lesson, how, out, watcher)
         points += [maker.point(kept[size]) for size in chosen]
-        remove_folder(out / _TEACHER)
         points = _measured(points, lesson, how, tasks, out, machine, watcher)
         said = [{**asdict(point), "folder": str(point.folder)} for point in points]
-        write_json(out / FILE, {"of": model_name(stack.whole), "by": how.by, "points": said}, sealed=True)
-    return Curve(points)
+        about = {"of": model_name(stack.whole), "by": how.by, "near": given.called}
+        write_json(out / FILE, {**about, "points": said}, sealed=True)
+    return Curve(points, given.called)
 
 
 def _exact(machine: Machine) -> Machine:
     """With the number format said: a folder that was tuned (`tessera tune`) would else be taken in another engine."""
     number = str(compute_dtype(machine.dtype, find_device(machine.device))).removeprefix("torch.")
     return machine.model_copy(update={"dtype": number})
-
-
-def _refuse_other_heads(stack: Stack) -> None:
-    """Raises ValueError for what gives no vectors: its head could not be taught here, and is never dropped."""
-    if folders.ends_in_vectors(stack.whole):
-        return
-    given = config_json(stack.inside)
-    kind = next(iter(given.get("architectures") or []), "")
-    if names_task(given):
-        raise ValueError(
-            f"{stack.inside} is {kind}: what is made smaller here gives vectors, and the head of a task cannot be "
-            "taught yet. Shrink the model that it was fine-tuned from, and fine-tune the small one (tessera finetune)"
-        )
-    if kind.endswith("ForMaskedLM"):
-        raise ValueError(
-            f"{stack.inside} is {kind}, a masked language model: what is made smaller here gives vectors, and a small "
-            "one would no longer fill masks. If its vectors are meant, make a folder that says so, in Python:\n"
-            f'  tessera.Encoder.from_pretrained("{stack.inside}").save("encoder")'
-        )
 
 
 def _sizes(stack: Stack, asked: Sequence[int]) -> list[int]:
@@ -148,9 +123,10 @@ def _sizes(stack: Stack, asked: Sequence[int]) -> list[int]:
     return sorted(set(asked or near), reverse=True)
 
 
-def _lesson(stack: Stack, texts: Texts, how: How, prompts: Sequence[str], machine: Machine) -> Lesson:
-    longest = folders.read(stack.whole)[0].max_length
-    protocol = teach.protocol(how.rates, how.epochs, how.batch, longest) if how.taught else None
+def _lesson(stack: Stack, texts: Texts, how: How) -> Lesson:
+    vectors = folders.ends_in_vectors(stack.whole)
+    prompts = [text for text in folders.read(stack.whole)[0].prompts.values() if text] if vectors else []
+    protocol = teach.protocol(how.rates, how.epochs, how.batch) if how.taught else None
     learn, held = passages(texts.used, prompts), passages(texts.held_out, prompts)
     met = {one.text for one in learn}
     held = [one for one in held if one.text not in met]
@@ -158,20 +134,20 @@ def _lesson(stack: Stack, texts: Texts, how: How, prompts: Sequence[str], machin
     held = held[::step][:HELD]
     if not held:
         raise ValueError("no passage of the held-out documents is new; give more text (--text)")
-    return Lesson(protocol=protocol, learn=learn, held=held, machine=machine)
+    return Lesson(protocol=protocol, learn=learn, held=held)
 
 
-def _importance(stack: Stack, lesson: Lesson, by: By, sizes: Sequence[int], watcher: Watcher) -> dict[int, Kept]:
+def _importance(
+    given: Gives, stack: Stack, lesson: Lesson, by: By, sizes: Sequence[int], watcher: Watcher
+) -> dict[int, Kept]:
     step = max(1, len(lesson.learn) // _LOOKED_AT)
     some = [one.text for one in lesson.learn[::step][:_LOOKED_AT]]
-    ids = [row[:_LONGEST] for row in Tokenizer.load(stack.inside).encode_batch(some)]
-    encoder = hub.load_encoder(stack.inside, lesson.machine.attention).to(find_device(lesson.machine.device)).eval()
-    pipeline, _ = folders.read(stack.whole)
+    encoder = given.student(stack.whole).encoder
     tell = watcher.progress("importance")
     if by == "block":
-        cost = importance.influence_cost(importance.block_influence(stack, encoder, ids))
+        cost = importance.influence_cost(importance.block_influence(stack, encoder, given.read(some)))
     else:
-        cost = importance.vectors_cost(stack, encoder, pipeline, ids, tell)
+        cost = importance.outcome_cost(stack, encoder, lambda one: given.outcome(one, some), tell)
     found = importance.smaller(stack, sizes, cost)
     for size, (kept, lost) in found.items():
         watcher.say(f"{size} layers: {' '.join(map(str, kept))} are kept, at a cost of {lost:.4f}")
@@ -182,7 +158,7 @@ def _whole(stack: Stack) -> Point:
     all_, mine = stack.parameters()
     return Point(
         name=model_name(stack.whole), folder=stack.whole, layers=stack.count, kept=tuple(range(stack.count)),
-        parameters=all_, in_layers=mine, untaught=1.0, cosine=1.0, scores={},
+        parameters=all_, in_layers=mine, untaught=1.0, near=1.0, scores={},
     )  # fmt: skip
 
 
@@ -206,6 +182,7 @@ def _trimmed(stack: Stack, texts: Texts, out: Path, watcher: Watcher) -> Path:
 class _Maker:
     """Makes the models of a curve."""
 
+    given: Gives
     whole: Stack  # the model that is given
     base: Stack  # the same, or with fewer tokens: what layers are left out of, and the teacher
     lesson: Lesson
@@ -231,17 +208,17 @@ class _Maker:
             parts = self.base.parameters(draft)
             said: dict[str, Any] = {"identity": identity, "kept": kept, "parameters": parts[0], "in_layers": parts[1]}
             write_json(draft / FILE, {**said, **asdict(found)}, sealed=True)
-            card = written(self.whole, self.base, kept, self.how.by, lesson, found, parts)
+            card = written(self.given, self.whole, self.base, kept, self.how.by, lesson, found, parts)
             (draft / "README.md").write_text(card, encoding="utf-8", newline="\n")
 
-        teach.taught(self.base, kept, lesson, place, self.out / _TEACHER, finish, self.watcher)
+        teach.taught(self.given, self.base, kept, lesson, place, finish, self.watcher)
         return _read(place, read_json(place / FILE))
 
 
 def _read(place: Path, said: dict[str, Any]) -> Point:
     return Point(
         name=place.name, folder=place, layers=len(said["kept"]), kept=tuple(said["kept"]),
-        parameters=said["parameters"], in_layers=said["in_layers"], untaught=said["before"], cosine=said["after"],
+        parameters=said["parameters"], in_layers=said["in_layers"], untaught=said["before"], near=said["after"],
         tokens=said["tokens"], scores={},
     )  # fmt: skip
 

@@ -8,17 +8,19 @@ section 3.1; of the last layer alone, since others have no counterpart. There is
 
 # Shapes: T tokens of N texts end to end, C hidden size, h width of a vector.
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from tessera.data.packing import by_length
 from tessera.finetune.checkpoint import Checkpoint
 from tessera.finetune.loop import Plan, TrainingSummary, optimize
+from tessera.inference.tokenize import Ids
 from tessera.model.encoder import Attention, pack
 from tessera.model.pooling import pool
 from tessera.model.precision import autocast, compute_dtype
@@ -26,6 +28,8 @@ from tessera.packed.encoder import packed
 from tessera.plan.task import Protocol
 from tessera.progress import Progress
 from tessera.retrieval.retriever import Retriever
+
+_TEXTS = 8_192  # read at once, where only their distinct tokens are kept
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +72,8 @@ def learn(
     texts: Sequence[str],
     protocol: Protocol,
     *,
+    read: Callable[[Sequence[str]], list[Ids]],
+    pooled: bool,
     rate: float,
     seed: int,
     on_progress: Progress | None = None,
@@ -75,6 +81,8 @@ def learn(
 ) -> TrainingSummary:
     """Trains the student, in place; on a CPU the same seed gives the same bytes.
 
+    read        the documents of texts
+    pooled      whether the vector of each document is learnt too
     rate        the highest learning rate
     checkpoint  where it goes on if it was stopped
 
@@ -86,20 +94,22 @@ def learn(
 
     def accumulate(step: int, chosen: Sequence[int]) -> tuple[float, int]:
         """The loss of a batch, its gradient by micro-batches of so many tokens."""
-        batch = student.read([texts[number] for number in chosen])
-        summed, read = 0.0, sum(map(len, batch))
+        batch = read([texts[number] for number in chosen])
+        summed, count = 0.0, sum(map(len, batch))
         for part in by_length([len(ids) for ids in batch], student.machine.tokens_at_once):
             tokens, starts = pack([batch[n] for n in part], student.device)
             states, due = teacher.says(tokens, starts)
             with autocast(student.device, dtype):
                 hidden = student.encoder(tokens, starts)
             hidden = hidden.float()
-            value = apart(hidden, states).sum() / read + apart(vectors(student, hidden, starts), due).sum() / len(batch)
+            value = apart(hidden, states).sum() / count
+            if pooled:
+                value = value + apart(vectors(student, hidden, starts), due).sum() / len(batch)
             value.backward()
             summed += float(value.detach())
-        return summed, read
+        return summed, count
 
-    met = np.unique(np.concatenate(steps.batches)).tolist()
+    met = [texts[number] for number in np.unique(np.concatenate(steps.batches)).tolist()]
     return optimize(
         student.encoder,
         student.steps if len(student.steps) else None,
@@ -108,11 +118,22 @@ def learn(
         protocol,
         rate=rate,
         seed=seed,
-        seen=student.seen(texts[number] for number in met),
+        seen=_seen(student, read, met),
         on_progress=on_progress,
         what="distillation",
         checkpoint=checkpoint,
     )
+
+
+def _seen(student: Retriever, read: Callable[[Sequence[str]], list[Ids]], texts: Sequence[str]) -> NDArray[np.int64]:
+    """The distinct tokens of what is read of texts, with that of padding."""
+    config = student.encoder.config
+    there = np.zeros(config.vocab_size, np.bool_)
+    if config.pad_token_id is not None:
+        there[config.pad_token_id] = True
+    for first in range(0, len(texts), _TEXTS):
+        there[np.concatenate(read(texts[first : first + _TEXTS]))] = True
+    return np.flatnonzero(there)
 
 
 def _without_dropout(encoder: nn.Module) -> None:

@@ -7,15 +7,20 @@ import task_folders
 import torch
 import transformers
 
-from tessera.inference.sentence_folder import Pipeline
 from tessera.model import hub
 from tessera.model.encoder import pack
 from tessera.model.pooling import pool
 from tessera.model.transformers_model import quietly
-from tessera.shrink.importance import block_influence, influence_cost, smaller, vectors_cost
+from tessera.shrink.importance import block_influence, influence_cost, outcome_cost, smaller
 from tessera.shrink.layers import Stack
 
 TEXTS = [np.array(ids, np.int32) for ids in ([1, 5, 7, 2], [1, 9, 2], [1, 6, 6, 8, 4, 2])]
+
+
+def pooled(encoder):
+    """Vectors of length 1."""
+    tokens, starts = pack(TEXTS)
+    return torch.nn.functional.normalize(pool(encoder(tokens, starts), starts, ("mean",)), dim=-1)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +66,7 @@ def test_a_layer_that_does_nothing_has_no_influence_and_goes_first(idle):
     influence = block_influence(stack, encoder, TEXTS)
     assert influence[2] == pytest.approx(0, abs=1e-12)
     assert min(influence[n] for n in (0, 1, 3)) > 0.01
-    cost = vectors_cost(stack, encoder, Pipeline(), TEXTS)
+    cost = outcome_cost(stack, encoder, pooled)
     assert cost((0, 1, 3)) == pytest.approx(0, abs=1e-6)
     assert smaller(stack, [3], cost)[3][0] == (0, 1, 3)
     assert smaller(stack, [3], influence_cost(influence))[3][0] == (0, 1, 3)
@@ -82,14 +87,11 @@ def test_block_influence_is_that_of_the_hidden_states_of_transformers(bert):
 
 
 @torch.no_grad()
-def test_the_cost_of_vectors_is_one_less_the_mean_cosine(bert):
+def test_the_cost_of_vectors_of_length_1_is_one_less_the_mean_cosine(bert):
     stack, encoder = Stack.of(bert), hub.load_encoder(bert)
-    tokens, starts = pack(TEXTS)
-    whole, small = (
-        pool(model(tokens, starts), starts, ("mean",)) for model in (encoder, stack.without(encoder, (0, 2)))
-    )
+    whole, small = (pooled(model) for model in (encoder, stack.without(encoder, (0, 2))))
     due = 1 - float(torch.cosine_similarity(whole, small).mean())
     asked = []
-    cost = vectors_cost(stack, encoder, Pipeline(), TEXTS, lambda *said: asked.append(said[:2]))
+    cost = outcome_cost(stack, encoder, pooled, lambda *said: asked.append(said[:2]))
     assert cost((0, 2)) == pytest.approx(due, abs=1e-6)
     assert asked == [(1, 9)]  # 4 ways to 3 layers, 3 to 2, 2 to 1

@@ -9,6 +9,7 @@ import pytest
 import small
 import task_folders
 import torch
+import transformers
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from typer.testing import CliRunner
@@ -20,7 +21,9 @@ from tessera.finetune.loop import Plan
 from tessera.inference.encoder import Encoder
 from tessera.model.encoder import pack
 from tessera.model.pooling import Dense
+from tessera.model.transformers_model import quietly
 from tessera.plan.recipe import Machine
+from tessera.prediction.predictor import Predictor
 from tessera.retrieval.retriever import Contrast, Retriever
 from tessera.shrink import shrink as shrinking
 from tessera.shrink import student, teach
@@ -48,7 +51,7 @@ def test_every_point_is_a_folder_that_sentence_transformers_loads_and_that_has_l
     assert [(one.name, one.layers) for one in curve.points] == [("model", 4), ("3-layers", 3), ("2-layers", 2)]
     exact = Encoder.from_pretrained(whole, dtype="float32").encode(small.documents(20, 9))
     for point in curve.points[1:]:
-        assert 0 < point.untaught < point.cosine < 1
+        assert 0 < point.untaught < point.near < 1
         theirs = SentenceTransformer(str(point.folder), device="cpu")
         assert len(theirs[0].auto_model.encoder.layer) == point.layers
         mine = Encoder.from_pretrained(point.folder, dtype="float32").encode(small.documents(20, 9))
@@ -103,13 +106,13 @@ def test_a_killed_curve_goes_on_after_its_last_whole_model(whole, tmp_path, monk
     assert len(calls) == 3
     weights = [load_file(place / "2-layers" / "model.safetensors") for place in (tmp_path / "out", made[1])]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
-    assert [one.cosine for one in found.points] == [one.cosine for one in made[0].points]
+    assert [one.near for one in found.points] == [one.near for one in made[0].points]
 
 
 def test_without_teaching_layers_are_left_out_and_no_more(whole, tmp_path):
     found = shrink(whole, small.texts(), tmp_path / "out", sizes=[3], how=How(taught=False, timed=True), machine=CALM)
     point = found.points[1]
-    assert point.untaught == point.cosine < 1
+    assert point.untaught == point.near < 1
     assert point.speed > 0
     before, after = (load_file(place / "model.safetensors") for place in (whole, point.folder))
     assert all(torch.equal(before[n], after[n]) for n in after if ".layer." not in n)
@@ -144,6 +147,67 @@ def test_tokens_that_the_text_does_not_use_go_first_where_that_is_asked_for(whol
         shrink(whole, small.texts(30), tmp_path / "out", sizes=[2], how=how, machine=CALM)
 
 
+# -------------------------------------------------------------------------------------------------------------- heads
+
+
+def heads_of(folder):
+    """Weights that are of no layer and no embedding."""
+    found = load_file(folder / "model.safetensors")
+    return {n: v for n, v in found.items() if n.startswith(("head.", "decoder.", "cls.", "classifier.", "score."))}
+
+
+@pytest.mark.parametrize("family", ["modernbert", "bert"])
+def test_a_masked_language_model_guesses_with_the_head_it_had(tmp_path, family):
+    source = learnable.model(tmp_path / "m", num_hidden_layers=7, max_position_embeddings=64, local_attention=4)
+    if family == "bert":
+        bert = task_folders.bert(tmp_path / "bert", num_hidden_layers=4, initializer_range=0.3)
+        source = tmp_path / "masked"
+        shutil.copytree(bert, source)
+        config = transformers.BertConfig.from_pretrained(bert)
+        torch.manual_seed(0)
+        with quietly():
+            transformers.BertForMaskedLM(config).save_pretrained(source)
+    found = shrink(source, small.texts(), tmp_path / "out", sizes=[4 if family == "modernbert" else 2], how=HOW,
+                   machine=CALM)  # fmt: skip
+    point = found.points[1]
+    assert found.near == "agreement"
+    assert 0 <= point.untaught <= point.near <= 1
+    before, after = heads_of(source), heads_of(point.folder)
+    assert before
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before if "decoder.weight" not in name)
+    with quietly():
+        assert transformers.AutoModelForMaskedLM.from_pretrained(point.folder).config.num_hidden_layers == point.layers
+    assert "Agreement with the whole model" in (point.folder / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("family", "kind"), [("ours", "classify"), ("ours", "tag"), ("bert", "classify"),
+                                              ("ours", "pair"), ("ours", "rerank")])  # fmt: skip
+def test_a_model_with_a_head_answers_with_the_head_it_had(tmp_path, family, kind):
+    fields = {"num_hidden_layers": 4, "max_position_embeddings": 64}
+    if family == "ours":
+        source = learnable.model(tmp_path / "m", "eurobert-210m", **fields)
+    else:
+        source = task_folders.bert(tmp_path / "bert", num_hidden_layers=4, initializer_range=0.3)
+    folder = task_folders.with_head(source, kind, tmp_path / "head")
+    found = shrink(folder, small.texts(), tmp_path / "out", sizes=[2], how=HOW, machine=CALM)
+    point = found.points[1]
+    assert point.near >= point.untaught
+    before, after = heads_of(folder), heads_of(point.folder)
+    assert before
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    rows = task_folders.rows(kind, learnable.examples(kind, 4, 1))
+    assert len(Predictor.from_pretrained(point.folder).predict(rows)) == 4
+    assert Predictor.from_pretrained(point.folder).labels == Predictor.from_pretrained(folder).labels
+
+
+def test_pairs_that_are_told_apart_by_token_types_are_refused_with_a_way_out(tmp_path):
+    folder = task_folders.with_head(task_folders.bert(tmp_path / "bert"), "pair", tmp_path / "head")
+    with pytest.raises(ValueError, match="tells the two texts of a pair apart by token types, which cannot be taught"):
+        shrink(folder, small.texts(), tmp_path / "out", how=HOW)
+    assert not (tmp_path / "out").exists()
+
+
 # ----------------------------------------------------------------------------------------------------------- the loss
 
 
@@ -155,14 +219,16 @@ def test_distances_worked_out_by_hand():
 def test_the_gradient_of_a_batch_is_that_of_its_micro_batches(whole, monkeypatch):
     plain, texts, found = Contrast(pooling="mean"), small.documents(12), []
     monkeypatch.setattr(student, "optimize", lambda encoder, head, plan, accumulate, *_, **__: accumulate(0, range(12)))
-    for tokens in (40, 10_000):
+    for tokens in (40, 10_000):  # of a micro-batch
         machine = CALM.model_copy(update={"micro_batch_tokens": tokens})
         teacher = student.Teacher.of(Retriever.from_pretrained(whole, machine, contrast=plain)[0])
         model, _ = Retriever.from_pretrained(whole, machine, contrast=plain)
         with torch.no_grad():
             for weight in model.encoder.parameters():
                 weight.mul_(0.9)
-        value, _ = student.learn(model, teacher, texts, learnable.protocol(), rate=1e-3, seed=0)
+        value, _ = student.learn(
+            model, teacher, texts, learnable.protocol(), read=model.read, pooled=True, rate=1e-3, seed=0
+        )
         found.append((value, {name: p.grad for name, p in model.encoder.named_parameters() if p.grad is not None}))
     tokens, starts = pack(model.read(texts))
     states, due = teacher.says(tokens, starts)
@@ -178,11 +244,11 @@ def test_dense_layers_are_read_off_the_teacher_and_trained(tmp_path):
     place = small.embedder(tmp_path, steps=(Dense(32, 8, activation="Tanh"),), normalize=False)
     found = shrink(place, small.texts(), tmp_path / "out", sizes=[2], how=HOW, machine=CALM)
     assert Encoder.from_pretrained(found.points[1].folder).dimensions == 8
-    assert found.points[1].cosine > found.points[1].untaught
+    assert found.points[1].near > found.points[1].untaught
 
 
 def test_the_plan_reads_every_passage_once_an_epoch():
-    protocol = teach.protocol((1e-3,), 2, 8, None)
+    protocol = teach.protocol((1e-3,), 2, 8)
     counts = np.bincount(np.concatenate(Plan.of(30, protocol, 0).batches))
     assert counts.tolist() == [2] * 30
 
@@ -205,18 +271,10 @@ def test_tasks_that_nobody_knows_are_refused_before_anything_is_taught(whole, tm
     assert not (tmp_path / "out").exists()
 
 
-def test_a_head_is_never_dropped_without_a_word(tmp_path):
-    source = task_folders.bert(tmp_path / "bert")
-    head = task_folders.with_head(source, "classify", tmp_path / "head")
-    with pytest.raises(
-        ValueError, match=r"is BertForSequenceClassification: .* cannot be taught yet\. Shrink the model"
-    ):
-        shrink(head, small.texts(), tmp_path / "out", how=HOW)
-    masked = learnable.model(tmp_path / "m", num_hidden_layers=4, max_position_embeddings=64, local_attention=4)
-    with pytest.raises(
-        ValueError, match=r"is ModernBertForMaskedLM, a masked language model: .*\n.*save\(\"encoder\"\)"
-    ):
-        shrink(masked, small.texts(), tmp_path / "out", how=HOW)
+def test_a_bare_encoder_that_says_nothing_of_vectors_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"has no head, and no modules\.json .*\n.*save\(\"encoder\"\)"):
+        shrink(task_folders.bert(tmp_path / "bert"), small.texts(), tmp_path / "out", how=HOW)
+    assert not (tmp_path / "out").exists()
 
 
 def test_pooling_that_cannot_be_taught_is_refused_before_anything_is_written(tmp_path):
