@@ -144,7 +144,9 @@ def calls(predictor: Predictor, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Inputs of calls of the graph."""
     examples = [request(row, n, predictor.kind, predictor.reader.tokenizer).example for n, row in enumerate(rows)]
     items = predictor.reader.items(examples)
-    segments = [told for item in items for told in item.segments] if predictor.reader.segments else []
+    segments = []
+    if predictor.reader.segments:  # of a text alone they are all 0, and an item does not say them
+        segments = [told for item in items for told in item.segments or map(np.zeros_like, item.documents)]
     return batches([document for item in items for document in item.documents], segments)
 
 

@@ -280,7 +280,7 @@ class Answers:
 
     @classmethod
     def of(cls, stack: Stack, machine: Machine, held: Sequence[str]) -> "Answers":
-        whole = Predictor.from_pretrained(stack.inside, device=machine.device, dtype=machine.dtype)  # type: ignore[arg-type]
+        whole = Predictor.from_pretrained(stack.inside, device=machine.device, dtype=machine.dtype)
         if whole.reader.segments and (whole.model.task.pair or whole.kind in ("rerank", "choose", "span")):
             raise ValueError(
                 f"{stack.inside}: tells the two texts of a pair apart by token types, which cannot be taught yet. "

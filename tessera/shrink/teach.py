@@ -5,7 +5,6 @@ has its name once sentence-transformers gives the vectors that were learnt, or t
 """
 
 import dataclasses
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,9 +67,10 @@ def taught(
 
     Raises ValueError where other libraries give something else; nothing is written then.
     """
-    trials = out.with_name(f".{out.name}.trials")
-    with tempfile.TemporaryDirectory(dir=out.parent) as work:
-        cut = Path(work, "cut")
+    trials, cut = (out.with_name(f".{out.name}.{what}") for what in ("trials", "cut.writing"))
+    remove_folder(cut)  # of a killed process
+    cut.mkdir(parents=True)
+    try:
         stack.write(kept, cut)
         model, found = _learnt(gives, stack, cut, lesson, trials, watcher)
         with atomic_folder(out) as draft:
@@ -78,6 +78,8 @@ def taught(
             worst = gives.compare(model, draft, [one.text for one in lesson.held[: saved.COMPARED]])
             finish(draft, dataclasses.replace(found, difference=worst))
             seal(draft)
+    finally:
+        remove_folder(cut)
     remove_folder(trials)
     return found
 

@@ -13,6 +13,7 @@ from small_encoder import write_model
 
 from tessera.batching.models import How, open_models
 from tessera.export import tune as tuning
+from tessera.export.quantize_head import calls
 from tessera.export.tune import tune
 from tessera.export.tune_head import HeadJudge
 from tessera.files import fingerprint, read_json, write_json
@@ -107,6 +108,14 @@ def test_a_head_of_another_family_is_tuned_in_float_and_bfloat16(classifiers):
     assert {one.name for one in found.tried if one.threads} == {"packed weights, float32", "packed weights, bfloat16"}
     assert Predictor.from_pretrained(classifiers["bert"]).tuned.head == "classify"
     shutil.rmtree(classifiers["bert"] / tuned.FOLDER)
+
+
+def test_a_graph_that_reads_token_types_is_calibrated_with_those_of_single_texts(classifiers):
+    inputs = calls(Predictor.from_pretrained(classifiers["bert"], dtype="float32"), ROWS)
+    assert inputs
+    for one in inputs:
+        assert one["token_type_ids"].shape == one["input_ids"].shape
+        assert not one["token_type_ids"].any()
 
 
 class Says:
