@@ -57,7 +57,7 @@ class How:
     trim: bool = False  # leave out tokens that the text does not use, before layers
     rates: tuple[float, ...] = teach.RATES
     epochs: float = 1.0
-    batch: int = 64
+    batch: int = 32
     timed: bool = True
 
 
@@ -78,8 +78,8 @@ def shrink(
            those that are held out
     sizes  numbers of layers; none: about three quarters, a half and a third of them
 
-    Raises, before anything is written: ValueError for a folder that gives no vectors, layers that cannot be left out,
-    sizes that it cannot have, and an `out` that holds points made otherwise.
+    Raises ValueError, before anything is computed, for a folder whose students could not be taught, layers that cannot
+    be left out and sizes that it cannot have; later for an `out` that holds models made otherwise.
     """
     out, watcher = Path(out), watcher or Silent()
     machine = _exact(machine or Machine())

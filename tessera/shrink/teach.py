@@ -24,7 +24,7 @@ from tessera.shrink.gives import Gives
 from tessera.shrink.layers import Kept, Stack
 from tessera.shrink.student import Teacher, learn
 
-RATES = (2e-4,)
+RATES = (3e-4,)
 """Tried where no others are asked for."""
 
 
