@@ -12,6 +12,7 @@ import torch
 from small_encoder import write_model
 
 from tessera.batching.models import How, open_models
+from tessera.evaluation.frozen import Embedder
 from tessera.export import tune as tuning
 from tessera.export.quantize_head import calls
 from tessera.export.tune import tune
@@ -21,6 +22,7 @@ from tessera.inference import tuned
 from tessera.inference.encoder import Encoder
 from tessera.packed.encoder import can_pack
 from tessera.packed.int8 import can_int8
+from tessera.plan.recipe import Machine
 from tessera.prediction.predict_file import about_of, predict_file
 from tessera.prediction.predictor import Predictor
 
@@ -170,6 +172,15 @@ def test_a_choice_of_a_head_is_not_taken_for_vectors_nor_the_other_way(folder):
 def test_whoever_asks_for_a_number_format_gets_it(folder):
     chosen(folder)
     assert Predictor.from_pretrained(folder, dtype="bfloat16").tuned is None
+
+
+def test_an_evaluation_measures_the_model_and_not_the_engine_that_was_tuned(tmp_path):
+    folder = chosen(write_model(tmp_path / "model"), head="")
+    assert Encoder.from_pretrained(folder).tuned is not None
+    embedder = Embedder.of(folder, Machine(device="cpu"), lambda *_: None)
+    embedder.read(ROWS)
+    assert embedder.encoder.tuned is None
+    assert f"torch.{str(embedder.encoder.dtype).removeprefix('torch.')}" == embedder.protocol["dtype"]
 
 
 def test_threads_that_are_asked_for_go_before_those_that_were_tuned(folder):
