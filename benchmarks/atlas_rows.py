@@ -5,10 +5,10 @@
 DATA holds train/<code>.jsonl.zst with the column text, a file a language, and pairs/pairs.jsonl.zst with src, tgt,
 their languages and source. OUT gets, each shuffled by a seed:
 
-    train.jsonl.zst        {source, target, language}: a translation and its English; plain sentences, target null, of
-    validation.jsonl.zst   languages that the teacher was trained on. A sentence is in one of the two, by its hash
-    vocabulary.jsonl.zst   {text}: some of each language, so that none decides alone which pieces are kept
-    new.jsonl.zst          of that the languages that the teacher was not trained on
+    rows/train.jsonl.zst        {source, target, language}: a translation and its English; plain sentences, target null,
+    rows/validation.jsonl.zst   of languages that the teacher was trained on. A sentence is in one of them, by a hash
+    text/vocabulary.jsonl.zst   {text}: some of each language, so that none decides alone which pieces are kept
+    text/new.jsonl.zst          of that the languages that the teacher was not trained on
 
 Sources of pairs whose licence does not let a model be given away freely are left out.
 """
@@ -87,7 +87,9 @@ def write(path: Path, rows: list[dict[str, str | None]]) -> None:
 
 def main(data: Path, out: Path) -> None:
     draw = random.Random(7)
-    out.mkdir(parents=True, exist_ok=True)
+    rows_here, texts_here = out / "rows", out / "text"
+    for folder in (rows_here, texts_here):
+        folder.mkdir(parents=True, exist_ok=True)
     translations = pairs(data / "pairs" / "pairs.jsonl.zst")
     rows: list[dict[str, str | None]] = []
     old, new = list[str](), list[str]()  # of the vocabulary's text
@@ -109,10 +111,10 @@ def main(data: Path, out: Path) -> None:
     draw.shuffle(rows)
     draw.shuffle(new)
     held = named_keys([[str(row["source"])] for row in rows]) / 2.0**64 < HELD_OUT
-    write(out / "train.jsonl.zst", [row for row, aside in zip(rows, held, strict=True) if not aside])
-    write(out / "validation.jsonl.zst", [row for row, aside in zip(rows, held, strict=True) if aside])
-    write(out / "vocabulary.jsonl.zst", [{"text": text} for text in (*old, *new)])
-    write(out / "new.jsonl.zst", [{"text": text} for text in some(new, EXTENSION_BYTES)])
+    write(rows_here / "train.jsonl.zst", [row for row, aside in zip(rows, held, strict=True) if not aside])
+    write(rows_here / "validation.jsonl.zst", [row for row, aside in zip(rows, held, strict=True) if aside])
+    write(texts_here / "vocabulary.jsonl.zst", [{"text": text} for text in (*old, *new)])
+    write(texts_here / "new.jsonl.zst", [{"text": text} for text in some(new, EXTENSION_BYTES)])
 
 
 if __name__ == "__main__":

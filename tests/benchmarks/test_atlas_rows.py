@@ -50,7 +50,7 @@ def made(atlas_rows, tmp_path_factory):
     written(data / "train" / "kab_Latn.jsonl.zst", [{"text": "Tafyirt-a d tamezwarut deg wedlis."}])
     written(data / "train" / "code.jsonl.zst", [{"text": "print(1)"}])
     atlas_rows.main(data, out)
-    return {path.name.split(".")[0]: rows_of(path) for path in out.iterdir()}
+    return {path.name.split(".")[0]: rows_of(path) for path in out.rglob("*.zst")}
 
 
 def test_translations_stand_beside_their_english_and_sentences_alone(made):
