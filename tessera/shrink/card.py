@@ -72,7 +72,7 @@ def written(
     front["tags"] = [*(["sentence-transformers"] if gives.called == "cosine" else []), "shrink", "tessera"]
     lines = [
         f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip()}\n---",
-        f"# {len(kept)} layers of `{front['base_model']}`\n\nMade with tessera {__version__}.",
+        f"# {len(kept)} layers of `{model_name(whole.whole)}`\n\nMade with tessera {__version__}.",
         what,
         f"| | {gives.called} |\n|---|---|\n| before it was taught | {found.before:.4f} |\n"
         f"| after | {found.after:.4f} |",
