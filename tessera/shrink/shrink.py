@@ -33,7 +33,7 @@ from tessera.vocabulary.trim import trim
 
 HELD = 500  # passages of held-out documents that vectors are compared on
 _LOOKED_AT = 128  # passages that importance is measured on
-_EVALUATION = "evaluation"
+_EVALUATION, _IMPORTANCE = "evaluation", "importance.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def shrink(
             base = Stack.of(_trimmed(stack, texts, out, watcher))
             points.append(_whole(base))
         given = gives.of(base, machine, [one.text for one in lesson.held])
-        kept = _importance(given, base, lesson, how.by, chosen, watcher)
+        kept = _importance(given, base, lesson, how.by, chosen, out, watcher)
         maker = _Maker(given, stack, base, lesson, how, out, watcher)
         points += [maker.point(kept[size]) for size in chosen]
         points = _measured(points, lesson, how, tasks, out, machine, watcher)
@@ -138,20 +138,29 @@ def _lesson(stack: Stack, texts: Texts, how: How) -> Lesson:
 
 
 def _importance(
-    given: Gives, stack: Stack, lesson: Lesson, by: By, sizes: Sequence[int], watcher: Watcher
+    given: Gives, stack: Stack, lesson: Lesson, by: By, sizes: Sequence[int], out: Path, watcher: Watcher
 ) -> dict[int, Kept]:
+    """The layers that are kept of each number; measured once, and remembered in `out`."""
     step = max(1, len(lesson.learn) // _LOOKED_AT)
     some = [one.text for one in lesson.learn[::step][:_LOOKED_AT]]
+    place, identity = out / _IMPORTANCE, digest([*model_fingerprint(stack.whole), by, some])
+    said = read_json(place) if place.is_file() else {}
+    kept = {int(size): tuple(layers) for size, layers in said.get("kept", {}).items()}
+    if said.get("identity") == identity and kept.keys() >= set(sizes):
+        return kept
     encoder = given.student(stack.whole).encoder
-    tell = watcher.progress("importance")
     if by == "block":
         cost = importance.influence_cost(importance.block_influence(stack, encoder, given.read(some)))
     else:
+        tell = watcher.progress("importance")
         cost = importance.outcome_cost(stack, encoder, lambda one: given.outcome(one, some), tell)
-    found = importance.smaller(stack, sizes, cost)
-    for size, (kept, lost) in found.items():
-        watcher.say(f"{size} layers: {' '.join(map(str, kept))} are kept, at a cost of {lost:.4f}")
-    return {size: kept for size, (kept, _) in found.items()}
+    found = importance.smaller(stack, [size for size in stack.sizes if size >= min(sizes)], cost)
+    for size in sizes:
+        layers, lost = found[size]
+        watcher.say(f"{size} layers: {' '.join(map(str, layers))} are kept, at a cost of {lost:.4f}")
+    kept = {size: layers for size, (layers, _) in found.items()}
+    write_json(place, {"identity": identity, "kept": {str(size): layers for size, layers in kept.items()}}, sealed=True)
+    return kept
 
 
 def _whole(stack: Stack) -> Point:

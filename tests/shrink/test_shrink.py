@@ -83,6 +83,7 @@ def test_what_is_finished_is_not_made_again_and_what_was_made_otherwise_is_refus
 
     with monkeypatch.context() as closed:
         closed.setattr(teach, "taught", never)
+        closed.setattr("tessera.shrink.importance.outcome_cost", never)
         again = shrink(whole, small.texts(), out, sizes=[2, 3], how=HOW, machine=CALM)
     assert again.points == curve.points
     other = How(rates=(1e-3,), epochs=3, batch=16, timed=False)
