@@ -17,7 +17,7 @@ from torch import nn
 
 from tessera.batching.heads import MaskHead, StatesHead, TaskHead, VectorHead
 from tessera.batching.worker import Trunk
-from tessera.inference import runtime, sentence_folder
+from tessera.inference import runtime, sentence_folder, tuned
 from tessera.inference.encoder import Encoder
 from tessera.inference.fill_mask import MaskFiller
 from tessera.model import hub
@@ -85,6 +85,7 @@ class How:
     dtype: Dtype = "auto"
     attention: str = "auto"
     max_length: int | None = None  # tokens of a text; None: as each folder says
+    threads: int | None = None  # of what was tuned with others; None: its own
 
 
 def open_models(given: Sequence[str], how: How) -> list[Served]:
@@ -96,7 +97,11 @@ def open_models(given: Sequence[str], how: How) -> list[Served]:
     if twice := [name for name, _ in names if sum(name == other for other, _ in names) > 1]:
         raise ValueError(f"two models are called {twice[0]!r}; give one of them another name: NAME=FOLDER")
     known: dict[str, tuple[str, nn.Module, Trunk]] = {}  # by fingerprint: whose it is, its weights, what runs
-    return [_open(name, folder, how, known, several=len(given) > 1) for name, folder in names]
+    threads = torch.get_num_threads()
+    try:
+        return [_open(name, folder, how, known, several=len(given) > 1) for name, folder in names]
+    finally:
+        torch.set_num_threads(threads)  # what was tuned with others takes them as it runs
 
 
 def _name(given: str) -> tuple[str, Path]:
@@ -120,20 +125,22 @@ def _open(
         return _task(name, folder, how, known, several=several)
     pipeline, inside = sentence_folder.read(folder)
     refuse_adapter(inside)
-    more: dict[str, Any] = {"device": how.device, "dtype": how.dtype}
-    weights: nn.Module | None = None
-    if runtime.kind(inside) is not None:
-        encoder = Encoder.from_pretrained(folder, dtype=how.dtype)
+    chosen, shares = _chosen(inside, how, head=False), ""
+    if runtime.kind(inside) is not None or _alone(chosen):
+        encoder = Encoder.from_pretrained(folder, dtype=how.dtype, threads=how.threads)
+        engine = encoder.engine
+        trunk = Trunk(engine.model, engine.device, engine.dtype, chosen)
     else:
         weights = hub.load_encoder(inside, how.attention, drop_head=False)
+        more: dict[str, Any] = {"device": how.device, "dtype": how.dtype if chosen is None else chosen.dtype}
         print_ = _fingerprint(weights) if several else ""
         encoder = Encoder(weights, Tokenizer.load(inside), pipeline, source=inside, **more)
-    engine = encoder.engine
-    trunk, shares = Trunk(engine.model, engine.device, engine.dtype), ""
-    if weights is not None and several:
-        shares, _, trunk = known.setdefault(print_, (name, weights, trunk))
-        if shares != name:
-            engine.model = trunk.model
+        engine = encoder.engine
+        trunk = Trunk(engine.model, engine.device, engine.dtype, chosen)
+        if several:
+            shares, _, trunk = known.setdefault(f"{print_} {trunk.dtype}", (name, weights, trunk))
+            if shares != name:
+                engine.model = trunk.model
     filler = _filler(encoder, inside)
     graph = engine.model if isinstance(engine.model, runtime.Runtime) else None
     embeds = graph is None or runtime.STATES in graph.outputs
@@ -156,18 +163,23 @@ def _open(
 def _task(
     name: str, folder: Path, how: How, known: dict[str, tuple[str, nn.Module, Trunk]], *, several: bool
 ) -> Served:
-    more: dict[str, Any] = {"device": how.device, "dtype": how.dtype, "max_length": how.max_length}
-    if runtime.kind(folder) is not None:
-        predictor, shares = Predictor.from_pretrained(folder, **{**more, "device": "auto"}), ""
+    refuse_adapter(folder)
+    chosen, shares = _chosen(folder, how, head=True), ""
+    number = how.dtype if chosen is None else chosen.dtype
+    more: dict[str, Any] = {"device": how.device, "dtype": number, "max_length": how.max_length}
+    if chosen is not None and _alone(chosen):
+        predictor = Predictor.of_choice(chosen, folder, folder / tuned.FOLDER, max_length=how.max_length)
+        trunk = Trunk(predictor.encoder, predictor.device, predictor.dtype, chosen)
+    elif runtime.kind(folder) is not None:
+        predictor = Predictor.from_pretrained(folder, **{**more, "device": "auto"})
         trunk = Trunk(predictor.encoder, predictor.device, predictor.dtype)
     else:
-        refuse_adapter(folder)
         model = hub.load_task(folder, how.attention)
         print_ = _fingerprint(model.encoder) if several else ""
         predictor = Predictor.of(model, Tokenizer.load(folder), folder, **more)
-        trunk = Trunk(predictor.encoder, predictor.device, predictor.dtype)
+        trunk = Trunk(predictor.encoder, predictor.device, predictor.dtype, chosen)
         shares, weights, trunk = (
-            known.setdefault(print_, (name, model.encoder, trunk)) if several else ("", model, trunk)
+            known.setdefault(f"{print_} {trunk.dtype}", (name, model.encoder, trunk)) if several else ("", model, trunk)
         )
         if shares not in ("", name):
             predictor = _on(trunk, weights, predictor)
@@ -182,6 +194,17 @@ def _task(
         task=TaskHead(predictor),
         shares="" if shares == name else shares,
     )
+
+
+def _chosen(folder: Path, how: How, *, head: bool) -> tuned.Choice | None:
+    """What `tessera tune` chose, with the threads that are asked for in place of its own."""
+    found = tuned.choice(folder, how.device, how.dtype, how.attention, head=head)
+    return found.model_copy(update={"threads": how.threads}) if found is not None and how.threads else found
+
+
+def _alone(chosen: tuned.Choice | None) -> bool:
+    """Whether an engine is of one folder alone, so that its trunk cannot be shared."""
+    return chosen is not None and chosen.engine != "packed"
 
 
 def _on(trunk: Trunk, weights: nn.Module, predictor: Predictor) -> Predictor:
@@ -214,7 +237,7 @@ def _fingerprint(encoder: Any) -> str:
 def _filler(encoder: Encoder, folder: Path) -> MaskFiller | None:
     """What fills masks, where the folder has the head of a masked language model."""
     model = encoder.engine.model
-    if isinstance(model, runtime.Runtime):
+    if isinstance(model, runtime.Runtime) and runtime.kind(folder) is not None:
         there = runtime.LOGITS in model.outputs
     elif hub.is_ours(folder):
         there = hub.has_head(folder)
@@ -225,6 +248,9 @@ def _filler(encoder: Encoder, folder: Path) -> MaskFiller | None:
 
 def _engine(trunk: Trunk) -> str:
     """What computes, and why, in words."""
+    if trunk.tuned is not None:
+        one = trunk.tuned
+        return f"{one.name}, {one.threads} threads: tessera tune found it fastest here for {one.goal}"
     number = str(trunk.dtype).removeprefix("torch.")
     if isinstance(trunk.model, runtime.Runtime):
         name = {"openvino": "OpenVINO", "onnx": "ONNX Runtime"}[trunk.model.engine]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tessera.batching.heads import Head, part
 from tessera.batching.refusals import Refused
 from tessera.batching.token_queue import Placed, TokenQueue, by_job
+from tessera.inference.tuned import Choice
 from tessera.model.encoder import pack
 from tessera.model.precision import autocast
 
@@ -31,11 +32,13 @@ class Trunk:
     model   (tokens [T], starts [N+1]) -> hidden states; a third argument where it tells segments
     device  where it is
     dtype   of its matrix products
+    tuned   the engine that `tessera tune` chose, with its threads; None: nobody did
     """
 
     model: nn.Module
     device: torch.device
     dtype: torch.dtype
+    tuned: Choice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +73,10 @@ class Worker:
             self._thread.join(seconds)
 
     def _run(self) -> None:
-        batch = self.queue.take()
+        batch, threads = self.queue.take(), torch.get_num_threads()
         while batch is not None:
             trunk: Any = _piece(batch[0]).trunk
+            torch.set_num_threads(threads if trunk.tuned is None else trunk.tuned.threads)
             # Open as long as batches of one trunk follow: it keeps the weights that it has rounded.
             with torch.inference_mode(), autocast(trunk.device, trunk.dtype):
                 while batch is not None and _piece(batch[0]).trunk is trunk:

@@ -12,6 +12,7 @@ In reading order:
     ablating.py    ablate: the verb
     vocabulary.py  vocabulary trim, extend, replace
     adapting.py    look, adapt
+    shrinking.py   shrink: the verb
     serving.py     serve: the verb
 """
 
@@ -26,7 +27,7 @@ from pathlib import Path
 from rich.text import Text
 
 from tessera import signals
-from tessera.cli import ablating, adapting, asking, judging, making, serving, tuning, using, vocabulary
+from tessera.cli import ablating, adapting, asking, judging, making, serving, shrinking, tuning, using, vocabulary
 from tessera.cli.app import app
 from tessera.files import no_room
 from tessera.terminal import HarmlessLog, Terminal
@@ -40,6 +41,7 @@ __all__ = [
     "main",
     "making",
     "serving",
+    "shrinking",
     "tuning",
     "using",
     "vocabulary",

@@ -57,7 +57,7 @@ def serve(
     settings = Settings(
         host=host,
         port=port,
-        how=How(device=device, dtype=dtype, max_length=max_length),
+        how=How(device=device, dtype=dtype, max_length=max_length, threads=threads),
         limits=limits,
         threads=threads,
         key_file=api_key_file,

@@ -158,19 +158,27 @@ def tune(
     ] = "throughput",
     text: Annotated[str, typer.Option(help="the column that holds the text; lang may hold its language")] = "text",
     min_cosine: Annotated[float, typer.Option(help="of every text with its vector in float32")] = 0.999,
-    max_drop: Annotated[float, typer.Option(help="points of retrieval that a language may lose")] = 0.5,
+    rows: Annotated[str | None, typer.Option(help="of a head: rows with what is right, for its score")] = None,
+    min_agreement: Annotated[float, typer.Option(help="of a head without rows: answers of 100 that stay")] = 98.0,
+    max_drop: Annotated[
+        float, typer.Option(help="points of retrieval, or of a head's score, a language may lose")
+    ] = 0.5,
     max_length: Annotated[int, typer.Option(help="tokens that are read of a text")] = 512,
 ) -> None:
-    """Which engine is fastest here for a model, within bounds; `embed`, `search` and Encoder then take it."""
+    """Which engine is fastest here for a model, within bounds; `embed`, `predict`, `serve` ... then take it."""
     from tessera.export.tune import read_texts
     from tessera.export.tune import tune as measure
+    from tessera.labelled import tables
 
+    labelled = [row for file in (tables.find(rows) if rows is not None else ()) for _, row in tables.rows(file)]
     with Watcher(console) as watcher:
         found = measure(
             model,
             read_texts(texts, column=text),
+            rows=labelled,
             goal=goal,
             min_cosine=min_cosine,
+            min_agreement=min_agreement,
             max_drop=max_drop,
             max_length=max_length,
             say=watcher.say,

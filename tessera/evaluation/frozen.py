@@ -66,11 +66,10 @@ class Embedder:
         new = [text for text in dict.fromkeys(texts) if text not in self.places]
         if not new:
             return
-        machine = self.machine
-        self.encoder = self.encoder or Encoder.from_pretrained(
-            self.folder, device=machine.device, dtype=machine.dtype, attention=machine.attention,
-            threads=machine.threads,
-        )  # fmt: skip
+        machine, number = self.machine, self.protocol["dtype"].removeprefix("torch.")
+        self.encoder = self.encoder or Encoder.from_pretrained(  # the number format said, or what was tuned is taken
+            self.folder, device=machine.device, dtype=number, attention=machine.attention, threads=machine.threads
+        )
         rows = self.encoder.encode(
             new, pooling=self.pooling, max_tokens=machine.tokens_at_once, on_progress=self.report
         )

@@ -10,6 +10,8 @@ In reading order:
     quantize.py       post-training quantization to int8, measured before and after
     quantize_head.py  the same with the head of a task: whether its answers stay what they were
     int8.py           int8 weights and activations of a graph, calibrated
-    candidates.py     engines that may run a model here, each opened as an Encoder
+    candidates.py     engines that may run a model here, each opened as it will be
+    tune_vectors.py   what an engine's vectors lose beside float32, by language
+    tune_head.py      the same of the answers of a head
     tune.py           which of them is fastest on this machine within bounds of quality
 """

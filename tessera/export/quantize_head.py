@@ -95,7 +95,7 @@ def quantize_head(
     """
     predictor = _reading(folder, max_length)
     task, max_length = predictor.model.task, predictor.reader.max_length
-    right = [_right(predictor, row, number) for number, row in enumerate(rows)] if rows else []
+    right = [right_answer(predictor, row, number) for number, row in enumerate(rows)] if rows else []
     asked: list[Row] = list(rows) or heads.asked(task, measuring)
     if len(asked) < FEWEST:
         raise ValueError(f"{len(asked)} rows; give {FEWEST} or more to measure on")
@@ -108,7 +108,7 @@ def quantize_head(
         refuse_different(heads.compare(predictor, plain))
         calibrated = 0 if weights_only or to == "onnx" else len(calibrating)
         say(f"int8, calibrated on {calibrated} texts" if calibrated else "int8 without calibration")
-        write_int8(plain, draft, to, weights_only, _calls(predictor, heads.asked(task, calibrating[:CALIBRATED])))
+        write_int8(plain, draft, to, weights_only, calls(predictor, heads.asked(task, calibrating[:CALIBRATED])))
         write_json(draft / ABOUT, heads.about(predictor, to))
         say(f"measuring on {len(asked)} rows that were not calibrated on")
         before, after = (Predictor.from_pretrained(place, max_length=max_length) for place in (plain, draft))
@@ -140,11 +140,13 @@ def _refuse_below(measured: HeadMeasured, min_agreement: float, max_drop: float,
     raise ValueError(f"nothing was written: the bound is {bound}, measured was: {measured}{hint}")
 
 
-def _calls(predictor: Predictor, rows: Sequence[Row]) -> list[dict[str, Any]]:
+def calls(predictor: Predictor, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Inputs of calls of the graph."""
     examples = [request(row, n, predictor.kind, predictor.reader.tokenizer).example for n, row in enumerate(rows)]
     items = predictor.reader.items(examples)
-    segments = [told for item in items for told in item.segments] if predictor.reader.segments else []
+    segments = []
+    if predictor.reader.segments:  # of a text alone they are all 0, and an item does not say them
+        segments = [told for item in items for told in item.segments or map(np.zeros_like, item.documents)]
     return batches([document for item in items for document in item.documents], segments)
 
 
@@ -163,7 +165,7 @@ def _faster(before: Predictor, after: Predictor, rows: Sequence[Row]) -> float:
 # ------------------------------------------------------------------------------------------------------------- scoring
 
 
-def _right(predictor: Predictor, row: Mapping[str, Any], number: int) -> Prediction:
+def right_answer(predictor: Predictor, row: Mapping[str, Any], number: int) -> Prediction:
     """What a row says is right, as a prediction says it. Raises ValueError naming the row."""
     kind, labels = predictor.kind, predictor.labels
     names = _ANSWERS[kind]

@@ -1,9 +1,9 @@
 """Inference tuning (`tessera tune`): every engine that is installed, measured on this machine and on your texts.
 
-For each: throughput of all texts, latency of one at a time, in turns; and quality beside float32, by language: cosines,
-and whether the second half of a text is still found by its first. What falls under a bound is never chosen. The fastest
-of the others is written into the model's folder, where `Encoder`, `embed` and `search` find it (inference/tuned.py),
-and into its card.
+For each: throughput of all texts, latency of one at a time, in turns; and quality beside float32, by language, of
+vectors (tune_vectors.py) or of a head's answers (tune_head.py). What falls under a bound is never chosen. The fastest
+of the others is written into the model's folder, where `Encoder`, `Predictor`, `embed`, `search`, `predict` and `serve`
+find it (inference/tuned.py), and into its card.
 """
 
 import random
@@ -11,8 +11,8 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,38 +21,29 @@ import torch
 
 from tessera import checksums
 from tessera.corpus import documents
-from tessera.export.candidates import Candidate, Source, candidates, replace_choice
-from tessera.export.heads import halves, has_head
+from tessera.export.candidates import Candidate, Source, candidates, replace_choice, with_threads
+from tessera.export.heads import asked as heads_asked
+from tessera.export.heads import has_head
+from tessera.export.quantize_head import FEWEST as FEWEST_ROWS
+from tessera.export.tune_head import Answerer, Answers, HeadJudge
+from tessera.export.tune_vectors import Embedder, Quality, Text, VectorJudge
 from tessera.files import atomic_folder, fingerprint, write_json, write_text
 from tessera.inference import runtime
 from tessera.inference import sentence_folder as folders
 from tessera.inference.encoder import Encoder
-from tessera.inference.nearest import nearest
 from tessera.inference.tuned import CHOICE, FOLDER, Choice, processor
 from tessera.plan.corpus import Columns
 from tessera.plan.corpus import Source as Files
+from tessera.prediction.predictor import Predictor
+from tessera.prediction.requests import request
 from tessera.progress import Say, silent
 
 Goal = Literal["throughput", "latency"]
-Text = tuple[str, str]
-"""A text and its language."""
 
 _FEWEST, _CALIBRATED, _MEASURED, _LOOKED_AT = 64, 128, 512, 50_000  # texts
 _TIMED, _ALONE, _TURNS = 64, 16, 3  # texts of a pass, texts one at a time, passes of each engine
 _BUDGETS = (4096, 16_384)  # tokens of a batch
-_HOW: dict[str, Any] = {"normalize": True, "prompt": "", "on_truncated": silent}  # a text's beginning is enough
 _SECTION = re.compile(r"\n*<!-- tessera tune -->.*?<!-- /tessera tune -->\n*", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class Quality:
-    """What an engine's vectors lose beside float32, on the texts of a language."""
-
-    texts: int
-    lowest_cosine: float
-    median_cosine: float
-    before: float  # of a hundred texts, those whose second half is found by the first; in float32
-    after: float
 
 
 @dataclass(slots=True)
@@ -62,7 +53,7 @@ class Tried:
     name: str
     threads: int
     max_tokens: int
-    by_language: dict[str, Quality] = field(default_factory=dict)
+    by_language: Mapping[str, Quality | Answers] = field(default_factory=dict)
     tokens_per_second: float = 0.0
     milliseconds: float = float("inf")  # of one text alone, the median
     why_not: str = ""
@@ -79,24 +70,25 @@ class Tuning:
     tried: list[Tried]
     chosen: Tried
     goal: Goal
+    kept: str  # by which engines are held against float32: lowest cosine, or agreement
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Columns and rows."""
-        columns = ["engine", "threads", "tokens/s", "ms a text", "lowest cosine", "worst language", "points lost", ""]
+        columns = ["engine", "threads", "tokens/s", "ms a text", self.kept, "worst language", "points lost", ""]
         return columns, [self._row(one) for one in self.tried]
 
     def _row(self, one: Tried) -> list[str]:
         note = "chosen" if one is self.chosen else one.why_not
         if not one.by_language:
             return [one.name, "", "", "", "", "", "", note]
-        worst = min(one.by_language, key=lambda language: one.by_language[language].lowest_cosine)
-        lost = max(found.before - found.after for found in one.by_language.values())
+        worst = min(one.by_language, key=lambda language: one.by_language[language].kept)
+        lost, kept = max(found.lost for found in one.by_language.values()), one.by_language[worst].kept
         return [
             one.name,
             str(one.threads),
             f"{one.tokens_per_second:,.0f}",
             f"{one.milliseconds:.1f}",
-            f"{one.by_language[worst].lowest_cosine:.5f}",
+            f"{kept:.5f}" if self.kept == VectorJudge.kept else f"{kept:.2f}",
             worst,
             f"{lost:.2f}",
             note,
@@ -107,8 +99,10 @@ def tune(
     folder: str | Path,
     texts: Sequence[Text],
     *,
+    rows: Sequence[Mapping[str, Any]] = (),
     goal: Goal = "throughput",
     min_cosine: float = 0.999,
+    min_agreement: float = 98.0,
     max_drop: float = 0.5,
     max_length: int = 512,
     seed: int = 0,
@@ -116,29 +110,33 @@ def tune(
 ) -> Tuning:
     """Measures every engine, and writes the fastest that holds the bounds into `folder`/tuned.
 
-    texts       real ones with their languages, of the kind that will be encoded; 64 or more
-    goal        throughput: many texts at once. latency: one at a time
-    min_cosine  of every text with its vector in float32
-    max_drop    points of retrieval, out of a hundred, that any language may lose
+    texts          real ones with their languages, of the kind that will be encoded or asked about; 64 or more
+    rows           of a model with the head of a task: rows that say what is right, as of `quantize_head`, and may say
+                   their language as `lang`; the score on them is the bound then, and not agreement
+    goal           throughput: many texts at once. latency: one at a time
+    min_cosine     of every text with its vector in float32
+    min_agreement  of a head: of a hundred answers those that must stay what they are in float32, in every language
+    max_drop       points of retrieval, or of the score on `rows`, out of a hundred, that any language may lose
 
-    Raises ValueError for too few texts, a graph and the head of a task.
+    Raises ValueError for too few texts, an exported graph, and rows where there is no head.
     """
-    inside = _checked(folder, min_cosine, max_drop)
+    inside = _checked(folder, min_cosine, min_agreement, max_drop, rows)
     calibrating, measuring = _halved(texts, seed)
     threads = torch.get_num_threads()
-    source = _source(inside, [text for text, _ in calibrating], goal, min(max_length, _longest(inside)))
-    judge = _Judge(source, measuring, min_cosine, max_drop)
+    source, judge, timed = _sides(
+        inside, calibrating, measuring, rows, goal, max_length, min_cosine, min_agreement, max_drop
+    )
     with tempfile.TemporaryDirectory() as work:
         tried, engines = [], {}
-        for one in candidates(source, Path(work), judge.lowest, min_cosine, say):
+        for one in candidates(source, Path(work), lambda model: judge.judged(model)[1], say):
             if isinstance(one, tuple):
                 tried.append(Tried(one[0], 0, 0, why_not=one[1]))
                 continue
-            say(f"{one.name}: comparing {len(measuring)} texts")
-            tried.append(judge.tried(one))
+            say(f"{one.name}: comparing with float32")
+            by_language, why_not = judge.judged(one.model)
+            tried.append(Tried(one.name, one.choice.threads, one.choice.max_tokens, by_language, why_not=why_not))
             engines[one.name] = one
-        timed = [text for text, _ in measuring[:_TIMED]]
-        tokens = sum(map(len, source.plain.how().reading.ids(timed)))
+        tokens = _tokens(source.plain, timed)
         say(f"measuring {len(engines)} engines in turns: {len(timed)} texts of {tokens:,} tokens")
         _time([(found, engines[found.name]) for found in tried if found.name in engines], timed, tokens)
         best = min((one for one in tried if one.name in engines and not one.why_not), key=lambda one: one.rank(goal))
@@ -146,44 +144,61 @@ def tune(
         _time(others, timed, tokens)
         torch.set_num_threads(threads)
         chosen, engine = min(others, key=lambda pair: pair[0].rank(goal))
-        tuning = Tuning([chosen if one is best else one for one in tried], chosen, goal)
-        _write(inside, tuning, engine, {"min_cosine": min_cosine, "max_drop": max_drop, "texts": len(measuring)})
+        tuning = Tuning([chosen if one is best else one for one in tried], chosen, goal, judge.kept)
+        _write(inside, tuning, engine, judge)
     return tuning
 
 
-def _checked(folder: str | Path, min_cosine: float, max_drop: float) -> Path:
+def _checked(
+    folder: str | Path, min_cosine: float, min_agreement: float, max_drop: float, rows: Sequence[Mapping[str, Any]]
+) -> Path:
     """The folder of the model itself."""
     if not 0.0 <= min_cosine <= 1.0 or max_drop < 0:
         raise ValueError(f"min_cosine is {min_cosine}, max_drop {max_drop}; give a cosine up to 1 and points from 0 up")
-    _, inside = folders.read(folders.local(folder))
+    if not 0.0 <= min_agreement <= 100.0:
+        raise ValueError(f"min_agreement is {min_agreement}; it is of a hundred answers, so give 0 to 100")
+    whole = folders.local(folder)
+    inside = whole if has_head(whole) else folders.read(whole)[1]
     if runtime.kind(inside) is not None:
         raise ValueError(f"{inside}: is an exported graph; tune the folder that it was exported from")
-    if has_head(inside):
-        raise ValueError(
-            f"{inside}: has the head of a task, and tune compares vectors; tessera quantize measures its answers"
-        )
+    if rows and not has_head(inside):
+        raise ValueError(f"{inside}: rows are for the head of a task, and there is none")
+    if rows and len(rows) < FEWEST_ROWS:
+        raise ValueError(f"{len(rows)} rows; give {FEWEST_ROWS} or more to measure on")
     return inside
 
 
-def _longest(inside: Path) -> int:
-    pipeline, _ = folders.read(inside)
-    return pipeline.max_length or 1 << 30
+def _sides(
+    inside: Path, calibrating: list[Text], measuring: list[Text], rows: Sequence[Mapping[str, Any]], goal: Goal,
+    longest: int, min_cosine: float, min_agreement: float, max_drop: float,
+) -> tuple[Source, VectorJudge | HeadJudge, list[Any]]:  # fmt: skip
+    """What is tuned, what judges it, and what it is timed on."""
+    some, about = [text for text, _ in calibrating], [text for text, _ in measuring]
+    if not has_head(inside):
+        plain = Encoder.from_pretrained(inside, device="cpu", dtype="float32")
+        plain.max_seq_length = min(plain.max_seq_length, longest)
+        name = "float32" if plain.attention == "transformers'" else "packed weights, float32"
+        embedder = Embedder(inside, plain, plain.how().reading.ids(some), _float32(inside, name, goal))
+        return embedder, VectorJudge(plain, measuring, min_cosine, max_drop), about[:_TIMED]
+    predictor = Predictor.from_pretrained(inside, device="cpu", dtype="float32")
+    most = min(longest, predictor.reader.max_length)
+    predictor = replace(predictor, reader=replace(predictor.reader, max_length=most))
+    task = predictor.model.task
+    name = "float32" if predictor.encoder is predictor.model.encoder else "packed weights, float32"
+    first = _float32(inside, name, goal, head=task.kind)
+    answerer = Answerer(inside, predictor, heads_asked(task, some), first)
+    asked: list[tuple[Any, str]] = [(row, str(row.get("lang") or "und")) for row in rows]
+    asked = asked or list(zip(heads_asked(task, about), (language for _, language in measuring), strict=True))
+    judge = HeadJudge(predictor, asked, min_agreement, max_drop, labelled=bool(rows))
+    return answerer, judge, [row for row, _ in asked[:_TIMED]]
 
 
-def _source(inside: Path, calibrating: list[str], goal: Goal, longest: int) -> Source:
-    plain = Encoder.from_pretrained(inside, device="cpu", dtype="float32")
-    plain.max_seq_length = min(plain.max_seq_length, longest)
-    first = Choice(
-        engine="packed",
-        name="float32" if plain.attention == "transformers'" else "packed weights, float32",
-        dtype="float32",
-        threads=torch.get_num_threads(),
-        max_tokens=_BUDGETS[0],
-        goal=goal,
-        model=fingerprint(inside),
-        processor=processor(),
-    )
-    return Source(inside, plain, plain.how().reading.ids(calibrating), first)
+def _float32(inside: Path, name: str, goal: Goal, head: str = "") -> Choice:
+    """What others are compared with."""
+    return Choice(
+        engine="packed", name=name, dtype="float32", threads=torch.get_num_threads(), max_tokens=_BUDGETS[0],
+        goal=goal, model=fingerprint(inside), processor=processor(), head=head,
+    )  # fmt: skip
 
 
 def _halved(texts: Sequence[Text], seed: int) -> tuple[list[Text], list[Text]]:
@@ -218,68 +233,34 @@ def read_texts(path: str, limit: int = 1000, seed: int = 0, column: str = "text"
 # ----------------------------------------------------------------------------------------------------------- measuring
 
 
-class _Judge:
-    """Compares vectors with those of float32."""
-
-    def __init__(self, source: Source, texts: Sequence[Text], min_cosine: float, max_drop: float) -> None:
-        self.texts, self.min_cosine, self.max_drop = texts, min_cosine, max_drop
-        self.languages = np.array([language for _, language in texts])
-        whole = [text for text, _ in texts]
-        self.sides = [whole, *map(list, zip(*map(halves, whole), strict=True))]
-        self.exact = [source.plain.encode(side, **_HOW) for side in self.sides]
-
-    def lowest(self, encoder: Encoder) -> float:
-        """Cosine of any text."""
-        return float((encoder.encode(self.sides[0], **_HOW) * self.exact[0]).sum(1).min())
-
-    def tried(self, one: Candidate) -> Tried:
-        """The quality of an engine, by language."""
-        found = [one.encoder.encode(side, **_HOW) for side in self.sides]
-        cosines, right = (found[0] * self.exact[0]).sum(1), np.arange(len(self.texts))
-        before, after = (nearest(side[1], side[2], 1)[0][:, 0] == right for side in (self.exact, found))
-
-        def quality(rows: Any) -> Quality:
-            return Quality(
-                texts=int(rows.sum()),
-                lowest_cosine=float(cosines[rows].min()),
-                median_cosine=float(np.median(cosines[rows])),
-                before=100 * float(before[rows].mean()),
-                after=100 * float(after[rows].mean()),
-            )
-
-        by_language = {str(name): quality(self.languages == name) for name in np.unique(self.languages)}
-        why_not = self._why_not(by_language, quality(right >= 0))
-        return Tried(one.name, one.choice.threads, one.choice.max_tokens, by_language, why_not=why_not)
-
-    def _why_not(self, by_language: dict[str, Quality], whole: Quality) -> str:
-        """Which bound is not held, and where; one text more or less is no loss, however few there are of a language."""
-        for language, found in {**by_language, "all": whole}.items():
-            if not found.lowest_cosine >= self.min_cosine:
-                return f"cosine {found.lowest_cosine:.5f} in {language}"
-            lost = found.before - found.after
-            if lost > max(self.max_drop, 100.1 / found.texts):
-                return f"{lost:.1f} points of retrieval lost in {language}"
-        return ""
-
-
-def _time(engines: Sequence[tuple[Tried, Candidate]], texts: list[str], tokens: int) -> None:
-    """In turns, the least of three after one to warm up; fills in what was measured."""
-    alone = sorted(texts, key=len)[:_ALONE]
+def _time(engines: Sequence[tuple[Tried, Candidate]], some: list[Any], tokens: int) -> None:
+    """Texts, or rows of a task, in turns, the least of three after one to warm up; fills in what was measured."""
+    alone = sorted(some, key=lambda one: len(str(one)))[:_ALONE]
     for turn in range(_TURNS + 1):
         for found, engine in engines:
             torch.set_num_threads(found.threads)
-            encode, budget = engine.encoder.encode, found.max_tokens
-            seconds = _seconds(lambda: encode(texts, max_tokens=budget, on_truncated=silent))  # noqa: B023
-            each = float(np.median([_seconds(lambda: encode([text], on_truncated=silent)) for text in alone]))  # noqa: B023
+            seconds = _seconds(engine.model, some, found.max_tokens)
+            each = float(np.median([_seconds(engine.model, [one], found.max_tokens) for one in alone]))
             if turn:
                 found.tokens_per_second = max(found.tokens_per_second, tokens / seconds)
                 found.milliseconds = min(found.milliseconds, 1e3 * each)
 
 
-def _seconds(work: Callable[[], Any]) -> float:
+def _seconds(model: Encoder | Predictor, some: list[Any], budget: int) -> float:
     began = time.perf_counter()
-    work()
+    if isinstance(model, Predictor):
+        model.predict(some, max_tokens=budget)
+    else:
+        model.encode(some, max_tokens=budget, on_truncated=silent)
     return time.perf_counter() - began
+
+
+def _tokens(model: Encoder | Predictor, some: list[Any]) -> int:
+    """That are read of texts, or of rows of a task."""
+    if isinstance(model, Encoder):
+        return sum(map(len, model.how().reading.ids(some)))
+    asked = [request(row, number, model.kind, model.reader.tokenizer) for number, row in enumerate(some)]
+    return sum(item.tokens for item in model.reader.items([one.example for one in asked]))
 
 
 def _settings(source: Source, engine: Candidate, best: Tried, threads: int) -> list[tuple[Tried, Candidate]]:
@@ -287,7 +268,7 @@ def _settings(source: Source, engine: Candidate, best: Tried, threads: int) -> l
     found = []
     for several in sorted({1, max(1, threads // 2), threads}):
         for budget in _BUDGETS:
-            other = source.with_threads(engine, several, budget)
+            other = with_threads(source, engine, several, budget)
             found.append((Tried(best.name, several, budget, best.by_language), other))
     return found
 
@@ -295,7 +276,7 @@ def _settings(source: Source, engine: Candidate, best: Tried, threads: int) -> l
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
-def _write(inside: Path, tuning: Tuning, engine: Candidate, bounds: dict[str, Any]) -> None:
+def _write(inside: Path, tuning: Tuning, engine: Candidate, judge: VectorJudge | HeadJudge) -> None:
     """The choice with what it needs, whole or not at all; then the card."""
     chosen = tuning.chosen
     choice = replace_choice(engine.choice, threads=chosen.threads, max_tokens=chosen.max_tokens)
@@ -303,20 +284,19 @@ def _write(inside: Path, tuning: Tuning, engine: Candidate, bounds: dict[str, An
         if (engine.folder / FOLDER).is_dir():
             shutil.copytree(engine.folder / FOLDER, draft, dirs_exist_ok=True)
         measured = [{**asdict(one), "milliseconds": min(one.milliseconds, 1e9)} for one in tuning.tried]
-        write_json(draft / CHOICE, {**choice.model_dump(), **bounds, "measured": measured}, sealed=True)
+        write_json(draft / CHOICE, {**choice.model_dump(), **judge.bounds, "measured": measured}, sealed=True)
     card = inside / "README.md"
     before = _SECTION.sub("\n", card.read_text(encoding="utf-8")) if card.is_file() else f"# {inside.name}\n"
     listed = checksums.check(card) if card.is_file() else False
-    write_text(card, f"{before.rstrip()}\n\n{_section(tuning, choice, bounds)}\n")
+    write_text(card, f"{before.rstrip()}\n\n{_section(tuning, choice, judge)}\n")
     if listed:  # of a checkpoint, all of whose files are named with their checksums
         checksums.seal(inside)
 
 
-def _section(tuning: Tuning, choice: Choice, bounds: dict[str, Any]) -> str:
+def _section(tuning: Tuning, choice: Choice, judge: VectorJudge | HeadJudge) -> str:
     columns, rows = tuning.table()
     lines = [f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows)]
     return (
         f"<!-- tessera tune -->\n## Fastest engine\n\n{choice.name}, {choice.threads} threads, for {tuning.goal}, of "
-        f"those that keep a cosine of {bounds['min_cosine']} and lose at most {bounds['max_drop']} points of retrieval "
-        f"on {bounds['texts']} texts; {choice.processor}.\n\n" + "\n".join(lines) + "\n<!-- /tessera tune -->"
+        f"those that {judge}; {choice.processor}.\n\n" + "\n".join(lines) + "\n<!-- /tessera tune -->"
     )

@@ -9,7 +9,7 @@ import tokenizers
 import torch
 
 from tessera.inference.keywords import whole
-from tessera.inference.runtime import LOGITS, Runtime
+from tessera.inference.runtime import LOGITS, STATES, Runtime, kind
 from tessera.model import hub
 from tessera.tokenizer.special_tokens import retold
 from tessera.tokenizer.tokenizer import Tokenizer
@@ -37,14 +37,18 @@ class MaskFiller:
         """Reads the head that belongs to `encoder` from its folder. Raises ValueError where there is none."""
         if source is None:
             raise ValueError("this Encoder was not read from a folder, so it has no head to fill a mask with")
+        model: Any
         if isinstance(encoder, Runtime):
+            if kind(source) is None and STATES in encoder.outputs:  # tuned: the model itself lies in the folder too
+                model = hub.load_any(source)
+                return cls(model.eval(), tokenizer, _reader(tokenizer), max_length)
             if LOGITS not in encoder.outputs:
                 raise ValueError(
                     f"{source}: this graph was exported for embeddings, without the head that fills a mask; export the "
                     "model again with --output logits, or give the folder it came from"
                 )
             return cls(encoder, tokenizer, _reader(tokenizer), max_length)
-        model: Any = hub.load_any(source)
+        model = hub.load_any(source)
         if hub.is_ours(source):
             model.encoder = encoder  # one copy of the weights, as the encoder has them
         return cls(model.to(next(encoder.parameters()).device).eval(), tokenizer, _reader(tokenizer), max_length)

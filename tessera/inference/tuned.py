@@ -42,6 +42,7 @@ class Choice(Strictly):
     goal: str  # throughput or latency
     model: str  # fingerprint of the weights
     processor: str
+    head: str = ""  # kind of the head of a task whose answers were held against the bound; "": vectors were
 
     def __str__(self) -> str:
         return f"tuned for {self.goal}: {self.name}, {self.threads} threads"
@@ -59,10 +60,14 @@ def processor() -> str:
     return ", ".join([name, torch.backends.cpu.get_cpu_capability(), *fast])
 
 
-def choice(folder: Path, device: str = "auto", dtype: str = "auto", attention: str = "auto") -> Choice | None:
+def choice(
+    folder: Path, device: str = "auto", dtype: str = "auto", attention: str = "auto", *, head: bool = False
+) -> Choice | None:
     """What was chosen for the model in a folder, if it holds here; the log says why it does not.
 
-    None also where a device, a number format or a backend of attention is asked for.
+    head  whether it is the head of a task that is to answer; else vectors are wanted, or hidden states
+
+    None also where a device, a number format or a backend of attention is asked for, and where the other was tuned.
 
     Raises ValueError naming the file that is damaged.
     """
@@ -74,6 +79,8 @@ def choice(folder: Path, device: str = "auto", dtype: str = "auto", attention: s
         found = TypeAdapter(Choice).validate_python(read_json(place))
     except ValidationError as error:
         raise ValueError(f"{place}: {one_line(error)}; remove {place.parent}, or run tessera tune again") from None
+    if bool(found.head) != head:
+        return None
     why = ""
     if found.processor != processor():
         why = f"was measured on another processor ({found.processor})"

@@ -98,12 +98,12 @@ def _write(model: MaskedLM | TaskModel, folder: Path, dtype: torch.dtype) -> Non
     (folder / "config.json").write_text(
         json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n"
     )
-    weights = dict(_weights({k: v.detach() for k, v in model.state_dict().items()}, NAMES[name], dtype))
+    weights = dict(their_weights({k: v.detach() for k, v in model.state_dict().items()}, NAMES[name], dtype))
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def _weights(state: dict[str, Tensor], names: Names, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """Their weights from ours, with copies of the values."""
+def their_weights(state: dict[str, Tensor], names: Names, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """Their weights from ours (encoder.layers.0 ...), with copies of the values: names in a file, and tensors."""
     inner = state["encoder.layers.0.attention.output.weight"].shape[1]
     for name, tensor in state.items():
         parts = theirs(name.removeprefix("head."), names)

@@ -80,7 +80,8 @@ def predict_file(
         settings: Settings = {"model": folders.content_hash(folders.local(folder)), "input": [f.stamp for f in files]}
         settings |= {"columns": [f"{role}={column}" for role, column in columns.items()], "id": id}
         settings |= {"skip_bad": skip_bad, "long": long, "threshold": threshold, "top": top, "part_rows": part_rows}
-        settings |= {"max_length": predictor.reader.max_length, "compute": str(predictor.dtype).split(".")[-1]}
+        number = str(predictor.dtype).split(".")[-1] if predictor.tuned is None else predictor.tuned.name
+        settings |= {"max_length": predictor.reader.max_length, "compute": number}
         if not _is_finished(out, settings, say):
             say(str(predictor))
             say(f"reads {', '.join(f'{role} from {column!r}' for role, column in columns.items())}")

@@ -19,17 +19,19 @@ A long text that was read in several windows has `windows`, their number; one th
 # Shapes: n rows, K labels.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 import numpy as np
 import torch
 
-from tessera.inference import runtime
+from tessera.inference import runtime, tuned
 from tessera.inference.sentence_folder import local, tokenizer_length
 from tessera.inference.tokenize import check_vocabulary
+from tessera.inference.tuned import Choice
 from tessera.model import hub
+from tessera.model.encoder import Encoder
 from tessera.model.hf_files import config_json
 from tessera.model.precision import compute_dtype, find_device
 from tessera.model.task_config import read_task
@@ -48,6 +50,7 @@ from tessera.tokenizer.tokenizer import Tokenizer
 Prediction = dict[str, Any]
 Row = str | Sequence[str] | Mapping[str, Any]
 
+_BUDGET = 16_384  # tokens of a batch
 _ROWS, _CHARACTERS = 4_096, 2**21  # read, computed and answered together: bounds the memory, not the result
 
 
@@ -64,6 +67,7 @@ class Predictor:
     dtype: torch.dtype
     encoder: Any  # the fastest form of the model's
     source: Path | None = None
+    tuned: Choice | None = None  # by `tessera tune`
 
     @classmethod
     def from_pretrained(
@@ -81,15 +85,23 @@ class Predictor:
         device      auto is CUDA where there is one
         dtype       of the matrix products; auto is bfloat16 where the hardware multiplies in it
         max_length  tokens of a document; None: as tokenizer_config.json says, else as many as the model has positions
-        threads     of torch, for the whole process; None leaves them
+        threads     of torch, for the whole process; None leaves them, but for what was tuned
 
-        Raises ValueError naming the file and what in it is missing, broken or not known here.
+        Where neither device, dtype nor attention is asked for, `tessera tune` may have chosen an engine: see
+        inference/tuned.py. Raises ValueError naming the file and what in it is missing, broken or not known here.
         """
         folder = local(folder)
+        chosen = tuned.choice(folder, device, dtype, attention, head=True)
+        if chosen is not None:
+            chosen = chosen.model_copy(update={"threads": threads or chosen.threads})
+            torch.set_num_threads(chosen.threads)
+            return cls.of_choice(chosen, folder, folder / tuned.FOLDER, max_length=max_length)
         if threads is not None:
             torch.set_num_threads(threads)
         if runtime.kind(folder) is not None:
-            return cls._of_graph(folder, device, dtype, max_length)
+            if device not in ("auto", "cpu"):
+                raise ValueError(f"{folder} holds a graph that runs on the CPU, but device is {device!r}; give cpu")
+            return cls._of_graph(folder, runtime.Runtime.open(folder, dtype=dtype), max_length)
         return cls.of(
             hub.load_task(folder, attention),
             Tokenizer.load(folder),
@@ -98,6 +110,21 @@ class Predictor:
             dtype=dtype,
             max_length=max_length,
         )
+
+    @classmethod
+    def of_choice(cls, chosen: Choice, folder: Path, place: Path, *, max_length: int | None = None) -> Self:
+        """A folder in the engine that `tessera tune` chose, on the CPU, with the threads that torch has.
+
+        place  where what the engine needs lies, beside the weights
+        """
+        if chosen.engine == "graph":
+            graph = runtime.Runtime.open(place / tuned.GRAPH, dtype=chosen.dtype, threads=chosen.threads)
+            return replace(cls._of_graph(folder, graph, max_length), tuned=chosen)
+        model = hub.load_task(folder)
+        found = cls.of(model, Tokenizer.load(folder), folder, device="cpu", dtype=chosen.dtype, max_length=max_length)
+        if chosen.engine == "int8" and isinstance(model.encoder, Encoder):
+            found = replace(found, encoder=tuned.in_int8(model.encoder, place / tuned.STEPS, chosen.dtype))
+        return replace(found, tuned=chosen)
 
     @classmethod
     def of(
@@ -136,12 +163,9 @@ class Predictor:
         )
 
     @classmethod
-    def _of_graph(cls, folder: Path, device: str, dtype: runtime.Dtype, most: int | None) -> Self:
+    def _of_graph(cls, folder: Path, graph: runtime.Runtime, most: int | None) -> Self:
         """An exported model, on the CPU."""
-        if device not in ("auto", "cpu"):
-            raise ValueError(f"{folder} holds a graph that runs on the CPU, but device is {device!r}; give cpu")
         task = read_task(config_json(folder), folder / "config.json")
-        graph = runtime.Runtime.open(folder, dtype=dtype)
         runtime.refuse_without_logits(graph, folder)
         number: Literal["float32", "bfloat16"] = "bfloat16" if graph.dtype is torch.bfloat16 else "float32"
         return cls.of(
@@ -160,7 +184,8 @@ class Predictor:
         how = "weights packed" if isinstance(self.encoder, PackedEncoder | PackedBert) else type(self.encoder).__name__
         return (
             f"Predictor({self.source}: {self.kind}{labels}, at most {self.reader.max_length} tokens; "
-            f"on {self.device} in {number}, {how}, {torch.get_num_threads()} threads)"
+            f"on {self.device} in {number}, {how}{f', {self.tuned}' if self.tuned else ''}, "
+            f"{torch.get_num_threads()} threads)"
         )
 
     @property
@@ -178,7 +203,7 @@ class Predictor:
         rows: Iterable[Row],
         *,
         long: Literal["windows", "truncate"] = "windows",
-        max_tokens: int = 16_384,
+        max_tokens: int | None = None,
         on_progress: Progress | None = None,
     ) -> list[Prediction]:
         """What the model says of each row, in their order.
@@ -188,7 +213,7 @@ class Predictor:
         long         of a single text of more than max_length tokens. windows: it is read in several, with the model's
                      stride in common, and probabilities are averaged by their tokens; truncate: its beginning is read.
                      A pair is always cut, the longer text first; tags and answers always cover the whole text
-        max_tokens   of a batch; changes speed and memory only
+        max_tokens   of a batch; None: as was tuned, else 16,384. Changes speed and memory only
 
         Raises ValueError naming the row that is not of this kind, TypeError for what holds no rows.
         """
@@ -199,13 +224,13 @@ class Predictor:
         rows: Iterable[Row],
         *,
         long: Literal["windows", "truncate"] = "windows",
-        max_tokens: int = 16_384,
+        max_tokens: int | None = None,
         on_progress: Progress | None = None,
     ) -> Iterator[Prediction]:
         """The same one by one, for rows without end: some thousand are in memory."""
         if long not in ("windows", "truncate"):
             raise ValueError(f"long is {long!r}; give windows or truncate")
-        return self._stream(rows_of(rows), long, max_tokens, on_progress or silent)
+        return self._stream(rows_of(rows), long, self._budget(max_tokens), on_progress or silent)
 
     def _stream(self, rows: Iterable[Row], long: str, max_tokens: int, on_progress: Progress) -> Iterator[Prediction]:
         total, done = len(rows) if isinstance(rows, Sequence) else 0, 0
@@ -219,13 +244,17 @@ class Predictor:
             yield from self._answers(some, long, max_tokens, report)
             done += len(some)
 
-    def logits(self, rows: Iterable[Row], *, max_tokens: int = 16_384) -> list[np.ndarray[Any, Any]]:
+    def logits(self, rows: Iterable[Row], *, max_tokens: int | None = None) -> list[np.ndarray[Any, Any]]:
         """The logits of each row, truncated: [K] of a document, [options], [m, K] of tokens asked for, [n, 2]."""
         asked = [request(row, number, self.kind, self.reader.tokenizer) for number, row in enumerate(rows_of(rows))]
         items = self.reader.items([one.example for one in asked])
         return predicted(
-            self.encoder, self.model.head, items, self.reader, self.device, self.dtype, max_tokens=max_tokens
-        )
+            self.encoder, self.model.head, items, self.reader, self.device, self.dtype,
+            max_tokens=self._budget(max_tokens),
+        )  # fmt: skip
+
+    def _budget(self, asked: int | None) -> int:
+        return asked or (self.tuned.max_tokens if self.tuned is not None else _BUDGET)
 
     def _answers(self, some: list[Request], long: str, max_tokens: int, report: Progress) -> Iterator[Prediction]:
         items = cut(self.reader, some) if long == "windows" else self.reader.items([one.example for one in some])

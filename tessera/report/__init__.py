@@ -16,6 +16,7 @@ In reading order:
     overview.py        what a recipe will do, by phase and language
     plan_tables.py     a plan as tables, CSV and picture
     fertility.py       what each language pays for a tokenizer, as a picture
+    shrink_chart.py    smaller models: what is kept, by size, as a picture
     look.py            a look at a model: what its languages cost, how well words are guessed
 """
 

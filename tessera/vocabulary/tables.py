@@ -156,7 +156,7 @@ def write(model: ModelFolder, rows: Rows, config: Json, draft: Path) -> list[str
     Returns the files that were left out, since they hold the old vocabulary: graphs, pickles, the state of training.
     Raises ValueError where a row would not be finite.
     """
-    left_out = list(_copy(model, draft))
+    left_out = list(copy_rest(model.whole, model.inside, draft))
     inside = draft / model.inside.relative_to(model.whole)
     (inside / "config.json").write_text(
         json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n"
@@ -175,16 +175,19 @@ def _values(weight: StoredWeight, model: ModelFolder, rows: Rows) -> Tensor:
     return values.contiguous()
 
 
-def _copy(model: ModelFolder, draft: Path) -> Iterator[str]:
-    """All files of the folder but its weights and what would still hold the old vocabulary, which is given back."""
-    for path in sorted(model.whole.rglob("*")):
-        name = path.relative_to(model.whole)
+def copy_rest(whole: Path, inside: Path, draft: Path) -> Iterator[str]:
+    """All files of a folder but its weights, config.json, and what would still hold the old ones: that is given back.
+
+    inside  where in the folder weights and config.json are
+    """
+    for path in sorted(whole.rglob("*")):
+        name = path.relative_to(whole)
         hidden = any(part.startswith(".") for part in name.parts) and name.name != ".gitattributes"
         checked = path.name == MANIFEST or path.suffix == BESIDE  # checksums of other files than those that will be
-        rewritten = path.parent == model.inside and (path.name == "config.json" or path.name.endswith(_WEIGHTS))
+        rewritten = path.parent == inside and (path.name == "config.json" or path.name.endswith(_WEIGHTS))
         if path.is_dir() or hidden or checked or rewritten:
             continue
-        if "training" in name.parts or path.suffix in _STALE:
+        if {"training", "tuned"} & {*name.parts} or path.suffix in _STALE:
             yield str(name)
             continue
         target = draft / name

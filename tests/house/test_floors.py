@@ -44,6 +44,7 @@ FLOORS = {
     "evaluation": 4,
     "ablation": 5,
     "batching": 4.5,  # requests of many clients; below HTTP
+    "shrink": 5,  # scores its models
     "serve": 5,
     "preflight": 5,
     "run": 6,
