@@ -147,34 +147,24 @@ def train(
     def accumulate(step: int, chosen: Sequence[int]) -> tuple[float, int]:
         """The mean distance of all texts of a batch, its gradient by micro-batches of so many tokens."""
         both = np.random.default_rng([seed, step, 2]).random(len(chosen)) < source_share
-        texts = [(prompt + text, n) for n, b in zip(chosen, both, strict=True) for text in _sides(lesson.pairs[n], b)]
-        read = student.read([text for text, _ in texts])
-        batch = [(ids, number) for ids, (_, number) in zip(read, texts, strict=True)]
-        due = torch.from_numpy(lesson.vectors.rows(lesson.places[[number for _, number in batch]])).to(student.device)
+        read = [(text, n) for n, b in zip(chosen, both, strict=True) for text in _sides(lesson.pairs[n], b)]
+        batch = student.read([prompt + text for text, _ in read])
+        due = torch.from_numpy(lesson.vectors.rows(lesson.places[[n for _, n in read]])).to(student.device)
         summed, size = 0.0, float(due.square().sum(-1).mean())
-        for part in by_length([len(text) for text, _ in batch], student.machine.tokens_at_once):
-            found = student.pooled([batch[i][0] for i in part])
+        for part in by_length(list(map(len, batch)), student.machine.tokens_at_once):
+            found = student.pooled([batch[i] for i in part])
             value = distance(found, due[part], loss, normalize=student.normalize, size=size) / len(batch)
             value.backward()
             summed += float(value.detach())
-        return summed, sum(len(text) for text, _ in batch)
+        return summed, sum(map(len, batch))
 
     met = np.unique(np.concatenate(steps.batches))
+    seen = np.array(rows) if len(rows) else student.seen(prompt + text for text in _each_once(lesson, met))
     return optimize(
-        student.encoder,
-        student.steps if len(student.steps) else None,
-        steps,
-        accumulate,
-        protocol,
-        rate=rate,
-        seed=seed,
-        seen=np.array(rows) if len(rows) else student.seen(prompt + text for text in _each_once(lesson, met)),
-        alone=len(rows) > 0,
-        validate=validate,
-        on_progress=on_progress,
-        what="distillation",
+        student.encoder, student.steps if len(student.steps) else None, steps, accumulate, protocol, rate=rate,
+        seed=seed, seen=seen, alone=len(rows) > 0, validate=validate, on_progress=on_progress, what="distillation",
         checkpoint=checkpoint,
-    )
+    )  # fmt: skip
 
 
 def _check(student: Retriever, lesson: Lesson, loss: Loss, source_share: float) -> None:

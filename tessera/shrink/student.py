@@ -21,12 +21,13 @@ from tessera.data.packing import by_length
 from tessera.finetune.checkpoint import Checkpoint
 from tessera.finetune.loop import Plan, TrainingSummary, optimize
 from tessera.inference.tokenize import Ids
-from tessera.model.encoder import Attention, pack
+from tessera.model.encoder import pack
 from tessera.model.pooling import pool
 from tessera.model.precision import autocast, compute_dtype
 from tessera.packed.encoder import packed
 from tessera.plan.task import Protocol
 from tessera.progress import Progress
+from tessera.retrieval.distil import without_dropout
 from tessera.retrieval.retriever import Retriever
 
 _TEXTS = 8_192  # read at once, where only their distinct tokens are kept
@@ -89,7 +90,7 @@ def learn(
     Raises Diverged where the loss is no finite number.
     """
     steps = Plan.of(len(texts), protocol, seed)
-    _without_dropout(student.encoder)
+    without_dropout(student.encoder)
     dtype = compute_dtype(student.machine.dtype, student.device)
 
     def accumulate(step: int, chosen: Sequence[int]) -> tuple[float, int]:
@@ -134,11 +135,3 @@ def _seen(student: Retriever, read: Callable[[Sequence[str]], list[Ids]], texts:
     for first in range(0, len(texts), _TEXTS):
         there[np.concatenate(read(texts[first : first + _TEXTS]))] = True
     return np.flatnonzero(there)
-
-
-def _without_dropout(encoder: nn.Module) -> None:
-    for part in encoder.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = 0.0
-        elif isinstance(part, Attention):
-            part.dropout = 0.0
