@@ -26,8 +26,10 @@ _A_DAY = 86_400  # seconds after which a draft of one process among many is nobo
 
 
 @contextlib.contextmanager
-def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
+def atomic_folder(target: Path, *, replace: bool = False, sealed: bool = False) -> Iterator[Path]:
     """Gives an empty folder beside `target` to write into, which takes its name when the block ends well.
+
+    sealed  whether it gets a manifest, the checksum of each file, which readers look at: what a verb makes has one
 
     An exception or a kill leaves `target` as it was. Everything is forced to disk before the name changes.
     Raises FileExistsError where `target` holds something, unless `replace`, and lock.AtWork where another process is
@@ -37,6 +39,8 @@ def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     one = lock.hold(target.with_name(f".{target.name}{LOCK}"), str(target), beats=False)
     with one, _written(target, replace) as staging:
         yield staging
+        if sealed:
+            checksums.seal(staging)
 
 
 def refuse_taken(target: Path) -> None:
@@ -231,6 +235,8 @@ def read_json(path: Path) -> Any:
 
     Raises checksums.Damaged, naming the file, where it is not JSON or not what was written; FileNotFoundError.
     """
+    if path.is_file():
+        checksums.check(path)
     try:
         found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""JSON files of others, read by a strict schema: errors name the file, the place in it, and what is wrong there.
+"""JSON files read by a strict schema: errors name the file, the place in it, and what is wrong there.
 
 A schema is a pydantic model on `Strictly`, one a file. Whatever a file holds, what comes out of here is what the schema
 says or a ValueError: lists that lie too deep in each other, numbers too long to be read and half characters included.
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tessera import checksums
+from tessera import checksums, files
 from tessera.plan.errors import one_line
 
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -62,6 +62,11 @@ def read_any(path: Path) -> Any:
 def read_as(schema: type[Schema], path: Path) -> Schema:
     """A JSON file by its schema. Raises ValueError naming the file, the place in it and what is wrong there."""
     return fit(schema, read_json(path), path)
+
+
+def read_own(schema: type[Schema], path: Path) -> Schema:
+    """A JSON file that tessera wrote, by its schema. Raises ValueError as `read_as`, and where it has changed since."""
+    return fit(schema, files.read_json(path), path)
 
 
 def fit(schema: type[Schema], data: Any, path: Path) -> Schema:

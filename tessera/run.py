@@ -172,14 +172,13 @@ def _tokenizer(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     if target.exists():
         return
     progress = watcher.progress("tokenizer")
-    with atomic_folder(target) as staging:
+    with atomic_folder(target, sealed=True) as staging:
         if recipe.tokenizer.path is not None:
             Tokenizer.load(located(recipe.tokenizer.path)).copy_to(staging)
         else:
             texts = sample(_read(recipe, folder, Silent()).texts(), recipe.tokenizer)
             longest = max(phase.context for phase in recipe.phases)
             train_tokenizer(texts, recipe.tokenizer, staging, model_max_length=longest, on_progress=progress)
-        checksums.seal(staging)
     tokenizer = Tokenizer.load(target)
     progress(1, 1, f"{tokenizer.vocab_size:,} tokens")
     if (said := _about_vocabulary(recipe, tokenizer.vocab_size)) is not None:
@@ -306,7 +305,8 @@ def _embedders(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
         check_model(final.resolve(), watcher)
         config = hub.read_config(final)
         longest = max(phase.context for phase in recipe.phases if phase.kind != "masked")
-        write_embedder(final, target, Pipeline(), config.hidden_size, longest)
+        with atomic_folder(target, sealed=True) as draft:
+            write_embedder(final, draft, Pipeline(), config.hidden_size, longest)
         watcher.say(f"{name}: {target} is its folder for sentence-transformers")
 
 

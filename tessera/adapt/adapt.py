@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from tessera import lock
 from tessera.adapt import asked as asking
 from tessera.adapt import recipe as recipes
@@ -31,8 +33,9 @@ from tessera.adapt.sample import Sample, read_sample
 from tessera.adapt.tasks import scores
 from tessera.corpus.prepare import IngestedCorpus
 from tessera.evaluation import evaluate
-from tessera.files import LOCK, fingerprint, link_folder, read_json, write_json, write_text
+from tessera.files import LOCK, fingerprint, link_folder, write_json, write_text
 from tessera.inference.sentence_folder import ends_in_vectors
+from tessera.json_files import Strictly, read_own
 from tessera.model import hub
 from tessera.model.hf_files import find_model
 from tessera.plan.evaluation import Evaluation
@@ -61,6 +64,17 @@ class Adapted:
     model: Path
     rows: list[retained.Retained]
     tasks: dict[str, dict[str, float]]
+
+
+class _Extend(Strictly):
+    pieces: int = Field(ge=1)
+    languages: list[str]
+
+
+class _Look(Strictly):
+    """look.json, as far as it is read again."""
+
+    extend: _Extend
 
 
 def adapt(asked: Asked, out: str | Path, watcher: Watcher | None = None) -> Adapted:
@@ -225,8 +239,8 @@ def _vocabulary(asked: Asked, out: Path, recipe: Recipe, folder: Path, watcher: 
     if asked.trim:
         model = out / "trimmed"
     if (grown := out / "extended") == start and not grown.exists():
-        planned = read_json(out / LOOK)["extend"]
-        new, pieces = set(planned["languages"]), planned["pieces"]
+        planned = read_own(_Look, out / LOOK).extend
+        new, pieces = set(planned.languages), planned.pieces
         all_ = _of_run(documents_of(folder))
         mine = Texts(*({code: side[code] for code in side if code in new} for side in (all_.used, all_.held_out)))
         others = Texts(*({code: side[code] for code in side if code not in new} for side in (all_.used, all_.held_out)))

@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tessera.files import read_json, write_json
+from tessera.files import write_json
+from tessera.json_files import Strictly, read_own
 from tessera.plan.loading import changes
 
 FILE = "adapt.json"
@@ -73,7 +74,7 @@ def refuse_other(asked: Asked, out: Path) -> None:
     """Raises AdaptError where `out` holds something else, or an adaptation that was asked for otherwise."""
     if (out / FILE).is_file():
         now = _plain(asked)
-        before = {key: value for key, value in read_json(out / FILE).items() if key in now}
+        before = {key: value for key, value in read_own(Strictly, out / FILE).model_dump().items() if key in now}
         if differing := changes(before, now):
             raise AdaptError(
                 f"{out} holds an adaptation that was asked for otherwise (before -> now):\n  "

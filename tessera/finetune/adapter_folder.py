@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tessera import checksums
 from tessera.files import atomic_folder, refuse_taken, write_json
 from tessera.finetune import saved
 from tessera.finetune.learner import Learner
@@ -70,7 +71,7 @@ def save(
     The rest is as of saved.save. The folder is merged into its base once and compared before it counts.
     """
     how: dict[str, Any] = {"labels": labels, "pair": pair, "thresholds": thresholds, "card": card}
-    with atomic_folder(Path(folder)) as draft, tempfile.TemporaryDirectory(dir=draft, prefix=".") as work:
+    with atomic_folder(Path(folder), sealed=True) as draft, tempfile.TemporaryDirectory(dir=draft, prefix=".") as work:
         whole, again = Path(work, "whole"), Path(work, "again")
         difference = saved.save(learner, source, whole, examples, **how)
         weights, prefix = _added(learner, adapter), _prefix(learner)
@@ -155,6 +156,8 @@ def merge_adapter(base: str | Path, adapter: str | Path, out: str | Path) -> Pat
     config = read_as(_Config, adapter / CONFIG)
     given = read_json(adapter / "config.json") if (adapter / "config.json").is_file() else None
     weights = _read(adapter / WEIGHTS)
+    with ExitStack() as files:
+        open_weights(base, files)  # which says what is missing or damaged
     place = (adapter if given else base) / "config.json"
     with retold(place), quietly():
         described = transformers.AutoConfig.from_pretrained(
@@ -185,7 +188,7 @@ def merge_adapter(base: str | Path, adapter: str | Path, out: str | Path) -> Pat
             state[mine] += scale * (value @ weights[f"{stem}.lora_A.weight"])
         elif not part:
             state[mine].copy_(value)
-    with atomic_folder(out) as draft:
+    with atomic_folder(out, sealed=True) as draft:
         write(model, draft, torch.float32)
         copy_tokenizer(base, draft)
         copy_tokenizer(adapter, draft)
@@ -210,6 +213,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     """The weights of an adapter by the names of its base model. Raises ValueError for what is none."""
     if not path.is_file():
         raise ValueError(f"{path} is missing; tessera reads adapters from safetensors files only")
+    checksums.check(path)
     try:
         with safe_open(path, framework="pt") as file:
             found = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118  # it is no dict
