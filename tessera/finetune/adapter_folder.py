@@ -6,7 +6,7 @@ also hold the config.json of the merged model, which says its task and its label
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from tessera.finetune.learner import Learner
 from tessera.finetune.lora import Adapter
 from tessera.json_files import Strictly, read_as, read_json, shown
 from tessera.model.encoder import Encoder
-from tessera.model.hf_files import config_json, copy_tokenizer, is_finite, open_weights
+from tessera.model.hf_files import config_json, copy_tokenizer, is_finite, open_weights, tokenizers_differ
 from tessera.model.hf_names import NAMES, family, theirs
 from tessera.model.task_heads import TransformersHead
 from tessera.model.transformers_folder import retold
@@ -158,6 +158,7 @@ def merge_adapter(base: str | Path, adapter: str | Path, out: str | Path) -> Pat
     weights = _read(adapter / WEIGHTS)
     with ExitStack() as files:
         open_weights(base, files)  # which says what is missing or damaged
+    _refuse_other_tokens(base, adapter, weights)
     place = (adapter if given else base) / "config.json"
     with retold(place), quietly():
         described = transformers.AutoConfig.from_pretrained(
@@ -195,6 +196,15 @@ def merge_adapter(base: str | Path, adapter: str | Path, out: str | Path) -> Pat
         if (adapter / "README.md").is_file():
             shutil.copyfile(adapter / "README.md", draft / "README.md")
     return out
+
+
+def _refuse_other_tokens(base: Path, adapter: Path, weights: Collection[str]) -> None:
+    """Raises ValueError where an adapter comes with another vocabulary than its base, and without an embedding."""
+    both = [folder / "tokenizer.json" for folder in (base, adapter)]
+    if not all(file.is_file() for file in both) or any("embed" in name for name in weights):
+        return
+    if (moved := tokenizers_differ(*both)[0]) is not None:
+        raise ValueError(f"{adapter}: its tokenizer and that of {base} differ: {moved}; give the base of its training")
 
 
 def _class(given: dict[str, Any], config: _Config, place: Path) -> Any:

@@ -22,20 +22,14 @@ from tessera.plan.errors import some
 from tessera.plan.fields import hub_name
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_VOCABULARIES = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "vocab.txt", "vocab.json", "merges.txt")
 _TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
-    *("tokenizer.model", "vocab.txt", "vocab.json", "merges.txt"),
+    *_VOCABULARIES,
 )
 # What of a folder is read, and so fetched.
-_FETCHED = [
-    "*.safetensors",
-    "*.json",
-    "*.txt",
-    "README.md",
-    "*/config.json",
-    "*/model.safetensors",
-    "0_Transformer/*.txt",
-]
+_FETCHED = ["*.safetensors", "*.json", "*.txt", "README.md"]
+_FETCHED += ["*/config.json", "*/model.safetensors", "0_Transformer/*.txt"]
 _A_MODEL = ("config.json", "modules.json", "adapter_config.json")  # one of these is in the folder of a model
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "pytorch_adapter.bin")
@@ -113,6 +107,15 @@ def tokenizers_differ(first: Path, other: Path) -> tuple[str | None, str | None]
         both = " and ".join("no token" if i is None else f"id {i}" for i in (mine.get(token), theirs.get(token)))
         ids = f"{shown(token)} is {both} ({len(moved)} tokens in all)"
     return ids, next((part for part, rules in a.rules().items() if rules != b.rules()[part]), None)
+
+
+def vocabularies_differ(first: Path, other: Path) -> str | None:
+    """The file in which two folders without a tokenizer.json have another vocabulary, or only one of them has it."""
+    for name in (*_VOCABULARIES, "added_tokens.json"):
+        both = [folder / name for folder in (first, other) if (folder / name).is_file()]
+        if len(both) == 1 or (both and both[0].read_bytes() != both[1].read_bytes()):
+            return name
+    return None
 
 
 def _on(fields: dict[str, Any]) -> dict[str, Any]:
