@@ -20,8 +20,9 @@ import pyarrow.parquet
 
 from tessera.checksums import BESIDE
 from tessera.corpus import daft_runner, losses, quality
-from tessera.corpus.documents import CorpusRow, Document, Pair, read_file, why_not_pair
+from tessera.corpus.documents import CorpusRow, Document, Pair, read_file
 from tessera.corpus.filters import Filter
+from tessera.corpus.pairs import why_not_pair
 from tessera.corpus.quality import Scorer
 from tessera.data.storage import File, listing
 from tessera.files import atomic_file
@@ -228,8 +229,8 @@ class _Ingest:
                 size, hashed = len(text.encode()) + len(second.encode()), pair_key(text, second)
                 made.append((position, language, None, text, second, other, None, None, hashed, size, reason))
             else:
-                text, language, reason, size = row.shown, "", row.reason, 0
-                made.append((position, language, None, text, None, None, None, None, 0, 0, reason))
+                text, language, reason, size = row.shown, row.language, row.reason, 0
+                made.append((position, "", None, text, None, None, None, None, 0, 0, reason))
                 counts.unreadable += 1
             if reason is None:
                 counts.want(language, size)

@@ -122,6 +122,7 @@ def test_what_cannot_be_merged_is_said_before_anything_is_written(folders, tmp_p
     adapter_folder.save(
         learner, adapter, folders["mmbert-small"], place, learnable.examples("classify", 8, 1), labels=THINGS
     )
+    (place / checksums.MANIFEST).unlink()
     said, weights = read_json(place / CONFIG), load_file(place / WEIGHTS)
     for changes, text in (
         ({"peft_type": "IA3"}, r"adapter_config.json: .*peft_type"),
@@ -154,7 +155,7 @@ def test_an_adapter_of_another_vocabulary_is_refused(folders, tmp_path):
     first, second = sorted(ids, key=ids.__getitem__)[-2:]
     ids[first], ids[second] = ids[second], ids[first]
     write_json(place, tokenizer)
-    with pytest.raises(checksums.Damaged, match=r"tokenizer\.json: its bytes have changed"):
+    with pytest.raises(checksums.Damaged, match=r"tokenizer\.json: has \d+ bytes, \d+ were written"):
         merge_adapter(folders["bert"], tmp_path / "adapter", tmp_path / "merged")
     checksums.seal(tmp_path / "adapter")
     with pytest.raises(ValueError, match=r"differ: .* \(2 tokens in all\); give the base of its training"):
