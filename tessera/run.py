@@ -313,6 +313,10 @@ def _embedders(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
 def _evaluate(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     for line in result.read_all(folder / "evaluation")[1]:
         watcher.warn(f"{folder / 'evaluation'}: {line}; what the recipe asks for is measured again")
+    held_out: Path | None = folder / "shards" / "held_out"
+    if not Shards.open(folder / "shards" / "held_out").documents:
+        watcher.warn("shards/held_out holds no text, so bits per byte are not measured; see corpus.held_out")
+        held_out = None
     for name in (stage.name for stages in (recipe.phases, recipe.merges) for stage in stages):
         if not (folder / name / "final").exists():
             continue
@@ -322,7 +326,7 @@ def _evaluate(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
             recipe.evaluation,
             folder / "evaluation",
             name=name,
-            held_out=None if recipe.embeds(name) else folder / "shards" / "held_out",  # a vector predicts no token
+            held_out=None if recipe.embeds(name) else held_out,  # a vector predicts no token
             seed=recipe.seed,
             machine=recipe.machine,
             on_progress=watcher.progress(f"evaluate {name}"),

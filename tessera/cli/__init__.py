@@ -23,12 +23,14 @@ import shutil
 import sys
 from pathlib import Path
 
+from pydantic import ValidationError
 from rich.text import Text
 
 from tessera import signals
 from tessera.cli import ablating, adapting, asking, judging, making, serving, tuning, using, vocabulary
 from tessera.cli.app import app
 from tessera.files import no_room
+from tessera.plan.errors import one_line
 from tessera.terminal import HarmlessLog, Terminal
 
 __all__ = [
@@ -70,6 +72,8 @@ def main() -> None:
 def _explained(error: Exception) -> str | None:
     """What people are told of an error; None where it is none of theirs, and a traceback says more."""
     place = getattr(error, "filename", None) or "what was being written"
+    if isinstance(error, ValidationError):  # of a schema, where nobody said which file it was of
+        return one_line(error)
     if isinstance(error, ValueError):
         return str(error) or type(error).__name__
     if (full := no_room(error)) is not None:

@@ -252,13 +252,24 @@ def _mask_token(given: Mapping[str, Any], folder: Path) -> int | None:
     return said
 
 
+def _unlike(embedding: Tensor, count: int) -> Tensor:
+    """Ids whose rows all differ, far from the special tokens: the last rows may be alike, where they only fill up."""
+    found: list[int] = []
+    for number in reversed(range(len(embedding))):
+        if not any(torch.equal(embedding[number], embedding[other]) for other in found):
+            found.append(number)
+        if len(found) == count:
+            return torch.tensor(found)
+    return len(embedding) - 1 - torch.arange(count)
+
+
 @torch.no_grad()
 def prove(model: TransformersEncoder | TransformersMaskedLM, folder: Path) -> None:
     """Raises ValueError where the class is not what we take it for: tried out on two documents of a few tokens."""
     encoder = model if isinstance(model, TransformersEncoder) else model.encoder
     what = f"{folder}: {type(encoder.model).__name__} of transformers"
-    high = encoder.config.vocab_size - torch.arange(7)  # far from the special tokens
-    short, long = high[1:4], high[1:7]
+    long = _unlike(encoder.model.get_input_embeddings().weight, 6)
+    short = long[:3]
     ends = [torch.tensor([0, n]) for n in (3, 6)]
     try:
         alone = [encoder(tokens, end) for tokens, end in zip((short, long), ends, strict=True)]
