@@ -5,7 +5,6 @@ says or a ValueError: lists that lie too deep in each other, numbers too long to
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +14,6 @@ from tessera import checksums, files
 from tessera.plan.errors import one_line
 
 Schema = TypeVar("Schema", bound=BaseModel)
-_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # as JSON writes a surrogate
 SHOWN = 200  # characters of what a file says, in a message
 
 
@@ -47,12 +45,8 @@ def read_any(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
         found = json.loads(text)
-        if _HALF.search(text):  # perhaps of a pair, which is a character
-            json.dumps(found, ensure_ascii=False).encode("utf-8")
+        files.refuse_halves(text, found)
         return found
-    except UnicodeEncodeError as error:
-        half = error.object[error.start].encode("ascii", "backslashreplace").decode()
-        raise ValueError(f"{path} is not JSON for text: {half} is half a character") from None
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     except RecursionError:

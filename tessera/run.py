@@ -16,8 +16,7 @@ from tessera.corpus.tokenize import PAIRS
 from tessera.data.shards import Shards, verify
 from tessera.evaluation.evaluate import evaluate_recipe
 from tessera.files import LOCK, atomic_folder, remove_leftovers, write_json, write_text
-from tessera.inference.sentence_folder import Pipeline
-from tessera.inference.sentence_folder import write as write_embedder
+from tessera.inference import sentence_folder
 from tessera.inference.text_scorer import Scorer
 from tessera.model import hub
 from tessera.model.hf_files import located
@@ -142,9 +141,9 @@ def _settled(recipe: Recipe, folder: Path) -> Recipe:
     return fit.settled(recipe, Inventory(buckets=tuple(shards.buckets), origin=str(shards.folder)))
 
 
-def documents_of(folder: str | Path) -> prepare.IngestedCorpus:
-    """The documents of a run that were read before, and which of them go where."""
-    return _read(load(Path(folder) / "recipe.yaml"), Path(folder), Silent())
+def documents_of(folder: str | Path, recipe: Recipe) -> prepare.IngestedCorpus:
+    """The documents of a run of this recipe that were read before, and which of them go where."""
+    return _read(recipe, Path(folder), Silent())
 
 
 def _documents(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
@@ -306,7 +305,7 @@ def _embedders(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
         config = hub.read_config(final)
         longest = max(phase.context for phase in recipe.phases if phase.kind != "masked")
         with atomic_folder(target, sealed=True) as draft:
-            write_embedder(final, draft, Pipeline(), config.hidden_size, longest)
+            sentence_folder.write(final, draft, sentence_folder.Pipeline(), config.hidden_size, longest)
         watcher.say(f"{name}: {target} is its folder for sentence-transformers")
 
 

@@ -43,6 +43,7 @@ from tessera.plan.loading import load
 from tessera.plan.recipe import Recipe
 from tessera.progress import Silent, Watcher
 from tessera.run import documents_of, run
+from tessera.secrets import redact
 from tessera.vocabulary.extend import extend
 from tessera.vocabulary.proof import Checked
 from tessera.vocabulary.texts import MOST_BYTES, Texts
@@ -93,7 +94,7 @@ def adapt(asked: Asked, out: str | Path, watcher: Watcher | None = None) -> Adap
         if seen is not None:
             write_json(out / LOOK, seen, sealed=True)
             write_text(out / RECIPE, recipes.written(recipe))
-        recipe = load(out / RECIPE)
+        recipe = _with_credentials(load(out / RECIPE), texts)
         folder = run(recipe, out / "run", until="documents", watcher=watcher)
         _vocabulary(asked, out, recipe, folder, watcher)
         run(recipe, folder, watcher=watcher)
@@ -102,7 +103,7 @@ def adapt(asked: Asked, out: str | Path, watcher: Watcher | None = None) -> Adap
         models, roles = _models(out, recipe, model), _roles(texts)
         rows = retained.read(out / RETENTION, of := fingerprint(final.resolve()))
         if rows is None:
-            rows = retained.retention(models, _of_run(documents_of(folder)).held_out, roles, watcher)
+            rows = retained.retention(models, _of_run(documents_of(folder, recipe)).held_out, roles, watcher)
         how: dict[str, Any] = {"data": asked.data, "protocol": asked.protocol, "watcher": watcher}
         tasks = scores(models, asked.tasks, roles, out / "tasks", **how)
         said = {"of": of, "languages": retained.as_json(rows), "tasks": tasks}
@@ -213,6 +214,13 @@ def _add(sample: Sample, here: Sample, most_bytes: int, most: int | None) -> Non
         sample.texts[code], sample.identified[code] = kept, here.identified[code]
 
 
+def _with_credentials(recipe: Recipe, texts: list[Text]) -> Recipe:
+    """The recipe with the URLs as they were given: what is written of them lacks their credentials."""
+    given = {redact(text.path): text.path for text in texts}
+    sources = tuple(one.model_copy(update={"path": given.get(one.path, one.path)}) for one in recipe.corpus.sources)
+    return recipe.model_copy(update={"corpus": recipe.corpus.model_copy(update={"sources": sources})})
+
+
 def _of_run(read: IngestedCorpus, languages: set[str] | None = None) -> Texts:
     """What a run trains on and what it holds out, by language: at most so much of each as fits memory."""
     texts = Texts()
@@ -234,14 +242,16 @@ def _vocabulary(asked: Asked, out: Path, recipe: Recipe, folder: Path, watcher: 
     if start.name == "extended" and start.parent == out and start.exists():
         return
     if asked.trim and not (out / "trimmed").exists():
-        done = trim(model, _of_run(documents_of(folder)), out / "trimmed", check=Checked(speed=False), watcher=watcher)
+        done = trim(
+            model, _of_run(documents_of(folder, recipe)), out / "trimmed", check=Checked(speed=False), watcher=watcher
+        )
         watcher.say(f"trimmed: {done.rows[0]:,} rows -> {done.rows[1]:,}")
     if asked.trim:
         model = out / "trimmed"
     if (grown := out / "extended") == start and not grown.exists():
         planned = read_own(_Look, out / LOOK).extend
         new, pieces = set(planned.languages), planned.pieces
-        all_ = _of_run(documents_of(folder))
+        all_ = _of_run(documents_of(folder, recipe))
         mine = Texts(*({code: side[code] for code in side if code in new} for side in (all_.used, all_.held_out)))
         others = Texts(*({code: side[code] for code in side if code not in new} for side in (all_.used, all_.held_out)))
         done_ = extend(model, mine, grown, pieces, watched=others, watcher=watcher)

@@ -4,9 +4,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tessera.files import write_json
+from tessera.files import refuse_taken, write_json
 from tessera.json_files import Strictly, read_own
 from tessera.plan.loading import changes
+from tessera.secrets import redact
 
 FILE = "adapt.json"
 
@@ -83,7 +84,10 @@ def refuse_other(asked: Asked, out: Path) -> None:
             )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise AdaptError(f"{out} is not empty and holds no {FILE}, so it is no adaptation; give another folder (--out)")
+    else:
+        refuse_taken(out)
 
 
 def _plain(asked: Asked) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(asked).items()}
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(asked).items()}
+    return {**plain, **{key: [redact(path) for path in plain[key]] for key in ("text", "replay", "watch")}}

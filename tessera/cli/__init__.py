@@ -31,6 +31,7 @@ from tessera.cli import ablating, adapting, asking, judging, making, serving, tu
 from tessera.cli.app import app
 from tessera.files import no_room
 from tessera.plan.errors import one_line
+from tessera.secrets import redact
 from tessera.terminal import HarmlessLog, Terminal
 
 __all__ = [
@@ -65,7 +66,7 @@ def main() -> None:
                 _stop(signals.Stopped(signals.asked()))
             if (said := _explained(error)) is None:
                 raise
-            _say("error:", said + _which_pip(said))
+            _say("error:", redact(said) + _which_pip(said))
             sys.exit(2)
 
 

@@ -23,7 +23,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from tessera import checksums, lock
-from tessera.files import LOCK, atomic_folder, read_json, remove_folder, write_json
+from tessera.files import LOCK, atomic_folder, refuse_taken, remove_folder, write_json
 from tessera.inference import sentence_folder as folders
 from tessera.inference.embed_file import embed_file
 from tessera.inference.encoder import Encoder
@@ -92,7 +92,9 @@ def build(
     It goes on where it was stopped. Raises ValueError and FileExistsError as `embed_file` does, and for a model whose
     similarity is a distance.
     """
-    out, place = Path(out), folders.local(model)
+    out = Path(out)
+    _refuse_other(out)
+    place = folders.local(model)
     pipeline, _ = folders.read(place)
     if pipeline.similarity not in ("cosine", "dot"):
         raise ValueError(f"{model}: its similarity is {pipeline.similarity}; search compares by cosine and dot")
@@ -122,14 +124,19 @@ def build(
     return out
 
 
-def _is_finished(out: Path, settings: Settings, say: Say) -> bool:
-    """Raises FileExistsError where `out` is there and is something else."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return False
-    before = read_json(out / _ABOUT) if (out / _ABOUT).is_file() else None
-    if not isinstance(before, dict):
+def _refuse_other(out: Path) -> None:
+    """Raises FileExistsError where `out` is there and no index, OSError where none can be made there."""
+    if out.is_dir() and any(out.iterdir()) and not (out / _ABOUT).is_file():
         raise FileExistsError(f"{out}: there already, and no index; remove it, or choose another name")
-    if named := different(before, settings):
+    if not (out / _ABOUT).is_file():
+        refuse_taken(out)
+
+
+def _is_finished(out: Path, settings: Settings, say: Say) -> bool:
+    """Raises FileExistsError where `out` is there with other settings."""
+    if not (out / _ABOUT).is_file():
+        return False
+    if named := different(read_own(Strictly, out / _ABOUT).model_dump(), settings):
         raise FileExistsError(f"{out}: there already, with another {named}; remove it, or choose another name")
     say(f"{out}: there already, with these settings")
     return True

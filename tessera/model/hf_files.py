@@ -20,6 +20,7 @@ from tessera import checksums
 from tessera.json_files import SHOWN, Strictly, fit, read_as, read_json, shown
 from tessera.plan.errors import some
 from tessera.plan.fields import hub_name
+from tessera.secrets import is_url, redact
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _VOCABULARIES = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "vocab.txt", "vocab.json", "merges.txt")
@@ -283,6 +284,8 @@ def located(place: str | Path) -> Path:
     The Hub is not asked for what would lie in a folder that is here: `runs/mine` is a folder, though it may be missing.
     Raises ValueError where the Hub is out of reach or has no such model, saying how to bring it here.
     """
+    if is_url(place):
+        raise ValueError(f"{redact(str(place))}: is a URL; give a folder here, or a model's name on the Hub")
     place = Path(place)
     name = hub_name(place.as_posix())
     return place if name is None or place.parent.is_dir() else fetched(*name)

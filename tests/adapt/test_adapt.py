@@ -3,13 +3,16 @@
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import pytest
 from small_encoder import small_model
 from typer.testing import CliRunner
 from whole_run import Dies, write
 
+from tessera.adapt import asked as asking
 from tessera.adapt.adapt import adapt
 from tessera.adapt.asked import AdaptError, Asked
 from tessera.adapt.retention import table
@@ -197,3 +200,13 @@ def test_the_command_prints_what_was_kept(asked, tmp_path, new, monkeypatch):
     assert "no text is replayed (--replay)" in shown.output
     shown = CliRunner().invoke(app, [*words, "--trim"])
     assert "leave out --trim" in str(shown.exception)
+
+
+def test_text_at_a_url_is_read_with_its_credential_which_is_kept_nowhere(asked, tmp_path, new):
+    url = "memory://user:SECRET@host/cym_Latn.jsonl"
+    fsspec.filesystem("memory").pipe("/user:SECRET@host/cym_Latn.jsonl", new.read_bytes())
+    mine = replace(asked, text=(url,), replay=(), watch=(), tokens=2_000)
+    adapt(mine, tmp_path / "out")
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or b"SECRET@" not in path.read_bytes() or path.suffix == ".parquet"
+    asking.refuse_other(mine, tmp_path / "out")
