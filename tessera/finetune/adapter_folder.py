@@ -27,7 +27,7 @@ from tessera.model.encoder import Encoder
 from tessera.model.hf_files import config_json, copy_tokenizer, is_finite, open_weights, tokenizers_differ
 from tessera.model.hf_names import NAMES, family, theirs
 from tessera.model.task_heads import TransformersHead
-from tessera.model.transformers_folder import retold
+from tessera.model.transformers_folder import check_layers, retold
 from tessera.model.transformers_model import quietly, write
 from tessera.prediction.features import Example
 
@@ -157,13 +157,15 @@ def merge_adapter(base: str | Path, adapter: str | Path, out: str | Path) -> Pat
     given = read_json(adapter / "config.json") if (adapter / "config.json").is_file() else None
     weights = _read(adapter / WEIGHTS)
     with ExitStack() as files:
-        open_weights(base, files)  # which says what is missing or damaged
+        there = len(open_weights(base, files))  # which says what is missing or damaged
     _refuse_other_tokens(base, adapter, weights)
     place = (adapter if given else base) / "config.json"
     with retold(place), quietly():
         described = transformers.AutoConfig.from_pretrained(
             place.parent, trust_remote_code=False, local_files_only=True
         )
+    check_layers(described, there, place)
+    with retold(place), quietly():
         classifier = next((v for k, v in weights.items() if k.endswith(("classifier.weight", "out_proj.weight"))), None)
         if given is None and classifier is not None:  # peft does not say how the labels are called
             described.num_labels = len(classifier)

@@ -136,11 +136,7 @@ def check_sizes(found: Mapping[str, StoredWeight], given: Mapping[str, Any], aut
             raise ValueError(f"{place}: field {key!r} is not implemented; only plain safetensors are read")
     with retold(place), quietly():
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        counts = {key: value for key, value in config.to_dict().items() if key.endswith(("layers", "groups", "_num"))}
-        counts["num_hidden_layers"] = config.num_hidden_layers
-    for key, value in counts.items():
-        if isinstance(value, int) and value > len(found):  # a layer has a weight at least
-            raise ValueError(f"{place}: {key} is {value}, but there are only {len(found)} weights beside it")
+    check_layers(config, len(found), place)
     with retold(place), quietly(), torch.device("meta"):
         empty = auto.from_config(config, trust_remote_code=False)
         asked = sum(values.numel() for values in empty.state_dict().values())
@@ -148,6 +144,14 @@ def check_sizes(found: Mapping[str, StoredWeight], given: Mapping[str, Any], aut
     held = sum(math.prod(weight.shape) for weight in found.values())
     if asked > 4 * held + _SLACK:
         raise ValueError(f"{place} asks for a model of {asked:,} numbers, but the weights beside it are {held:,}")
+
+
+def check_layers(config: Any, weights: int, place: Path) -> None:
+    """Raises ValueError where a configuration has more layers than there are weights: an empty one takes time too."""
+    counts = {key: value for key, value in config.to_dict().items() if key.endswith(("layers", "groups", "_num"))}
+    for key, value in {**counts, "num_hidden_layers": getattr(config, "num_hidden_layers", 0)}.items():
+        if isinstance(value, int) and value > weights:  # a layer has a weight at least
+            raise ValueError(f"{place}: {key} is {value}, but there are only {weights} weights beside it")
 
 
 def _class(given: Mapping[str, Any], place: Path, kind: type[nn.Module]) -> Any:
