@@ -72,7 +72,7 @@ def parsed(path: Path, data: bytes) -> Json:
     own = fit(_TokenizerJson, definition, path).model
     if (times := _growth(definition.get("normalizer"))) > _MOST_GROWTH:
         raise ValueError(
-            f"{path}: normalizer: what it replaces or puts before a text may become {times:,} times as long, so this is "
+            f"{path}: normalizer: what it replaces or puts before a text may become {times:,} times as long, so it is "
             "made to fill a memory"
         )
     prefix = own.continuing_subword_prefix
