@@ -21,6 +21,7 @@ import logging
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -72,7 +73,8 @@ def main() -> None:
 
 def _explained(error: Exception) -> str | None:
     """What people are told of an error; None where it is none of theirs, and a traceback says more."""
-    place = getattr(error, "filename", None) or "what was being written"
+    temporary = f"what was being written, an output or a temporary file in {tempfile.gettempdir()}"
+    place = getattr(error, "filename", None) or temporary
     if isinstance(error, ValidationError):  # of a schema, where nobody said which file it was of
         return one_line(error)
     if isinstance(error, ValueError):

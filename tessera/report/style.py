@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from tessera.files import atomic_file, write_text
 from tessera.plan.shipped import pip_line
 
 # Stages take these colours in the order of the recipe, on light and on dark ground.
@@ -86,11 +87,13 @@ def write_picture(chart: Any, path: Path, *, scale: float = 2.0, **legend: Any) 
         .configure_legend(**{"orient": "bottom", "title": None, "labelColor": INK["text"], "columns": 6, **legend})
     )
     spec = drawable(whole.to_dict())
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() == ".html":
-        path.write_text(render("picture.html", title=drawable(path.stem), specs=spec), encoding="utf-8")
-    else:
-        path.write_bytes(_drawn(spec, path.suffix.lower(), scale))
+        write_text(path, render("picture.html", title=drawable(path.stem), specs=spec))
+        return path
+    drawn = _drawn(spec, path.suffix.lower(), scale)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as draft:
+        draft.write_bytes(drawn)
     return path
 
 
