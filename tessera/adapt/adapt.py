@@ -86,11 +86,11 @@ def adapt(asked: Asked, out: str | Path, watcher: Watcher | None = None) -> Adap
     """
     out, watcher = Path(out), watcher or Silent()
     asking.refuse_other(asked, out)
-    model = find_model(asked.model)
-    texts, sample = _texts(asked, watcher)
-    seen, recipe = _planned(asked, out, model, texts, sample, watcher)
-    asking.keep(asked, out)
-    with lock.hold(out / LOCK, str(out)):
+    with lock.hold(out.with_name(f".{out.name}{LOCK}"), str(out)):
+        model = find_model(asked.model)
+        texts, sample = _texts(asked, watcher)
+        seen, recipe = _planned(asked, out, model, texts, sample, watcher)
+        asking.keep(asked, out)
         if seen is not None:
             write_json(out / LOOK, seen, sealed=True)
             write_text(out / RECIPE, recipes.written(recipe))

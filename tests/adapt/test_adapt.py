@@ -12,6 +12,7 @@ from small_encoder import small_model
 from typer.testing import CliRunner
 from whole_run import Dies, write
 
+from tessera import lock
 from tessera.adapt import asked as asking
 from tessera.adapt.adapt import adapt
 from tessera.adapt.asked import AdaptError, Asked
@@ -113,6 +114,12 @@ def test_an_adaptation_that_dies_ends_with_the_same_bytes(done, asked, tmp_path,
     same = Tokenizer.load(tmp_path / "cym" / "final").fingerprint == Tokenizer.load(done / "final").fingerprint
     assert same
     assert weights(tmp_path / "cym") == weights(done)
+
+
+def test_a_second_process_is_told_before_it_looks(asked, tmp_path):
+    with lock.hold(tmp_path / ".cym.lock", "cym"), pytest.raises(lock.AtWork, match=r"cym: process .* is at work here"):
+        adapt(asked, tmp_path / "cym")
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_a_vocabulary_and_without_replay_the_start_itself_is_averaged(asked, tmp_path):
