@@ -56,6 +56,12 @@ Lora = Annotated[bool, typer.Option("--lora", help="train the head and low-rank 
 Balance = Annotated[bool, typer.Option("--balance", help="rare labels weigh more")]
 Curve = Annotated[bool, typer.Option("--curve", help="what fewer labels give, and twice as many")]
 Teacher = Annotated[Text, typer.Option(help="distil: the folder whose vectors are learnt")]
+Temperature = Annotated[
+    float | None, typer.Option(help="distil: languages are read in proportion to n ** temperature (default: 1)")
+]
+SourceShare = Annotated[
+    float | None, typer.Option(help="distil: share of the pairs whose first side is read as well (default: 1)")
+]
 Retriever = Annotated[Text, typer.Option(help="rerank: a folder whose mistakes are learnt from, and put in order")]
 Negatives = Annotated[Whole, typer.Option(help="rerank, retrieve: so many documents a query that do not answer it")]
 Candidates = Annotated[Whole, typer.Option(help="rerank: documents of the retriever to put in order (default: 50)")]
@@ -96,6 +102,8 @@ def finetune(
     balance: Balance = False,
     curve: Curve = False,
     teacher: Teacher = None,
+    temperature: Temperature = None,
+    source_share: SourceShare = None,
     retriever: Retriever = None,
     negatives: Negatives = None,
     candidates: Candidates = None,
@@ -157,12 +165,13 @@ def _vectors(asked: Any) -> None:
     from tessera.evaluation import catalogue
     from tessera.retrieval import from_files
 
+    options = {key: value for key in ("temperature", "source_share") if (value := getattr(asked, key)) is not None}
     found = from_files.quick(asked.kind) if asked.protocol == "quick" else catalogue.protocol(asked.protocol)
     with Watcher(console) as watcher:
         done = from_files.fit(
             asked.kind, asked.model, asked.data, Path(asked.out), columns=asked.columns or None,
             protocol=asked.changed(found), held_out=asked.held_out, teacher=asked.teacher, machine=asked.machine,
-            watcher=watcher, contrast=from_files.contrast(asked.model, asked.dimensions, asked.negatives),
+            watcher=watcher, contrast=from_files.contrast(asked.model, asked.dimensions, asked.negatives), **options,
         )  # fmt: skip
     console.print(str(done))
     console.print(f"model: {asked.out}\nnext: tessera embed {asked.out} TEXTS OUT.parquet, or tessera index "

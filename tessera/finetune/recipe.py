@@ -56,6 +56,8 @@ class FineTuning(Strict):
     balance: bool = False  # rare labels weigh more
     curve: bool = False  # what fewer labels give, and twice as many
     teacher: str | None = None  # distil: the folder whose vectors are learnt
+    temperature: float | None = Field(None, ge=0, le=1)  # distil: languages are read in proportion to n ** temperature
+    source_share: float | None = Field(None, ge=0, le=1)  # distil: of the pairs, whose first side is read as well
     retriever: str | None = None  # rerank: the folder whose mistakes are learnt from, whose ranking is put in order
     negatives: int | None = Field(None, ge=0)  # rerank, retrieve: documents of each query that do not answer it
     candidates: int | None = Field(None, ge=2)  # rerank: documents of the retriever that are put in order
@@ -75,8 +77,9 @@ class FineTuning(Strict):
         if self.kind == "distil" and self.teacher is None:
             raise ValueError("kind distil needs a teacher: --teacher FOLDER, whose vectors are learnt")
         for key, kinds in _OF.items():
-            if getattr(self, key) and self.kind is not None and self.kind not in kinds:
-                raise ValueError(f"--{key} is of kind {' and '.join(kinds)}, this is of kind {self.kind}")
+            if self.kind is not None and self.kind not in kinds and _asked(getattr(self, key)):
+                flag = key.replace("_", "-")
+                raise ValueError(f"--{flag} is of kind {' and '.join(kinds)}, this is of kind {self.kind}")
         if self.kind in PAIRS and (wrong := [key for key in _NOT_OF_PAIRS if getattr(self, key)]):
             raise ValueError(f"--{wrong[0].replace('_', '-')} is of kinds with a head, this is of kind {self.kind}")
         if self.task is None and self.language:
@@ -115,10 +118,16 @@ class FineTuning(Strict):
         return Protocol.model_validate(given | {key: value for key, value in changes.items() if value is not None})
 
 
-_OF = {"teacher": ("distil",), "retriever": ("rerank",), "candidates": ("rerank",), "listwise": ("rerank",),
+_OF = {"teacher": ("distil",), "temperature": ("distil",), "source_share": ("distil",),
+       "retriever": ("rerank",), "candidates": ("rerank",), "listwise": ("rerank",),
        "negatives": ("rerank", "retrieve"), "dimensions": ("retrieve", "distil")}  # fmt: skip
 _NOT_OF_PAIRS = ("labels", "separator", "train_language", "balance", "curve", "frozen", "lora", "skip_bad", "task")
 _OF_ROWS = ("kind", "text", "second", "label", "column", "labels", "separator", "skip_bad")
+
+
+def _asked(given: object) -> bool:
+    """Whether a key says something; 0 does."""
+    return given is not None and given is not False and given != ()
 
 
 def read(path: str | Path | None, flags: Mapping[str, Any]) -> FineTuning:

@@ -124,6 +124,7 @@ def train(
     seed: int,
     loss: Loss = "mse",
     temperature: float = 1.0,
+    source_share: float = 1.0,
     validate: Callable[[], float] | None = None,
     on_progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
@@ -132,6 +133,8 @@ def train(
 
     rate         the highest learning rate
     temperature  of the mixture of languages, as in `plan`
+    source_share share of the pairs whose sentence the student reads too, drawn at each step; of the others it reads
+                 the translation alone. Sentences that stand beside many translations cost half of the tokens at 1
     validate     a score, the higher the better, for early stopping as in loop.train
     checkpoint   where it goes on if it was stopped
 
@@ -140,6 +143,8 @@ def train(
     """
     if loss not in LOSSES:
         raise ValueError(f"loss is {loss!r}; give {' or '.join(LOSSES)}")
+    if not 0 <= source_share <= 1:
+        raise ValueError(f"source_share is {source_share}; it is a share of the pairs, from 0 to 1")
     if student.width != lesson.vectors.width:
         raise ValueError(f"the student's vectors have {student.width} dimensions, the teacher's {lesson.vectors.width}")
     steps = plan(lesson.pairs, protocol, seed, temperature)
@@ -147,7 +152,8 @@ def train(
 
     def accumulate(step: int, chosen: Sequence[int]) -> tuple[float, int]:
         """The mean distance of all texts of a batch, its gradient by micro-batches of so many tokens."""
-        texts = [(prompt + text, number) for number in chosen for text in _sides(lesson.pairs[number])]
+        both = np.random.default_rng([seed, step, 2]).random(len(chosen)) < source_share
+        texts = [(prompt + text, n) for n, b in zip(chosen, both, strict=True) for text in _sides(lesson.pairs[n], b)]
         read = student.read([text for text, _ in texts])
         batch = [(ids, number) for ids, (_, number) in zip(read, texts, strict=True)]
         due = torch.from_numpy(lesson.vectors.rows(lesson.places[[number for _, number in batch]])).to(student.device)
@@ -186,8 +192,11 @@ def _each_once(lesson: Lesson, met: NDArray[np.int64]) -> Iterator[str]:
             yield other
 
 
-def _sides(pair: Sentence) -> list[str]:
-    return [pair.text] if pair.translation is None else [pair.text, pair.translation]
+def _sides(pair: Sentence, both: bool = True) -> list[str]:
+    """What the student reads of a pair; of a plain sentence always that."""
+    if pair.translation is None:
+        return [pair.text]
+    return [pair.text, pair.translation] if both else [pair.translation]
 
 
 def run(
@@ -200,6 +209,7 @@ def run(
     held_out: float | Sequence[Sentence] = HELD_OUT,
     loss: Loss = "mse",
     temperature: float = 1.0,
+    source_share: float = 1.0,
     teacher_prompt: str = "",
     contrast: Contrast | None = None,
     cache: Path | None = None,
@@ -232,10 +242,11 @@ def run(
     before, speeds = agreement(first, asked), list[float]()
     score = functools.partial(nearness, asked)
 
-    how = {"protocol": protocol, "seed": protocol.seeds[0], "loss": loss, "temperature": temperature}
+    how = {"protocol": protocol, "seed": protocol.seeds[0], "loss": loss, "temperature": temperature,
+           "source_share": source_share}  # fmt: skip
     once = functools.partial(_once, taught, score, speeds, watcher, how)
-    of = [model_fingerprint(folder), model_fingerprint(teacher), teacher_prompt, loss, temperature, *_science(first),
-          settings_of(protocol), protocol.seeds[0], rows_fingerprint(learn, held)]  # fmt: skip
+    of = [model_fingerprint(folder), model_fingerprint(teacher), teacher_prompt, loss, temperature, source_share,
+          *_science(first), settings_of(protocol), protocol.seeds[0], rows_fingerprint(learn, held)]  # fmt: skip
     blank = functools.partial(student, folder, guide, machine, contrast=contrast, max_length=protocol.max_length)
     sweep = Sweep(
         folder=trials, identity=digest(of), train=once, score=score, say=watcher.say, blank=lambda: blank()[0]

@@ -93,7 +93,8 @@ def judged(rows: Iterable[Placed], columns: Mapping[str, Column] | None = None) 
 def sentences(rows: Iterable[Placed], columns: Mapping[str, Column] | None = None) -> list[Sentence]:
     """The sentences and translations of rows. columns: role -> column, of source, target and language.
 
-    Of rows with src, tgt and their languages the English side is the source, else src. Raises DataError naming the row.
+    Of rows with src, tgt and their languages the English side is the source, else src. A target of null makes a row a
+    plain sentence. Raises DataError naming the row.
     """
     found = []
     roles: dict[str, Column] = {}
@@ -101,7 +102,9 @@ def sentences(rows: Iterable[Placed], columns: Mapping[str, Column] | None = Non
         roles = roles or _sides(cells, columns or {}, place)
         row = Row(place, cells, roles)
         language = sys.intern(row.name("language")) if "language" in roles and _there(row, "language") else ""
-        other = _text(row, "target") if "target" in roles else None
+        target = roles.get("target")
+        alone = target is None or (isinstance(target, str) and row.row.get(target, "") is None)
+        other = None if alone else _text(row, "target")
         found.append(Sentence(text=_text(row, "source"), translation=other, language=language, row=place))
     if not found:
         raise DataError("there are no rows of sentences")

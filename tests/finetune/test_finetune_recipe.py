@@ -64,6 +64,8 @@ def test_a_recipe_and_the_same_flags_give_the_same_folder(model, tmp_path):
         ({"frozen": "maybe"}, "frozen"),
         ({"kind": "distil"}, "needs a teacher"),
         ({"kind": "tag", "teacher": "t"}, "--teacher is of kind distil, this is of kind tag"),
+        ({"kind": "retrieve", "source_share": 0}, "--source-share is of kind distil, this is of kind retrieve"),
+        ({"kind": "classify", "temperature": 0.5}, "--temperature is of kind distil, this is of kind classify"),
         ({"kind": "classify", "retriever": "r"}, "--retriever is of kind rerank, this is of kind classify"),
         ({"kind": "retrieve", "balance": True}, "--balance is of kinds with a head, this is of kind retrieve"),
         ({"task": "sib200", "label": "topic"}, "--label says how rows are read, and a task says that itself"),

@@ -114,6 +114,27 @@ def test_a_temperature_that_is_none_is_refused():
         distil.plan(sentences(4), learnable.protocol(), 0, 1.5)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_so_many_sentences_are_read_beside_their_translations(folders, monkeypatch, share):
+    guide = Encoder.from_pretrained(folders["teacher"])
+    model, _ = distil.student(folders["student"], guide, CALM)
+    pairs = [*sentences(80), *sentences(20, ("",))]
+    read, own = [], type(model).pooled
+    monkeypatch.setattr(type(model), "pooled", lambda self, ids: own(self, read.extend(map(tuple, ids)) or ids))
+    protocol = learnable.protocol(epochs=1, batch_size=50)
+    distil.train(model, distil.lesson(guide, pairs), protocol, rate=1e-4, seed=0, source_share=share)
+    translations = [tuple(ids) for ids in model.read([pair.translation for pair in pairs[:80]])]
+    assert sum(read.count(ids) for ids in set(translations)) == 80
+    assert len(read) - 80 - 20 == pytest.approx(80 * share, abs=10 * (0 < share < 1))
+
+
+def test_a_share_of_sentences_that_is_none_is_refused(folders):
+    guide = Encoder.from_pretrained(folders["teacher"])
+    model, _ = distil.student(folders["student"], guide, CALM)
+    with pytest.raises(ValueError, match="source_share is 2; it is a share of the pairs"):
+        distil.train(model, distil.lesson(guide, sentences(4)), learnable.protocol(), rate=1e-3, seed=0, source_share=2)
+
+
 # --------------------------------------------------------------------------------------------------- the teacher's part
 
 

@@ -104,6 +104,13 @@ def test_the_sentence_that_the_teacher_reads_and_its_translation(row, columns, d
     assert (one.text, one.translation, one.language) == due
 
 
+def test_a_row_without_a_translation_is_a_plain_sentence_where_that_is_said():
+    rows = [{"source": "a", "target": None}, {"source": "b", "target": "c"}]
+    assert [row.translation for row in sentences(placed(*rows))] == [None, "c"]
+    with pytest.raises(DataError, match="target"):
+        sentences(placed(rows[1], {"source": "a"}))  # the column is not there at all
+
+
 def test_a_sentence_without_text_is_named():
     with pytest.raises(DataError, match=r"rows\.jsonl:2: target has no text"):
         sentences(placed({"src": "a", "tgt": "b"}, {"src": "a", "tgt": ""}))
