@@ -13,6 +13,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -55,8 +56,7 @@ def _write(folder: Path, listed: dict[str, tuple[str, int]]) -> None:
 
 def seal_again(path: Path) -> None:
     """Writes the checksum of a file that was changed anew where a manifest names it; all others stay what they were."""
-    for folder in _around(path):
-        listed, name = _listed(folder / MANIFEST), path.absolute().relative_to(folder).as_posix()
+    for folder, name, listed in _manifests(path):
         if name in listed:
             _write(folder, {**listed, name: (sha256(path), path.stat().st_size)})
 
@@ -83,8 +83,7 @@ def check(path: Path) -> bool:
 
 def _named(path: Path) -> tuple[str, int] | None:
     """(SHA-256, bytes) of a file by the manifest that names it."""
-    for folder in _around(path):
-        listed, name = _listed(folder / MANIFEST), path.absolute().relative_to(folder).as_posix()
+    for folder, name, listed in _manifests(path):
         if name in listed:
             return listed[name]
         lost = next((other for other in listed if not (folder / other).is_file()), None)
@@ -93,9 +92,19 @@ def _named(path: Path) -> tuple[str, int] | None:
     return None
 
 
-def _around(path: Path) -> list[Path]:
-    """Folders whose manifest may name a file: its own, and that around it, as a step of a pipeline has."""
-    return [folder for folder in path.absolute().parents[:2] if (folder / MANIFEST).is_file()]
+def _manifests(path: Path) -> Iterator[tuple[Path, str, dict[str, tuple[str, int]]]]:
+    """(folder, name of the file in it, what its manifest lists): of the folder of a file, and of the one around it, as
+    a step of a pipeline lies in a model's; what is called so there may be anything, as of a page of the web."""
+    own = path.absolute().parent
+    if (own / MANIFEST).is_file():
+        yield own, path.name, _listed(own / MANIFEST)
+    around = own.parent
+    if around != own and (around / MANIFEST).is_file():
+        try:
+            listed = _listed(around / MANIFEST)
+        except Damaged:
+            return
+        yield around, f"{own.name}/{path.name}", listed
 
 
 def damage(folder: Path) -> str | None:

@@ -54,6 +54,18 @@ def test_a_step_within_a_folder_is_named_by_its_manifest_and_one_file_can_be_sea
         checksums.check_folder(model)
 
 
+def test_what_is_called_a_manifest_in_the_folder_around_may_be_anything(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    for page in (
+        '{"name": "a page of the web", "icons": []}',
+        "{",
+        '{"model/other.json": {"bytes": 1, "sha256": "a"}}',
+    ):
+        (tmp_path / "manifest.json").write_text(page)
+        assert not checksums.check(tmp_path / "model" / "config.json")
+
+
 UNSEALED = {  # folders that another file seals, that have checksums of their own, or that nobody reads again
     "model/hub.py",  # within the folder of whoever calls it
     "inference/sentence_folder.py",  # the same; and Encoder.save, whose files are for people to edit
