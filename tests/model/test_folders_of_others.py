@@ -341,10 +341,10 @@ def test_sizes_are_those_of_the_weights_or_an_error_at_once(
     name: str, load: Any, field: str, value: int, models: Path
 ) -> None:
     change(models / name, **{field: value}, layer_types=None)
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(ValueError, match=re.escape(str(models / name))):
         load(models / name)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_layers_that_no_weights_are_there_for_are_refused_by_whoever_reads_a_folder(models: Path) -> None:
