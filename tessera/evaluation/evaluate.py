@@ -17,7 +17,7 @@ from tessera.data.shard_writer import INDEX
 from tessera.data.shards import Shards, verify
 from tessera.evaluation import catalogue, frozen, load, sweep
 from tessera.evaluation.rows import DataError
-from tessera.files import LOCK, digest, fingerprint, model_name, refuse_url, remove_leftovers
+from tessera.files import LOCK, digest, fingerprint, model_name, remove_leftovers
 from tessera.json_files import read_json
 from tessera.model import hub
 from tessera.model.hf_files import find_model
@@ -80,7 +80,6 @@ def evaluate(
     for number, one in enumerate(chosen[1:], 1):  # those of the first are read before it is trained anyway
         report(number, len(chosen), f"looks through the rows of {one[0].name}")
         _read_all(*one)
-    refuse_url(Path(out))
     out = Path(out, *_folder(languages))
     embedder: frozen.Embedder | None = None
     for number, (task, how, place) in enumerate(chosen):
