@@ -6,7 +6,7 @@ DATA holds train/<code>.jsonl.zst with the column text, a file a language, and p
 their languages and source. OUT gets, each shuffled by a seed:
 
     rows/train.jsonl.zst        {source, target, language}: a translation and its English; plain sentences, target null,
-    rows/validation.jsonl.zst   of languages that the teacher was trained on. A sentence is in one of the two, by its hash
+    rows/validation.jsonl.zst   of languages that the teacher was trained on. A sentence is in one of them, by a hash
     text/vocabulary.jsonl.zst   {text}: some of each language, so that none decides alone which pieces are kept
     text/new.jsonl.zst          of that the languages that the teacher was not trained on
 

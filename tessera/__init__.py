@@ -7,7 +7,7 @@ import importlib
 from typing import Any
 
 importlib.import_module("tessera.telemetry").off()  # before any library that would report its use
-importlib.import_module("tessera.openmp").patient()  # before torch
+importlib.import_module("tessera.cpu_libraries").prepare()  # before torch
 
 __version__ = "0.1.0"
 

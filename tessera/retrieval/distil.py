@@ -21,12 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from tessera.data.packing import by_length
 from tessera.files import digest, model_name, refuse_taken, remove_folder
 from tessera.finetune.checkpoint import Checkpoint
 from tessera.finetune.loop import Plan, TrainingSummary, optimize
 from tessera.inference.encoder import Encoder as Embedder
+from tessera.model.encoder import Attention
 from tessera.model.pooling import Dense
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
@@ -129,7 +131,8 @@ def train(
     on_progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> TrainingSummary:
-    """Trains the student, in place; on a CPU the same seed gives the same bytes.
+    """Trains the student, in place and without dropout: what it is to say is known. On a CPU the same seed gives the
+    same bytes.
 
     rate         the highest learning rate
     temperature  of the mixture of languages, as in `plan`
@@ -147,6 +150,7 @@ def train(
         raise ValueError(f"source_share is {source_share}; it is a share of the pairs, from 0 to 1")
     if student.width != lesson.vectors.width:
         raise ValueError(f"the student's vectors have {student.width} dimensions, the teacher's {lesson.vectors.width}")
+    without_dropout(student.encoder)
     steps = plan(lesson.pairs, protocol, seed, temperature)
     prompt = student.contrast.document_prompt
 
@@ -180,6 +184,15 @@ def train(
         what="distillation",
         checkpoint=checkpoint,
     )
+
+
+def without_dropout(encoder: nn.Module) -> None:
+    """Ours and transformers'; the configuration keeps what it says."""
+    for part in encoder.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+        elif isinstance(part, Attention):
+            part.dropout = 0.0
 
 
 def _each_once(lesson: Lesson, met: NDArray[np.int64]) -> Iterator[str]:

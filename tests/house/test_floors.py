@@ -22,7 +22,7 @@ FLOORS = {
     "signals": -1,
     "statistics": -1,
     "telemetry": -1,
-    "openmp": -1,
+    "cpu_libraries": -1,
     "secrets": -2,
     "plan": 0,
     "json_files": 0.5,

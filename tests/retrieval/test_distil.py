@@ -128,6 +128,18 @@ def test_so_many_sentences_are_read_beside_their_translations(folders, monkeypat
     assert len(read) - 80 - 20 == pytest.approx(80 * share, abs=10 * (0 < share < 1))
 
 
+def test_a_student_learns_without_dropout_and_its_configuration_keeps_it(folders, tmp_path):
+    guide, weights = Encoder.from_pretrained(folders["teacher"]), []
+    for share in (0.0, 0.5):
+        folder = learnable.model(tmp_path / str(share), attention_output_dropout=share)
+        model, _ = distil.student(folder, guide, CALM)
+        distil.train(model, distil.lesson(guide, sentences(40)), learnable.protocol(steps=3), rate=1e-3, seed=0)
+        assert model.encoder.config.attention_output_dropout == share
+        weights.append(model.encoder.state_dict())
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
+
+
 def test_a_share_of_sentences_that_is_none_is_refused(folders):
     guide = Encoder.from_pretrained(folders["teacher"])
     model, _ = distil.student(folders["student"], guide, CALM)
