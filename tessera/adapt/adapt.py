@@ -14,7 +14,7 @@
 The same call after an interruption goes on where it stood.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ from tessera.adapt import asked as asking
 from tessera.adapt import recipe as recipes
 from tessera.adapt import retention as retained
 from tessera.adapt.asked import AdaptError, Asked
+from tessera.adapt.embedder import AdaptedVectors, adapt_embedder
+from tessera.adapt.given import read_given
 from tessera.adapt.look import Look, judge
 from tessera.adapt.measure import measure
 from tessera.adapt.recipe import Text
-from tessera.adapt.sample import MOST_BYTES as LOOKED_AT
-from tessera.adapt.sample import Sample, read_sample
+from tessera.adapt.sample import Sample
 from tessera.adapt.tasks import scores
 from tessera.corpus.prepare import IngestedCorpus
 from tessera.evaluation import evaluate
@@ -49,8 +50,6 @@ from tessera.vocabulary.proof import Checked
 from tessera.vocabulary.texts import MOST_BYTES, Texts
 from tessera.vocabulary.trim import trim
 
-PIECES = 1_000  # that are added for each language which the vocabulary cuts small, if nothing is said
-_BESIDE, _BESIDE_BYTES = 10, 50_000  # languages that the new ones are looked at beside, and text of each
 RECIPE, LOOK, RETENTION = "adapt.yaml", "look.json", "retention.json"
 
 
@@ -66,6 +65,10 @@ class Adapted:
     rows: list[retained.Retained]
     tasks: dict[str, dict[str, float]]
 
+    def table(self) -> tuple[str, list[str], list[list[str]]]:
+        """(title, columns, rows) of what every language gained and lost."""
+        return ("bits per byte of hidden words, held-out text", *retained.table(self.rows))
+
 
 class _Extend(Strictly):
     pieces: int = Field(ge=1)
@@ -78,17 +81,24 @@ class _Look(Strictly):
     extend: _Extend
 
 
-def adapt(asked: Asked, out: str | Path, watcher: Watcher | None = None) -> Adapted:
-    """Adapts a model as asked for, in the folder `out`.
+def adapt(asked: Asked, out: str | Path, watcher: Watcher | None = None) -> Adapted | AdaptedVectors:
+    """Adapts a model as asked for, in the folder `out`; one that makes vectors as embedder.py says.
 
     Raises AdaptError where `out` holds something else or the model guesses no words, ValueError for text, tasks and a
     model that cannot be used: before anything is written; lock.AtWork where another process adapts there.
     """
     out, watcher = Path(out), watcher or Silent()
     asking.refuse_other(asked, out)
+    model = find_model(asked.model)
+    if ends_in_vectors(model):
+        return adapt_embedder(asked, out, model, watcher)
+    if asked.pairs:
+        raise AdaptError(
+            f"--pairs teaches models that make vectors (with a modules.json); {asked.model} learns from plain text, by "
+            "guessing words: leave it out"
+        )
     with lock.hold(out.with_name(f".{out.name}{LOCK}"), str(out)):
-        model = find_model(asked.model)
-        texts, sample = _texts(asked, watcher)
+        texts, sample = read_given(asked, watcher)
         seen, recipe = _planned(asked, out, model, texts, sample, watcher)
         asking.keep(asked, out)
         if seen is not None:
@@ -100,7 +110,7 @@ def adapt(asked: Asked, out: str | Path, watcher: Watcher | None = None) -> Adap
         run(recipe, folder, watcher=watcher)
         final = folder / recipes.last_stage(recipe) / "final"
         link_folder(out / "final", final)
-        models, roles = _models(out, recipe, model), _roles(texts)
+        models, roles = _models(out, recipe, model), recipes.roles(texts)
         rows = retained.read(out / RETENTION, of := fingerprint(final.resolve()))
         if rows is None:
             rows = retained.retention(models, _of_run(documents_of(folder, recipe)).held_out, roles, watcher)
@@ -118,18 +128,12 @@ def _planned(
     evaluate.check(Evaluation(tasks=asked.tasks, data=asked.data, protocol=asked.protocol), rows=True)
     if (out / RECIPE).is_file():
         return None, load(out / RECIPE)
-    if ends_in_vectors(model):
-        _refuse_headless(asked, "it gives vectors (modules.json)")
     seen = judge(measure(model, sample, watcher))
     if seen.measured.no_head is not None:
         _refuse_headless(asked, seen.measured.no_head)
     new = recipes.new_languages(texts)
-    needing = [
-        one.language
-        for one, said in zip(seen.measured.languages, seen.verdicts, strict=True)
-        if "extend" in said.steps and one.language in new
-    ]
-    pieces = PIECES * len(needing) if asked.extend is None else asked.extend
+    needing = seen.cut_small(new)
+    pieces = recipes.PIECES * len(needing) if asked.extend is None else asked.extend
     start = out / "extended" if pieces else out / "trimmed" if asked.trim else model
     config = hub.load_any(model).config
     positions = getattr(config, "positions", None) or config.max_position_embeddings
@@ -159,59 +163,13 @@ def _advice(asked: Asked, seen: Look, pieces: int, needing: list[str]) -> list[s
 def _refuse_headless(asked: Asked, why: str) -> None:
     raise AdaptError(
         f"{asked.model} guesses no words, and it is by guessing words that a model learns from plain text: {why}. Give "
-        "the masked language model that it was made of; or extend its vocabulary, and teach it to give the vectors "
-        f"that it gave before:\n  tessera vocabulary extend {asked.model} --text ... --tokens 1000 --out extended\n"
-        f"  tessera finetune extended TEXT --kind distil --teacher {asked.model} --out adapted"
+        "the masked language model that it was made of; or, if it makes vectors, a folder that says how (with "
+        "sentence-transformers: SentenceTransformer(folder).save(other), or tessera's Encoder.save), which is adapted "
+        "as such"
     )
 
 
-# ------------------------------------------------------------------------------------------------------------ the text
-
-
-def _texts(asked: Asked, watcher: Watcher) -> tuple[list[Text], Sample]:
-    """The paths of the command with what they hold, and a sample of the new languages beside some of the others.
-
-    Raises ValueError for a path without text.
-    """
-    found, sample, progress = list[Text](), Sample(), watcher.progress("text")
-    for role, paths in (("new", asked.text), ("replay", asked.replay), ("watch", asked.watch)):
-        for number, path in enumerate(paths):
-            most = MOST_BYTES if role == "new" else _BESIDE_BYTES
-            here = read_sample(
-                [path], language=asked.language if role == "new" else None, column=asked.column, most_bytes=most,
-                on_progress=progress,
-            )  # fmt: skip
-            name = role if not number else f"{role}-{number + 1}"
-            language = _language(asked if role == "new" else replace(asked, language=None), path, here)
-            sizes = {code: here.bytes(code) for code in here.texts}
-            found.append(Text(name=name, role=role, path=str(path), language=language, bytes=sizes))
-            _add(sample, here, LOOKED_AT if role == "new" else _BESIDE_BYTES, None if role == "new" else _BESIDE)
-    return found, sample
-
-
-def _language(asked: Asked, path: str, here: Sample) -> str | None:
-    """What the recipe says of a path whose files do not say their language."""
-    if asked.language is not None or not here.unnamed:
-        return asked.language
-    codes = set(here.unnamed.values())
-    if len(codes) > 1 or set(here.texts) != codes:
-        some = ", ".join(f"{file} ({code})" for file, code in list(here.unnamed.items())[:3])
-        raise AdaptError(f"{path}: files do not say their language: {some}; call them so, as fao_Latn.txt")
-    return codes.pop()
-
-
-def _add(sample: Sample, here: Sample, most_bytes: int, most: int | None) -> None:
-    """Adds languages that are not there yet, with so much text of each, as long as there are fewer than `most`."""
-    for code, texts in here.texts.items():
-        if code in sample.texts or (most is not None and len(sample.texts) >= most):
-            continue
-        kept, size = [], 0
-        for text in texts:
-            if size >= most_bytes:
-                break
-            kept.append(text)
-            size += len(text.encode())
-        sample.texts[code], sample.identified[code] = kept, here.identified[code]
+# ---------------------------------------------------------------------------------------------------------- the stages
 
 
 def _with_credentials(recipe: Recipe, texts: list[Text]) -> Recipe:
@@ -231,9 +189,6 @@ def _of_run(read: IngestedCorpus, languages: set[str] | None = None) -> Texts:
                 sizes[code] = sizes.get(code, 0) + len(text.encode())
                 side.setdefault(code, []).append(text)
     return texts
-
-
-# ---------------------------------------------------------------------------------------------------------- the stages
 
 
 def _vocabulary(asked: Asked, out: Path, recipe: Recipe, folder: Path, watcher: Watcher) -> None:
@@ -256,15 +211,6 @@ def _vocabulary(asked: Asked, out: Path, recipe: Recipe, folder: Path, watcher: 
         others = Texts(*({code: side[code] for code in side if code not in new} for side in (all_.used, all_.held_out)))
         done_ = extend(model, mine, grown, pieces, watched=others, watcher=watcher)
         watcher.say(f"extended: {len(done_.pieces):,} new pieces, {done_.rows[1]:,} rows")
-
-
-def _roles(texts: list[Text]) -> dict[str, str]:
-    """What is done with each language: new before replayed before watched."""
-    found: dict[str, str] = {}
-    for text in texts:
-        for code in text.bytes:
-            found.setdefault(code, text.role)
-    return found
 
 
 def _models(out: Path, recipe: Recipe, model: Path) -> dict[str, Path]:

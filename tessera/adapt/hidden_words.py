@@ -69,7 +69,7 @@ class _Task:
 def passages(texts: Sequence[str], most: int) -> list[Passage]:
     """At most so many passages, of as many documents as there are, chosen by the hash of each: the same for every
     model. Without words there are none."""
-    waiting = [list(_cut(text)) for text in texts]
+    waiting = [list(cut(text)) for text in texts]
     drawn = [(rank, _chance(text), number, text) for number, cut in enumerate(waiting) for rank, text in enumerate(cut)]
     found = (Passage(number, text, _hidden(text)) for _, _, number, text in sorted(drawn))
     return [passage for passage, _ in zip((one for one in found if one.words), range(most), strict=False)]
@@ -160,16 +160,16 @@ def _task(tokenizer: Tokenizer, passage: Passage, longest: int) -> tuple[_Task, 
     return _Task(passage.document, whole, tuple(groups)), spans
 
 
-def _cut(text: str) -> Iterator[str]:
-    """Passages of at most PASSAGE_BYTES bytes, where there are spaces cut at them; what is shorter than a tenth of that
-    only where a text has nothing else."""
+def cut(text: str, most_bytes: int = PASSAGE_BYTES) -> Iterator[str]:
+    """Passages of at most so many bytes, where there are spaces cut at them; what is shorter than a tenth of that only
+    where a text has nothing else."""
     rest = text.strip()
     while rest:
-        piece = rest.encode()[:PASSAGE_BYTES].decode(errors="ignore")
+        piece = rest.encode()[:most_bytes].decode(errors="ignore")
         space = piece.rfind(" ")
         if len(piece) < len(rest) and space > len(piece) // 2:
             piece = piece[:space]
-        if len(piece.encode()) >= PASSAGE_BYTES // 10 or len(piece) == len(text.strip()):
+        if len(piece.encode()) >= most_bytes // 10 or len(piece) == len(text.strip()):
             yield piece
         rest = rest[len(piece) :].lstrip()
 

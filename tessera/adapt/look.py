@@ -23,6 +23,11 @@ class Look:
     verdict: Verdict
     hours: dict[str, float]  # of each step that the verdict names, on this machine
 
+    def cut_small(self, languages: set[str]) -> list[str]:
+        """Those of the languages that the vocabulary cuts small."""
+        both = zip(self.measured.languages, self.verdicts, strict=True)
+        return [one.language for one, said in both if "extend" in said.steps and one.language in languages]
+
     def as_json(self) -> dict[str, Any]:
         """Plain values, for programs."""
         rows = [

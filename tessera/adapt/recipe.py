@@ -16,9 +16,11 @@ from tessera.plan.fields import show_tokens
 from tessera.plan.loading import dump
 from tessera.plan.recipe import Recipe
 
+PIECES = 1_000  # that are added for each language which the vocabulary cuts small, if nothing is said
 MOST_TOKENS, EPOCHS = 2_000_000, 4  # read if nothing is said: the new text so often, at most so much
 _PEAK = 0.15  # divided by the width of the model: a third of what models of that width are trained with
 _CONTEXT, _LEAST_BATCH, _MOST_BATCH, _UPDATES = 512, 1_024, 16_384, 250
+_HELD_OUT, _LEAST_HELD = 0.03, 6  # share of the documents, and of how few of a language on average
 _ROWS, _DECAY, _WARMUP = 0.15, 0.2, 0.1  # of the tokens: new rows alone; the decay; and of the middle, its warm-up
 
 HEADER = """\
@@ -35,6 +37,7 @@ class Text:
     role       new, replay or watch
     language   that is said of it; None: its files say it
     bytes      of each language, as far as they were counted
+    documents  likewise
     """
 
     name: str
@@ -42,6 +45,7 @@ class Text:
     path: str
     language: str | None
     bytes: Mapping[str, int]
+    documents: Mapping[str, int]
 
 
 def recipe_of(
@@ -66,9 +70,9 @@ def recipe_of(
         "mixture": {"shares": _shares(asked, texts), "temperature": 0.5},
     })  # fmt: skip
     merges = []
-    if asked.average < 1.0:
+    if asked.weight < 1.0:
         first = "rows" if grown else start
-        weights = [round(1 - asked.average, 6), asked.average]
+        weights = [round(1 - asked.weight, 6), asked.weight]
         merges = [{"name": "averaged", "method": "linear", "models": [first, "decay"], "weights": weights}]
     return Recipe.model_validate({
         "name": "adapted",
@@ -79,7 +83,7 @@ def recipe_of(
                 {"name": text.name, "path": text.path, "columns": {"text": asked.column}, "language": text.language}
                 for text in texts
             ],
-            "held_out": {"share": 0.03, "max_bytes": "100kB"},
+            "held_out": {"share": _held_out(texts), "max_bytes": "100kB"},
         },
         "tokenizer": {"path": start},
         "phases": phases,
@@ -105,6 +109,15 @@ def new_languages(texts: Sequence[Text]) -> set[str]:
     return {language for text in texts if text.role == "new" for language in text.bytes}
 
 
+def roles(texts: Sequence[Text]) -> dict[str, str]:
+    """What is done with each language: new before replayed before watched."""
+    found: dict[str, str] = {}
+    for text in texts:
+        for code in text.bytes:
+            found.setdefault(code, text.role)
+    return found
+
+
 def relative(folder: Path) -> str:
     """A folder as recipes write one, so that it is never taken for a name on the Hub."""
     return str(folder) if folder.is_absolute() else f"./{folder.as_posix()}"
@@ -126,6 +139,12 @@ def _phases(start: str, total: int, peak: float, grown: bool, common: dict[str, 
     rate = {"peak": peak, "decay": decay, "shape": "one_minus_sqrt"}
     found.append({"name": "decay", "from": "adapt", "tokens": decay, "learning_rate": rate, **common})
     return found
+
+
+def _held_out(texts: Sequence[Text]) -> float:
+    """The share of documents that is not trained on: where there are few, so many that some are of each language."""
+    fewest = min(count for text in texts if text.role == "new" for count in text.documents.values())
+    return round(max(_HELD_OUT, _LEAST_HELD / fewest), 4)
 
 
 def _tokens(asked: Asked, texts: Sequence[Text], measured: Measured) -> int:

@@ -58,6 +58,9 @@ def adapt(
     watch: Annotated[
         list[str] | None, typer.Option(help="text of languages that are not read, to see what they lose (repeatable)")
     ] = None,
+    pairs: Annotated[
+        list[str] | None, typer.Option(help="translations, for a model that makes vectors: two columns (repeatable)")
+    ] = None,
     language: Language = None,
     column: Column = "text",
     trim: Annotated[
@@ -72,7 +75,9 @@ def adapt(
     ] = None,
     share: Annotated[float, typer.Option(help="of the new text where old text is replayed")] = 0.7,
     peak: Annotated[float | None, typer.Option(help="the learning rate (default: by the width of the model)")] = None,
-    average: Annotated[float, typer.Option(help="weight of the trained model in the average; 1: no average")] = 0.5,
+    average: Annotated[
+        float | None, typer.Option(help="weight of the trained model in the average; 1: no average (default: a half)")
+    ] = None,
     task: Annotated[
         list[str] | None, typer.Option(help="a task measured before and after, as of evaluate (repeatable)")
     ] = None,
@@ -80,7 +85,6 @@ def adapt(
     seed: Annotated[int, typer.Option(help="of the training")] = 0,
 ) -> None:
     """Makes a released model know your language: vocabulary, continued training with replay, average, what it cost."""
-    from tessera.adapt import retention
     from tessera.adapt.adapt import adapt as work
     from tessera.adapt.asked import Asked
     from tessera.plan.fields import parse_tokens
@@ -88,16 +92,19 @@ def adapt(
     if no_vocabulary and (trim or extend):
         raise ValueError("adapt: --no-vocabulary leaves the vocabulary as it is; leave out --trim and --extend")
     asked = Asked(
-        model=str(model), text=tuple(text), replay=tuple(replay or ()), watch=tuple(watch or ()), language=language,
+        model=str(model), text=tuple(text), replay=tuple(replay or ()), watch=tuple(watch or ()),
+        pairs=tuple(pairs or ()), language=language,
         column=column, trim=trim, extend=0 if no_vocabulary else extend,
         tokens=None if tokens is None else parse_tokens(tokens), share=share, peak=peak, average=average,
         tasks=tuple(task or ()), data=None if data is None else str(data), seed=seed,
     )  # fmt: skip
     with Watcher(console) as watcher:
         done = work(asked, out, watcher)
-    columns, rows = retention.table(done.rows)
-    print_table("bits per byte of hidden words, held-out text", columns, rows, left=2)
+    title, columns, rows = done.table()
+    print_table(title, columns, rows, left=2)
     if done.tasks:
         names = list(next(iter(done.tasks.values())))
         print_table("tasks", ["task", *names], [[task, *values.values()] for task, values in done.tasks.items()])
-    console.print(f"recipe: {out / 'adapt.yaml'} (yours to edit)\nmodel:  {done.model}", soft_wrap=True)
+    if (recipe := out / "adapt.yaml").is_file():
+        console.print(f"recipe: {recipe} (yours to edit)", soft_wrap=True)
+    console.print(f"model:  {done.model}", soft_wrap=True)

@@ -125,6 +125,8 @@ def search(
     asked = [Query(n, text) for n, text in enumerate(queries or (), 1)] + (read_queries(file) if file else [])
     if not asked or top < 1:
         raise ValueError('give a query, as `tessera search INDEX "what I look for"`, or --file; and --top from 1 on')
+    if empty := [str(query.id) for query in asked if not query.text.strip()]:
+        raise ValueError(f"nothing is asked in query {', '.join(empty[:5])}: its text is empty; leave it out")
     reader = Predictor.from_pretrained(rerank, device=device, dtype=dtype) if rerank else None
     if reader is not None:
         check_reranker(reader)

@@ -168,23 +168,40 @@ def _vectors(asked: Any) -> None:
     options = {key: value for key in ("temperature", "source_share") if (value := getattr(asked, key)) is not None}
     found = from_files.quick(asked.kind) if asked.protocol == "quick" else catalogue.protocol(asked.protocol)
     with Watcher(console) as watcher:
-        done = from_files.fit(
+        done: Any = from_files.fit(
             asked.kind, asked.model, asked.data, Path(asked.out), columns=asked.columns or None,
             protocol=asked.changed(found), held_out=asked.held_out, teacher=asked.teacher, machine=asked.machine,
             watcher=watcher, contrast=from_files.contrast(asked.model, asked.dimensions, asked.negatives), **options,
         )  # fmt: skip
-    console.print(str(done))
-    console.print(f"model: {asked.out}\nnext: tessera embed {asked.out} TEXTS OUT.parquet, or tessera index "
-                  f"{asked.out} TEXTS OUT")  # fmt: skip
+    _show_vectors(done)
+    console.print(f"model: {asked.out} (vectors of sentence-transformers differ by {done.difference:.0e})")
+    console.print(
+        f"next:  tessera embed {asked.out} TEXTS OUT.parquet, or tessera index {asked.out} TEXTS OUT", soft_wrap=True
+    )
+
+
+def _show_vectors(done: Any) -> None:
+    """Measures before and after, on test where there is one, over seeds where there are several."""
+    rows = {"before": done.before.get("all", done.before), "after": done.after.get("all", done.after)}
+    rows |= {"test": done.test} if getattr(done, "test", None) else {}
+    measures = list(rows["before"])
+    shown = [[name, *(f"{row[one]:.4f}" for one in measures)] for name, row in rows.items()]
+    if done.seeds:
+        both = [f"{mean:.4f} ± {half:.4f}" for mean, half in (done.seeds[one] for one in measures)]
+        shown.append([f"over seeds, on {'test' if 'test' in rows else 'what is held out'}", *both])
+    print_table("", ["", *measures], shown, left=1)
+    console.print(f"rate {done.rate:g}, {done.summary.steps:,} steps")
 
 
 def _head(asked: Any) -> None:
     """A model with the head of a task, out of labelled rows."""
     from tessera.evaluation import catalogue
     from tessera.finetune import fit
+    from tessera.inference.sentence_folder import model_inside
 
+    model = model_inside(asked.model)
     with Watcher(console) as watcher:
-        read = _dataset(asked)
+        read = _dataset(asked, model)
         if read.kind == "rerank":
             from tessera.retrieval import rerank
 
@@ -198,13 +215,13 @@ def _head(asked: Any) -> None:
             watcher.say(f"data: {line}")
         found = fit.quick(read, asked.method) if asked.protocol == "quick" else catalogue.protocol(asked.protocol)
         fitted = fit.finetune(
-            asked.model, read, asked.out, protocol=asked.changed(found), method=asked.method, machine=asked.machine,
+            model, read, asked.out, protocol=asked.changed(found), method=asked.method, machine=asked.machine,
             balance=asked.balance, curve=asked.curve, listwise=asked.listwise, watcher=watcher,
         )  # fmt: skip
     _show(fitted, read)
 
 
-def _dataset(asked: Any) -> Any:
+def _dataset(asked: Any, model: Path) -> Any:
     """The rows of files, or of a task."""
     from tessera.labelled import dataset
     from tessera.tokenizer.tokenizer import Tokenizer
@@ -218,7 +235,7 @@ def _dataset(asked: Any) -> Any:
         kind=asked.kind, columns=asked.columns, separator=asked.separator, labels=asked.labels,
         train_languages=asked.train_language, skip_bad=asked.skip_bad, **held_out,
     )  # fmt: skip
-    return dataset.read(asked.data, options, Tokenizer.load(asked.model))
+    return dataset.read(asked.data, options, Tokenizer.load(model))
 
 
 def _show(fitted: Any, read: Any) -> None:

@@ -36,7 +36,10 @@ _FEWEST_EPOCHS, _MOST_EPOCHS = 3, 20
 
 
 def quick(data: Dataset, method: Method = "full") -> Protocol:
-    """The protocol where none is named: a few rates, early stopping, epochs enough for a small dataset."""
+    """The protocol where none is named: a few rates, early stopping, epochs enough for a small dataset.
+
+    Of its rates not all are tried; see trials.climbing.
+    """
     epoch = math.ceil(len(data.train) / 16)
     epochs = min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, math.ceil(_STEPS / epoch)))
     return Protocol(
@@ -99,7 +102,8 @@ def finetune(
 def _searched(one: Search, model: Path, out: Path, *, curve: bool) -> Fitted:
     """All trials, and the best of them as a folder."""
     data, protocol = one.data, one.protocol
-    rate, first, done = trials.search(one, protocol.rates(), protocol.seeds)
+    climb = protocol.name == "quick" and protocol.learning_rates == quick(data, one.method).learning_rates
+    rate, first, done = trials.search(one, protocol.rates(), protocol.seeds, climb=climb)
     on = "test" if len(data.test) else "validation"
     fitted = _summary(one, out, rate, first, done, on)
     if curve:
@@ -188,7 +192,8 @@ def _warnings(
     if on == "validation":
         found.append("there is no test set: scores are of validation, which the model was chosen on, so a bit too high")
     if len(part) < 100:
-        found.append(f"{on} has {len(part)} rows; one more or less right is {100 / max(1, len(part)):.1f} points")
+        much = f"one more or less right is {100 / max(1, len(part)):.1f} points"
+        found.append(f"{on} has {len(part)} rows; {'few for a correlation' if one.data.kind == 'regress' else much}")
     return tuple(found)
 
 

@@ -219,6 +219,7 @@ def optimize(
     rate: float,
     seed: int,
     seen: NDArray[np.integer] | None,
+    alone: bool = False,
     validate: Callable[[], float] | None = None,
     on_progress: Progress | None = None,
     what: str,
@@ -228,13 +229,14 @@ def optimize(
 
     accumulate  (number of the step, its batch) -> (loss, tokens read); adds the gradient to that of the weights
     seen        distinct tokens of the training data: the embedding is trained in these only; None: whole
+    alone       nothing but the embedding of `seen` is trained; all else stays as it is, bit for bit
     what        one word for what is done, for `on_progress`
     checkpoint  where it goes on if it was stopped; a first Ctrl-C then ends it (Stopped) after the step
 
     For the rest see `train`.
     """
-    table = None if seen is None else _train_in_part(encoder, seen)
-    course = _course(encoder, head, protocol, rate, validate)
+    table = None if seen is None else _train_in_part(encoder, seen, alone)
+    course = _course(encoder, head, protocol, rate, validate, table if alone else None)
     network, optimizer, stopping = course.network, course.optimizer, course.stopping
     weights, steps = _clipped(course, head), len(plan.batches)
     with torch.random.fork_rng(), signals.deferred() if checkpoint else contextlib.nullcontext():
@@ -255,17 +257,25 @@ def optimize(
             clip_gradients(weights, CLIP)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            if table is not None:
+            if table is not None and not alone:
                 table.decay(1 - now * protocol.weight_decay)
             (on_progress or silent)(step + 1, steps, what)
             if stopping is not None and ((step + 1) % plan.epoch == 0 or step + 1 == steps):
                 stopping.score(step + 1)
             if checkpoint is not None:
                 checkpoint.after_step(course, steps)
+    return _ended(course, encoder, table)
+
+
+def _ended(course: Course, encoder: AnyEncoder, table: PartialEmbedding | None) -> TrainingSummary:
+    """What a training comes to; the encoder is left whole, with the best weights."""
+    stopping = course.stopping
     if stopping is not None:
-        network.load_state_dict(stopping.weights)
+        course.network.load_state_dict(stopping.weights)
     if table is not None:
         set_embedding(encoder, nn.Embedding.from_pretrained(table.embedding(), freeze=False))
+    if table is not None and not table.all_seen:
+        course.network.requires_grad_()
     encoder.eval()
     summary = TrainingSummary(steps=len(course.losses), tokens=course.tokens, losses=tuple(course.losses))
     return summary if stopping is None else replace(summary, validation=tuple(stopping.scores), best=stopping.best[0])
@@ -283,13 +293,17 @@ def _course(
     protocol: Protocol,
     rate: float,
     validate: Callable[[], float] | None,
+    alone: PartialEmbedding | None,
 ) -> Course:
-    """A training that is about to begin."""
+    """A training that is about to begin; alone: of these rows and nothing else."""
     network = nn.ModuleDict({"encoder": encoder} if head is None else {"encoder": encoder, "head": head})
     settings = Optimizer(betas=protocol.betas, eps=protocol.eps, weight_decay=protocol.weight_decay)
     patience = protocol.patience
     stopping = None if validate is None or patience is None else EarlyStopping(network, validate, patience)
-    return Course(network, build(network, settings, rate), stopping)
+    if alone is not None:
+        network.requires_grad_(False)
+        alone.requires_grad_()
+    return Course(network, build(network, settings, rate, None if alone is None else alone.parameters()), stopping)
 
 
 def learning_rate(step: int, steps: int, peak: float, protocol: Protocol) -> float:
@@ -310,9 +324,10 @@ def learning_rate(step: int, steps: int, peak: float, protocol: Protocol) -> flo
             return peak
 
 
-def _train_in_part(encoder: AnyEncoder, seen: NDArray[np.integer]) -> PartialEmbedding:
+def _train_in_part(encoder: AnyEncoder, seen: NDArray[np.integer], alone: bool) -> PartialEmbedding:
     """Gives the encoder an embedding of which only the seen tokens are weights, the others as they are."""
     whole = embedding(encoder).get_parameter("weight")
     table = PartialEmbedding(whole, torch.from_numpy(seen.astype(np.int64)).to(whole.device))
+    table.all_seen = not alone
     set_embedding(encoder, table)
     return table

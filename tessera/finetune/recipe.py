@@ -15,7 +15,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from tessera.plan.errors import mistakes
+from tessera.labelled import guess
+from tessera.plan.errors import did_you_mean, mistakes
 from tessera.plan.fields import Share, Strict
 from tessera.plan.loading import read_yaml
 from tessera.plan.recipe import Machine
@@ -23,6 +24,7 @@ from tessera.plan.task import Protocol, Rates
 from tessera.plan.task_data import Column
 
 PAIRS = ("retrieve", "distil")  # kinds that make vectors; retrieval/from_files.py trains them
+KINDS = (*guess.KINDS, *PAIRS)
 
 
 class FineTuning(Strict):
@@ -68,6 +70,8 @@ class FineTuning(Strict):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.kind is not None and self.kind not in KINDS:
+            raise ValueError(f"kind is {self.kind!r}; {did_you_mean(self.kind, KINDS)}")
         if self.frozen and self.lora:
             raise ValueError("--frozen leaves the encoder as it is, --lora changes it; give one of them")
         if self.steps is not None and self.epochs is not None:

@@ -7,6 +7,7 @@ A file holds what the model said of the test set, never whether that is right: n
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -70,26 +71,70 @@ class Search:
         return Checkpoint(place=self.place(data, rate, seed), identity=of, say=self.say)
 
 
-def search(one: Search, rates: Sequence[float], seeds: Sequence[int]) -> tuple[float, dict[float, Json], list[Json]]:
+def search(
+    one: Search, rates: Sequence[float], seeds: Sequence[int], *, climb: bool = False
+) -> tuple[float, dict[float, Json], list[Json]]:
     """(the rate, the trial of each with the first seed, those of the rate with all seeds).
+
+    climb  not all rates are tried; see `climbing`
 
     Raises ValueError where no training went well.
     """
-    count = len(rates) + len(seeds) - 1
-    first = {
-        rate: trial(one, one.data, rate, seeds[0], f"trial {n} of {count}, rate {rate:g}")
-        for n, rate in enumerate(rates, 1)
-    }
+    count, first = len(rates) + len(seeds) - 1, dict[float, Json]()
+
+    def tried(rate: float) -> float:
+        many = f"at most {count}" if climb else f"{count}"
+        found = first[rate] = trial(one, one.data, rate, seeds[0], f"trial {len(first) + 1} of {many}, rate {rate:g}")
+        return -math.inf if found["failed"] is not None else float(found["validation"])
+
+    if climb:
+        climbing(rates, tried)
+    else:
+        list(map(tried, rates))
+    if climb and all(_learned_nothing(one, found) for found in first.values()):
+        for rate in (rate for rate in rates if rate not in first):
+            tried(rate)
+    first = {rate: first[rate] for rate in rates if rate in first}
     whole = {rate: found for rate, found in first.items() if found["failed"] is None}
     if not whole:
         failed = next(iter(first.values()))["failed"]
         raise ValueError(f"no training went well ({failed}); try lower rates (--rates)")
     best = max(whole, key=lambda rate: whole[rate]["validation"])  # the first of equals
     more = [
-        trial(one, one.data, best, seed, f"trial {len(rates) + n} of {count}, rate {best:g}, seed {seed}")
+        trial(
+            one,
+            one.data,
+            best,
+            seed,
+            f"trial {len(first) + n} of {len(first) + len(seeds) - 1}, rate {best:g}, seed {seed}",
+        )
         for n, seed in enumerate(seeds[1:], 1)
     ]
     return best, first, [found for found in (first[best], *more) if found["failed"] is None]
+
+
+def climbing(rates: Sequence[float], tried: Callable[[float], float]) -> None:
+    """A hill climb over rates in order: the two in the middle, then on from the better one for as long as the next is
+    better still; both ways where they are equal.
+
+    tried  trains at a rate; its score, the higher the better
+    """
+    low = (len(rates) - 1) // 2
+    high = min(low + 1, len(rates) - 1)
+    score = {n: tried(rates[n]) for n in dict.fromkeys((low, high))}
+    for at, step, better in ((low, -1, score[low] >= score[high]), (high, 1, score[high] >= score[low])):
+        while better and 0 <= at + step < len(rates):
+            score[at + step] = tried(rates[at + step])
+            better = score[at + step] > score[at]
+            at += step
+
+
+def _learned_nothing(one: Search, found: Json) -> bool:
+    """Whether a trial failed, or its model gives all of validation one answer."""
+    if found["failed"] is not None:
+        return True
+    said = found["said_of_validation"]
+    return bool(scores.constant(one.data, one.data.validation, said, scores.thresholds_of(one.data, said)))
 
 
 def trial(one: Search, data: Dataset, rate: float, seed: int, what: str) -> Json:

@@ -326,6 +326,12 @@ def _write_json(path: Path, data: Any) -> None:
 # ------------------------------------------------------------------------------------------------------------ the hub
 
 
+def model_inside(name: str | Path) -> Path:
+    """Where the model itself lies: in a folder of sentence-transformers perhaps below. Raises as `local` and `read`."""
+    whole = local(name)
+    return read(whole)[1] if ends_in_vectors(whole) else whole
+
+
 def local(name: str | Path) -> Path:
     """The folder itself, the one model of a run, or where the Hub's client has put it; no pickle is fetched.
 

@@ -8,5 +8,6 @@ In reading order:
     examples.py     labelled examples out of rows, of every kind of task; tags and spans are checked
     guess.py        which kind of task rows are, and which column plays which role
     splits.py       train, validation and test by files, by a column, or by a hash of each row
+    remarks.py      what looks wrong with rows that can be read
     dataset.py      a dataset out of files: guessed where nothing is said, and what was guessed
 """

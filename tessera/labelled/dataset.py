@@ -19,6 +19,7 @@ from tessera.labelled import labels as labelling
 from tessera.labelled import tables
 from tessera.labelled.columns import Row, UnknownLabel
 from tessera.labelled.examples import Asked
+from tessera.labelled.remarks import remarks
 from tessera.labelled.splits import Placed, divided, split_in, split_of
 from tessera.labelled.tables import DataError
 from tessera.plan.errors import some
@@ -267,9 +268,20 @@ class _Reading:
             if not len(parts[name]):
                 total = sum(map(len, parts.values()))
                 few = f"; of {total} rows none fell there, so give more, or a file of its own" if total else ""
+                if (
+                    total
+                    and self.drawn
+                    and len({e.text for p in parts.values() for e in p.examples if hasattr(e, "text")}) == 1
+                ):
+                    few = f": all {total} have the same text"
                 if wanted := self.options.train_languages:
-                    few = f"; languages are {some(sorted({x for p in parts.values() for x in p.languages}), 20)}" \
-                          f", you said {', '.join(wanted)}"  # fmt: skip
+                    there = sorted({x for p in parts.values() for x in p.languages} - {""})
+                    known = (
+                        f"languages are {some(there, 20)}"
+                        if there
+                        else "no column says a language (--column language=...)"
+                    )
+                    few = f"; {known}, you said {', '.join(wanted)}"
                 raise DataError(f"{self.where}: there are no rows for {name}{few}")
         if len(parts["train"]) < _FEWEST:
             raise DataError(f"{self.where}: {len(parts['train'])} rows to train on; at least {_FEWEST} are needed")
@@ -278,6 +290,8 @@ class _Reading:
         elif asked.names:
             scheme = reading.scheme(asked.names)
             self.said.append(f"{len(asked.names)} tags{f' of {scheme}' if scheme else ''}: {some(asked.names, 12)}")
+        every = [one for part in parts.values() for one in part.examples]
+        self.said.extend(remarks(every, asked.kind, asked.names, self.found.columns))
         if asked.highest != 1.0:
             self.said.append(f"grades are divided by {asked.highest:g}, the highest")
 

@@ -246,6 +246,7 @@ class PartialEmbedding(nn.Module):
     whole: Tensor
     place: Tensor
     shrunk: Tensor
+    all_seen = True  # by training; else the other tokens are read as they are
 
     def __init__(self, whole: Tensor, seen: Tensor) -> None:
         super().__init__()
@@ -260,7 +261,7 @@ class PartialEmbedding(nn.Module):
         """[...] -> [..., C]"""
         places = self.place[tokens]
         found = functional.embedding(places.clamp(min=0), self.weight)
-        if self.training:  # all of them are seen
+        if self.training and self.all_seen:
             return found
         others = functional.embedding(tokens, self.whole) * self.shrunk
         return torch.where(places[..., None] < 0, others, found)

@@ -27,7 +27,7 @@ _ALWAYS = ("model", "task", "kind", "metric", "fingerprint", "data", "tessera")
 # left out of the file where they are empty
 _SELDOM = ("lengths", "by_length", "about_data", "seconds_now", "defined", "dtype")
 _LARGEST = 1e100  # of a number that can still be averaged
-_WORDS = {"name", "cite", "notes"}  # of a protocol: they change nothing
+WORDS = {"name", "cite", "notes"}  # of a protocol: they change nothing
 
 Json = dict[str, Any]
 Number = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]
@@ -159,7 +159,7 @@ def identity_of(fingerprint: str, protocol: Json, data: str) -> Json:
 
 def hash_of(protocol: Json) -> str:
     """A hash of everything in a protocol that changes a result."""
-    return digest({key: value for key, value in protocol.items() if key not in _WORDS})
+    return digest({key: value for key, value in protocol.items() if key not in WORDS})
 
 
 def _read(path: Path) -> Result:

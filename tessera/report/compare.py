@@ -12,6 +12,7 @@ from tessera.plan.errors import did_you_mean, some
 from tessera.plan.languages import resolve
 from tessera.plan.result import OWN
 from tessera.report.published import AVERAGE, EUROPEAN, Score, read, read_published
+from tessera.report.remarks import of_one_name
 from tessera.report.significance import Verdict, differ
 from tessera.report.tables import LOWER_IS_BETTER
 
@@ -194,6 +195,11 @@ def _notes(comparison: Comparison) -> list[str]:
     if any(result.oracle for result in results):
         notes.append("° settings chosen on the test set: an upper bound, not a result")
     notes += _remarks(results)
+    for task, several in comparison.tasks.items():
+        notes += [
+            f"{task}: {line}"
+            for line in of_one_name([(r.name, r.protocol, r.settings) for r in several if not r.source])
+        ]
     for task, several in comparison.tasks.items():
         spoken = {result.label: set(result.values) - {EUROPEAN} for result in several}
         spoken = {label: codes for label, codes in spoken.items() if codes}

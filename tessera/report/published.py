@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tessera.plan import result
 from tessera.plan.languages import by_language
-from tessera.plan.result import Result
+from tessera.plan.result import WORDS, Result
 from tessera.report.remarks import remarks
 
 AVERAGE, EUROPEAN = "average", "average of European languages"
@@ -47,6 +47,7 @@ class Score:
     path: Path | None = None  # the file of our own
     defined: str = ""  # where the task is: see plan/result.py
     dtype: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)  # of the protocol, besides its name
     limit: int | None = None  # examples of each language that were tested at most
     remarks: tuple[str, ...] = ()
 
@@ -106,6 +107,7 @@ def _scores(path: Path, one: Result, metric: str | None) -> list[Score]:
             outcomes={code: np.asarray(row) for code, row in one.outcomes.get(chosen, {}).items()},
             data=one.data or None,
             protocol=str(one.protocol.get("name") or path.stem),
+            settings={key: value for key, value in one.protocol.items() if key not in WORDS},
             oracle=one.oracle,
             path=path,
             defined=one.defined,

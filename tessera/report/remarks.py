@@ -3,6 +3,9 @@
 They are read off results (plan/result.py); evaluation/about.py puts them there.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 from tessera.plan.errors import some
 from tessera.plan.result import Result
 
@@ -22,6 +25,22 @@ def remarks(one: Result) -> list[str]:
         lines.append(f"labels of {code} that no training row has, so always wrong: {some(labels, 8)}")
     if about.f1_of:
         lines.append(f"f1 is of the class {about.f1_of!r}")
+    return lines
+
+
+def of_one_name(results: Sequence[tuple[str, str, dict[str, Any]]]) -> list[str]:
+    """What differs between protocols that bear one name, as those of different versions of tessera may.
+
+    results  (what it is called, the name of its protocol, what else the protocol says) of one task
+    """
+    lines = []
+    for name in dict.fromkeys(protocol for _, protocol, _ in results):
+        (first, base), *others = [(label, settings) for label, protocol, settings in results if protocol == name]
+        for label, settings in others:
+            keys = [key for key in {**base, **settings} if base.get(key) != settings.get(key)]
+            if keys:
+                what = some([f"{key} {base.get(key)} and {settings.get(key)}" for key in keys], 4)
+                lines.append(f"{first} and {label} were measured by two protocols called {name}: {what}")
     return lines
 
 

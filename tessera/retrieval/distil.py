@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class Distilled:
     rate: float  # the learning rate that was best on held-out sentences
     difference: float  # of sentence-transformers' vectors, at most
     tokens_per_second: float  # of training; 0 where all was done before
+    seeds: dict[str, tuple[float, float]] = field(default_factory=dict)  # see Best.over_seeds
 
 
 def student(
@@ -118,19 +119,12 @@ def plan(pairs: Sequence[Sentence], protocol: Protocol, seed: int, temperature: 
 
 
 def train(
-    student: Retriever,
-    lesson: Lesson,
-    protocol: Protocol,
-    *,
-    rate: float,
-    seed: int,
-    loss: Loss = "mse",
-    temperature: float = 1.0,
-    source_share: float = 1.0,
+    student: Retriever, lesson: Lesson, protocol: Protocol, *, rate: float, seed: int,
+    loss: Loss = "mse", temperature: float = 1.0, source_share: float = 1.0, rows: Sequence[int] = (),
     validate: Callable[[], float] | None = None,
     on_progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
-) -> TrainingSummary:
+) -> TrainingSummary:  # fmt: skip
     """Trains the student, in place and without dropout: what it is to say is known. On a CPU the same seed gives the
     same bytes.
 
@@ -138,18 +132,14 @@ def train(
     temperature  of the mixture of languages, as in `plan`
     source_share share of the pairs whose sentence the student reads too, drawn at each step; of the others it reads
                  the translation alone. Sentences that stand beside many translations cost half of the tokens at 1
+    rows         of the vocabulary, which learn alone: all other weights stay as they are; none: all weights learn
     validate     a score, the higher the better, for early stopping as in loop.train
     checkpoint   where it goes on if it was stopped
 
     Texts are tokenized batch by batch, so memory does not grow with them.
     Raises Diverged where the loss is no finite number, ValueError for a teacher of another width.
     """
-    if loss not in LOSSES:
-        raise ValueError(f"loss is {loss!r}; give {' or '.join(LOSSES)}")
-    if not 0 <= source_share <= 1:
-        raise ValueError(f"source_share is {source_share}; it is a share of the pairs, from 0 to 1")
-    if student.width != lesson.vectors.width:
-        raise ValueError(f"the student's vectors have {student.width} dimensions, the teacher's {lesson.vectors.width}")
+    _check(student, lesson, loss, source_share)
     without_dropout(student.encoder)
     steps = plan(lesson.pairs, protocol, seed, temperature)
     prompt = student.contrast.document_prompt
@@ -178,12 +168,23 @@ def train(
         protocol,
         rate=rate,
         seed=seed,
-        seen=student.seen(prompt + text for text in _each_once(lesson, met)),
+        seen=np.array(rows) if len(rows) else student.seen(prompt + text for text in _each_once(lesson, met)),
+        alone=len(rows) > 0,
         validate=validate,
         on_progress=on_progress,
         what="distillation",
         checkpoint=checkpoint,
     )
+
+
+def _check(student: Retriever, lesson: Lesson, loss: Loss, source_share: float) -> None:
+    """Raises ValueError for arguments of `train` that are none."""
+    if loss not in LOSSES:
+        raise ValueError(f"loss is {loss!r}; give {' or '.join(LOSSES)}")
+    if not 0 <= source_share <= 1:
+        raise ValueError(f"source_share is {source_share}; it is a share of the pairs, from 0 to 1")
+    if student.width != lesson.vectors.width:
+        raise ValueError(f"the student's vectors have {student.width} dimensions, the teacher's {lesson.vectors.width}")
 
 
 def without_dropout(encoder: nn.Module) -> None:
@@ -223,6 +224,7 @@ def run(
     loss: Loss = "mse",
     temperature: float = 1.0,
     source_share: float = 1.0,
+    rows: Sequence[int] = (),
     teacher_prompt: str = "",
     contrast: Contrast | None = None,
     cache: Path | None = None,
@@ -234,19 +236,18 @@ def run(
     folder          the student to be: any model; teacher: any sentence-transformers folder, or a bare model
     held_out        sentences to compare on, or the share of them that is, by a hash of the sentence
     contrast        pooling and prompts of the student; None: as its folder says
+    rows            of the student's vocabulary that learn alone; none: all weights learn
     teacher_prompt  stands before what the teacher reads
     cache           a folder for the teacher's vectors, so that another run need not compute them; None: they lie in
                     <out>.trials until the student is written
 
-    Each learning rate of the protocol is tried, with its first seed; what comes nearest to the teacher on held-out
-    sentences is kept; killed or stopped, the same call goes on in <out>.trials. Raises ValueError and FileExistsError
-    before anything is computed where it can be known.
+    Each learning rate of the protocol is tried with its first seed, the best with all others; what comes nearest to the
+    teacher on held-out sentences is kept; killed or stopped, the same call goes on in <out>.trials. Raises ValueError
+    and FileExistsError before anything is computed where it can be known.
     """
     watcher, machine, out = watcher or Silent(), machine or Machine(), Path(out)
     refuse_taken(out)
-    learn, held = read.split(pairs, held_out) if isinstance(held_out, float) else (list(pairs), list(held_out))
-    if not learn or not held:
-        raise ValueError(f"{len(learn)} sentences to learn from and {len(held)} held out; both are needed")
+    learn, held = _divided(pairs, held_out)
     guide = Embedder.from_pretrained(teacher, device=machine.device, dtype=machine.dtype)
     first, inside = student(folder, guide, machine, contrast=contrast, max_length=protocol.max_length)
     watcher.say(f"{len(learn):,} to learn from, {len(held):,} held out; {guide.dimensions} dimensions of the teacher")
@@ -255,23 +256,32 @@ def run(
     before, speeds = agreement(first, asked), list[float]()
     score = functools.partial(nearness, asked)
 
-    how = {"protocol": protocol, "seed": protocol.seeds[0], "loss": loss, "temperature": temperature,
-           "source_share": source_share}  # fmt: skip
+    how = {"protocol": protocol, "loss": loss, "temperature": temperature, "source_share": source_share, "rows": rows}
     once = functools.partial(_once, taught, score, speeds, watcher, how)
     of = [model_fingerprint(folder), model_fingerprint(teacher), teacher_prompt, loss, temperature, source_share,
-          *_science(first), settings_of(protocol), protocol.seeds[0], rows_fingerprint(learn, held)]  # fmt: skip
+          *_science(first, rows), settings_of(protocol), protocol.seeds[0], rows_fingerprint(learn, held)]  # fmt: skip
     blank = functools.partial(student, folder, guide, machine, contrast=contrast, max_length=protocol.max_length)
     sweep = Sweep(
-        folder=trials, identity=digest(of), train=once, score=score, say=watcher.say, blank=lambda: blank()[0]
-    )
-    model, summary, rate = sweep.best_of(protocol.rates())
-    after = agreement(model, asked)
+        folder=trials, identity=digest(of), train=once, score=score, say=watcher.say, blank=lambda: blank()[0],
+        measure=lambda model: agreement(model, asked)["all"], seeds=protocol.seeds,
+    )  # fmt: skip
+    best = sweep.best_of(protocol.rates())
+    after = agreement(best.model, asked) | best.row()
     card = _card(folder, guide, loss, teacher_prompt, len(learn), before, after)
-    difference = save_vectors(model, inside, out, [text for pair in held[:16] for text in _sides(pair)], card)
+    difference = save_vectors(best.model, inside, out, [text for pair in held[:16] for text in _sides(pair)], card)
     sweep.finished()
     if cache is None:
         remove_folder(trials / "teacher")
-    return Distilled(summary, before, after, rate, difference, max(speeds, default=0.0))
+    return Distilled(best.summary, before, after, best.rate, difference, max(speeds, default=0.0), best.over_seeds())
+
+
+def _divided(pairs: Sequence[Sentence], held_out: float | Sequence[Sentence]) -> tuple[list[Sentence], list[Sentence]]:
+    """(to learn from, held out). Raises ValueError where one of them has none."""
+    learn, held = read.split(pairs, held_out) if isinstance(held_out, float) else (list(pairs), list(held_out))
+    if not learn or not held:
+        raise ValueError(f"{len(learn)} sentences to learn from and {len(held)} held out; both are needed: give more, "
+                         "or a greater share (--held-out 0.2)")  # fmt: skip
+    return learn, held
 
 
 def _lessons(
@@ -286,21 +296,28 @@ def _lessons(
 
 def _once(
     taught: Lesson, score: Callable[[Retriever], float], speeds: list[float], watcher: Watcher, how: dict[str, Any],
-    model: Retriever, rate: float, checkpoint: Checkpoint,
+    model: Retriever, rate: float, seed: int, checkpoint: Checkpoint,
 ) -> TrainingSummary:  # fmt: skip
     """Trains a model at a rate, in place; speeds takes the tokens a second."""
     begun = time.monotonic()
     report = watcher.progress(f"distillation at {rate:g}")
     course = train(
-        model, taught, rate=rate, validate=lambda: score(model), on_progress=report, checkpoint=checkpoint, **how
+        model,
+        taught,
+        rate=rate,
+        seed=seed,
+        validate=lambda: score(model),
+        on_progress=report,
+        checkpoint=checkpoint,
+        **how,
     )
     speeds.append(course.tokens / (time.monotonic() - begun))
     return course
 
 
-def _science(student: Retriever) -> list[object]:
-    """What training depends on besides weights and rows."""
-    return [dataclasses.asdict(student.contrast), student.max_length]
+def _science(student: Retriever, rows: Sequence[int]) -> list[object]:
+    """What training depends on besides weights and sentences."""
+    return [dataclasses.asdict(student.contrast), student.max_length, *([list(rows)] if rows else [])]
 
 
 def _card(

@@ -4,8 +4,9 @@ found = run(folder, judged(rows), out, protocol=protocol)
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tessera.data.examples import Search
 from tessera.files import digest, refuse_taken
@@ -36,6 +37,9 @@ class Retrieved:
     test: dict[str, float] | None  # on test queries, where there are some
     rate: float  # the learning rate that was best on held-out queries
     difference: float  # of sentence-transformers' vectors, at most
+    seeds: dict[str, tuple[float, float]] = field(
+        default_factory=dict
+    )  # see Best.over_seeds; on test where there is one
 
 
 def score(retriever: Retriever, search: Search) -> dict[str, float]:
@@ -49,8 +53,8 @@ def divide(judged: Sequence[Judged], held_out: float | Sequence[Judged]) -> tupl
     for what, some in (("to train on", learn), ("held out", held)):
         if not any(one.answers for one in some):
             raise ValueError(
-                f"pairs: none of the {len(some)} queries {what} has a document that answers it; give more rows, or "
-                "validation rows of your own"
+                f"pairs: none of the {len(some)} queries {what} has a document that answers it; give more rows, a "
+                "greater share (--held-out 0.2), or validation rows of your own"
             )
     return learn, held
 
@@ -74,9 +78,9 @@ def run(
     test       queries that have no part in it, for the score that the card names
     contrast   pooling, prompts, dimensions, hard negatives; None: pooling and prompts as the folder says
 
-    Each learning rate of the protocol is tried, with its first seed. Killed, or stopped by Ctrl-C, the same call goes
-    on where it was, in <out>.trials. Raises FileExistsError where `out` holds something, ValueError for pairs that
-    leave nothing to tell apart.
+    Each learning rate of the protocol is tried with its first seed, the best with all others. Killed, or stopped by
+    Ctrl-C, the same call goes on where it was, in <out>.trials. Raises FileExistsError where `out` holds something,
+    ValueError for pairs that leave nothing to tell apart.
     """
     watcher, out = watcher or Silent(), Path(out)
     refuse_taken(out)
@@ -90,29 +94,31 @@ def run(
     before = score(first, asked)
     watcher.say(f"{METRIC} is {before[METRIC]:.4f} as it is")
 
-    def once(model: Retriever, rate: float, checkpoint: Checkpoint) -> TrainingSummary:
+    def once(model: Retriever, rate: float, seed: int, checkpoint: Checkpoint) -> TrainingSummary:
         return train(
-            model, triples, protocol, rate=rate, seed=protocol.seeds[0], corpus=list(documents),
+            model, triples, protocol, rate=rate, seed=seed, corpus=list(documents),
             validate=lambda: score(model, asked)[METRIC], on_progress=watcher.progress(f"retrieve at {rate:g}"),
             checkpoint=checkpoint,
         )  # fmt: skip
 
     of = [model_fingerprint(folder), settings_of(protocol), protocol.seeds[0], asdict(first.contrast),
           first.max_length, rows_fingerprint(learn, held)]  # fmt: skip
+    searched = pairs.search(test, asked.corpus) if test else asked
+    how: dict[str, Any] = {"contrast": contrast, "max_length": protocol.max_length}
     sweep = Sweep(
         folder=trials_of(out), identity=digest(of), train=once, score=lambda model: score(model, asked)[METRIC],
-        say=watcher.say, blank=lambda: Retriever.from_pretrained(
-            folder, machine, contrast=contrast, max_length=protocol.max_length
-        )[0],
+        measure=lambda model: score(model, searched), seeds=protocol.seeds, say=watcher.say,
+        blank=lambda: Retriever.from_pretrained(folder, machine, **how)[0],
     )  # fmt: skip
-    model, summary, rate = sweep.best_of(protocol.rates())
-    after = score(model, asked)
-    tested = score(model, pairs.search(test, asked.corpus)) if test else None
-    rows = {"before": before, "after": after} | ({"test": tested} if tested else {})
+    best = sweep.best_of(protocol.rates())
+    model, after = best.model, score(best.model, asked)
+    tested = score(model, searched) if test else None
+    rows = {"before": before, "after": after, **({"test": tested} if tested else {}), **best.row()}
     texts = [*asked.queries][:8] + [*asked.corpus][:8]
     difference = save_vectors(model, inside, out, texts, _card(folder, model, len(triples), rows))
     sweep.finished()
-    return Retrieved(summary=summary, before=before, after=after, test=tested, rate=rate, difference=difference)
+    return Retrieved(summary=best.summary, before=before, after=after, test=tested, rate=best.rate,
+                     difference=difference, seeds=best.over_seeds())  # fmt: skip
 
 
 def _card(folder: str | Path, model: Retriever, count: int, rows: dict[str, dict[str, float]]) -> str:

@@ -1,8 +1,9 @@
-"""Learning-rate sweep of a retriever or a student: each rate is trained, the best kept; a killed sweep goes on.
+"""Learning-rate sweep of a retriever or a student: each rate is trained, the best with more seeds; the best is kept.
 
-<folder>/5e-05.json          how the training of a rate went, whole or not there
+<folder>/5e-05.json          how the training of a rate went, whole or not there: a killed sweep goes on
+<folder>/5e-05.seed-1.json   the same of another seed than the first
 <folder>/5e-05.safetensors   its checkpoint, as long as it is on its way (finetune/checkpoint.py)
-<folder>/best.safetensors    the weights of the best rate so far
+<folder>/best.safetensors    the weights of the best so far
 """
 
 import dataclasses
@@ -25,6 +26,7 @@ from tessera.plan.task import Protocol
 from tessera.progress import Say, silent
 from tessera.retrieval.pairs import Judged, Sentence
 from tessera.retrieval.retriever import Retriever
+from tessera.statistics import interval
 
 _NOT_OF_A_TRAINING = {"name", "learning_rates", "sweep", "seeds", "select", "cite", "notes", "from_task"}
 Json = dict[str, Any]
@@ -58,90 +60,142 @@ def rows_fingerprint(*several: Iterable[Judged | Sentence]) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Best:
+    """The model that scored best on validation, and how it came about.
+
+    rate      chosen with the first seed
+    measures  of the model of that rate and each seed; empty where there is one seed
+    """
+
+    model: Retriever
+    summary: TrainingSummary
+    rate: float
+    measures: list[dict[str, float]]
+
+    def over_seeds(self) -> dict[str, tuple[float, float]]:
+        """Of each measure the mean over seeds and half its 95% interval; nothing of one seed."""
+        return {name: interval([found[name] for found in self.measures]) for name in (self.measures or [{}])[0]}
+
+    def row(self, what: str = "") -> dict[str, dict[str, float]]:
+        """The means over seeds, as a row of a table; none of one seed."""
+        means = {name: mean for name, (mean, _) in self.over_seeds().items()}
+        return {f"{what}mean of {len(self.measures)} seeds": means} if means else {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """Trainings that differ in the rate alone."""
+    """Trainings that differ in rate and seed alone."""
 
     folder: Path
     identity: str  # a digest of what all depend on
     blank: Callable[[], Retriever]  # what each begins with
-    train: Callable[[Retriever, float, Checkpoint], TrainingSummary]  # in place. Raises Diverged
+    train: Callable[[Retriever, float, int, Checkpoint], TrainingSummary]  # in place, (rate, seed). Raises Diverged
     score: Callable[[Retriever], float]  # on validation, the higher the better
+    measure: Callable[[Retriever], dict[str, float]]  # what is said over seeds: of test, or validation
+    seeds: tuple[int, ...]
     say: Say = silent
 
-    def best_of(self, rates: Sequence[float]) -> tuple[Retriever, TrainingSummary, float]:
-        """(model, summary, rate) of the rate whose score is highest, the first of equals.
+    def best_of(self, rates: Sequence[float]) -> Best:
+        """The best of all rates with the first seed, then of the best rate with all seeds; the first of equals.
 
         Raises Diverged where no rate comes to an end.
         """
-        best: tuple[float, TrainingSummary] | None = None
-        highest, failed, kept = -math.inf, "there is no learning rate to try", dict[float, Retriever]()
-        for rate in rates:
-            found = self._recorded(rate)
-            before, model = found is not None, None
+        failed, kept = "there is no learning rate to try", dict[tuple[float, int], Retriever]()
+        done: dict[tuple[float, int], Json] = {}
+
+        def tried(rate: float, seed: int) -> None:
+            nonlocal failed
+            highest = max((found["score"] for found in done.values()), default=-math.inf)
+            what = f"learning rate {rate:g}" + (f", seed {seed}" if seed != self.seeds[0] else "")
+            found, model = self._recorded(rate, seed), None
+            before = found is not None
             if found is None:
-                found, model = self._trained(rate, highest)
+                found, model = self._trained(rate, seed, highest)
             if found["failed"] is not None:
                 failed = found["failed"]
-                self.say(f"learning rate {rate:g}: {failed}")
-                continue
-            summary, score = _summary(found["summary"]), float(found["score"])
-            after = ", done before" if before else f" after {summary.steps} steps"
-            self.say(f"learning rate {rate:g}: {score:.4f} on validation{after}")
-            if best is None or score > highest:
-                best, highest, kept = (rate, summary), score, {rate: model} if model is not None else {}
-        if best is None:
+                self.say(f"{what}: {failed}")
+                return
+            after = ", done before" if before else f" after {found['summary']['steps']} steps"
+            self.say(f"{what}: {found['score']:.4f} on validation{after}")
+            done[rate, seed] = found
+            if found["score"] > highest:
+                kept.clear()
+                if model is not None:
+                    kept[rate, seed] = model
+
+        for rate in rates:
+            tried(rate, self.seeds[0])
+        if not done:
             raise Diverged(failed)
-        rate, summary = best
-        return kept.get(rate) or self._again(rate), summary, rate
+        rate, _ = max(done, key=lambda place: done[place]["score"])
+        for seed in self.seeds[1:]:
+            tried(rate, seed)
+        best = max(done, key=lambda place: done[place]["score"])
+        return Best(
+            model=kept.get(best) or self._again(*best),
+            summary=_summary(done[best]["summary"]),
+            rate=rate,
+            measures=[done[rate, seed]["measures"] for seed in self.seeds if (rate, seed) in done]
+            if len(self.seeds) > 1
+            else [],
+        )
 
     def finished(self) -> None:
         """For whoever has kept the best model: its weights are not needed here any more."""
         self._weights().remove()
 
-    def _place(self, rate: float) -> Checkpoint:
-        return Checkpoint(place=self.folder / f"{rate:g}", identity=self._of(rate), say=self.say)
+    def _place(self, rate: float, seed: int) -> Checkpoint:
+        name = f"{rate:g}" if seed == self.seeds[0] else f"{rate:g}.seed-{seed}"
+        return Checkpoint(place=self.folder / name, identity=self._of(rate, seed), say=self.say)
 
     def _weights(self) -> Checkpoint:
         return Checkpoint(place=self.folder / "best", identity=self.identity)
 
-    def _of(self, rate: float) -> str:
-        return digest([self.identity, rate])
+    def _of(self, rate: float, seed: int) -> str:
+        return digest([self.identity, rate, *([seed] if seed != self.seeds[0] else ())])
 
-    def _record(self, rate: float) -> Path:
-        return self.folder / f"{rate:g}.json"
+    def _record(self, rate: float, seed: int) -> Path:
+        place = self._place(rate, seed).place
+        return place.with_name(f"{place.name}.json")
 
-    def _recorded(self, rate: float) -> Json | None:
-        path = self._record(rate)
+    def _recorded(self, rate: float, seed: int) -> Json | None:
+        path = self._record(rate, seed)
         if (aside := keep_damaged(path)) is not None:
             self.say(f"{path.name} was damaged, is kept as {aside.name} and run again")
         found = read_json(path) if path.is_file() else None
-        return found if isinstance(found, dict) and found.get("identity") == self._of(rate) else None
+        if not isinstance(found, dict) or found.get("identity") != self._of(rate, seed):
+            return None
+        lacks = len(self.seeds) > 1 and found["failed"] is None and "measures" not in found  # made for one seed
+        return None if lacks else found
 
-    def _trained(self, rate: float, highest: float) -> tuple[Json, Retriever]:
-        """What came of a rate, written down; weights that are better than all before are kept first."""
-        model, place = self.blank(), self._place(rate)
-        said: Json = {"identity": self._of(rate), "failed": None}
+    def _trained(self, rate: float, seed: int, highest: float) -> tuple[Json, Retriever]:
+        """What came of a rate and seed, written down; weights that are better than all before are kept first."""
+        model, place = self.blank(), self._place(rate, seed)
+        said: Json = {"identity": self._of(rate, seed), "failed": None}
         try:
-            summary = self.train(model, rate, place)
+            summary = self.train(model, rate, seed, place)
         except Diverged as error:
             said |= {"failed": str(error)}
         else:
             score = self.score(model)
             said |= {"score": score, "summary": dataclasses.asdict(summary)}
+            if len(self.seeds) > 1:
+                said["measures"] = self.measure(model)
             if score > highest:
-                checkpoint.save(self._weights().path, dict(_network(model).state_dict()), self._of(rate), None)
-        write_json(self._record(rate), sealed_json(said))
+                weights = dict(_network(model).state_dict())
+                checkpoint.save(self._weights().path, weights, self._of(rate, seed), None)
+        write_json(self._record(rate, seed), sealed_json(said))
         place.remove()
-        return read_json(self._record(rate)), model  # as whoever goes on finds it
+        return read_json(self._record(rate, seed)), model  # as whoever goes on finds it
 
-    def _again(self, rate: float) -> Retriever:
-        """The model of a rate that another process has trained: its weights, or the same training once more."""
+    def _again(self, rate: float, seed: int) -> Retriever:
+        """The model of a rate and seed that another process has trained: its weights, or the same training again."""
         model = self.blank()
-        if (found := checkpoint.load(self._weights().path, self._of(rate))) is not None:
+        if (found := checkpoint.load(self._weights().path, self._of(rate, seed))) is not None:
             _network(model).load_state_dict(found[1])
             model.encoder.eval()
             return model
-        self.train(model, rate, self._place(rate))
+        self.train(model, rate, seed, self._place(rate, seed))
         return model
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from small_encoder import small_model
 from typer.testing import CliRunner
 from whole_run import Dies, write
 
@@ -181,15 +180,21 @@ def test_what_cannot_be_used_is_refused_before_anything_is_written(asked, tmp_pa
     refuse("average is 0", average=0.0)
     refuse("nothing|no file|no such", text=(str(tmp_path / "nowhere.jsonl"),))
     refuse("no task is called 'sib2000'", tasks=("sib2000",))
-    shutil.copytree(find_model(asked.model), tmp_path / "bare")
-    tokenizer = Tokenizer.load(find_model(asked.model))
-    hub_folder = tmp_path / "vectors"
-    from tessera.inference.sentence_folder import Pipeline
-    from tessera.inference.sentence_folder import write as write_embedder
+    (tmp_path / "few").mkdir()
+    few = tmp_path / "few" / "cym_Latn.jsonl"
+    write(few, [{"text": text} for text in welsh(19)])
+    refuse("19 documents of cym_Latn; at least 20 are needed.* a paragraph a line", text=(str(few),))
+    refuse("--pairs teaches models that make vectors", pairs=(str(new),))
+    import transformers
 
-    assert small_model(tokenizer).config.vocab_size == tokenizer.vocab_size
-    write_embedder(tmp_path / "bare", hub_folder, Pipeline(), hub.read_config(tmp_path / "bare").hidden_size, 64)
-    refuse(r"guesses no words.*\n.*vocabulary extend .*\n.*--kind distil --teacher", model=str(hub_folder))
+    tokenizer = Tokenizer.load(find_model(asked.model))
+    config = transformers.BertConfig(
+        vocab_size=tokenizer.vocab_size, hidden_size=24, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=500, pad_token_id=tokenizer.pad_id,
+    )  # fmt: skip
+    transformers.BertModel(config).save_pretrained(tmp_path / "headless")
+    tokenizer.copy_to(tmp_path / "headless")
+    refuse(r"guesses no words.* if it makes vectors, a folder that says how", model=str(tmp_path / "headless"))
     out.mkdir()
     (out / "mine.txt").write_text("mine")
     with pytest.raises(AdaptError, match=r"is not empty and holds no adapt\.json"):

@@ -152,6 +152,21 @@ def test_two_protocols_of_one_model_are_two_columns(tmp_path):
     assert set(compare([tmp_path]).models) == {"mine (quick)", "mine (eurobert)"}
 
 
+def test_protocols_that_share_a_name_and_nothing_else_are_told_apart(tmp_path):
+    old, new = (
+        {"name": "quick", "learning_rates": [5e-5]},
+        {"name": "quick", "learning_rates": [3e-5, 1e-4], "notes": "x"},
+    )
+    result(tmp_path, "mine", {"fr": 0.5}, protocol=old)
+    result(tmp_path, "same", {"fr": 0.5}, protocol={**old, "notes": "other words"})
+    result(tmp_path, "other", {"fr": 0.6}, protocol=new)
+    notes = tables(compare([tmp_path]))[1]
+    (line,) = [line for line in notes if "protocols" in line]
+    assert line == (
+        "topics: mine and other were measured by two protocols called quick: learning_rates [5e-05] and [3e-05, 0.0001]"
+    )
+
+
 def test_two_results_of_one_name_are_shown_apart_and_the_same_file_once(tmp_path):
     for folder, value in (("a/one", 0.8), ("b/one", 0.6), ("two", 0.4)):
         (tmp_path / folder).mkdir(parents=True)

@@ -84,6 +84,47 @@ def test_a_retriever_is_chosen_on_held_out_queries_and_its_folder_gives_equal_ve
     assert "truncate_dim=8" in card
 
 
+def test_the_best_rate_is_trained_with_all_seeds_the_best_of_them_is_kept_and_a_killed_one_ends_the_same(
+    folder, tmp_path, monkeypatch
+):
+    how = {"protocol": learnable.protocol(steps=12, learning_rates=[1e-4, 5e-3], seeds=[0, 1, 2]), "machine": CALM}
+    rows, said = riddles(60), []
+
+    class Watch(retrieve.Silent):
+        def say(self, text):
+            said.append(text)
+
+    found = retrieve.run(folder, rows, tmp_path / "one", test=riddles(20, seed=1), watcher=Watch(), **how)
+    trained = [line.split(":")[0] for line in said if "on validation after" in line]
+    other = "5e-05" if found.rate == 5e-3 else "0.005"
+    assert trained == ["learning rate 0.0001", "learning rate 0.005",
+                       *(f"learning rate {found.rate:g}, seed {seed}" for seed in (1, 2))]  # fmt: skip
+    assert other not in trained[2]
+    scores = {line.split(":")[0]: float(line.split(": ")[1].split()[0]) for line in said if "on validation" in line}
+    assert found.after["ndcg@10"] == pytest.approx(max(scores.values()), abs=1e-4)
+    mean, half = found.seeds["ndcg@10"]
+    assert half > 0
+    assert mean == pytest.approx(found.test["ndcg@10"], abs=0.3)
+    assert f"| mean of 3 seeds | {mean:.4f}" in (tmp_path / "one" / "README.md").read_text()
+
+    train, ends = retrieve.train, iter((None, None, None, KeyboardInterrupt))
+
+    def dies(*args, **more):
+        if (end := next(ends, None)) is not None:
+            raise end
+        return train(*args, **more)
+
+    monkeypatch.setattr(retrieve, "train", dies)
+    with pytest.raises(KeyboardInterrupt):
+        retrieve.run(folder, rows, tmp_path / "two", test=riddles(20, seed=1), **how)
+    said.clear()
+    again = retrieve.run(folder, rows, tmp_path / "two", test=riddles(20, seed=1), watcher=Watch(), **how)
+    assert sum("done before" in line for line in said) == 3
+    assert again.seeds == found.seeds
+    weights = "model.safetensors"
+    assert (tmp_path / "two" / weights).read_bytes() == (tmp_path / "one" / weights).read_bytes()
+
+
 def test_a_trained_folder_is_trained_further_with_its_own_pooling_and_prompts(folder, tmp_path):
     first, inside = Retriever.from_pretrained(
         folder, CALM, contrast=Contrast(pooling="cls", query_prompt="q: ", document_prompt="d: "), max_length=40
