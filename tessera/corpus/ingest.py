@@ -48,7 +48,7 @@ SCHEMA = pa.schema(
         ("reason", _NAME),  # why it is not wanted
     ]
 )
-"""One row: a document, a pair, or a line that cannot be used (its language is then empty)."""
+"""One row: a document, a pair, or a line that cannot be used (its language is what it says, or its file does)."""
 
 
 _META = b"tessera"
@@ -230,7 +230,7 @@ class _Ingest:
                 made.append((position, language, None, text, second, other, None, None, hashed, size, reason))
             else:
                 text, language, reason, size = row.shown, row.language, row.reason, 0
-                made.append((position, "", None, text, None, None, None, None, 0, 0, reason))
+                made.append((position, language, None, text, None, None, None, None, 0, 0, reason))
                 counts.unreadable += 1
             if reason is None:
                 counts.want(language, size)
