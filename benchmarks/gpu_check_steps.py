@@ -66,14 +66,16 @@ WAYS = (
 )
 
 
+CASES = ((1024, "mixed", len(WAYS)), (8192, "mixed", 2), (8192, "full", 2))  # context, lengths, the last so many ways
+
 _TRACED: list[tuple[bool, bool]] = []  # what the graphs were made for
 
 
 def steps(bench: Bench) -> None:
     """MFU of every way on documents of at most 1,024 tokens, of the last two ways on 8,192."""
-    for context, lengths, ways in ((1024, "mixed", WAYS), (8192, "mixed", WAYS[-2:]), (8192, "full", WAYS[-2:])):
+    for context, lengths, last in CASES:
         first = None
-        for way in ways:
+        for way in WAYS[-last:]:
             row: dict[str, Any] = {"row": f"{PRESET}, {context:,} {lengths}: {way.name}"}
             try:
                 found = measured(bench, way, context, lengths)

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -44,10 +45,20 @@ def sha256(path: Path) -> str:
 
 def seal(folder: Path) -> None:
     """Writes the manifest of a folder: the size and SHA-256 of every other file in it."""
-    manifest = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
-        manifest[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    _write(folder, {path.relative_to(folder).as_posix(): (sha256(path), path.stat().st_size) for path in files})
+
+
+def _write(folder: Path, listed: dict[str, tuple[str, int]]) -> None:
+    manifest = {name: {"bytes": size, "sha256": hash_} for name, (hash_, size) in listed.items()}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8", newline="\n")
+
+
+def seal_again(path: Path) -> None:
+    """Writes the checksum of a file that was changed anew where a manifest names it; all others stay what they were."""
+    for folder, name, listed in _manifests(path):
+        if name in listed:
+            _write(folder, {**listed, name: (sha256(path), path.stat().st_size)})
 
 
 def seal_file(path: Path) -> None:
@@ -56,24 +67,44 @@ def seal_file(path: Path) -> None:
 
 
 def check(path: Path) -> bool:
-    """Whether a file has a checksum, in the manifest of its folder or beside it.
+    """Whether a file has a checksum: beside it, in the manifest of its folder, or in that of the folder around.
 
     Raises Damaged, naming the file, where it is not what was written.
     """
-    beside, manifest = path.with_name(path.name + BESIDE), path.parent / MANIFEST
+    beside = path.with_name(path.name + BESIDE)
     if beside.is_file():
         _compare(path, _beside(beside))
-    elif manifest.is_file():
-        listed = _listed(manifest)
-        if path.name not in listed:
-            lost = next((name for name in listed if not (path.parent / name).is_file()), None)
-            if lost is not None:
-                raise Damaged(f"{path.parent / lost}: is missing, though {MANIFEST} names it; {_AGAIN}")
-            return False
-        _compare(path, *listed[path.name])
-    else:
+        return True
+    if (named := _named(path)) is None:
         return False
+    _compare(path, *named)
     return True
+
+
+def _named(path: Path) -> tuple[str, int] | None:
+    """(SHA-256, bytes) of a file by the manifest that names it."""
+    for folder, name, listed in _manifests(path):
+        if name in listed:
+            return listed[name]
+        lost = next((other for other in listed if not (folder / other).is_file()), None)
+        if name == path.name and lost is not None:
+            raise Damaged(f"{path.parent / lost}: is missing, though {MANIFEST} names it; {_AGAIN}")
+    return None
+
+
+def _manifests(path: Path) -> Iterator[tuple[Path, str, dict[str, tuple[str, int]]]]:
+    """(folder, name of the file in it, what its manifest lists): of the folder of a file, and of the one around it, as
+    a step of a pipeline lies in a model's; what is called so there may be anything, as of a page of the web."""
+    own = path.absolute().parent
+    if (own / MANIFEST).is_file():
+        yield own, path.name, _listed(own / MANIFEST)
+    around = own.parent
+    if around != own and (around / MANIFEST).is_file():
+        try:
+            listed = _listed(around / MANIFEST)
+        except Damaged:
+            return
+        yield around, f"{own.name}/{path.name}", listed
 
 
 def damage(folder: Path) -> str | None:

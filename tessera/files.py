@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera import checksums, lock
+from tessera.secrets import is_url, redact
 
 LOCK = ".lock"  # within a folder that one process at a time works in
 _OURS = re.compile(r"\..+\.(writing|removing|writing\.mode|new)")  # what a kill leaves of the functions below
@@ -26,17 +27,22 @@ _A_DAY = 86_400  # seconds after which a draft of one process among many is nobo
 
 
 @contextlib.contextmanager
-def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
+def atomic_folder(target: Path, *, replace: bool = False, sealed: bool = False) -> Iterator[Path]:
     """Gives an empty folder beside `target` to write into, which takes its name when the block ends well.
+
+    sealed  whether it gets a manifest, the checksum of each file, which readers look at: what a verb makes has one
 
     An exception or a kill leaves `target` as it was. Everything is forced to disk before the name changes.
     Raises FileExistsError where `target` holds something, unless `replace`, and lock.AtWork where another process is
     writing it.
     """
+    refuse_url(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     one = lock.hold(target.with_name(f".{target.name}{LOCK}"), str(target), beats=False)
     with one, _written(target, replace) as staging:
         yield staging
+        if sealed:
+            checksums.seal(staging)
 
 
 def refuse_taken(target: Path) -> None:
@@ -53,7 +59,14 @@ def refuse_unwritable(target: Path) -> None:
     _refuse_closed(target)
 
 
+def refuse_url(target: Path) -> None:
+    """Raises ValueError where an output is a URL: as a path it would be a folder of that name."""
+    if is_url(target):
+        raise ValueError(f"{redact(str(target))}: is a URL, and outputs are written to this machine; give a path")
+
+
 def _refuse_closed(target: Path) -> None:
+    refuse_url(target)
     above = next(folder for folder in (*target.absolute().parents,) if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         why = "may not be written to" if above.is_dir() else "is a file"
@@ -231,8 +244,12 @@ def read_json(path: Path) -> Any:
 
     Raises checksums.Damaged, naming the file, where it is not JSON or not what was written; FileNotFoundError.
     """
+    if path.is_file():
+        checksums.check(path)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text, parse_constant=_no_number)
+        refuse_halves(text, found)
     except (ValueError, RecursionError) as error:
         why = "it is too deep" if isinstance(error, RecursionError) else str(error)
         raise checksums.Damaged(
@@ -240,6 +257,19 @@ def read_json(path: Path) -> Any:
             "it is whole, or remove it so that it is made anew"
         ) from None
     return checksums.opened_json(found, path)
+
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # as JSON writes a surrogate
+
+
+def refuse_halves(text: str, found: Any) -> None:
+    """Raises ValueError where JSON, as text and as found in it, holds half a character, which nothing can write."""
+    if _HALF.search(text):  # perhaps of a pair, which is a character
+        try:
+            json.dumps(found, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError as error:
+            half = error.object[error.start].encode("ascii", "backslashreplace").decode()
+            raise ValueError(f"{half} is half a character") from None
 
 
 def keep_damaged(path: Path) -> Path | None:

@@ -1,21 +1,19 @@
-"""JSON files of others, read by a strict schema: errors name the file, the place in it, and what is wrong there.
+"""JSON files read by a strict schema: errors name the file, the place in it, and what is wrong there.
 
 A schema is a pydantic model on `Strictly`, one a file. Whatever a file holds, what comes out of here is what the schema
 says or a ValueError: lists that lie too deep in each other, numbers too long to be read and half characters included.
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tessera import checksums
+from tessera import checksums, files
 from tessera.plan.errors import one_line
 
 Schema = TypeVar("Schema", bound=BaseModel)
-_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # as JSON writes a surrogate
 SHOWN = 200  # characters of what a file says, in a message
 
 
@@ -47,12 +45,8 @@ def read_any(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
         found = json.loads(text)
-        if _HALF.search(text):  # perhaps of a pair, which is a character
-            json.dumps(found, ensure_ascii=False).encode("utf-8")
+        files.refuse_halves(text, found)
         return found
-    except UnicodeEncodeError as error:
-        half = error.object[error.start].encode("ascii", "backslashreplace").decode()
-        raise ValueError(f"{path} is not JSON for text: {half} is half a character") from None
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     except RecursionError:
@@ -62,6 +56,11 @@ def read_any(path: Path) -> Any:
 def read_as(schema: type[Schema], path: Path) -> Schema:
     """A JSON file by its schema. Raises ValueError naming the file, the place in it and what is wrong there."""
     return fit(schema, read_json(path), path)
+
+
+def read_own(schema: type[Schema], path: Path) -> Schema:
+    """A JSON file that tessera wrote, by its schema. Raises ValueError as `read_as`, and where it has changed since."""
+    return fit(schema, files.read_json(path), path)
 
 
 def fit(schema: type[Schema], data: Any, path: Path) -> Schema:

@@ -11,6 +11,7 @@ from pathlib import Path
 from tessera.corpus import decontaminate, language_id, quality
 from tessera.data import storage
 from tessera.evaluation import evaluate
+from tessera.files import refuse_url
 from tessera.model import hub
 from tessera.model.hf_files import find_model, located
 from tessera.plan.fields import is_folder
@@ -26,7 +27,9 @@ class PreflightError(ValueError):
 
 
 def check(recipe: Recipe, folder: Path, stages: Sequence[str]) -> None:
-    """Raises PreflightError naming all that is missing for what `stages` have still to do in `folder`."""
+    """Raises PreflightError naming all that is missing for what `stages` have still to do in `folder`; ValueError where
+    that is a URL."""
+    refuse_url(folder)
     if len(found := problems(recipe, folder, stages)) == 1:
         raise PreflightError(found[0])
     if found:

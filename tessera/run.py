@@ -16,8 +16,7 @@ from tessera.corpus.tokenize import PAIRS
 from tessera.data.shards import Shards, verify
 from tessera.evaluation.evaluate import evaluate_recipe
 from tessera.files import LOCK, atomic_folder, remove_leftovers, write_json, write_text
-from tessera.inference.sentence_folder import Pipeline
-from tessera.inference.sentence_folder import write as write_embedder
+from tessera.inference import sentence_folder
 from tessera.inference.text_scorer import Scorer
 from tessera.model import hub
 from tessera.model.hf_files import located
@@ -142,9 +141,9 @@ def _settled(recipe: Recipe, folder: Path) -> Recipe:
     return fit.settled(recipe, Inventory(buckets=tuple(shards.buckets), origin=str(shards.folder)))
 
 
-def documents_of(folder: str | Path) -> prepare.IngestedCorpus:
-    """The documents of a run that were read before, and which of them go where."""
-    return _read(load(Path(folder) / "recipe.yaml"), Path(folder), Silent())
+def documents_of(folder: str | Path, recipe: Recipe) -> prepare.IngestedCorpus:
+    """The documents of a run of this recipe that were read before, and which of them go where."""
+    return _read(recipe, Path(folder), Silent())
 
 
 def _documents(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
@@ -172,14 +171,13 @@ def _tokenizer(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     if target.exists():
         return
     progress = watcher.progress("tokenizer")
-    with atomic_folder(target) as staging:
+    with atomic_folder(target, sealed=True) as staging:
         if recipe.tokenizer.path is not None:
             Tokenizer.load(located(recipe.tokenizer.path)).copy_to(staging)
         else:
             texts = sample(_read(recipe, folder, Silent()).texts(), recipe.tokenizer)
             longest = max(phase.context for phase in recipe.phases)
             train_tokenizer(texts, recipe.tokenizer, staging, model_max_length=longest, on_progress=progress)
-        checksums.seal(staging)
     tokenizer = Tokenizer.load(target)
     progress(1, 1, f"{tokenizer.vocab_size:,} tokens")
     if (said := _about_vocabulary(recipe, tokenizer.vocab_size)) is not None:
@@ -306,13 +304,18 @@ def _embedders(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
         check_model(final.resolve(), watcher)
         config = hub.read_config(final)
         longest = max(phase.context for phase in recipe.phases if phase.kind != "masked")
-        write_embedder(final, target, Pipeline(), config.hidden_size, longest)
+        with atomic_folder(target, sealed=True) as draft:
+            sentence_folder.write(final, draft, sentence_folder.Pipeline(), config.hidden_size, longest)
         watcher.say(f"{name}: {target} is its folder for sentence-transformers")
 
 
 def _evaluate(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
     for line in result.read_all(folder / "evaluation")[1]:
         watcher.warn(f"{folder / 'evaluation'}: {line}; what the recipe asks for is measured again")
+    held_out: Path | None = folder / "shards" / "held_out"
+    if not Shards.open(folder / "shards" / "held_out").documents:
+        watcher.warn("shards/held_out holds no text, so bits per byte are not measured; see corpus.held_out")
+        held_out = None
     for name in (stage.name for stages in (recipe.phases, recipe.merges) for stage in stages):
         if not (folder / name / "final").exists():
             continue
@@ -322,7 +325,7 @@ def _evaluate(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
             recipe.evaluation,
             folder / "evaluation",
             name=name,
-            held_out=None if recipe.embeds(name) else folder / "shards" / "held_out",  # a vector predicts no token
+            held_out=None if recipe.embeds(name) else held_out,  # a vector predicts no token
             seed=recipe.seed,
             machine=recipe.machine,
             on_progress=watcher.progress(f"evaluate {name}"),

@@ -11,11 +11,13 @@ HIDDEN = "***"
 _LOGIN = re.compile(r"(?<=://)(?!\*\*\*@)[^/?#\s'\"<>@\[:]*:(?:(?!\d*[/?#\s])[^\s'\"<>]*|[^/?#\s'\"<>]*)@")
 _TOKEN = re.compile(r"(?i)(\b(?:https?|s?ftp|git|hf|s3a?|gs|gcs)://)(?!\*\*\*@)[^/?#\s'\"<>@]+@")
 _URL_QUERY = re.compile(r"(\w+)(://[^\s?#'\"<>]*[?#])([^\s'\"<>]*)")
+_URL = re.compile(r"(?i)\b(https?|s?ftp|git|hf|s3a?|gs|gcs|az|abfss?|memory):/(?!/)")  # as a path has one slash
 _PLAIN = re.compile(r"(?i)^(download|raw|rev|revision|version|versionid|ref|format|inline|blob|dl)=[\w.-]{1,40}$")
 
 
 def redact(text: str) -> str:
     """The text, with *** for each credential in each URL in it."""
+    text = _URL.sub(r"\1://", text)
     if "://" not in text:
         return text
     text = _LOGIN.sub(f"{HIDDEN}@", text)
@@ -39,6 +41,11 @@ def _query(query: str) -> str:
 def _hidden(part: str) -> str:
     name, equals, value = part.partition("=")
     return f"{name}={HIDDEN}" if equals and value else HIDDEN if len(part) > 1 and not equals else part
+
+
+def is_url(path: object) -> bool:
+    """Whether a path is meant as a URL, though a `Path` of it has one slash only."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) is not None
 
 
 def is_redacted(path: str) -> bool:

@@ -18,7 +18,7 @@ import yaml
 
 from tessera.files import digest
 from tessera.plan.errors import did_you_mean
-from tessera.plan.loading import RecipeError, load
+from tessera.plan.loading import RecipeError, load, parse_yaml
 from tessera.plan.phase import Phase
 from tessera.plan.recipe import Recipe
 
@@ -108,12 +108,12 @@ def _split(text: str) -> tuple[str, list[Any]]:
     if not sign or not given.strip():
         raise RecipeError(f"--vary {text}: write it as key=value,value, e.g. phases.decay.mask_ratio=0.05,0.1")
     try:
-        values = yaml.safe_load(f"[{given}]")
-    except yaml.YAMLError as error:
-        why = getattr(error, "problem", None) or str(error)
+        values = parse_yaml(f"[{given}]")
+    except ValueError as error:
+        why = str(error).removeprefix(":").strip()
         raise RecipeError(
-            f"--vary {text}: {given!r} is not a YAML list without its brackets ({why}); close what is open, and put "
-            "the whole in quotes against the shell, as 'phases.decay.crop=null,{how: complementary}'"
+            f"--vary {text:.200}: {given[:80]!r} is not a YAML list without its brackets ({why}); close what is open, "
+            "and put the whole in quotes against the shell, as 'phases.decay.crop=null,{how: complementary}'"
         ) from None
     return key.strip(), values
 

@@ -30,7 +30,7 @@ from tessera.ablation.deltas import ABLATION, DELTAS, study
 from tessera.ablation.folders import AblationError, Job, Start
 from tessera.data.shards import Shards, verify
 from tessera.evaluation.evaluate import check, evaluate_recipe
-from tessera.files import LOCK, fingerprint, remove_leftovers, write_json
+from tessera.files import LOCK, fingerprint, refuse_url, remove_leftovers, write_json
 from tessera.plan.errors import did_you_mean
 from tessera.plan.fields import is_folder
 from tessera.plan.loading import load
@@ -70,6 +70,7 @@ def ablate(
     ValueError for evaluation data that cannot be read, and lock.AtWork where another process is at work in `out`.
     """
     out = Path(out)
+    refuse_url(out)
     with lock.hold(out / LOCK, str(out)):
         remove_leftovers(out)
         return _ablate(ablation, start, out, seeds, tasks, jobs, watcher)

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from tessera import lock
 from tessera.adapt import asked as asking
 from tessera.adapt import recipe as recipes
@@ -32,8 +34,9 @@ from tessera.adapt.sample import Sample
 from tessera.adapt.tasks import scores
 from tessera.corpus.prepare import IngestedCorpus
 from tessera.evaluation import evaluate
-from tessera.files import LOCK, fingerprint, link_folder, read_json, write_json, write_text
+from tessera.files import LOCK, fingerprint, link_folder, write_json, write_text
 from tessera.inference.sentence_folder import ends_in_vectors
+from tessera.json_files import Strictly, read_own
 from tessera.model import hub
 from tessera.model.hf_files import find_model
 from tessera.plan.evaluation import Evaluation
@@ -41,6 +44,7 @@ from tessera.plan.loading import load
 from tessera.plan.recipe import Recipe
 from tessera.progress import Silent, Watcher
 from tessera.run import documents_of, run
+from tessera.secrets import redact
 from tessera.vocabulary.extend import extend
 from tessera.vocabulary.proof import Checked
 from tessera.vocabulary.texts import MOST_BYTES, Texts
@@ -66,6 +70,17 @@ class Adapted:
         return ("bits per byte of hidden words, held-out text", *retained.table(self.rows))
 
 
+class _Extend(Strictly):
+    pieces: int = Field(ge=1)
+    languages: list[str]
+
+
+class _Look(Strictly):
+    """look.json, as far as it is read again."""
+
+    extend: _Extend
+
+
 def adapt(asked: Asked, out: str | Path, watcher: Watcher | None = None) -> Adapted | AdaptedVectors:
     """Adapts a model as asked for, in the folder `out`; one that makes vectors as embedder.py says.
 
@@ -82,14 +97,14 @@ def adapt(asked: Asked, out: str | Path, watcher: Watcher | None = None) -> Adap
             f"--pairs teaches models that make vectors (with a modules.json); {asked.model} learns from plain text, by "
             "guessing words: leave it out"
         )
-    texts, sample = read_given(asked, watcher)
-    seen, recipe = _planned(asked, out, model, texts, sample, watcher)
-    asking.keep(asked, out)
-    with lock.hold(out / LOCK, str(out)):
+    with lock.hold(out.with_name(f".{out.name}{LOCK}"), str(out)):
+        texts, sample = read_given(asked, watcher)
+        seen, recipe = _planned(asked, out, model, texts, sample, watcher)
+        asking.keep(asked, out)
         if seen is not None:
             write_json(out / LOOK, seen, sealed=True)
             write_text(out / RECIPE, recipes.written(recipe))
-        recipe = load(out / RECIPE)
+        recipe = _with_credentials(load(out / RECIPE), texts)
         folder = run(recipe, out / "run", until="documents", watcher=watcher)
         _vocabulary(asked, out, recipe, folder, watcher)
         run(recipe, folder, watcher=watcher)
@@ -98,7 +113,7 @@ def adapt(asked: Asked, out: str | Path, watcher: Watcher | None = None) -> Adap
         models, roles = _models(out, recipe, model), recipes.roles(texts)
         rows = retained.read(out / RETENTION, of := fingerprint(final.resolve()))
         if rows is None:
-            rows = retained.retention(models, _of_run(documents_of(folder)).held_out, roles, watcher)
+            rows = retained.retention(models, _of_run(documents_of(folder, recipe)).held_out, roles, watcher)
         how: dict[str, Any] = {"data": asked.data, "protocol": asked.protocol, "watcher": watcher}
         tasks = scores(models, asked.tasks, roles, out / "tasks", **how)
         said = {"of": of, "languages": retained.as_json(rows), "tasks": tasks}
@@ -157,6 +172,13 @@ def _refuse_headless(asked: Asked, why: str) -> None:
 # ---------------------------------------------------------------------------------------------------------- the stages
 
 
+def _with_credentials(recipe: Recipe, texts: list[Text]) -> Recipe:
+    """The recipe with the URLs as they were given: what is written of them lacks their credentials."""
+    given = {redact(text.path): text.path for text in texts}
+    sources = tuple(one.model_copy(update={"path": given.get(one.path, one.path)}) for one in recipe.corpus.sources)
+    return recipe.model_copy(update={"corpus": recipe.corpus.model_copy(update={"sources": sources})})
+
+
 def _of_run(read: IngestedCorpus, languages: set[str] | None = None) -> Texts:
     """What a run trains on and what it holds out, by language: at most so much of each as fits memory."""
     texts = Texts()
@@ -175,14 +197,16 @@ def _vocabulary(asked: Asked, out: Path, recipe: Recipe, folder: Path, watcher: 
     if start.name == "extended" and start.parent == out and start.exists():
         return
     if asked.trim and not (out / "trimmed").exists():
-        done = trim(model, _of_run(documents_of(folder)), out / "trimmed", check=Checked(speed=False), watcher=watcher)
+        done = trim(
+            model, _of_run(documents_of(folder, recipe)), out / "trimmed", check=Checked(speed=False), watcher=watcher
+        )
         watcher.say(f"trimmed: {done.rows[0]:,} rows -> {done.rows[1]:,}")
     if asked.trim:
         model = out / "trimmed"
     if (grown := out / "extended") == start and not grown.exists():
-        planned = read_json(out / LOOK)["extend"]
-        new, pieces = set(planned["languages"]), planned["pieces"]
-        all_ = _of_run(documents_of(folder))
+        planned = read_own(_Look, out / LOOK).extend
+        new, pieces = set(planned.languages), planned.pieces
+        all_ = _of_run(documents_of(folder, recipe))
         mine = Texts(*({code: side[code] for code in side if code in new} for side in (all_.used, all_.held_out)))
         others = Texts(*({code: side[code] for code in side if code not in new} for side in (all_.used, all_.held_out)))
         done_ = extend(model, mine, grown, pieces, watched=others, watcher=watcher)

@@ -4,8 +4,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tessera.files import read_json, write_json
+from tessera.files import refuse_taken, write_json
+from tessera.json_files import Strictly, read_own
 from tessera.plan.loading import changes
+from tessera.secrets import redact
 
 FILE = "adapt.json"
 
@@ -81,7 +83,8 @@ def refuse_other(asked: Asked, out: Path) -> None:
     """Raises AdaptError where `out` holds something else, or an adaptation that was asked for otherwise."""
     if (out / FILE).is_file():
         now = _plain(asked)
-        before = {"pairs": []} | {key: value for key, value in read_json(out / FILE).items() if key in now}
+        found = read_own(Strictly, out / FILE).model_dump()
+        before = {"pairs": []} | {key: value for key, value in found.items() if key in now}
         if differing := changes(before, now):
             raise AdaptError(
                 f"{out} holds an adaptation that was asked for otherwise (before -> now):\n  "
@@ -90,8 +93,11 @@ def refuse_other(asked: Asked, out: Path) -> None:
             )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise AdaptError(f"{out} is not empty and holds no {FILE}, so it is no adaptation; give another folder (--out)")
+    else:
+        refuse_taken(out)
 
 
 def _plain(asked: Asked) -> dict[str, Any]:
     found = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(asked).items()}
-    return {**found, "average": asked.weight}
+    shown = {key: [redact(path) for path in found[key]] for key in ("text", "replay", "watch", "pairs")}
+    return {**found, **shown, "average": asked.weight}

@@ -91,10 +91,13 @@ def hidden_words(
     What a vocabulary cannot write at all costs 8 bits a byte. On the device of the model, without dropout.
     """
     model.eval()
+    positions = getattr(model.config, "positions", None) or _AT_ONCE  # ours have no table of them
     tasks, budget = list[_Task](), math.inf if most_tokens is None else most_tokens
     bits, size, words = dict[int, float](), dict[int, int](), 0
     for passage in some:
-        task, spans = _task(tokenizer, passage)
+        task, spans = _task(tokenizer, passage, positions)
+        if not task.groups:
+            continue
         budget -= len(task.ids) * max(len(group) for group in task.groups)
         if budget < 0 and tasks:
             break
@@ -134,13 +137,18 @@ def _guess(model: AnyMaskedLM, tokenizer: Tokenizer, tasks: Sequence[_Task], ste
     yield from zip(owner, losses.double().cpu().tolist(), strict=True)
 
 
-def _task(tokenizer: Tokenizer, passage: Passage) -> tuple[_Task, list[str]]:
-    """The passage in tokens, and the text that each group of hidden ones stands for."""
+def _task(tokenizer: Tokenizer, passage: Passage, longest: int) -> tuple[_Task, list[str]]:
+    """The passage in at most `longest` tokens, and the text that each group of hidden ones stands for."""
     ((ids, offsets),) = tokenizer.encode_offsets([passage.text])
     before, after = (np.array(part, np.int64) for part in tokenizer.template)
+    room = max(1, longest - len(before) - len(after))
+    end = len(passage.text) if len(ids) <= room else int(offsets[room, 0])
+    ids, offsets = ids[:room], offsets[:room]
     groups, spans, free = [], [], 0  # tokens before `free` belong to a word before
-    for begin, end in passage.words:
-        inside = np.flatnonzero((offsets[:, 0] < end) & (offsets[:, 1] > begin))
+    for begin, stop in passage.words:
+        if stop > end:
+            break
+        inside = np.flatnonzero((offsets[:, 0] < stop) & (offsets[:, 1] > begin))
         inside = inside[inside >= free]
         if len(inside):
             free = int(inside[-1]) + 1

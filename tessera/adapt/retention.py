@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict
+
 from tessera.adapt.hidden_words import HiddenWords, hidden_words, passages
-from tessera.files import read_json
+from tessera.json_files import Strictly, read_own
 from tessera.model import hub
 from tessera.model.hf_files import find_model
 from tessera.model.precision import find_device
@@ -116,14 +118,17 @@ def table(rows: Sequence[Retained]) -> tuple[list[str], list[list[str]]]:
 
 def read(place: Path, of: str) -> list[Retained] | None:
     """The rows in a file that `adapt` wrote of the model with this fingerprint; None where there are none."""
-    found = read_json(place) if place.is_file() else {}
-    if found.get("of") != of:
-        return None
-    return [
-        Retained(**{**row, "change": {name: tuple(ends) for name, ends in row["change"].items()},
-                    "tokens": tuple(row["tokens"])})
-        for row in found["languages"]
-    ]  # fmt: skip
+    found = read_own(_Kept, place) if place.is_file() else None
+    return None if found is None or found.of != of else found.languages
+
+
+class _Kept(Strictly):
+    """retention.json, as far as it is read again."""
+
+    model_config = ConfigDict(strict=False)  # a list is a tuple
+
+    of: str
+    languages: list[Retained]
 
 
 def as_json(rows: Sequence[Retained]) -> list[dict[str, Any]]:

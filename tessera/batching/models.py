@@ -27,6 +27,7 @@ from tessera.model.task_heads import TaskModel
 from tessera.model.transformers_model import TransformersEncoder
 from tessera.packed.encoder import PackedEncoder
 from tessera.prediction.predictor import Predictor
+from tessera.secrets import is_url
 from tessera.tokenizer.tokenizer import Tokenizer
 
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -107,7 +108,7 @@ def open_models(given: Sequence[str], how: How) -> list[Served]:
 def _name(given: str) -> tuple[str, Path]:
     """(name, folder)."""
     name, equals, place = given.partition("=")
-    if not equals or Path(given).is_dir():
+    if not equals or Path(given).is_dir() or is_url(given):
         name, place = "", given
     folder = sentence_folder.local(place)
     own = name or Path(place).absolute().name

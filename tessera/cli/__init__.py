@@ -22,14 +22,18 @@ import logging
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
+from pydantic import ValidationError
 from rich.text import Text
 
 from tessera import signals
 from tessera.cli import ablating, adapting, asking, judging, making, serving, shrinking, tuning, using, vocabulary
 from tessera.cli.app import app
 from tessera.files import no_room
+from tessera.plan.errors import one_line
+from tessera.secrets import redact
 from tessera.terminal import HarmlessLog, Terminal
 
 __all__ = [
@@ -65,13 +69,16 @@ def main() -> None:
                 _stop(signals.Stopped(signals.asked()))
             if (said := _explained(error)) is None:
                 raise
-            _say("error:", said + _which_pip(said))
+            _say("error:", redact(said) + _which_pip(said))
             sys.exit(2)
 
 
 def _explained(error: Exception) -> str | None:
     """What people are told of an error; None where it is none of theirs, and a traceback says more."""
-    place = getattr(error, "filename", None) or "what was being written"
+    temporary = f"what was being written, an output or a temporary file in {tempfile.gettempdir()}"
+    place = getattr(error, "filename", None) or temporary
+    if isinstance(error, ValidationError):  # of a schema, where nobody said which file it was of
+        return one_line(error)
     if isinstance(error, ValueError):
         return str(error) or type(error).__name__
     if (full := no_room(error)) is not None:

@@ -6,13 +6,8 @@ from typing import Annotated, Literal
 import typer
 
 from tessera.cli.app import app
+from tessera.cli.options import Device, Dimensions, Dtype, Id, Longer, MaxLength, SkipBad, Threads
 from tessera.terminal import Watcher, console, harmless_json
-
-Dtype = Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="of the matrix products")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")]
-Threads = Annotated[int | None, typer.Option(help="of the processor (default: all)")]
-Id = Annotated[str | None, typer.Option("--id", help="the column that is kept (default: id, else row)")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="leave out rows that cannot be read")]
 
 
 @app.command()
@@ -68,9 +63,9 @@ def index(
     text: Annotated[str, typer.Option(help="the column that holds the text")] = "text",
     id_: Id = None,
     prompt: Annotated[str | None, typer.Option(help="before every text (default: the folder's for documents)")] = None,
-    dimensions: Annotated[int | None, typer.Option(help="the first ones only, for Matryoshka models")] = None,
-    max_length: Annotated[int | None, typer.Option(help="tokens that are read of a text")] = None,
-    long: Annotated[Literal["truncate", "chunk"], typer.Option(help="what is done with longer texts")] = "truncate",
+    dimensions: Dimensions = None,
+    max_length: MaxLength = None,
+    long: Longer = "truncate",
     output: Annotated[Literal["float32", "float16"], typer.Option(help="number format of the vectors")] = "float32",
     skip_bad: SkipBad = False,
     device: Device = "auto",

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from tessera.cli.app import app
 from tessera.cli.options import Set, check_outputs, find_model, overrides, read_recipe
-from tessera.files import model_name
+from tessera.files import model_name, refuse_url
 from tessera.terminal import Watcher, console, print_table
 
 Settings = dict[str, Any]  # of an evaluation
@@ -49,6 +49,7 @@ def evaluate(
     """Measures a model on tasks, by name or of a recipe; finished trials and measurements are not repeated."""
     if list_:
         return _list(task, data)
+    refuse_url(out)
     model, way = _way(model, {"--recipe": recipe, "--task": task, "--mteb": mteb or benchmark})
     _refuse_ignored(way, {"--protocol": protocol, "--oracle": oracle, "--available": available, "--set": set_,
                           "--held-out": held_out, "--language": language, "--data": data, "--keep": keep})  # fmt: skip

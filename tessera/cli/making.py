@@ -46,7 +46,7 @@ def prepare(
         from tessera.run import documents_of
 
         folder = _walk(recipe, set_, out, accept_changes, "documents")
-        terminal.show_dropped(dropped(documents_of(folder), show_dropped))
+        terminal.show_dropped(dropped(documents_of(folder, read_recipe(recipe, set_)), show_dropped))
         return
     console.print(f"shards: {_walk(recipe, set_, out, accept_changes, 'shards') / 'shards'}")
 

@@ -1,7 +1,7 @@
 """What several verbs share: options, and a recipe out of them."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -14,6 +14,15 @@ Set = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(help="the run folder (default: runs/<name of the recipe>)")]
 Accept = Annotated[bool, typer.Option("--accept-changes", help="go on although the recipe changed since the run began")]
+
+Id = Annotated[str | None, typer.Option("--id", help="the column that is kept (default: id, else row)")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="leave out rows that cannot be read")]
+Dimensions = Annotated[int | None, typer.Option(help="the first ones only, for Matryoshka models")]
+MaxLength = Annotated[int | None, typer.Option(help="tokens that are read of a text")]
+Longer = Annotated[Literal["truncate", "chunk"], typer.Option(help="what is done with longer texts")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")]
+Threads = Annotated[int | None, typer.Option(help="of the processor (default: all)")]
+Dtype = Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="of the matrix products")]
 
 
 def overrides(set_: list[str] | None) -> dict[str, str]:

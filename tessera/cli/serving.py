@@ -2,11 +2,12 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from tessera.cli.app import app
+from tessera.cli.options import Device, Dtype, Threads
 from tessera.terminal import HarmlessLog, Watcher, console
 
 
@@ -35,9 +36,9 @@ def serve(
     stop_timeout: Annotated[float, typer.Option(help="seconds for requests at work when it is stopped")] = 30.0,
     log_requests: Annotated[bool, typer.Option("--log-requests", help="a line for each; never its text")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="errors with tracebacks, which may hold text")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="of the processor (default: all)")] = None,
-    dtype: Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="of the matrix products")] = "auto",
+    device: Device = "auto",
+    threads: Threads = None,
+    dtype: Dtype = "auto",
 ) -> None:
     """Models over HTTP: the APIs of OpenAI and text-embeddings-inference, and a page to try them."""
     from tessera.batching.models import How

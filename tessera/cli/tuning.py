@@ -2,11 +2,12 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from tessera.cli.app import app
+from tessera.cli.options import Device, Dtype
 from tessera.terminal import Watcher, console, print_table
 
 Text = str | None
@@ -66,8 +67,6 @@ Negatives = Annotated[Whole, typer.Option(help="rerank, retrieve: so many docume
 Candidates = Annotated[Whole, typer.Option(help="rerank: documents of the retriever to put in order (default: 50)")]
 Listwise = Annotated[bool, typer.Option("--listwise", help="rerank: learn to find each answer among others")]
 Dimensions = Annotated[Text, typer.Option(help="retrieve: sizes that vectors may be cut to, with commas (Matryoshka)")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")]
-Dtype = Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="of the matrix products")]
 
 
 @app.command()

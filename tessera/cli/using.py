@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from tessera.cli.app import app
-from tessera.cli.options import ModelPath
+from tessera.cli.options import Device, Dimensions, Dtype, Id, Longer, MaxLength, ModelPath, SkipBad, Threads
 from tessera.terminal import Watcher, console, print_table
 
 Engine = Literal["onnx", "openvino"]
@@ -21,24 +21,24 @@ def embed(
     texts: Annotated[str, typer.Argument(help="jsonl, txt (also compressed) or parquet; file, folder, glob or URL")],
     out: Annotated[Path, typer.Argument(help="NAME.parquet or NAME.npy", show_default=False)],
     text: Annotated[str, typer.Option(help="the column that holds the text")] = "text",
-    id_: Annotated[str | None, typer.Option("--id", help="the column that is kept (default: id, else row)")] = None,
+    id_: Id = None,
     pooling: Annotated[str | None, typer.Option(help="mean, cls, ... (default: as the folder says)")] = None,
     prompt: Annotated[str | None, typer.Option(help="put before every text")] = None,
     prompt_name: Annotated[str | None, typer.Option(help="a prompt of the folder: query, document, ...")] = None,
-    dimensions: Annotated[int | None, typer.Option(help="the first ones only, for Matryoshka models")] = None,
-    max_length: Annotated[int | None, typer.Option(help="tokens that are read of a text")] = None,
-    long: Annotated[Literal["truncate", "chunk"], typer.Option(help="what is done with longer texts")] = "truncate",
+    dimensions: Dimensions = None,
+    max_length: MaxLength = None,
+    long: Longer = "truncate",
     overlap: Annotated[int, typer.Option(help="tokens that a chunk shares with the one before")] = 0,
     batch_invariant: Annotated[
         bool, typer.Option("--batch-invariant", help="the same bytes for a text in any file; slower")
     ] = False,
     raw: Annotated[bool, typer.Option("--raw", help="vectors as they are, not of length 1")] = False,
     output: Annotated[Literal["float32", "float16"], typer.Option(help="number format of the file")] = "float32",
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave out rows without text")] = False,
+    skip_bad: SkipBad = False,
     drop_head: DropHead = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="of the processor (default: all)")] = None,
-    dtype: Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="of the matrix products")] = "auto",
+    device: Device = "auto",
+    threads: Threads = None,
+    dtype: Dtype = "auto",
 ) -> None:
     """A vector for every text of a file. Run it again to go on where it was stopped."""
     from tessera.inference.embed_file import embed_file

@@ -4,6 +4,7 @@ In reading order:
 
     prepare.py        the order of it: a corpus into two token stores, to train on and held out, with a report
     documents.py      documents and parallel pairs out of rows; what cannot be used has its reason
+    pairs.py          pairs as training documents: which are fit, two texts in one, both ways
     ingest.py         a corpus read once: scored, filtered, hashed, written down with what speaks against each document
     losses.py         files and languages that come to nothing, codes that are odd
     filters.py        quality filtering by rules: length, repetition, language, contamination

@@ -88,10 +88,8 @@ def find_duplicates(
     report, total = on_progress or silent, sum(search.steps for search in searches)
     for done, what in enumerate(itertools.chain.from_iterable(search.run() for search in searches)):
         report(done, total, what)
-    with atomic_folder(out / "copies") as folder:
-        with writing(folder) as add:
-            merge([Copies.open(search.found) for search in searches], add)
-        checksums.seal(folder)
+    with atomic_folder(out / "copies", sealed=True) as folder, writing(folder) as add:
+        merge([Copies.open(search.found) for search in searches], add)
     for search in searches:
         remove_folder(search.folder)
     report(total, total, "duplicates: done")

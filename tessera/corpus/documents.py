@@ -1,4 +1,4 @@
-"""Reads rows of a corpus as documents or parallel pairs (translations), and pairs as training documents both ways.
+"""Reads rows of a corpus as documents or parallel pairs (translations).
 
 A row that cannot be used is counted and skipped; a file that cannot be used is an error.
 """
@@ -14,21 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tessera.data.languages import language_code, language_of_path
 from tessera.data.readers import BROKEN, UNIT, WARC_LANGUAGE, Values, rows
 from tessera.data.storage import File, files
 from tessera.plan.corpus import Source
-from tessera.tokenizer.tokenizer import Tokenizer
 
 MAX_LINE_BYTES = 16_000_000
-MAX_LENGTH_RATIO = 6.0  # of UTF-8 bytes after scripts are accounted for: Thai is three bytes a letter, English one
 
 _HOPELESS = 10_000  # rows; where all of the first ones are unusable, nobody waits for the end of a terabyte
 _SHOWN = 80  # characters of a row that is not used
-_FREE_BYTES = 60  # short sentences of a pair differ by chance
+_CODE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8}){0,3}")  # what may be meant as one
 _half_a_pair = re.compile(rb"\\u[dD]").search  # of surrogates, in JSON; much faster than to encode every text
 
 
@@ -60,6 +55,7 @@ class CorpusRow(NamedTuple):
     reason: str | None  # the same for all of its kind
     shown: str  # its beginning
     unit: str = "line"  # line, row or record
+    language: str = ""  # that a row which cannot be used says, or its file does
 
     @property
     def place(self) -> str:
@@ -96,9 +92,9 @@ class _Unusable:
 class _Bad(Exception):
     """A row that cannot be used: the reason, and what shows it where the beginning of the row does not."""
 
-    def __init__(self, reason: str, shown: str = "") -> None:
+    def __init__(self, reason: str, shown: str = "", language: str = "") -> None:
         super().__init__(reason)
-        self.shown = shown
+        self.shown, self.language = shown, language
 
 
 def read(source: Source, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Document | Pair]:
@@ -138,20 +134,23 @@ def read_file(file: File, source: Source, *, max_line_bytes: int = MAX_LINE_BYTE
     make = _pairs(source) if source.kind == "pairs" else _documents(file, source)
     unit = UNIT.get(file.kind, "line")
     lost: _Unusable | None = _Unusable(source)
+    of_file = (language_code(source.language) if source.language else language_of(file)) or ""
     try:
         for number, values, reason, raw in rows(file, source, max_line_bytes):
-            shown = ""
+            shown = language = ""
             if values is not None:
                 try:
                     item = make(values, type(raw) is bytes and _half_a_pair(raw) is not None)
                 except _Bad as bad:
-                    reason, shown = str(bad), bad.shown
+                    reason, shown, language = str(bad), bad.shown, bad.language
                 else:
                     text = item.source_text if isinstance(item, Pair) else item.text
                     yield CorpusRow(number, item, None, text[:_SHOWN], unit)
                     lost = None
                     continue
-            row = CorpusRow(number, None, reason, shown or _shown(raw, source), unit)
+            if not language and source.kind != "pairs":
+                language = _told((values or {}).get(source.columns.language)) or of_file
+            row = CorpusRow(number, None, reason, shown or _shown(raw, source), unit, language)
             if lost is not None:
                 lost.add(row, file)
                 if lost.counts.total() == _HOPELESS:
@@ -274,7 +273,15 @@ def _language(given: Any) -> str:
     try:
         return _language_code(given)
     except ValueError:  # also of half a surrogate pair
-        raise _Bad("unknown language", repr(given[:_SHOWN])) from None
+        raise _Bad("unknown language", repr(given[:_SHOWN]), given if _CODE.fullmatch(given) else "") from None
+
+
+def _told(given: Any) -> str:
+    """The language that a column says; empty where it says none that is known."""
+    try:
+        return _language(given)
+    except _Bad as bad:
+        return bad.language
 
 
 @functools.lru_cache(maxsize=4_096)
@@ -291,55 +298,3 @@ def _shown(raw: Any, source: Source) -> str:
         text = raw.get(source.columns.text)
         raw = text if isinstance(text, str) and text else {key: str(value)[:_SHOWN] for key, value in raw.items()}
     return str(raw)[:_SHOWN].encode("utf-8", "backslashreplace").decode()
-
-
-# ------------------------------------------------------------------------------------------ pairs as training documents
-
-
-class JoinedPair(NamedTuple):
-    """The two sides of a parallel pair that become one document, in one direction; it counts for `language`."""
-
-    first: str
-    second: str
-    language: str
-
-
-def why_not_pair(pair: Pair) -> str | None:
-    """The reason why a pair is not trained on, or None.
-
-    Lengths are compared in characters weighted by what one carries: a Chinese character counts as three letters.
-    """
-    if pair.source_language == pair.target_language:
-        return "both sides in one language"
-    if pair.source_text.strip() == pair.target_text.strip():
-        return "both sides are the same text"
-    short, long = sorted((_weight(pair.source_text), _weight(pair.target_text)))
-    if long + _FREE_BYTES > MAX_LENGTH_RATIO * (short + _FREE_BYTES):
-        return f"one side more than {MAX_LENGTH_RATIO:g} times as long as the other"
-    return None
-
-
-def directions(pair: Pair) -> Iterator[JoinedPair]:
-    """Both orders of a pair: to English and from English, or either way round between two other languages.
-
-    Both count for the side that is not English; where there is none, each counts for the side it leads to.
-    Source: `src<|parallel_sep|>tgt`, to English and from English, EuroBERT, arXiv:2503.05500, 2.2.
-    """
-    sides = ((pair.source_language, pair.source_text), (pair.target_language, pair.target_text))
-    others = [language for language, _ in sides if language != "eng" and not language.startswith("eng_")]
-    for (_, first), (language, second) in (sides, sides[::-1]):
-        yield JoinedPair(first, second, others[0] if len(others) == 1 else language)
-
-
-def join_pair(first: NDArray[np.int32], second: NDArray[np.int32], tokenizer: Tokenizer) -> NDArray[np.int32]:
-    """One document of two texts' plain ids: template start, first, separator, second, template end.
-
-    The separator is the tokenizer's `<|parallel_sep|>`, or its end-of-text token where it has none.
-    """
-    start, end = tokenizer.template
-    separator = tokenizer.eos_id if tokenizer.separator_id is None else tokenizer.separator_id
-    return np.concatenate([np.array(part, dtype=np.int32) for part in (start, first, [separator], second, end)])
-
-
-def _weight(text: str) -> int:
-    return len(text) + 2 * sum("\u2e80" <= c <= "\ud7ff" or "\U00020000" <= c <= "\U0003ffff" for c in text)

@@ -20,8 +20,9 @@ import pyarrow.parquet
 
 from tessera.checksums import BESIDE
 from tessera.corpus import daft_runner, losses, quality
-from tessera.corpus.documents import CorpusRow, Document, Pair, read_file, why_not_pair
+from tessera.corpus.documents import CorpusRow, Document, Pair, read_file
 from tessera.corpus.filters import Filter
+from tessera.corpus.pairs import why_not_pair
 from tessera.corpus.quality import Scorer
 from tessera.data.storage import File, listing
 from tessera.files import atomic_file
@@ -47,7 +48,7 @@ SCHEMA = pa.schema(
         ("reason", _NAME),  # why it is not wanted
     ]
 )
-"""One row: a document, a pair, or a line that cannot be used (its language is then empty)."""
+"""One row: a document, a pair, or a line that cannot be used (its language is what it says, or its file does)."""
 
 
 _META = b"tessera"
@@ -228,7 +229,7 @@ class _Ingest:
                 size, hashed = len(text.encode()) + len(second.encode()), pair_key(text, second)
                 made.append((position, language, None, text, second, other, None, None, hashed, size, reason))
             else:
-                text, language, reason, size = row.shown, "", row.reason, 0
+                text, language, reason, size = row.shown, row.language, row.reason, 0
                 made.append((position, language, None, text, None, None, None, None, 0, 0, reason))
                 counts.unreadable += 1
             if reason is None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tessera.corpus.documents import check_usable, language_of, nothing_of
-from tessera.data.languages import doubts
+from tessera.data.languages import doubts, language_code
 from tessera.plan.corpus import Corpus
 from tessera.plan.errors import some
 
@@ -43,6 +43,10 @@ def _check_languages(written: Sequence[Any]) -> None:
             for language in languages.keys() - wanted - {""}:
                 reasons = lost.setdefault(language, {})
                 reasons[reason] = reasons.get(reason, 0) + languages[language]
+        if not (w.counts.readable or w.counts.unreadable or w.source.allow_empty or w.source.kind == "pairs"):
+            language = language_code(w.source.language) if w.source.language else language_of(w.origin)
+            if language and language not in wanted:
+                lost.setdefault(language, {})["an empty file"] = 1
     if lost:
         told = [
             f"{name} ({', '.join(f'{n} x {why}' for why, n in list(lost[name].items())[:_SHOWN])})"

@@ -38,11 +38,14 @@ _MARKS = (  # that of UTF-32 first, which begins like that of UTF-16
 
 
 class Plain(io.RawIOBase):
-    """The decompressed bytes of a file, counted."""
+    """The decompressed bytes of a file, counted.
 
-    def __init__(self, stream: Any, file: File) -> None:
+    packed  what is decompressed, where it lies elsewhere: a web server may not say how large it is
+    """
+
+    def __init__(self, stream: Any, file: File, packed: Any = None) -> None:
         super().__init__()
-        self._stream, self._file, self._read = stream, file, 0
+        self._stream, self._file, self._packed, self._read = stream, file, packed, 0
 
     def readable(self) -> bool:
         return True
@@ -51,12 +54,16 @@ class Plain(io.RawIOBase):
         """At most `size` bytes, none at the end. Raises ValueError for a bomb."""
         data = bytes(self._stream.read(size))
         self._read += len(data)
-        if self._read > _LARGE and self._file.compression and 0 < self._file.size * _GROWTH < self._read:
+        if self._read > _LARGE and self._file.compression and 0 < self._size() * _GROWTH < self._read:
             raise ValueError(
-                f"{self._file}: {self._file.size:,} bytes that become more than {self._read >> 30} GB, so this is made "
+                f"{self._file}: {self._size():,} bytes that become more than {self._read >> 30} GB, so this is made "
                 "to fill a memory, not text; leave it out, or decompress it yourself"
             )
         return data
+
+    def _size(self) -> int:
+        """Bytes of the file; where nobody says, those that were read of it so far."""
+        return self._file.size or getattr(getattr(self._packed, "raw", None), "taken", 0)
 
     def readinto(self, buffer: Any) -> int:
         data = self.read(len(buffer))
@@ -138,16 +145,16 @@ def plain(file: File) -> Iterator[Plain]:
     """The decompressed bytes of a file. Raises ValueError where its zstd window is larger than there is memory for."""
     if file.compression == "xz":  # which Arrow does not know
         with file.open() as packed, lzma.open(packed) as stream:
-            yield Plain(stream, file)
+            yield Plain(stream, file, packed)
     elif file.compression == "zstd" and (window := _window(file)) > _ARROW_WINDOW:
         with file.open() as packed:
-            yield Plain(io.BufferedReader(_LongZstd(packed, file, window), CHUNK), file)
+            yield Plain(io.BufferedReader(_LongZstd(packed, file, window), CHUNK), file, packed)
     elif file.local:
         with pa.input_stream(str(file.local), compression=file.compression) as stream:
             yield Plain(stream, file)
     else:
         with file.open() as packed, pa.input_stream(packed, compression=file.compression, buffer_size=CHUNK) as stream:
-            yield Plain(stream, file)
+            yield Plain(stream, file, packed)
 
 
 def _window(file: File) -> int:

@@ -44,7 +44,7 @@ class RemoteFile(io.RawIOBase):
 
     def __init__(self, url: str, *, seeks: bool) -> None:
         super().__init__()
-        self._url = url
+        self._url, self.taken = url, 0  # bytes that were read
         system, path = system_of(url)
         whole = scheme_of(url) in WEB and not seeks  # few web servers give parts of a file, all give all of it
         with reaching(url, gone=True):
@@ -60,6 +60,7 @@ class RemoteFile(io.RawIOBase):
         with reaching(self._url, gone=True):
             data = self._file.read(len(buffer))
         buffer[: len(data)] = data
+        self.taken += len(data)
         return len(data)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:

@@ -228,6 +228,8 @@ def _held_out(folder: Path, task: Task, out: Path, model: str, machine: Machine,
     if finished(path, identity):
         return path
     verify(shards)
+    if not Shards.open(shards).documents:
+        raise ValueError(f"{shards}: holds no text to measure on; see `corpus.held_out` of the recipe that made it")
     loaded = hub.load_any(folder, attention=machine.attention).to(find_device(machine.device))
     dtype = compute_dtype(machine.dtype, next(loaded.parameters()).device)
     measured = bits_per_byte(

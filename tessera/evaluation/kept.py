@@ -73,7 +73,7 @@ def keep(
         "validation": again,
         "test": scores,
     }
-    with atomic_folder(folder) as draft:
+    with atomic_folder(folder, sealed=True) as draft:
         _write(model, draft / "model", source, group, _card(folder.name, about, model))
         for path in sorted((draft / "model").iterdir()):
             path.rename(draft / path.name)

@@ -108,7 +108,7 @@ def export(
 @contextlib.contextmanager
 def drafted(target: Path, model: Path, pipeline: Pipeline, ours: Encoder | MaskedLM) -> Iterator[Path]:
     """A folder with all but the graph, which becomes `target` when the block ends well."""
-    with atomic_folder(target) as draft, tempfile.TemporaryDirectory(dir=draft, prefix=".") as work:
+    with atomic_folder(target, sealed=True) as draft, tempfile.TemporaryDirectory(dir=draft, prefix=".") as work:
         bare, out = Path(work, "bare"), Path(work, "out")
         bare.mkdir()
         shutil.copyfile(model / "config.json", bare / "config.json")

@@ -74,7 +74,7 @@ def about(predictor: Predictor, to: To) -> dict[str, Any]:
 @contextlib.contextmanager
 def drafted(target: Path, model: Path) -> Iterator[Path]:
     """A folder with all but the graph, which becomes `target` when the block ends well."""
-    with atomic_folder(target) as draft:
+    with atomic_folder(target, sealed=True) as draft:
         shutil.copyfile(model / "config.json", draft / "config.json")
         copy_tokenizer(model, draft)
         yield draft

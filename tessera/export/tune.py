@@ -280,17 +280,17 @@ def _write(inside: Path, tuning: Tuning, engine: Candidate, judge: VectorJudge |
     """The choice with what it needs, whole or not at all; then the card."""
     chosen = tuning.chosen
     choice = replace_choice(engine.choice, threads=chosen.threads, max_tokens=chosen.max_tokens)
-    with atomic_folder(inside / FOLDER, replace=True) as draft:
+    with atomic_folder(inside / FOLDER, replace=True, sealed=True) as draft:
         if (engine.folder / FOLDER).is_dir():
             shutil.copytree(engine.folder / FOLDER, draft, dirs_exist_ok=True)
         measured = [{**asdict(one), "milliseconds": min(one.milliseconds, 1e9)} for one in tuning.tried]
         write_json(draft / CHOICE, {**choice.model_dump(), **judge.bounds, "measured": measured}, sealed=True)
     card = inside / "README.md"
     before = _SECTION.sub("\n", card.read_text(encoding="utf-8")) if card.is_file() else f"# {inside.name}\n"
-    listed = checksums.check(card) if card.is_file() else False
+    listed = card.is_file() and checksums.check(card)
     write_text(card, f"{before.rstrip()}\n\n{_section(tuning, choice, judge)}\n")
-    if listed:  # of a checkpoint, all of whose files are named with their checksums
-        checksums.seal(inside)
+    if listed:  # of a folder all of whose files are named with their checksums
+        checksums.seal_again(card)
 
 
 def _section(tuning: Tuning, choice: Choice, judge: VectorJudge | HeadJudge) -> str:

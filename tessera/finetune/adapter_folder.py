@@ -6,7 +6,7 @@ also hold the config.json of the merged model, which says its task and its label
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -17,16 +17,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tessera import checksums
 from tessera.files import atomic_folder, refuse_taken, write_json
 from tessera.finetune import saved
 from tessera.finetune.learner import Learner
 from tessera.finetune.lora import Adapter
 from tessera.json_files import Strictly, read_as, read_json, shown
 from tessera.model.encoder import Encoder
-from tessera.model.hf_files import config_json, copy_tokenizer, is_finite, open_weights
+from tessera.model.hf_files import config_json, copy_tokenizer, is_finite, open_weights, tokenizers_differ
 from tessera.model.hf_names import NAMES, family, theirs
 from tessera.model.task_heads import TransformersHead
-from tessera.model.transformers_folder import retold
+from tessera.model.transformers_folder import check_layers, retold
 from tessera.model.transformers_model import quietly, write
 from tessera.prediction.features import Example
 
@@ -70,7 +71,7 @@ def save(
     The rest is as of saved.save. The folder is merged into its base once and compared before it counts.
     """
     how: dict[str, Any] = {"labels": labels, "pair": pair, "thresholds": thresholds, "card": card}
-    with atomic_folder(Path(folder)) as draft, tempfile.TemporaryDirectory(dir=draft, prefix=".") as work:
+    with atomic_folder(Path(folder), sealed=True) as draft, tempfile.TemporaryDirectory(dir=draft, prefix=".") as work:
         whole, again = Path(work, "whole"), Path(work, "again")
         difference = saved.save(learner, source, whole, examples, **how)
         weights, prefix = _added(learner, adapter), _prefix(learner)
@@ -155,11 +156,16 @@ def merge_adapter(base: str | Path, adapter: str | Path, out: str | Path) -> Pat
     config = read_as(_Config, adapter / CONFIG)
     given = read_json(adapter / "config.json") if (adapter / "config.json").is_file() else None
     weights = _read(adapter / WEIGHTS)
+    with ExitStack() as files:
+        there = len(open_weights(base, files))  # which says what is missing or damaged
+    _refuse_other_tokens(base, adapter, weights)
     place = (adapter if given else base) / "config.json"
     with retold(place), quietly():
         described = transformers.AutoConfig.from_pretrained(
             place.parent, trust_remote_code=False, local_files_only=True
         )
+    check_layers(described, there, place)
+    with retold(place), quietly():
         classifier = next((v for k, v in weights.items() if k.endswith(("classifier.weight", "out_proj.weight"))), None)
         if given is None and classifier is not None:  # peft does not say how the labels are called
             described.num_labels = len(classifier)
@@ -185,13 +191,22 @@ def merge_adapter(base: str | Path, adapter: str | Path, out: str | Path) -> Pat
             state[mine] += scale * (value @ weights[f"{stem}.lora_A.weight"])
         elif not part:
             state[mine].copy_(value)
-    with atomic_folder(out) as draft:
+    with atomic_folder(out, sealed=True) as draft:
         write(model, draft, torch.float32)
         copy_tokenizer(base, draft)
         copy_tokenizer(adapter, draft)
         if (adapter / "README.md").is_file():
             shutil.copyfile(adapter / "README.md", draft / "README.md")
     return out
+
+
+def _refuse_other_tokens(base: Path, adapter: Path, weights: Collection[str]) -> None:
+    """Raises ValueError where an adapter comes with another vocabulary than its base, and without an embedding."""
+    both = [folder / "tokenizer.json" for folder in (base, adapter)]
+    if not all(file.is_file() for file in both) or any("embed" in name for name in weights):
+        return
+    if (moved := tokenizers_differ(*both)[0]) is not None:
+        raise ValueError(f"{adapter}: its tokenizer and that of {base} differ: {moved}; give the base of its training")
 
 
 def _class(given: dict[str, Any], config: _Config, place: Path) -> Any:
@@ -210,6 +225,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     """The weights of an adapter by the names of its base model. Raises ValueError for what is none."""
     if not path.is_file():
         raise ValueError(f"{path} is missing; tessera reads adapters from safetensors files only")
+    checksums.check(path)
     try:
         with safe_open(path, framework="pt") as file:
             found = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118  # it is no dict

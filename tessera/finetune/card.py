@@ -13,6 +13,7 @@ from tessera import __version__
 from tessera.json_files import read_json
 from tessera.labelled.dataset import Dataset
 from tessera.model.task_config import class_suffix
+from tessera.plan.loading import parse_yaml
 from tessera.plan.task import Protocol
 from tessera.prediction.features import HEADS
 
@@ -85,8 +86,8 @@ def base_card(model: Path) -> dict[str, Any]:
     try:
         text = (model / "README.md").read_text(encoding="utf-8")
         found = re.match(r"---\s*\n(.*?)\n---\s*\n", text, re.DOTALL)
-        given = yaml.safe_load(found[1]) if found else {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
+        given = parse_yaml(found[1]) if found else {}
+    except (OSError, ValueError):
         return {}
     return {str(key): value for key, value in given.items()} if isinstance(given, dict) else {}
 

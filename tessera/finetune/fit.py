@@ -15,7 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tessera.files import fingerprint, refuse_taken
+from tessera import lock
+from tessera.files import LOCK, fingerprint, refuse_taken
 from tessera.finetune import card, saved, scores, trials
 from tessera.finetune.card import Fitted
 from tessera.finetune.learner import Learner, pretrained
@@ -77,7 +78,7 @@ def finetune(
     curve     also with an eighth, a quarter and a half of the rows, and what twice as many would give
 
     Raises FileExistsError where `out` holds something, ImportError where transformers is missing, ValueError where no
-    training went well or transformers computes something else than we do.
+    training went well or transformers computes something else than we do, AtWork where another process makes `out`.
     """
     model, out, watcher = Path(model), Path(out), watcher or Silent()
     protocol = protocol or quick(data, method)
@@ -94,7 +95,14 @@ def finetune(
         method=method,
         listwise=listwise,
     )
-    climb = protocol.name == "quick" and protocol.learning_rates == quick(data, method).learning_rates
+    with lock.hold(one.folder.with_name(f".{one.folder.name}{LOCK}"), str(out)):
+        return _searched(one, model, out, curve=curve)
+
+
+def _searched(one: Search, model: Path, out: Path, *, curve: bool) -> Fitted:
+    """All trials, and the best of them as a folder."""
+    data, protocol = one.data, one.protocol
+    climb = protocol.name == "quick" and protocol.learning_rates == quick(data, one.method).learning_rates
     rate, first, done = trials.search(one, protocol.rates(), protocol.seeds, climb=climb)
     on = "test" if len(data.test) else "validation"
     fitted = _summary(one, out, rate, first, done, on)

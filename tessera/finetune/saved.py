@@ -66,7 +66,7 @@ def save(
         no_answer=reader.no_answer,
     )
     model = TaskModel(learner.encoder, _scaled(learner), task).eval()
-    with atomic_folder(Path(folder)) as draft:
+    with atomic_folder(Path(folder), sealed=True) as draft:
         hub.save(model, draft, source, card)
         tell_length(draft, reader.max_length)
         documents = [one for item in reader.items(examples[:COMPARED]) for one in item.documents][:COMPARED]

@@ -117,7 +117,7 @@ def fit(
     )
     weight, centre, found = _ridge(features, wanted)
     _set_head(model.cpu().head, weight, centre, float(wanted.mean()))
-    with atomic_folder(Path(target)) as staging:
+    with atomic_folder(Path(target), sealed=True) as staging:
         hub.save(model, staging, folder, _card(found, pooling, max_length))
         tell_length(staging, max_length)
     return found

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+from tessera import checksums
 from tessera.json_files import Strictly, read_as
 from tessera.model import hub
 from tessera.model.precision import compute_dtype
@@ -75,8 +76,8 @@ class Runtime(nn.Module):
         dtype    auto is bfloat16 under OpenVINO where the processor multiplies in it, float32 elsewhere
         threads  of the runtime; None: those of torch
 
-        Raises ValueError for a folder without a graph and for bfloat16 under ONNX Runtime, which has none on a CPU;
-        ImportError where the runtime is not installed.
+        Raises ValueError for a folder without a graph, or with one that is not what was written, and for bfloat16
+        under ONNX Runtime, which has none on a CPU; ImportError where the runtime is not installed.
         """
         folder = Path(folder)
         engine = kind(folder)
@@ -87,6 +88,8 @@ class Runtime(nn.Module):
         if engine == "onnx" and dtype == "bfloat16":
             raise ValueError(f"{folder}: ONNX Runtime has no bfloat16 on a CPU; give dtype float32, or export openvino")
         number = compute_dtype(dtype, torch.device("cpu")) if engine == "openvino" else torch.float32
+        for path in sorted(folder.glob(f"{Path(FILES[engine]).stem}*")):  # the graph, and the weights beside it
+            checksums.check(path)
         start = _openvino if engine == "openvino" else _onnx
         inputs, outputs, call = start(folder / FILES[engine], number, threads or torch.get_num_threads())
         return cls(_config(folder), engine, number, inputs, outputs, call)

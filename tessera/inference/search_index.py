@@ -23,13 +23,14 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from tessera import checksums, lock
-from tessera.files import LOCK, atomic_folder, read_json, remove_folder, write_json
+from tessera.files import LOCK, atomic_folder, refuse_taken, remove_folder, write_json
 from tessera.inference import sentence_folder as folders
 from tessera.inference.embed_file import embed_file
 from tessera.inference.encoder import Encoder
 from tessera.inference.nearest import Floats, nearest
 from tessera.inference.parts import Settings, different
 from tessera.inference.text_files import RowReader, text_files, text_of
+from tessera.json_files import Strictly, read_own
 from tessera.progress import Progress, Say, silent
 
 _ABOUT, _VECTORS, _TEXTS = "index.json", "vectors.npy", "texts.parquet"
@@ -46,6 +47,17 @@ class Hit:
     text: str
     score: float  # inner product; of a reranker its score
     similarity: float | None = None  # before it was reranked
+
+
+class _About(Strictly):
+    """index.json, as far as a search needs it."""
+
+    model: str
+    model_hash: str
+    dimensions: int | None
+    max_length: int | None
+    normalize: bool
+    rows: int
 
 
 class Query(NamedTuple):
@@ -80,7 +92,9 @@ def build(
     It goes on where it was stopped. Raises ValueError and FileExistsError as `embed_file` does, and for a model whose
     similarity is a distance.
     """
-    out, place = Path(out), folders.local(model)
+    out = Path(out)
+    _refuse_other(out)
+    place = folders.local(model)
     pipeline, _ = folders.read(place)
     if pipeline.similarity not in ("cosine", "dot"):
         raise ValueError(f"{model}: its similarity is {pipeline.similarity}; search compares by cosine and dot")
@@ -101,24 +115,28 @@ def build(
         embed_file(model, source, building / _VECTORS, on_progress=on_progress, say=say, **how, **machine)
         reader = RowReader(text_files(str(source), text, id), id, skip_bad, text_of(text), text, "texts")
         rows = reader.look(silent).rows
-        with atomic_folder(out) as draft:
+        with atomic_folder(out, sealed=True) as draft:
             _link(building / _VECTORS, draft / _VECTORS)
             _write_texts(draft / _TEXTS, reader)
             where = str(place.resolve()) if Path(model).is_dir() else str(model)
             write_json(draft / _ABOUT, {**settings, "model": where, "rows": rows})
-            checksums.seal(draft)
         remove_folder(building)
     return out
 
 
-def _is_finished(out: Path, settings: Settings, say: Say) -> bool:
-    """Raises FileExistsError where `out` is there and is something else."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return False
-    before = read_json(out / _ABOUT) if (out / _ABOUT).is_file() else None
-    if not isinstance(before, dict):
+def _refuse_other(out: Path) -> None:
+    """Raises FileExistsError where `out` is there and no index, OSError where none can be made there."""
+    if out.is_dir() and any(out.iterdir()) and not (out / _ABOUT).is_file():
         raise FileExistsError(f"{out}: there already, and no index; remove it, or choose another name")
-    if named := different(before, settings):
+    if not (out / _ABOUT).is_file():
+        refuse_taken(out)
+
+
+def _is_finished(out: Path, settings: Settings, say: Say) -> bool:
+    """Raises FileExistsError where `out` is there with other settings."""
+    if not (out / _ABOUT).is_file():
+        return False
+    if named := different(read_own(Strictly, out / _ABOUT).model_dump(), settings):
         raise FileExistsError(f"{out}: there already, with another {named}; remove it, or choose another name")
     say(f"{out}: there already, with these settings")
     return True
@@ -146,7 +164,7 @@ class SearchIndex:
     encoder: Encoder
     vectors: NDArray[Any]  # [c, h], on the disk
     texts: Path
-    about: Settings
+    about: _About
 
     @classmethod
     def open(cls, folder: str | Path, model: str | Path | None = None, **machine: Any) -> Self:
@@ -160,19 +178,20 @@ class SearchIndex:
         folder = Path(folder)
         if not (folder / _ABOUT).is_file():
             raise ValueError(f"{folder}: is no index; `tessera index MODEL TEXTS {folder}` builds one")
-        checksums.check_folder(folder)
-        about = read_json(folder / _ABOUT)
-        name = about["model"] if model is None else model
+        if not checksums.check_folder(folder):
+            raise ValueError(f"{folder}: {checksums.MANIFEST} is missing, so the index is not whole; build it anew")
+        about = read_own(_About, folder / _ABOUT)
+        name = about.model if model is None else model
         try:
             place = folders.local(name)
         except ValueError as error:
             raise ValueError(f"{folder}: its model is gone: {error}; give where it is now with --model") from None
-        if (now := folders.content_hash(place)) != about["model_hash"]:
+        if (now := folders.content_hash(place)) != about.model_hash:
             raise ValueError(
-                f"{folder}: was built with another model than {name} holds now ({about['model_hash']}, not {now}); "
+                f"{folder}: was built with another model than {name} holds now ({about.model_hash}, not {now}); "
                 "give that one with --model, or build the index anew"
             )
-        vectors = np.load(folder / _VECTORS, mmap_mode="r", allow_pickle=False)
+        vectors = _vectors(folder / _VECTORS, about.rows)
         return cls(Encoder.from_pretrained(place, **machine), vectors, folder / _TEXTS, about)
 
     def __len__(self) -> int:
@@ -183,7 +202,7 @@ class SearchIndex:
 
         prompt  stands before every query; None: the folder's for queries, if it has one
         """
-        how = {name: self.about[name] for name in ("dimensions", "max_length", "normalize")}
+        how = self.about.model_dump(include={"dimensions", "max_length", "normalize"})
         asked = self.encoder.encode_query(list(queries), prompt=prompt, **how)
         places, scores = nearest(asked, self._parts(), top)
         rows = self._rows(np.unique(places))
@@ -210,6 +229,17 @@ class SearchIndex:
                     found |= dict(zip(mine.tolist(), pairs, strict=True))
                 begin = end
         return found
+
+
+def _vectors(path: Path, rows: int) -> NDArray[Any]:
+    """[rows, h], read from the disk as it is needed. Raises ValueError where the file holds something else."""
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: holds no vectors ({str(error)[:100]}); build the index anew") from None
+    if found.ndim != 2 or len(found) != rows or found.dtype.kind != "f":
+        raise ValueError(f"{path}: holds {found.dtype} {list(found.shape)}, not {rows} vectors; build the index anew")
+    return found
 
 
 def read_queries(source: str, text: str = "text", id: str | None = None) -> list[Query]:

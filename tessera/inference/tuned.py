@@ -20,6 +20,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
+from tessera import checksums
 from tessera.files import fingerprint, read_json
 from tessera.inference.runtime import Runtime
 from tessera.json_files import Strictly
@@ -116,6 +117,7 @@ def in_int8(encoder: Encoder, steps: Path, dtype: str) -> PackedEncoder:
     from safetensors.torch import load_file
 
     number = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    checksums.check(steps)
     try:
         return PackedEncoder(encoder.eval(), number, int8_layer(load_file(steps)))
     except (OSError, SafetensorError, RuntimeError) as error:

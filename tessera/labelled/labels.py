@@ -6,6 +6,7 @@ which of these are one name; what is no label (nothing, NaN, an empty text, a li
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
@@ -19,7 +20,8 @@ _HIDDEN = "-1"  # how sets write that their test labels are hidden
 
 
 def spelled(value: Any) -> str:
-    """The one spelling of a label: true and "True" are `true`; 1, 1.0 and "1.0" are `1`; the ends of a text are bare.
+    """The one spelling of a label: true and "True" are `true`; 1, 1.0 and "1.0" are `1`; the ends of a text are bare,
+    and its letters composed (NFC): é is one label, however it is typed.
 
     Upper and lower case are two labels, but for truth values, and so are "01" and "1". Raises ValueError for what is
     no label, in words that follow on "is": "nan; a label is text, a number, true or false". So do the others here.
@@ -39,7 +41,7 @@ def spelled(value: Any) -> str:
         return str(int(value)) if value == int(value) and -(2**53) < float(value) < 2**53 else str(value)
     if not isinstance(value, str):
         raise ValueError(f"{shown(value)}; a label is text, a number, true or false")
-    text = value.strip()
+    text = unicodedata.normalize("NFC", value.strip())
     if not text:
         raise ValueError("empty; a label is text, a number, true or false")
     if text.lower() in _TRUTHS:

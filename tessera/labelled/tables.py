@@ -30,6 +30,7 @@ LONGEST = 2**25  # bytes of a row
 _ASIDE = ("", ".json", ".txt")  # in a folder more often settings and notes than rows
 _WHOLE_FILE = 2**28  # bytes of a .json file that is one object, which is read as one
 _UNPACKED, _TIMES = 2**28, 1_000  # a file may unpack into so many bytes, or so many times its size: rows are kept
+_UNKNOWN = 2**30  # one whose size no server says into so many
 
 
 class DataError(ValueError):
@@ -72,10 +73,9 @@ def rows(file: File | Path, skipped: list[str] | None = None) -> Iterator[Placed
         file = _file(file) if isinstance(file, Path) else file
         for number, row, reason, raw in _read(file):
             size += _bytes_of(raw if row is None else row)
-            if size > max(_UNPACKED, _TIMES * file.size) and file.size:
-                raise DataError(
-                    f"{file}: {file.size:,} bytes unpack into more than {size:,}; unpack it yourself if that is meant"
-                )
+            if size > (max(_UNPACKED, _TIMES * file.size) if file.size else _UNKNOWN):
+                what = f"{file.size:,} bytes unpack" if file.size else "it unpacks"
+                raise DataError(f"{file}: {what} into more than {size:,}; unpack it yourself if that is meant")
             place = f"{file}:{number}"
             if row is not None:
                 row.pop("", None)  # the index that pandas writes, or behind the last comma: no role can name it

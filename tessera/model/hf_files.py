@@ -20,22 +20,17 @@ from tessera import checksums
 from tessera.json_files import SHOWN, Strictly, fit, read_as, read_json, shown
 from tessera.plan.errors import some
 from tessera.plan.fields import hub_name
+from tessera.secrets import is_url, redact
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_VOCABULARIES = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "vocab.txt", "vocab.json", "merges.txt")
 _TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
-    *("tokenizer.model", "vocab.txt", "vocab.json", "merges.txt"),
+    *_VOCABULARIES,
 )
 # What of a folder is read, and so fetched.
-_FETCHED = [
-    "*.safetensors",
-    "*.json",
-    "*.txt",
-    "README.md",
-    "*/config.json",
-    "*/model.safetensors",
-    "0_Transformer/*.txt",
-]
+_FETCHED = ["*.safetensors", "*.json", "*.txt", "README.md"]
+_FETCHED += ["*/config.json", "*/model.safetensors", "0_Transformer/*.txt"]
 _A_MODEL = ("config.json", "modules.json", "adapter_config.json")  # one of these is in the folder of a model
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "pytorch_adapter.bin")
@@ -113,6 +108,15 @@ def tokenizers_differ(first: Path, other: Path) -> tuple[str | None, str | None]
         both = " and ".join("no token" if i is None else f"id {i}" for i in (mine.get(token), theirs.get(token)))
         ids = f"{shown(token)} is {both} ({len(moved)} tokens in all)"
     return ids, next((part for part, rules in a.rules().items() if rules != b.rules()[part]), None)
+
+
+def vocabularies_differ(first: Path, other: Path) -> str | None:
+    """The file in which two folders without a tokenizer.json have another vocabulary, or only one of them has it."""
+    for name in (*_VOCABULARIES, "added_tokens.json"):
+        both = [folder / name for folder in (first, other) if (folder / name).is_file()]
+        if len(both) == 1 or (both and both[0].read_bytes() != both[1].read_bytes()):
+            return name
+    return None
 
 
 def _on(fields: dict[str, Any]) -> dict[str, Any]:
@@ -280,6 +284,8 @@ def located(place: str | Path) -> Path:
     The Hub is not asked for what would lie in a folder that is here: `runs/mine` is a folder, though it may be missing.
     Raises ValueError where the Hub is out of reach or has no such model, saying how to bring it here.
     """
+    if is_url(place):
+        raise ValueError(f"{redact(str(place))}: is a URL; give a folder here, or a model's name on the Hub")
     place = Path(place)
     name = hub_name(place.as_posix())
     return place if name is None or place.parent.is_dir() else fetched(*name)

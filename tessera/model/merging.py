@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tessera.model import hub
-from tessera.model.hf_files import config_json, is_finite, tokenizers_differ
+from tessera.model.hf_files import config_json, is_finite, tokenizers_differ, vocabularies_differ
 from tessera.model.mlm import MaskedLM
 
 Method = Literal["ties", "linear", "exponential"]
@@ -278,8 +278,14 @@ def _check_alike(models: Sequence[Path], base: Path | None, config_of: Path | No
             f"cannot merge: {read[0]} has a tokenizer.json and {lacking} none, so nobody knows whether their ids are "
             "the same tokens; put the tokenizer.json of its training there"
         )
-    for other in read[1:]:
-        _check_tokenizers(read[0], other, config_of)
+    for other in readers[1:]:
+        if read:
+            _check_tokenizers(readers[0], other, config_of)
+        elif (name := vocabularies_differ(readers[0], other)) is not None:
+            raise ValueError(
+                f"cannot merge {readers[0]} and {other}: {name} is not the same in both, and neither has a "
+                "tokenizer.json; only models that were trained with one vocabulary merge"
+            )
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -136,11 +136,7 @@ def check_sizes(found: Mapping[str, StoredWeight], given: Mapping[str, Any], aut
             raise ValueError(f"{place}: field {key!r} is not implemented; only plain safetensors are read")
     with retold(place), quietly():
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        counts = {key: value for key, value in config.to_dict().items() if key.endswith(("layers", "groups", "_num"))}
-        counts["num_hidden_layers"] = config.num_hidden_layers
-    for key, value in counts.items():
-        if isinstance(value, int) and value > len(found):  # a layer has a weight at least
-            raise ValueError(f"{place}: {key} is {value}, but there are only {len(found)} weights beside it")
+    check_layers(config, len(found), place)
     with retold(place), quietly(), torch.device("meta"):
         empty = auto.from_config(config, trust_remote_code=False)
         asked = sum(values.numel() for values in empty.state_dict().values())
@@ -148,6 +144,14 @@ def check_sizes(found: Mapping[str, StoredWeight], given: Mapping[str, Any], aut
     held = sum(math.prod(weight.shape) for weight in found.values())
     if asked > 4 * held + _SLACK:
         raise ValueError(f"{place} asks for a model of {asked:,} numbers, but the weights beside it are {held:,}")
+
+
+def check_layers(config: Any, weights: int, place: Path) -> None:
+    """Raises ValueError where a configuration has more layers than there are weights: an empty one takes time too."""
+    counts = {key: value for key, value in config.to_dict().items() if key.endswith(("layers", "groups", "_num"))}
+    for key, value in {**counts, "num_hidden_layers": getattr(config, "num_hidden_layers", 0)}.items():
+        if isinstance(value, int) and value > weights:  # a layer has a weight at least
+            raise ValueError(f"{place}: {key} is {value}, but there are only {weights} weights beside it")
 
 
 def _class(given: Mapping[str, Any], place: Path, kind: type[nn.Module]) -> Any:
@@ -252,13 +256,24 @@ def _mask_token(given: Mapping[str, Any], folder: Path) -> int | None:
     return said
 
 
+def _unlike(embedding: Tensor, count: int) -> Tensor:
+    """Ids whose rows all differ, far from the special tokens: the last rows may be alike, where they only fill up."""
+    found: list[int] = []
+    for number in reversed(range(len(embedding))):
+        if not any(torch.equal(embedding[number], embedding[other]) for other in found):
+            found.append(number)
+        if len(found) == count:
+            return torch.tensor(found)
+    return len(embedding) - 1 - torch.arange(count)
+
+
 @torch.no_grad()
 def prove(model: TransformersEncoder | TransformersMaskedLM, folder: Path) -> None:
     """Raises ValueError where the class is not what we take it for: tried out on two documents of a few tokens."""
     encoder = model if isinstance(model, TransformersEncoder) else model.encoder
     what = f"{folder}: {type(encoder.model).__name__} of transformers"
-    high = encoder.config.vocab_size - torch.arange(7)  # far from the special tokens
-    short, long = high[1:4], high[1:7]
+    long = _unlike(encoder.model.get_input_embeddings().weight, 6)
+    short = long[:3]
     ends = [torch.tensor([0, n]) for n in (3, 6)]
     try:
         alone = [encoder(tokens, end) for tokens, end in zip((short, long), ends, strict=True)]

@@ -89,12 +89,13 @@ def phase_flops(config: EncoderConfig, phase: Phase, length: float) -> float:
     """FLOPs of the matrix products of a phase whose documents have `length` tokens in the mean.
 
     Forward of every token and of the head at every masked position, times 3: the way back costs twice the way there.
+    A contrast goes forward once more, for all vectors of the batch before the gradient of any (train/embedding.py).
     Attention is counted for documents of just this length; where lengths vary it is somewhat more.
     """
     ends = at(phase.predicted, 0.0), at(phase.predicted, 1.0)
     masked = sum(ends) / 2  # the mean of either curve
     forward = flops_per_token(config, max(1, round(length))) + masked * head_flops(config)
-    return 3 * forward * phase.tokens
+    return (4 if phase.contrast is not None else 3) * forward * phase.tokens
 
 
 def mining_flops(config: EncoderConfig, phase: Phase, length: float) -> tuple[float, float]:

@@ -115,7 +115,7 @@ def _gaps(run: Run) -> list[str]:
 
 def _spec(figure: Figure) -> dict[str, Any]:
     """A chart as Vega-Lite, of the width of its place."""
-    spec: dict[str, Any] = figure.chart.properties(width="container", height=figure.height).to_dict()
+    spec: dict[str, Any] = style.drawable(figure.chart.properties(width="container", height=figure.height).to_dict())
     for key in ("$schema", "config"):  # the page says both, once
         spec.pop(key, None)
     return spec | {"autosize": {"type": "fit-x", "contains": "padding"}}

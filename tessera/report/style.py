@@ -5,9 +5,11 @@ the reader's own, and a content security policy forbids every request.
 """
 
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
+from tessera.files import atomic_file, write_text
 from tessera.plan.shipped import pip_line
 
 # Stages take these colours in the order of the recipe, on light and on dark ground.
@@ -16,6 +18,8 @@ DARK = ("#7fb0ea", "#eda064", "#6dc79d", "#d992cb", "#cfc268", "#7dcfe2", "#ee8b
 
 INK = {"text": "#1c2128", "muted": "#5b6470", "line": "#d9dde3", "grid": "#e8ebef"}
 TOKENS = "replace(format(datum.value, '~s'), 'G', 'B')"  # d3 writes 10^9 as G (giga); token counts are written with B
+# What XML does not allow, and bidi overrides, which turn what is read.
+_UNDRAWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 _FORMATS = (".png", ".svg", ".html")
 
 
@@ -54,8 +58,7 @@ def _vega() -> str:
     """Vega, Vega-Lite and Vega-Embed in one script, about 0.9 MB."""
     import vl_convert
 
-    version = ".".join(altair().SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", version))
+    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", _version()))
 
 
 # -------------------------------------------------------------------------------------------------------- a chart alone
@@ -83,9 +86,37 @@ def write_picture(chart: Any, path: Path, *, scale: float = 2.0, **legend: Any) 
         .configure_title(anchor="start", color=INK["text"], fontSize=14, subtitleColor=INK["muted"], offset=10)
         .configure_legend(**{"orient": "bottom", "title": None, "labelColor": INK["text"], "columns": 6, **legend})
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    spec = drawable(whole.to_dict())
     if path.suffix.lower() == ".html":
-        path.write_text(render("picture.html", title=path.stem, specs=whole.to_dict()), encoding="utf-8")
-    else:
-        whole.save(str(path), scale_factor=scale)
+        write_text(path, render("picture.html", title=drawable(path.stem), specs=spec))
+        return path
+    drawn = _drawn(spec, path.suffix.lower(), scale)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as draft:
+        draft.write_bytes(drawn)
     return path
+
+
+def _drawn(spec: dict[str, Any], ending: str, scale: float) -> bytes:
+    import vl_convert
+
+    if ending == ".svg":
+        return str(vl_convert.vegalite_to_svg(spec, _version())).encode()
+    return bytes(vl_convert.vegalite_to_png(spec, _version(), scale=scale))
+
+
+def _version() -> str:
+    """Of Vega-Lite, as vl-convert asks for it."""
+    return ".".join(altair().SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+
+
+def drawable(value: Any) -> Any:
+    """What a chart says, with a mark (U+FFFD) for each character that no picture holds: at one, vl-convert aborts."""
+    match value:
+        case str():
+            return _UNDRAWABLE.sub("\ufffd", value)
+        case dict():
+            return {drawable(key): drawable(inner) for key, inner in value.items()}
+        case list():
+            return [drawable(inner) for inner in value]
+    return value

@@ -29,11 +29,12 @@ from torch import Tensor
 from tessera.checksums import sealed_json
 from tessera.data.examples import Triple
 from tessera.data.packing import by_length
-from tessera.files import read_json, write_json
+from tessera.files import write_json
 from tessera.finetune.checkpoint import Checkpoint
 from tessera.finetune.loop import Plan, TrainingSummary, optimize
 from tessera.inference.nearest import nearest
 from tessera.inference.tokenize import Ids
+from tessera.json_files import Strictly, read_own
 from tessera.plan.task import Protocol
 from tessera.progress import Progress
 from tessera.retrieval.retriever import Contrast, Retriever
@@ -183,6 +184,10 @@ def train(
     )  # fmt: skip
 
 
+class _Mined(Strictly):
+    mined: list[list[int]]
+
+
 def _kept(
     mine: Callable[[], list[Triple]], triples: Sequence[Triple], corpus: Sequence[str], path: Path | None, first: bool
 ) -> list[Triple]:
@@ -195,7 +200,7 @@ def _kept(
     if not first and path is not None:
         if not path.is_file():
             raise ValueError(f"{path}: is missing; the checkpoint beside it cannot go on without: remove it too")
-        more = read_json(path)["mined"]
+        more = read_own(_Mined, path).mined
         negatives = [tuple(documents[n] for n in numbers) for numbers in more]
         return [replace(one, negatives=(*one.negatives, *some)) for one, some in zip(triples, negatives, strict=True)]
     found = mine()

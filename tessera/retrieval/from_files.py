@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from tessera.files import refuse_taken
+from tessera import lock
+from tessera.files import LOCK, refuse_taken
 from tessera.labelled import tables
 from tessera.labelled.splits import split_of
 from tessera.labelled.tables import DataError
@@ -62,7 +63,7 @@ def fit(
     options   others of `run` of the kind: contrast, retriever, listwise, loss, temperature, cache ...
 
     Files called test give the score that the card names, of retrieve and rerank. Raises ValueError naming the row, or
-    what is missing, before anything is computed.
+    what is missing, before anything is computed; lock.AtWork where another process makes `out`.
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; give {', '.join(KINDS)}")
@@ -78,16 +79,18 @@ def fit(
         watcher.say(line)
     rows = {name: itertools.chain.from_iterable(map(tables.rows, some)) for name, some in files.items()}
     how: dict[str, Any] = {"protocol": protocol, "machine": machine, "watcher": watcher, **options}
-    if kind == "distil":
-        if files["test"]:
-            raise DataError(f"{data}: has test rows, which distil has no use for; give it training rows alone")
-        held: Any = pairs.sentences(rows["validation"], columns) if files["validation"] else held_out or distil.HELD_OUT
-        assert teacher is not None
-        return distil.run(model, teacher, pairs.sentences(rows["train"], columns), out, held_out=held, **how)
-    held = pairs.judged(rows["validation"], columns) if files["validation"] else held_out or retrieve.HELD_OUT
-    test = pairs.judged(rows["test"], columns) if files["test"] else ()
-    run = retrieve.run if kind == "retrieve" else rerank.run
-    return run(model, pairs.judged(rows["train"], columns), out, held_out=held, test=test, **how)
+    with lock.hold(out.with_name(f".{out.name}.trials{LOCK}"), str(out)):
+        if kind == "distil":
+            if files["test"]:
+                raise DataError(f"{data}: has test rows, which distil has no use for; give it training rows alone")
+            held: Any = held_out or distil.HELD_OUT
+            held = pairs.sentences(rows["validation"], columns) if files["validation"] else held
+            assert teacher is not None
+            return distil.run(model, teacher, pairs.sentences(rows["train"], columns), out, held_out=held, **how)
+        held = pairs.judged(rows["validation"], columns) if files["validation"] else held_out or retrieve.HELD_OUT
+        test = pairs.judged(rows["test"], columns) if files["test"] else ()
+        run = retrieve.run if kind == "retrieve" else rerank.run
+        return run(model, pairs.judged(rows["train"], columns), out, held_out=held, test=test, **how)
 
 
 def contrast(model: str | Path, dimensions: Sequence[int] = (), negatives: int | None = None) -> Contrast | None:

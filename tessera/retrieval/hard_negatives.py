@@ -26,8 +26,9 @@ from tessera.checksums import Damaged
 from tessera.data.hashing import keys, named_keys
 from tessera.data.packing import ranges
 from tessera.data.pair_stream import EmbeddingStream, PairStream, text_keys
-from tessera.files import atomic_file, digest, fingerprint, read_json, write_json
+from tessera.files import atomic_file, digest, fingerprint, write_json
 from tessera.inference.encoder import Encoder
+from tessera.json_files import Strictly, read_own
 from tessera.model import hub
 from tessera.model.hf_files import find_model
 from tessera.plan.fields import is_folder
@@ -97,7 +98,8 @@ def mine(
         if not _kept(folder, asked, _model(phase, run)):
             _mine(recipe, phase, _model(phase, run), stream.pairs, text, groups, folder, asked, watcher)
     distributed.wait(world)
-    found = np.concatenate([np.load(folder / name, allow_pickle=False) for name in read_json(folder / INDEX)["parts"]])
+    parts = read_own(_Index, folder / INDEX).parts
+    found = np.concatenate([np.load(folder / name, allow_pickle=False) for name in parts])
     found = found[np.argsort(found[:, 0])]
     return Mined(found[:, 0], found[:, 1:])
 
@@ -139,6 +141,14 @@ def hardest(
     return found
 
 
+class _Index(Strictly):
+    """mined.json, as far as it is read again."""
+
+    asked: str
+    model: str
+    parts: list[str]
+
+
 def _model(phase: Phase, run: Path) -> Path:
     """The folder of the model that a phase starts from."""
     return find_model(phase.from_) if is_folder(phase.from_) else (run / phase.from_ / "final").resolve()
@@ -147,16 +157,16 @@ def _model(phase: Phase, run: Path) -> Path:
 def _kept(folder: Path, asked: str, model: Path) -> bool:
     """Whether all that is asked for was mined before, and is whole."""
     try:
-        index = read_json(folder / INDEX)
+        index = read_own(_Index, folder / INDEX)
     except FileNotFoundError:
         return False
     except Damaged as error:
         logging.getLogger("tessera").warning("%s; what it names is looked at again", error)
         return False
-    if index["asked"] != asked or not all(whole(folder / name) for name in index["parts"]):
+    if index.asked != asked or not all(whole(folder / name) for name in index.parts):
         return False
     begun = any(folder.parent.glob("checkpoint-*"))
-    return begun or bool(index["model"] == fingerprint(model))
+    return begun or index.model == fingerprint(model)
 
 
 def _mine(

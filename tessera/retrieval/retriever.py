@@ -224,7 +224,7 @@ def save_vectors(
     plain = dataclasses.replace(retriever, machine=retriever.machine.model_copy(update={"dtype": "float32"}))
     texts = texts[: saved.COMPARED]
     mine = {"query": plain.queries(texts), "document": plain.documents(texts)}
-    with atomic_folder(Path(folder)) as draft:
+    with atomic_folder(Path(folder), sealed=True) as draft:
         retriever.save(source, draft, card)
         with quietly():
             from sentence_transformers import SentenceTransformer

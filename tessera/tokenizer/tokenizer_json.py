@@ -1,6 +1,7 @@
 """Parsing a `tokenizer.json` and the files beside it: special tokens, template, what each entry stands for."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,6 +31,8 @@ _ROLES = {
 SPACES = ("Ġ", "▁")  # how byte-level and SentencePiece vocabularies write a space
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 MOST_IDS = 1 << 24  # ids are below; an array of so many is 64 MB. The largest vocabularies have a million
+
+_MOST_GROWTH = 256  # of a text by a normalizer; real ones write a character or two for one
 
 _Id = Annotated[int, Field(ge=0, lt=MOST_IDS)]
 
@@ -67,6 +70,11 @@ def parsed(path: Path, data: bytes) -> Json:
     if not isinstance(definition, dict):
         raise ValueError(f"{path}: not a tokenizer.json of the tokenizers library: it holds no JSON object")
     own = fit(_TokenizerJson, definition, path).model
+    if (times := _growth(definition.get("normalizer"))) > _MOST_GROWTH:
+        raise ValueError(
+            f"{path}: normalizer: what it replaces or puts before a text may become {times:,} times as long, so it is "
+            "made to fill a memory"
+        )
     prefix = own.continuing_subword_prefix
     for number, merge in enumerate(own.merges or () if prefix else ()):  # BPE cuts it off in bytes, unseen
         parts = merge.split(" ") if isinstance(merge, str) else merge
@@ -77,6 +85,16 @@ def parsed(path: Path, data: bytes) -> Json:
                 f"continuing_subword_prefix, {shown(prefix)}"
             )
     return definition
+
+
+def _growth(normalizer: Any) -> int:
+    """How many times as long a normalizer may make a text, or how many characters it puts before one: a bound."""
+    match normalizer:
+        case {"type": "Sequence", "normalizers": list(parts)}:
+            return math.prod(map(_growth, parts))
+        case {"type": "Replace", "content": str(text)} | {"type": "Prepend", "prepend": str(text)}:
+            return max(1, len(text))
+    return 1
 
 
 def read(file: Path) -> bytes:

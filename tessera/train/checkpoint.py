@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tessera import checksums
-from tessera.checksums import MANIFEST, seal
+from tessera.checksums import MANIFEST
 from tessera.files import atomic_folder, link_folder
 from tessera.model import hub
 from tessera.plan.errors import one_line
@@ -70,7 +70,7 @@ def save(
     Raises CheckpointError when the disk is full.
     """
     try:
-        with atomic_folder(folder, replace=True) as staging:
+        with atomic_folder(folder, replace=True, sealed=True) as staging:
             hub.save(model, staging, tokenizer_files, card)
             training = staging / "training"
             training.mkdir()
@@ -78,7 +78,6 @@ def save(
             save_file(tensors, training / "optimizer.safetensors")
             (training / "optimizer.json").write_text(plain, encoding="utf-8", newline="\n")
             (training / "state.json").write_text(json.dumps(asdict(position)), encoding="utf-8", newline="\n")
-            seal(staging)
     except (OSError, SafetensorError) as error:
         why = full(error)
         if why is None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tessera.files import read_json, write_json
+from tessera.files import write_json
+from tessera.json_files import Strictly, read_own
 from tessera.model.hf_files import find_model
 from tessera.model.hub import AnyMaskedLM
 from tessera.model.mlm import MaskedLM
@@ -98,9 +99,13 @@ def kept_rows(recipe: Recipe, phase: Phase, run: Path, world: distributed.World)
     if world.leads:
         if not place.is_file():
             write_json(place, {"rows": new_rows(recipe, phase)}, sealed=True)
-        found = read_json(place)["rows"]
+        found = read_own(_Kept, place).rows
     rows: list[int] = distributed.from_lead(found, world)
     return rows
+
+
+class _Kept(Strictly):
+    rows: list[int]
 
 
 def new_rows(recipe: Recipe, phase: Phase) -> list[int]:
@@ -118,8 +123,7 @@ def new_rows(recipe: Recipe, phase: Phase) -> list[int]:
             f"{what}, but {place} is missing, which says what rows are new; give a folder of tessera vocabulary extend "
             "or replace, or freeze: layers"
         )
-    rows = read_json(place).get("rows")
-    new = [i for i, old in enumerate(rows) if old == -1] if isinstance(rows, list) else []
+    new = [i for i, old in enumerate(read_own(_Kept, place).rows) if old == -1]
     if not new:
         raise ValueError(f"{what}, but by {place} no row is new; take freeze: layers, or leave freeze out")
     return new

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 
 from tessera import checksums
-from tessera.checksums import seal
 from tessera.files import atomic_folder, refuse_taken, write_json
 from tessera.model import hub, merging
 from tessera.model.hf_files import find_model
@@ -48,9 +47,8 @@ def merge_folders(
         tokenizer=tokenizer,
     )  # fmt: skip
     summary = f"Merged by {method} from {', '.join(f'{path.parent.name}/{path.name}' for path in models)}."
-    with atomic_folder(target) as staging:
+    with atomic_folder(target, sealed=True) as staging:
         hub.save(merged, staging, tokenizer or config_of or models[0], describe(merged.config, summary))
-        seal(staging)
     return target
 
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from tessera import checksums
 from tessera.data.shards import Shards
-from tessera.files import digest, read_json, write_json
+from tessera.files import digest, write_json
+from tessera.json_files import Strictly, read_own
 from tessera.model import hub
 from tessera.model.attention import choose
 from tessera.model.hf_files import find_model, located, tokenizers_differ
@@ -204,6 +205,10 @@ def _begin(
     return model, fresh, carried
 
 
+class _Began(Strictly):
+    fingerprint: str | None = None
+
+
 def _replaced(folder: Path, phase: Phase, recipe: Recipe, run: Path) -> str | None:
     """Notes which model a phase starts from, or says that another phase, or an earlier start of this one, found another
     in that folder: nothing else would show that it was replaced."""
@@ -211,7 +216,7 @@ def _replaced(folder: Path, phase: Phase, recipe: Recipe, run: Path) -> str | No
     found = digest({path.name: checksums.sha256(path) for path in files})
     for other in (one.name for one in recipe.phases if one.from_ == phase.from_):
         place = run / other / STARTED_FROM
-        before = read_json(place).get("fingerprint") if place.is_file() else None
+        before = read_own(_Began, place).fingerprint if place.is_file() else None
         if before not in (None, found):
             return (
                 f"{phase.name} starts from {folder}, which has changed since {other} began: it was {before}, now it is "

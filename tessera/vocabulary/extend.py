@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from tessera.checksums import seal
 from tessera.files import atomic_folder, refuse_taken
 from tessera.inference.tokenize import check_vocabulary
 from tessera.progress import Silent, Watcher
@@ -60,7 +59,7 @@ def extend(
     tell(0, 3, "learning pieces")
     learnt = learn(found, [text for language in texts.languages for text in texts.used[language]], tokens)
     ids, count = learnt.ids(tokenizer.vocab_size), tokenizer.vocab_size + len(learnt.pieces)
-    with atomic_folder(out) as draft:
+    with atomic_folder(out, sealed=True) as draft:
         tell(1, 3, f"writing {len(learnt.pieces):,} new rows")
         rows = _rows(found, learnt, texts, init)
         left_out = tables.write(model, rows, tables.config_of(model, ids, count), draft)
@@ -71,7 +70,6 @@ def extend(
         card.write(
             draft, card.extended(model.whole, learnt.pieces, init, texts, changed, left_out), rows.source, changed
         )
-        seal(draft)
     tell(3, 3, "extend")
     return Extended(
         folder=out,

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from tessera.checksums import seal
 from tessera.files import atomic_folder, refuse_taken
 from tessera.inference.tokenize import check_vocabulary
 from tessera.progress import Silent, Watcher
@@ -72,7 +71,7 @@ def replace(
         for role in reversed(_ROLES)
         if getattr(old.tokenizer, role) is not None and getattr(new.tokenizer, role) is not None
     }
-    with atomic_folder(out) as draft:
+    with atomic_folder(out, sealed=True) as draft:
         left_out = tables.write(model, rows, tables.config_of(model, ids, len(rows.source)), draft)
         inside = draft / model.inside.relative_to(model.whole)
         for name in _OTHERS:
@@ -82,7 +81,6 @@ def replace(
         changed = change.measure(model.whole, draft, None, texts.held_out, set())
         copied = int((rows.source >= 0).sum())
         card.write(draft, card.replaced(model.whole, copied, len(rows.source), changed, left_out), rows.source, changed)
-        seal(draft)
     tell(2, 2, "replace")
     return Replaced(
         folder=out,

@@ -23,7 +23,7 @@ from tessera.inference.sentence_folder import ends_in_vectors, read
 from tessera.json_files import shown
 from tessera.model.hf_files import StoredWeight, config_json, find_model, open_weights, refuse_infinite
 from tessera.model.hf_names import NAMES, theirs
-from tessera.model.transformers_folder import retold
+from tessera.model.transformers_folder import check_layers, retold
 from tessera.model.transformers_model import quietly
 from tessera.plan.errors import some
 from tessera.vocabulary.entries import TOKEN_IDS, Ids, Json, config_with_ids
@@ -117,7 +117,7 @@ def _other_sizes(config: Json) -> set[int]:
 def _others(shapes: Mapping[str, list[int]], config: Json, folder: Path) -> tuple[list[str], int]:
     """Tables of a model that transformers runs: what changes its shape when only vocab_size changes; and `fixed`."""
     changing, prefixes, fixed = set(), {""}, 0
-    for one, other in _empty(folder, config):
+    for one, other in _empty(folder, config, len(shapes)):
         sizes = {name: values.shape for name, values in other.state_dict().items()}
         for name, part in one.named_modules():
             if "position" in name.rpartition(".")[2] and (padding := getattr(part, "padding_idx", None)) is not None:
@@ -129,7 +129,7 @@ def _others(shapes: Mapping[str, list[int]], config: Json, folder: Path) -> tupl
     return [name for name in shapes if name in changing], fixed
 
 
-def _empty(folder: Path, config: Json) -> Iterator[tuple[Any, Any]]:
+def _empty(folder: Path, config: Json, weights: int) -> Iterator[tuple[Any, Any]]:
     """The architecture without weights, and once more with a row more, for every class that may read the folder."""
     import transformers
 
@@ -139,6 +139,7 @@ def _empty(folder: Path, config: Json) -> Iterator[tuple[Any, Any]]:
         more = transformers.AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True, vocab_size=known.vocab_size + 1
         )
+    check_layers(known, weights, place)
     classes = [getattr(transformers, name, None) for name in config.get("architectures") or ()]
     autos = (transformers.AutoModel, transformers.AutoModelForMaskedLM, transformers.AutoModelForPreTraining)
     classes += [auto._model_mapping.get(type(known), None) for auto in autos]

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.checksums import seal
 from tessera.files import atomic_folder, refuse_taken
 from tessera.inference.tokenize import check_vocabulary
 from tessera.progress import Silent, Watcher
@@ -65,7 +64,7 @@ def trim(
     kept = keep(found, counts, rule, more)
     ids = {int(old): new for new, old in enumerate(kept)}
     definition = entries.renumbered(found.definition, ids)
-    with atomic_folder(out) as draft:
+    with atomic_folder(out, sealed=True) as draft:
         left_out = tables.write(
             model, tables.Rows(source=kept, mixed={}), tables.config_of(model, ids, len(kept)), draft
         )
@@ -73,7 +72,6 @@ def trim(
         left_out += entries.write(found, definition, ids, inside)
         shown = proof.prove(model.whole, draft, ids, texts.held_out, check, watcher)
         card.write(draft, card.trimmed(model.whole, rule, texts, shown, left_out), kept, shown)
-        seal(draft)
     return Trimmed(folder=out, rows=(model.vocab_size, len(kept)), proof=shown, left_out=tuple(left_out))
 
 

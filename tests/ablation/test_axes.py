@@ -153,3 +153,17 @@ def test_every_command_of_the_page_can_be_asked_for(command):
     words = shlex.split(command.replace("\\\n", " "))
     asked = {flag: [b for a, b in itertools.pairwise(words) if a == flag] for flag in ("--vary", "--merge")}
     assert read(HOUSE / words[2], asked["--vary"], merge=asked["--merge"]).variants
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ("[" * 5_000, "nested more than"),
+        ("{a: &a [1, 1], b: [*a, *a]" + "".join(f", c{n}: 1" for n in range(3)), "expected"),
+        ("0.1,[", "expected"),
+    ],
+)
+def test_values_that_are_no_yaml_are_refused_whatever_they_are(recipe, given, why):
+    told = refused(recipe, f"phases.decay.mask_ratio={given}")
+    assert why in told
+    assert len(told) < 900

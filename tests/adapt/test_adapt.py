@@ -3,12 +3,16 @@
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import pytest
 from typer.testing import CliRunner
 from whole_run import Dies, write
 
+from tessera import lock
+from tessera.adapt import asked as asking
 from tessera.adapt.adapt import adapt
 from tessera.adapt.asked import AdaptError, Asked
 from tessera.adapt.retention import table
@@ -111,6 +115,12 @@ def test_an_adaptation_that_dies_ends_with_the_same_bytes(done, asked, tmp_path,
     assert weights(tmp_path / "cym") == weights(done)
 
 
+def test_a_second_process_is_told_before_it_looks(asked, tmp_path):
+    with lock.hold(tmp_path / ".cym.lock", "cym"), pytest.raises(lock.AtWork, match=r"cym: process .* is at work here"):
+        adapt(asked, tmp_path / "cym")
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_a_vocabulary_and_without_replay_the_start_itself_is_averaged(asked, tmp_path):
     plain = Asked(model=asked.model, text=asked.text, extend=0, tokens=4_000, peak=5e-3)
     found = adapt(plain, tmp_path / "out")
@@ -202,3 +212,13 @@ def test_the_command_prints_what_was_kept(asked, tmp_path, new, monkeypatch):
     assert "no text is replayed (--replay)" in shown.output
     shown = CliRunner().invoke(app, [*words, "--trim"])
     assert "leave out --trim" in str(shown.exception)
+
+
+def test_text_at_a_url_is_read_with_its_credential_which_is_kept_nowhere(asked, tmp_path, new):
+    url = "memory://user:SECRET@host/cym_Latn.jsonl"
+    fsspec.filesystem("memory").pipe("/user:SECRET@host/cym_Latn.jsonl", new.read_bytes())
+    mine = replace(asked, text=(url,), replay=(), watch=(), tokens=2_000)
+    adapt(mine, tmp_path / "out")
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or b"SECRET@" not in path.read_bytes() or path.suffix == ".parquet"
+    asking.refuse_other(mine, tmp_path / "out")

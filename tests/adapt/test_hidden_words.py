@@ -1,6 +1,7 @@
 """Hidden words are scored whole, the same ones for every tokenizer, by the chain rule."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,9 +29,9 @@ def tokenizer(tmp_path_factory):
 class Counting(torch.nn.Module):
     """Gives every token of the vocabulary the same chance, and keeps what it is asked."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, positions: int | None = None) -> None:
         super().__init__()
-        self.size, self.asked = size, []
+        self.size, self.asked, self.config = size, [], SimpleNamespace(positions=positions)
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
     def losses(self, tokens, starts, positions, targets):
@@ -47,6 +48,17 @@ def test_a_word_costs_the_sum_of_its_tokens_however_many_there_are(tokenizer):
     assert found.words == 2
     assert found.bytes == (8,)
     assert found.bits[0] == pytest.approx(tokens * math.log2(300))
+
+
+def test_a_model_with_few_positions_reads_as_much_of_a_passage_as_it_can_and_guesses_only_words_of_that(tokenizer):
+    model, text = Counting(300, positions=12), "one two three four five six seven"
+    ((_, offsets),) = tokenizer.encode_offsets([text])
+    end = int(offsets[12 - 2, 0])  # of the first token that has no place, beside two of the template
+    words = ((4, 7), (end - 1, end + 3), (28, 33))
+    found = hidden_words(model, tokenizer, [Passage(0, text, words), Passage(1, text, words[1:])])
+    assert found.words == 1
+    assert found.bytes == (3,)
+    assert max(len(tokens) for tokens, _, _ in model.asked) == 12
 
 
 def test_the_tokens_of_a_word_before_the_one_that_is_guessed_are_shown_and_those_after_it_hidden(tokenizer):

@@ -2,9 +2,7 @@
 
 import importlib.util
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -69,17 +67,23 @@ def test_a_contestant_that_fails_has_no_ratio(program):
     assert program.ratios(found) == {}
 
 
-def test_all_of_it_runs_with_tiny_shapes(tmp_path):
-    words = ["--rehearse", "--models", "eurobert-210m", "minilm", "--kinds", "512", "512 variable"]
-    done = subprocess.run(
-        [sys.executable, BENCHMARKS / "efficiency.py", *words, "--write", tmp_path / "page.md"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
+def test_all_of_it_runs_with_tiny_shapes(program, parts, tmp_path, monkeypatch, capsys):
+    """One contestant in a process of its own, as all have in a measurement; the others here, where torch is loaded."""
+    own, words = program._child, ["--rehearse", "--models", "eurobert-210m", "minilm", "--kinds", "512", "512 variable"]
+    sizes = {"rehearse": True, "documents": 6, "passes": 2}
+    started = []
+
+    def child(given, case):
+        started.append((case["what"], case.get("name"), case.get("kind")))
+        alone = started[-1] == ("time", "tessera", "512 variable")
+        return own(given, case) if alone else parts.main({**case, **sizes})
+
+    monkeypatch.setattr(program, "_child", child)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    program.main(program.arguments([*words, "--write", str(tmp_path / "page.md")]))
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["setting"] == {"documents": 6, "passes": 2}
+    assert len(started) == 7
     assert result["rehearsal"] is True
     assert set(result["ours"]) == {"eurobert-210m, tessera"}
     assert set(result["peers"]) == {"eurobert-210m, transformers", "minilm, transformers"}
@@ -89,6 +93,13 @@ def test_all_of_it_runs_with_tiny_shapes(tmp_path):
     page = (tmp_path / "page.md").read_text()
     assert "these figures measure nothing" in page
     assert page.count("\n| ") == 7  # the head and a line for each
+
+
+def test_a_contestant_that_dies_leaves_a_row_that_says_so(program, monkeypatch):
+    died = subprocess.CompletedProcess([], -9, stdout="")
+    monkeypatch.setattr(program.subprocess, "run", lambda *_, **__: died)
+    found = program._child(program.arguments(["--rehearse"]), {"what": "time"})
+    assert found == {"error": "its process ended with -9; what it died of stands above"}
 
 
 def test_no_documents_are_refused(program, capsys):

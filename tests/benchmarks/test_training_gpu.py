@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from patience import HANGS
 
 from tessera.model import attention, hub
 
@@ -169,7 +170,7 @@ def test_without_a_gpu_it_ends_and_names_the_rehearsal(program):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / "training_gpu.py"], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, BENCHMARKS / "training_gpu.py"], capture_output=True, text=True, timeout=HANGS, check=False
     )
     assert done.returncode == 1
     assert "PyTorch sees no GPU" in done.stderr
@@ -253,7 +254,7 @@ def test_a_rehearsal_runs_from_end_to_end(program, tmp_path):
     words = ["--rehearse", "--presets", "mmbert-small", "--contexts", "64", "--budget", "128"]
     done = subprocess.run(
         [sys.executable, BENCHMARKS / "training_gpu.py", *words, "--write", tmp_path / "gpu.md"],
-        capture_output=True, text=True, timeout=900, check=False,
+        capture_output=True, text=True, timeout=HANGS, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(done.stdout.splitlines()[-1])

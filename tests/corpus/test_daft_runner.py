@@ -7,6 +7,7 @@ import sys
 import textwrap
 
 import pytest
+from patience import HANGS
 
 from tessera.corpus import daft_runner
 
@@ -107,7 +108,7 @@ def test_a_ray_cluster_of_two_workers_gives_the_bytes_of_this_machine(tmp_path, 
     found = []
     for name in ("native", "ray"):
         command = [sys.executable, str(tmp_path / "go.py"), str(tmp_path), name]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         found.append(json.loads(done.stdout.splitlines()[-1]))
     assert found[0] == found[1]

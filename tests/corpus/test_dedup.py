@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from patience import HANGS
 
 from tessera.corpus import copies, daft_runner, dedup
 from tessera.corpus.copies import REASONS, Copies, merge, writing
@@ -347,6 +348,6 @@ def test_ray_finds_the_same_bytes(tmp_path):
     pytest.importorskip("ray", reason="ray is not installed")
     documents = corpus(tmp_path / "documents")
     here = dedup.find_duplicates(documents, BOTH, tmp_path / "native")
-    subprocess.run([sys.executable, "-c", ON_RAY, tmp_path / "documents", tmp_path / "ray"], check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", ON_RAY, tmp_path / "documents", tmp_path / "ray"], check=True, timeout=HANGS)
     for name in ("position.bin", "of.bin", "reason.bin"):
         assert (tmp_path / "ray" / "copies" / name).read_bytes() == (here.folder / name).read_bytes()

@@ -20,15 +20,12 @@ from hypothesis import strategies as st
 from tessera.corpus import documents
 from tessera.corpus.documents import (
     Document,
-    JoinedPair,
     Pair,
     check_usable,
-    directions,
-    join_pair,
     read,
     read_file,
-    why_not_pair,
 )
+from tessera.corpus.pairs import JoinedPair, directions, join_pair, why_not_pair
 from tessera.data import decompress
 from tessera.data.decompress import NUL
 from tessera.data.languages import language_code, language_of_path

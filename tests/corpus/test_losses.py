@@ -56,6 +56,30 @@ def test_a_language_that_filters_drop_wholly_is_an_error_unless_it_may_be(web):
     web(texts, filters, allow_empty=True)
 
 
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [
+        ({"mixed.jsonl": [{"text": "a", "lang": "xx"}] * 3}, r"xx \(3 x unknown language\)"),
+        ({"mixed.jsonl": [{"text": None, "lang": "is"}] * 3}, r"isl? \(3 x 'text' is null\)"),
+        ({"mixed.jsonl": [{"content": "a", "lang": ["isl_Latn"]}] * 3}, r"isl_Latn \(3 x no column 'text'\)"),
+        ({"isl_Latn.jsonl": []}, r"isl_Latn \(1 x an empty file\)"),
+    ],
+)
+def test_a_language_that_is_lost_among_the_rows_of_others_is_an_error_unless_it_may_be(web, texts, told):
+    others = [{"text": f"tekstur {n}", "lang": "fo"} for n in range(9)]
+    texts = {"fao.jsonl": [f"tekst {n}" for n in range(3)]} | {
+        name: [*others, *rows] if rows else [] for name, rows in texts.items()
+    }
+    with pytest.raises(ValueError, match=rf"nothing is left of 1 languages: {told}\. See .*allow_empty: true"):
+        web(texts)
+    web(texts, allow_empty=True)
+
+
+def test_rows_without_a_language_and_odd_words_in_its_column_are_no_language_that_is_lost(web):
+    odd = [{"text": "a", "lang": "what a text says in a wrong column"}, {"text": "a", "lang": None}]
+    web({"mixed.jsonl": [*({"text": f"tekstur {n}", "lang": "fo"} for n in range(9)), *odd]})
+
+
 def test_a_held_out_source_of_which_nothing_is_left_is_an_error(web):
     with pytest.raises(ValueError, match="source 'web': no document to train on is left of it"):
         web({"fao_Latn.jsonl": ["a"] * 3}, Filters(min_characters=7), split="held_out")

@@ -1,11 +1,14 @@
 """Rows of any format, honest or made to do harm: read, or refused by name; memory and processes are bounded."""
 
+import bz2
 import codecs
 import gzip
 import json
+import lzma
 import random
 import tracemalloc
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,7 +17,7 @@ from damage import damaged_bytes
 
 from tessera.corpus.documents import read
 from tessera.data import decompress, parquet, readers
-from tessera.data.storage import files, listing
+from tessera.data.storage import File, files, listing
 from tessera.plan.corpus import Columns, Source
 
 MOST = 10_000
@@ -241,6 +244,21 @@ def test_a_file_that_grows_beyond_measure_is_refused(tmp_path, monkeypatch):
     (tmp_path / "fao_Latn.txt.zst").write_bytes(zstandard.compress(b"line\n" * 500_000))
     with pytest.raises(ValueError, match=r"fao_Latn\.txt\.zst: [\d,]+ bytes that become more than"):
         texts(tmp_path)
+
+
+PACKERS = {"zst": zstandard.compress, "gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+
+
+@pytest.mark.parametrize("ending", PACKERS)
+def test_a_file_whose_size_no_server_says_is_refused_where_it_grows_beyond_measure(monkeypatch, ending):
+    monkeypatch.setattr(decompress, "_LARGE", 2**18)
+    place = fsspec.filesystem("memory")
+    file = File(f"memory://fao_Latn.txt.{ending}", 0, "")
+    place.pipe(f"/{file.name}", PACKERS[ending](b"line\n" * 400_000))
+    with pytest.raises(ValueError, match=rf"fao_Latn\.txt\.{ending}: [\d,]+ bytes that become more than"):
+        list(decompress.lines(file, 100))
+    place.pipe(f"/{file.name}", PACKERS[ending]("".join(f"{n * n} of {n % 77}\n" for n in range(30_000)).encode()))
+    assert len(list(decompress.lines(file, 100))) == 30_000
 
 
 def test_a_process_that_dies_is_named_and_the_next_file_is_read(tmp_path, monkeypatch):

@@ -171,7 +171,8 @@ def test_logits_are_those_of_the_head(folder, exported):
 def test_the_folder_holds_all_that_a_reader_needs_and_no_more(exported):
     names = {path.name for path in exported("mmbert", "onnx")[0].iterdir()}
     assert names == {
-        *("README.md", "config.json", "model.onnx", "tessera_export.json", "tokenizer.json", "tokenizer_config.json"),
+        *("README.md", "config.json", "manifest.json", "model.onnx", "tessera_export.json", "tokenizer.json"),
+        "tokenizer_config.json",
         *("special_tokens_map.json", "modules.json", "config_sentence_transformers.json"),
         *("sentence_bert_config.json", "1_Pooling", "2_Normalize"),
     }

@@ -1,10 +1,13 @@
 """What was written is what is read: checksums of folders, files, JSON and YAML, and what a wrong bit does to each."""
 
+import ast
 import contextlib
 import json
+from pathlib import Path
 
 import pytest
 
+import tessera
 from tessera import checksums
 from tessera.checksums import Damaged
 from tessera.files import atomic_file, keep_damaged, read_json, write_json
@@ -31,6 +34,58 @@ def test_any_flipped_bit_of_a_sealed_folder_is_found_and_its_file_named(tmp_path
     (tmp_path / "a.bin").write_bytes(b"01234")
     with pytest.raises(Damaged, match=r"a\.bin: has 5 bytes, 10 were written"):
         checksums.check(tmp_path / "a.bin")
+
+
+def test_a_step_within_a_folder_is_named_by_its_manifest_and_one_file_can_be_sealed_again(tmp_path):
+    model = tmp_path / "model"
+    (model / "1_Pooling").mkdir(parents=True)
+    for name in ("README.md", "a.bin", "1_Pooling/config.json"):
+        (model / name).write_text(f"of {name}")
+    checksums.seal(model)
+    assert checksums.check(model / "1_Pooling" / "config.json")
+    assert not checksums.check(tmp_path / "beside.json")
+    flip(model / "1_Pooling" / "config.json", 2)
+    with pytest.raises(Damaged, match=r"1_Pooling/config\.json: its bytes have changed"):
+        checksums.check(model / "1_Pooling" / "config.json")
+    (model / "README.md").write_text("a section more")
+    checksums.seal_again(model / "README.md")
+    assert checksums.check(model / "README.md")
+    with pytest.raises(Damaged, match="1_Pooling"):  # what was damaged before is not made good by it
+        checksums.check_folder(model)
+
+
+def test_what_is_called_a_manifest_in_the_folder_around_may_be_anything(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    for page in (
+        '{"name": "a page of the web", "icons": []}',
+        "{",
+        '{"model/other.json": {"bytes": 1, "sha256": "a"}}',
+    ):
+        (tmp_path / "manifest.json").write_text(page)
+        assert not checksums.check(tmp_path / "model" / "config.json")
+
+
+UNSEALED = {  # folders that another file seals, that have checksums of their own, or that nobody reads again
+    "model/hub.py",  # within the folder of whoever calls it
+    "inference/sentence_folder.py",  # the same; and Encoder.save, whose files are for people to edit
+    "corpus/tokenize.py",  # token shards: their index has the checksums
+    "corpus/prepare.py",
+    "corpus/dedup.py",  # intermediate, removed at the end
+    "demo_text.py",
+}
+
+
+def test_every_folder_that_a_verb_makes_has_checksums():
+    package = Path(tessera.__file__).parent
+    plain = set()
+    for path in package.rglob("*.py"):
+        calls = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
+        for call in calls:
+            named = ast.unparse(call.func).rpartition(".")[2] == "atomic_folder"
+            if named and not any(one.arg == "sealed" for one in call.keywords):
+                plain.add(path.relative_to(package).as_posix())
+    assert plain == UNSEALED
 
 
 @pytest.mark.parametrize(

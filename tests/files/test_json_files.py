@@ -9,7 +9,7 @@ from tessera.json_files import read_any
 def test_half_a_character_is_refused_by_the_name_of_the_file(tmp_path, written):
     path = tmp_path / "modules.json"
     path.write_text(written, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"modules\.json is not JSON for text: \\ud[0-9a-f]{3} is half a character"):
+    with pytest.raises(ValueError, match=r"modules\.json is not JSON: \\ud[0-9a-f]{3} is half a character"):
         read_any(path)
 
 

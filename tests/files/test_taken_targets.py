@@ -4,6 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tessera import files
+from tessera.adapt.asked import AdaptError
 from tessera.cli import app
 
 FOLDERS = [
@@ -14,6 +15,11 @@ FOLDERS = [
     "merge NONE NONE --out TAKEN",
     "export NONE TAKEN",
     "quantize NONE TAKEN --texts NONE",
+    "index NONE NONE TAKEN",
+    "vocabulary trim NONE --text NONE --out TAKEN",
+    "vocabulary extend NONE --text NONE --out TAKEN --tokens 9",
+    "vocabulary replace NONE --tokenizer NONE --text NONE --out TAKEN",
+    "adapt NONE --text NONE --out TAKEN",
 ]
 FILES = [
     "compare NONE --csv TAKEN",
@@ -36,8 +42,9 @@ def test_a_folder_that_holds_something_is_refused_first(tmp_path, words):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
     error = error_of(words, NONE=tmp_path / "none", TAKEN=tmp_path / "out")
-    assert isinstance(error, FileExistsError)
-    assert f"{tmp_path / 'out'}: there already" in str(error)
+    assert isinstance(error, FileExistsError | AdaptError), error
+    assert f"{tmp_path / 'out'}" in str(error)
+    assert "none" not in str(error)
 
 
 @pytest.mark.parametrize("words", FOLDERS + FILES)
@@ -48,6 +55,17 @@ def test_a_place_below_a_file_is_refused_first(tmp_path, words):
     assert isinstance(error, OSError), error
     assert f"{tmp_path / 'file'}" in str(error)
     assert "none" not in str(error)
+
+
+@pytest.mark.parametrize("words", [*FOLDERS, *FILES, "run mmbert-base --out TAKEN", "evaluate NONE --out TAKEN"])
+def test_a_url_is_no_place_to_write_to_and_shows_no_credential(tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    ending = "out.parquet" if words.startswith(("predict", "embed")) else "out.svg"
+    error = error_of(words, NONE="none", TAKEN=f"s3://KEY:SECRET@bucket/{ending}")
+    assert isinstance(error, ValueError), error
+    assert "is a URL, and outputs are written to this machine" in str(error)
+    assert "SECRET" not in str(error)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("words", FILES)

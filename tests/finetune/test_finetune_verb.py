@@ -8,6 +8,7 @@ import transformers
 from learnable import THINGS
 from typer.testing import CliRunner
 
+from tessera import lock
 from tessera.cli import app
 from tessera.finetune import fit, scores, trials
 from tessera.labelled import dataset
@@ -188,6 +189,18 @@ def test_two_ways_to_learn_at_once_are_refused(model, tmp_path):
     )
     assert "give one of them" in str(done.exception)
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("kind", ["classify", "retrieve"])
+def test_a_second_process_is_told_before_it_trains(model, tmp_path, kind):
+    pairs = [{"query": f"{thing} {n}", "document": f"near {thing} of {n}"} for n in range(8) for thing in THINGS]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    rows = written(tmp_path / "rows", "classify") if kind == "classify" else tmp_path / "pairs.jsonl"
+    words = ["finetune", str(model), str(rows), "--out", str(tmp_path / "o"), "--kind", kind]
+    with lock.hold(tmp_path / ".o.trials.lock", "o"):
+        done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, lock.AtWork), done.output
+    assert not (tmp_path / "o.trials").exists()
 
 
 def test_pairs_become_a_retriever_by_the_same_verb(model, tmp_path):

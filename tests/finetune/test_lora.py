@@ -8,6 +8,7 @@ from learnable import THINGS
 from safetensors.torch import load_file, save_file
 from task_folders import CALM, LABELS, bert
 
+from tessera import checksums
 from tessera.files import write_json
 from tessera.finetune import adapter_folder, lora, saved
 from tessera.finetune.adapter_folder import CONFIG, WEIGHTS, merge_adapter
@@ -101,6 +102,7 @@ def test_an_adapter_without_the_head_it_was_trained_with_is_refused(folders, tmp
     examples = learnable.examples("classify", 8, 1)
     adapter_folder.save(learner, adapter, folders["eurobert-210m"], tmp_path / "adapter", examples, labels=THINGS)
     weights = load_file(tmp_path / "adapter" / WEIGHTS)
+    (tmp_path / "adapter" / checksums.MANIFEST).unlink()
     save_file({k: v for k, v in weights.items() if ".dense." not in k}, tmp_path / "adapter" / WEIGHTS)
     with pytest.raises(ValueError, match=r"dense.bias is neither in the base model nor in the adapter \(2 in all\)"):
         merge_adapter(folders["eurobert-210m"], tmp_path / "adapter", tmp_path / "out")
@@ -121,6 +123,7 @@ def test_what_cannot_be_merged_is_said_before_anything_is_written(folders, tmp_p
     adapter_folder.save(
         learner, adapter, folders["mmbert-small"], place, learnable.examples("classify", 8, 1), labels=THINGS
     )
+    (place / checksums.MANIFEST).unlink()
     said, weights = read_json(place / CONFIG), load_file(place / WEIGHTS)
     for changes, text in (
         ({"peft_type": "IA3"}, r"adapter_config.json: .*peft_type"),
@@ -141,3 +144,21 @@ def test_what_cannot_be_merged_is_said_before_anything_is_written(folders, tmp_p
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="rank is 0"):
         lora.train_lora(learner, [], HOW, rate=1e-3, seed=0, rank=0)
+
+
+def test_an_adapter_of_another_vocabulary_is_refused(folders, tmp_path):
+    _, learner, adapter = trained(folders, "bert", "classify")
+    examples = learnable.examples("classify", 4, 1)
+    adapter_folder.save(learner, adapter, folders["bert"], tmp_path / "adapter", examples, labels=LABELS["classify"])
+    place = tmp_path / "adapter" / "tokenizer.json"
+    tokenizer = read_json(place)
+    ids = tokenizer["model"]["vocab"]
+    first, second = sorted(ids, key=ids.__getitem__)[-2:]
+    ids[first], ids[second] = ids[second], ids[first]
+    write_json(place, tokenizer)
+    with pytest.raises(checksums.Damaged, match=r"tokenizer\.json: has \d+ bytes, \d+ were written"):
+        merge_adapter(folders["bert"], tmp_path / "adapter", tmp_path / "merged")
+    checksums.seal(tmp_path / "adapter")
+    with pytest.raises(ValueError, match=r"differ: .* \(2 tokens in all\); give the base of its training"):
+        merge_adapter(folders["bert"], tmp_path / "adapter", tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()

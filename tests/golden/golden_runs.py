@@ -53,7 +53,7 @@ def printed(*words: str | Path) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "tessera", *map(str, words)],
         cwd=HOUSE, env={**kept, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "xterm", "PYTHONIOENCODING": "utf-8"},
-        stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", check=False, timeout=120,
+        stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", check=False, timeout=1_800,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return "".join(line.rstrip() + "\n" for line in done.stdout.splitlines())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from patience import HANGS
 
 HOUSE = Path(__file__).parents[2]
 PROJECT = tomllib.loads((HOUSE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -22,7 +23,7 @@ def loaded_by(*words: str) -> set[str]:
     code += "except SystemExit as end: assert not end.code, end.code\n"
     code += "print(); print(json.dumps(list(sys.modules)))"
     done = subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=HOUSE, check=False, timeout=60
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=HOUSE, check=False, timeout=HANGS
     )
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout.splitlines()[-1]))

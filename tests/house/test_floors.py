@@ -23,7 +23,7 @@ FLOORS = {
     "statistics": -1,
     "telemetry": -1,
     "cpu_libraries": -1,
-    "secrets": -1,
+    "secrets": -2,
     "plan": 0,
     "json_files": 0.5,
     "data": 1,

@@ -17,7 +17,7 @@ from tessera.labelled import labels
         ((0.5, "0.5", Decimal("0.5")), "0.5"),
         (("good", " good\n", b"good", "good\t"), "good"),
         (("science and art", " science and art"), "science and art"),
-        (("góð", "góð".encode()), "góð"),
+        (("góð", "góð".encode(), "go\u0301ð", "go\u0301ð".encode()), "góð"),  # composed or not
         ((["good"], ("good",)), "good"),
     ],
 )

@@ -188,6 +188,23 @@ def test_a_model_without_a_tokenizer_merges_only_with_its_like(folder: Folder) -
     merging.merge([a, b], "linear")
 
 
+@pytest.mark.parametrize("name", ["vocab.txt", "sentencepiece.bpe.model", "merges.txt", "added_tokens.json"])
+def test_models_that_lack_a_tokenizer_json_merge_only_where_what_they_have_is_the_same(
+    folder: Folder, name: str
+) -> None:
+    a, b = folder("a"), folder("b")
+    for place, text in ((a, "one\ntwo\n"), (b, "two\none\n")):
+        (place / "tokenizer.json").unlink()
+        (place / name).write_text(text)
+    with pytest.raises(ValueError, match=f"{name} is not the same in both, and neither has a tokenizer.json"):
+        merging.merge([a, b], "linear")
+    (b / name).unlink()
+    with pytest.raises(ValueError, match=f"{name} is not the same in both"):
+        merging.merge([a, b], "linear")
+    (b / name).write_text("one\ntwo\n")
+    merging.merge([a, b], "linear")
+
+
 def test_a_merge_loses_no_pooling_no_adapter_and_no_head(folder: Folder) -> None:
     a, b = folder("a"), folder("b")
     (b / "modules.json").write_text("[]")

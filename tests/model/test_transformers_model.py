@@ -424,6 +424,15 @@ def test_a_class_that_cannot_be_what_is_needed_is_refused(tmp_path, kind, sizes,
         hub.load_encoder(tmp_path)
 
 
+@pytest.mark.parametrize("alike", [5, 200])
+def test_rows_that_only_fill_up_the_vocabulary_make_no_encoder_look_as_if_it_read_one_way(bert, alike):
+    weights = load_file(bert / "model.safetensors")
+    name = next(name for name in weights if name.endswith("word_embeddings.weight"))
+    weights[name][-alike:] = 0
+    save_file(weights, bert / "model.safetensors", metadata={"format": "pt"})
+    assert hub.load_encoder(bert).config.vocab_size == len(weights[name])
+
+
 def test_documents_that_do_not_fit_are_refused(folder, name):
     encoder = hub.load_encoder(folder)
     tokens = torch.full((50,), 9)

@@ -27,6 +27,16 @@ def test_a_phase_costs_three_forward_passes_and_the_head_at_its_masks():
     assert cost.phase_flops(config, moving, 700) == pytest.approx(cost.phase_flops(config, phase(), 700))
 
 
+def test_a_phase_of_sentence_embeddings_predicts_no_token_and_a_contrast_goes_forward_twice():
+    config, plain = PRESETS["eurobert-210m"], {"name": "p", "from": "other", "tokens": "1B", "context": 256}
+    how = {"batch_tokens": "1M", "learning_rate": {"peak": 1e-4}}
+    contrast, distil = ({"contrast": {"temperature": 0.1}}, {"distil": {"teacher": "./teacher"}})
+    each = flops_per_token(config, 20) * 1e9
+    for objective, passes in ((distil, 3), (contrast, 4)):
+        found = cost.phase_flops(config, Phase.model_validate({**plain, **how, **objective}), 20)
+        assert found == pytest.approx(passes * each)
+
+
 def test_hours_are_flops_over_peak_and_mfu():
     assert cost.gpu_hours(989e12 * 3600, "h100", 0.5) == pytest.approx(2)
     with pytest.raises(ValueError, match="'h10' is not in the table; did you mean 'h100'"):

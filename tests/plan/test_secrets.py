@@ -6,7 +6,7 @@ import pytest
 
 from tessera.data.storage import File, files
 from tessera.plan.corpus import Contamination, Corpus, Source
-from tessera.secrets import is_redacted, redact
+from tessera.secrets import is_redacted, is_url, redact
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,7 @@ from tessera.secrets import is_redacted, redact
         "https://a/b#access_token=SECRET",
         "Cannot connect: 'https://a/b?token=SECRET', said https://u:SECRET@c/d",
         "hf://user:SECRET@datasets/a",
+        "https:/user:SECRET@host/x.jsonl?sig=SECRET",
     ],
 )
 def test_a_credential_is_hidden_once(url):
@@ -59,3 +60,35 @@ def test_what_is_written_of_a_source_lacks_its_credential_and_says_so_when_it_is
     with pytest.raises(ValueError, match=r"lacks the credential that it was given with.*give the recipe that has it"):
         files(Corpus.model_validate(written).sources[0])
     assert "SECRET" not in Contamination(sets={"x": (url,)}).model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("path", "url"),
+    [
+        ("https:/a/b", True),
+        ("s3://a", True),
+        ("C:/models", False),
+        ("runs/mine", False),
+        ("/a:/b", False),
+        ("a:b", False),
+    ],
+)
+def test_a_path_that_is_a_url_is_known_as_one(path, url):
+    assert is_url(path) == url
+
+
+def test_no_error_of_a_verb_shows_a_credential_wherever_a_url_is_given(monkeypatch, capsys, tmp_path):
+    from tessera import cli
+
+    monkeypatch.chdir(tmp_path)
+    url = "https://user:SECRET@host/model?sig=SECRET"
+    verbs = ["embed URL in out.npy", "export URL out", "evaluate URL --task xnli", "verify URL", "report URL"]
+    verbs += ["compare URL", "plan URL", "merge URL URL --out out", "serve URL", "finetune URL in --out out"]
+    for words in verbs:
+        monkeypatch.setattr("sys.argv", ["tessera", *(url if word == "URL" else word for word in words.split())])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = "".join(capsys.readouterr())
+        assert ended.value.code == 2, words
+        assert "***" in said, words
+        assert "SECRET" not in said, words

@@ -1,6 +1,8 @@
 """`tessera index` and `tessera search`: what is found is what the vectors say; damage and other models are refused."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from small_encoder import TEXTS, write_model
 from task_models import bert, named
 from typer.testing import CliRunner
 
-from tessera import Encoder, Predictor
+from tessera import Encoder, Predictor, checksums
 from tessera.checksums import Damaged
 from tessera.cli import app
 from tessera.inference import search_index
@@ -94,6 +96,30 @@ def test_a_damaged_index_is_refused_by_the_name_of_the_file(model, source, tmp_p
         SearchIndex.open(built)
     with pytest.raises(ValueError, match="is no index; `tessera index MODEL TEXTS"):
         SearchIndex.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "says"),
+    [
+        ("index.json", b"[]", r"index\.json: keys and values are needed"),
+        ("index.json", b'{"model": 5}', r"index\.json: model: "),
+        ("index.json", b'{"model": "m"}', r"index\.json: model_hash: "),
+        ("vectors.npy", b"x", r"vectors\.npy: holds no vectors"),
+        ("vectors.npy", "fewer", r"vectors\.npy: holds float32 \[3, 32\], not 30 vectors"),
+        ("manifest.json", None, r"manifest\.json is missing, so the index is not whole"),
+    ],
+)
+def test_an_index_of_another_shape_is_refused_by_the_name_of_the_file(index, tmp_path, name, written, says):
+    copy = Path(shutil.copytree(index, tmp_path / "copy"))
+    if written == "fewer":
+        np.save(copy / name, np.load(copy / name)[:3])
+    elif written is not None:
+        (copy / name).write_bytes(written)
+    checksums.seal(copy)  # by somebody who makes it whole again
+    if written is None:
+        (copy / name).unlink()
+    with pytest.raises(ValueError, match=says):
+        SearchIndex.open(copy)
 
 
 def test_another_model_is_refused_and_a_model_may_move(index, model, due, tmp_path):

@@ -3,9 +3,9 @@
 import csv
 import json
 import math
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -163,13 +163,14 @@ def test_1833_languages_are_planned_in_seconds_without_torch(many):
         " standalone_mode=False)\n"
         "assert not {'torch', 'numpy', 'transformers', 'altair'} & set(sys.modules), 'a heavy import'\n"
     )
-    began = time.process_time(), time.perf_counter()
+    began = os.times()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=HOUSE, check=False)
-    seconds = time.perf_counter() - began[1]
+    ended = os.times()
+    seconds = sum(getattr(ended, name) - getattr(began, name) for name in ("children_user", "children_system"))
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)
     print(f"planned 1,833 languages in {seconds:.1f} s")
-    assert seconds < 60  # of a busy machine; a quiet one needs two
+    assert seconds < 60  # of the processor; it needs two
     assert [len(phase["languages"]) for phase in shown["phases"]] == [60, 1833]
     for phase in shown["phases"]:
         assert sum(row["share"] for row in phase["languages"]) == pytest.approx(1)

@@ -334,6 +334,18 @@ def test_a_picture_as_a_page_asks_for_nothing_and_holds_texts_as_texts(tmp_path:
     assert next(iter(specs_of(page)["data"]["values"]))["model"] == EVIL
 
 
+@pytest.mark.parametrize("ending", ["svg", "png", "html"])
+def test_characters_that_no_picture_holds_are_marks_in_it(tmp_path: Path, ending: str) -> None:
+    """vl-convert ends the whole process at one of them."""
+    alt, name = style.altair(), "a\x1b[2J\x00b\ud800c\u202ed\ufffee"
+    chart = alt.Chart(alt.Data(values=[{"model": name, "value": 1}]), title=name).mark_bar().encode(x="model:N")
+    drawn = style.write_picture(alt.vconcat(chart, chart), tmp_path / f"plot.{ending}").read_bytes()
+    if ending == "png":
+        assert drawn.startswith(b"\x89PNG")
+    else:
+        assert "a\ufffd[2J" in drawn.decode().replace("\\ufffd", "\ufffd")
+
+
 def test_json_in_a_page_is_written_in_one_place() -> None:
     """So that there is one place to escape it in."""
     folder = Path(style.__file__).parent

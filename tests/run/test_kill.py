@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from damage import TRIED
+from patience import HANGS
 
 KILLS = 8  # of each kind
 COMMAND = [sys.executable, "-m", "tessera", "run"]
@@ -34,7 +35,7 @@ def steps(out: Path) -> int:
 @pytest.mark.slow
 def test_a_process_killed_anywhere_and_started_again_ends_with_the_same_bytes(recipe_file, tmp_path):
     whole, torn = tmp_path / "whole", tmp_path / "torn"
-    _, errors = start(recipe_file, whole).communicate(timeout=300)
+    _, errors = start(recipe_file, whole).communicate(timeout=HANGS)
     assert (whole / "report.html").exists(), errors.decode()
     rng, kills = random.Random(0), 0
     while not (torn / "merged" / "final").exists():
@@ -65,11 +66,11 @@ def test_a_run_ended_at_random_moments_of_all_its_stages_ends_with_the_same_byte
         time.sleep(rng.uniform(1.5, 7.0))  # most of it is the start of Python
         TRIED["kills"] += process.poll() is None
         process.send_signal(number)
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=HANGS)
         # before its first line of our own a process dies of the signal itself
         assert process.returncode in (*codes, -number), errors.decode()
         assert b"Traceback" not in errors or process.returncode == -number, errors.decode()
-    _, errors = start(recipe_file, torn, tokens=None).communicate(timeout=300)
+    _, errors = start(recipe_file, torn, tokens=None).communicate(timeout=HANGS)
     assert (torn / "report.html").exists(), errors.decode()
     assert not list(torn.rglob("*.writing"))
     for file in FILES:

@@ -7,7 +7,10 @@ from typer.testing import CliRunner
 from whole_run import Dies
 
 from tessera.cli import app
+from tessera.evaluation.evaluate import evaluate_recipe
+from tessera.plan.evaluation import Evaluation
 from tessera.plan.loading import load
+from tessera.progress import Silent
 from tessera.run import RunError, run
 from tessera.train.merge_models import merge_folders
 
@@ -93,6 +96,25 @@ def test_merging_folders_by_hand_equals_the_stage(finished, tmp_path):
     merge_folders(models, tmp_path / "m", method="ties", base=finished / "pretrain" / "final")
     stage = (finished / "merged" / "final" / "model.safetensors").read_bytes()
     assert (tmp_path / "m" / "model.safetensors").read_bytes() == stage
+
+
+def test_a_run_without_held_out_text_says_so_and_ends(recipe_file, tmp_path):
+    sets = {"corpus.held_out.share": "1e-9", "phases.decay-a.tokens": "1k", "phases.decay-b.tokens": "1k"}
+    watcher = Told()
+    folder = run(load(recipe_file, sets), tmp_path / "run", watcher=watcher)
+    assert any("held_out holds no text, so bits per byte are not measured" in line for line in watcher.lines)
+    assert sorted(path.name for path in (folder / "evaluation").glob("merged.*")) == ["merged.pairs.json"]
+    held_out = folder / "shards" / "held_out"
+    with pytest.raises(ValueError, match=r"held_out: holds no text to measure on; see `corpus\.held_out`"):
+        list(evaluate_recipe(folder / "merged" / "final", Evaluation(), tmp_path / "out", held_out=held_out))
+
+
+class Told(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.lines.append(text)
 
 
 def test_the_command_line_runs_it_all_and_prints_the_table(finished, recipe_file):

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import slow_work
+from patience import HANGS
 
 from tessera import signals
 from tessera.ablation.study import side_by_side
@@ -17,8 +18,6 @@ from tessera.corpus import daft_runner
 from tessera.plan.loading import load
 from tessera.progress import Silent
 from tessera.run import run
-
-SECONDS = 60  # that nothing here takes
 
 
 class Interrupts(Silent):
@@ -117,9 +116,9 @@ def started(work: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(
     "work",
     [
-        f"print('ready', flush=True); time.sleep({SECONDS})",
-        f"import threading; threading.Thread(target=time.sleep, args=({SECONDS},)).start(); "
-        f"print('ready', flush=True); time.sleep({SECONDS})",
+        f"print('ready', flush=True); time.sleep({HANGS})",
+        f"import threading; threading.Thread(target=time.sleep, args=({HANGS},)).start(); "
+        f"print('ready', flush=True); time.sleep({HANGS})",
         # in C, where no handler is called
         "import re; signals.PATIENCE = 0.1; print('ready', flush=True); re.match(r'(a+)+b', 'a' * 40)",
     ],
@@ -128,29 +127,29 @@ def started(work: str) -> subprocess.Popen[str]:
 def test_a_command_ends_with_one_line_and_the_status_of_the_signal(work, number, code):
     process = started(work)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=SECONDS)
+    _, errors = process.communicate(timeout=HANGS)
     assert process.returncode == code
     assert errors.strip().splitlines() == [f"tessera: stopped by {signal.Signals(number).name}: {signals.KEPT}"]
 
 
 def test_a_second_signal_ends_a_command_at_once_that_still_finishes_its_step():
-    process = started(f"exec('with signals.deferred(): print(\"ready\", flush=True); time.sleep({SECONDS})')")
+    process = started(f"exec('with signals.deferred(): print(\"ready\", flush=True); time.sleep({HANGS})')")
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
     assert process.stderr.readline() == "\n"
     assert "once more stops at once" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=SECONDS)
+    _, errors = process.communicate(timeout=HANGS)
     assert process.returncode == 130
     assert "stopped at once by SIGINT" in errors
     assert "Traceback" not in errors
 
 
 def test_what_falls_over_because_of_a_signal_is_the_signal_and_no_traceback():
-    slept = f'print("ready", flush=True); time.sleep({SECONDS})'
+    slept = f'print("ready", flush=True); time.sleep({HANGS})'
     process = started(f"exec('try: {slept}\\nexcept BaseException: raise RuntimeError(1)')")
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=SECONDS)
+    _, errors = process.communicate(timeout=HANGS)
     assert process.returncode == 143
     assert "Traceback" not in errors
 
@@ -179,12 +178,12 @@ def test_processes_of_an_ablation_are_told_to_stop_and_write_their_checkpoints_f
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_workers_of_daft_end_with_the_process_that_started_them(tmp_path, number):
     process = subprocess.Popen([sys.executable, slow_work.__file__, str(tmp_path)], stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + SECONDS
+    until = time.monotonic() + HANGS
     while len(pids := list(tmp_path.glob("*.pid"))) < 2 and time.monotonic() < until:
         time.sleep(0.02)
     assert len(pids) == 2
     process.send_signal(number)
-    _, errors = process.communicate(timeout=SECONDS)
+    _, errors = process.communicate(timeout=HANGS)
     assert "Traceback" not in errors
     while alive := [path for path in pids if is_alive(int(path.stem))]:
         assert time.monotonic() < until, alive

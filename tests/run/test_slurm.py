@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import HANGS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
 JOB = re.findall(r"^```bash\n(#!/bin/bash\n.*?)^```", PAGE, re.MULTILINE | re.DOTALL)[0]
@@ -54,7 +55,7 @@ def test_the_job_trains_on_two_nodes_and_survives_a_dead_process(recipe_file, tm
         ["bash", "job.sh"], cwd=tmp_path, env={**os.environ, **slurm, "PATH": path, "OMP_NUM_THREADS": "1"}
     )
     metrics, killed = next((tmp_path.glob("runs")), tmp_path / "runs"), False
-    until = time.monotonic() + 300
+    until = time.monotonic() + HANGS
     while job.poll() is None and time.monotonic() < until:
         written = sum(file.read_bytes().count(b"\n") for file in metrics.glob("*/pretrain/metrics.jsonl"))
         if written >= 3 and not killed and 1 in (there := ranks(number)):

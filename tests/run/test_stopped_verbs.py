@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from patience import HANGS
 
-SECONDS = 240  # that nothing here takes
 TASK = {
     "topics": {
         "kind": "classify",
@@ -74,14 +74,14 @@ def test_a_verb_that_is_interrupted_says_one_line_and_goes_on_when_it_is_started
 ):
     words, begun = verb(finished, recipe_file, tmp_path)
     process = started(words)  # the first time
-    until = time.monotonic() + SECONDS
+    until = time.monotonic() + HANGS
     while not any(tmp_path.glob(begun)) and process.poll() is None and time.monotonic() < until:
         time.sleep(0.01)
     if process.poll() is not None:
         pytest.fail(f"it ended by itself: {process.communicate()[1]}")
     children = {int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()}
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=SECONDS)
+    _, errors = process.communicate(timeout=HANGS)
     assert process.returncode == 130, errors
     assert [line[: len("tessera: stop")] for line in errors.splitlines() if line] == ["tessera: stop"] * (
         2 if "stopping:" in errors else 1
@@ -93,5 +93,5 @@ def test_a_verb_that_is_interrupted_says_one_line_and_goes_on_when_it_is_started
     assert not list(tmp_path.rglob("*.writing"))
     assert not list(tmp_path.rglob("*.lock"))
     process = started(words)
-    _, errors = process.communicate(timeout=SECONDS)
+    _, errors = process.communicate(timeout=HANGS)
     assert process.returncode == 0, errors

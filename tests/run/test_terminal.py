@@ -129,6 +129,22 @@ def test_nothing_that_is_said_commands_the_terminal(clock, made, text):
     assert console.file.getvalue().count("one ") == 2
 
 
+def test_an_error_of_a_schema_is_one_line_without_the_address_of_its_library(monkeypatch, capsys):
+    from tessera import cli
+    from tessera.plan.result import Result
+
+    def fails():
+        Result(model="m", task="t", metric="f1", kind="k", protocol={}, results={})
+
+    monkeypatch.setattr(cli, "app", fails)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said == "error: fingerprint: is missing; data: is missing\n"
+    assert "pydantic" not in said
+
+
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_tables_lines_and_errors_are_harmless_too(monkeypatch, capsys, text):
     from tessera import cli

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import HANGS
 from typer.testing import CliRunner
 
 from tessera import lock, run
@@ -30,7 +31,7 @@ def both(*words: str | Path) -> list[tuple[int, str, str]]:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     processes = [subprocess.Popen(command, env={**os.environ, **world, "RANK": rank}, **pipes) for rank in "01"]
     try:
-        said = [process.communicate(timeout=200) for process in processes]
+        said = [process.communicate(timeout=HANGS) for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -15,6 +15,7 @@ import pytest
 import small_encoder
 import torch
 import transformers
+from patience import HANGS
 from task_models import SHAPE, TOKENS, bert, named
 
 from tessera.model import transformers_model
@@ -33,7 +34,7 @@ class Server:
     said: list[str] = field(default_factory=list)
 
     def post(self, path, body, **more):
-        return httpx.post(self.url + path, json=body, timeout=60, **more)
+        return httpx.post(self.url + path, json=body, timeout=HANGS, **more)
 
     def stop(self, number=signal.SIGTERM):
         self.process.send_signal(number)
@@ -140,7 +141,7 @@ def guarded(folders, tmp_path_factory):
     found.stop()
 
 
-def wait_until(holds, seconds=60):
+def wait_until(holds, seconds=HANGS):
     """Waits for what another process is about to do."""
     until = time.monotonic() + seconds
     while not holds():

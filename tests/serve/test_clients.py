@@ -9,6 +9,7 @@ import numpy as np
 import openai
 import pytest
 from langchain_openai import OpenAIEmbeddings
+from patience import HANGS
 from small_encoder import TEXTS
 
 from tessera import Encoder, Predictor
@@ -149,7 +150,7 @@ def test_a_text_has_the_same_bytes_whatever_it_is_asked_with(server, encoder):
     due = encoder.encode("one two three", batch_invariant=True).tobytes()
 
     async def ask():
-        async with httpx.AsyncClient(base_url=server.url, timeout=60) as many:
+        async with httpx.AsyncClient(base_url=server.url, timeout=HANGS) as many:
             bodies = [
                 {"model": "small", "input": ["one two three", *TEXTS[:n]], "truncate": True, "batch_invariant": True,
                  "encoding_format": "base64"}

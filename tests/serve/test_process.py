@@ -11,20 +11,21 @@ from pathlib import Path
 
 import httpx
 import pytest
+from patience import HANGS
 from serving import HOUSE, start, wait_until
 
 SLOW = {"inputs": ["one two three"] * 2000, "batch_invariant": True, "model": "small"}  # a forward pass for each
 
 
 def gauge(server, name):
-    text = httpx.get(server.url + "/metrics", timeout=60).text
+    text = httpx.get(server.url + "/metrics", timeout=HANGS).text
     return float(next(line for line in text.splitlines() if line.startswith(name + " ")).split()[1])
 
 
 def raw_request(server, body):
     """A connection on which a request was sent, whose answer nobody has read."""
     host, port = server.url.removeprefix("http://").split(":")
-    found = socket.create_connection((host, int(port)), timeout=60)
+    found = socket.create_connection((host, int(port)), timeout=HANGS)
     data = json.dumps(body).encode()
     head = f"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
     found.sendall(head.encode() + data)
@@ -69,7 +70,7 @@ def test_what_takes_too_long_is_not_waited_for_when_the_server_stops(folders):
 def test_a_second_server_on_the_same_port_says_so(server, folders):
     port = server.url.rpartition(":")[2]
     command = [sys.executable, "-m", "tessera", "serve", str(folders["small"]), "--port", port]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=HOUSE, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=HOUSE, check=False, timeout=HANGS)
     assert done.returncode == 2
     assert f"127.0.0.1:{port} is taken: another program listens there" in done.stderr.replace("\n", " ")
 
@@ -77,7 +78,7 @@ def test_a_second_server_on_the_same_port_says_so(server, folders):
 def test_what_cannot_be_served_is_said_before_anything_is_answered(tmp_path):
     for given, said in ((["/nowhere"], "/nowhere: no such folder"), ([tmp_path], "config.json")):
         command = [sys.executable, "-m", "tessera", "serve", *map(str, given), "--port", "0"]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=HOUSE, check=False, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=HOUSE, check=False, timeout=HANGS)
         assert done.returncode == 2
         assert said in done.stderr
         assert "Traceback" not in done.stderr
@@ -165,7 +166,7 @@ def nonsense(rng):
 def fuzz(server, count, seed):
     """Sends requests made of nonsense; none may fail on the server's side. How many had each status."""
     rng, seen = random.Random(seed), {}
-    with httpx.Client(base_url=server.url, timeout=120) as client:
+    with httpx.Client(base_url=server.url, timeout=HANGS) as client:
         for number in range(count):
             path, data = nonsense(rng)
             answer = client.post(path, content=data, headers={"Content-Type": "application/json"})
@@ -211,7 +212,7 @@ def test_bytes_that_are_no_http_end_their_connection_alone(server):
         b"POST /embed HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
         rng.randbytes(999),
     ):
-        with socket.create_connection((host, int(port)), timeout=60) as raw:
+        with socket.create_connection((host, int(port)), timeout=HANGS) as raw:
             raw.sendall(data)
             raw.shutdown(socket.SHUT_WR)
             while raw.recv(4096):

@@ -7,6 +7,7 @@ import socket
 import httpx
 import numpy as np
 import pytest
+from patience import HANGS
 from small_encoder import TEXTS
 
 from tessera import Encoder, Predictor
@@ -232,7 +233,7 @@ def test_what_cannot_be_is_said_in_the_shape_of_the_api(server, path, body, stat
     ids=["no JSON type", "no UTF-8", "half a character", "deep", "empty", "large"],
 )
 def test_a_body_that_is_no_request_is_refused(server, content, kind, status):
-    answer = httpx.post(server.url + "/embed", content=content, headers={"Content-Type": kind}, timeout=60)
+    answer = httpx.post(server.url + "/embed", content=content, headers={"Content-Type": kind}, timeout=HANGS)
     assert answer.status_code == status
     assert set(answer.json()) == {"error", "error_type"}
 
@@ -243,7 +244,7 @@ def test_a_large_body_without_its_length_is_refused_while_it_comes(guarded):
             yield b"x" * 1000
 
     headers = {"Content-Type": "application/json", "Authorization": "Bearer first-key"}
-    answer = httpx.post(guarded.url + "/embed", content=endless(), headers=headers, timeout=60)
+    answer = httpx.post(guarded.url + "/embed", content=endless(), headers=headers, timeout=HANGS)
     assert answer.status_code == 413
 
 

@@ -49,3 +49,21 @@ def test_any_damaged_tokenizer_is_read_or_refused_by_name(tmp_path, model, input
 
     files = [tmp_path / "tokenizer.json", tmp_path / "tokenizer_config.json"]
     assert survives(read, files, inputs=inputs, seconds=seconds)["refused"] > 0
+
+
+@pytest.mark.parametrize(
+    "normalizer",
+    [
+        {"type": "Replace", "pattern": {"String": " "}, "content": "x" * 300},
+        {"type": "Sequence", "normalizers": [{"type": "Replace", "pattern": {"Regex": "."}, "content": "ab" * 9}] * 9},
+        {"type": "Prepend", "prepend": "x" * 10**6},
+    ],
+)
+def test_a_normalizer_that_makes_a_short_text_fill_the_memory_is_refused(tmp_path, normalizer):
+    inner = tokenizers.Tokenizer(unigram())
+    inner.add_special_tokens(SPECIAL)
+    inner.save(str(tmp_path / "tokenizer.json"))
+    given = json.loads((tmp_path / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**given, "normalizer": normalizer}))
+    with pytest.raises(ValueError, match=r"tokenizer\.json: normalizer: .* made to fill a memory"):
+        Tokenizer.load(tmp_path)

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from going import changed, first, go, lines
 from many import together, train_all
+from patience import HANGS
 from safetensors.torch import load_file
 
 from tessera.plan.recipe import Recipe
@@ -250,7 +251,7 @@ dist.init_process_group = lambda *_, **__: print(late in sys.modules)
 dist.new_group = lambda *_, **__: None
 distributed.join(Machine())
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANGS, check=False)
     assert done.stdout.split() == ["True"], done.stderr
 
 
@@ -261,7 +262,7 @@ def torchrun(tmp_path: Path, text: Path, *options: str, parallel: str = "ddp") -
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
     threads = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*command, str(tmp_path / "go.py")], capture_output=True, text=True, timeout=300, env=threads, check=False
+        [*command, str(tmp_path / "go.py")], capture_output=True, text=True, timeout=HANGS, env=threads, check=False
     )
 
 
