@@ -5,7 +5,8 @@
 #                 several gigabytes. For the small build without CUDA, name the index of CPU wheels that PyTorch's
 #                 installation page gives:  make .venv TORCH_PIP_ARGS="--index-url <that index>"
 
-# For `make atlas`: TEACHER, a folder in the format of sentence-transformers or its name on the Hub, if not models/e5-small.
+# For `make atlas`: TEACHER, a folder in the format of sentence-transformers or its name on the Hub, if not models/e5-small;
+# DATA, a folder of texts and translations as benchmarks/atlas_rows.py reads it.
 
 # For `make gpu-check`, on a machine with a GPU: SECONDS for all its parts, OUT a folder, REHEARSE=1 tiny shapes on a CPU,
 # PARTS="steps profile" some of it. Where there is no .venv it runs on python3 and takes what is missing from WHEELS.
@@ -39,10 +40,43 @@ $(STAMP): pyproject.toml
 demo: $(STAMP) ## make the text of the demo, a small multilingual encoder from it, and see it at work
 	@$(BIN)/tessera demo
 
-atlas: $(STAMP) ## sentence embeddings for some 500 languages, by recipes/atlas.yaml: many hours; SMALL=1: twenty minutes
+TEACHER ?= models/e5-small
+DATA ?= ../shared/data
+ATLAS := runs/atlas
+ATLAS_ROWS := 42500
+ATLAS_NEW_ROWS := 6500
+ATLAS_LAYERS := 6
+ATLAS_STEPS := 3800
+ATLAS_RATE := 3e-4
+POLITELY := nice -n 10 $(BIN)
+
+ifneq ($(SMALL)$(SCRATCH),)
+FROM_SCRATCH := $(if $(SMALL),atlas-small,atlas)
+atlas: $(STAMP)
 	@echo "$(if $(SMALL),some twenty minutes,many hours) on two cores; after a stop the same command goes on"
-	@nice -n 10 $(BIN)/tessera run $(if $(SMALL),recipes/atlas-small.yaml,recipes/atlas.yaml) --out runs/atlas$(if $(SMALL),-small) \
-	  $(if $(TEACHER),--set phases.distil.distil.teacher=$(TEACHER))
+	@$(POLITELY)/tessera run recipes/$(FROM_SCRATCH).yaml --out runs/$(FROM_SCRATCH) --set phases.distil.distil.teacher=$(TEACHER)
+else
+atlas: $(ATLAS)/model/config.json ## search across 450 languages, small: TEACHER's student, two hours; SCRATCH=1: from raw text, many; SMALL=1: 20 minutes
+endif
+
+$(ATLAS)/rows/train.jsonl.zst: $(STAMP)
+	@echo "two hours on two cores in all; after a stop the same command goes on"
+	$(POLITELY)/python benchmarks/atlas_rows.py $(DATA) $(ATLAS)
+
+$(ATLAS)/trimmed/config.json: $(ATLAS)/rows/train.jsonl.zst
+	$(POLITELY)/tessera vocabulary trim $(TEACHER) --text $(ATLAS)/text/vocabulary.jsonl.zst --language mul_Latn \
+	  --size $(ATLAS_ROWS) --sample-bytes 100MB --no-timing --out $(@D)
+
+$(ATLAS)/extended/config.json: $(ATLAS)/trimmed/config.json
+	$(POLITELY)/tessera vocabulary extend $(<D) --text $(ATLAS)/text/new.jsonl.zst --language mul_Latn --tokens $(ATLAS_NEW_ROWS) --out $(@D)
+
+$(ATLAS)/start/$(ATLAS_LAYERS)-layers/config.json: $(ATLAS)/extended/config.json
+	$(POLITELY)/tessera shrink $(<D) --text $(ATLAS)/text/vocabulary.jsonl.zst --text-language mul_Latn --layers $(ATLAS_LAYERS) \
+	  --no-teaching --no-timing --out $(ATLAS)/start
+
+$(ATLAS)/model/config.json: $(ATLAS)/start/$(ATLAS_LAYERS)-layers/config.json
+	$(POLITELY)/tessera finetune $(<D) $(ATLAS)/rows --kind distil --teacher $(TEACHER) --temperature 0.6 \
+	  --source-share 0.05 --seeds 1 --steps $(ATLAS_STEPS) --batch 128 --rates $(ATLAS_RATE) --max-length 128 --out $(@D)
 
 test: $(STAMP) ## the quick tests, on two processes
 	$(BIN)/pytest -m "not slow and not gpu" -n 2

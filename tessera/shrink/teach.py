@@ -95,10 +95,10 @@ def _learnt(
         return first, Learnt(before=before, after=before, rate=None, steps=0, tokens=0)
     whole, texts = Teacher.of(gives.student(stack.whole)), [one.text for one in lesson.learn]
 
-    def train(model: Retriever, rate: float, checkpoint: Checkpoint) -> TrainingSummary:
+    def train(model: Retriever, rate: float, seed: int, checkpoint: Checkpoint) -> TrainingSummary:
         report = watcher.progress(f"distillation at {rate:g}")
         return learn(
-            model, whole, texts, protocol, read=gives.read, pooled=gives.pooled, rate=rate, seed=0,
+            model, whole, texts, protocol, read=gives.read, pooled=gives.pooled, rate=rate, seed=seed,
             on_progress=report, checkpoint=checkpoint,
         )  # fmt: skip
 
@@ -106,8 +106,8 @@ def _learnt(
                 rows_fingerprint(lesson.learn, lesson.held)]  # fmt: skip
     sweep = Sweep(
         folder=trials, identity=digest(identity), blank=lambda: gives.student(cut), train=train, score=gives.near,
-        say=watcher.say,
+        say=watcher.say, measure=lambda model: {}, seeds=(0,),
     )  # fmt: skip
-    model, summary, rate = sweep.best_of(protocol.rates())
-    after = gives.near(model)
-    return model, Learnt(before=before, after=after, rate=rate, steps=summary.steps, tokens=summary.tokens)
+    best = sweep.best_of(protocol.rates())
+    after, summary = gives.near(best.model), best.summary
+    return best.model, Learnt(before=before, after=after, rate=best.rate, steps=summary.steps, tokens=summary.tokens)
