@@ -45,7 +45,9 @@ DATA ?= ../shared/data
 ATLAS := runs/atlas
 ATLAS_ROWS := 42500
 ATLAS_NEW_ROWS := 6500
-ATLAS_LAYERS := 6
+ATLAS_LAYERS := 0,1,2,3,4,5
+COMMA := ,
+ATLAS_START := $(ATLAS)/start/$(words $(subst $(COMMA), ,$(ATLAS_LAYERS)))-layers
 ATLAS_STEPS := 3800
 ATLAS_RATE := 3e-4
 POLITELY := nice -n 10 $(BIN)
@@ -70,11 +72,11 @@ $(ATLAS)/trimmed/config.json: $(ATLAS)/rows/train.jsonl.zst
 $(ATLAS)/extended/config.json: $(ATLAS)/trimmed/config.json
 	$(POLITELY)/tessera vocabulary extend $(<D) --text $(ATLAS)/text/new.jsonl.zst --language mul_Latn --tokens $(ATLAS_NEW_ROWS) --out $(@D)
 
-$(ATLAS)/start/$(ATLAS_LAYERS)-layers/config.json: $(ATLAS)/extended/config.json
-	$(POLITELY)/tessera shrink $(<D) --text $(ATLAS)/text/vocabulary.jsonl.zst --text-language mul_Latn --layers $(ATLAS_LAYERS) \
+$(ATLAS_START)/config.json: $(ATLAS)/extended/config.json
+	$(POLITELY)/tessera shrink $(<D) --text $(ATLAS)/text/vocabulary.jsonl.zst --text-language mul_Latn --keep $(ATLAS_LAYERS) \
 	  --no-teaching --no-timing --out $(ATLAS)/start
 
-$(ATLAS)/model/config.json: $(ATLAS)/start/$(ATLAS_LAYERS)-layers/config.json
+$(ATLAS)/model/config.json: $(ATLAS_START)/config.json
 	$(POLITELY)/tessera finetune $(<D) $(ATLAS)/rows --kind distil --teacher $(TEACHER) --temperature 0.6 \
 	  --source-share 0.05 --seeds 1 --steps $(ATLAS_STEPS) --batch 128 --rates $(ATLAS_RATE) --max-length 128 --out $(@D)
 

@@ -22,6 +22,7 @@ By = Annotated[
 ]
 Trim = Annotated[bool, typer.Option("--trim", help="first leave out tokens that the text does not use")]
 NoTeaching = Annotated[bool, typer.Option("--no-teaching", help="leave layers out, and no more")]
+Keep = Annotated[str | None, typer.Option(help="these layers, whatever their importance, from 0 on: 0,1,2,3")]
 SampleBytes = Annotated[str, typer.Option("--sample-bytes", help="text of each language that is read")]
 TextLanguage = Annotated[
     str | None, typer.Option("--text-language", help="of text whose files do not say it, as fao_Latn")
@@ -37,6 +38,7 @@ def shrink(
     text: Text,
     out: Annotated[Path, typer.Option(help="the folder of the smaller models", show_default=False)],
     layers: Layers = None,
+    keep: Keep = None,
     by: By = "outcome",
     trim: Trim = False,
     no_teaching: NoTeaching = False,
@@ -66,7 +68,10 @@ def shrink(
     from tessera.vocabulary import texts
 
     check_outputs(plot)
-    how = How(by=by, taught=not no_teaching, trim=trim, rates=_rates(rates), epochs=epochs, batch=batch,
+    if keep is not None and (layers or by != "outcome"):
+        raise ValueError("--keep names the layers, --layers and --by have them found; give one or the other")
+    way = {"by": by} if keep is None else {"by": "choice", "keep": _numbers(keep)}
+    how = How(**way, taught=not no_teaching, trim=trim, rates=_rates(rates), epochs=epochs, batch=batch,
               timed=not no_timing)  # fmt: skip
     scored = measure.Tasks(
         tasks=tuple(task or ()), mteb=tuple(mteb or ()), languages=tuple(language or ()), data=data
@@ -105,6 +110,13 @@ def _print_json(curve: "Curve") -> None:
     for point in curve.points:
         line = {**asdict(point), "folder": str(point.folder)}
         sys.stdout.write(harmless_json(json.dumps(line, ensure_ascii=False)) + "\n")
+
+
+def _numbers(said: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in said.split(",")]
+    if any(not part.isdecimal() for part in parts):
+        raise ValueError(f"--keep {said}: give the numbers of layers with commas, from 0 on, as --keep 0,1,2,3")
+    return tuple(map(int, parts))
 
 
 def _rates(said: str) -> tuple[float, ...]:

@@ -18,6 +18,7 @@ FILE = "shrink.json"
 _TAKEN = ("license", "license_name", "license_link", "language", "pipeline_tag", "library_name")  # of the base's card
 _WAYS = {
     "outcome": "one after the other, each time what changed least of what the model gives (greedy)",
+    "choice": "those that somebody chose",
     "block": "those of least Block Influence (ShortGPT, arXiv:2403.03853)",
 }
 

@@ -22,7 +22,7 @@ from tessera.model.hub import AnyEncoder
 from tessera.progress import Progress, silent
 from tessera.shrink.layers import Kept, Stack
 
-By = Literal["outcome", "block"]
+By = Literal["outcome", "block", "choice"]
 Cost = Callable[[Kept], float]
 """What is lost where only these layers are kept: the less the better."""
 
@@ -58,7 +58,7 @@ def outcome_cost(
 ) -> Cost:
     """Half the mean squared distance of what is made of texts to what the whole model makes of them.
 
-    In parts of the mean squared length of that: of vectors of length 1 it is 1 - their mean cosine.
+    In parts of the mean squared length of that.
 
     outcome  [n, anything] of an encoder: vectors of texts, logits, hidden states
     """

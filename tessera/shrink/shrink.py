@@ -53,6 +53,7 @@ class How:
     """In which way a model is made smaller."""
 
     by: By = "outcome"
+    keep: Kept = ()  # by choice: these layers, counted from 0
     taught: bool = True
     trim: bool = False  # leave out tokens that the text does not use, before layers
     rates: tuple[float, ...] = teach.RATES
@@ -84,7 +85,7 @@ def shrink(
     out, watcher = Path(out), watcher or Silent()
     machine = _exact(machine or Machine())
     stack = Stack.of(folder)
-    chosen = _sizes(stack, sizes)
+    chosen = _sizes(stack, sizes) if how.by != "choice" else [_chosen(stack, how.keep)]
     gives.refuse(stack)
     measure.check(tasks)
     lesson = _lesson(stack, texts, how)
@@ -96,7 +97,10 @@ def shrink(
             base = Stack.of(_trimmed(stack, texts, out, watcher))
             points.append(_whole(base))
         given = gives.of(base, machine, [one.text for one in lesson.held])
-        kept = _importance(given, base, lesson, how.by, chosen, out, watcher)
+        if how.by == "choice":
+            kept = {len(how.keep): how.keep}
+        else:
+            kept = _importance(given, base, lesson, how.by, chosen, out, watcher)
         maker = _Maker(given, stack, base, lesson, how, out, watcher)
         points += [maker.point(kept[size]) for size in chosen]
         points = _measured(points, lesson, how, tasks, out, machine, watcher)
@@ -121,6 +125,27 @@ def _sizes(stack: Stack, asked: Sequence[int]) -> list[int]:
         raise ValueError(f"{wrong[0]} layers: give some of {', '.join(map(str, there))}, of {stack.count}{why}")
     near = [min(there, key=lambda size: (abs(size - share * stack.count), size)) for share in (0.75, 0.5, 1 / 3)]
     return sorted(set(asked or near), reverse=True)
+
+
+def _chosen(stack: Stack, keep: Kept) -> int:
+    """How many layers are named. Raises ValueError for those that are none, or cannot be loaded without the others."""
+    if (
+        not keep
+        or list(keep) != sorted(set(keep))
+        or keep[0] < 0
+        or keep[-1] >= stack.count
+        or len(keep) == stack.count
+    ):
+        raise ValueError(
+            f"layers to keep are {', '.join(map(str, keep)) or 'none'}; name some of 0 to {stack.count - 1}, rising, "
+            "and not all"
+        )
+    if stack.period > 1:
+        raise ValueError(
+            f"{stack.inside}: kinds of attention repeat after {stack.period} layers, so layers are not named one by "
+            "one; say how many are kept"
+        )
+    return len(keep)
 
 
 def _lesson(stack: Stack, texts: Texts, how: How) -> Lesson:
