@@ -23,15 +23,21 @@ def agreement(student: Retriever, lesson: Lesson) -> dict[str, dict[str, float]]
     languages: dict[str, list[int]] = {}
     for number, pair in enumerate(lesson.pairs):
         languages.setdefault(pair.language, []).append(number)
+    # all languages at once: a call makes the model ready for use, which takes longer than a few sentences do
+    asked = [number for numbers in languages.values() for number in numbers[:_MOST]]
+    texts = dict.fromkeys(lesson.pairs[number].text for number in asked)
+    texts |= dict.fromkeys(other for number in asked if (other := lesson.pairs[number].translation) is not None)
+    vectors = unit(student.documents(list(texts)))
+    rows = {text: row for row, text in enumerate(texts)}
     found: dict[str, dict[str, float]] = {}
     for language, numbers in languages.items():
-        numbers = numbers[:_MOST]
-        due = unit(lesson.vectors.rows(lesson.places[numbers]))
-        mine = unit(student.documents([lesson.pairs[n].text for n in numbers]))
+        pairs = [lesson.pairs[number] for number in numbers[:_MOST]]
+        due = unit(lesson.vectors.rows(lesson.places[numbers[:_MOST]]))
+        mine = vectors[[rows[pair.text] for pair in pairs]]
         row = {"cosine": float((mine * due).sum(1).mean())}
-        both = [n for n in range(len(numbers)) if lesson.pairs[numbers[n]].translation is not None]
+        both = [n for n, pair in enumerate(pairs) if pair.translation is not None]
         if both:
-            theirs = unit(student.documents([lesson.pairs[numbers[n]].translation or "" for n in both]))
+            theirs = vectors[[rows[pair.translation] for pair in pairs if pair.translation is not None]]
             row["cosine_translation"] = float((theirs * due[both]).sum(1).mean())
             row["accuracy"] = _accuracy(mine[both], theirs)
         found[language] = row
