@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tessera.checksums import seal
 from tessera.files import atomic_folder, digest, remove_folder
 from tessera.finetune import saved
 from tessera.finetune.checkpoint import Checkpoint
@@ -73,11 +72,10 @@ def taught(
     try:
         stack.write(kept, cut)
         model, found = _learnt(gives, stack, cut, lesson, trials, watcher)
-        with atomic_folder(out) as draft:
+        with atomic_folder(out, sealed=True) as draft:
             layers.renew(cut, model.encoder, list(model.steps), draft)
             worst = gives.compare(model, draft, [one.text for one in lesson.held[: saved.COMPARED]])
             finish(draft, dataclasses.replace(found, difference=worst))
-            seal(draft)
     finally:
         remove_folder(cut)
     remove_folder(trials)

@@ -10,6 +10,7 @@ from going import ALONE, changed, go, weights
 from rich.console import Console
 from tiny_run import recipe
 
+from tessera import checksums
 from tessera.terminal import Watcher
 from tessera.train import checkpoint
 from tessera.train.trainer import TrainingError, train
@@ -112,7 +113,7 @@ def test_a_phase_does_not_begin_with_damaged_weights(tmp_path, text, whole):
 
 def test_a_kill_while_a_checkpoint_is_written_loses_nothing(tmp_path, text, whole, monkeypatch):
     calls = 0
-    seal = checkpoint.seal
+    seal = checksums.seal
 
     def die_in_the_middle(folder: Path) -> None:
         nonlocal calls
@@ -121,7 +122,7 @@ def test_a_kill_while_a_checkpoint_is_written_loses_nothing(tmp_path, text, whol
             raise KeyboardInterrupt
         seal(folder)
 
-    monkeypatch.setattr(checkpoint, "seal", die_in_the_middle)
+    monkeypatch.setattr(checksums, "seal", die_in_the_middle)
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path, text)
     names = [f.name for f in (tmp_path / "first").iterdir() if f.is_dir()]
