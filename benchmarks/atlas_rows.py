@@ -87,6 +87,9 @@ def write(path: Path, rows: list[dict[str, str | None]]) -> None:
 
 def main(data: Path, out: Path) -> None:
     draw = random.Random(7)
+    missing = [place for place in (data / "pairs" / "pairs.jsonl.zst", data / "train") if not place.exists()]
+    if missing:
+        sys.exit(f"{missing[0]} is not there; DATA is a folder of train/ and pairs/, as the head of this file says")
     rows_here, texts_here = out / "rows", out / "text"
     for folder in (rows_here, texts_here):
         folder.mkdir(parents=True, exist_ok=True)

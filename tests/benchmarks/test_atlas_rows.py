@@ -64,6 +64,12 @@ def test_translations_stand_beside_their_english_and_sentences_alone(made):
     assert all(row["source"].startswith("Dies ist") for row in plain)  # not what is short, nor what is no words
 
 
+def test_a_folder_without_the_data_is_named_and_nothing_is_written(atlas_rows, tmp_path):
+    with pytest.raises(SystemExit, match=r"pairs\.jsonl\.zst is not there; DATA is a folder of train/ and pairs/"):
+        atlas_rows.main(tmp_path / "none", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_sentence_is_on_one_side_in_all_languages(made):
     assert made["validation"]
     assert not {row["source"] for row in made["train"]} & {row["source"] for row in made["validation"]}
