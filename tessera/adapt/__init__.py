@@ -8,6 +8,7 @@ In reading order:
     hidden_words.py  pseudo-perplexity of whole words: bits per byte that compare between tokenizers
     verdict.py       use as it is, trim, extend, continue training, teach from the start; with reasons and doubts
     asked.py         what is asked for, kept beside what is made
+    adapted.py       what is said before, kept in the folder, and returned
     given.py         the text that is given: what the paths of the command hold
     recipe.py        the recipe of an adaptation: continued pre-training, replay, an average
     retention.py     bits per byte of hidden words before and after, by language

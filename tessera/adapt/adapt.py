@@ -14,20 +14,18 @@
 The same call after an interruption goes on where it stood.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from pydantic import Field
 
 from tessera import lock
 from tessera.adapt import asked as asking
 from tessera.adapt import recipe as recipes
 from tessera.adapt import retention as retained
+from tessera.adapt.adapted import LOOK, RETENTION, Adapted, Extension, advice, keep_look, planned
 from tessera.adapt.asked import AdaptError, Asked
-from tessera.adapt.embedder import AdaptedVectors, adapt_embedder
+from tessera.adapt.embedder import adapt_embedder
 from tessera.adapt.given import read_given
-from tessera.adapt.look import Look, judge
+from tessera.adapt.look import judge
 from tessera.adapt.measure import measure
 from tessera.adapt.recipe import Text
 from tessera.adapt.sample import Sample
@@ -36,7 +34,6 @@ from tessera.corpus.prepare import IngestedCorpus
 from tessera.evaluation import evaluate
 from tessera.files import LOCK, fingerprint, link_folder, write_json, write_text
 from tessera.inference.sentence_folder import ends_in_vectors
-from tessera.json_files import Strictly, read_own
 from tessera.model import hub
 from tessera.model.hf_files import find_model
 from tessera.plan.evaluation import Evaluation
@@ -50,38 +47,10 @@ from tessera.vocabulary.proof import Checked
 from tessera.vocabulary.texts import MOST_BYTES, Texts
 from tessera.vocabulary.trim import trim
 
-RECIPE, LOOK, RETENTION = "adapt.yaml", "look.json", "retention.json"
+RECIPE = "adapt.yaml"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Adapted:
-    """What came out.
-
-    model   the folder to use
-    tasks   {task: {model: main metric}}, mean over languages
-    """
-
-    model: Path
-    rows: list[retained.Retained]
-    tasks: dict[str, dict[str, float]]
-
-    def table(self) -> tuple[str, list[str], list[list[str]]]:
-        """(title, columns, rows) of what every language gained and lost."""
-        return ("bits per byte of hidden words, held-out text", *retained.table(self.rows))
-
-
-class _Extend(Strictly):
-    pieces: int = Field(ge=1)
-    languages: list[str]
-
-
-class _Look(Strictly):
-    """look.json, as far as it is read again."""
-
-    extend: _Extend
-
-
-def adapt(asked: Asked, out: str | Path, watcher: Watcher | None = None) -> Adapted | AdaptedVectors:
+def adapt(asked: Asked, out: str | Path, watcher: Watcher | None = None) -> Adapted[Any]:
     """Adapts a model as asked for, in the folder `out`; one that makes vectors as embedder.py says.
 
     Raises AdaptError where `out` holds something else or the model guesses no words, ValueError for text, tasks and a
@@ -90,40 +59,46 @@ def adapt(asked: Asked, out: str | Path, watcher: Watcher | None = None) -> Adap
     out, watcher = Path(out), watcher or Silent()
     asking.refuse_other(asked, out)
     model = find_model(asked.model)
-    if ends_in_vectors(model):
-        return adapt_embedder(asked, out, model, watcher)
-    if asked.pairs:
-        raise AdaptError(
-            f"--pairs teaches models that make vectors (with a modules.json); {asked.model} learns from plain text, by "
-            "guessing words: leave it out"
-        )
     with lock.hold(out.with_name(f".{out.name}{LOCK}"), str(out)):
-        texts, sample = read_given(asked, watcher)
-        seen, recipe = _planned(asked, out, model, texts, sample, watcher)
-        asking.keep(asked, out)
-        if seen is not None:
-            write_json(out / LOOK, seen, sealed=True)
-            write_text(out / RECIPE, recipes.written(recipe))
-        recipe = _with_credentials(load(out / RECIPE), texts)
-        folder = run(recipe, out / "run", until="documents", watcher=watcher)
-        _vocabulary(asked, out, recipe, folder, watcher)
-        run(recipe, folder, watcher=watcher)
-        final = folder / recipes.last_stage(recipe) / "final"
-        link_folder(out / "final", final)
-        models, roles = _models(out, recipe, model), recipes.roles(texts)
-        rows = retained.read(out / RETENTION, of := fingerprint(final.resolve()))
-        if rows is None:
-            rows = retained.retention(models, _of_run(documents_of(folder, recipe)).held_out, roles, watcher)
-        how: dict[str, Any] = {"data": asked.data, "protocol": asked.protocol, "watcher": watcher}
-        tasks = scores(models, asked.tasks, roles, out / "tasks", **how)
-        said = {"of": of, "languages": retained.as_json(rows), "tasks": tasks}
-        write_json(out / RETENTION, said, sealed=True)
-    return Adapted(model=out / "final", rows=rows, tasks=tasks)
+        if ends_in_vectors(model):
+            return adapt_embedder(asked, out, model, watcher)
+        if asked.pairs:
+            raise AdaptError(
+                f"--pairs teaches models that make vectors (with a modules.json); {asked.model} learns from plain "
+                "text, by guessing words: leave it out"
+            )
+        return _adapt(asked, out, model, watcher)
+
+
+def _adapt(asked: Asked, out: Path, model: Path, watcher: Watcher) -> Adapted[retained.Retained]:
+    """Adapts a masked language model."""
+    texts, sample = read_given(asked, watcher)
+    seen, recipe = _planned(asked, out, model, texts, sample, watcher)
+    asking.keep(asked, out)
+    if seen is not None:
+        keep_look(*seen, out)
+        write_text(out / RECIPE, recipes.written(recipe))
+    recipe = _with_credentials(load(out / RECIPE), texts)
+    folder = run(recipe, out / "run", until="documents", watcher=watcher)
+    _vocabulary(asked, out, recipe, folder, watcher)
+    run(recipe, folder, watcher=watcher)
+    final = folder / recipes.last_stage(recipe) / "final"
+    link_folder(out / "final", final)
+    models, roles = _models(out, recipe, model), recipes.roles(texts)
+    rows = retained.read(out / RETENTION, of := fingerprint(final.resolve()))
+    if rows is None:
+        rows = retained.retention(models, _of_run(documents_of(folder, recipe)).held_out, roles, watcher)
+    how: dict[str, Any] = {"data": asked.data, "protocol": asked.protocol, "watcher": watcher}
+    tasks = scores(models, asked.tasks, roles, out / "tasks", **how)
+    said = {"of": of, "languages": retained.as_json(rows), "tasks": tasks}
+    write_json(out / RETENTION, said, sealed=True)
+    shown = ("bits per byte of hidden words, held-out text", *retained.table(rows))
+    return Adapted(model=out / "final", rows=rows, table=shown, tasks=tasks)
 
 
 def _planned(
     asked: Asked, out: Path, model: Path, texts: list[Text], sample: Sample, watcher: Watcher
-) -> tuple[dict[str, Any] | None, Recipe]:
+) -> tuple[tuple[dict[str, Any], Extension] | None, Recipe]:
     """(what is seen of the model, and pieces for which languages; the recipe); once that is there, only the recipe."""
     evaluate.check(Evaluation(tasks=asked.tasks, data=asked.data, protocol=asked.protocol), rows=True)
     if (out / RECIPE).is_file():
@@ -140,24 +115,14 @@ def _planned(
     where = recipes.relative(start) if start != model else asked.model if "/" in asked.model else f"./{asked.model}"
     recipe = recipes.recipe_of(asked, texts, seen.measured, where, positions, bool(pieces))
     watcher.say(f"verdict: {seen.verdict}; {recipes.described(recipe)}")
-    for line in _advice(asked, seen, pieces, needing):
+    for line in advice(asked, seen, pieces, needing):
         watcher.warn(line)
-    return {**seen.as_json(), "extend": {"pieces": pieces, "languages": needing or sorted(new)}}, recipe
-
-
-def _advice(asked: Asked, seen: Look, pieces: int, needing: list[str]) -> list[str]:
-    """What people should know before the hours are spent."""
-    lines = []
-    if pieces:
-        lines.append(f"vocabulary: {pieces:,} pieces are added for {', '.join(needing) or 'the new text'}")
-    if "trim" in seen.verdict.steps and not asked.trim:
-        lines.append(f"{seen.verdict.reasons[0]}; say --trim to leave them out")
     if not asked.replay:
-        lines.append(
+        watcher.warn(
             "no text is replayed (--replay): languages that the model knows are forgotten in part; the average at the "
             "end gives some of it back"
         )
-    return lines
+    return (seen.as_json(), Extension(pieces=pieces, languages=needing or sorted(new))), recipe
 
 
 def _refuse_headless(asked: Asked, why: str) -> None:
@@ -204,8 +169,10 @@ def _vocabulary(asked: Asked, out: Path, recipe: Recipe, folder: Path, watcher: 
     if asked.trim:
         model = out / "trimmed"
     if (grown := out / "extended") == start and not grown.exists():
-        planned = read_own(_Look, out / LOOK).extend
-        new, pieces = set(planned.languages), planned.pieces
+        added = planned(out)
+        if added is None:
+            raise AdaptError(f"{out / LOOK}: is missing, and what is added stands in it; adapt into another folder")
+        new, pieces = set(added.languages), added.pieces
         all_ = _of_run(documents_of(folder, recipe))
         mine = Texts(*({code: side[code] for code in side if code in new} for side in (all_.used, all_.held_out)))
         others = Texts(*({code: side[code] for code in side if code not in new} for side in (all_.used, all_.held_out)))

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tessera import lock
 from tessera.adapt import asked as asking
 from tessera.adapt import passages, vectors
+from tessera.adapt.adapted import RETENTION, Adapted, Extension, advice, keep_look, planned
 from tessera.adapt.asked import AdaptError, Asked
 from tessera.adapt.given import read_given
 from tessera.adapt.hidden_words import PASSAGE_BYTES
@@ -35,7 +35,7 @@ from tessera.adapt.passages import Chosen, Passages
 from tessera.adapt.recipe import PIECES, Text, new_languages, roles
 from tessera.adapt.tasks import scores
 from tessera.evaluation import evaluate
-from tessera.files import LOCK, fingerprint, link_folder, read_json, write_json
+from tessera.files import fingerprint, link_folder, read_json, write_json
 from tessera.inference import sentence_folder
 from tessera.plan.evaluation import Evaluation
 from tessera.plan.task import Protocol
@@ -50,28 +50,10 @@ from tessera.vocabulary.proof import Checked
 from tessera.vocabulary.texts import Texts
 from tessera.vocabulary.trim import trim
 
-LOOK, RETENTION = "look.json", "retention.json"
 TOKENS, EPOCHS = 400_000, 8  # read in a stage if nothing is said: the text so often, at most so much
 ROWS_PEAK, ALL_PEAK = 1e-3, 2e-4  # the highest rate where new rows learn alone, and where all weights do
 
 _BESIDE = 16  # tokens of a prompt and special ones: passages are so short that any vocabulary reads them to the end
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdaptedVectors:
-    """What came out.
-
-    model   the folder to use
-    tasks   {task: {model: main metric}}, mean over languages
-    """
-
-    model: Path
-    rows: list[vectors.Kept]
-    tasks: dict[str, dict[str, float]]
-
-    def table(self) -> tuple[str, list[str], list[list[str]]]:
-        """(title, columns, rows) of what every language gained and lost."""
-        return ("held-out text: cosine to the vectors of the model as it was", *vectors.table(self.rows))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +70,11 @@ class _Work:
     watcher: Watcher
 
 
-def adapt_embedder(asked: Asked, out: Path, model: Path, watcher: Watcher | None = None) -> AdaptedVectors:
+def adapt_embedder(asked: Asked, out: Path, model: Path, watcher: Watcher | None = None) -> Adapted[vectors.Kept]:
     """Adapts the embedding model in the folder `model` as asked for, in the folder `out`.
 
     Raises AdaptError where nothing of it can be taught by what is given, ValueError for text, translations and tasks
-    that cannot be used: before anything is written; lock.AtWork where another process adapts there.
+    that cannot be used: before anything is written. Whoever calls holds the lock of `out`.
     """
     watcher = watcher or Silent()
     if asked.average is not None:
@@ -103,9 +85,11 @@ def adapt_embedder(asked: Asked, out: Path, model: Path, watcher: Watcher | None
     evaluate.check(Evaluation(tasks=asked.tasks, data=asked.data, protocol=asked.protocol), rows=True)
     given, sample = read_given(asked, watcher)
     translated = passages.translations(asked.pairs, new_languages(given))
-    seen = None if (out / LOOK).is_file() else judge(measure(model, sample, watcher))
-    pieces = read_json(out / LOOK)["extend"]["pieces"] if seen is None else _pieces(asked, seen, given, watcher)
-    if not pieces and not asked.pairs:
+    seen, added = None, planned(out)
+    if added is None:
+        seen = judge(measure(model, sample, watcher))
+        added = Extension(pieces=_pieces(asked, seen, given, watcher), languages=sorted(new_languages(given)))
+    if not added.pieces and not asked.pairs:
         why = f"its vocabulary serves {', '.join(sorted(new_languages(given)))}"
         raise AdaptError(
             f"{asked.model} has nothing to learn from this: {why if asked.extend is None else 'no pieces are added'}, "
@@ -113,20 +97,18 @@ def adapt_embedder(asked: Asked, out: Path, model: Path, watcher: Watcher | None
             "same (--extend 1000), give translations (--pairs FILE), or use the model as it is"
         )
     asking.keep(asked, out)
-    with lock.hold(out / LOCK, str(out)):
-        if seen is not None:
-            extend_ = {"pieces": pieces, "languages": sorted(new_languages(given))}
-            write_json(out / LOOK, {**seen.as_json(), "extend": extend_}, sealed=True)
-        texts, room = passages.texts_by_role(asked, given, watcher), min(PASSAGE_BYTES, _length(model) - _BESIDE)
-        some = {role: passages.of_texts(text, room) for role, text in texts.items()}
-        work = _Work(
-            asked=asked, model=model, out=out, pieces=pieces, texts=texts, passages=some, translated=translated,
-            watcher=watcher,
-        )  # fmt: skip
-        return _made(work, roles(given))
+    if seen is not None:
+        keep_look(seen.as_json(), added, out)
+    texts, room = passages.texts_by_role(asked, given, watcher), min(PASSAGE_BYTES, _length(model) - _BESIDE)
+    some = {role: passages.of_texts(text, room) for role, text in texts.items()}
+    work = _Work(
+        asked=asked, model=model, out=out, pieces=added.pieces, texts=texts, passages=some, translated=translated,
+        watcher=watcher,
+    )  # fmt: skip
+    return _made(work, roles(given))
 
 
-def _made(work: _Work, roles_: Mapping[str, str]) -> AdaptedVectors:
+def _made(work: _Work, roles_: Mapping[str, str]) -> Adapted[vectors.Kept]:
     """The stages, and what they kept; what is there is not made again."""
     stages = _stages(work)
     final = list(stages.values())[-1]
@@ -140,7 +122,8 @@ def _made(work: _Work, roles_: Mapping[str, str]) -> AdaptedVectors:
     tasks = scores(stages, asked.tasks, roles_, work.out / "tasks", **how)
     said = {"of": of, "languages": vectors.as_json(rows), "tasks": tasks}
     write_json(work.out / RETENTION, said, sealed=True)
-    return AdaptedVectors(model=work.out / "final", rows=rows, tasks=tasks)
+    shown = ("held-out text: cosine to the vectors of the model as it was", *vectors.table(rows))
+    return Adapted(model=work.out / "final", rows=rows, table=shown, tasks=tasks)
 
 
 def _pieces(asked: Asked, seen: Look, given: Sequence[Text], watcher: Watcher) -> int:
@@ -148,10 +131,8 @@ def _pieces(asked: Asked, seen: Look, given: Sequence[Text], watcher: Watcher) -
     needing = seen.cut_small(new_languages(given))
     pieces = PIECES * len(needing) if asked.extend is None else asked.extend
     watcher.say(f"verdict: {seen.verdict}")
-    if pieces:
-        watcher.warn(f"vocabulary: {pieces:,} pieces are added for {', '.join(needing) or 'the new text'}")
-    if "trim" in seen.verdict.steps and not asked.trim:
-        watcher.warn(f"{seen.verdict.reasons[0]}; say --trim to leave them out")
+    for line in advice(asked, seen, pieces, needing):
+        watcher.warn(line)
     if asked.pairs and not asked.replay:
         watcher.warn("no text is replayed (--replay): translations move all weights, and with them other languages")
     return pieces

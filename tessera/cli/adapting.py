@@ -100,7 +100,7 @@ def adapt(
     )  # fmt: skip
     with Watcher(console) as watcher:
         done = work(asked, out, watcher)
-    title, columns, rows = done.table()
+    title, columns, rows = done.table
     print_table(title, columns, rows, left=2)
     if done.tasks:
         names = list(next(iter(done.tasks.values())))

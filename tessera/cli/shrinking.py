@@ -70,9 +70,10 @@ def shrink(
     check_outputs(plot)
     if keep is not None and (layers or by != "outcome"):
         raise ValueError("--keep names the layers, --layers and --by have them found; give one or the other")
-    way = {"by": by} if keep is None else {"by": "choice", "keep": _numbers(keep)}
-    how = How(**way, taught=not no_teaching, trim=trim, rates=_rates(rates), epochs=epochs, batch=batch,
-              timed=not no_timing)  # fmt: skip
+    how = How(
+        by=by, keep=() if keep is None else _numbers(keep), taught=not no_teaching, trim=trim, rates=_rates(rates),
+        epochs=epochs, batch=batch, timed=not no_timing,
+    )  # fmt: skip
     scored = measure.Tasks(
         tasks=tuple(task or ()), mteb=tuple(mteb or ()), languages=tuple(language or ()), data=data
     )  # fmt: skip

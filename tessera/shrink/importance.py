@@ -1,7 +1,7 @@
 """Layer importance: which transformer layers a model can do without, measured on texts.
 
-vectors  by how much the final vectors turn when a layer is left out; the layers are left out one after the other,
-         each time the one whose loss turns them least (greedy backward elimination)
+outcome  by how much what the model gives changes when a layer is left out; the layers are left out one after the
+         other, each time the one whose loss changes it least (greedy backward elimination)
 block    Block Influence: by how much a layer turns what it is given, 1 - cos(input, output), the mean over tokens;
          of the whole model, once (ShortGPT, Men et al. 2024, arXiv:2403.03853, section 3.1)
 """
@@ -22,7 +22,7 @@ from tessera.model.hub import AnyEncoder
 from tessera.progress import Progress, silent
 from tessera.shrink.layers import Kept, Stack
 
-By = Literal["outcome", "block", "choice"]
+By = Literal["outcome", "block", "choice"]  # choice: of people, nothing is measured
 Cost = Callable[[Kept], float]
 """What is lost where only these layers are kept: the less the better."""
 

@@ -10,7 +10,7 @@ small/shrink.json     the curve
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tessera import lock
 from tessera.files import LOCK, digest, model_name, read_json, remove_leftovers, write_json
@@ -52,14 +52,19 @@ class Curve:
 class How:
     """In which way a model is made smaller."""
 
-    by: By = "outcome"
-    keep: Kept = ()  # by choice: these layers, counted from 0
+    by: Literal["outcome", "block"] = "outcome"
+    keep: Kept = ()  # these layers, counted from 0, whatever their importance
     taught: bool = True
     trim: bool = False  # leave out tokens that the text does not use, before layers
     rates: tuple[float, ...] = teach.RATES
     epochs: float = 1.0
     batch: int = 32
     timed: bool = True
+
+    @property
+    def way(self) -> By:
+        """How it is found which layers stay."""
+        return "choice" if self.keep else self.by
 
 
 def shrink(
@@ -77,7 +82,7 @@ def shrink(
 
     texts  plain, by language; importance is measured, and students are taught, on those that are used, and compared on
            those that are held out
-    sizes  numbers of layers; none: about three quarters, a half and a third of them
+    sizes  numbers of layers; none: those that `how` names, or about three quarters, a half and a third of them
 
     Raises ValueError, before anything is computed, for a folder whose students could not be taught, layers that cannot
     be left out and sizes that it cannot have; later for an `out` that holds models made otherwise.
@@ -85,7 +90,7 @@ def shrink(
     out, watcher = Path(out), watcher or Silent()
     machine = _exact(machine or Machine())
     stack = Stack.of(folder)
-    chosen = _sizes(stack, sizes) if how.by != "choice" else [_chosen(stack, how.keep)]
+    chosen = [_named(stack, how.keep, sizes)] if how.keep else _sizes(stack, sizes)
     gives.refuse(stack)
     measure.check(tasks)
     lesson = _lesson(stack, texts, how)
@@ -97,15 +102,12 @@ def shrink(
             base = Stack.of(_trimmed(stack, texts, out, watcher))
             points.append(_whole(base))
         given = gives.of(base, machine, [one.text for one in lesson.held])
-        if how.by == "choice":
-            kept = {len(how.keep): how.keep}
-        else:
-            kept = _importance(given, base, lesson, how.by, chosen, out, watcher)
+        kept = {len(how.keep): how.keep} if how.keep else _importance(given, base, lesson, how.by, chosen, out, watcher)
         maker = _Maker(given, stack, base, lesson, how, out, watcher)
         points += [maker.point(kept[size]) for size in chosen]
         points = _measured(points, lesson, how, tasks, out, machine, watcher)
         said = [{**asdict(point), "folder": str(point.folder)} for point in points]
-        about = {"of": model_name(stack.whole), "by": how.by, "near": given.called}
+        about = {"of": model_name(stack.whole), "by": how.way, "near": given.called}
         write_json(out / FILE, {**about, "points": said}, sealed=True)
     return Curve(points, given.called)
 
@@ -127,18 +129,13 @@ def _sizes(stack: Stack, asked: Sequence[int]) -> list[int]:
     return sorted(set(asked or near), reverse=True)
 
 
-def _chosen(stack: Stack, keep: Kept) -> int:
+def _named(stack: Stack, keep: Kept, sizes: Sequence[int]) -> int:
     """How many layers are named. Raises ValueError for those that are none, or cannot be loaded without the others."""
-    if (
-        not keep
-        or list(keep) != sorted(set(keep))
-        or keep[0] < 0
-        or keep[-1] >= stack.count
-        or len(keep) == stack.count
-    ):
+    if sizes:
+        raise ValueError("layers are named, and numbers of layers are given; give one or the other")
+    if list(keep) != sorted(set(keep)) or not set(keep) < set(range(stack.count)):
         raise ValueError(
-            f"layers to keep are {', '.join(map(str, keep)) or 'none'}; name some of 0 to {stack.count - 1}, rising, "
-            "and not all"
+            f"layers to keep are {', '.join(map(str, keep))}; name some of 0 to {stack.count - 1}, rising, and not all"
         )
     if stack.period > 1:
         raise ValueError(
@@ -242,7 +239,7 @@ class _Maker:
             parts = self.base.parameters(draft)
             said: dict[str, Any] = {"identity": identity, "kept": kept, "parameters": parts[0], "in_layers": parts[1]}
             write_json(draft / FILE, {**said, **asdict(found)}, sealed=True)
-            card = written(self.given, self.whole, self.base, kept, self.how.by, lesson, found, parts)
+            card = written(self.given, self.whole, self.base, kept, self.how.way, lesson, found, parts)
             (draft / "README.md").write_text(card, encoding="utf-8", newline="\n")
 
         teach.taught(self.given, self.base, kept, lesson, place, finish, self.watcher)

@@ -117,7 +117,7 @@ def test_translations_teach_what_plain_text_does_not(asked, translations, tmp_pa
     row = found.rows[0]
     assert list(row.cosine) == ["extended", "placed", "taught"]
     assert row.found["taught"] > row.found["placed"]
-    columns, rows = found.table()[1:]
+    columns, rows = found.table[1:]
     assert "translations found" in columns
     assert rows[0][columns.index("translations found")].count("->") == 3
 

@@ -258,15 +258,15 @@ def test_the_plan_reads_every_passage_once_an_epoch():
 
 
 def test_layers_that_are_named_are_kept_whatever_their_importance(whole, tmp_path):
-    how = How(by="choice", keep=(0, 1), taught=False, timed=False)
+    how = How(keep=(0, 1), taught=False, timed=False)
     found = shrink(whole, small.texts(), tmp_path / "out", how=how, machine=CALM)
     assert [point.kept for point in found.points[1:]] == [(0, 1)]
     assert "somebody chose" in (found.points[-1].folder / "README.md").read_text()
 
 
-@pytest.mark.parametrize("keep", [(), (1, 0), (0, 0), (0, 99)])
+@pytest.mark.parametrize("keep", [(1, 0), (0, 0), (-1, 0), (0, 99)])
 def test_layers_that_cannot_be_kept_are_refused(whole, tmp_path, keep):
-    how = How(by="choice", keep=keep, taught=False, timed=False)
+    how = How(keep=keep, taught=False, timed=False)
     with pytest.raises(ValueError, match=r"layers to keep are .*; name some of 0 to"):
         shrink(whole, small.texts(), tmp_path / "out", how=how, machine=CALM)
     assert not (tmp_path / "out").exists()
