@@ -24,6 +24,7 @@ from pathlib import Path
 import zstandard
 
 from tessera.data.hashing import named_keys
+from tessera.shrink.passages import sentences
 
 # Conneau et al. 2020 (arXiv:1911.02116), table 6, as ISO 639-3; individual languages where the corpus has these.
 XLM_R = """
@@ -39,15 +40,13 @@ KNOWN_BYTES, NEW_BYTES = 220_000, 90_000  # of the vocabulary's text, of a langu
 EXTENSION_BYTES = 9_000_000  # of the text for new pieces in all: a Unigram of more takes its time
 LONGEST = 4_000  # characters of a document
 HELD_OUT = 0.002
-END = re.compile(r"(?<=[.!?।؟])\s+|(?<=[。！？])|\n+")
 # Thai to Burmese, Khmer, kana, Han, Hangul: much is said in few letters.
 WIDE = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
 
 
-def sentences(text: str) -> Iterator[str]:
-    """Those of a length that people ask in, three quarters of them letters."""
-    for part in END.split(text):
-        one = " ".join(part.split())
+def asked(text: str) -> Iterator[str]:
+    """The sentences of a length that people ask in, three quarters of them letters."""
+    for one in sentences(text):
         least, most = (8, 90) if WIDE.search(one) else (18, 180)
         letters = sum(character == " " or unicodedata.category(character)[0] in "LM" for character in one)
         if least <= len(one) <= most and letters > 0.75 * len(one):
@@ -107,7 +106,7 @@ def main(data: Path, out: Path) -> None:
         draw.shuffle(documents)
         (old if known else new).extend(some(documents, KNOWN_BYTES if known else NEW_BYTES))
         if known:
-            plain = list(dict.fromkeys(one for text in documents for one in sentences(text)))
+            plain = list(dict.fromkeys(one for text in documents for one in asked(text)))
             draw.shuffle(plain)
             most = ENGLISH if language == "eng_Latn" else SENTENCES
             rows += [{"source": one, "target": None, "language": language} for one in plain[:most]]

@@ -29,11 +29,16 @@ def passages(texts: Mapping[str, Iterable[str]], prompts: Sequence[str] = ()) ->
     return list(found.values())
 
 
+def sentences(document: str) -> Iterator[str]:
+    """The sentences of a document by their punctuation and its lines, white space made one blank."""
+    return (one for part in _END.split(document) if (one := " ".join(part.split())))
+
+
 def _passages(document: str) -> Iterator[str]:
     """Runs of whole sentences, as RUNS says."""
-    sentences = (one for part in _END.split(document) if (one := " ".join(part.split())))
+    left = sentences(document)
     for size in itertools.cycle(RUNS):
-        some = list(itertools.islice(sentences, size))
+        some = list(itertools.islice(left, size))
         if not some:
             return
         passage = " ".join(some)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+import torch
 from typer.testing import CliRunner
 from whole_run import Dies, write
 
@@ -68,6 +69,20 @@ def done(asked: Asked, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("adapted") / "cym"
     adapt(asked, out)
     return out
+
+
+def bert(name: str, asked: Asked, place: Path) -> None:
+    """A random BERT of this class over the tokenizer of the model that is asked for."""
+    import transformers
+
+    torch.manual_seed(0)
+    tokenizer = Tokenizer.load(find_model(asked.model))
+    config = transformers.BertConfig(
+        vocab_size=tokenizer.vocab_size, hidden_size=24, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=500, pad_token_id=tokenizer.pad_id,
+    )  # fmt: skip
+    getattr(transformers, name)(config).save_pretrained(place)
+    tokenizer.copy_to(place)
 
 
 def weights(out: Path) -> bytes:
@@ -145,17 +160,7 @@ def test_an_average_of_one_is_the_trained_model_itself_and_trimming_keeps_what_t
 
 
 def test_a_model_of_another_family_is_adapted_and_averaged_too(asked, tmp_path):
-    import torch
-    import transformers
-
-    torch.manual_seed(0)
-    tokenizer = Tokenizer.load(find_model(asked.model))
-    config = transformers.BertConfig(
-        vocab_size=tokenizer.vocab_size, hidden_size=24, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=500, pad_token_id=tokenizer.pad_id,
-    )  # fmt: skip
-    transformers.BertForMaskedLM(config).save_pretrained(tmp_path / "bert")
-    tokenizer.copy_to(tmp_path / "bert")
+    bert("BertForMaskedLM", asked, tmp_path / "bert")
     given = {key: getattr(asked, key) for key in asked.__slots__}
     found = adapt(Asked(**{**given, "model": str(tmp_path / "bert"), "tokens": 8_000}), tmp_path / "out")
     assert found.rows[0].bits["averaged"] < found.rows[0].bits["before"]
@@ -185,15 +190,7 @@ def test_what_cannot_be_used_is_refused_before_anything_is_written(asked, tmp_pa
     write(few, [{"text": text} for text in welsh(19)])
     refuse("19 documents of cym_Latn; at least 20 are needed.* a paragraph a line", text=(str(few),))
     refuse("--pairs teaches models that make vectors", pairs=(str(new),))
-    import transformers
-
-    tokenizer = Tokenizer.load(find_model(asked.model))
-    config = transformers.BertConfig(
-        vocab_size=tokenizer.vocab_size, hidden_size=24, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=500, pad_token_id=tokenizer.pad_id,
-    )  # fmt: skip
-    transformers.BertModel(config).save_pretrained(tmp_path / "headless")
-    tokenizer.copy_to(tmp_path / "headless")
+    bert("BertModel", asked, tmp_path / "headless")
     refuse(r"guesses no words.* if it makes vectors, a folder that says how", model=str(tmp_path / "headless"))
     out.mkdir()
     (out / "mine.txt").write_text("mine")

@@ -83,7 +83,7 @@ def test_text_of_new_languages_is_apart_and_none_is_of_code(made):
 
 
 def test_sentences_of_scripts_that_say_much_in_few_letters_may_be_short(atlas_rows):
-    assert list(atlas_rows.sentences("これは最初の文です。短い。It is.\nThis one is long enough, is it not?")) == [
+    assert list(atlas_rows.asked("これは最初の文です。短い。It is.\nThis one is long enough, is it not?")) == [
         "これは最初の文です。",
         "This one is long enough, is it not?",
     ]
