@@ -19,13 +19,14 @@ def draw_curve(rows: Sequence[dict[str, Any]], path: Path, near: str, title: str
     check_picture(path)
     alt = altair()
     first, near_name = rows[0], f"{near} with the whole model"
+    scores = {name: due for name, due in first["scores"].items() if due}  # of a score of 0 nothing is a share
     shown = []
     for row in rows:
         size = 100 * row["in_layers"] / first["in_layers"]
-        kept = {name: 100 * value / first["scores"][name] for name, value in row["scores"].items()}
+        kept = {name: 100 * row["scores"][name] / due for name, due in scores.items() if name in row["scores"]}
         for name, value in {near_name: 100 * row["near"], **kept}.items():
             shown.append({"model": row["model"], "size": size, "score": name, "kept": value, "speed": row["speed"]})
-    order = [near_name, *first["scores"]]
+    order = [near_name, *scores]
     low = min(row["kept"] for row in shown)
     base = alt.Chart(alt.Data(values=shown)).encode(
         x=alt.X("size:Q", scale=alt.Scale(domain=[0, 105], nice=False), axis=alt.Axis(title="parameters in layers, %")),
