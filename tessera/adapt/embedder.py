@@ -35,7 +35,7 @@ from tessera.adapt.passages import Chosen, Passages
 from tessera.adapt.recipe import PIECES, Text, new_languages, roles
 from tessera.adapt.tasks import scores
 from tessera.evaluation import evaluate
-from tessera.files import fingerprint, link_folder, read_json, write_json
+from tessera.files import fingerprint, link_folder, write_json
 from tessera.inference import sentence_folder
 from tessera.plan.evaluation import Evaluation
 from tessera.plan.task import Protocol
@@ -44,6 +44,7 @@ from tessera.retrieval import distil
 from tessera.retrieval.pairs import Sentence
 from tessera.retrieval.retriever import Retriever
 from tessera.tokenizer.tokenizer import Tokenizer
+from tessera.train.freeze import added_rows
 from tessera.vocabulary.card import FILE as VOCABULARY
 from tessera.vocabulary.extend import extend
 from tessera.vocabulary.proof import Checked
@@ -170,7 +171,7 @@ def _stages(work: _Work) -> dict[str, Path]:
 
 def _place(work: _Work, grown: Path, out: Path) -> None:
     """Trains the new rows alone, on passages in which they stand."""
-    rows = [new for new, old in enumerate(read_json(grown / VOCABULARY)["rows"]) if old == -1]
+    rows = added_rows(grown / VOCABULARY)
     most, share = work.asked.tokens or TOKENS, work.asked.share
     found = passages.of_new_pieces(work.passages, _reading(grown), set(rows), most, share)
     if not found.learn or not found.held:

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict
 
 from tessera.adapt.retention import ROLE_NAMES
-from tessera.files import read_json
 from tessera.inference import sentence_folder
 from tessera.inference.encoder import Encoder
 from tessera.inference.nearest import nearest, unit
+from tessera.json_files import Strictly, read_own
 from tessera.progress import Silent, Watcher
 from tessera.retrieval.pairs import Sentence
 from tessera.statistics import interval
@@ -127,14 +128,17 @@ def table(rows: Sequence[Kept]) -> tuple[list[str], list[list[str]]]:
 
 def read(place: Path, of: str) -> list[Kept] | None:
     """The rows in a file that was written of the model with this fingerprint; None where there are none."""
-    found = read_json(place) if place.is_file() else {}
-    if found.get("of") != of:
-        return None
-    return [
-        Kept(**{**row, "cosine": {name: tuple(both) for name, both in row["cosine"].items()},
-                "tokens": tuple(row["tokens"])})
-        for row in found["languages"]
-    ]  # fmt: skip
+    found = read_own(_Retention, place) if place.is_file() else None
+    return None if found is None or found.of != of else found.languages
+
+
+class _Retention(Strictly):
+    """retention.json, as far as it is read again."""
+
+    model_config = ConfigDict(strict=False)  # a list is a tuple
+
+    of: str
+    languages: list[Kept]
 
 
 def as_json(rows: Sequence[Kept]) -> list[dict[str, Any]]:

@@ -108,6 +108,11 @@ class _Kept(Strictly):
     rows: list[int]
 
 
+def added_rows(place: Path) -> list[int]:
+    """Ids of the rows that a vocabulary.json calls new. Raises ValueError for a damaged one."""
+    return [i for i, old in enumerate(read_own(_Kept, place).rows) if old == -1]
+
+
 def new_rows(recipe: Recipe, phase: Phase) -> list[int]:
     """Ids of the rows that are new in the folder with which the phases up to this one began.
 
@@ -123,7 +128,7 @@ def new_rows(recipe: Recipe, phase: Phase) -> list[int]:
             f"{what}, but {place} is missing, which says what rows are new; give a folder of tessera vocabulary extend "
             "or replace, or freeze: layers"
         )
-    new = [i for i, old in enumerate(read_own(_Kept, place).rows) if old == -1]
+    new = added_rows(place)
     if not new:
         raise ValueError(f"{what}, but by {place} no row is new; take freeze: layers, or leave freeze out")
     return new

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -153,3 +154,16 @@ def test_the_command_prints_what_was_kept(asked, done):
     assert "cosine to the vectors of the model as it was" in shown.output
     assert "cym_Latn" in shown.output
     assert "recipe" not in shown.output
+
+
+@pytest.mark.parametrize("name", ["look.json", "retention.json", "extended/vocabulary.json"])
+def test_a_file_of_another_shape_is_named(asked, done, tmp_path, name):
+    out = tmp_path / "cym"
+    shutil.copytree(done, out, symlinks=True)
+    (out / name).write_text(json.dumps({"of": 3, "extend": [], "rows": "many", "languages": {}}))
+    for seal in (out / f"{name}.sha256", (out / name).with_name("manifest.json")):
+        seal.unlink(missing_ok=True)
+    if name.startswith("extended"):
+        shutil.rmtree(out / "placed")
+    with pytest.raises(ValueError, match=rf"{Path(name).name}: "):
+        adapt(asked, out)
