@@ -68,6 +68,27 @@ def distance(student: Tensor, teacher: Tensor, how: Loss, *, normalize: bool = T
     return (student - teacher).square().sum() / size
 
 
+def divergence(student: Tensor, teacher: Tensor, anchors: Tensor, temperature: float) -> Tensor:
+    """The sum over texts of how far the student's similarities are from the teacher's (similarity distillation).
+
+    student, teacher   [N, C]
+    anchors            [A, C], the teacher's vectors of other texts
+    temperature        cosines are divided by it
+
+    For each text the softmax over its cosines with the teacher's vector of it and with the anchors: that of the
+    teacher's vector, and that of the student's; their Kullback-Leibler divergence. A distance counts all directions
+    alike; this counts what puts a text before others.
+    Source: Fang et al. 2021 (SEED), arXiv:2101.04731, section 3.2.
+    """
+    student, teacher, anchors = (functional.normalize(rows.float(), dim=-1) for rows in (student, teacher, anchors))
+
+    def shares(rows: Tensor) -> Tensor:
+        own = (rows * teacher).sum(-1, keepdim=True)
+        return torch.log_softmax(torch.cat((own, rows @ anchors.T), -1) / temperature, -1)
+
+    return functional.kl_div(shares(student), shares(teacher), reduction="sum", log_target=True)
+
+
 def info_nce(
     queries: Tensor, documents: Tensor, targets: Tensor, ignored: Tensor, temperature: float, symmetric: bool = False
 ) -> Tensor:
