@@ -235,8 +235,7 @@ def run(
     folder          the student to be: any model; teacher: any sentence-transformers folder, or a bare model
     held_out        sentences to compare on, or the share of them that is, by a hash of the sentence
     contrast        pooling and prompts of the student; None: as its folder says
-    rows            of the student's vocabulary that learn alone; none: all weights learn
-    anchors         of the teacher's vectors, whose similarities to each text are learnt as well, as in `train`
+    rows, anchors   as in `train`
     teacher_prompt  stands before what the teacher reads
     cache           a folder for the teacher's vectors, so that another run need not compute them; None: they lie in
                     <out>.trials until the student is written
@@ -255,12 +254,9 @@ def run(
     taught, asked = _lessons(guide, learn, held, cache or trials / "teacher", teacher_prompt, watcher)
     before, speeds = agreement(first, asked), list[float]()
     score = functools.partial(nearness, asked)
-
-    how = {"protocol": protocol, "loss": loss, "temperature": temperature, "source_share": source_share, "rows": rows,
-           "anchors": anchors}  # fmt: skip
-    once = functools.partial(_once, taught, score, speeds, watcher, how)
-    of = [model_fingerprint(folder), model_fingerprint(teacher), teacher_prompt, loss, temperature, source_share,
-          *_science(first, rows, anchors), settings_of(protocol), protocol.seeds[0],
+    how = {"loss": loss, "temperature": temperature, "source_share": source_share, "rows": rows, "anchors": anchors}
+    once = functools.partial(_once, taught, score, speeds, watcher, protocol, how)
+    of = [model_fingerprint(folder), model_fingerprint(teacher), teacher_prompt, *_science(first, protocol, how),
           rows_fingerprint(learn, held)]  # fmt: skip
     blank = functools.partial(student, folder, guide, machine, contrast=contrast, max_length=protocol.max_length)
     sweep = Sweep(
@@ -297,8 +293,8 @@ def _lessons(
 
 
 def _once(
-    taught: Lesson, score: Callable[[Retriever], float], speeds: list[float], watcher: Watcher, how: dict[str, Any],
-    model: Retriever, rate: float, seed: int, checkpoint: Checkpoint,
+    taught: Lesson, score: Callable[[Retriever], float], speeds: list[float], watcher: Watcher, protocol: Protocol,
+    how: dict[str, Any], model: Retriever, rate: float, seed: int, checkpoint: Checkpoint,
 ) -> TrainingSummary:  # fmt: skip
     """Trains a model at a rate, in place; speeds takes the tokens a second."""
     begun = time.monotonic()
@@ -306,6 +302,7 @@ def _once(
     course = train(
         model,
         taught,
+        protocol,
         rate=rate,
         seed=seed,
         validate=lambda: score(model),
@@ -317,10 +314,12 @@ def _once(
     return course
 
 
-def _science(student: Retriever, rows: Sequence[int], anchors: int) -> list[object]:
-    """What training depends on besides weights and sentences."""
-    more = [*([list(rows)] if rows else []), *([{"anchors": anchors}] if anchors else [])]
-    return [dataclasses.asdict(student.contrast), student.max_length, *more]
+def _science(student: Retriever, protocol: Protocol, how: dict[str, Any]) -> list[object]:
+    """What training depends on besides weights and sentences. What is not asked for adds nothing, as before it was."""
+    asked = [how[name] for name in ("loss", "temperature", "source_share")]
+    more = [*([list(how["rows"])] if how["rows"] else []), *([how["anchors"]] if how["anchors"] else [])]
+    rest = [*more, settings_of(protocol), protocol.seeds[0]]
+    return [*asked, dataclasses.asdict(student.contrast), student.max_length, *rest]
 
 
 def _card(
