@@ -40,11 +40,11 @@ from tessera.retrieval.pairs import Sentence
 from tessera.retrieval.retriever import Contrast, Retriever, save_vectors
 from tessera.retrieval.sweep import Sweep, model_fingerprint, rows_fingerprint, settings_of, trials_of
 from tessera.retrieval.teacher import Lesson, lesson
-from tessera.train.embedding import Loss, distance, divergence
+from tessera.train.embedding import Loss, distance, divergence, sharpness
 
 LOSSES: tuple[Loss, ...] = ("mse", "cosine")
 HELD_OUT = 0.02  # share of the sentences
-_TEMPERATURE, _WEIGHT = 0.02, 3.0  # of similarities to anchors, and beside the distance: docs/results/atlas.md compares
+SIMILARITY = 3.0  # weight of the similarities to anchors beside the distance: docs/results/atlas.md compares
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +145,7 @@ def train(
     _check(student, lesson, loss, source_share, anchors)
     without_dropout(student.encoder)
     around = torch.from_numpy(lesson.some(anchors, seed)).to(student.device)
+    sharp = sharpness(around)
     steps = plan(lesson.pairs, protocol, seed, temperature)
     prompt = student.contrast.document_prompt
 
@@ -159,7 +160,7 @@ def train(
             found = student.pooled([batch[i] for i in part])
             value = distance(found, due[part], loss, normalize=student.normalize, size=size) / len(batch)
             if anchors:
-                value = value + _WEIGHT * divergence(found, due[part], around, _TEMPERATURE) / len(batch)
+                value = value + SIMILARITY * divergence(found, due[part], around, sharp) / len(batch)
             value.backward()
             summed += float(value.detach())
         return summed, sum(map(len, batch))

@@ -11,7 +11,7 @@ from tessera.inference.encoder import Encoder
 from tessera.plan.recipe import Machine
 from tessera.retrieval import distil, teacher
 from tessera.retrieval.pairs import Sentence
-from tessera.train.embedding import divergence
+from tessera.train.embedding import divergence, sharpness
 
 CALM = Machine(device="cpu", dtype="float32", micro_batch_tokens=256)
 WORDS = [*learnable.FILLER, *learnable.THINGS]
@@ -92,6 +92,17 @@ def test_divergences_worked_out_by_hand():
     assert float(divergence(7 * teacher_, teacher_, anchors, 0.1)) == pytest.approx(0, abs=1e-6)
 
 
+def test_similarities_are_as_sharp_as_the_teacher_spreads_them():
+    torch.manual_seed(0)
+    rows = torch.nn.functional.normalize(torch.randn(200, 16), dim=-1)
+    near = torch.nn.functional.normalize(rows + 20 * torch.ones(16) / 4, dim=-1)  # all in one corner
+    cosines = (rows @ rows.T)[~torch.eye(200, dtype=torch.bool)]
+    assert sharpness(3 * rows) == pytest.approx(0.7 * float(cosines.std()), rel=1e-4)
+    assert sharpness(near) < sharpness(rows) / 20
+    assert sharpness(rows[:1].expand(5, -1)) == 1e-3  # all alike
+    assert sharpness(rows[:2]) == 1.0  # of two nothing can be said
+
+
 def test_a_student_of_similarities_ranks_more_as_its_teacher_does(folders):
     pairs = sentences(150, ("",))
     guide = Encoder.from_pretrained(folders["teacher"])
@@ -104,7 +115,8 @@ def test_a_student_of_similarities_ranks_more_as_its_teacher_does(folders):
         protocol = learnable.protocol(epochs=2, batch_size=10)
         distil.train(model, taught, protocol, rate=1e-3, seed=0, anchors=anchors)
         found = torch.from_numpy(model.documents([pair.text for pair in pairs]))
-        off.append(float(divergence(found, torch.from_numpy(taught.vectors.rows(taught.places)), around, 0.03)))
+        due = torch.from_numpy(taught.vectors.rows(taught.places))
+        off.append(float(divergence(found, due, around, sharpness(around))))
     assert off[1] < off[0]
 
 
