@@ -40,11 +40,10 @@ from tessera.retrieval.pairs import Sentence
 from tessera.retrieval.retriever import Contrast, Retriever, save_vectors
 from tessera.retrieval.sweep import Sweep, model_fingerprint, rows_fingerprint, settings_of, trials_of
 from tessera.retrieval.teacher import Lesson, lesson
-from tessera.train.embedding import Loss, distance, divergence, sharpness
+from tessera.train.embedding import SIMILARITY, Loss, distance, divergence, sharpness
 
 LOSSES: tuple[Loss, ...] = ("mse", "cosine")
 HELD_OUT = 0.02  # share of the sentences
-SIMILARITY = 3.0  # weight of the similarities to anchors beside the distance: docs/results/atlas.md compares
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,9 @@ from tessera.model.precision import autocast, compute_dtype
 from tessera.packed.encoder import packed
 from tessera.plan.task import Protocol
 from tessera.progress import Progress
-from tessera.retrieval.distil import SIMILARITY, without_dropout
+from tessera.retrieval.distil import without_dropout
 from tessera.retrieval.retriever import Retriever
-from tessera.train.embedding import divergence, sharpness
+from tessera.train.embedding import SIMILARITY, divergence, sharpness
 
 ANCHORS = 4_096  # texts that the others are compared with
 _TEXTS = 8_192  # read at once, where only their distinct tokens are kept

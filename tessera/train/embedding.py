@@ -8,6 +8,7 @@ micro-batch again with its part of that (GradCache: Gao et al. 2021, arXiv:2101.
 
 # Shapes: T tokens of N texts end to end, P pairs, C width of a vector.
 
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
@@ -27,6 +28,7 @@ from tessera.train import distributed
 from tessera.train.gradient import Passes, SeededDropout
 
 Loss = Literal["mse", "cosine"]
+SIMILARITY = 3.0  # weight of the similarities to anchors beside the distance: docs/results/atlas.md compares
 
 
 class TeacherVectors(Protocol):
@@ -38,6 +40,21 @@ class TeacherVectors(Protocol):
     def rows(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """[len(numbers), C], in their order."""
         ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Guide:
+    """What the teacher of a phase says: of each text, and of some others, with which each is compared."""
+
+    vectors: TeacherVectors
+    anchors: Tensor  # [A, C]
+    sharp: float  # the temperature of their cosines
+
+    @classmethod
+    def of(cls, vectors: TeacherVectors, texts: int, anchors: int, device: torch.device) -> "Guide":
+        """Of so many texts the first `anchors`, whose order is that of their hashes: drawn by chance, once for all."""
+        rows = torch.from_numpy(vectors.rows(np.arange(min(anchors, texts)))).to(device)
+        return cls(vectors, rows, sharpness(rows))
 
 
 class Embeddings(nn.Module):
@@ -132,7 +149,7 @@ def backward(
     batch: Batch,
     passes: Passes,
     phase: Phase,
-    teacher: TeacherVectors | None,
+    teacher: Guide | None,
     dtype: torch.dtype,
     *,
     noise: SeededDropout | None,
@@ -149,14 +166,18 @@ def backward(
     return _distil(run, batch, phase.distil, teacher)
 
 
-def _distil(run: "_Forward", batch: Batch, how: Distil, teacher: TeacherVectors) -> Tensor:
-    """The mean distance over all texts."""
+def _distil(run: "_Forward", batch: Batch, how: Distil, teacher: Guide) -> Tensor:
+    """The mean distance over all texts, and what their similarities to the anchors are off by."""
     objective, world, losses = run.objective, run.world, []
     for number, piece in enumerate(run.pieces):
         assert piece.rows is not None, "texts without a teacher's vector"
-        due = functional.normalize(torch.from_numpy(teacher.rows(piece.rows)).to(world.device), dim=-1)
+        due = functional.normalize(torch.from_numpy(teacher.vectors.rows(piece.rows)).to(world.device), dim=-1)
         with distributed.averaging(objective, number == len(run.pieces) - 1):
-            loss = distance(run.vectors(number), due, how.loss) * (run.counts(number) / len(batch.sources))
+            found = run.vectors(number)
+            loss = distance(found, due, how.loss)
+            if how.anchors:
+                loss = loss + SIMILARITY * divergence(found, due, teacher.anchors, teacher.sharp)
+            loss = loss * (run.counts(number) / len(batch.sources))
             (loss * world.size).backward()
         losses.append(loss.detach())
     return torch.stack(losses)

@@ -24,13 +24,12 @@ from tessera.model.pooling import Dense
 from tessera.model.transformers_model import quietly
 from tessera.plan.recipe import Machine
 from tessera.prediction.predictor import Predictor
-from tessera.retrieval.distil import SIMILARITY
 from tessera.retrieval.retriever import Contrast, Retriever
 from tessera.shrink import shrink as shrinking
 from tessera.shrink import student, teach
 from tessera.shrink.measure import Tasks
 from tessera.shrink.shrink import How, shrink
-from tessera.train.embedding import divergence, sharpness
+from tessera.train.embedding import SIMILARITY, divergence, sharpness
 
 CALM = Machine(device="cpu", dtype="float32", micro_batch_tokens=512)
 HOW = How(rates=(2e-3,), epochs=3, batch=16, timed=False)
