@@ -49,10 +49,7 @@ def test_every_language_of_the_catalogue_is_known_and_none_falls_together_with_a
         ("en-de", ["eng_Latn", "eng-Latn_deu-Latn", "eng_Latn-deu_Latn"], ["eng_Latn-deu_Latn"]),
         ("nonsense", ["tlh_Latn"], []),
         *((code, ["zho_Hans", "ron"], ["ron"]) for code in ("rum", "RO", "Ron", " ro ", "ro-RO", "ro_ro", "RON_latn")),
-        *(
-            (code, ["zho_Hans", "zh_Hant"], ["zh_Hant"])
-            for code in ("zh-TW", "zh-hant", "ZH_HANT", "zh-hk")
-        ),
+        *((code, ["zho_Hans", "zh_Hant"], ["zh_Hant"]) for code in ("zh-TW", "zh-hant", "ZH_HANT", "zh-hk")),
         *((code, ["zh-CN", "cmn_Hant"], ["zh-CN"]) for code in ("zh-Hans", "zh_cn", "cmn_Hans")),
         ("sr-Latn", ["srp_Cyrl"], []),
         ("pt-BR", ["pt", "pt-br"], ["pt-br"]),
