@@ -248,10 +248,19 @@ def rows_of(
         drawn = heapq.nsmallest(limit, ((rows.place_of(row.content(), "draw"), n, row) for n, row in enumerate(found)))
         kept = [row for _, _, row in sorted(drawn, key=lambda item: item[1])]
     if not kept:
-        raise DataError(
-            f"task {task.name}: its part of split {name_of(task, split)!r} has no rows; it is too small to be divided"
-        )
+        raise DataError(f"task {task.name}: {_nothing_left(task, split)}")
     return kept
+
+
+def _nothing_left(task: Task, split: SplitName) -> str:
+    """In words, that a part of a split has no rows."""
+    name = name_of(task, split)
+    if task.folds is not None:
+        return (
+            f"no row of {name!r} falls into {split} of one of {task.folds} folds; rows are put there by a hash of "
+            "group, id or text, so say fewer folds, or give more rows"
+        )
+    return f"the {split} part of split {name!r} has no rows; give more rows, or take fewer of them for other parts"
 
 
 def _rows(

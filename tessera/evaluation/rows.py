@@ -5,6 +5,7 @@
 <folder>/<owner>/<name>                                 a copy of the Hub's repository, as `hf download` makes it
 """
 
+import contextlib
 import fnmatch
 import glob
 import itertools
@@ -16,9 +17,11 @@ from typing import Any
 
 from tessera.data.storage import File
 from tessera.labelled import tables
+from tessera.labelled.labels import spelled
 from tessera.labelled.tables import DataError as DataError
 from tessera.labelled.tables import Placed
 from tessera.labelled.tables import place_of as place_of
+from tessera.plan.errors import did_you_mean
 from tessera.plan.shipped import pip_line
 from tessera.plan.task_data import LANGUAGE, SPLIT, SYNONYMS, TASK, Beside, Column, Data, holds_language
 
@@ -61,17 +64,31 @@ def read(
             rows = _hub(data, task, str(copy), split, name, folder)
         else:
             raise missing(data, task, split, folder, language if data.path is None else name, what)
-    wanted = {column: pattern.replace(LANGUAGE, name or "*") for column, pattern in data.where.items()}
+    code = glob.escape(name) if name is not None else "*"
+    wanted = {column: pattern.replace(LANGUAGE, code) for column, pattern in data.where.items()}
     kept = seen = 0
+    known = set[str]()
     for place, row in rows:
         seen += 1
-        if all(fnmatch.fnmatchcase(str(row.get(column)), pattern) for column, pattern in wanted.items()):
+        known.update(row if not kept and wanted else ())
+        if all(_fits(row.get(column), pattern) for column, pattern in wanted.items()):
             kept += 1
             yield place, row
     if not kept:
         of = f" of language {name!r}" if language is not None and data.by_language else ""
         why = f"; none of its {seen} rows has " + ", ".join(f"{c} {p!r}" for c, p in wanted.items()) if seen else ""
+        if lacking := [column for column in wanted if seen and column not in known]:
+            why = f"; `where` asks for column {lacking[0]!r}, which no row has; {did_you_mean(lacking[0], known)}"
         raise DataError(f"task {task}: split {split!r} holds no rows{of}{why}")
+
+
+def _fits(value: Any, pattern: str) -> bool:
+    """Whether a cell is what `where` asks for; true, 1 and 1.0 are as labels are: `true`, `1` and `1`."""
+    written = {str(value)}
+    if isinstance(value, (bool, float)):
+        with contextlib.suppress(ValueError):
+            written.add(spelled(value))
+    return any(fnmatch.fnmatchcase(one, pattern) for one in written)
 
 
 def languages(

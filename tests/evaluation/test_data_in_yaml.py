@@ -158,6 +158,42 @@ def test_every_row_is_tested_in_one_fold_and_groups_stay_together(tmp_path):
         task({**CLASSIFY, "folds": 5})
 
 
+def test_parts_that_cannot_be_say_so(tmp_path):
+    write(tmp_path / "few.jsonl", [{"id": n, "text": f"x{n}", "label": n % 2} for n in range(3)])
+    given = task({**CLASSIFY, "folds": 5}, data={"path": "few.jsonl", "splits": {"test": "all"}})
+    with pytest.raises(DataError, match=r"falls into .* of one of 5 folds; .*, so say fewer folds, or give more rows"):
+        read_groups(given, catalogue.protocol("quick", given), tmp_path)
+    splits = {"train": {"from": "all", "rows": 3}, "test": "all"}
+    given = task(CLASSIFY, data={"path": "few.jsonl", "splits": splits})
+    with pytest.raises(DataError, match="the test part of split 'all' has no rows; give more rows, or take fewer"):
+        load.load(given, "test", "fo", tmp_path)
+    splits = {"train": {"from": "all", "per_label": 3}, "test": "all"}
+    for kind, columns, metric in (
+        ("regress", {"text": "text", "label": "label"}, "pearson"),
+        ("tag", {"words": "w", "tags": "t"}, "accuracy"),
+        ("span", {"question": "q", "context": "c", "answers": "a", "starts": "s"}, "squad_f1"),
+    ):
+        what = {"kind": kind, "columns": columns, "metric": metric, "languages": ["fo"]}
+        with pytest.raises(ValidationError, match=f"per_label is of kinds .*, this is of kind {kind}; say rows"):
+            task(what, data={"splits": splits})
+
+
+def test_where_asks_for_cells_as_they_are_written_and_for_a_language_by_its_letters(tmp_path):
+    rows = [{"id": n, "lang": lang, "ok": ok, "text": lang, "label": n % 2}
+            for n, (lang, ok) in enumerate([("[fo]", True), ("f", 1.0), ("[fo]", 1), ("[fo]", False)])]  # fmt: skip
+    write(tmp_path / "all.jsonl", rows)
+
+    def found(**where):
+        data = {"path": "all.jsonl", "splits": {"test": "all"}, "codes": {"fo": "[fo]"}, "where": where}
+        return [example.id for example in load.load(task(CLASSIFY, data=data), "test", "fo", tmp_path)]
+
+    assert found(lang="{language}") == ["0", "2", "3"]
+    assert found(ok="true") == found(ok="True") == ["0"]
+    assert found(ok="1") == ["1", "2"]
+    with pytest.raises(DataError, match=r"`where` asks for column 'lan', which no row has; did you mean 'lang'"):
+        found(lan="{language}")
+
+
 def test_another_code_for_a_language_holds_for_paths_and_columns_and_rows(tmp_path):
     write(tmp_path / "nob/test.jsonl", [{"id": 1, "text": "godt", "label": "good"}])
     data = {"path": "{language}/{split}.jsonl", "codes": {"nb": "nob"}}
