@@ -90,9 +90,9 @@ def task_dataset(
     Raises TaskError, DataError, and ValueError for a task that trains no head, or more than one model.
     """
     task, place = catalogue.find(name), None if folder is None else Path(folder)
-    train = load.meant(task, trained, place, "train") if trained else task.train
+    learned_from = load.meant(task, trained, place, "train") if trained else task.train
     task = task.model_copy(update={"languages": load.meant(task, tested, place)}) if tested else task
-    task = task.model_copy(update={"train": train})
+    task = task.model_copy(update={"train": learned_from})
     if task.kind not in KINDS or not task.trained or (task.folds and task.fold is None):
         what = f"kind {task.kind}, trained on {task.train}" + (", in folds" if task.folds else "")
         raise ValueError(f"task {name}: {what}; a head is trained here, on rows for training: give files as DATA")

@@ -25,7 +25,7 @@ def by_language(task: Any, scores: Scores) -> tuple[dict[str, dict[str, float]],
         for row in rows:
             language = names[row["hf_subset"]]
             found = _rows(task, row["hf_subset"], split)
-            asked = found.get("queries", found.get("sentence1")) if isinstance(found, dict) else found
+            asked: Any = found.get("queries", found.get("sentence1")) if isinstance(found, dict) else found
             examples[language] = examples.get(language, 0) + len(asked)
             for metric, value in row.items():
                 if _is_score(metric, value):

@@ -204,7 +204,7 @@ def _out_of_reach(data: Dataset, learner: Learner) -> Iterator[str]:
         return
     how = {"max_length": learner.reader.max_length, "stride": learner.reader.stride}
     for name, part in (("train", data.train), ("validation", data.validation), ("test", data.test)):
-        if lost := windows.out_of_reach(learner.reader.tokenizer, part.examples, **how):  # type: ignore[arg-type]  # questions
+        if lost := windows.out_of_reach(learner.reader.tokenizer, part.examples, **how):
             yield (
                 f"{lost} of {len(part)} answers in {name} are too long to be given, or whole in no window of "
                 f"{how['max_length']} tokens"
