@@ -10,7 +10,7 @@ from typing import TypeVar
 
 Value = TypeVar("Value")
 
-ISO_639_1 = dict(
+ISO_639_1: dict[str, str] = dict(
     re.findall(
         r"(\w\w)=(\w\w\w)",
         """
@@ -59,7 +59,7 @@ _SCRIPT = {
 
 
 # Codes of the libraries (ISO 639-2/B) and withdrawn ones of ISO 639-1.
-_OLDER = dict(
+_OLDER: dict[str, str] = dict(
     re.findall(
         r"(\w+)=(\w+)",
         """
@@ -124,7 +124,7 @@ def _pair(asked: str) -> str | None:
 
 def _tag(asked: str) -> str | None:
     """A tag of BCP 47 as languages are spelled here: ro and ro-RO -> ron, RO_latn -> ron_Latn, zh-TW -> cmn_Hant."""
-    language, *more = re.split("[-_]", asked)
+    language, *more = asked.replace("_", "-").split("-")
     language = language.lower()
     scripts = [one.title() for one in more if re.fullmatch("[A-Za-z]{4}", one)]
     regions = [one.upper() for one in more if re.fullmatch("(?!EN)[A-Z]{2}|[0-9]{3}", one)]
