@@ -1,4 +1,4 @@
-"""Confidence intervals and significance tests: Student's t, Welch's t-test, paired permutation tests, by scipy.
+"""Confidence intervals and significance tests: Student's t, Welch's t-test, permutation, jackknife, by scipy.
 
 Every test keeps its level: tests/report/test_significance.py holds each to its one false alarm in twenty.
 """
@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 Outcomes = Mapping[str, NDArray[np.float64]]
 _ALL_SIGNS = 16  # differences of which all 65,536 assignments of signs are tried; of more, so many are drawn:
 _DRAWS = 9_999  # the error of p = 0.05 is 0.002
-_DRAWN = 1_999  # samples of a bootstrap
 _MANY = 1_000  # differences that move, from which on Student's t gives the same three digits
 
 
@@ -41,15 +40,15 @@ def critical_t(level: float, freedom: float) -> float:
 def ratio_interval(
     above: Sequence[float], below: Sequence[float], less: Sequence[float] | None = None, level: float = 0.95
 ) -> tuple[float, float, float]:
-    """(ratio of the sums, both ends of its interval) of measurements that come in groups, as documents: a bootstrap.
+    """(ratio of the sums, both ends of its interval) of measurements that come in groups, as documents: a jackknife.
 
-    above, below  of each group, as bits and bytes
+    above, below  of each group, as bits and bytes; each of `below` above 0
     less          subtracted from `above` group by group: the interval of a difference between two models
 
-    One group: its ends are nan. Source: Efron 1979, percentile method, seeded.
+    One group: its ends are nan. Student's t, since groups may be few (a percentile bootstrap leaves out the truth in 48
+    of 100 cases at two documents and 13 at five, not 5), with as many degrees of freedom as groups of one size would
+    have that weigh as these do (Kish 1965). Source: Tukey 1958, one group left out.
     """
-    from scipy.stats import bootstrap
-
     top = np.asarray(above, float) - (0.0 if less is None else np.asarray(less, float))
     bottom = np.asarray(below, float)
     if not len(top):
@@ -57,15 +56,15 @@ def ratio_interval(
     ratio = float(top.sum() / bottom.sum())
     if len(top) == 1:
         return ratio, math.nan, math.nan
-    drawn = bootstrap(
-        (top, bottom), _ratio, paired=True, vectorized=True, confidence_level=level, n_resamples=_DRAWN, rng=0,
-        method="percentile",
-    )  # fmt: skip
-    return ratio, float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
+    freedom = max(1.0, float(bottom.sum() ** 2 / (bottom**2).sum()) - 1)
+    half = critical_t(level, freedom) * jackknife((top.sum() - top) / (bottom.sum() - bottom))
+    return ratio, ratio - half, ratio + half
 
 
-def _ratio(above: NDArray[np.float64], below: NDArray[np.float64], axis: int) -> Any:
-    return above.sum(axis) / below.sum(axis)
+def jackknife(without: ArrayLike) -> float:
+    """Standard error of a statistic, from its values where one of n independent groups is left out [n]."""
+    values = np.asarray(without, float)
+    return math.sqrt((len(values) - 1) / len(values) * float(((values - values.mean()) ** 2).sum()))
 
 
 def pooled_spread(by_variant: Mapping[str, Mapping[int, float]]) -> tuple[float, int] | None:
@@ -136,12 +135,40 @@ def paired(a: Outcomes, b: Outcomes) -> tuple[float, float] | None:
     return difference, float(2 * t.sf(abs(difference) / error, sizes[0] - 1)) if error else 1.0
 
 
+def over_pairs(gaps: Mapping[tuple[str, ...], float]) -> float:
+    """Two-sided p of a mean of differences of pairs of languages that share languages, as all pairs of ten.
+
+    What a model knows of one language moves all its pairs: counted as independent, the 28 pairs of eight languages are
+    called different in 48 of 100 cases, not 5. So each language is left out with all its pairs, and those count that
+    move the mean: a few that most pairs share are worth a few, however many stand beside them.
+
+    gaps  by the languages of a pair, or the one language of a task; no language is in all of them
+
+    Raises no false alarm where pairs are independent either, but sees less. Source: jackknife over the nodes of a
+    network, Snijders and Borgatti 1999, Connections 22(2), without their correction for independent pairs.
+    """
+    from scipy.stats import t
+
+    pairs_of: dict[str, list[float]] = {}
+    for pair, gap in gaps.items():
+        for language in pair:
+            pairs_of.setdefault(language, []).append(gap)
+    total, several = sum(gaps.values()), len(gaps)
+    error = jackknife([(total - sum(own)) / (several - len(own)) for own in pairs_of.values()])
+    weights = np.array([len(own) for own in pairs_of.values()], float) ** 2
+    count = float(weights.sum() ** 2 / (weights**2).sum())
+    if count <= 2 or not error:
+        return 1.0
+    return float(2 * t.sf(abs(total / several) / error, count - 1))
+
+
 def welch(a: tuple[float, float, int], b: tuple[float, float, int]) -> float:
     """Two-sided p of a difference of two means, of each (mean, standard error, how many values); Welch 1947.
 
-    Against two values, several of another spread would be called different in 10 of 100 cases; one degree of freedom
-    is then all that is counted on. Two means without any spread are not told apart: equal scores of a few seeds are
-    those of a coarse measure, as accuracy over twenty examples, and no proof that chance moves nothing.
+    Against two values, several of another spread would be called different in 10 of 100 cases, and with the one degree
+    of freedom that two values have in none; so it is taken half-way. Two means without any spread are not told apart:
+    equal scores of a few seeds are those of a coarse measure, as accuracy over twenty examples, and no proof that
+    chance moves nothing.
     """
     from scipy.stats import t
 
@@ -151,5 +178,5 @@ def welch(a: tuple[float, float, int], b: tuple[float, float, int]) -> float:
         return 1.0
     freedom = square**2 / (error**4 / (n - 1) + other**4 / (m - 1))
     if min(n, m) == 2 and n != m:
-        freedom = 1.0
+        freedom = math.sqrt(freedom)
     return float(2 * t.sf(abs(first - second) / math.sqrt(square), freedom))

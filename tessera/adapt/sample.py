@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tessera.corpus.documents import Document, language_of, read
+from tessera.corpus.documents import Document, Lost, language_of, read
 from tessera.corpus.language_id import PY3LANGID, identifier
+from tessera.corpus.losses import refuse_lost
 from tessera.data.languages import script_of, scripts_in, written_with
 from tessera.data.storage import File, files
 from tessera.plan.corpus import Columns, Source
@@ -69,12 +70,13 @@ def read_sample(
     if not paths:
         raise ValueError("no text is given; name files or folders with text of the languages you mean")
     sample, sizes = Sample(), Counter[str]()
+    lost: Lost = {}
     all_files = [file for path in paths for file in files(_source(path, language, column))]
     most_bytes = most_bytes or max(_LEAST_BYTES, min(MOST_BYTES, _ALL_BYTES // len(all_files)))
     for number, file in enumerate(all_files):
         on_progress(number, len(all_files), f"reads {file.name}")
         try:
-            found = _read(file, language, column, sizes, most_bytes)
+            found = _read(file, language, column, sizes, most_bytes, lost)
         except ValueError as error:
             if not skip or len(sample.skipped) == len(all_files) - 1:
                 raise
@@ -88,6 +90,7 @@ def read_sample(
             sample.texts.setdefault(code, []).extend(texts)
             sizes[code] += sum(len(text.encode()) for text in texts)
     on_progress(1, 1, "text")
+    refuse_lost(lost, {*sample.texts, UNKNOWN})
     for code, texts in sample.texts.items():
         sample.identified[code] = identify(texts)
     return sample
@@ -111,12 +114,14 @@ def _source(path: str, language: str | None, column: str) -> Source:
     return Source(name="text", path=str(path), language=language, columns=Columns(text=column))
 
 
-def _read(file: File, language: str | None, column: str, sizes: Counter[str], most_bytes: int) -> dict[str, list[str]]:
+def _read(
+    file: File, language: str | None, column: str, sizes: Counter[str], most_bytes: int, lost: Lost
+) -> dict[str, list[str]]:
     """The first documents of each language in a file, as far as there is room for them."""
     told = language or (None if language_of(file) else UNKNOWN)
     found: dict[str, list[str]] = {}
     own, in_vain = Counter(sizes), 0
-    for document in read(_source(file.url, told, column)):
+    for document in read(_source(file.url, told, column), lost_languages=lost):
         assert isinstance(document, Document)
         if own[document.language] >= most_bytes:
             in_vain += 1

@@ -89,6 +89,10 @@ class _Unusable:
             check_usable(self.source, good=good, bad=bad, examples=examples)
 
 
+NO_LANGUAGE = "no language in a column, in the name of the file (fao_Latn.jsonl) or as `language` of the source"
+Lost = dict[str, Counter[str]]  # {language: {reason: rows}}
+
+
 class _Bad(Exception):
     """A row that cannot be used: the reason, and what shows it where the beginning of the row does not."""
 
@@ -97,8 +101,12 @@ class _Bad(Exception):
         self.shown, self.language = shown, language
 
 
-def read(source: Source, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Document | Pair]:
+def read(
+    source: Source, *, max_line_bytes: int = MAX_LINE_BYTES, lost_languages: Lost | None = None
+) -> Iterator[Document | Pair]:
     """The documents (or pairs) of a source, files in sorted order.
+
+    lost_languages  takes how many rows of each language were skipped, by reason; see losses.refuse_lost
 
     Skipped is what `read_file` gives a reason for. Raises what `read_file` and `files` raise, and ValueError where more
     than half of the source, or all of a file, had to be skipped.
@@ -112,6 +120,8 @@ def read(source: Source, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Do
                 yield row.item
                 continue
             lost.add(row, file)
+            if row.language and lost_languages is not None and not source.allow_empty:
+                lost_languages.setdefault(row.language, Counter())[row.reason or ""] += 1
             if good == 0 and lost.counts.total() == _HOPELESS:
                 lost.check(good)
         if good == before[0] and lost.counts.total() > before[1] and not source.allow_empty:
@@ -269,7 +279,7 @@ def _language(given: Any) -> str:
     if isinstance(given, list):  # the likeliest first
         given = given[0] if given else None
     if not isinstance(given, str):
-        raise _Bad("no language in a column, in the name of the file (fao_Latn.jsonl) or as `language` of the source")
+        raise _Bad(NO_LANGUAGE)
     try:
         return _language_code(given)
     except ValueError:  # also of half a surrogate pair

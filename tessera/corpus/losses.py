@@ -1,6 +1,6 @@
 """What of a corpus comes to nothing: files and languages without a document are errors; odd language codes are told."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from tessera.corpus.documents import check_usable, language_of, nothing_of
@@ -48,14 +48,23 @@ def _check_languages(written: Sequence[Any]) -> None:
             if language and language not in wanted:
                 lost.setdefault(language, {})["an empty file"] = 1
     if lost:
-        told = [
-            f"{name} ({', '.join(f'{n} x {why}' for why, n in list(lost[name].items())[:_SHOWN])})"
-            for name in sorted(lost)
-        ]
         raise ValueError(
-            f"nothing is left of {len(lost)} languages: {some(told)}. See `corpus.filters` and how these documents are "
+            f"{_nothing_left(lost)}. See `corpus.filters` and how these documents are "
             "labelled; `tessera prepare --show-dropped 3` shows some; or say `allow_empty: true` of their source"
         )
+
+
+def refuse_lost(lost: Mapping[str, Mapping[str, int]], kept: Collection[str]) -> None:
+    """Raises ValueError for languages of which rows were read and none could be used, as documents.read counts them."""
+    if gone := {language: why for language, why in lost.items() if language not in kept}:
+        raise ValueError(f"{_nothing_left(gone)}. Mend these rows or take them out")
+
+
+def _nothing_left(lost: Mapping[str, Mapping[str, int]]) -> str:
+    told = [
+        f"{name} ({', '.join(f'{n} x {why}' for why, n in list(lost[name].items())[:_SHOWN])})" for name in sorted(lost)
+    ]
+    return f"nothing is left of {len(lost)} languages: {some(told)}"
 
 
 def _why(counts: Any) -> str:

@@ -6,6 +6,7 @@ In reading order:
     remote.py          files elsewhere, by fsspec
     decompress.py      zstd, gzip, bz2 and xz as a stream of UTF-8 in bounded memory
     parquet.py         parquet decoded by a process of its own
+    delimited.py       CSV and TSV
     readers.py         rows out of jsonl, JSON, tables, parquet, plain text and WET
     languages.py       codes of languages, which script a text is in, whether it puts spaces between words
     shards.py          the token store: few memory-mapped files, one index, checksums

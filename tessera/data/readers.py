@@ -4,17 +4,19 @@ Memory is bounded by the longest row allowed and by one batch of parquet, whatev
 """
 
 import codecs
-import csv
 import json
 import lzma
 import zlib
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
 from tessera.data import decompress
-from tessera.data.decompress import AS_UTF8, NOT_UTF8, NUL, SHOWN_BYTES, lines
+from tessera.data.decompress import NOT_UTF8, SHOWN_BYTES, lines
+from tessera.data.delimited import Raw as Raw
+from tessera.data.delimited import Values as Values
+from tessera.data.delimited import columns_of, table
 from tessera.data.parquet import class_names, named, record_batches
 from tessera.data.parquet import values as values_of
 from tessera.data.storage import File
@@ -25,8 +27,6 @@ UNIT = {".parquet": "row", ".json": "row", ".warc": "record", ".wet": "record"} 
 BROKEN = (OSError, EOFError, lzma.LZMAError, zlib.error, pa.ArrowException)
 WARC_LANGUAGE = "WARC-Identified-Content-Language"
 
-Values = dict[str, Any]
-Raw = tuple[int, Values | None, str, Any]  # its number, from 1; by column, or None and why; what shows it
 
 _SILENT_RECORDS = ("warcinfo", "metadata", "request", "revisit")  # about a page, never the page
 
@@ -37,8 +37,9 @@ def rows(file: File, source: Source | None, max_bytes: int) -> Iterator[Raw]:
     """The rows of a file in its order; blank lines are nothing, but are counted.
 
     source     whose columns are read; None: rows as table programs and `datasets` mean them, with all columns there
-               are. A line of plain text is {"text": line}; cells of TSV that are quoted whole are unquoted, quotes of
-               CSV are as RFC 4180 has them; numbers of classes in parquet are their names
+               are. A line of plain text is {"text": line}; quotes of CSV are as RFC 4180 has them, and so are those of
+               TSV where only so each row has as many cells as the first (else cells of TSV that are quoted whole are
+               unquoted); numbers of classes in parquet are their names
     max_bytes  of a row; a longer one is not held in memory
 
     A row with damage in it has a reason. Raises one of BROKEN where the file is damaged, ValueError naming the file
@@ -54,7 +55,7 @@ def rows(file: File, source: Source | None, max_bytes: int) -> Iterator[Raw]:
         case ".json":
             return _json(file, max_bytes)
         case ".csv" | ".tsv":
-            return _table(file, source, max_bytes)
+            return table(file, source, max_bytes)
         case ".txt":
             return _text(file, source.columns.text if source is not None else "text", max_bytes)
         case _ if source is None:
@@ -124,135 +125,12 @@ def _text(file: File, column: str, max_bytes: int) -> Iterator[Raw]:
         yield number, None if text is None else {column: text}, reason, line
 
 
-# --------------------------------------------------------------------------------------------------------------- tables
-
-
-def _table(file: File, source: Source | None, max_bytes: int) -> Iterator[Raw]:
-    """CSV (RFC 4180) and TSV (no quotes), the first line of which names the columns."""
-    csv.field_size_limit(max(csv.field_size_limit(), max_bytes))
-    with decompress.text(file) as stream:
-        read = _TableLines(stream, file, max_bytes)
-        tabbed = file.kind == ".tsv"
-        quoting: Literal[0, 3] = csv.QUOTE_NONE if tabbed else csv.QUOTE_MINIMAL
-        feed = iter(read)
-        first = next(feed, "")
-        delimiter = "\t" if tabbed else max(",;\t", key=first.count)  # most of them; the first of equals
-        clean = _unquoted if tabbed and source is None else str
-        try:
-            names = [
-                clean(name).strip() for name in next(csv.reader([first], delimiter=delimiter, quoting=quoting), [])
-            ]
-        except csv.Error as error:
-            raise ValueError(f"{file}: line 1, which names the columns: {error}") from None
-        _check_names(file, source, names)
-        found = csv.reader(feed, delimiter=delimiter, quoting=quoting, strict=source is None)
-        read.since = 0
-        while True:
-            number = found.line_num + 2
-            try:
-                values = next(found, None)
-            except csv.Error as error:
-                raise ValueError(f"{file}: line {number}: {error}; is a quote not closed?") from None
-            if values is None:
-                return
-            if read.ended:
-                raise ValueError(f"{file}: line {number}: a quote is not closed")
-            read.row, read.since = found.line_num + 1, 0
-            if values:
-                line = delimiter.join(values)
-                shown = line[:SHOWN_BYTES].encode("utf-8", "surrogateescape")
-                yield number, *_table_row(names, list(map(clean, values)), line), shown
-
-
-def _check_names(file: File, source: Source | None, names: list[str]) -> None:
-    """Raises ValueError where the first line cannot name the columns that are wanted."""
-    if not names:
-        if source is None:
-            raise ValueError(f"{file}: is empty; the first line names the columns")
-        return
-    _, reason = _table_row(names, names, "".join(names))
-    if reason:
-        raise ValueError(f"{file}: line 1, which names the columns: {reason}{AS_UTF8.get(reason, '')}")
-    wanted = names if source is None else _columns(file, source, names)
-    if twice := sorted({name for name in wanted if name and wanted.count(name) > 1}):
-        raise ValueError(f"{file}: line 1 names the columns, each once; it has {', '.join(map(_short, twice))} twice")
-
-
-def _unquoted(cell: str) -> str:
-    whole = len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in cell[1:-1].replace('""', "")
-    return cell[1:-1].replace('""', '"') if whole else cell
-
-
-def _table_row(names: list[str], values: list[str], line: str) -> tuple[Values | None, str]:
-    if len(values) != len(names):
-        return None, f"{len(values)} fields, not {len(names)} as in the first line"
-    if "\0" in line:
-        return None, NUL
-    try:
-        line.encode()
-    except UnicodeEncodeError:
-        return None, NOT_UTF8
-    return dict(zip(names, values, strict=True)), ""
-
-
-class _TableLines:
-    """The lines of a table, with their ends, and how much was read since a row was whole."""
-
-    def __init__(self, stream: decompress.Text, file: File, max_bytes: int) -> None:
-        self.stream, self.file, self.max_bytes, self.since, self.row = stream, file, max_bytes, 0, 0
-        self.ended = False  # also where a row was still to go on
-
-    def __iter__(self) -> Iterator[str]:
-        rest = b""
-        while chunk := self.stream.read():
-            *lines, rest = (rest + chunk).splitlines(keepends=True)  # \n, \r\n, and \r alone, as of old Macs
-            if rest.endswith(b"\n"):
-                lines, rest = [*lines, rest], b""
-            for line in lines:
-                yield self._counted(line)
-            if len(rest) > self.max_bytes:
-                self._counted(rest)
-        if rest:
-            yield self._counted(rest)
-        self.ended = True
-
-    def _counted(self, line: bytes) -> str:
-        self.since += len(line)
-        if self.since > self.max_bytes:
-            raise ValueError(
-                f"{self.file}: behind line {self.row}: a row longer than {self.max_bytes} bytes; is a quote not closed?"
-            )
-        return line.decode("utf-8", "surrogateescape")
-
-
-def _columns(file: File, source: Source, present: list[str]) -> list[str]:
-    """What is read of a table. Raises ValueError where it lacks a column that is needed."""
-    named = source.columns
-    if source.kind == "pairs":
-        needed = [named.source_text, named.target_text, named.source_language, named.target_language]
-        wanted = needed
-    else:
-        needed = [named.text, *filter(None, [named.quality])]
-        wanted = [*needed, named.id, named.language]
-    for column in needed:
-        if column not in present:
-            raise ValueError(
-                f"{file}: has no column {column!r}; it has {', '.join(map(_short, present[:20]))}. Name the right one "
-                f"under `columns` of source {source.name!r}, or put the file under `exclude`"
-            )
-    return [column for column in present if column in wanted]
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 40 else f"{name[:40]} ..."
-
-
 # ------------------------------------------------------------------------------------------------------------- parquet
 
 
 def _parquet(file: File, source: Source | None, max_bytes: int) -> Iterator[Raw]:
     def choose(present: list[str]) -> list[str] | None:
-        return None if source is None else _columns(file, source, present)
+        return None if source is None else columns_of(file, source, present)
 
     identity = None if source is None else source.columns.id
     number = 0

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from tessera.data.examples import Question
 from tessera.evaluation import catalogue, load
 from tessera.inference import runtime
 from tessera.model.precision import compute_dtype, find_device
@@ -66,16 +65,7 @@ def out_of_reach(folder: Path, trials: Iterable[Json], rows: Mapping[str, Any]) 
     if reader is None:
         return {}
     tokenizer = Tokenizer.load(folder)
-    found = {spelled(language): _lost(tokenizer, several, **reader) for language, several in rows.items()}
+    found = {
+        spelled(language): windows.out_of_reach(tokenizer, several, **reader) for language, several in rows.items()
+    }
     return {"out_of_reach": {code: count for code, count in found.items() if count}} if any(found.values()) else {}
-
-
-def _lost(tokenizer: Tokenizer, questions: Sequence[Question], max_length: int, stride: int) -> int:
-    asked = [one for one in questions if one.answers]
-    texts = tokenizer.encode_offsets([one.context for one in asked])
-    heads = tokenizer.encode_plain([one.question.strip() for one in asked])
-    lost = 0
-    for one, head, (ids, offsets) in zip(asked, heads, texts, strict=True):
-        places = windows.cut(tokenizer, head, ids, offsets, max_length, stride)
-        lost += not any(windows.holds(window, answer) for window in places for answer in one.answers)
-    return lost

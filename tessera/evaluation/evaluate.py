@@ -16,15 +16,12 @@ from tessera import lock
 from tessera.data.shard_writer import INDEX
 from tessera.data.shards import Shards, verify
 from tessera.evaluation import catalogue, frozen, load, sweep
-from tessera.evaluation.rows import DataError
 from tessera.files import LOCK, digest, fingerprint, model_name, remove_leftovers
 from tessera.json_files import read_json
 from tessera.model import hub
 from tessera.model.hf_files import find_model
 from tessera.model.precision import compute_dtype, find_device
-from tessera.plan.errors import did_you_mean
 from tessera.plan.evaluation import Evaluation
-from tessera.plan.languages import resolve
 from tessera.plan.recipe import Machine
 from tessera.plan.result import HELD_OUT, TESSERA, Result, finished, identity_of, write
 from tessera.plan.task import Data, Protocol, Task
@@ -191,16 +188,7 @@ def _only(task: Task, languages: Sequence[str], folder: Path | None) -> Task:
     """The task in some of its languages."""
     if not languages or task.kind == HELD_OUT:
         return task
-    there, lacking = load.languages(task, folder), load.without_training(task, folder)
-    chosen: list[str] = []
-    for language in languages:
-        found = resolve(language, there)
-        if not found and (untrained := resolve(language, lacking)):
-            raise DataError(f"task {task.name}: {load.untrained(task, untrained)}")
-        if not found:
-            raise DataError(f"task {task.name} has no language {language!r}; {did_you_mean(language, there)}")
-        chosen += found
-    return task.model_copy(update={"languages": tuple(dict.fromkeys(chosen))})
+    return task.model_copy(update={"languages": load.meant(task, languages, folder)})
 
 
 def _folder(languages: Sequence[str]) -> list[str]:

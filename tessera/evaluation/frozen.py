@@ -224,8 +224,9 @@ def _said(
     for row in load.rows_of(task, split, language, folder, skipped=skipped if task.skip else None):
         try:
             key, said = say(task, row)
-            if task.skip and not all(text.strip() for text in said):
-                raise DataError(f"{row.place}: has no text")
+            if (task.skip or task.kind == "bitext") and not all(text.strip() for text in said):
+                out = "" if task.skip else "; fill or drop it, or leave such rows out (skip: true in the task)"
+                raise DataError(f"{row.place}: has no text{f' of language {language!r}' if language else ''}{out}")
         except DataError as error:
             if not task.skip:
                 raise

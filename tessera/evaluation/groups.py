@@ -89,13 +89,13 @@ def task_dataset(
 
     Raises TaskError, DataError, and ValueError for a task that trains no head, or more than one model.
     """
-    task = catalogue.find(name)
-    task = task.model_copy(update={"train": tuple(trained)}) if trained else task
-    task = task.model_copy(update={"languages": tuple(tested)}) if tested else task
+    task, place = catalogue.find(name), None if folder is None else Path(folder)
+    learned_from = load.meant(task, trained, place, "train") if trained else task.train
+    task = task.model_copy(update={"languages": load.meant(task, tested, place)}) if tested else task
+    task = task.model_copy(update={"train": learned_from})
     if task.kind not in KINDS or not task.trained or (task.folds and task.fold is None):
         what = f"kind {task.kind}, trained on {task.train}" + (", in folds" if task.folds else "")
         raise ValueError(f"task {name}: {what}; a head is trained here, on rows for training: give files as DATA")
-    place = None if folder is None else Path(folder)
     all_rows = Protocol(name="all", epochs=1, batch_size=1, learning_rates=(1e-5,))
     groups = read_groups(task, all_rows, place)
     if len(groups) != 1:

@@ -16,7 +16,8 @@ from tessera.evaluation.rows import DataError
 from tessera.labelled.columns import Row, UnknownLabel
 from tessera.labelled.examples import Asked, examples_of
 from tessera.labelled.labels import in_order, is_number, yaml_line
-from tessera.plan.errors import some
+from tessera.plan.errors import did_you_mean, some
+from tessera.plan.languages import resolve
 from tessera.plan.task import SplitName, Task
 from tessera.plan.task_data import Column, Data, in_language
 
@@ -148,6 +149,28 @@ def without_training(task: Task, folder: Path | None = None) -> set[str]:
     return _languages(task, "test", folder) - _languages(task, "train", folder)
 
 
+def meant(task: Task, asked: Iterable[str], folder: Path | None = None, split: SplitName = "test") -> tuple[str, ...]:
+    """The languages of a task that codes or names mean, as its data calls them: ro is ron_Latn there.
+
+    split  train: also those that are only trained on, as far as the files in the folder say
+
+    Raises DataError for one that it does not have.
+    """
+    there, lacking = list(languages(task, folder)), without_training(task, folder)
+    if split == "train":
+        own = () if isinstance(task.train, str) and task.train in ("own", "all", "none") else task.trained_on("")
+        there += [*own, *sorted(_languages(task, "train", folder) if folder and task.by_language("train") else ())]
+    chosen: list[str] = []
+    for language in asked:
+        found = resolve(language, there)
+        if not found and (none := resolve(language, lacking)):
+            raise DataError(f"task {task.name}: {untrained(task, none)}")
+        if not found:
+            raise DataError(f"task {task.name} has no language {language!r}; {did_you_mean(language, there)}")
+        chosen += found
+    return tuple(dict.fromkeys(chosen))
+
+
 def untrained(task: Task, lacking: Collection[str]) -> str:
     """In words, that languages have nothing to train on, and the ways out."""
     return (
@@ -225,10 +248,19 @@ def rows_of(
         drawn = heapq.nsmallest(limit, ((rows.place_of(row.content(), "draw"), n, row) for n, row in enumerate(found)))
         kept = [row for _, _, row in sorted(drawn, key=lambda item: item[1])]
     if not kept:
-        raise DataError(
-            f"task {task.name}: its part of split {name_of(task, split)!r} has no rows; it is too small to be divided"
-        )
+        raise DataError(f"task {task.name}: {_nothing_left(task, split)}")
     return kept
+
+
+def _nothing_left(task: Task, split: SplitName) -> str:
+    """In words, that a part of a split has no rows."""
+    name = name_of(task, split)
+    if task.folds is not None:
+        return (
+            f"no row of {name!r} falls into {split} of one of {task.folds} folds; rows are put there by a hash of "
+            "group, id or text, so say fewer folds, or give more rows"
+        )
+    return f"the {split} part of split {name!r} has no rows; give more rows, or take fewer of them for other parts"
 
 
 def _rows(

@@ -198,6 +198,10 @@ def _side_by_side(sets: dict[str, Any]) -> Any:
                 texts = list(rows[name])
                 if columns.setdefault(split, {}).setdefault(language, texts) != texts:
                     raise ValueError(f"{subset}, {split}: other sentences of {language} than in the pairs before")
+    for split, by_language in columns.items():
+        if len({len(texts) for texts in by_language.values()}) > 1:
+            several = ", ".join(f"{language} has {len(texts)}" for language, texts in by_language.items())
+            raise ValueError(f"split {split!r}: {several} sentences; all languages of this task translate one set")
     return DatasetDict({split: Dataset.from_dict(by_language) for split, by_language in columns.items()})
 
 
@@ -307,6 +311,8 @@ def _count(dataset: Any, subset: str, split: str) -> list[int]:
     if subset not in dataset and len(pair) == 2 and set(pair) <= set(getattr(found, "column_names", ())):
         # a column a language, as of NTREX
         return [len(found), sum(len(text) for name in pair for text in found[name])]
+    if isinstance(found, dict) and "sentence1" in found:  # lists, as of BUCC
+        return [len(found["sentence1"]), sum(len(text) for name in _TEXT for text in found.get(name, ()))]
     tables = [found["corpus"], found["queries"]] if "corpus" in found else [found]
     texts = [table[name] for table in tables for name in table.column_names if name in _TEXT]
     return [sum(map(len, tables)), sum(len(text) for column in texts for text in column)]

@@ -25,8 +25,8 @@ def by_language(task: Any, scores: Scores) -> tuple[dict[str, dict[str, float]],
         for row in rows:
             language = names[row["hf_subset"]]
             found = _rows(task, row["hf_subset"], split)
-            count = len(found["queries"]) if isinstance(found, dict) else len(found)
-            examples[language] = examples.get(language, 0) + count
+            asked: Any = found.get("queries", found.get("sentence1")) if isinstance(found, dict) else found
+            examples[language] = examples.get(language, 0) + len(asked)
             for metric, value in row.items():
                 if _is_score(metric, value):
                     gathered.setdefault(language, {}).setdefault(metric, []).append(float(value))
@@ -58,9 +58,13 @@ def _experiments(row: Mapping[str, Any]) -> dict[str, list[float]]:
     if row.get("scores_per_experiment"):
         first = row["scores_per_experiment"]
         return {m: [float(one[m]) for one in first] for m, value in first[0].items() if isinstance(value, float)}
-    if row.get("v_measures"):
-        return {"v_measure": [float(v) for values in row["v_measures"].values() for v in values]}
-    return {}
+    # Of clustering, by the level of its labels; one of whole sets (a list) is of other text each time, no experiment.
+    levels = {metric: row.get(key) for metric, key in (("v_measure", "v_measures"), ("ami", "ami_scores"))}
+    return {
+        metric: [statistics.fmean(one) for one in zip(*of.values(), strict=True)]
+        for metric, of in levels.items()
+        if isinstance(of, Mapping) and len({len(values) for values in of.values()}) == 1
+    }
 
 
 def catch_predictions(task: Any) -> dict[str, dict[str, Any]]:
@@ -96,7 +100,11 @@ def outcomes(task: Any, found: Mapping[str, Mapping[str, Any]]) -> dict[str, dic
     for subset, splits_of in found.items():
         for split in (split for split in task.eval_splits if split in splits_of):
             if mining:
-                scored = _mined([one["corpus_id"] for one in splits_of[split].get(_PAIR, [])])
+                nearest = [one["corpus_id"] for one in splits_of[split].get(_PAIR, [])]
+                rows = _rows(task, subset, split)
+                # The sets of BUCC say which is whose translation; in all others they stand in one order.
+                gold = [right for _, right in rows["gold"]] if isinstance(rows, dict) else range(len(nearest))
+                scored = _mined(nearest, gold)
             else:
                 labels = _rows(task, subset, split)[task.label_column_name]
                 tries = zip(*splits_of[split], strict=True)
@@ -113,14 +121,14 @@ def outcomes(task: Any, found: Mapping[str, Mapping[str, Any]]) -> dict[str, dic
 _PAIR = "sentence1-sentence2"
 
 
-def _mined(nearest: Sequence[int]) -> dict[str, list[float]]:
+def _mined(nearest: Sequence[int], gold: Sequence[int]) -> dict[str, list[float]]:
     """Of each sentence whether its translation was nearest, and its F1; the means are mteb's accuracy and F1.
 
     Each sentence is a class of one example, so its F1 is 2 / (1 + how often it was found) where it was found rightly.
     """
     times = Counter(nearest)
-    right = [float(found == place) for place, found in enumerate(nearest)]
-    return {"accuracy": right, "f1": [hit * 2 / (1 + times[place]) for place, hit in enumerate(right)]}
+    right = [float(found == true) for found, true in zip(nearest, gold, strict=True)]
+    return {"accuracy": right, "f1": [hit * 2 / (1 + times[true]) for hit, true in zip(right, gold, strict=True)]}
 
 
 def _languages(subsets: Mapping[str, Sequence[str]]) -> dict[str, str]:

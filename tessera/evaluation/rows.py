@@ -5,6 +5,7 @@
 <folder>/<owner>/<name>                                 a copy of the Hub's repository, as `hf download` makes it
 """
 
+import contextlib
 import fnmatch
 import glob
 import itertools
@@ -16,16 +17,20 @@ from typing import Any
 
 from tessera.data.storage import File
 from tessera.labelled import tables
+from tessera.labelled.labels import spelled
 from tessera.labelled.tables import DataError as DataError
 from tessera.labelled.tables import Placed
 from tessera.labelled.tables import place_of as place_of
+from tessera.plan.errors import did_you_mean
 from tessera.plan.shipped import pip_line
-from tessera.plan.task_data import LANGUAGE, SPLIT, TASK, Beside, Column, Data, holds_language
+from tessera.plan.task_data import LANGUAGE, SPLIT, SYNONYMS, TASK, Beside, Column, Data, holds_language
 
 ENDINGS = (
     *(".jsonl.zst", ".jsonl.gz", ".jsonl", ".parquet"),
     *(kind + packed for kind in (".csv", ".tsv", ".json", ".ndjson", ".txt") for packed in ("", ".zst", ".gz")),
 )
+
+_OTHERS = {"index", "split", "group", "language", "source", "domain", "topic", "title"}.union(*SYNONYMS.values())
 
 
 class MissingData(DataError):
@@ -59,17 +64,31 @@ def read(
             rows = _hub(data, task, str(copy), split, name, folder)
         else:
             raise missing(data, task, split, folder, language if data.path is None else name, what)
-    wanted = {column: pattern.replace(LANGUAGE, name or "*") for column, pattern in data.where.items()}
+    code = glob.escape(name) if name is not None else "*"
+    wanted = {column: pattern.replace(LANGUAGE, code) for column, pattern in data.where.items()}
     kept = seen = 0
+    known = set[str]()
     for place, row in rows:
         seen += 1
-        if all(fnmatch.fnmatchcase(str(row.get(column)), pattern) for column, pattern in wanted.items()):
+        known.update(row if not kept and wanted else ())
+        if all(_fits(row.get(column), pattern) for column, pattern in wanted.items()):
             kept += 1
             yield place, row
     if not kept:
         of = f" of language {name!r}" if language is not None and data.by_language else ""
         why = f"; none of its {seen} rows has " + ", ".join(f"{c} {p!r}" for c, p in wanted.items()) if seen else ""
+        if lacking := [column for column in wanted if seen and column not in known]:
+            why = f"; `where` asks for column {lacking[0]!r}, which no row has; {did_you_mean(lacking[0], known)}"
         raise DataError(f"task {task}: split {split!r} holds no rows{of}{why}")
+
+
+def _fits(value: Any, pattern: str) -> bool:
+    """Whether a cell is what `where` asks for; true, 1 and 1.0 are as labels are: `true`, `1` and `1`."""
+    written = {str(value)}
+    if isinstance(value, (bool, float)):
+        with contextlib.suppress(ValueError):
+            written.add(spelled(value))
+    return any(fnmatch.fnmatchcase(one, pattern) for one in written)
 
 
 def languages(
@@ -77,6 +96,8 @@ def languages(
 ) -> list[str]:
     """What the task may call a language, given the files that are there, else their columns or rows; sorted."""
     found: set[str] = set()
+    # A file beside itself would be a language that translates itself, as English among the files beside en.txt.
+    itself = {Path(str(file)) for file in _files(data, task, split, None, folder, "")} if data.beside else set()
     for pattern in [*_patterns(data, task, split, ""), *([data.beside.path] if data.beside else [])]:
         if LANGUAGE not in pattern or found:
             continue
@@ -84,7 +105,7 @@ def languages(
         before, *after = (re.escape(part) for part in whole.split(LANGUAGE))
         fits = re.compile(before + "(?P<language>[^/]+?)" + "(?P=language)".join(after))
         for path in glob.glob(glob.escape(whole).replace(LANGUAGE, "*")):
-            if match := fits.fullmatch(path):
+            if (match := fits.fullmatch(path)) and Path(path) not in itself:
                 found.add(match["language"])
     if not found and (any(map(holds_language, (columns or {}).values())) or LANGUAGE in "".join(data.where.values())):
         found = _inside(data, task, split, folder, columns or {})
@@ -107,7 +128,18 @@ def _inside(data: Data, task: str, split: str, folder: Path, columns: Mapping[st
         inner = re.findall(r"\{([^{}]*\{language\}[^{}]*)\}", column) or [column]
         fits = _fitting(re.escape(inner[0]), "(.+)")
         found |= {match[1] for name in names - set(several) if (match := fits.fullmatch(name))}
-    return found
+    return {name for name in found if name in data.codes.values() or not _is_other(name, first, found)} or found
+
+
+def _is_other(name: str, first: tables.Row, beside: set[str]) -> bool:
+    """Whether what stands where {language} does is a column of something else, as `label`.
+
+    `id` is a language, Indonesian, where a text stands in it and others have two letters too.
+    """
+    if name == "id":
+        short = any(len(other) == 2 for other in beside - {name})
+        return not (short and re.search(r"[^\W\d_]", str(first.get(name))))
+    return len(name) > 3 and name.lower() in _OTHERS
 
 
 def _fitting(pattern: str, language: str) -> re.Pattern[str]:
@@ -134,9 +166,8 @@ def _beside(
     for place, other in others:
         key = str(other.get(beside.by))
         if other.get(beside.by) is None or key in known:
-            raise DataError(
-                f"{place}: {beside.by} is {other.get(beside.by)!r}; `beside` needs one that no other row has"
-            )
+            what = f"{beside.by} is {other[beside.by]!r}" if beside.by in other else f"has no column {beside.by!r}"
+            raise DataError(f"{place}: {what}; `beside` needs one that no other row has, and both files call the same")
         known[key] = other
     for place, row in rows:
         if (key := str(row.get(beside.by))) in known:

@@ -10,7 +10,7 @@ What comes out loads with AutoModelForSequenceClassification and its like, and w
 import functools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from tessera.labelled.dataset import Dataset
 from tessera.plan.recipe import Machine
 from tessera.plan.shipped import pip_line
 from tessera.plan.task import Protocol
+from tessera.prediction import windows
 from tessera.progress import Silent, Watcher
 from tessera.statistics import interval
 
@@ -112,7 +113,7 @@ def _searched(one: Search, model: Path, out: Path, *, curve: bool) -> Fitted:
     best = max(done, key=lambda found: found["validation"])
     learner = _learner(one, best)
     thresholds = scores.thresholds_of(data, best["said_of_validation"])
-    fitted = replace(fitted, thresholds=thresholds)
+    fitted = replace(fitted, thresholds=thresholds, warnings=(*fitted.warnings, *_out_of_reach(data, learner)))
     text = card.write(model, data, protocol, fitted)
     difference = saved.save(
         learner, model, out, (data.test if len(data.test) else data.validation).examples, labels=data.labels,
@@ -195,6 +196,19 @@ def _warnings(
         much = f"one more or less right is {100 / max(1, len(part)):.1f} points"
         found.append(f"{on} has {len(part)} rows; {'few for a correlation' if one.data.kind == 'regress' else much}")
     return tuple(found)
+
+
+def _out_of_reach(data: Dataset, learner: Learner) -> Iterator[str]:
+    """What is to be known of questions that no answer can be right for, and of those that taught that there is none."""
+    if data.kind != "span":
+        return
+    how = {"max_length": learner.reader.max_length, "stride": learner.reader.stride}
+    for name, part in (("train", data.train), ("validation", data.validation), ("test", data.test)):
+        if lost := windows.out_of_reach(learner.reader.tokenizer, part.examples, **how):
+            yield (
+                f"{lost} of {len(part)} answers in {name} are too long to be given, or whole in no window of "
+                f"{how['max_length']} tokens"
+            )
 
 
 # ------------------------------------------------------------------------------------------------------ learning curve

@@ -43,7 +43,7 @@ class Row:
     def text(self, role: str) -> str:
         """A text, perhaps put together of several columns; it may be empty."""
         column = self._one(role)
-        if "{" not in column:
+        if "{" not in column or column in self.row:  # a column may be called so
             return self._string(self._get(column), column)
         parts = {name: self._string(self._get(name), name) for name in _HOLE.findall(column)}
         return _HOLE.sub(lambda hole: parts[hole[1]], column).strip()
@@ -53,7 +53,7 @@ class Row:
         column = self._named(role)
         if not isinstance(column, str):
             return tuple(self._string(self._get(name), name) for name in column)
-        if "{" in column:
+        if "{" in column and column not in self.row:
             return (self.text(role),)
         return tuple(self._string(item, column) for item in self._several(role))
 
@@ -81,7 +81,9 @@ class Row:
     def content(self) -> str:
         """All that stands in the columns that the task reads."""
         named = [c for column in self.columns.values() for c in ((column,) if isinstance(column, str) else column)]
-        names = [name for column in named for name in (_HOLE.findall(column) or [column])]
+        names = [
+            name for column in named for name in ([column] if column in self.row else _HOLE.findall(column) or [column])
+        ]
         return json.dumps([self.row.get(name, self.row.get(name.split(".")[0])) for name in names], default=str)
 
     def labels(self, role: str) -> set[str]:

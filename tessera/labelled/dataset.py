@@ -23,6 +23,7 @@ from tessera.labelled.remarks import remarks
 from tessera.labelled.splits import Placed, divided, split_in, split_of
 from tessera.labelled.tables import DataError
 from tessera.plan.errors import some
+from tessera.plan.languages import resolve
 from tessera.plan.task_data import SPLITS, Column
 from tessera.tokenizer.tokenizer import Tokenizer
 
@@ -147,18 +148,18 @@ class _Reading:
         """Labels, then the examples of all rows."""
         asked, wrong = self._asked(rows)
         several = len(set(folders)) > 1
+        languages = [_language(one.row, folder if several else "") for one, folder in zip(rows, folders, strict=True)]
+        wanted = {code for said in self.options.train_languages for code in resolve(said, languages)}
         parts: dict[str, Part] = {name: Part() for name in SPLITS}
         broken: dict[str, DataError] = {}
-        for one, folder in zip(rows, folders, strict=True):
+        for one, language in zip(rows, languages, strict=True):
             try:
                 made = reading.examples_of(one.row, asked)
             except DataError as error:
                 wrong.setdefault(one.row.place, error)
                 continue
             broken.update(_broken_tags(made, asked))
-            language = _language(one.row, folder if several else "")
-            wanted = self.options.train_languages
-            if wanted and one.split != "test" and language not in wanted:
+            if self.options.train_languages and one.split != "test" and language not in wanted:
                 continue
             parts[one.split].examples.extend(made)
             parts[one.split].languages.extend([language] * len(made))

@@ -5,12 +5,12 @@ Sets call their languages deu, de, deu-Latn or deu_Latn; a result says deu_Latn,
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 Value = TypeVar("Value")
 
-ISO_639_1 = dict(
+ISO_639_1: dict[str, str] = dict(
     re.findall(
         r"(\w\w)=(\w\w\w)",
         """
@@ -58,6 +58,19 @@ _SCRIPT = {
 }
 
 
+# Codes of the libraries (ISO 639-2/B) and withdrawn ones of ISO 639-1.
+_OLDER: dict[str, str] = dict(
+    re.findall(
+        r"(\w+)=(\w+)",
+        """
+        alb=sqi arm=hye baq=eus bur=mya chi=zho cze=ces dut=nld fre=fra geo=kat ger=deu gre=ell ice=isl mac=mkd mao=mri
+        may=msa per=fas rum=ron slo=slk tib=bod wel=cym in=id iw=he ji=yi jw=jv mo=ro
+        """,
+    )
+)
+_FULL = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
+
+
 def spelled(code: str) -> str:
     """A language of any task or table as FineWeb2 writes it: `de`, `deu` and `deu-Latn` -> `deu_Latn`.
 
@@ -77,26 +90,69 @@ def spelled(code: str) -> str:
 
 
 def resolve(asked: str, there: Iterable[str]) -> list[str]:
-    """Those of the languages of a task or table that a code on the command line means: `ro`, `ron` and `ron-Latn` do
-    the same whatever they are called there.
+    """Those of the languages of a task or table that the command line means: `ro`, `ron`, `ron-Latn`, `RO`, `rum`,
+    `ro-RO` and `Romanian` do the same whatever they are called there.
 
     What is written the same comes first, then what is spelled the same, then, of a code without a script, the language
-    in every script. A pair (`en-de`) is one language here. Empty where none is meant.
+    in every script. A pair (`en-de`) is one language here. Empty where none is meant. English names and native ones
+    are those that langcodes knows, where it is installed.
     """
-    codes = list(dict.fromkeys(there))
-    if asked in codes:
-        return [asked]
-    meant = spelled(asked)
-    found = [code for code in codes if spelled(code) == meant]
-    if re.fullmatch(r"[a-z]{2,3}", asked):
-        bare = ISO_639_1.get(asked, asked)
-        of = {bare, _SAME.get(bare, bare)}
-        found += [
-            c
-            for c in codes
-            if c not in found and re.fullmatch(r"[a-z]{3}_[A-Z][a-z]{3}", s := spelled(c)) and s[:3] in of
-        ]
-    return found
+    codes, asked = list(dict.fromkeys(there)), asked.strip()
+    for same in (str, str.casefold):
+        if found := [code for code in codes if same(code) == same(asked)]:
+            return found
+    meant = (read(asked) for read in (_pair, _tag, _small_tag, _named))
+    return next((found for one in meant if one and (found := _spelled_so(one, codes))), [])
+
+
+def _spelled_so(meant: str, codes: Sequence[str]) -> list[str]:
+    """Of some codes those of a language as `_tag` or `_pair` has it; of one without a script the usual comes first."""
+    own = {code: one if (one := spelled(code)) != code else _tag(code) or code for code in codes}
+    language, bare = meant[:3], len(meant) == 3
+    whole = f"{language}_{_SCRIPT.get(language, '')}" if bare else meant
+    found = [code for code, one in own.items() if one in (whole, language)]
+    others = [code for code, one in own.items() if bare and _FULL.fullmatch(one) and one[:3] == language]
+    return list(dict.fromkeys(found + others))
+
+
+def _pair(asked: str) -> str | None:
+    """Two languages joined by a dash, in any letters."""
+    sides = [_tag(side) for side in asked.lower().split("-")]
+    whole = [side if _FULL.fullmatch(side) else f"{side}_{_SCRIPT.get(side, '')}" for side in sides if side]
+    return "-".join(whole) if len(sides) == len(whole) == 2 and all(map(_FULL.fullmatch, whole)) else None
+
+
+def _tag(asked: str) -> str | None:
+    """A tag of BCP 47 as languages are spelled here: ro and ro-RO -> ron, RO_latn -> ron_Latn, zh-TW -> cmn_Hant."""
+    language, *more = asked.replace("_", "-").split("-")
+    language = language.lower()
+    scripts = [one.title() for one in more if re.fullmatch("[A-Za-z]{4}", one)]
+    regions = [one.upper() for one in more if re.fullmatch("(?!EN)[A-Z]{2}|[0-9]{3}", one)]
+    if not re.fullmatch("[a-z]{2,3}", language) or len(scripts) > 1 or len(scripts) + len(regions) < len(more):
+        return None
+    language = _OLDER.get(language, language)
+    language = ISO_639_1.get(language, language)
+    language = _SAME.get(language, language)
+    if not scripts and language == "cmn" and regions:
+        scripts = ["Hant" if regions[0] in ("TW", "HK", "MO") else "Hans"]
+    return "_".join((language, *scripts))
+
+
+def _small_tag(asked: str) -> str | None:
+    """A tag whose region is in small letters, as zh_cn, unless it may be a pair (ro-en)."""
+    return _tag(asked.upper()) if _pair(asked) is None else None
+
+
+def _named(asked: str) -> str | None:
+    """The language that a word is the name of."""
+    if len(asked) < 4:
+        return None
+    try:
+        from langcodes import find
+
+        return _tag(str(find(asked)))
+    except (ImportError, LookupError):
+        return None
 
 
 def usual_script(language: str) -> str | None:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from tessera.plan.errors import did_you_mean
 from tessera.plan.fields import KEYS, PLAIN, PLAIN_OR_KEYS, Name, Ratio, Share, Strict
-from tessera.plan.task_data import LANGUAGE, SYNONYMS, Column, Data, SplitName, holds_language
+from tessera.plan.task_data import LANGUAGE, SYNONYMS, Column, Data, Part, SplitName, holds_language
 from tessera.plan.task_data import SPLIT as SPLIT
 from tessera.plan.task_data import SPLITS as SPLITS
 from tessera.plan.task_data import TASK as TASK
@@ -83,6 +83,7 @@ METRICS: dict[Kind, tuple[Metric, ...]] = {
 """What each kind is measured by."""
 
 
+LABELLED = ("classify", "pair", "choose", "probe")  # kinds whose rows have one label each
 FOLDED = ("classify", "pair", "regress", "choose", "tag", "span", "reward")  # kinds that know cross-validation
 
 
@@ -161,10 +162,17 @@ class Task(Strict):
             raise ValueError(f"skip is of kinds bitext, probe and retrieve, this is of kind {self.kind}")
         if self.kind != "reward" and (self.steps is not None or self.whole):
             raise ValueError(f"steps and whole are of kind reward, this is of kind {self.kind}")
+        self._parts_fit()
         self._folds_fit()
         if self.labels is not None and len(set(self.labels)) < max(2, len(self.labels)):
             raise ValueError(f"labels are {list(self.labels)}; at least two are needed, no two the same")
         return self
+
+    def _parts_fit(self) -> None:
+        several = [one.splits for one in (self.data, self.train_data) if one is not None]
+        parts = [part for one in several for part in (one.train, one.validation, one.test) if isinstance(part, Part)]
+        if self.kind not in LABELLED and any(part.per_label for part in parts):
+            raise ValueError(f"per_label is of kinds {', '.join(LABELLED)}, this is of kind {self.kind}; say rows")
 
     def _folds_fit(self) -> None:
         if self.folds is None:

@@ -150,7 +150,7 @@ class Data(Strict):
 
     @model_validator(mode="after")
     def _codes_differ(self) -> Self:
-        refuse_twins(list(self.codes.values()), "language of `codes`")
+        refuse_twins(list(self.codes.values()), "code")
         if self.beside is not None and self.path is None:
             raise ValueError("beside: goes with `path`, the files that its rows stand beside")
         return self

@@ -13,5 +13,6 @@ In reading order:
     item_scores.py  logits of a head for them, with gradients in training
     words.py        plain text split into words, for taggers
     windows.py      question answering over long texts: sliding windows with a stride
+    ranking_metrics.py  nDCG, recall, MRR, average precision
     metrics.py      accuracy, F1, correlations, SQuAD, nDCG ...: a score, and what each example adds
 """

@@ -10,7 +10,7 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,11 @@ from numpy.typing import ArrayLike, NDArray
 from tessera.plan.errors import some
 from tessera.plan.shipped import pip_line
 from tessera.plan.task import Metric
-
-Grades = Mapping[str, int]  # of one query: document -> grade; some grade is above 0
+from tessera.prediction.ranking_metrics import Grades as Grades
+from tessera.prediction.ranking_metrics import average_precision as average_precision
+from tessera.prediction.ranking_metrics import mrr as mrr
+from tessera.prediction.ranking_metrics import ndcg as ndcg
+from tessera.prediction.ranking_metrics import recall as recall
 
 # ------------------------------------------------------------------------------------------------------- classification
 
@@ -66,7 +69,7 @@ def _sklearn() -> Any:
 
 def pearson(predicted: ArrayLike, right: ArrayLike) -> float:
     """Linear correlation; 0 where one side is constant."""
-    given, true = (np.asarray(side, float) for side in _both(predicted, right))
+    given, true = _numbers(predicted, right)
     return float(np.corrcoef(given, true)[0, 1]) if np.ptp(given) and np.ptp(true) else 0.0
 
 
@@ -74,7 +77,7 @@ def spearman(predicted: ArrayLike, right: ArrayLike) -> float:
     """Correlation of ranks, equal values sharing their mean rank; 0 where one side is constant."""
     from scipy.stats import rankdata
 
-    given, true = _both(predicted, right)
+    given, true = _numbers(predicted, right)
     return pearson(rankdata(given), rankdata(true))
 
 
@@ -127,52 +130,6 @@ def spans_f1(
     return 2 * len(ours & theirs) / (len(ours) + len(theirs)) if ours or theirs else 0.0
 
 
-# ------------------------------------------------------------------------------------------------------------ retrieval
-
-
-def ndcg(ranked: Sequence[str], grades: Grades, k: int = 10) -> float:
-    """Normalised discounted cumulative gain of the first k documents: gain is the grade, discount log2(rank + 1).
-
-    As trec_eval's ndcg_cut and mteb have it.
-    """
-    _check_ranking(ranked, grades)
-    gains = [max(0, grades.get(document, 0)) for document in ranked[:k]]
-    return _discounted(gains) / _discounted(sorted((grade for grade in grades.values() if grade > 0), reverse=True)[:k])
-
-
-def _discounted(gains: Sequence[int]) -> float:
-    return sum(gain / math.log2(rank + 1) for rank, gain in enumerate(gains, 1))
-
-
-def recall(ranked: Sequence[str], grades: Grades, k: int = 100) -> float:
-    """Share of the relevant documents that are among the first k."""
-    _check_ranking(ranked, grades)
-    wanted = {document for document, grade in grades.items() if grade > 0}
-    return len(wanted & set(ranked[:k])) / len(wanted)
-
-
-def mrr(ranked: Sequence[str], grades: Grades, k: int = 10) -> float:
-    """1 / rank of the first relevant document among the first k; 0 where there is none."""
-    _check_ranking(ranked, grades)
-    return 1 / next((n for n, document in enumerate(ranked[:k], 1) if grades.get(document, 0) > 0), math.inf)
-
-
-def average_precision(ranked: Sequence[str], grades: Grades) -> float:
-    """Mean of the precision at the rank of each relevant document; 0 for those that are not ranked."""
-    _check_ranking(ranked, grades)
-    hits = [grades.get(document, 0) > 0 for document in ranked]
-    precisions = [sum(hits[:n]) / n for n, hit in enumerate(hits, 1) if hit]
-    return sum(precisions) / sum(grade > 0 for grade in grades.values())
-
-
-def _check_ranking(ranked: Sequence[str], grades: Grades) -> None:
-    if len(set(ranked)) < len(ranked):
-        twice = next(document for document, times in Counter(ranked).items() if times > 1)
-        raise ValueError(f"the ranking has document {twice!r} more than once; each document has one rank")
-    if not any(grade > 0 for grade in grades.values()):
-        raise ValueError("no document answers the query (no grade is above 0), so a ranking cannot be scored")
-
-
 # ------------------------------------------------------------------------------------------------------------- answers
 
 _ARTICLES: dict[str, str] = {  # of MLQA, arXiv:1910.07475, section 4.2; by ISO 639-1
@@ -222,6 +179,9 @@ def answers(metric: Metric, predicted: Sequence[str], right: Sequence[Sequence[s
     for guess in predicted:
         if not isinstance(guess, str):
             raise ValueError(f"an answer is {guess!r}; text is needed, empty where there is none")
+    for truths in right:
+        if isinstance(truths, str) or not all(isinstance(truth, str) for truth in truths):
+            raise ValueError(f"the right answers of a question are {truths!r}; a list of texts is needed")
     compare: Callable[[Any, Any], float] = _overlap if metric.endswith("f1") else operator.eq
 
     def read(text: str) -> list[str]:
@@ -341,6 +301,14 @@ def _both(predicted: ArrayLike, right: ArrayLike) -> tuple[NDArray[Any], NDArray
     if (given.dtype.kind in "US") != (true.dtype.kind in "US"):
         raise ValueError(f"an answer is {given[0]!r}, a label {true[0]!r}; give both as numbers or both as names")
     return given, true
+
+
+def _numbers(predicted: ArrayLike, right: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    given, true = _both(predicted, right)
+    for side, what in ((given, "answer"), (true, "label")):
+        if side.dtype.kind in "US":
+            raise ValueError(f"{what} 1 is {side.tolist()[0]!r}; a correlation is of numbers")
+    return given.astype(np.float64), true.astype(np.float64)
 
 
 def _is_answer(value: Any) -> bool:

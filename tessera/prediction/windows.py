@@ -2,11 +2,13 @@
 
 # Shapes: n tokens of a document, c of them of the text.
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tessera.data.examples import Question
 from tessera.inference.nearest import Floats
 from tessera.inference.tokenize import Ids
 from tessera.tokenizer import templates
@@ -83,6 +85,18 @@ def holds(window: Window, answer: tuple[str, int]) -> bool:
     """Whether an answer can be given out of the window: all of it is there, and it is not too long."""
     first, last = (place - window.first for place in target(window, answer))
     return first >= 0 and last - first < reach(window.offsets)[first]
+
+
+def out_of_reach(tokenizer: Tokenizer, questions: Sequence[Question], max_length: int, stride: int) -> int:
+    """How many questions have answers, but none that can be given: too long, or whole in no window."""
+    asked = [one for one in questions if one.answers]
+    texts = tokenizer.encode_offsets([one.context for one in asked])
+    heads = tokenizer.encode_plain([one.question.strip() for one in asked])
+    lost = 0
+    for one, head, (ids, offsets) in zip(asked, heads, texts, strict=True):
+        places = cut(tokenizer, head, ids, offsets, max_length, stride)
+        lost += not any(holds(window, answer) for window in places for answer in one.answers)
+    return lost
 
 
 @dataclass(frozen=True, slots=True)

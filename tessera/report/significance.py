@@ -3,13 +3,16 @@
 Every test keeps its level: tests/report/test_significance.py holds each to its one false alarm in twenty.
 """
 
+import re
 import statistics
+from collections import Counter
 from dataclasses import dataclass
 
 from tessera.report.published import Score
-from tessera.statistics import critical_t, paired, permutation, welch
+from tessera.statistics import critical_t, over_pairs, paired, permutation, welch
 
 _LEVEL = 0.05
+_PAIR = re.compile(r"[a-z]\w*-[a-z]\w*")  # of codes; English-EWT is a treebank
 _FEW = 6  # languages: five agree by chance once in sixteen, so fewer can prove nothing
 
 
@@ -65,14 +68,24 @@ def _by_seeds(a: Score, b: Score) -> tuple[float, float, str] | None:
 
 
 def _by_languages(a: Score, b: Score) -> tuple[float, float, str] | None:
-    """A pair of languages counts once, whichever is sought in which."""
+    """A pair of languages counts once, whichever is sought in which; pairs that share one are not independent."""
     if set(a.values) != set(b.values):
         return None
     of_pair: dict[tuple[str, ...], list[float]] = {}
     for code, value in a.values.items():
-        of_pair.setdefault(tuple(sorted(code.split("-"))), []).append(value - b.values[code])
-    if len(of_pair) < _FEW:
+        pair = code.split("-") if _PAIR.fullmatch(code) else [code]
+        of_pair.setdefault(tuple(sorted(set(pair))), []).append(value - b.values[code])
+    gaps = _without_a_hub({pair: statistics.fmean(several) for pair, several in of_pair.items()})
+    times = Counter(language for pair in gaps for language in pair)
+    if min(len(gaps), len(times)) < _FEW:
         return None
     difference = statistics.fmean(a.values.values()) - statistics.fmean(b.values.values())
-    p = permutation([statistics.fmean(several) for several in of_pair.values()])
-    return difference, p, f"permutation test over {len(of_pair)} languages"
+    if max(times.values()) == 1:
+        return difference, permutation(list(gaps.values())), f"permutation test over {len(gaps)} languages"
+    return difference, over_pairs(gaps), f"t-test over {len(gaps)} pairs of {len(times)} languages"
+
+
+def _without_a_hub(gaps: dict[tuple[str, ...], float]) -> dict[tuple[str, ...], float]:
+    """Without the language that is in all pairs, as English often is: what pairs have in common is no chance."""
+    hubs = set.intersection(*map(set, gaps)) if len(gaps) > 1 else set()
+    return {tuple(one for one in pair if one not in hubs) or pair: gap for pair, gap in gaps.items()}

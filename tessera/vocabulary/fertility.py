@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.corpus.documents import Pair, read
+from tessera.corpus.documents import Lost, Pair, read
+from tessera.corpus.losses import refuse_lost
 from tessera.files import csv_cells
 from tessera.plan.corpus import Corpus
 from tessera.tokenizer.templates import encode_words
@@ -74,14 +75,16 @@ def sample_of_each(corpus: Corpus, n_bytes: int) -> dict[str, list[str]]:
     """The first texts of every language of a corpus, about `n_bytes` bytes of each; only of documents."""
     texts: dict[str, list[str]] = {}
     sizes: dict[str, int] = {}
+    lost: Lost = {}
     for source in corpus.sources:
         if source.kind != "documents":
             continue
-        for document in read(source):
+        for document in read(source, lost_languages=lost):
             assert not isinstance(document, Pair)
             if sizes.get(document.language, 0) < n_bytes:
                 texts.setdefault(document.language, []).append(document.text)
                 sizes[document.language] = sizes.get(document.language, 0) + len(document.text.encode())
+    refuse_lost(lost, texts)
     return texts
 
 

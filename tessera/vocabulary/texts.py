@@ -4,7 +4,8 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from tessera.corpus.documents import Document, read
+from tessera.corpus.documents import NO_LANGUAGE, Document, Lost, read
+from tessera.corpus.losses import refuse_lost
 from tessera.plan.corpus import Columns, Source
 from tessera.progress import Progress, silent
 
@@ -47,14 +48,16 @@ def read_texts(
     held_out    share of the documents, in (0, 1), chosen by the hash of each text: copies never stand on both sides
     most_bytes  of each language; what comes after is not read into memory
 
-    Raises ValueError naming a path without text, and a language of which no document, or only one, is there.
+    Raises ValueError naming a path without text, and a language of which no document, or only one, is there; also where
+    rows of a language are there and none can be used.
     """
     if not 0.0 < held_out < 1.0:
         raise ValueError(f"held_out is {held_out}; it is a share of the documents, so give a value between 0 and 1")
     if not paths:
         raise ValueError("no text is given; name files or folders with text of the languages to keep (--text)")
     texts, sizes = Texts(), dict[str, int]()
-    for document in _documents(paths, language, column):
+    lost: Lost = {}
+    for document in _documents(paths, language, column, lost):
         code = document.language
         if code not in sizes:
             on_progress(0, 0, f"reading {code}")
@@ -64,6 +67,7 @@ def read_texts(
         side = texts.held_out if _chance(document.text) < held_out else texts.used
         side.setdefault(code, []).append(document.text)
     on_progress(1, 1, "text")
+    refuse_lost(lost, sizes)
     for code in sorted({*texts.used, *texts.held_out}):
         if code not in texts.used or code not in texts.held_out:
             _share_out(texts, code)
@@ -83,12 +87,17 @@ def _share_out(texts: Texts, code: str) -> None:
     texts.held_out[code], texts.used[code] = [first], rest
 
 
-def _documents(paths: Iterable[str], language: str | None, column: str) -> Iterator[Document]:
+def _documents(paths: Iterable[str], language: str | None, column: str, lost: Lost) -> Iterator[Document]:
     for path in paths:
         source = Source(name="text", path=str(path), language=language, columns=Columns(text=column))
-        for document in read(source):
-            assert isinstance(document, Document)
-            yield document
+        try:
+            for document in read(source, lost_languages=lost):
+                assert isinstance(document, Document)
+                yield document
+        except ValueError as error:
+            if NO_LANGUAGE not in str(error):
+                raise
+            raise ValueError(f"{error}. Here: give --language, as fao_Latn, or call the file so") from None
 
 
 def _chance(text: str) -> float:

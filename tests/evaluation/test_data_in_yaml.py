@@ -39,6 +39,54 @@ def test_one_file_with_a_column_a_language(tmp_path):
     assert frozen.read(given, tmp_path).test == {"deu_Latn": [("one", "eins")], "fao_Latn": [("one", "eitt")]}
 
 
+def test_columns_of_something_else_are_no_languages_and_translations_that_lack_are_named(tmp_path):
+    given = task(
+        {**BITEXT, "columns": {"text": "en", "second": "{language}"}},
+        data={"path": "wide.csv", "splits": {"test": "all"}},
+    )
+    for rows, found in (
+        ("id,en,fo,quz,label\n1,one,eitt,huk,a\n", ["fo", "quz"]),
+        ("id,en,fo,de\nsatu,one,eitt,eins\n", ["de", "fo", "id"]),  # Indonesian
+        ("id,en,fao_Latn\nx1,one,eitt\n", ["fao_Latn"]),
+        ("id,en,Faroese,Title\n1,one,eitt,t\n", ["Faroese"]),
+    ):
+        (tmp_path / "wide.csv").write_text(rows)
+        assert list(load.languages(given, tmp_path)) == found
+    (tmp_path / "wide.csv").write_text("id,en,fo\n1,one,eitt\n2,two,\n3,three,trý\n")
+    with pytest.raises(DataError, match=r"wide.csv:3: has no text of language 'fo'; .* \(skip: true in the task\)"):
+        frozen.read(given, tmp_path)
+    left = given.model_copy(update={"skip": True})
+    assert frozen.read(left, tmp_path).test == {"fao_Latn": [("one", "eitt"), ("three", "trý")]}
+
+
+def test_a_file_is_no_translation_of_itself_and_a_column_that_joins_is_in_both(tmp_path):
+    for code, lines in (("en", "one\ntwo\n"), ("fo", "eitt\ntvey\n"), ("de", "eins\nzwei\n")):
+        (tmp_path / f"{code}.txt").write_text(lines)
+    data = {"path": "en.txt", "beside": {"path": "{language}.txt"}, "splits": {"test": "all"}}
+    given = task({**BITEXT, "columns": {"text": "text", "second": "beside.text"}}, data=data)
+    assert load.languages(given, tmp_path) == ("de", "fo")
+    write(tmp_path / "a.jsonl", [{"key": 1, "t": "one"}])
+    write(tmp_path / "fo.jsonl", [{"id": 1, "t": "eitt"}])
+    data = {"path": "a.jsonl", "beside": {"path": "{language}.jsonl", "by": "key"}, "splits": {"test": "all"}}
+    given = task({**BITEXT, "columns": {"text": "t", "second": "beside.t"}, "languages": ["fo"]}, data=data)
+    with pytest.raises(DataError, match=r"fo.jsonl:1: has no column 'key'; .*both files call the same"):
+        frozen.read(given, tmp_path)
+
+
+def test_a_column_may_be_called_by_braces(tmp_path):
+    (tmp_path / "odd.csv").write_text('id,"{text}",a{b},te xt,label\n1,x,y,z,good\n')
+    for column, text in (("{text}", "x"), ("a{b}", "y"), ("{te xt}: {label}", "z: good"), ("{} {label}", "{} good")):
+        columns = {"id": "id", "text": column, "label": "label"}
+        given = task(
+            {**CLASSIFY, "columns": columns},
+            data={
+                "path": "odd.csv",
+                "splits": {"test": "all"},
+            },
+        )
+        assert load.load(given, "test", "fo", tmp_path)[0].text == text
+
+
 def test_languages_are_those_that_a_column_of_the_rows_tells(tmp_path):
     rows = [{**{"id": f"{lang}{n}", "text": "x", "label": n}, "lang": lang} for lang in ("fo", "is") for n in (0, 1)]
     write(tmp_path / "all.jsonl", rows)
@@ -108,6 +156,42 @@ def test_every_row_is_tested_in_one_fold_and_groups_stay_together(tmp_path):
             task({**CLASSIFY, **wrong}, data=data)
     with pytest.raises(ValidationError, match="folds divides one split"):
         task({**CLASSIFY, "folds": 5})
+
+
+def test_parts_that_cannot_be_say_so(tmp_path):
+    write(tmp_path / "few.jsonl", [{"id": n, "text": f"x{n}", "label": n % 2} for n in range(3)])
+    given = task({**CLASSIFY, "folds": 5}, data={"path": "few.jsonl", "splits": {"test": "all"}})
+    with pytest.raises(DataError, match=r"falls into .* of one of 5 folds; .*, so say fewer folds, or give more rows"):
+        read_groups(given, catalogue.protocol("quick", given), tmp_path)
+    splits = {"train": {"from": "all", "rows": 3}, "test": "all"}
+    given = task(CLASSIFY, data={"path": "few.jsonl", "splits": splits})
+    with pytest.raises(DataError, match="the test part of split 'all' has no rows; give more rows, or take fewer"):
+        load.load(given, "test", "fo", tmp_path)
+    splits = {"train": {"from": "all", "per_label": 3}, "test": "all"}
+    for kind, columns, metric in (
+        ("regress", {"text": "text", "label": "label"}, "pearson"),
+        ("tag", {"words": "w", "tags": "t"}, "accuracy"),
+        ("span", {"question": "q", "context": "c", "answers": "a", "starts": "s"}, "squad_f1"),
+    ):
+        what = {"kind": kind, "columns": columns, "metric": metric, "languages": ["fo"]}
+        with pytest.raises(ValidationError, match=f"per_label is of kinds .*, this is of kind {kind}; say rows"):
+            task(what, data={"splits": splits})
+
+
+def test_where_asks_for_cells_as_they_are_written_and_for_a_language_by_its_letters(tmp_path):
+    rows = [{"id": n, "lang": lang, "ok": ok, "text": lang, "label": n % 2}
+            for n, (lang, ok) in enumerate([("[fo]", True), ("f", 1.0), ("[fo]", 1), ("[fo]", False)])]  # fmt: skip
+    write(tmp_path / "all.jsonl", rows)
+
+    def found(**where):
+        data = {"path": "all.jsonl", "splits": {"test": "all"}, "codes": {"fo": "[fo]"}, "where": where}
+        return [example.id for example in load.load(task(CLASSIFY, data=data), "test", "fo", tmp_path)]
+
+    assert found(lang="{language}") == ["0", "2", "3"]
+    assert found(ok="true") == found(ok="True") == ["0"]
+    assert found(ok="1") == ["1", "2"]
+    with pytest.raises(DataError, match=r"`where` asks for column 'lan', which no row has; did you mean 'lang'"):
+        found(lan="{language}")
 
 
 def test_another_code_for_a_language_holds_for_paths_and_columns_and_rows(tmp_path):

@@ -14,12 +14,14 @@ import torch
 
 from tessera import lock
 from tessera.evaluation.mteb_data import described
+from tessera.evaluation.mteb_results import half_widths
 from tessera.evaluation.rows import MissingData
 from tessera.files import LOCK
 from tessera.model import hub
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import TokenizerTraining
+from tessera.statistics import interval
 from tessera.tokenizer import tokenizer as tokenizers
 
 with warnings.catch_warnings():  # of packages that mteb brings
@@ -374,3 +376,45 @@ def test_a_copy_whose_splits_have_other_names_is_refused_in_words(model, tmp_pat
     monkeypatch.setattr(adapter, "choose", lambda *given: [task])
     with pytest.raises(ValueError, match=r"FloresBitextMining: .* has no split 'devtest' of .*; there is train. Copy"):
         adapter.run(model, tmp_path / "out", tasks=["FloresBitextMining"], data=tmp_path, available=True)
+
+
+def test_sets_that_say_which_is_whose_translation_have_outcomes_by_that(model, tmp_path, monkeypatch):
+    """BUCC's sides are of unequal length, and their order says nothing."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    texts = [f"{a} {b}" for a in WORDS for b in WORDS if a < b]
+    other = [f"{WORDS[0]} {WORDS[0]}", *texts[::-1]]
+    gold = [[n + 1, other.index(text) + 1] for n, text in enumerate(texts) if n % 3]
+    copy = tmp_path / "data" / "mteb" / "BUCC"
+    write(copy / "test" / "de-en.jsonl", [{"sentence1": texts, "sentence2": other, "gold": gold}])
+    files = "{split: test, path: test/de-en.jsonl}"
+    (copy / "README.md").write_text(f"---\nconfigs: [{{config_name: de-en, data_files: [{files}]}}]\n---\n")
+    task = adapter.library().get_task("BUCC", hf_subsets=["de-en"])
+    monkeypatch.setattr(adapter, "choose", lambda *given: [task])
+    (path,) = adapter.run(model, tmp_path / "out", tasks=["BUCC"], data=tmp_path / "data")
+    found = json.loads(path.read_text())
+    assert found["examples"] == {"deu_Latn": len(gold)}
+    assert found["results"]["deu_Latn"]["accuracy"] == 1
+    for metric in ("f1", "accuracy"):
+        assert np.mean(found["outcomes"][metric]["deu_Latn"]) == pytest.approx(found["results"]["deu_Latn"][metric])
+
+
+def test_pairs_of_unequal_length_are_no_set_of_translations(model, tmp_path, monkeypatch):
+    write(tmp_path / "eng_Latn-deu_Latn.jsonl", [{"a": "ball", "b": "ball"}] * 3)
+    write(tmp_path / "fao_Latn-isl_Latn.jsonl", [{"a": "hill", "b": "hill"}] * 4)
+    (tmp_path / "mteb.yaml").write_text(
+        "NTREXBitextMining:\n  splits: {test: test}\n"
+        '  rows: {files: "{subset}.jsonl", columns: {sentence1: a, sentence2: b}}\n'
+    )
+    task = adapter.library().get_task("NTREXBitextMining", hf_subsets=["eng_Latn-deu_Latn", "fao_Latn-isl_Latn"])
+    monkeypatch.setattr(adapter, "choose", lambda *given: [task])
+    with pytest.raises(ValueError, match="deu_Latn has 3, fao_Latn has 4, isl_Latn has 4 sentences; all languages"):
+        adapter.run(model, tmp_path / "out", tasks=["NTREXBitextMining"], data=tmp_path, available=True)
+
+
+def test_experiments_of_clustering_are_counted_once_whatever_the_levels_of_labels():
+    runs = [[0.5, 0.6, 0.7], [0.1, 0.1, 0.4]]
+    row = {"hf_subset": "de", "v_measures": {f"Level {n}": values for n, values in enumerate(runs)}, "v_measure": 0.4}
+    assert half_widths({"test": [row]})["v_measure"] == interval([0.3, 0.35, 0.55])[1]
+    assert half_widths({"test": [{**row, "v_measures": [0.5, 0.6]}]}) == {}  # of older tasks: one for each set of text

@@ -1,6 +1,7 @@
 """`tessera finetune`: rows of every kind in, a folder out that transformers loads and that Predictor answers with."""
 
 import json
+from types import SimpleNamespace
 
 import learnable
 import pytest
@@ -10,10 +11,13 @@ from typer.testing import CliRunner
 
 from tessera import lock
 from tessera.cli import app
+from tessera.data.examples import Question
 from tessera.finetune import fit, scores, trials
 from tessera.labelled import dataset
+from tessera.labelled.dataset import Part
 from tessera.plan.recipe import Machine
 from tessera.prediction.predictor import Predictor
+from tessera.tokenizer.tokenizer import Tokenizer
 
 CALM = Machine(device="cpu", dtype="float32")
 CLASSES = {"tag": "TokenClassification", "span": "QuestionAnswering", "choose": "MultipleChoice"}
@@ -110,6 +114,17 @@ def test_a_model_that_learned_nothing_says_so(model, tmp_path):
     fitted = fit.finetune(model, dataset.read(str(tmp_path)), tmp_path / "out", protocol=quickly(), machine=CALM)
     assert any("2 of 2 models always answer" in line and "--rates" in line for line in fitted.warnings)
     assert "they learned nothing" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_answers_that_can_never_be_given_are_counted_before_anybody_asks_why_the_score_is_low(model):
+    long = " ".join(["stone"] * 60)
+    rows = [Question(question="where", context=long, answers=((text, 0),), id=text[:9], row="x")
+            for text in (long, "stone", "stone stone")]  # fmt: skip
+    reader = SimpleNamespace(tokenizer=Tokenizer.load(model), max_length=32, stride=4)
+    data = SimpleNamespace(kind="span", train=Part(rows), validation=Part(rows[1:]), test=Part([]))
+    assert list(fit._out_of_reach(data, SimpleNamespace(reader=reader))) == [
+        "1 of 3 answers in train are too long to be given, or whole in no window of 32 tokens"
+    ]
 
 
 @pytest.mark.parametrize("stop", range(3))

@@ -1,8 +1,10 @@
 import bz2
+import csv
 import gzip
 import io
 import json
 import lzma
+import random
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -20,8 +22,6 @@ ROWS = [
 
 
 def csv_of(rows, separator=","):
-    import csv
-
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]), delimiter=separator)
     writer.writeheader()
@@ -67,6 +67,26 @@ def test_cells_of_tsv_are_plain_and_those_quoted_whole_are_unquoted(tmp_path):
     path = tmp_path / "a.tsv"
     path.write_text('text\tlabel\n"Ja", segði hon.\t1\n"He said ""no""."\t2\r\n"\t3\n')
     assert [row["text"] for row in read(path)] == ['"Ja", segði hon.', 'He said "no".', '"']
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_tsv_as_table_programs_write_it_may_have_tabs_and_lines_in_its_cells(tmp_path, seed):
+    rng, path = random.Random(seed), tmp_path / "a.tsv"
+    rows = [{k: "".join(rng.choices('ab "\t\n', k=rng.randint(0, 6))) + k for k in ("text", "label")} for _ in range(5)]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["text", "label"], delimiter="\t")
+        writer.writeheader()
+        writer.writerows(rows)
+    assert read(path) == rows
+
+
+def test_quotes_of_speech_over_two_rows_of_tsv_are_no_quotes_of_a_cell(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text('id\ttext\n1\t"I am here.\n2\tSo he said."\n3\t"\n')
+    assert [row["text"] for row in read(path)] == ['"I am here.', 'So he said."', '"']
+    path.write_text('id\ttext\n1\t"I am\n2\there."\n3\n')
+    with pytest.raises(DataError, match=r"a.tsv:4: 1 fields, not 2"):
+        read(path)
 
 
 @pytest.mark.parametrize(

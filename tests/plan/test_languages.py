@@ -47,8 +47,27 @@ def test_every_language_of_the_catalogue_is_known_and_none_falls_together_with_a
         ("zh", ["zho-Hans", "zho-Hant", "jpn-Jpan"], ["zho-Hans", "zho-Hant"]),
         ("ar", ["arb_Arab", "arz_Arab"], ["arb_Arab"]),
         ("en-de", ["eng_Latn", "eng-Latn_deu-Latn", "eng_Latn-deu_Latn"], ["eng_Latn-deu_Latn"]),
-        ("klingon", ["tlh_Latn"], []),
+        ("nonsense", ["tlh_Latn"], []),
+        *((code, ["zho_Hans", "ron"], ["ron"]) for code in ("rum", "RO", "Ron", " ro ", "ro-RO", "ro_ro", "RON_latn")),
+        *((code, ["zho_Hans", "zh_Hant"], ["zh_Hant"]) for code in ("zh-TW", "zh-hant", "ZH_HANT", "zh-hk")),
+        *((code, ["zh-CN", "cmn_Hant"], ["zh-CN"]) for code in ("zh-Hans", "zh_cn", "cmn_Hans")),
+        ("sr-Latn", ["srp_Cyrl"], []),
+        ("pt-BR", ["pt", "pt-br"], ["pt-br"]),
+        ("pt_br", ["por_Latn"], ["por_Latn"]),
+        ("tum_Latn", ["tum"], ["tum"]),  # whose script nobody says
+        ("DE-en", ["deu_Latn-eng_Latn"], ["deu_Latn-eng_Latn"]),
+        ("eng-fao", ["fao-eng"], []),  # the other direction
+        *((code, ["ron_Latn"], []) for code in ("ro-en", "RO-EN", "ron-eng")),  # a pair, not one of its sides
+        ("ron", ["ron-eng"], []),
+        ("ewt", ["English-EWT"], []),
     ],
 )
 def test_a_code_on_the_command_line_means_what_the_data_calls_by_any_other(asked, there, meant):
     assert resolve(asked, there) == meant
+
+
+@pytest.mark.parametrize("name", ["Romanian", "romanian", "ROMANIAN", "română"])
+def test_a_language_may_be_called_by_its_name(name):
+    pytest.importorskip("language_data")
+    assert resolve(name, ["rus_Cyrl", "ron-Latn"]) == ["ron-Latn"]
+    assert resolve("Traditional Chinese", ["zho_Hans", "zho_Hant"]) == ["zho_Hant"]

@@ -235,3 +235,18 @@ def test_score_takes_the_metric_of_a_task():
     assert metrics.score("mlqa_f1", ["Turm"], [["der Turm"]], language="de") == 1
     with pytest.raises(ValueError, match=r"'ndcg@10' is of retrieval"):
         metrics.score("ndcg@10", [], [])
+
+
+def test_what_is_no_truth_is_never_scored_either():
+    for of in (metrics.ndcg, metrics.mrr, metrics.recall, metrics.average_precision):
+        with pytest.raises(ValueError, match=r"the grade of document 'a' is nan; a finite number"):
+            of(["a", "b"], {"a": float("nan"), "b": 1})
+    for of in (metrics.ndcg, metrics.mrr, metrics.recall):
+        with pytest.raises(ValueError, match="k is 0"):
+            of(["a"], {"a": 1}, k=0)
+    for of in (metrics.pearson, metrics.spearman):
+        with pytest.raises(ValueError, match="answer 1 is 'a'; a correlation is of numbers"):
+            of(["a", "b"], ["a", "c"])
+    for truths in ("here", [float("nan")], [None]):
+        with pytest.raises(ValueError, match=r"the right answers of a question are .*; a list of texts is needed"):
+            metrics.answers("exact_match", ["x"], [truths])

@@ -14,7 +14,16 @@ from tessera.ablation.deltas import _row
 from tessera.ablation.tables import UNSURE
 from tessera.ablation.tables import verdict as ablation_verdict
 from tessera.report.compare import differ
-from tessera.statistics import critical_t, interval, paired, permutation, pooled_spread, welch
+from tessera.statistics import (
+    critical_t,
+    interval,
+    jackknife,
+    paired,
+    permutation,
+    pooled_spread,
+    ratio_interval,
+    welch,
+)
 
 Rng = np.random.Generator
 
@@ -132,6 +141,7 @@ def test_welch_is_scipys_but_for_two_values_against_several():
         ours = welch((a.mean(), scipy.stats.sem(a), n), (b.mean(), scipy.stats.sem(b), m))
         assert ours == pytest.approx(scipy.stats.ttest_ind(a, b, equal_var=False).pvalue)
     assert welch((0, 1, 2), (3, 0.1, 10)) > 0.15  # the spread of the first is a guess out of two values
+    assert welch((0, 1, 2), (300, 0.1, 10)) < 0.01  # but one that a large enough difference is beyond
 
 
 def test_a_pair_of_languages_counts_once_whichever_is_sought_in_which():
@@ -142,6 +152,29 @@ def test_a_pair_of_languages_counts_once_whichever_is_sought_in_which():
     assert (one.test, one.p) == ("permutation test over 6 languages", 2 / 2**6)
     few = [*both[:5], *both[6:11]]
     assert differ(Made(values=dict.fromkeys(few, 2.0)), Made(values=dict.fromkeys(few, 1.0))) is None
+
+
+def every_pair(codes, apart=0.0):
+    """Of some languages each with each."""
+    made = {f"{x}-{y}": 60.0 + 7 * n % 5 for n, (x, y) in enumerate(itertools.permutations(codes, 2))}
+    return Made(values={pair: value + apart for pair, value in made.items()})
+
+
+def test_pairs_that_share_languages_are_as_many_as_their_languages():
+    codes = [f"{x}_Latn" for x in ("dan", "deu", "fao", "isl", "nld", "swe")]
+    one = differ(every_pair(codes, 3), every_pair(codes))
+    assert one is not None
+    assert (one.test, one.sign) == ("t-test over 15 pairs of 6 languages", 0)  # no spread at all: nothing to judge by
+    assert differ(every_pair(codes[:5], 3), every_pair(codes[:5])) is None
+    treebanks = Made(values={f"{x}-GSD": 2.0 for x in ("Danish", "German", "French", "Czech", "Irish", "Dutch")})
+    one = differ(treebanks, Made(values=dict.fromkeys(treebanks.values, 1.0)))
+    assert one is not None
+    assert one.test == "permutation test over 6 languages"
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error():
+    values = np.random.default_rng(0).normal(size=9)
+    assert jackknife([(values.sum() - v) / 8 for v in values]) == pytest.approx(scipy.stats.sem(values))
 
 
 # ------------------------------------------------------------------------------------------------ where nothing differs
@@ -221,11 +254,48 @@ def over_both_directions(rng: Rng) -> tuple[Made, Made]:
     return made[0], made[1]
 
 
+def over_all_pairs(rng: Rng, noise: float = 0.5) -> tuple[Made, Made]:
+    """Of eight languages each with each: what a model knows of one moves all its pairs."""
+    made = []
+    for _ in range(2):
+        of = {f"l{i}": rng.normal(0, 3) for i in range(8)}
+        pairs = itertools.permutations(of, 2)
+        made.append(Made(values={f"{x}-{y}": 60 + of[x] + of[y] + noise * rng.normal() for x, y in pairs}))
+    return made[0], made[1]
+
+
+def over_three_hubs(rng: Rng) -> tuple[Made, Made]:
+    made = []
+    for _ in range(2):
+        of = {f"l{i}": rng.normal(0, 3) for i in range(15)}
+        pairs = itertools.product(list(of)[:3], list(of)[3:])
+        made.append(Made(values={f"{x}-{y}": 60 + of[x] + of[y] + rng.normal() for x, y in pairs}))
+    return made[0], made[1]
+
+
+def over_two_seeds(rng: Rng) -> tuple[Made, Made]:
+    return over_seeds(rng, 2, 2)
+
+
+def over_two_seeds_beside_ten(rng: Rng) -> tuple[Made, Made]:
+    return over_seeds(rng, 2, 10)
+
+
+def over_independent_pairs(rng: Rng) -> tuple[Made, Made]:
+    return over_all_pairs(rng, 30.0)
+
+
+def over_uneven_sets(rng: Rng) -> tuple[Made, Made]:
+    """Six languages, of each other sentences and other numbers of them."""
+    return tuple(Made(outcomes={f"l{i}": rng.normal(size=30 - 2 * i) for i in range(6)}) for _ in range(2))  # type: ignore[return-value]
+
+
 EVIDENCE = [
     over_examples, over_few_examples, over_right_and_wrong, over_translations, over_uneven_translations,
     over_seeds, over_uneven_seeds, over_experiments, over_coarse_scores, over_languages, over_few_languages,
-    over_many_languages, over_both_directions,
+    over_many_languages, over_both_directions, over_all_pairs, over_two_seeds_beside_ten,
 ]  # fmt: skip
+SEEN_LESS = [over_three_hubs, over_two_seeds, over_independent_pairs, over_uneven_sets]  # what little there is to see
 
 
 @pytest.mark.parametrize("draw", EVIDENCE)
@@ -239,6 +309,26 @@ def test_where_nothing_differs_one_in_twenty_is_called_different(draw, monkeypat
         verdict = differ(a, b)
         assert verdict is not None or draw is over_coarse_scores  # no spread at all says nothing
         found.append(verdict is not None and verdict.sign != 0)
+    assert 0.02 <= np.mean(found) <= 0.07, np.mean(found)
+
+
+@pytest.mark.parametrize("draw", SEEN_LESS)
+def test_where_evidence_is_weak_fewer_still_are_called_different(draw):
+    rng = np.random.default_rng(0)
+    verdicts = [differ(*draw(rng)) for _ in range(500)]
+    assert np.mean([one is not None and one.sign != 0 for one in verdicts]) <= 0.05
+
+
+@pytest.mark.parametrize("documents", [2, 3, 5, 8, 24])
+def test_a_change_of_bits_per_byte_that_is_none_is_outside_its_interval_once_in_twenty(documents):
+    """Of two models over documents of unequal length, as `adapt` compares them."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(800):
+        size = rng.integers(50, 800, documents)
+        one, other = (size * rng.normal(1.5, 0.3, documents) for _ in range(2))
+        value, low, high = ratio_interval(one, size, less=other)
+        assert low < value < high
+        found.append(not low <= 0 <= high)
     assert 0.02 <= np.mean(found) <= 0.07, np.mean(found)
 
 

@@ -10,12 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from tessera.adapt.sample import read_sample
 from tessera.model.task_config import TaskConfig
 from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.vocabulary.entries import Entries, renumbered, write
 from tessera.vocabulary.merges import Merges, pairs
 from tessera.vocabulary.proof import Checked
-from tessera.vocabulary.texts import Texts
+from tessera.vocabulary.texts import Texts, read_texts
 from tessera.vocabulary.trim import keep, trim
 from tessera.vocabulary.usage import Rule, count
 
@@ -278,3 +279,19 @@ def test_a_text_that_is_kept_whole_is_cut_as_it_was_however_rare_its_tokens(tmp_
         assert [old.token(i) for i in was] == [new.token(i) for i in now]
     without = trim(folder, split(), tmp_path / "less", Rule(coverage=0.9), check=CHECK)
     assert without.rows[1] < done.rows[1] < done.rows[0]
+
+
+def test_a_language_that_is_lost_within_a_mixed_file_is_an_error_and_one_that_nobody_says_names_the_flag(tmp_path):
+    rows = [{"text": f"tekstur {n}", "lang": "fo"} for n in range(9)]
+    lost = [{"text": None, "lang": "is"}] * 3
+    (tmp_path / "mixed.jsonl").write_text("\n".join(map(json.dumps, [*rows, *lost])))
+    (tmp_path / "words.txt").write_text("eitt\ntvey\n")
+    for reads in (read_texts, read_sample):
+        with pytest.raises(ValueError, match=r"nothing is left of 1 languages: isl? \(3 x 'text' is null\)"):
+            reads([str(tmp_path / "mixed.jsonl")])
+    with pytest.raises(ValueError, match=r"no language .*words.txt, .*Here: give --language, as fao_Latn"):
+        read_texts([str(tmp_path / "words.txt")])
+    (tmp_path / "isl_Latn.txt").write_text("ein\ntveir\n")
+    (tmp_path / "mixed.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"text": None, "lang": "isl_Latn"}])))
+    found = read_texts([str(tmp_path / "mixed.jsonl"), str(tmp_path / "isl_Latn.txt")])
+    assert found.languages == ["fao", "isl_Latn"]
