@@ -1,4 +1,4 @@
-"""Embedders that transformers runs, BERT (MiniLM, e5) and XLM-R, as graphs and in int8: the vectors of their folders."""
+"""BERT-shaped embedders (MiniLM, e5) and XLM-R as graphs and in int8 give the vectors of their folders."""
 
 import json
 import random
