@@ -35,7 +35,10 @@ XLM_R = """
 """
 KNOWN = frozenset(XLM_R.split())
 NOT_FREE = ("lafand-mt", "americasnlp2023", "bible-corpus")
-SENTENCES, ENGLISH = 1_500, 6_000  # plain ones of a language at most, of English
+# Running text; of a language that the teacher knows messages of programs, most of its translations, come last.
+PROSE = ("wesnoth", "gnome-user-docs", "freeciv", "scratch-l10n", "mozilla-www-l10n")
+KNOWN_PAIRS = 4_000  # of a language that the teacher was trained on, at most
+SENTENCES, ENGLISH = 6_000, 60_000  # plain ones of a language at most, of English
 KNOWN_BYTES, NEW_BYTES = 220_000, 90_000  # of the vocabulary's text, of a language
 EXTENSION_BYTES = 9_000_000  # of the text for new pieces in all: a Unigram of more takes its time
 LONGEST = 4_000  # characters of a document
@@ -47,7 +50,7 @@ WIDE = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u4e00-\
 def asked(text: str) -> Iterator[str]:
     """The sentences of a length that people ask in, three quarters of them letters."""
     for one in sentences(text):
-        least, most = (8, 90) if WIDE.search(one) else (18, 180)
+        least, most = (6, 60) if WIDE.search(one) else (14, 130)
         letters = sum(character == " " or unicodedata.category(character)[0] in "LM" for character in one)
         if least <= len(one) <= most and letters > 0.75 * len(one):
             yield one
@@ -59,12 +62,15 @@ def read(path: Path) -> Iterator[dict[str, str]]:
 
 
 def pairs(path: Path) -> dict[str, list[tuple[str, str]]]:
-    """(English, translation) by language."""
-    found: dict[str, list[tuple[str, str]]] = {}
+    """(English, translation) by language, running text first."""
+    found: dict[str, list[tuple[bool, str, str]]] = {}
     for row in read(path):
         if row["source"] not in NOT_FREE and row["tgt_lang"] == "eng_Latn":
-            found.setdefault(row["src_lang"], []).append((row["tgt"], row["src"]))
-    return found
+            found.setdefault(row["src_lang"], []).append((row["source"] not in PROSE, row["tgt"], row["src"]))
+    return {
+        language: [(english, text) for _, english, text in sorted(some, key=lambda one: one[0])]
+        for language, some in found.items()
+    }
 
 
 def some(texts: Iterable[str], size: int) -> list[str]:
@@ -96,8 +102,9 @@ def main(data: Path, out: Path) -> None:
     rows: list[dict[str, str | None]] = []
     old, new = list[str](), list[str]()  # of the vocabulary's text
     for language, found in translations.items():
-        rows += [{"source": english, "target": text, "language": language} for english, text in found]
         known = language[:3] in KNOWN
+        most = KNOWN_PAIRS if known else len(found)
+        rows += [{"source": english, "target": text, "language": language} for english, text in found[:most]]
         (old if known else new).extend(some((text for _, text in found), NEW_BYTES))
     for path in sorted((data / "train").glob("???_????.jsonl.zst")):
         language = path.name.split(".")[0]
@@ -106,9 +113,9 @@ def main(data: Path, out: Path) -> None:
         draw.shuffle(documents)
         (old if known else new).extend(some(documents, KNOWN_BYTES if known else NEW_BYTES))
         if known:
+            most = ENGLISH if language == "eng_Latn" else SENTENCES
             plain = list(dict.fromkeys(one for text in documents for one in asked(text)))
             draw.shuffle(plain)
-            most = ENGLISH if language == "eng_Latn" else SENTENCES
             rows += [{"source": one, "target": None, "language": language} for one in plain[:most]]
     draw.shuffle(rows)
     draw.shuffle(new)

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from serving_parts import Numbers, Server, closed_loop, measured, ours, theirs
+from serving_parts import Numbers, Server, closed_loop, infinity, measured, ours, theirs
 
 PARTS = ("peers", "offline", "alone", "heads", "long", "soak")
 CLIENTS = 16
@@ -59,14 +59,20 @@ def peers(given: argparse.Namespace, texts: list[str]) -> Numbers:
         "sentence-transformers, a lock": lambda: theirs("locked", folder, given.threads),
         "sentence-transformers, no lock": lambda: theirs("unlocked", folder, given.threads),
     }
+    if given.infinity is not None:
+        servers["infinity-emb"] = lambda: infinity(given.infinity, folder, given.threads)
     for name, start in servers.items():
         with start() as server:
             for kind, bodies in loads.items():
-                asyncio.run(closed_loop(server.port, bodies, clients=CLIENTS, seconds=1))
-                row = found[f"{name}: {kind}"] = measured(server, bodies, clients=CLIENTS, seconds=given.seconds)
+                path = "/embed"
+                if name == "infinity-emb":
+                    path, bodies = "/embeddings", [{"input": [body["inputs"]]} for body in bodies]
+                asyncio.run(closed_loop(server.port, bodies, clients=CLIENTS, seconds=1, path=path))
+                row = measured(server, bodies, clients=CLIENTS, seconds=given.seconds, path=path)
+                found[f"{name}: {kind}"] = row
                 _show(f"{name}: {kind}", row)
     for kind in loads:
-        best = max((row for name, row in found.items() if kind in name and "sentence" in name), key=_by_clock)
+        best = max((row for name, row in found.items() if kind in name and "tessera" not in name), key=_by_clock)
         mine = found[f"tessera serve: {kind}"]
         for how in ("per_second", "per_cpu_second"):
             found[f"times the better peer, {kind}, {how}"] = mine[how] / best[how]
@@ -234,5 +240,6 @@ if __name__ == "__main__":
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="turns of what is compared turn by turn")
+    parser.add_argument("--infinity", metavar="PROGRAM", help="infinity_emb of another environment, one more peer")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS[:-1])
     main(parser.parse_args())

@@ -80,18 +80,37 @@ def ours(folders: Sequence[str], threads: int, *more: str) -> Iterator[Server]:
 @contextmanager
 def theirs(kind: str, model: str, threads: int) -> Iterator[Server]:
     """One of the two above, once it answers."""
+    with _started([sys.executable, __file__, kind, model], ["{port}", str(threads)], {"inputs": "warm"}) as server:
+        yield server
+
+
+@contextmanager
+def infinity(program: str, model: str, threads: int) -> Iterator[Server]:
+    """infinity-emb, which needs libraries older than ours: its program in an environment of its own."""
+    command = [program, "v2", "--model-id", model, "--engine", "torch", "--device", "cpu", "--log-level", "error"]
+    offline = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+    with _started(command, ["--port", "{port}"], {"input": ["warm"]}, "/embeddings", **offline) as server:
+        yield server
+
+
+@contextmanager
+def _started(
+    command: list[str], more: list[str], body: Numbers, path: str = "/embed", **environment: str
+) -> Iterator[Server]:
+    """A server once it answers; {port} in `more` stands for a free one."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, __file__, kind, model, str(port), str(threads)], text=True)
+    command = [*command, *(one.format(port=port) for one in more)]
+    process = subprocess.Popen(command, text=True, env={**os.environ, **environment})
     try:
         while True:
             try:
-                asyncio.run(closed_loop(port, [{"inputs": "warm"}], clients=1, seconds=0.1))
+                asyncio.run(closed_loop(port, [body], clients=1, seconds=0.1, path=path))
                 break
             except OSError:
                 if process.poll() is not None:
-                    raise RuntimeError(f"the server {kind!r} did not start") from None
+                    raise RuntimeError(f"{' '.join(command)} did not start") from None
                 time.sleep(0.3)
         yield Server(process, port)
     finally:

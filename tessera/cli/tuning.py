@@ -62,6 +62,9 @@ Temperature = Annotated[
 SourceShare = Annotated[
     float | None, typer.Option(help="distil: share of the pairs whose first side is read as well (default: 1)")
 ]
+Anchors = Annotated[
+    Whole, typer.Option(help="distil: vectors of the teacher, whose similarities to a text are learnt too (default: 0)")
+]
 Retriever = Annotated[Text, typer.Option(help="rerank: a folder whose mistakes are learnt from, and put in order")]
 Negatives = Annotated[Whole, typer.Option(help="rerank, retrieve: so many documents a query that do not answer it")]
 Candidates = Annotated[Whole, typer.Option(help="rerank: documents of the retriever to put in order (default: 50)")]
@@ -104,6 +107,7 @@ def finetune(
     teacher: Teacher = None,
     temperature: Temperature = None,
     source_share: SourceShare = None,
+    anchors: Anchors = None,
     retriever: Retriever = None,
     negatives: Negatives = None,
     candidates: Candidates = None,
@@ -165,7 +169,8 @@ def _vectors(asked: Any) -> None:
     from tessera.evaluation import catalogue
     from tessera.retrieval import from_files
 
-    options = {key: value for key in ("temperature", "source_share") if (value := getattr(asked, key)) is not None}
+    keys = ("temperature", "source_share", "anchors")
+    options = {key: value for key in keys if (value := getattr(asked, key)) is not None}
     found = from_files.quick(asked.kind) if asked.protocol == "quick" else catalogue.protocol(asked.protocol)
     with Watcher(console) as watcher:
         done: Any = from_files.fit(

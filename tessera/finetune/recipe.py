@@ -60,6 +60,7 @@ class FineTuning(Strict):
     teacher: str | None = None  # distil: the folder whose vectors are learnt
     temperature: float | None = Field(None, ge=0, le=1)  # distil: languages are read in proportion to n ** temperature
     source_share: float | None = Field(None, ge=0, le=1)  # distil: of the pairs, whose first side is read as well
+    anchors: int | None = Field(None, ge=0)  # distil: vectors of the teacher, whose similarities are learnt as well
     retriever: str | None = None  # rerank: the folder whose mistakes are learnt from, whose ranking is put in order
     negatives: int | None = Field(None, ge=0)  # rerank, retrieve: documents of each query that do not answer it
     candidates: int | None = Field(None, ge=2)  # rerank: documents of the retriever that are put in order
@@ -122,7 +123,7 @@ class FineTuning(Strict):
         return Protocol.model_validate(given | {key: value for key, value in changes.items() if value is not None})
 
 
-_OF = {"teacher": ("distil",), "temperature": ("distil",), "source_share": ("distil",),
+_OF = {"teacher": ("distil",), "temperature": ("distil",), "source_share": ("distil",), "anchors": ("distil",),
        "retriever": ("rerank",), "candidates": ("rerank",), "listwise": ("rerank",),
        "negatives": ("rerank", "retrieve"), "dimensions": ("retrieve", "distil")}  # fmt: skip
 _NOT_OF_PAIRS = ("labels", "separator", "train_language", "balance", "curve", "frozen", "lora", "skip_bad", "task")

@@ -114,6 +114,7 @@ class Distil(Strict):
     teacher: str  # a folder in the format of sentence-transformers
     prompt: str = ""  # stands before everything that the teacher reads
     loss: Literal["mse", "cosine"] = "mse"
+    anchors: int = Field(0, ge=0)  # of the teacher's vectors, whose similarities to each text are learnt as well (SEED)
     pairs: Share = 0.0  # of the tokens; the rest are documents, as `mixture` of the phase says
     pair_mixture: Mixture = Mixture()  # of these; pairs count for the language of their first side
 

@@ -40,7 +40,7 @@ from tessera.retrieval.pairs import Sentence
 from tessera.retrieval.retriever import Contrast, Retriever, save_vectors
 from tessera.retrieval.sweep import Sweep, model_fingerprint, rows_fingerprint, settings_of, trials_of
 from tessera.retrieval.teacher import Lesson, lesson
-from tessera.train.embedding import Loss, distance
+from tessera.train.embedding import SIMILARITY, Loss, distance, divergence, sharpness
 
 LOSSES: tuple[Loss, ...] = ("mse", "cosine")
 HELD_OUT = 0.02  # share of the sentences
@@ -120,7 +120,7 @@ def plan(pairs: Sequence[Sentence], protocol: Protocol, seed: int, temperature: 
 
 def train(
     student: Retriever, lesson: Lesson, protocol: Protocol, *, rate: float, seed: int,
-    loss: Loss = "mse", temperature: float = 1.0, source_share: float = 1.0, rows: Sequence[int] = (),
+    loss: Loss = "mse", temperature: float = 1.0, source_share: float = 1.0, rows: Sequence[int] = (), anchors: int = 0,
     validate: Callable[[], float] | None = None,
     on_progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
@@ -133,14 +133,18 @@ def train(
     source_share share of the pairs whose sentence the student reads too, drawn at each step; of the others it reads
                  the translation alone. Sentences that stand beside many translations cost half of the tokens at 1
     rows         of the vocabulary, which learn alone: all other weights stay as they are; none: all weights learn
+    anchors      vectors of the teacher, drawn by the seed, whose similarities to each text are learnt as well: see
+                 `embedding.divergence`; 0: the distance alone
     validate     a score, the higher the better, for early stopping as in loop.train
     checkpoint   where it goes on if it was stopped
 
     Texts are tokenized batch by batch, so memory does not grow with them.
     Raises Diverged where the loss is no finite number, ValueError for a teacher of another width.
     """
-    _check(student, lesson, loss, source_share)
+    _check(student, lesson, loss, source_share, anchors)
     without_dropout(student.encoder)
+    around = torch.from_numpy(lesson.some(anchors, seed)).to(student.device)
+    sharp = sharpness(around)
     steps = plan(lesson.pairs, protocol, seed, temperature)
     prompt = student.contrast.document_prompt
 
@@ -154,6 +158,8 @@ def train(
         for part in by_length(list(map(len, batch)), student.machine.tokens_at_once):
             found = student.pooled([batch[i] for i in part])
             value = distance(found, due[part], loss, normalize=student.normalize, size=size) / len(batch)
+            if anchors:
+                value = value + SIMILARITY * divergence(found, due[part], around, sharp) / len(batch)
             value.backward()
             summed += float(value.detach())
         return summed, sum(map(len, batch))
@@ -167,12 +173,14 @@ def train(
     )  # fmt: skip
 
 
-def _check(student: Retriever, lesson: Lesson, loss: Loss, source_share: float) -> None:
+def _check(student: Retriever, lesson: Lesson, loss: Loss, source_share: float, anchors: int) -> None:
     """Raises ValueError for arguments of `train` that are none."""
     if loss not in LOSSES:
         raise ValueError(f"loss is {loss!r}; give {' or '.join(LOSSES)}")
     if not 0 <= source_share <= 1:
         raise ValueError(f"source_share is {source_share}; it is a share of the pairs, from 0 to 1")
+    if anchors < 0:
+        raise ValueError(f"anchors is {anchors}; it is a number of the teacher's vectors, 0 or more")
     if student.width != lesson.vectors.width:
         raise ValueError(f"the student's vectors have {student.width} dimensions, the teacher's {lesson.vectors.width}")
 
@@ -215,6 +223,7 @@ def run(
     temperature: float = 1.0,
     source_share: float = 1.0,
     rows: Sequence[int] = (),
+    anchors: int = 0,
     teacher_prompt: str = "",
     contrast: Contrast | None = None,
     cache: Path | None = None,
@@ -226,7 +235,7 @@ def run(
     folder          the student to be: any model; teacher: any sentence-transformers folder, or a bare model
     held_out        sentences to compare on, or the share of them that is, by a hash of the sentence
     contrast        pooling and prompts of the student; None: as its folder says
-    rows            of the student's vocabulary that learn alone; none: all weights learn
+    rows, anchors   as in `train`
     teacher_prompt  stands before what the teacher reads
     cache           a folder for the teacher's vectors, so that another run need not compute them; None: they lie in
                     <out>.trials until the student is written
@@ -245,11 +254,10 @@ def run(
     taught, asked = _lessons(guide, learn, held, cache or trials / "teacher", teacher_prompt, watcher)
     before, speeds = agreement(first, asked), list[float]()
     score = functools.partial(nearness, asked)
-
-    how = {"protocol": protocol, "loss": loss, "temperature": temperature, "source_share": source_share, "rows": rows}
-    once = functools.partial(_once, taught, score, speeds, watcher, how)
-    of = [model_fingerprint(folder), model_fingerprint(teacher), teacher_prompt, loss, temperature, source_share,
-          *_science(first, rows), settings_of(protocol), protocol.seeds[0], rows_fingerprint(learn, held)]  # fmt: skip
+    how = {"loss": loss, "temperature": temperature, "source_share": source_share, "rows": rows, "anchors": anchors}
+    once = functools.partial(_once, taught, score, speeds, watcher, protocol, how)
+    of = [model_fingerprint(folder), model_fingerprint(teacher), teacher_prompt, *_science(first, protocol, how),
+          rows_fingerprint(learn, held)]  # fmt: skip
     blank = functools.partial(student, folder, guide, machine, contrast=contrast, max_length=protocol.max_length)
     sweep = Sweep(
         folder=trials, identity=digest(of), train=once, score=score, say=watcher.say, blank=lambda: blank()[0],
@@ -285,8 +293,8 @@ def _lessons(
 
 
 def _once(
-    taught: Lesson, score: Callable[[Retriever], float], speeds: list[float], watcher: Watcher, how: dict[str, Any],
-    model: Retriever, rate: float, seed: int, checkpoint: Checkpoint,
+    taught: Lesson, score: Callable[[Retriever], float], speeds: list[float], watcher: Watcher, protocol: Protocol,
+    how: dict[str, Any], model: Retriever, rate: float, seed: int, checkpoint: Checkpoint,
 ) -> TrainingSummary:  # fmt: skip
     """Trains a model at a rate, in place; speeds takes the tokens a second."""
     begun = time.monotonic()
@@ -294,6 +302,7 @@ def _once(
     course = train(
         model,
         taught,
+        protocol,
         rate=rate,
         seed=seed,
         validate=lambda: score(model),
@@ -305,9 +314,12 @@ def _once(
     return course
 
 
-def _science(student: Retriever, rows: Sequence[int]) -> list[object]:
-    """What training depends on besides weights and sentences."""
-    return [dataclasses.asdict(student.contrast), student.max_length, *([list(rows)] if rows else [])]
+def _science(student: Retriever, protocol: Protocol, how: dict[str, Any]) -> list[object]:
+    """What training depends on besides weights and sentences. What is not asked for adds nothing, as before it was."""
+    asked = [how[name] for name in ("loss", "temperature", "source_share")]
+    more = [*([list(how["rows"])] if how["rows"] else []), *([how["anchors"]] if how["anchors"] else [])]
+    rest = [*more, settings_of(protocol), protocol.seeds[0]]
+    return [*asked, dataclasses.asdict(student.contrast), student.max_length, *rest]
 
 
 def _card(

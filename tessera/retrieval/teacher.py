@@ -53,6 +53,11 @@ class Lesson:
     vectors: TeacherVectors
     places: NDArray[np.int64]  # [n], the row of each pair
 
+    def some(self, most: int, seed: int) -> NDArray[np.float32]:
+        """[at most `most`, h], vectors of different sentences, drawn by a seed."""
+        drawn = np.random.default_rng([seed, 3]).permutation(np.unique(self.places))[:most]
+        return self.vectors.rows(np.sort(drawn))
+
 
 def lesson(
     teacher: Encoder,

@@ -64,6 +64,10 @@ class Gives(Protocol):
     def pooled(self) -> bool:
         """Whether students learn a vector of each text beside its hidden states."""
 
+    @property
+    def similar(self) -> bool:
+        """Whether they learn its similarities to other texts, which is what vectors are compared by."""
+
     def read(self, texts: Sequence[str]) -> list[Ids]:
         """The documents that the encoder reads, of texts."""
 
@@ -134,6 +138,7 @@ class Vectors:
     due: Lesson
     called: str = "cosine"
     pooled: bool = True
+    similar: bool = True
 
     @classmethod
     def of(cls, stack: Stack, machine: Machine, held: Sequence[str]) -> "Vectors":
@@ -198,6 +203,7 @@ class Guesses:
     due: Tensor  # [M], the token that the whole model guesses
     called: str = "agreement"
     pooled: bool = False
+    similar: bool = False
 
     @classmethod
     def of(cls, stack: Stack, machine: Machine, held: Sequence[str]) -> "Guesses":
@@ -279,6 +285,7 @@ class Answers:
     held: Sequence[str]
     due: list[Prediction]
     called: str = "agreement"
+    similar: bool = False
 
     @classmethod
     def of(cls, stack: Stack, machine: Machine, held: Sequence[str]) -> "Answers":

@@ -8,6 +8,7 @@ micro-batch again with its part of that (GradCache: Gao et al. 2021, arXiv:2101.
 
 # Shapes: T tokens of N texts end to end, P pairs, C width of a vector.
 
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
@@ -27,6 +28,7 @@ from tessera.train import distributed
 from tessera.train.gradient import Passes, SeededDropout
 
 Loss = Literal["mse", "cosine"]
+SIMILARITY = 3.0  # weight of the similarities to anchors beside the distance: docs/results/atlas.md compares
 
 
 class TeacherVectors(Protocol):
@@ -38,6 +40,21 @@ class TeacherVectors(Protocol):
     def rows(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """[len(numbers), C], in their order."""
         ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Guide:
+    """What the teacher of a phase says: of each text, and of some others, with which each is compared."""
+
+    vectors: TeacherVectors
+    anchors: Tensor  # [A, C]
+    sharp: float  # the temperature of their cosines
+
+    @classmethod
+    def of(cls, vectors: TeacherVectors, texts: int, anchors: int, device: torch.device) -> "Guide":
+        """Of so many texts the first `anchors`, whose order is that of their hashes: drawn by chance, once for all."""
+        rows = torch.from_numpy(vectors.rows(np.arange(min(anchors, texts)))).to(device)
+        return cls(vectors, rows, sharpness(rows))
 
 
 class Embeddings(nn.Module):
@@ -66,6 +83,38 @@ def distance(student: Tensor, teacher: Tensor, how: Loss, *, normalize: bool = T
         return (1 - functional.cosine_similarity(student, teacher, dim=-1)).sum()
     student = functional.normalize(student, dim=-1) if normalize else student
     return (student - teacher).square().sum() / size
+
+
+def divergence(student: Tensor, teacher: Tensor, anchors: Tensor, temperature: float) -> Tensor:
+    """The sum over texts of how far the student's similarities are from the teacher's (similarity distillation).
+
+    student, teacher   [N, C]
+    anchors            [A, C], the teacher's vectors of other texts
+    temperature        cosines are divided by it
+
+    For each text the softmax over its cosines with the teacher's vector of it and with the anchors: that of the
+    teacher's vector, and that of the student's; their Kullback-Leibler divergence. A distance counts all directions
+    alike; this counts what puts a text before others.
+    Source: Fang et al. 2021 (SEED), arXiv:2101.04731, section 3.2.
+    """
+    student, teacher, anchors = (functional.normalize(rows.float(), dim=-1) for rows in (student, teacher, anchors))
+
+    def shares(rows: Tensor) -> Tensor:
+        own = (rows * teacher).sum(-1, keepdim=True)
+        return torch.log_softmax(torch.cat((own, rows @ anchors.T), -1) / temperature, -1)
+
+    return functional.kl_div(shares(student), shares(teacher), reduction="sum", log_target=True)
+
+
+def sharpness(anchors: Tensor) -> float:
+    """The temperature of `divergence` by anchors [A, C]: 0.7 of the standard deviation of the cosines between them.
+
+    Teachers differ in how near to each other they put all texts (multilingual-e5 to 0.79 +- 0.03, MiniLM to 0.13 +-
+    0.12), so that no one number does for all; 0.7 was the best of three for the former (docs/results/atlas.md).
+    """
+    rows = functional.normalize(anchors.float(), dim=-1)
+    cosines = (rows @ rows.T)[~torch.eye(len(rows), dtype=torch.bool, device=rows.device)]
+    return max(0.7 * float(cosines.std()), 1e-3) if len(rows) > 2 else 1.0
 
 
 def info_nce(
@@ -100,7 +149,7 @@ def backward(
     batch: Batch,
     passes: Passes,
     phase: Phase,
-    teacher: TeacherVectors | None,
+    teacher: Guide | None,
     dtype: torch.dtype,
     *,
     noise: SeededDropout | None,
@@ -117,14 +166,18 @@ def backward(
     return _distil(run, batch, phase.distil, teacher)
 
 
-def _distil(run: "_Forward", batch: Batch, how: Distil, teacher: TeacherVectors) -> Tensor:
-    """The mean distance over all texts."""
+def _distil(run: "_Forward", batch: Batch, how: Distil, teacher: Guide) -> Tensor:
+    """The mean distance over all texts, and what their similarities to the anchors are off by."""
     objective, world, losses = run.objective, run.world, []
     for number, piece in enumerate(run.pieces):
         assert piece.rows is not None, "texts without a teacher's vector"
-        due = functional.normalize(torch.from_numpy(teacher.rows(piece.rows)).to(world.device), dim=-1)
+        due = functional.normalize(torch.from_numpy(teacher.vectors.rows(piece.rows)).to(world.device), dim=-1)
         with distributed.averaging(objective, number == len(run.pieces) - 1):
-            loss = distance(run.vectors(number), due, how.loss) * (run.counts(number) / len(batch.sources))
+            found = run.vectors(number)
+            loss = distance(found, due, how.loss)
+            if how.anchors:
+                loss = loss + SIMILARITY * divergence(found, due, teacher.anchors, teacher.sharp)
+            loss = loss * (run.counts(number) / len(batch.sources))
             (loss * world.size).backward()
         losses.append(loss.detach())
     return torch.stack(losses)

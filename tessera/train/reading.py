@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from tessera.data.pair_stream import EmbeddingStream, PairStream, with_negatives
@@ -11,7 +12,7 @@ from tessera.data.stream import Stream
 from tessera.plan.mixture import MixtureSchedule, mixture_of, mixtures_of_embeddings
 from tessera.plan.phase import Phase
 from tessera.plan.recipe import Recipe
-from tessera.train.embedding import TeacherVectors
+from tessera.train.embedding import Guide, TeacherVectors
 from tessera.train.start import Text
 
 
@@ -32,6 +33,10 @@ class Taught:
         if (self.keys[np.minimum(place, len(self.keys) - 1)] != keys).any():
             raise ValueError("a text has no vector of the teacher: its vectors are of other text; remove them")
         return place
+
+    def guide(self, phase: Phase, device: torch.device) -> Guide:
+        """What the steps of a phase learn from, its anchors on the device."""
+        return Guide.of(self.vectors, len(self.keys), 0 if phase.distil is None else phase.distil.anchors, device)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -31,7 +31,7 @@ from tessera.train import bad_steps, checkpoint, distributed, embedding, gradien
 from tessera.train.bad_steps import Fault
 from tessera.train.checkpoint import CheckpointError, Position
 from tessera.train.checkpoint_policy import CheckpointPolicy, whole_model
-from tessera.train.embedding import TeacherVectors
+from tessera.train.embedding import Guide
 from tessera.train.gradient import Cut, Passes, prepare
 from tessera.train.held_out import bits_per_byte
 from tessera.train.metrics import Metrics, write_mixture
@@ -51,7 +51,7 @@ class Job:
     text: Text
     world: distributed.World
     stream: Stream | EmbeddingStream
-    teacher: TeacherVectors | None
+    teacher: Guide | None
     mixture: MixtureSchedule
     dtype: torch.dtype
     on_progress: Progress
@@ -90,7 +90,7 @@ def train(
         text=text,
         world=world,
         stream=stream,
-        teacher=beforehand.vectors if isinstance(beforehand, Taught) else None,
+        teacher=beforehand.guide(phase, world.device) if isinstance(beforehand, Taught) else None,
         mixture=planned,
         dtype=compute_dtype(recipe.machine.dtype, world.device),
         on_progress=on_progress if world.leads else silent,

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -42,10 +43,11 @@ def made(atlas_rows, tmp_path_factory):
             "source": source,
         }
 
-    pairs = [pair(n, code) for n in range(2000) for code in ("deu_Latn", "kab_Latn")]
+    pairs = [pair(n, code) for n in range(4500) for code in ("deu_Latn", "kab_Latn")]
+    pairs += [pair(n, "deu_Latn", "wesnoth") for n in range(4500, 5000)]
     pairs += [pair(1, "deu_Latn", "lafand-mt"), pair(2, "que_Latn", target="spa_Latn")]
     written(data / "pairs" / "pairs.jsonl.zst", pairs)
-    told = [{"text": f"Dies ist der Satz Nummer {n}. Kurz. {'1' * 50}!"} for n in range(3000)]
+    told = [{"text": f"Dies ist der Satz Nummer {n}. Kurz. {'1' * 50}!"} for n in range(7000)]
     written(data / "train" / "deu_Latn.jsonl.zst", told)
     written(data / "train" / "kab_Latn.jsonl.zst", [{"text": "Tafyirt-a d tamezwarut deg wedlis."}])
     written(data / "train" / "code.jsonl.zst", [{"text": "print(1)"}])
@@ -56,11 +58,14 @@ def made(atlas_rows, tmp_path_factory):
 def test_translations_stand_beside_their_english_and_sentences_alone(made):
     rows = [*made["train"], *made["validation"]]
     translated = [row for row in rows if row["target"] is not None]
-    assert len(translated) == 4000
+    counts = Counter(row["language"] for row in translated)
+    assert counts == {"kab_Latn": 4500, "deu_Latn": 4000}  # all of the language that the teacher does not know
+    german = {int(row["source"].split()[1]) for row in translated if row["language"] == "deu_Latn"}
+    assert set(range(4500, 5000)) < german  # running text before messages
     assert all(row["source"].split()[1] == row["target"].split()[1] for row in translated)
     plain = [row for row in rows if row["target"] is None]
     assert {row["language"] for row in plain} == {"deu_Latn"}  # the other is none of the teacher's
-    assert len(plain) == 1500
+    assert len(plain) == 6000
     assert all(row["source"].startswith("Dies ist") for row in plain)  # not what is short, nor what is no words
 
 

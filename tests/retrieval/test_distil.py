@@ -11,6 +11,7 @@ from tessera.inference.encoder import Encoder
 from tessera.plan.recipe import Machine
 from tessera.retrieval import distil, teacher
 from tessera.retrieval.pairs import Sentence
+from tessera.train.embedding import divergence, sharpness
 
 CALM = Machine(device="cpu", dtype="float32", micro_batch_tokens=256)
 WORDS = [*learnable.FILLER, *learnable.THINGS]
@@ -56,8 +57,11 @@ def test_distances_worked_out_by_hand():
     assert float(ten) == pytest.approx(21)
 
 
-@pytest.mark.parametrize(("loss", "which"), [("mse", "teacher"), ("cosine", "teacher"), ("mse", "wide")])
-def test_the_gradient_of_a_batch_is_that_of_its_micro_batches(folders, loss, which, monkeypatch):
+@pytest.mark.parametrize(
+    ("loss", "which", "anchors"),
+    [("mse", "teacher", 0), ("cosine", "teacher", 0), ("mse", "wide", 0), ("mse", "teacher", 8)],
+)
+def test_the_gradient_of_a_batch_is_that_of_its_micro_batches(folders, loss, which, anchors, monkeypatch):
     pairs = sentences(12)
     guide = Encoder.from_pretrained(folders[which])
     taught = distil.lesson(guide, pairs)
@@ -66,16 +70,61 @@ def test_the_gradient_of_a_batch_is_that_of_its_micro_batches(folders, loss, whi
     for tokens in (16, 10_000):
         machine = CALM.model_copy(update={"micro_batch_tokens": tokens})
         model, _ = distil.student(folders["student"], guide, machine)
-        value, _ = distil.train(model, taught, learnable.protocol(), rate=1e-3, seed=0, loss=loss)
+        value, _ = distil.train(model, taught, learnable.protocol(), rate=1e-3, seed=0, loss=loss, anchors=anchors)
         found.append((value, {name: p.grad for name, p in model.encoder.named_parameters()}))
     texts = model.read([text for pair in pairs for text in (pair.text, pair.translation)])
     due = torch.from_numpy(taught.vectors.rows(np.repeat(taught.places, 2)))
     cosines = torch.nn.functional.cosine_similarity(model.pooled(texts), due).detach()
-    if which == "teacher":  # of unit vectors the squared distance is 2 - 2 cos
+    if which == "teacher" and not anchors:  # of unit vectors the squared distance is 2 - 2 cos
         assert found[1][0] == pytest.approx(float((1 - cosines).mean()) * (2 if loss == "mse" else 1), rel=1e-3)
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
     for name, gradient in found[1][1].items():
         torch.testing.assert_close(found[0][1][name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_divergences_worked_out_by_hand():
+    teacher_, anchors = torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.tensor([[0.0, 2.0]])
+    # the first: cosines 1 and 0 with its own and the anchor, the student's 0.6 and 0.8; the second is the anchor itself
+    student = torch.tensor([[3.0, 4.0], [0.0, 5.0]])
+    own, other = (1 / (1 + math.exp(-2)), 1 / (1 + math.exp(2))), (1 / (1 + math.exp(0.4)), 1 / (1 + math.exp(-0.4)))
+    due = sum(p * math.log(p / q) for p, q in zip(own, other, strict=True))
+    assert float(divergence(student, teacher_, anchors, 0.5)) == pytest.approx(due, rel=1e-5)
+    assert float(divergence(7 * teacher_, teacher_, anchors, 0.1)) == pytest.approx(0, abs=1e-6)
+
+
+def test_similarities_are_as_sharp_as_the_teacher_spreads_them():
+    torch.manual_seed(0)
+    rows = torch.nn.functional.normalize(torch.randn(200, 16), dim=-1)
+    near = torch.nn.functional.normalize(rows + 20 * torch.ones(16) / 4, dim=-1)  # all in one corner
+    cosines = (rows @ rows.T)[~torch.eye(200, dtype=torch.bool)]
+    assert sharpness(3 * rows) == pytest.approx(0.7 * float(cosines.std()), rel=1e-4)
+    assert sharpness(near) < sharpness(rows) / 20
+    assert sharpness(rows[:1].expand(5, -1)) == 1e-3  # all alike
+    assert sharpness(rows[:2]) == 1.0  # of two nothing can be said
+
+
+def test_a_student_of_similarities_ranks_more_as_its_teacher_does(folders):
+    pairs = sentences(150, ("",))
+    guide = Encoder.from_pretrained(folders["teacher"])
+    taught = distil.lesson(guide, pairs)
+    around = torch.from_numpy(taught.some(64, 0))
+    assert len(np.unique(around.numpy(), axis=0)) == 64
+    off = []
+    for anchors in (0, 64):
+        model, _ = distil.student(folders["student"], guide, CALM)
+        protocol = learnable.protocol(epochs=2, batch_size=10)
+        distil.train(model, taught, protocol, rate=1e-3, seed=0, anchors=anchors)
+        found = torch.from_numpy(model.documents([pair.text for pair in pairs]))
+        due = torch.from_numpy(taught.vectors.rows(taught.places))
+        off.append(float(divergence(found, due, around, sharpness(around))))
+    assert off[1] < off[0]
+
+
+def test_a_number_of_anchors_below_nought_is_refused(folders):
+    guide = Encoder.from_pretrained(folders["teacher"])
+    model, _ = distil.student(folders["student"], guide, CALM)
+    with pytest.raises(ValueError, match="anchors is -1; it is a number of the teacher's vectors"):
+        distil.train(model, distil.lesson(guide, sentences(4)), learnable.protocol(), rate=1e-3, seed=0, anchors=-1)
 
 
 # ---------------------------------------------------------------------------------------------------------- the mixture

@@ -16,7 +16,7 @@ from tessera.model.pooling import pool
 from tessera.plan.phase import Contrast, Distil
 from tessera.train import embedding
 from tessera.train.distributed import World, join, spread, total
-from tessera.train.embedding import Embeddings, distance, info_nce
+from tessera.train.embedding import Embeddings, distance, divergence, info_nce, sharpness
 from tessera.train.gradient import Cut, SeededDropout, prepare
 
 
@@ -59,14 +59,18 @@ def world() -> World:
     return join(changed().machine)
 
 
+def guide(made, phase):
+    anchors = 0 if phase.distil is None else phase.distil.anchors
+    return embedding.Guide.of(Teacher(made.config.hidden_size, 12), 12, anchors, torch.device("cpu"))
+
+
 def gradients(made, phase, tokens, world, dropout, **on_a_gpu):
     made.zero_grad()
     made.train()
     noise = SeededDropout(made) if dropout else None
-    teacher = Teacher(made.config.hidden_size, 12)
     passes = prepare(of(phase), Cut(world=world, micro_batch_tokens=tokens, **on_a_gpu))
     losses = embedding.backward(
-        Embeddings(made.encoder), of(phase), passes, phase, teacher, torch.float32, noise=noise, seed=5
+        Embeddings(made.encoder), of(phase), passes, phase, guide(made, phase), torch.float32, noise=noise, seed=5
     )  # fmt: skip
     return float(losses.sum()), {name: p.grad.clone() for name, p in made.named_parameters() if p.grad is not None}
 
@@ -74,10 +78,11 @@ def gradients(made, phase, tokens, world, dropout, **on_a_gpu):
 PHASES = [
     SimpleNamespace(distil=Distil(teacher="./t"), contrast=None),
     SimpleNamespace(distil=Distil(teacher="./t", loss="cosine"), contrast=None),
+    SimpleNamespace(distil=Distil(teacher="./t", anchors=8), contrast=None),
     SimpleNamespace(distil=None, contrast=Contrast(temperature=0.1)),
     SimpleNamespace(distil=None, contrast=Contrast(temperature=0.1, negatives=1)),
 ]
-NAMES = ["mse", "cosine", "contrast", "negatives"]
+NAMES = ["mse", "cosine", "similarities", "contrast", "negatives"]
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -107,7 +112,10 @@ def test_the_gradient_is_autograds(phase, world):
     starts = torch.from_numpy(whole.starts)
     vectors = pool(made.encoder(torch.from_numpy(whole.tokens).long(), starts), starts, "mean")
     if phase.distil is not None:
-        due = distance(vectors, torch.from_numpy(Teacher(vectors.shape[1], 12).vectors), phase.distil.loss) / 12
+        teacher = torch.from_numpy(Teacher(vectors.shape[1], 12).vectors)
+        due = distance(vectors, teacher, phase.distil.loss) / 12
+        if phase.distil.anchors:
+            due = due + 3 * divergence(vectors, teacher, teacher[:8], sharpness(teacher[:8])) / 12
     else:
         apart = torch.zeros(6, len(vectors) - 6, dtype=torch.bool)
         apart[:, 6:7] = True  # the negative that is the answer of the first pair, and there as such
@@ -156,10 +164,9 @@ def _backward(world, folder):
         made.train()
         noise = SeededDropout(made)
         objective = spread(Embeddings(made.encoder), world, "ddp")
-        teacher = Teacher(made.config.hidden_size, 12)
         passes = prepare(of(phase), Cut(world=world, micro_batch_tokens=40))
         losses = embedding.backward(
-            objective, of(phase), passes, phase, teacher, torch.float32, noise=noise, seed=5
+            objective, of(phase), passes, phase, guide(made, phase), torch.float32, noise=noise, seed=5
         )  # fmt: skip
         loss = total([float(losses.sum())], world)[0]
         if world.leads:
