@@ -85,14 +85,9 @@ def export(
             )
         return heads.export_head(place, Path(target), to, texts=texts, say=say)
     pipeline, inside = folders.read(place)
-    if output == "logits" and not hub.is_ours(inside):
-        raise ValueError(
-            f"{inside / 'config.json'}: export takes the logits of masked language models that are EuroBERT or "
-            "ModernBERT, and of any head of a task; leave out --output for embeddings"
-        )
     how = pipeline.pooling if pooling is None else (pooling,) if isinstance(pooling, str) else tuple(pooling)
     pipeline = replace(pipeline, pooling=how, normalize=pipeline.normalize if normalize is None else normalize)
-    model = hub.load(inside, "cpu") if output == "logits" else load_encoder(inside, drop_head=drop_head)
+    model = _masked_model(inside) if output == "logits" else load_encoder(inside, drop_head=drop_head)
     tokenizer = Tokenizer.load(inside)
     with drafted(Path(target), inside, pipeline, model) as draft:
         say(f"{to}: tracing {model.config.num_hidden_layers} layers")
@@ -107,6 +102,15 @@ def export(
         text = card(to, asked, Path(target).name, length_of(pipeline, model), lowest(checks))
         (draft / "README.md").write_text(text, encoding="utf-8")
     return checks
+
+
+def _masked_model(inside: Path) -> MaskedLM:
+    if not hub.is_ours(inside):
+        raise ValueError(
+            f"{inside / 'config.json'}: export takes the logits of masked language models that are EuroBERT or "
+            "ModernBERT, and of any head of a task; leave out --output for embeddings"
+        )
+    return hub.load(inside, "cpu")
 
 
 def load_encoder(inside: Path, *, drop_head: bool) -> AnyEncoder:
