@@ -48,8 +48,9 @@ ATLAS_NEW_ROWS := 6500
 ATLAS_LAYERS := 0,1,2,3,4,5
 COMMA := ,
 ATLAS_START := $(ATLAS)/start/$(words $(subst $(COMMA), ,$(ATLAS_LAYERS)))-layers
-ATLAS_STEPS := 3800
-ATLAS_RATE := 3e-4
+ATLAS_STEPS := 4000
+ATLAS_RATE := 6e-4
+ATLAS_ANCHORS := 4096
 POLITELY := nice -n 10 $(BIN)
 
 ifneq ($(SMALL)$(SCRATCH),)
@@ -77,8 +78,8 @@ $(ATLAS_START)/config.json: $(ATLAS)/extended/config.json
 	  --no-teaching --no-timing --out $(ATLAS)/start
 
 $(ATLAS)/model/config.json: $(ATLAS_START)/config.json
-	$(POLITELY)/tessera finetune $(<D) $(ATLAS)/rows --kind distil --teacher $(TEACHER) --temperature 0.6 \
-	  --source-share 0.05 --seeds 1 --steps $(ATLAS_STEPS) --batch 128 --rates $(ATLAS_RATE) --max-length 128 --out $(@D)
+	$(POLITELY)/tessera finetune $(<D) $(ATLAS)/rows --kind distil --teacher $(TEACHER) --temperature 0.7 \
+	  --source-share 0.05 --anchors $(ATLAS_ANCHORS) --seeds 1 --steps $(ATLAS_STEPS) --batch 128 --rates $(ATLAS_RATE) --max-length 128 --out $(@D)
 
 test: $(STAMP) ## the quick tests, on two processes
 	$(BIN)/pytest -m "not slow and not gpu" -n 2

@@ -40,7 +40,7 @@ from tessera.retrieval.pairs import Sentence
 from tessera.retrieval.retriever import Contrast, Retriever, save_vectors
 from tessera.retrieval.sweep import Sweep, model_fingerprint, rows_fingerprint, settings_of, trials_of
 from tessera.retrieval.teacher import Lesson, lesson
-from tessera.train.embedding import SIMILARITY, Loss, distance, divergence, sharpness
+from tessera.train.embedding import Anchors, Loss, distance
 
 LOSSES: tuple[Loss, ...] = ("mse", "cosine")
 HELD_OUT = 0.02  # share of the sentences
@@ -143,8 +143,7 @@ def train(
     """
     _check(student, lesson, loss, source_share, anchors)
     without_dropout(student.encoder)
-    around = torch.from_numpy(lesson.some(anchors, seed)).to(student.device)
-    sharp = sharpness(around)
+    around = Anchors.of(torch.from_numpy(lesson.some(anchors, seed)).to(student.device))
     steps = plan(lesson.pairs, protocol, seed, temperature)
     prompt = student.contrast.document_prompt
 
@@ -159,7 +158,7 @@ def train(
             found = student.pooled([batch[i] for i in part])
             value = distance(found, due[part], loss, normalize=student.normalize, size=size) / len(batch)
             if anchors:
-                value = value + SIMILARITY * divergence(found, due[part], around, sharp) / len(batch)
+                value = value + around.loss(found, due[part]) / len(batch)
             value.backward()
             summed += float(value.detach())
         return summed, sum(map(len, batch))

@@ -3,7 +3,7 @@
 Both models have one vocabulary and one width, so that a text teaches as many targets as it has tokens, and not its
 vector alone. What is minimised is the squared distance in parts of the squared length of the target, the mean over
 tokens, and the same of vectors; where vectors are what the model is for, the divergence of their similarities to other
-texts too (`embedding.divergence`). Source: hidden states as targets, Jiao et al. 2020 (TinyBERT), arXiv:1909.10351,
+texts too (`embedding.Anchors`). Source: hidden states as targets, Jiao et al. 2020 (TinyBERT), arXiv:1909.10351,
 section 3.1; of the last layer alone, since others have no counterpart. There is no dropout: the targets are known.
 """
 
@@ -30,7 +30,7 @@ from tessera.plan.task import Protocol
 from tessera.progress import Progress
 from tessera.retrieval.distil import without_dropout
 from tessera.retrieval.retriever import Retriever
-from tessera.train.embedding import SIMILARITY, divergence, sharpness
+from tessera.train.embedding import Anchors
 
 ANCHORS = 4_096  # texts that the others are compared with
 _TEXTS = 8_192  # read at once, where only their distinct tokens are kept
@@ -56,7 +56,7 @@ class Teacher:
             hidden = self.encoder(tokens, starts).float()
         return hidden, vectors(self.whole, hidden, starts)
 
-    def anchors(self, texts: Sequence[str], seed: int) -> Tensor:
+    def some(self, texts: Sequence[str], seed: int) -> Tensor:
         """[A, h], the vectors of some of the texts, in the order of the texts."""
         drawn = np.sort(np.random.default_rng([seed, 3]).permutation(len(texts))[:ANCHORS])
         rows = self.whole.documents([texts[number] for number in drawn.tolist()])
@@ -103,8 +103,7 @@ def learn(
     steps = Plan.of(len(texts), protocol, seed)
     without_dropout(student.encoder)
     dtype = compute_dtype(student.machine.dtype, student.device)
-    around = teacher.anchors(texts, seed) if similar else torch.empty(0)
-    sharp = sharpness(around) if similar else 1.0
+    around = Anchors.of(teacher.some(texts, seed)) if similar else None
 
     def accumulate(step: int, chosen: Sequence[int]) -> tuple[float, int]:
         """The loss of a batch, its gradient by micro-batches of so many tokens."""
@@ -119,27 +118,17 @@ def learn(
             value = apart(hidden, states).sum() / count
             if pooled:
                 made = vectors(student, hidden, starts)
-                value = value + apart(made, due).sum() / len(batch)
-                if similar:
-                    value = value + SIMILARITY * divergence(made, due, around, sharp) / len(batch)
+                off = apart(made, due).sum() + (around.loss(made, due) if around is not None else 0.0)
+                value = value + off / len(batch)
             value.backward()
             summed += float(value.detach())
         return summed, count
 
     met = [texts[number] for number in np.unique(np.concatenate(steps.batches)).tolist()]
     return optimize(
-        student.encoder,
-        student.steps if len(student.steps) else None,
-        steps,
-        accumulate,
-        protocol,
-        rate=rate,
-        seed=seed,
-        seen=_seen(student, read, met),
-        on_progress=on_progress,
-        what="distillation",
-        checkpoint=checkpoint,
-    )
+        student.encoder, student.steps if len(student.steps) else None, steps, accumulate, protocol, rate=rate,
+        seed=seed, seen=_seen(student, read, met), on_progress=on_progress, what="distillation", checkpoint=checkpoint,
+    )  # fmt: skip
 
 
 def _seen(student: Retriever, read: Callable[[Sequence[str]], list[Ids]], texts: Sequence[str]) -> NDArray[np.int64]:

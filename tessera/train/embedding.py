@@ -42,21 +42,6 @@ class TeacherVectors(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Guide:
-    """What the teacher of a phase says: of each text, and of some others, with which each is compared."""
-
-    vectors: TeacherVectors
-    anchors: Tensor  # [A, C]
-    sharp: float  # the temperature of their cosines
-
-    @classmethod
-    def of(cls, vectors: TeacherVectors, texts: int, anchors: int, device: torch.device) -> "Guide":
-        """Of so many texts the first `anchors`, whose order is that of their hashes: drawn by chance, once for all."""
-        rows = torch.from_numpy(vectors.rows(np.arange(min(anchors, texts)))).to(device)
-        return cls(vectors, rows, sharpness(rows))
-
-
 class Embeddings(nn.Module):
     """A text's vector, as the one forward pass that is spread over processes: float32 [N, C]."""
 
@@ -106,15 +91,44 @@ def divergence(student: Tensor, teacher: Tensor, anchors: Tensor, temperature: f
     return functional.kl_div(shares(student), shares(teacher), reduction="sum", log_target=True)
 
 
-def sharpness(anchors: Tensor) -> float:
-    """The temperature of `divergence` by anchors [A, C]: 0.7 of the standard deviation of the cosines between them.
+@dataclass(frozen=True, slots=True, eq=False)
+class Anchors:
+    """The teacher's vectors of some texts, to which the similarities of all others are learnt."""
 
-    Teachers differ in how near to each other they put all texts (multilingual-e5 to 0.79 +- 0.03, MiniLM to 0.13 +-
-    0.12), so that no one number does for all; 0.7 was the best of three for the former (docs/results/atlas.md).
-    """
-    rows = functional.normalize(anchors.float(), dim=-1)
-    cosines = (rows @ rows.T)[~torch.eye(len(rows), dtype=torch.bool, device=rows.device)]
-    return max(0.7 * float(cosines.std()), 1e-3) if len(rows) > 2 else 1.0
+    rows: Tensor  # [A, C]
+    temperature: float
+
+    @classmethod
+    def of(cls, rows: Tensor) -> "Anchors":
+        """Their temperature is 0.7 of the standard deviation of the cosines between them.
+
+        Teachers differ in how near to each other they put all texts (multilingual-e5 to 0.79 +- 0.03, MiniLM to 0.13 +-
+        0.12), so that no one number does for all; 0.7 was the best of three for the former (docs/results/atlas.md).
+        """
+        if len(rows) < 3:
+            return cls(rows, 1.0)
+        unit = functional.normalize(rows.float(), dim=-1)
+        cosines = (unit @ unit.T)[~torch.eye(len(unit), dtype=torch.bool, device=unit.device)]
+        return cls(rows, max(0.7 * float(cosines.std()), 1e-3))
+
+    def loss(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The sum over texts, weighed as it stands beside `distance`; [N, C] twice."""
+        return SIMILARITY * divergence(student, teacher, self.rows, self.temperature)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Guide:
+    """What the teacher of a phase says: of each text, and of some others, with which each is compared."""
+
+    vectors: TeacherVectors
+    anchors: Anchors | None
+
+    @classmethod
+    def of(cls, vectors: TeacherVectors, texts: int, anchors: int, device: torch.device) -> "Guide":
+        """Of so many texts the first `anchors`, whose order is that of their hashes: drawn by chance, once for all."""
+        if not anchors:
+            return cls(vectors, None)
+        return cls(vectors, Anchors.of(torch.from_numpy(vectors.rows(np.arange(min(anchors, texts)))).to(device)))
 
 
 def info_nce(
@@ -175,8 +189,8 @@ def _distil(run: "_Forward", batch: Batch, how: Distil, teacher: Guide) -> Tenso
         with distributed.averaging(objective, number == len(run.pieces) - 1):
             found = run.vectors(number)
             loss = distance(found, due, how.loss)
-            if how.anchors:
-                loss = loss + SIMILARITY * divergence(found, due, teacher.anchors, teacher.sharp)
+            if teacher.anchors is not None:
+                loss = loss + teacher.anchors.loss(found, due)
             loss = loss * (run.counts(number) / len(batch.sources))
             (loss * world.size).backward()
         losses.append(loss.detach())

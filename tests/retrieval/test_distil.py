@@ -11,7 +11,7 @@ from tessera.inference.encoder import Encoder
 from tessera.plan.recipe import Machine
 from tessera.retrieval import distil, teacher
 from tessera.retrieval.pairs import Sentence
-from tessera.train.embedding import divergence, sharpness
+from tessera.train.embedding import Anchors, divergence
 
 CALM = Machine(device="cpu", dtype="float32", micro_batch_tokens=256)
 WORDS = [*learnable.FILLER, *learnable.THINGS]
@@ -97,10 +97,10 @@ def test_similarities_are_as_sharp_as_the_teacher_spreads_them():
     rows = torch.nn.functional.normalize(torch.randn(200, 16), dim=-1)
     near = torch.nn.functional.normalize(rows + 20 * torch.ones(16) / 4, dim=-1)  # all in one corner
     cosines = (rows @ rows.T)[~torch.eye(200, dtype=torch.bool)]
-    assert sharpness(3 * rows) == pytest.approx(0.7 * float(cosines.std()), rel=1e-4)
-    assert sharpness(near) < sharpness(rows) / 20
-    assert sharpness(rows[:1].expand(5, -1)) == 1e-3  # all alike
-    assert sharpness(rows[:2]) == 1.0  # of two nothing can be said
+    assert Anchors.of(3 * rows).temperature == pytest.approx(0.7 * float(cosines.std()), rel=1e-4)
+    assert Anchors.of(near).temperature < Anchors.of(rows).temperature / 20
+    assert Anchors.of(rows[:1].expand(5, -1)).temperature == 1e-3  # all alike
+    assert Anchors.of(rows[:2]).temperature == 1.0  # of two nothing can be said
 
 
 def test_a_student_of_similarities_ranks_more_as_its_teacher_does(folders):
@@ -116,7 +116,7 @@ def test_a_student_of_similarities_ranks_more_as_its_teacher_does(folders):
         distil.train(model, taught, protocol, rate=1e-3, seed=0, anchors=anchors)
         found = torch.from_numpy(model.documents([pair.text for pair in pairs]))
         due = torch.from_numpy(taught.vectors.rows(taught.places))
-        off.append(float(divergence(found, due, around, sharpness(around))))
+        off.append(float(Anchors.of(around).loss(found, due)))
     assert off[1] < off[0]
 
 

@@ -16,7 +16,7 @@ from tessera.model.pooling import pool
 from tessera.plan.phase import Contrast, Distil
 from tessera.train import embedding
 from tessera.train.distributed import World, join, spread, total
-from tessera.train.embedding import Embeddings, distance, divergence, info_nce, sharpness
+from tessera.train.embedding import Anchors, Embeddings, distance, info_nce
 from tessera.train.gradient import Cut, SeededDropout, prepare
 
 
@@ -115,7 +115,7 @@ def test_the_gradient_is_autograds(phase, world):
         teacher = torch.from_numpy(Teacher(vectors.shape[1], 12).vectors)
         due = distance(vectors, teacher, phase.distil.loss) / 12
         if phase.distil.anchors:
-            due = due + 3 * divergence(vectors, teacher, teacher[:8], sharpness(teacher[:8])) / 12
+            due = due + Anchors.of(teacher[:8]).loss(vectors, teacher) / 12
     else:
         apart = torch.zeros(6, len(vectors) - 6, dtype=torch.bool)
         apart[:, 6:7] = True  # the negative that is the answer of the first pair, and there as such
