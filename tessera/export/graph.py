@@ -22,7 +22,7 @@ from torch.nn import functional
 from tessera.export import heads
 from tessera.export.model_card import Check, card, lowest, refuse_different
 from tessera.export.padded import PaddedEmbedder, PaddedMaskedLM
-from tessera.export.tracing import LENGTHS, TEXTS, To, need, write_graph
+from tessera.export.tracing import LENGTHS, TEXTS, To, about, need, write_graph
 from tessera.files import atomic_folder, refuse_taken, write_json
 from tessera.inference import sentence_folder as folders
 from tessera.inference.parity import relative_difference
@@ -30,8 +30,9 @@ from tessera.inference.runtime import ABOUT, LOGITS, STATES, VECTORS, Runtime
 from tessera.inference.sentence_folder import Pipeline
 from tessera.inference.tokenize import TextTokenizer
 from tessera.model import hub
-from tessera.model.encoder import Encoder, pack
+from tessera.model.encoder import pack
 from tessera.model.hf_files import copy_tokenizer
+from tessera.model.hub import AnyEncoder
 from tessera.model.mlm import MaskedLM
 from tessera.model.pooling import pool
 from tessera.model.precision import compute_dtype
@@ -41,6 +42,7 @@ from tessera.tokenizer.tokenizer import Tokenizer
 # Shapes: T tokens of N texts end to end, C hidden size, V vocabulary, P width of a vector.
 
 Output = Literal["embeddings", "logits"]
+Encodes = AnyEncoder | MaskedLM
 
 
 def export(
@@ -57,8 +59,8 @@ def export(
 ) -> list[Check]:
     """Writes `target`, and gives every comparison with our own model. Written whole or not at all.
 
-    folder     a model of either family in the Hugging Face format, with or without what sentence-transformers adds; one
-               with the head of a task may be of any family
+    folder     a model in the Hugging Face format, with or without what sentence-transformers adds, with the head of a
+               task or without: of our families, or of another that transformers has (BERT, XLM-R ...)
     output     embeddings: `last_hidden_state` [B, L, C] and `sentence_embedding` [B, P]; logits: `logits`, of a task
                [B, K] or [B, L, K], of a masked language model [B, L, V]; None: of a task where there is the head of
                one, else embeddings
@@ -68,8 +70,9 @@ def export(
     drop_head  whether the head of a task may be left out, for embeddings of what is beneath it
     say        is told what is done
 
-    Raises FileExistsError where `target` holds something, ValueError for a model of another family and where the graph
-    differs from ours by more than it may, ImportError where a package is missing.
+    Raises FileExistsError where `target` holds something, ValueError where the graph differs from ours by more than it
+    may, for a family that cannot be traced and for the logits of a masked language model of another family than ours;
+    ImportError where a package is missing.
     """
     need(to)
     refuse_taken(Path(target))
@@ -82,31 +85,41 @@ def export(
             )
         return heads.export_head(place, Path(target), to, texts=texts, say=say)
     pipeline, inside = folders.read(place)
-    if not hub.is_ours(inside):
-        raise ValueError(
-            f"{inside / 'config.json'}: export takes EuroBERT and ModernBERT models, and others with the head of a "
-            "task; for the rest see optimum's exporter"
-        )
     how = pipeline.pooling if pooling is None else (pooling,) if isinstance(pooling, str) else tuple(pooling)
     pipeline = replace(pipeline, pooling=how, normalize=pipeline.normalize if normalize is None else normalize)
-    model = hub.load(inside, "cpu") if output == "logits" else hub.load_own_encoder(inside, "cpu", drop_head=drop_head)
+    model = _masked_model(inside) if output == "logits" else load_encoder(inside, drop_head=drop_head)
     tokenizer = Tokenizer.load(inside)
     with drafted(Path(target), inside, pipeline, model) as draft:
         say(f"{to}: tracing {model.config.num_hidden_layers} layers")
         write_graph(padded(model.eval(), pipeline), draft, to)
+        said = about(model.config, to, "logits" if output == "logits" else "embeddings")
+        write_json(draft / ABOUT, said)
         say("comparing with our own model in float32")
         checks = compare(model, pipeline, tokenizer, draft, texts)
         refuse_different(checks)
-        given = "logits" if output == "logits" else "embeddings"
-        write_json(draft / ABOUT, {"engine": to, "output": given, "checks": [asdict(check) for check in checks]})
+        write_json(draft / ABOUT, {**said, "checks": [asdict(check) for check in checks]})
         asked = LOGITS if output == "logits" else VECTORS
         text = card(to, asked, Path(target).name, length_of(pipeline, model), lowest(checks))
         (draft / "README.md").write_text(text, encoding="utf-8")
     return checks
 
 
+def _masked_model(inside: Path) -> MaskedLM:
+    if not hub.is_ours(inside):
+        raise ValueError(
+            f"{inside / 'config.json'}: export takes the logits of masked language models that are EuroBERT or "
+            "ModernBERT, and of any head of a task; leave out --output for embeddings"
+        )
+    return hub.load(inside, "cpu")
+
+
+def load_encoder(inside: Path, *, drop_head: bool) -> AnyEncoder:
+    """The encoder of a folder on a CPU; errors as `hub.load_encoder`."""
+    return hub.load_encoder(inside, "cpu" if hub.is_ours(inside) else "auto", drop_head=drop_head)
+
+
 @contextlib.contextmanager
-def drafted(target: Path, model: Path, pipeline: Pipeline, ours: Encoder | MaskedLM) -> Iterator[Path]:
+def drafted(target: Path, model: Path, pipeline: Pipeline, ours: Encodes) -> Iterator[Path]:
     """A folder with all but the graph, which becomes `target` when the block ends well."""
     with atomic_folder(target, sealed=True) as draft, tempfile.TemporaryDirectory(dir=draft, prefix=".") as work:
         bare, out = Path(work, "bare"), Path(work, "out")
@@ -120,13 +133,13 @@ def drafted(target: Path, model: Path, pipeline: Pipeline, ours: Encoder | Maske
             path.rename(draft / path.name)
 
 
-def length_of(pipeline: Pipeline, model: Encoder | MaskedLM) -> int:
+def length_of(pipeline: Pipeline, model: Encodes) -> int:
     """Tokens of a text, special ones included, that both the folder and the model allow."""
     most = model.config.max_position_embeddings
     return min(pipeline.max_length or most, most)
 
 
-def padded(model: Encoder | MaskedLM, pipeline: Pipeline) -> PaddedEmbedder | PaddedMaskedLM:
+def padded(model: Encodes, pipeline: Pipeline) -> PaddedEmbedder | PaddedMaskedLM:
     """What is traced."""
     if isinstance(model, MaskedLM):
         return PaddedMaskedLM(model)
@@ -137,7 +150,7 @@ def padded(model: Encoder | MaskedLM, pipeline: Pipeline) -> PaddedEmbedder | Pa
 
 
 def compare(
-    model: Encoder | MaskedLM, pipeline: Pipeline, tokenizer: Tokenizer, folder: Path, texts: Sequence[str] = ()
+    model: Encodes, pipeline: Pipeline, tokenizer: Tokenizer, folder: Path, texts: Sequence[str] = ()
 ) -> list[Check]:
     """Every document through the graph in `folder` and through our model, in float32 and in what auto chooses.
 
@@ -166,7 +179,7 @@ def compare(
 
 
 def _pairs(
-    model: Encoder | MaskedLM, pipeline: Pipeline, runtime: Runtime, tokens: Tensor, starts: Tensor
+    model: Encodes, pipeline: Pipeline, runtime: Runtime, tokens: Tensor, starts: Tensor
 ) -> Iterator[tuple[str, list[tuple[Tensor, Tensor]]]]:
     """(output, for each document what the graph gives and what we give)."""
     spans = list(pairwise(starts.tolist()))

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tessera.export import tracing
 from tessera.export.model_card import Check, card, largest, refuse_different
 from tessera.export.padded import PaddedTask, PaddedTransformers
 from tessera.export.tracing import LENGTHS, TEXTS, To, write_graph
@@ -65,10 +66,8 @@ def padded(predictor: Predictor) -> PaddedTask | PaddedTransformers:
 
 
 def about(predictor: Predictor, to: To) -> dict[str, Any]:
-    """What is written down of a graph, and of an encoder that is none of our own families."""
-    config = predictor.model.config
-    encoder = {"encoder": asdict(config)} if isinstance(config, TransformersConfig) else {}
-    return {"engine": to, "output": LOGITS, "kind": predictor.kind, **encoder}
+    """What is written down of a graph."""
+    return {**tracing.about(predictor.model.config, to, LOGITS), "kind": predictor.kind}
 
 
 @contextlib.contextmanager

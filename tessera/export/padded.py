@@ -18,7 +18,7 @@ from tessera.model.glu import ACTIVATIONS
 from tessera.model.mlm import MaskedLM
 from tessera.model.pooling import POOLINGS
 from tessera.model.task_heads import DocumentHead, TaskModel, TokenHead, TransformersHead
-from tessera.model.transformers_model import TransformersConfig
+from tessera.model.transformers_model import TransformersConfig, TransformersEncoder
 from tessera.plan.architecture import EncoderConfig
 
 # Shapes: B rows, L tokens of a row, H query heads, K key/value heads, D head width, C hidden size, P width of a
@@ -86,19 +86,36 @@ class PaddedEncoder(nn.Module):
         return answer
 
 
+class PaddedWrapped(nn.Module):
+    """An encoder of transformers as it is, BERT and its like; as `PaddedEncoder`, but padding stands on the right."""
+
+    def __init__(self, encoder: TransformersEncoder) -> None:
+        super().__init__()
+        self.model = encoder.model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        states = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        assert isinstance(states, Tensor)
+        return states
+
+
 class PaddedEmbedder(nn.Module):
     """input_ids and attention_mask [B, L] -> hidden states [B, L, C] and one vector a row [B, P].
 
+    encoder  one of ours, or of transformers
     pooling  of POOLINGS in model/pooling.py, joined where there are several
     steps    modules [B, P] -> [B, P] after it
     """
 
     inputs, outputs = INPUTS, (STATES, VECTORS)
 
-    def __init__(self, encoder: Encoder, pooling: Sequence[str], steps: Sequence[nn.Module]) -> None:
+    def __init__(
+        self, encoder: Encoder | TransformersEncoder, pooling: Sequence[str], steps: Sequence[nn.Module]
+    ) -> None:
         super().__init__()
-        self.config = encoder.config
-        self.padded, self.pooling, self.steps = PaddedEncoder(encoder), tuple(pooling), nn.ModuleList(steps)
+        self.config: EncoderConfig | TransformersConfig = encoder.config
+        self.padded = PaddedEncoder(encoder) if isinstance(encoder, Encoder) else PaddedWrapped(encoder)
+        self.pooling, self.steps = tuple(pooling), nn.ModuleList(steps)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         hidden = self.padded(input_ids, attention_mask)

@@ -28,14 +28,13 @@ from tessera.export.heads import halves, has_head
 from tessera.export.int8 import batches, size, write_int8
 from tessera.export.model_card import card
 from tessera.export.quantize_head import HeadMeasured, quantize_head
-from tessera.export.tracing import To, need, write_graph
+from tessera.export.tracing import To, about, need, write_graph
 from tessera.files import refuse_taken, write_json
 from tessera.inference import sentence_folder as folders
 from tessera.inference.engine import Vectors, rows
 from tessera.inference.nearest import nearest, unit
 from tessera.inference.runtime import ABOUT, VECTORS, Runtime
 from tessera.inference.tokenize import Ids, TextTokenizer
-from tessera.model import hub
 from tessera.plan.corpus import Columns, Source
 from tessera.progress import Say, silent
 from tessera.tokenizer.tokenizer import Tokenizer
@@ -147,8 +146,8 @@ def _quantize_embedder(
     say: Say,
 ) -> Measured:
     """The vectors of a model; arguments as of `quantize`."""
-    pipeline, inside = _read(place)
-    model, tokenizer = hub.load_own_encoder(inside, "cpu", drop_head=drop_head).eval(), Tokenizer.load(inside)
+    pipeline, inside = folders.read(place)
+    model, tokenizer = graph.load_encoder(inside, drop_head=drop_head).eval(), Tokenizer.load(inside)
     longest = length_of(pipeline, model)
     cut = min(max_length, longest)
     ids = TextTokenizer(tokenizer=tokenizer, max_length=cut, lower_case=pipeline.lower_case).ids
@@ -159,6 +158,9 @@ def _quantize_embedder(
         say(f"{to}: tracing {model.config.num_hidden_layers} layers")
         write_graph(graph.padded(model, pipeline), plain, to)
         shutil.copyfile(inside / "config.json", plain / "config.json")
+        said = about(model.config, to, "embeddings")
+        for one in (plain, draft):
+            write_json(one / ABOUT, said)
         calibrated = 0 if weights_only or to == "onnx" else len(calibrating)
         say(f"int8, calibrated on {calibrated} texts" if calibrated else "int8 without calibration")
         write_int8(plain, draft, to, weights_only, batches(ids(calibrating)))
@@ -169,7 +171,7 @@ def _quantize_embedder(
         _refuse_below(min_cosine, max_drop, measured, "; weights_only loses less" if calibrated else "")
         how: dict[str, Any] = {"weights_only": weights_only, "calibrated_on": calibrated, "max_length": cut}
         how |= {"min_cosine": min_cosine, "max_drop": max_drop, "measured": asdict(measured)}
-        write_json(draft / ABOUT, {"engine": to, "output": "embeddings", "int8": how})
+        write_json(draft / ABOUT, {**said, "int8": how})
         text = card(to, VECTORS, target.name, longest, f"In int8. Measured: {measured}.")
         (draft / "README.md").write_text(text, encoding="utf-8")
     return measured
@@ -181,13 +183,6 @@ def _check(to: To, weights_only: bool, min_cosine: float, max_drop: float) -> No
         raise ValueError(f"min_cosine is {min_cosine}, max_drop {max_drop}; give a cosine up to 1 and points from 0 up")
     if weights_only and to == "onnx":
         raise ValueError("weights_only is for openvino; ONNX Runtime reads activations in int8 as they come")
-
-
-def _read(folder: Path) -> tuple[folders.Pipeline, Path]:
-    pipeline, inside = folders.read(folder)
-    if not hub.is_ours(inside):
-        raise ValueError(f"{inside / 'config.json'}: int8 takes EuroBERT and ModernBERT models, or a head of a task")
-    return pipeline, inside
 
 
 def _refuse_below(min_cosine: float, max_drop: float, measured: Measured, hint: str) -> None:

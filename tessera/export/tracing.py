@@ -8,14 +8,17 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from tessera.export.padded import PaddedEmbedder, PaddedMaskedLM, PaddedTask, PaddedTransformers
 from tessera.inference.runtime import FILES
+from tessera.model.transformers_model import TransformersConfig
+from tessera.plan.architecture import EncoderConfig
 from tessera.plan.shipped import pip_line
 
 To = Literal["onnx", "openvino"]
@@ -43,8 +46,14 @@ def need(to: str, *more: str) -> None:
             raise ImportError(f"export needs {package}; {pip_line('export')}")
 
 
+def about(config: EncoderConfig | TransformersConfig, to: To, output: str) -> dict[str, Any]:
+    """What is written down of a graph, and of an encoder that is none of our own families, for `Runtime.open`."""
+    encoder = {"encoder": asdict(config)} if isinstance(config, TransformersConfig) else {}
+    return {"engine": to, "output": output, **encoder}
+
+
 def write_graph(padded: Padded, folder: Path, to: To) -> None:
-    """The graph of the model alone, float32."""
+    """The graph of the model alone, float32. Raises ValueError for a class of transformers that cannot be traced."""
     with quiet():
         trace(padded, folder / FILES["onnx"])
         if to == "openvino":
@@ -58,14 +67,29 @@ def write_graph(padded: Padded, folder: Path, to: To) -> None:
 
 
 def trace(padded: Padded, path: Path) -> None:
-    """The ONNX graph; beyond two gigabytes its weights lie in a file beside it."""
+    """The ONNX graph; beyond two gigabytes its weights lie in a file beside it. Raises ValueError as `write_graph`."""
+    try:
+        program = _program(padded.eval())
+    except Exception as error:  # of whatever kind torch's exporter raises over code that is not written for it
+        if not isinstance(padded.config, TransformersConfig):
+            raise
+        said = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"transformers' {padded.config.model_type} cannot be traced as a graph ({type(error).__name__}: {said})"
+        ) from error
+    size = sum(weight.nbytes for weight in padded.state_dict().values())
+    program.save(path, external_data=size > _TWO_GIGABYTES)
+
+
+def _program(padded: Padded) -> Any:
+    """torch's ONNX program, batch and length free."""
     free = torch.export.Dim.DYNAMIC
     length = min(37, padded.config.max_position_embeddings)
     example = torch.arange(2 * length).reshape(2, -1) % padded.config.vocab_size
     given = (example, torch.ones_like(example), torch.zeros_like(example))[: len(padded.inputs)]
     with torch.no_grad():
         program = torch.onnx.export(
-            padded.eval(),
+            padded,
             given,
             dynamo=True,
             dynamic_shapes={name: {0: free, 1: free} for name in padded.inputs},
@@ -74,8 +98,7 @@ def trace(padded: Padded, path: Path) -> None:
             verbose=False,
         )
     assert program is not None
-    size = sum(weight.nbytes for weight in padded.state_dict().values())
-    program.save(path, external_data=size > _TWO_GIGABYTES)
+    return program
 
 
 @contextlib.contextmanager

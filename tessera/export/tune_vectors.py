@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from tessera.export.graph import padded
 from tessera.export.heads import halves
 from tessera.export.int8 import Inputs, batches
-from tessera.export.tracing import To, write_graph
+from tessera.export.tracing import To, about, write_graph
+from tessera.files import write_json
 from tessera.inference import tuned
 from tessera.inference.encoder import Encoder
 from tessera.inference.nearest import nearest
+from tessera.inference.runtime import ABOUT
 from tessera.inference.tokenize import Ids
 from tessera.inference.tuned import Choice
 from tessera.model import hub
-from tessera.model.encoder import Encoder as Network
+from tessera.model.hub import AnyEncoder
 from tessera.progress import silent
 
 Text = tuple[str, str]
@@ -50,7 +51,7 @@ class Embedder:
         made.tuned, made.max_seq_length = found, plain.max_seq_length
         return made
 
-    def network(self) -> nn.Module:
+    def network(self) -> AnyEncoder:
         """As of `Source`, like the rest."""
         return hub.load_encoder(self.folder).eval()
 
@@ -62,9 +63,8 @@ class Embedder:
 
     def write_graph(self, place: Path, to: To) -> None:
         network = self.network()
-        if not isinstance(network, Network):
-            raise ValueError("a graph of vectors is made of EuroBERT and ModernBERT models alone")
         write_graph(padded(network, self.plain.pipeline), place, to)
+        write_json(place / ABOUT, about(network.config, to, "embeddings"))
 
 
 @dataclass(frozen=True, slots=True)

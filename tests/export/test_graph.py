@@ -237,9 +237,9 @@ def test_what_stands_there_is_not_written_over(folder, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
 
-def test_other_families_and_engines_are_refused(folder, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(ValueError, match=r"export takes EuroBERT and ModernBERT models"):
+def test_unknown_families_and_engines_are_refused(folder, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "made-up"}))
+    with pytest.raises(ValueError, match=r"model_type is .made-up., which transformers does not have"):
         export(tmp_path, tmp_path / "out")
     with pytest.raises(ValueError, match=r"to is 'tflite'; give onnx or openvino"):
         export(folder("mmbert"), tmp_path / "out", "tflite")

@@ -7,7 +7,7 @@ from learnable import THINGS
 
 from tessera.export.quantize import quantize
 from tessera.export.quantize_head import score
-from tessera.inference.runtime import ABOUT
+from tessera.inference.runtime import ABOUT, Runtime
 from tessera.json_files import read_json
 from tessera.prediction.predictor import Predictor
 
@@ -48,6 +48,18 @@ def test_every_kind_is_measured_on_plain_texts(source, tmp_path, kind):
     assert measured.before is None
     asked = task_folders.rows(kind, learnable.examples(kind, 8, 1))
     assert len(Predictor.from_pretrained(tmp_path / "out").predict(asked)) == 8
+
+
+@pytest.mark.parametrize("engine", [pytest.param("openvino", marks=pytest.mark.slow), "onnx"])
+def test_the_head_of_a_bert_is_measured_with_its_segments(tmp_path, engine):
+    bert = task_folders.bert(tmp_path / "bert", num_hidden_layers=1)
+    folder = task_folders.with_head(bert, "pair", tmp_path / "model")
+    measured = quantize(folder, tmp_path / "out", engine, texts=TEXTS, min_agreement=80)
+    assert (measured.kind, measured.before) == ("classify", None)
+    asked = task_folders.rows("pair", learnable.examples("pair", 24, 1))
+    found, right = (Predictor.from_pretrained(place).predict(asked) for place in (tmp_path / "out", folder))
+    assert score("classify", found, right) >= 80
+    assert Runtime.open(tmp_path / "out").inputs == ("input_ids", "attention_mask", "token_type_ids")
 
 
 def test_rows_that_do_not_say_what_is_right_are_named(source, tmp_path):
