@@ -64,10 +64,6 @@ class Gives(Protocol):
     def pooled(self) -> bool:
         """Whether students learn a vector of each text beside its hidden states."""
 
-    @property
-    def similar(self) -> bool:
-        """Whether they learn its similarities to other texts, which is what vectors are compared by."""
-
     def read(self, texts: Sequence[str]) -> list[Ids]:
         """The documents that the encoder reads, of texts."""
 
@@ -138,7 +134,6 @@ class Vectors:
     due: Lesson
     called: str = "cosine"
     pooled: bool = True
-    similar: bool = True
 
     @classmethod
     def of(cls, stack: Stack, machine: Machine, held: Sequence[str]) -> "Vectors":
@@ -203,7 +198,6 @@ class Guesses:
     due: Tensor  # [M], the token that the whole model guesses
     called: str = "agreement"
     pooled: bool = False
-    similar: bool = False
 
     @classmethod
     def of(cls, stack: Stack, machine: Machine, held: Sequence[str]) -> "Guesses":
@@ -285,7 +279,6 @@ class Answers:
     held: Sequence[str]
     due: list[Prediction]
     called: str = "agreement"
-    similar: bool = False
 
     @classmethod
     def of(cls, stack: Stack, machine: Machine, held: Sequence[str]) -> "Answers":

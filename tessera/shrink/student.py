@@ -2,8 +2,7 @@
 
 Both models have one vocabulary and one width, so that a text teaches as many targets as it has tokens, and not its
 vector alone. What is minimised is the squared distance in parts of the squared length of the target, the mean over
-tokens, and the same of vectors; where vectors are what the model is for, the divergence of their similarities to other
-texts too (`embedding.Anchors`). Source: hidden states as targets, Jiao et al. 2020 (TinyBERT), arXiv:1909.10351,
+tokens, and the same of vectors. Source: hidden states as targets, Jiao et al. 2020 (TinyBERT), arXiv:1909.10351,
 section 3.1; of the last layer alone, since others have no counterpart. There is no dropout: the targets are known.
 """
 
@@ -30,9 +29,7 @@ from tessera.plan.task import Protocol
 from tessera.progress import Progress
 from tessera.retrieval.distil import without_dropout
 from tessera.retrieval.retriever import Retriever
-from tessera.train.embedding import Anchors
 
-ANCHORS = 4_096  # texts that the others are compared with
 _TEXTS = 8_192  # read at once, where only their distinct tokens are kept
 
 
@@ -56,12 +53,6 @@ class Teacher:
             hidden = self.encoder(tokens, starts).float()
         return hidden, vectors(self.whole, hidden, starts)
 
-    def some(self, texts: Sequence[str], seed: int) -> Tensor:
-        """[A, h], the vectors of some of the texts, in the order of the texts."""
-        drawn = np.sort(np.random.default_rng([seed, 3]).permutation(len(texts))[:ANCHORS])
-        rows = self.whole.documents([texts[number] for number in drawn.tolist()])
-        return torch.from_numpy(rows).to(self.whole.device)
-
 
 def vectors(model: Retriever, hidden: Tensor, starts: Tensor) -> Tensor:
     """[N, h] of hidden states [T, C], as the folder of a model pools them; of length 1 where it says so."""
@@ -84,7 +75,6 @@ def learn(
     *,
     read: Callable[[Sequence[str]], list[Ids]],
     pooled: bool,
-    similar: bool,
     rate: float,
     seed: int,
     on_progress: Progress | None = None,
@@ -94,7 +84,6 @@ def learn(
 
     read        the documents of texts
     pooled      whether the vector of each document is learnt too
-    similar     and its similarities to other documents
     rate        the highest learning rate
     checkpoint  where it goes on if it was stopped
 
@@ -103,7 +92,6 @@ def learn(
     steps = Plan.of(len(texts), protocol, seed)
     without_dropout(student.encoder)
     dtype = compute_dtype(student.machine.dtype, student.device)
-    around = Anchors.of(teacher.some(texts, seed)) if similar else None
 
     def accumulate(step: int, chosen: Sequence[int]) -> tuple[float, int]:
         """The loss of a batch, its gradient by micro-batches of so many tokens."""
@@ -117,18 +105,25 @@ def learn(
             hidden = hidden.float()
             value = apart(hidden, states).sum() / count
             if pooled:
-                made = vectors(student, hidden, starts)
-                off = apart(made, due).sum() + (around.loss(made, due) if around is not None else 0.0)
-                value = value + off / len(batch)
+                value = value + apart(vectors(student, hidden, starts), due).sum() / len(batch)
             value.backward()
             summed += float(value.detach())
         return summed, count
 
     met = [texts[number] for number in np.unique(np.concatenate(steps.batches)).tolist()]
     return optimize(
-        student.encoder, student.steps if len(student.steps) else None, steps, accumulate, protocol, rate=rate,
-        seed=seed, seen=_seen(student, read, met), on_progress=on_progress, what="distillation", checkpoint=checkpoint,
-    )  # fmt: skip
+        student.encoder,
+        student.steps if len(student.steps) else None,
+        steps,
+        accumulate,
+        protocol,
+        rate=rate,
+        seed=seed,
+        seen=_seen(student, read, met),
+        on_progress=on_progress,
+        what="distillation",
+        checkpoint=checkpoint,
+    )
 
 
 def _seen(student: Retriever, read: Callable[[Sequence[str]], list[Ids]], texts: Sequence[str]) -> NDArray[np.int64]:

@@ -96,12 +96,12 @@ def _learnt(
     def train(model: Retriever, rate: float, seed: int, checkpoint: Checkpoint) -> TrainingSummary:
         report = watcher.progress(f"distillation at {rate:g}")
         return learn(
-            model, whole, texts, protocol, read=gives.read, pooled=gives.pooled, similar=gives.similar, rate=rate,
-            seed=seed, on_progress=report, checkpoint=checkpoint,
+            model, whole, texts, protocol, read=gives.read, pooled=gives.pooled, rate=rate, seed=seed,
+            on_progress=report, checkpoint=checkpoint,
         )  # fmt: skip
 
     identity = [model_fingerprint(stack.whole), model_fingerprint(cut), settings_of(protocol),
-                rows_fingerprint(lesson.learn, lesson.held), *(["similar"] if gives.similar else [])]  # fmt: skip
+                rows_fingerprint(lesson.learn, lesson.held)]  # fmt: skip
     sweep = Sweep(
         folder=trials, identity=digest(identity), blank=lambda: gives.student(cut), train=train, score=gives.near,
         say=watcher.say, measure=lambda model: {}, seeds=(0,),
