@@ -28,7 +28,7 @@ from tessera.train import distributed
 from tessera.train.gradient import Passes, SeededDropout
 
 Loss = Literal["mse", "cosine"]
-SIMILARITY = 3.0  # weight of the similarities to anchors beside the distance: docs/results/atlas.md compares
+SIMILARITY = 3.0  # weight of the similarities to anchors beside the distance: docs/log.md, 2026-11-28, compares
 
 
 class TeacherVectors(Protocol):
@@ -103,7 +103,8 @@ class Anchors:
         """Their temperature is 0.7 of the standard deviation of the cosines between them.
 
         Teachers differ in how near to each other they put all texts (multilingual-e5 to 0.79 +- 0.03, MiniLM to 0.13 +-
-        0.12), so that no one number does for all; 0.7 was the best of three for the former (docs/results/atlas.md).
+        0.12), so that no one number does for all; 0.7 is the best of those tried for the former (docs/log.md). Of fewer
+        than three anchors nothing is known of how they spread: 1.
         """
         if len(rows) < 3:
             return cls(rows, 1.0)

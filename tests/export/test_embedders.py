@@ -20,6 +20,8 @@ from tessera.inference.runtime import ABOUT, Runtime
 from tessera.json_files import read_json
 from tessera.model import transformers_model
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 for package in ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf"):
     pytest.importorskip(package, reason=f"{package} is not installed")
 
@@ -52,22 +54,6 @@ def write(place, family):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return cache(lambda family: write(tmp_path_factory.mktemp(family), family))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def traced_once(tmp_path_factory):
-    """Each family is traced once, and its graph taken from there."""
-    kept, really = tmp_path_factory.mktemp("graphs"), tracing.trace
-
-    def trace(padded, path):
-        place = kept / f"{padded.config.model_type}.onnx"
-        if not place.exists():
-            really(padded, place)
-        path.write_bytes(place.read_bytes())
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracing, "trace", trace)
-        yield
 
 
 @pytest.fixture(scope="module")

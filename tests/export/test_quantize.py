@@ -8,13 +8,14 @@ import torch
 from small_encoder import write_model
 
 from tessera.export import quantize as quantizing
-from tessera.export import tracing
 from tessera.export.heads import halves as halved
 from tessera.export.quantize import quantize, read_pairs, read_texts
 from tessera.files import write_text
 from tessera.inference.encoder import Encoder
 from tessera.inference.runtime import ABOUT, Runtime
 from tessera.json_files import read_json
+
+pytestmark = pytest.mark.usefixtures("traced_once")
 
 for package in ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf"):
     pytest.importorskip(package, reason=f"{package} is not installed")
@@ -30,22 +31,6 @@ def texts(count: int, seed: int = 0) -> list[str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write_model(tmp_path_factory.mktemp("model"), "mmbert")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def traced_once(tmp_path_factory):
-    """Every test starts from the same graph."""
-    kept = tmp_path_factory.mktemp("graph") / "model.onnx"
-    really = tracing.trace
-
-    def trace(padded, path):
-        if not kept.exists():
-            really(padded, kept)
-        path.write_bytes(kept.read_bytes())
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracing, "trace", trace)
-        yield
 
 
 @pytest.fixture(scope="module")
