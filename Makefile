@@ -42,7 +42,7 @@ demo: $(STAMP) ## make the text of the demo, a small multilingual encoder from i
 
 TEACHER ?= models/e5-small
 DATA ?= ../shared/data
-ATLAS := runs/atlas
+ATLAS := models/atlas
 ATLAS_ROWS := 42500
 ATLAS_NEW_ROWS := 6500
 ATLAS_LAYERS := 0,1,2,3,4,5

@@ -47,7 +47,7 @@ def tried(page, name, texts, button):
 
 def test_what_is_loaded_is_shown_and_every_trial_works(server, page):
     page.goto(server.url)
-    page.get_by_text("What is loaded").wait_for()
+    page.get_by_text("What is loaded", exact=True).wait_for()
     assert page.locator("#loaded dt").count() == 9
     assert "one forward pass with topics" in page.locator("#loaded dd").all_inner_texts()
     page.locator("#fill select").select_option("masked")
@@ -109,7 +109,7 @@ def test_an_error_is_shown_where_it_was_asked(server, page):
 def test_nothing_is_wider_than_a_phone_and_words_can_be_read_in_both_schemes(server, browser, scheme, tmp_path):
     page = browser.new_page(viewport={"width": 360, "height": 740}, color_scheme=scheme)
     page.goto(server.url)
-    page.get_by_text("What is loaded").wait_for()
+    page.get_by_text("What is loaded", exact=True).wait_for()
     tried(page, "tag", ["the river of bread " * 3], "Tag")
     tried(page, "similar", ["longwordwithoutaspace" * 9 + "\nx", "x"], "Compare")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
@@ -135,7 +135,7 @@ def test_a_server_with_keys_shows_nothing_before_one_is_given(guarded, page):
     page.get_by_text("that key is not one of this server's").wait_for()
     page.locator("#key").fill("second-key")
     page.get_by_role("button", name="Use it").click()
-    page.get_by_text("What is loaded").wait_for()
+    page.get_by_text("What is loaded", exact=True).wait_for()
     assert tried(page, "similar", ["a\nb", "a"], "Compare").locator("li").count() == 2
 
 
