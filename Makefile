@@ -43,8 +43,9 @@ demo: $(STAMP) ## make the text of the demo, a small multilingual encoder from i
 TEACHER ?= models/e5-small
 DATA ?= ../shared/data
 ATLAS := models/atlas
-ATLAS_ROWS := 42500
+ATLAS_ROWS := 93300
 ATLAS_NEW_ROWS := 6500
+ATLAS_RANK := 192
 ATLAS_LAYERS := 0,1,2,3,4,5
 COMMA := ,
 ATLAS_START := $(ATLAS)/start/$(words $(subst $(COMMA), ,$(ATLAS_LAYERS)))-layers
@@ -73,7 +74,11 @@ $(ATLAS)/trimmed/config.json: $(ATLAS)/rows/train.jsonl.zst
 $(ATLAS)/extended/config.json: $(ATLAS)/trimmed/config.json
 	$(POLITELY)/tessera vocabulary extend $(<D) --text $(ATLAS)/text/new.jsonl.zst --language mul_Latn --tokens $(ATLAS_NEW_ROWS) --out $(@D)
 
-$(ATLAS_START)/config.json: $(ATLAS)/extended/config.json
+$(ATLAS)/narrow/config.json: $(ATLAS)/extended/config.json
+	$(POLITELY)/tessera vocabulary factor $(<D) --text $(ATLAS)/text/vocabulary.jsonl.zst --language mul_Latn \
+	  --sample-bytes 100MB --rank $(ATLAS_RANK) --out $(@D)
+
+$(ATLAS_START)/config.json: $(ATLAS)/narrow/config.json
 	$(POLITELY)/tessera shrink $(<D) --text $(ATLAS)/text/vocabulary.jsonl.zst --text-language mul_Latn --keep $(ATLAS_LAYERS) \
 	  --no-teaching --no-timing --out $(ATLAS)/start
 

@@ -1,4 +1,4 @@
-"""Verbs that give a model another vocabulary: trim, extend, replace."""
+"""Verbs that give a model another vocabulary: trim, extend, replace, factor."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,7 +12,7 @@ from tessera.terminal import Watcher, console, print_table
 if TYPE_CHECKING:
     from tessera.vocabulary.proof import Proof
 
-vocabulary_app = typer.Typer(no_args_is_help=True, help="Another vocabulary for a model: trim, extend, replace.")
+vocabulary_app = typer.Typer(no_args_is_help=True, help="Another vocabulary for a model: trimmed, extended ...")
 app.add_typer(vocabulary_app, name="vocabulary")
 
 Text = Annotated[list[str], typer.Option(help="text of the languages: file, folder, glob or URL (repeatable)")]
@@ -137,6 +137,35 @@ def replace(
     if done.left_out:
         console.print(f"not copied, they hold the old vocabulary: {', '.join(done.left_out)}", soft_wrap=True)
     console.print(f"model: {done.folder} ({done.rows[0]:,} rows -> {done.rows[1]:,}, {done.copied:,} of them copied)")
+
+
+@vocabulary_app.command()
+def factor(
+    model: ModelPath,
+    text: Text,
+    rank: Annotated[int, typer.Option(help="numbers of a row, less than the hidden size")],
+    out: Out,
+    language: Language = None,
+    column: Column = "text",
+    sample_bytes: MostBytes = "20MB",
+) -> None:
+    """BERT with narrower rows and a projection: more tokens for as many parameters; an approximation, to be trained."""
+    from tessera.files import refuse_taken
+    from tessera.vocabulary import texts
+    from tessera.vocabulary.factor import factor as work
+
+    refuse_taken(out)
+    with Watcher(console) as watcher:
+        found = texts.read_texts(text, language=language, column=column, most_bytes=_bytes(sample_bytes))
+        done = work(model, found, out, rank, watcher=watcher)
+    if done.left_out:
+        console.print(f"not copied, they hold the old embedding: {', '.join(done.left_out)}", soft_wrap=True)
+    before, after = done.parameters
+    console.print(
+        f"model: {done.folder} (rows of {done.rank} numbers; {before / 1e6:.1f}M parameters -> {after / 1e6:.1f}M; "
+        f"{done.kept:.1%} of the rows' squared length is kept; train it before you judge it)",
+        soft_wrap=True,
+    )
 
 
 def _equal(proof: "Proof") -> str:

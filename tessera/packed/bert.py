@@ -1,4 +1,4 @@
-"""CPU inference of BERT, RoBERTa and XLM-R (MiniLM, e5, BGE ...): packed sequences and prepacked weights, no padding.
+"""CPU inference of BERT, ELECTRA, RoBERTa and XLM-R (MiniLM, e5 ...): packed sequences, prepacked weights, no padding.
 
 The weights are those of transformers' own module. Whether these are the operations of that module is tried on a few
 tokens before they take its place.
@@ -21,7 +21,8 @@ from tessera.packed.attention import attend_still, still_tiles
 
 # Shapes: T tokens of N documents end to end, C hidden size, I intermediate size.
 
-_FAMILIES = ("bert", "roberta", "xlm-roberta")
+_FAMILIES = ("bert", "electra", "roberta", "xlm-roberta")
+_FROM_ZERO = ("bert", "electra")  # the first position of a document is 0
 _ACTIVATIONS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}  # as oneDNN calls its two kinds
 _TRIED = (7, 1, 12)  # tokens of the documents that are compared
 _NEAR = 1e-3
@@ -74,12 +75,13 @@ class PackedBert(nn.Module):
         self.config, self.dtype, self.theirs = encoder.config, dtype, (encoder,)
         self.heads = int(model.config.num_attention_heads)
         table = model.embeddings
-        self.pad = None if self.config.model_type == "bert" else int(model.config.pad_token_id)
+        self.pad = None if self.config.model_type in _FROM_ZERO else int(model.config.pad_token_id)
         with torch.no_grad():
             self.embedding = nn.Embedding.from_pretrained(whole_table(table.word_embeddings).to(dtype))
             self.positions = table.position_embeddings.weight.detach().clone()
             self.segments = table.token_type_embeddings.weight.detach().clone()
             self.norm = _norm(table.LayerNorm, dtype)
+            self.widen = _widen(getattr(model, "embeddings_project", None), dtype)
             activation = _ACTIVATIONS[model.config.hidden_act]
             self.layers = [_layer(layer, self.heads, dtype, activation) for layer in model.encoder.layer]
 
@@ -93,7 +95,7 @@ class PackedBert(nn.Module):
             added = self.positions[self._places(tokens, starts, document)] + (
                 self.segments[0] if segments is None else self.segments[segments]
             )
-            x = self.norm(self.embedding(tokens) + added.to(self.dtype))
+            x = self.widen(self.norm(self.embedding(tokens) + added.to(self.dtype)))
             if not len(tokens):
                 return x
             stacks = cut(starts.tolist(), None, self.heads)
@@ -142,6 +144,14 @@ def _layer(theirs: Any, heads: int, dtype: torch.dtype, activation: str) -> _Lay
 def _packed(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     ordered = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype).contiguous(), None)
     return ordered, bias.detach().to(dtype)
+
+
+def _widen(projection: nn.Linear | None, dtype: torch.dtype) -> Rows:
+    """From the width of a factorized embedding to the hidden size; where they are the same there is nothing to do."""
+    if projection is None:
+        return lambda x: x
+    weight, bias = _packed(projection.weight, projection.bias, dtype)
+    return lambda x: torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def _norm(norm: Any, dtype: torch.dtype) -> Rows:

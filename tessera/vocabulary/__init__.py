@@ -1,4 +1,4 @@
-"""Vocabularies: what one costs each language, and another one for a model that exists: trimmed, extended, replaced.
+"""Vocabularies: what one costs each language, and another one for a model: trimmed, extended, replaced, narrower.
 
 In reading order:
 
@@ -16,4 +16,5 @@ In reading order:
     trim.py        vocabulary trimming
     extend.py      vocabulary extension
     replace.py     vocabulary replacement: another tokenizer, rows that overlap copied
+    factor.py      factorized embedding: narrower rows and a projection
 """

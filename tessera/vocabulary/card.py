@@ -86,6 +86,24 @@ def replaced(folder: Path, copied: int, rows: int, change: Change, left_out: Seq
     return "\n".join(lines) + "\n"
 
 
+def factored(
+    folder: Path, rank: int, texts: Texts, parameters: tuple[int, int], kept: float, left_out: Sequence[str]
+) -> str:
+    """The section of the card of a model with a factorized embedding."""
+    sizes = ", ".join(f"{language} {size / 1e6:.1f} MB" for language, size in texts.sizes().items())
+    lines = [
+        "## Embedding factorized",
+        "",
+        f"From `{model_name(folder)}` with tessera {__version__}: rows of {rank} numbers and a projection (ELECTRA, "
+        f"arXiv:2003.10555). Tokens were counted on {sizes}; {kept:.1%} of the squared length of their rows, by how "
+        f"often they come, is kept. {parameters[0]:,} parameters before, {parameters[1]:,} after. It is an "
+        "approximation: train the model before you judge it.",
+    ]
+    if left_out:
+        lines += ["", f"Not copied, since they hold the old embedding: {', '.join(left_out)}."]
+    return "\n".join(lines) + "\n"
+
+
 CHANGED = ("language", "", "documents", "tokens a word", "tokens", "unknown", "old tokens changed", "cosine")
 UNTRAINED = "They have not been trained: continue training on text of these languages before you judge it."
 INIT = {
@@ -147,11 +165,16 @@ def write(draft: Path, section: str, source: NDArray[Any], proof: Any) -> None:
 
     source  [rows], the old id of each row; -1 where it is new
     """
+    add(draft, section)
+    said = {"rows": source.tolist(), "proof": asdict(proof), "tessera": __version__}
+    (draft / FILE).write_text(json.dumps(said, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+
+
+def add(draft: Path, section: str) -> None:
+    """Puts the section under the folder's own card."""
     place = draft / "README.md"
     before = place.read_text(encoding="utf-8").rstrip() + "\n\n" if place.is_file() else _front()
     place.write_text(before + section, encoding="utf-8", newline="\n")
-    said = {"rows": source.tolist(), "proof": asdict(proof), "tessera": __version__}
-    (draft / FILE).write_text(json.dumps(said, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
 
 
 def _front() -> str:

@@ -29,11 +29,12 @@ RELATIVE = {
 }  # fmt: skip
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertConfig", {}),
+    "electra": ("ElectraConfig", {"embedding_size": 10}),
     "xlm-r": ("XLMRobertaConfig", {"type_vocab_size": 1}),
     "mdeberta": ("DebertaV2Config", RELATIVE),
     "mgte": ("GteConfig", {}),
 }
-USABLE = {"bert": 40, "xlm-r": 38, "mdeberta": 40, "mgte": 40}
+USABLE = {"bert": 40, "electra": 40, "xlm-r": 38, "mdeberta": 40, "mgte": 40}
 LENGTHS = [5, 1, 17, 17, 2, 38, 9, 30]
 
 
@@ -105,8 +106,11 @@ def test_segments_are_looked_at_where_a_model_has_a_table_of_them(name, folder, 
     assert (due - blind).abs().max() > 0.1
 
 
-def test_a_bert_alone_of_these_has_a_table_of_two_segments(name, folder):
-    assert hub.load_encoder(folder).config.segments == {"bert": 2, "xlm-r": 1, "mdeberta": 0, "mgte": 1}[name]
+def test_bert_and_electra_alone_of_these_have_a_table_of_two_segments(name, folder):
+    assert (
+        hub.load_encoder(folder).config.segments
+        == {"bert": 2, "electra": 2, "xlm-r": 1, "mdeberta": 0, "mgte": 1}[name]
+    )
 
 
 def test_logits_losses_and_every_gradient_are_those_of_transformers(name, folder, documents: Documents):
@@ -316,7 +320,7 @@ def test_our_own_families_are_read_natively(tiny, tmp_path):
 def test_the_configuration_says_what_a_document_may_be(name, folder):
     config = hub.load_any(folder).config
     assert (config.vocab_size, config.hidden_size, config.max_position_embeddings) == (211, 24, USABLE[name])
-    assert config.positions == (USABLE[name] if name in ("bert", "xlm-r") else None)
+    assert config.positions == (USABLE[name] if name in ("bert", "electra", "xlm-r") else None)
     assert config.pad_token_id == (1 if name in ("xlm-r", "mgte") else 0)
     assert config.mask_token_id is None
 
@@ -438,7 +442,7 @@ def test_documents_that_do_not_fit_are_refused(folder, name):
     tokens = torch.full((50,), 9)
     with pytest.raises(ValueError, match=r"starts must rise from 0 to the number of tokens \(50\)"):
         encoder(tokens, torch.tensor([0, 60]))
-    if name in ("bert", "xlm-r"):
+    if name in ("bert", "electra", "xlm-r"):
         with pytest.raises(ValueError, match=rf"document 1 has 45 tokens; .* has positions for {USABLE[name]}: cut it"):
             encoder(tokens, torch.tensor([0, 5, 50]))
     else:

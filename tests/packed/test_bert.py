@@ -1,4 +1,4 @@
-"""BERT, RoBERTa and XLM-R on packed sequences give what transformers gives on padded ones."""
+"""BERT, ELECTRA, RoBERTa and XLM-R on packed sequences give what transformers gives on padded ones."""
 
 from typing import Any
 
@@ -19,13 +19,15 @@ SHAPE: dict[str, Any] = {
     "vocab_size": 97, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 36,
     "max_position_embeddings": 40, "initializer_range": 0.3,
 }  # fmt: skip
-FAMILIES = {"bert": "BertConfig", "roberta": "RobertaConfig", "xlm-r": "XLMRobertaConfig"}
+FAMILIES = {"bert": "BertConfig", "electra": "ElectraConfig", "roberta": "RobertaConfig", "xlm-r": "XLMRobertaConfig"}
+NARROW = {"ElectraConfig": {"embedding_size": 10}}  # a factorized embedding; it has no pooler to leave out
 
 
 def wrapped(kind: str, **more: Any) -> TransformersEncoder:
     """With random weights, biases and norms too."""
     torch.manual_seed(0)
-    model = transformers.AutoModel.from_config(getattr(transformers, kind)(**SHAPE, **more), add_pooling_layer=False)
+    config = getattr(transformers, kind)(**SHAPE, **NARROW.get(kind, {}), **more)
+    model = transformers.AutoModel.from_config(config, **({} if kind in NARROW else {"add_pooling_layer": False}))
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim == 1:

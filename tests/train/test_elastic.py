@@ -206,7 +206,7 @@ def test_the_others_wait_for_the_leader_while_it_lives_and_the_leader_not_for_th
 
 SCRIPT = """
 import os, sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, os.path.dirname({tests!r})]
 from pathlib import Path
 from many import THREADS_LEFT, opened, threads
 from test_elastic import plan

@@ -231,10 +231,11 @@ def write_theirs(folder: Path, family: str, name: str, **more) -> Path:
     from tessera.tokenizer.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(write_tokenizer(family, folder))
+    shape = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 36,
+             "max_position_embeddings": 515}  # fmt: skip
     config = getattr(transformers, name.partition("For")[0].removesuffix("Model") + "Config")(
-        vocab_size=tokenizer.vocab_size + 3, hidden_size=24, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=36, max_position_embeddings=515, pad_token_id=tokenizer.pad_id, **more,
-    )  # fmt: skip
+        vocab_size=tokenizer.vocab_size + 3, pad_token_id=tokenizer.pad_id, **{**shape, **more}
+    )
     torch.manual_seed(0)
     model = getattr(transformers, name)(config).eval()
     for weight in model.parameters():
