@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from tessera.files import atomic_folder, refuse_taken
 from tessera.inference.tokenize import check_vocabulary
 from tessera.json_files import shown
 from tessera.model.hf_files import open_weights, refuse_infinite
+from tessera.model.transformers_folder import retold
+from tessera.model.transformers_model import quietly
 from tessera.progress import Silent, Watcher
 from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.vocabulary import card, tables
@@ -31,6 +34,7 @@ from tessera.vocabulary.usage import count
 _TABLES = ("word_embeddings", "position_embeddings", "token_type_embeddings")
 _NORM = ("embeddings.LayerNorm.weight", "embeddings.LayerNorm.bias")
 _PROJECTION = ("embeddings_project.weight", "embeddings_project.bias")
+_SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers")
 _BERT_ONLY = ("pooler_fc_size", "use_cache", "classifier_dropout", "position_embedding_type")
 
 
@@ -63,10 +67,10 @@ def factor(folder: str | Path, texts: Texts, out: str | Path, rank: int, *, watc
     tokenizer = Tokenizer.load(model.inside)
     check_vocabulary(tokenizer, model, model.inside)
     counted = np.sum(list(count(tokenizer, texts.used, watcher.progress("factor")).values()), axis=0)
-    often = torch.from_numpy(counted + 1.0)
+    often = torch.ones(model.vocab_size, dtype=torch.float64)  # rows may be more than the tokenizer has tokens
+    often[: len(counted)] += torch.from_numpy(counted)
     made, kept = _factored(weights, often, rank)
-    config = {key: value for key, value in model.config.items() if key not in _BERT_ONLY}
-    config |= {"architectures": ["ElectraModel"], "model_type": "electra", "embedding_size": rank}
+    config = _config(model, rank)
     sizes = tuple(sum(values.numel() for values in some.values()) for some in (stored, made))
     with atomic_folder(out, sealed=True) as draft:
         left_out = list(tables.copy_rest(model.whole, model.inside, draft))
@@ -96,6 +100,17 @@ def _encoder(model: tables.ModelFolder, stored: Mapping[str, Tensor], rank: int)
             "embedding; give the encoder alone, or a folder of sentence-transformers"
         )
     return {name: values for name, values in weights.items() if not name.endswith("position_ids")}
+
+
+def _config(model: tables.ModelFolder, rank: int) -> dict[str, Any]:
+    """config.json of the new model. ELECTRA's sizes are others than BERT's where a file does not say them."""
+    from transformers import AutoConfig
+
+    with retold(model.inside / "config.json"), quietly():
+        known = AutoConfig.from_pretrained(model.inside, trust_remote_code=False, local_files_only=True)
+    said = {key: value for key, value in model.config.items() if key not in _BERT_ONLY}
+    new = {"architectures": ["ElectraModel"], "model_type": "electra", "embedding_size": rank}
+    return {**said, **{key: getattr(known, key) for key in _SIZES}, **new}
 
 
 def _factored(weights: Mapping[str, Tensor], often: Tensor, rank: int) -> tuple[dict[str, Tensor], float]:

@@ -60,6 +60,15 @@ def test_where_the_rank_is_enough_vectors_are_what_they_were_in_every_library(tm
     assert "rows of 8 numbers" in (tmp_path / "narrow" / "README.md").read_text()
 
 
+def test_what_a_configuration_leaves_to_the_class_is_that_of_bert_and_not_that_of_electra(tmp_path):
+    whole = bert(tmp_path, rank=7)
+    place = whole / "config.json"
+    said = json.loads(place.read_text())
+    place.write_text(json.dumps({key: value for key, value in said.items() if key != "intermediate_size"}))
+    factor(whole, TEXTS, tmp_path / "narrow", 8)
+    assert json.loads((tmp_path / "narrow" / "config.json").read_text())["intermediate_size"] == 3072  # not 1024
+
+
 def test_the_higher_the_rank_the_nearer_and_tokens_that_come_often_are_nearest(tmp_path):
     whole, often = bert(tmp_path), Texts({"deu_Latn": ["Haus und Hof "] * 2000}, {"deu_Latn": ["Hof"]})
     tables = {}
