@@ -1,4 +1,4 @@
-"""BERT-shaped embedders (MiniLM, e5) and XLM-R as graphs and in int8 give the vectors of their folders."""
+"""BERT-shaped embedders (MiniLM, e5), ELECTRA and XLM-R as graphs and in int8 give the vectors of their folders."""
 
 import json
 import random
@@ -44,6 +44,11 @@ def write(place, family):
         config = transformers.XLMRobertaConfig(**task_models.SHAPE, initializer_range=0.3)
         with transformers_model.quietly():
             transformers.XLMRobertaModel(config, add_pooling_layer=False).save_pretrained(place / "bare")
+    if family == "electra":
+        torch.manual_seed(0)
+        config = transformers.ElectraConfig(**task_models.SHAPE, embedding_size=12, initializer_range=0.3)
+        with transformers_model.quietly():
+            transformers.ElectraModel(config).save_pretrained(place / "bare")
     folder, pooling = place / family, "cls" if family == "bert" else "mean"
     Encoder.from_pretrained(place / "bare").save(folder, pooling=pooling, normalize=True)
     said = read_json(folder / "config_sentence_transformers.json")
@@ -68,7 +73,7 @@ def in_int8(folder, tmp_path_factory):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("family", ["bert", "xlm-roberta"])
+@pytest.mark.parametrize("family", ["bert", "electra", "xlm-roberta"])
 def test_a_graph_gives_the_vectors_of_the_folder_with_its_prompts_and_pooling(folder, tmp_path, family, engine):
     checks = export(folder(family), tmp_path / "out", engine, texts=["bread"])
     assert all(check.ok for check in checks)
