@@ -61,11 +61,7 @@ def trim(
             text, language=language, column=column, held_out=held_out, most_bytes=_bytes(sample_bytes),
             on_progress=watcher.progress("text"),
         )  # fmt: skip
-        all_of = None
-        if whole:
-            all_of = texts.read_texts(whole, language=language, column=column, held_out=held_out)
-            for code, some in all_of.held_out.items():  # nothing is proved on it, so all of it counts
-                all_of.used[code] = [*all_of.used.get(code, ()), *some]
+        all_of = texts.read_whole(whole, column=column) if whole else None
         done = work(model, found, out, rule, whole=all_of, check=Checked(speed=not no_timing), watcher=watcher)
     print_table(
         "held-out text",

@@ -11,6 +11,7 @@ from tessera.progress import Progress, silent
 
 HELD_OUT = 0.05  # of the documents of each language
 MOST_BYTES = 20_000_000  # read of each language
+_ANY = "mul_Latn"  # where a text says no language and none matters
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,21 @@ def read_texts(
     for code in sorted({*texts.used, *texts.held_out}):
         if code not in texts.used or code not in texts.held_out:
             _share_out(texts, code)
+    return texts
+
+
+def read_whole(paths: Sequence[str], *, column: str = "text") -> Texts:
+    """All of a text, to its last byte, as `used`: nothing is proved on it, so it may be one document of any language.
+
+    Raises ValueError naming a path without text, and a language of which no row can be used.
+    """
+    texts = Texts()
+    lost: Lost = {}
+    for document in _documents(paths, _ANY, column, lost):
+        texts.used.setdefault(document.language, []).append(document.text)
+    refuse_lost(lost, texts.used)
+    if not texts.used:
+        raise ValueError(f"{', '.join(map(str, paths))}: there is no text; give what is to be kept whole (--whole)")
     return texts
 
 

@@ -71,6 +71,21 @@ def test_text_of_no_language_or_of_one_document_is_refused_in_words(here):
         read_texts([])
 
 
+def test_a_text_to_be_kept_whole_needs_no_language_and_may_be_one_document_of_any_length(here):
+    from tessera.vocabulary.texts import read_whole
+
+    (here / "one.txt").write_text("only one line\n")
+    (here / "some.csv").write_text("sentence\nfirst\nsecond\n")
+    assert read_whole(["one.txt"]).used == {"mul_Latn": ["only one line"]}
+    assert read_whole(["some.csv"], column="sentence").used == {"mul_Latn": ["first", "second"]}
+    (here / "none.csv").write_text("sentence\n\n")
+    with pytest.raises(ValueError, match="none.csv"):
+        read_whole(["none.csv"], column="sentence")
+    words = ["vocabulary", "trim", "e5-small", "--text", "text/deu_Latn.jsonl", "--whole", "one.txt", "--out", "small"]
+    done = CliRunner().invoke(app, [*words, "--no-timing"])
+    assert done.exit_code == 0, (done.output, done.exception)
+
+
 def test_the_split_is_by_the_hash_of_each_text_so_that_copies_stand_on_one_side(here):
     from tessera.vocabulary.texts import read_texts
 
