@@ -79,7 +79,7 @@ def test_a_text_to_be_kept_whole_needs_no_language_and_may_be_one_document_of_an
     assert read_whole(["one.txt"]).used == {"mul_Latn": ["only one line"]}
     assert read_whole(["some.csv"], column="sentence").used == {"mul_Latn": ["first", "second"]}
     (here / "none.csv").write_text("sentence\n\n")
-    with pytest.raises(ValueError, match="none.csv"):
+    with pytest.raises(ValueError, match=r"none\.csv"):
         read_whole(["none.csv"], column="sentence")
     words = ["vocabulary", "trim", "e5-small", "--text", "text/deu_Latn.jsonl", "--whole", "one.txt", "--out", "small"]
     done = CliRunner().invoke(app, [*words, "--no-timing"])
