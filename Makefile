@@ -34,7 +34,7 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -m venv .venv
 	@echo "torch and tessera with its libraries go into .venv; this takes some minutes (.venv/pip.log)"
 	@$(PIP) install $(TORCH_PIP_ARGS) "$(TORCH)" $(QUIETLY)
-	@$(PIP) install -e ".[prepare,cluster,gigatoken,evaluate,export,report,serve,demo,docs,dev]" $(QUIETLY)
+	@$(PIP) install -e ".[prepare,cluster,gigatoken,evaluate,export,report,serve,search,demo,docs,dev]" $(QUIETLY)
 	@touch $@
 
 demo: $(STAMP) ## make the text of the demo, a small multilingual encoder from it, and see it at work

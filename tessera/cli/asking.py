@@ -67,6 +67,9 @@ def index(
     max_length: MaxLength = None,
     long: Longer = "truncate",
     output: Annotated[Literal["float32", "float16"], typer.Option(help="number format of the vectors")] = "float32",
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="also a graph (HNSW), for millions of texts; needs faiss")
+    ] = False,
     skip_bad: SkipBad = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -88,6 +91,7 @@ def index(
             long=long,
             skip_bad=skip_bad,
             output=output,
+            approximate=approximate,
             device=device,
             dtype=dtype,
             threads=threads,
@@ -107,6 +111,7 @@ def search(
     candidates: Annotated[int, typer.Option(help="how many texts it reads")] = 50,
     prompt: Annotated[str | None, typer.Option(help="before every query (default: the folder's for queries)")] = None,
     model: Annotated[str | None, typer.Option(help="where the model of the index is now")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="compare every text, also where there is a graph")] = False,
     json_: Annotated[bool, typer.Option("--json", help="a JSON object a query")] = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -131,7 +136,7 @@ def search(
     if reader is not None:
         check_reranker(reader)
     texts = [query.text for query in asked]
-    opened = SearchIndex.open(index, model, device=device, dtype=dtype, threads=threads)
+    opened = SearchIndex.open(index, model, approximate=not exact, device=device, dtype=dtype, threads=threads)
     found = opened.search(texts, max(top, candidates) if reader else top, prompt=prompt)
     if reader is not None:
         found = by_cross_encoder(reader, texts, found)

@@ -1,15 +1,21 @@
-"""Exact nearest-neighbour search: the documents of the highest inner product with each query."""
+"""Nearest-neighbour search by inner product: exact, and approximate by a graph (HNSW) where documents are millions."""
 
 # Shapes: q queries, c documents, h embedding width, k documents found for each query.
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tessera.plan.shipped import pip_line
+
 Floats = NDArray[np.float32]
 
 _ROWS = 512  # queries compared at once
+_LINKS, _LOOKED_AT = 32, 128  # of a graph: links of a document, documents that a search keeps in view
 _COLUMNS = 16_384  # with so many documents: bounds the memory at _ROWS x _COLUMNS similarities, twice, and their flags
 
 
@@ -65,6 +71,63 @@ def _top(products: Floats, k: int) -> NDArray[np.int64]:
     columns = np.nonzero(kept)[1].reshape(len(products), k)
     order = np.argsort(-np.take_along_axis(products, columns, 1), axis=1, kind="stable")
     return np.take_along_axis(columns, order, 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Graph:
+    """A hierarchical navigable small world: each document linked to near ones, and a search that walks along the links.
+
+    It holds all documents in memory, in float32, and looks at some hundreds of them for a query: it misses some.
+    Source: Malkov and Yashunin 2016, arXiv:1603.09320; the implementation is that of faiss.
+    """
+
+    index: Any  # faiss.IndexHNSWFlat
+
+    @classmethod
+    def of(cls, parts: Iterable[Floats]) -> Self:
+        """Of documents [c, h] in parts, in order; at least one. Raises ImportError where faiss is not installed."""
+        faiss, index = _faiss(), None
+        for part in parts:
+            if index is None:
+                index = faiss.IndexHNSWFlat(part.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
+                index.hnsw.efConstruction = _LOOKED_AT
+            index.add(np.ascontiguousarray(part, np.float32))
+        return cls(index)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """What `write` wrote, and nobody else: faiss does not survive every file. Raises ImportError as `of`."""
+        return cls(_faiss().read_index(str(path)))
+
+    @staticmethod
+    def check() -> None:
+        """Raises ImportError where faiss is not installed."""
+        _faiss()
+
+    def write(self, path: Path) -> None:
+        _faiss().write_index(self.index, str(path))
+
+    def nearest(self, queries: Floats, k: int) -> tuple[NDArray[np.int64], Floats]:
+        """As `nearest` below, but some may be missed; a place is -1 where fewer than k were met."""
+        how = _faiss().SearchParametersHNSW(efSearch=max(_LOOKED_AT, 2 * k))
+        products, places = self.index.search(queries, min(k, self.index.ntotal), params=how)
+        return places, products
+
+
+def recall(found: NDArray[np.int64], due: NDArray[np.int64]) -> float:
+    """The share of what is due that was found, mean over rows: [q, k] both."""
+    return float(np.mean([len({*a} & {*b}) / len(b) for a, b in zip(found.tolist(), due.tolist(), strict=True)]))
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError:
+        raise ImportError(f"approximate search needs faiss; {pip_line('search')}") from None
+    import torch  # here: what is exact does without it
+
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    return faiss
 
 
 def unit(vectors: Floats) -> Floats:

@@ -1,11 +1,13 @@
 """Semantic search: a vector index over a file of texts, built once (`tessera index`), asked (`tessera search`).
 
-Every document is compared with every query, so what is found is exact. An index is a folder, written whole or not at
-all, with a checksum of each file; files are compared with it when the index is opened:
+Every document is compared with every query, so what is found is exact; on request a graph is made beside, which looks
+at some hundreds of them. An index is a folder, written whole or not at all, with a checksum of each file; files are
+compared with it when the index is opened:
 
-    index.json      which model, which prompt, how many texts
-    vectors.npy     [c, h], read from the disk as it is needed
-    texts.parquet   id and text of each, in the same order
+    index.json        which model, which prompt, how many texts
+    vectors.npy       [c, h], read from the disk as it is needed
+    texts.parquet     id and text of each, in the same order
+    neighbours.faiss  the graph, if there is one: read into memory
 """
 
 # Shapes: q queries, c documents, h embedding width.
@@ -27,13 +29,14 @@ from tessera.files import LOCK, atomic_folder, refuse_taken, remove_folder, writ
 from tessera.inference import sentence_folder as folders
 from tessera.inference.embed_file import embed_file
 from tessera.inference.encoder import Encoder
-from tessera.inference.nearest import Floats, nearest
+from tessera.inference.nearest import Floats, Graph, nearest, recall
 from tessera.inference.parts import Settings, different
 from tessera.inference.text_files import RowReader, text_files, text_of
 from tessera.json_files import Strictly, read_own
 from tessera.progress import Progress, Say, silent
 
-_ABOUT, _VECTORS, _TEXTS = "index.json", "vectors.npy", "texts.parquet"
+_ABOUT, _VECTORS, _TEXTS, _GRAPH = "index.json", "vectors.npy", "texts.parquet", "neighbours.faiss"
+_TRIED, _NEAR = 256, 10  # documents whose nearest are looked for to measure a graph, and how many of each
 _ROWS = 4_096  # texts of a group of rows, which is read as a whole
 _AT_ONCE = 16_384  # vectors in memory
 _DOCUMENTS = ("document", "passage", "corpus")  # names of the prompt for documents, as Encoder.encode_document has them
@@ -80,20 +83,24 @@ def build(
     long: Literal["truncate", "chunk"] = "truncate",
     skip_bad: bool = False,
     output: Literal["float32", "float16"] = "float32",
+    approximate: bool = False,
     on_progress: Progress = silent,
     say: Say = silent,
     **machine: Any,
 ) -> Path:
     """Writes an index over the texts of `source` and returns its folder.
 
-    prompt   stands before every document; None: the folder's for documents, if it has one
-    machine  device, dtype, threads, as of `embed_file`, which says what the rest means
+    prompt       stands before every document; None: the folder's for documents, if it has one
+    approximate  also a graph for approximate search, and what share of the nearest documents it finds
+    machine      device, dtype, threads, as of `embed_file`, which says what the rest means
 
     It goes on where it was stopped. Raises ValueError and FileExistsError as `embed_file` does, and for a model whose
-    similarity is a distance.
+    similarity is a distance; ImportError where a graph is asked for and faiss is not installed.
     """
     out = Path(out)
     _refuse_other(out)
+    if approximate:
+        Graph.check()
     place = folders.local(model)
     pipeline, _ = folders.read(place)
     if pipeline.similarity not in ("cosine", "dot"):
@@ -103,7 +110,7 @@ def build(
     settings: Settings = {"model_hash": folders.content_hash(place), "similarity": pipeline.similarity}
     settings |= {"input": [file.stamp for file in text_files(str(source), text, id)], "text": text, "id": id}
     settings |= {"prompt": prompt, "dimensions": dimensions, "max_length": max_length, "long": long}
-    settings |= {"skip_bad": skip_bad, "output": output}
+    settings |= {"skip_bad": skip_bad, "output": output, "approximate": approximate or None}
     settings["normalize"] = pipeline.similarity == "cosine" or pipeline.normalize
     building = out.with_name(f".{out.name}.building")
     with lock.hold(out.with_name(f".{out.name}.building{LOCK}"), str(out)):
@@ -118,8 +125,9 @@ def build(
         with atomic_folder(out, sealed=True) as draft:
             _link(building / _VECTORS, draft / _VECTORS)
             _write_texts(draft / _TEXTS, reader)
+            found = {"recall": _write_graph(draft, rows, say)} if approximate else {}
             where = str(place.resolve()) if Path(model).is_dir() else str(model)
-            write_json(draft / _ABOUT, {**settings, "model": where, "rows": rows})
+            write_json(draft / _ABOUT, {**settings, "model": where, "rows": rows, **found})
         remove_folder(building)
     return out
 
@@ -165,15 +173,20 @@ class SearchIndex:
     vectors: NDArray[Any]  # [c, h], on the disk
     texts: Path
     about: _About
+    graph: Graph | None = None  # of the vectors, where one was made
 
     @classmethod
-    def open(cls, folder: str | Path, model: str | Path | None = None, **machine: Any) -> Self:
+    def open(
+        cls, folder: str | Path, model: str | Path | None = None, *, approximate: bool = True, **machine: Any
+    ) -> Self:
         """The index in a folder.
 
-        model    where its model is now; None: where it was when the index was built
-        machine  device, dtype, threads, as of Encoder.from_pretrained
+        model        where its model is now; None: where it was when the index was built
+        approximate  False: every document is compared, also where there is a graph
+        machine      device, dtype, threads, as of Encoder.from_pretrained
 
-        Raises ValueError for a file that is not what was written, and for another model than its own.
+        Raises ValueError for a file that is not what was written, and for another model than its own; ImportError
+        where there is a graph, and faiss is not installed.
         """
         folder = Path(folder)
         if not (folder / _ABOUT).is_file():
@@ -192,7 +205,8 @@ class SearchIndex:
                 "give that one with --model, or build the index anew"
             )
         vectors = _vectors(folder / _VECTORS, about.rows)
-        return cls(Encoder.from_pretrained(place, **machine), vectors, folder / _TEXTS, about)
+        graph = Graph.read(folder / _GRAPH) if approximate and (folder / _GRAPH).is_file() else None
+        return cls(Encoder.from_pretrained(place, **machine), vectors, folder / _TEXTS, about, graph)
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -200,20 +214,25 @@ class SearchIndex:
     def search(self, queries: Sequence[str], top: int = 10, *, prompt: str | None = None) -> list[list[Hit]]:
         """The `top` documents that are nearest to each query, the nearest first; of equals the first.
 
+        Where there is a graph some may be missed.
+
         prompt  stands before every query; None: the folder's for queries, if it has one
         """
         how = self.about.model_dump(include={"dimensions", "max_length", "normalize"})
         asked = self.encoder.encode_query(list(queries), prompt=prompt, **how)
-        places, scores = nearest(asked, self._parts(), top)
+        places, scores = self._nearest(asked, top)
         rows = self._rows(np.unique(places))
         return [
             [Hit(*rows[place], score) for place, score in zip(line, near, strict=True)]
             for line, near in zip(places.tolist(), scores.tolist(), strict=True)
         ]
 
-    def _parts(self) -> Iterator[Floats]:
-        for begin in range(0, len(self.vectors), _AT_ONCE):
-            yield np.asarray(self.vectors[begin : begin + _AT_ONCE], np.float32)
+    def _nearest(self, asked: Floats, top: int) -> tuple[NDArray[np.int64], Floats]:
+        if self.graph is not None and top >= 1:
+            places, scores = self.graph.nearest(asked, top)
+            if (places >= 0).all():
+                return places, scores
+        return nearest(asked, _parts(self.vectors), top)
 
     def _rows(self, places: NDArray[np.int64]) -> dict[int, tuple[Any, str]]:
         """(id, text) of documents by their place; only the groups of rows that hold them are read."""
@@ -229,6 +248,22 @@ class SearchIndex:
                     found |= dict(zip(mine.tolist(), pairs, strict=True))
                 begin = end
         return found
+
+
+def _parts(vectors: NDArray[Any]) -> Iterator[Floats]:
+    for begin in range(0, len(vectors), _AT_ONCE):
+        yield np.asarray(vectors[begin : begin + _AT_ONCE], np.float32)
+
+
+def _write_graph(folder: Path, rows: int, say: Say) -> float:
+    """The graph of the vectors in a folder, beside them; returns the share of near documents that it finds."""
+    vectors = _vectors(folder / _VECTORS, rows)
+    graph = Graph.of(_parts(vectors))
+    graph.write(folder / _GRAPH)
+    asked = np.asarray(vectors[:: max(1, rows // _TRIED)][:_TRIED], np.float32)
+    found = recall(graph.nearest(asked, _NEAR + 1)[0], nearest(asked, _parts(vectors), _NEAR + 1)[0])
+    say(f"approximate search: {found:.1%} of the {_NEAR + 1} nearest texts, for {len(asked)} of these texts as queries")
+    return found
 
 
 def _vectors(path: Path, rows: int) -> NDArray[Any]:

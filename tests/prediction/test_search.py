@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,56 @@ def due(model):
     """Similarities by hand, with the folder's prompts."""
     encoder = Encoder.from_pretrained(model, **SURE)
     return encoder.encode_query(QUERIES) @ encoder.encode_document([row["text"] for row in ROWS]).T
+
+
+@pytest.fixture(scope="module")
+def linked(model, source, tmp_path_factory):
+    pytest.importorskip("faiss", reason="faiss is not installed")
+    said = []
+    found = build(model, source, tmp_path_factory.mktemp("linked") / "index", approximate=True, say=said.append, **SURE)
+    return found, said
+
+
+def test_a_graph_finds_what_is_near_and_says_how_much_of_it(linked, due):
+    folder, said = linked
+    assert said[-1] == "approximate search: 100.0% of the 11 nearest texts, for 30 of these texts as queries"
+    assert json.loads((folder / "index.json").read_text())["recall"] == 1.0
+    opened = SearchIndex.open(folder, **SURE)
+    assert opened.graph is not None
+    for hits, scores in zip(opened.search(QUERIES, 4), due, strict=True):
+        assert [hit.score for hit in hits] == pytest.approx(np.sort(scores)[::-1][:4], abs=1e-5)
+    assert len(opened.search(["x"], 99)[0]) == len(ROWS)
+    assert SearchIndex.open(folder, approximate=False, **SURE).graph is None
+
+
+def test_what_a_graph_does_not_reach_is_looked_for_among_all(linked, due, monkeypatch):
+    opened = SearchIndex.open(linked[0], **SURE)
+    monkeypatch.setattr(type(opened.graph), "nearest", lambda self, asked, k: (np.full((2, k), -1), np.zeros((2, k))))
+    found = opened.search(QUERIES, 4)
+    assert [hit.score for hit in found[0]] == pytest.approx(np.sort(due[0])[::-1][:4], abs=1e-5)
+
+
+def test_a_damaged_graph_is_refused_before_faiss_reads_it_and_another_index_is_not_taken_for_it(
+    linked, model, source, tmp_path
+):
+    folder = shutil.copytree(linked[0], tmp_path / "index")
+    with pytest.raises(FileExistsError, match="with another approximate: it was True, now it is None"):
+        build(model, source, folder, **SURE)
+    data = bytearray((folder / "neighbours.faiss").read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / "neighbours.faiss").write_bytes(data)
+    with pytest.raises(Damaged, match=r"neighbours\.faiss"):
+        SearchIndex.open(folder, **SURE)
+
+
+def test_without_faiss_a_graph_is_refused_before_anything_is_computed(model, source, linked, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ImportError, match=r"approximate search needs faiss; pip install .*\[search\]"):
+        build(model, source, tmp_path / "index", approximate=True, **SURE)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ImportError, match="approximate search needs faiss"):
+        SearchIndex.open(linked[0], **SURE)
+    assert len(SearchIndex.open(linked[0], approximate=False, **SURE).search(["x"], 3)[0]) == 3
 
 
 def test_the_nearest_texts_are_found_with_their_ids(index, due, monkeypatch):
