@@ -25,6 +25,7 @@ from tessera.model.hf_files import config_json, refuse_adapter
 from tessera.model.task_config import names_task
 from tessera.model.task_heads import TaskModel
 from tessera.model.transformers_model import TransformersEncoder
+from tessera.packed.bert import PackedBert
 from tessera.packed.encoder import PackedEncoder
 from tessera.prediction.predictor import Predictor
 from tessera.secrets import is_url
@@ -255,8 +256,9 @@ def _engine(trunk: Trunk) -> str:
     number = str(trunk.dtype).removeprefix("torch.")
     if isinstance(trunk.model, runtime.Runtime):
         name = {"openvino": "OpenVINO", "onnx": "ONNX Runtime"}[trunk.model.engine]
-        return f"{name} in {number}: the folder holds its graph"
-    if isinstance(trunk.model, PackedEncoder):
+        products = "int8" if trunk.model.int8 else number
+        return f"{name} in {products}: the folder holds its graph"
+    if isinstance(trunk.model, PackedEncoder | PackedBert):
         return f"PyTorch, unpadded, weights packed in {number}: no exported graph in the folder, a CPU"
     where = f"PyTorch, unpadded, in {number} on {trunk.device}: no exported graph in the folder"
     if isinstance(trunk.model, TransformersEncoder):

@@ -54,6 +54,7 @@ class Runtime(nn.Module):
     inputs   input_ids, attention_mask, and token_type_ids where it reads those
     outputs  of last_hidden_state, sentence_embedding, logits
     dtype    in which it computes; what is int8 in the graph stays so
+    int8     whether its products are, as `tessera quantize` writes it
     """
 
     def __init__(
@@ -64,9 +65,10 @@ class Runtime(nn.Module):
         inputs: Names,
         outputs: Names,
         call: Call,
+        int8: bool = False,
     ) -> None:
         super().__init__()
-        self.config, self.engine, self.dtype, self.call = config, engine, dtype, call
+        self.config, self.engine, self.dtype, self.call, self.int8 = config, engine, dtype, call, int8
         self.inputs, self.outputs = inputs, outputs
 
     @classmethod
@@ -92,7 +94,7 @@ class Runtime(nn.Module):
             checksums.check(path)
         start = _openvino if engine == "openvino" else _onnx
         inputs, outputs, call = start(folder / FILES[engine], number, threads or torch.get_num_threads())
-        return cls(_config(folder), engine, number, inputs, outputs, call)
+        return cls(_config(folder), engine, number, inputs, outputs, call, _in_int8(folder))
 
     def forward(self, tokens: Tensor, starts: Tensor, segments: Tensor | None = None) -> Tensor:
         """tokens [T], starts [N+1] -> hidden states [T, C], float32.
@@ -158,6 +160,15 @@ def _config(folder: Path) -> EncoderConfig | TransformersConfig:
         return TypeAdapter(TransformersConfig).validate_python(said)
     except ValidationError as error:
         raise ValueError(f"{folder / ABOUT}: encoder: {one_line(error)}") from None
+
+
+def _in_int8(folder: Path) -> bool:
+    """Whether it was quantized, by what was written down then."""
+    return (folder / ABOUT).is_file() and read_as(_Quantized, folder / ABOUT).int8 is not None
+
+
+class _Quantized(Strictly):
+    int8: dict[str, Any] | None = None  # how
 
 
 class _About(Strictly):

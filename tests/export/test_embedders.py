@@ -11,6 +11,7 @@ import task_models
 import torch
 import transformers
 
+from tessera.batching.models import How, open_models
 from tessera.export import tracing
 from tessera.export.graph import export
 from tessera.export.quantize import quantize
@@ -84,6 +85,7 @@ def test_a_graph_gives_the_vectors_of_the_folder_with_its_prompts_and_pooling(fo
         np.testing.assert_allclose(graph.encode(TEXTS, **how), ours.encode(TEXTS, **how), atol=2e-4, rtol=1e-3)
     assert dict(graph.pipeline.prompts) == PROMPTS
     assert graph.pipeline.pooling == ours.pipeline.pooling
+    assert not graph.engine.model.int8
     with pytest.raises(ValueError, match=r"has 41 tokens, more than the model's"):
         graph.engine.model(torch.ones(41, dtype=torch.long), torch.tensor([0, 41]))
 
@@ -95,6 +97,11 @@ def test_int8_is_measured_against_the_model_and_keeps_its_prompts(folder, in_int
     assert 0.8 <= measured.lowest_cosine <= measured.median_cosine < 1.0
     assert read_json(out / ABOUT)["int8"]["measured"]["lowest_cosine"] == measured.lowest_cosine
     ours, fast = Encoder.from_pretrained(folder("bert"), dtype="float32"), Encoder.from_pretrained(out)
+    assert fast.engine.model.int8
+    (served,) = open_models([str(out)], How(device="cpu"))
+    assert (
+        served.engine == f"{'OpenVINO' if engine == 'openvino' else 'ONNX Runtime'} in int8: the folder holds its graph"
+    )
     assert (fast.pipeline.pooling, dict(fast.pipeline.prompts)) == (("cls",), PROMPTS)
     found, due = (one.encode(texts(9), prompt_name="query") for one in (fast, ours))
     assert (found * due).sum(1).min() > 0.7
