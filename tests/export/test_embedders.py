@@ -99,9 +99,8 @@ def test_int8_is_measured_against_the_model_and_keeps_its_prompts(folder, in_int
     ours, fast = Encoder.from_pretrained(folder("bert"), dtype="float32"), Encoder.from_pretrained(out)
     assert fast.engine.model.int8
     (served,) = open_models([str(out)], How(device="cpu"))
-    assert (
-        served.engine == f"{'OpenVINO' if engine == 'openvino' else 'ONNX Runtime'} in int8: the folder holds its graph"
-    )
+    called = {"openvino": "OpenVINO", "onnx": "ONNX Runtime"}[engine]
+    assert served.engine == f"{called} in int8: the folder holds its graph"
     assert (fast.pipeline.pooling, dict(fast.pipeline.prompts)) == (("cls",), PROMPTS)
     found, due = (one.encode(texts(9), prompt_name="query") for one in (fast, ours))
     assert (found * due).sum(1).min() > 0.7
