@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -51,7 +52,7 @@ def seal(folder: Path) -> None:
 
 def _write(folder: Path, listed: dict[str, tuple[str, int]]) -> None:
     manifest = {name: {"bytes": size, "sha256": hash_} for name, (hash_, size) in listed.items()}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8", newline="\n")
+    _put(folder / MANIFEST, json.dumps(manifest, indent=1))
 
 
 def seal_again(path: Path) -> None:
@@ -63,7 +64,21 @@ def seal_again(path: Path) -> None:
 
 def seal_file(path: Path) -> None:
     """Writes the checksum of a file beside it."""
-    path.with_name(path.name + BESIDE).write_text(f"{sha256(path)}  {path.name}\n", encoding="utf-8", newline="\n")
+    _put(path.with_name(path.name + BESIDE), f"{sha256(path)}  {path.name}\n")
+
+
+def _put(path: Path, text: str) -> None:
+    """Writes a checksum whole or not at all: half of one, as a kill leaves it, would call a good file damaged."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.writing")  # as files.remove_leftovers knows it
+    try:
+        with draft.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def check(path: Path) -> bool:

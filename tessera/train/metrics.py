@@ -9,7 +9,7 @@ from typing import Any, Self, TextIO
 from torch.utils.tensorboard import SummaryWriter
 
 from tessera import checksums
-from tessera.files import write_json
+from tessera.files import write_json, write_text
 from tessera.plan.corpus import Bucket
 from tessera.plan.fields import Curve
 from tessera.plan.mixture import MixtureSchedule
@@ -44,7 +44,7 @@ class Metrics:
             warn(f"{error}; what can be read of it is kept")
         path.with_name(path.name + checksums.BESIDE).unlink(missing_ok=True)
         kept = "".join(line + "\n" for line in _up_to(path, step, warn))
-        path.write_text(kept, encoding="utf-8", newline="\n")
+        write_text(path, kept)  # at once: a kill here would else lose the lines of all steps before
         self._file = path.open("a", encoding="utf-8", newline="\n")
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
 

@@ -126,6 +126,28 @@ def test_a_file_with_its_checksum_beside_it(tmp_path):
         checksums.check(path)
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_kill_while_a_checksum_is_written_leaves_a_whole_one_or_none(tmp_path, monkeypatch, again):
+    folder, path = tmp_path / "folder", tmp_path / "folder" / "a.bin"
+    folder.mkdir()
+    path.write_bytes(b"one")
+    if again:
+        checksums.seal(folder)
+    before = sorted(tmp_path.rglob("*"))
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", killed)
+        patch.setattr(Path, "write_text", killed)  # in place: what was there is lost with the first byte
+        for write, target in ((checksums.seal_file, path), (checksums.seal, folder), (checksums.seal_again, path)):
+            with contextlib.suppress(KeyboardInterrupt):
+                write(target)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert checksums.check(path) is again
+
+
 def test_every_flipped_bit_of_sealed_json_is_found_or_changes_nothing(tmp_path):
     path, data = tmp_path / "a.json", {"model": "é", "results": {"de": {"f1": 0.25}}, "n": [1, 2, 30]}
     write_json(path, data, sealed=True)
