@@ -19,9 +19,10 @@ def test_lines_after_the_checkpoint_are_dropped_and_a_kill_meanwhile_loses_none_
     def killed(*_):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr("os.replace", killed)
-        Metrics(tmp_path, 2)
+        with pytest.raises(KeyboardInterrupt):
+            Metrics(tmp_path, 2)
     assert steps(tmp_path) == [1, 2, 3]
     with Metrics(tmp_path, 2):
         assert steps(tmp_path) == [1, 2]
