@@ -15,8 +15,8 @@ from tessera.plan.shipped import pip_line
 Floats = NDArray[np.float32]
 
 _ROWS = 512  # queries compared at once
-_LINKS, _LOOKED_AT = 32, 128  # of a graph: links of a document, documents that a search keeps in view
 _COLUMNS = 16_384  # with so many documents: bounds the memory at _ROWS x _COLUMNS similarities, twice, and their flags
+_LINKS, _LOOKED_AT = 32, 128  # of a graph: links of a document, documents that a search keeps in view
 
 
 def nearest(queries: Floats, documents: Floats | Iterable[Floats], k: int) -> tuple[NDArray[np.int64], Floats]:
@@ -108,7 +108,7 @@ class Graph:
         _faiss().write_index(self.index, str(path))
 
     def nearest(self, queries: Floats, k: int) -> tuple[NDArray[np.int64], Floats]:
-        """As `nearest` below, but some may be missed; a place is -1 where fewer than k were met."""
+        """As the function `nearest`, but some may be missed; a place is -1 where fewer than k were met."""
         how = _faiss().SearchParametersHNSW(efSearch=max(_LOOKED_AT, 2 * k))
         products, places = self.index.search(queries, min(k, self.index.ntotal), params=how)
         return places, products
@@ -123,7 +123,9 @@ def _faiss() -> Any:
     try:
         import faiss
     except ImportError:
-        raise ImportError(f"approximate search needs faiss; {pip_line('search')}") from None
+        raise ImportError(
+            f"approximate search needs faiss; {pip_line('search')}, or compare every text (tessera search --exact)"
+        ) from None
     import torch  # here: what is exact does without it
 
     faiss.omp_set_num_threads(torch.get_num_threads())

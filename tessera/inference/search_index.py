@@ -36,7 +36,7 @@ from tessera.json_files import Strictly, read_own
 from tessera.progress import Progress, Say, silent
 
 _ABOUT, _VECTORS, _TEXTS, _GRAPH = "index.json", "vectors.npy", "texts.parquet", "neighbours.faiss"
-_TRIED, _NEAR = 256, 10  # documents whose nearest are looked for to measure a graph, and how many of each
+_TRIED, _NEAR = 256, 11  # documents whose nearest are looked for to measure a graph; how many, itself among them
 _ROWS = 4_096  # texts of a group of rows, which is read as a whole
 _AT_ONCE = 16_384  # vectors in memory
 _DOCUMENTS = ("document", "passage", "corpus")  # names of the prompt for documents, as Encoder.encode_document has them
@@ -261,8 +261,8 @@ def _write_graph(folder: Path, rows: int, say: Say) -> float:
     graph = Graph.of(_parts(vectors))
     graph.write(folder / _GRAPH)
     asked = np.asarray(vectors[:: max(1, rows // _TRIED)][:_TRIED], np.float32)
-    found = recall(graph.nearest(asked, _NEAR + 1)[0], nearest(asked, _parts(vectors), _NEAR + 1)[0])
-    say(f"approximate search: {found:.1%} of the {_NEAR + 1} nearest texts, for {len(asked)} of these texts as queries")
+    found = recall(graph.nearest(asked, _NEAR)[0], nearest(asked, _parts(vectors), _NEAR)[0])
+    say(f"approximate search: {found:.1%} of the {_NEAR} nearest texts, for {len(asked)} of these texts as queries")
     return found
 
 

@@ -27,10 +27,7 @@ _SCORED = 1024  # positions whose scores are held at once
 _CALL, _CALL_ON_GPU = 64, 16_384  # padding tokens that one more call is worth; of e5-small, the second on an H200
 _SCORES = 1 << 28  # held at once; if there are more, the way back computes them again
 _ENDLESS = 1 << 40  # bytes of a file of weights: a checkpoint is one file, whatever its size
-_UNPADDED = (
-    "bert",
-    "electra",
-)  # families that take positions, and hand attention to the function that is named
+_UNPADDED = ("bert", "electra")  # their code takes positions, and hands attention to the function that is named
 _PACKED = "tessera_packed"  # its name
 _HIDDEN = -1e4  # added to the score of a padding token
 

@@ -20,14 +20,11 @@ FILE = "vocabulary.json"
 
 def trimmed(folder: Path, rule: Rule, texts: Texts, proof: Proof, left_out: Sequence[str]) -> str:
     """The section of the card of a trimmed model."""
-    sizes = ", ".join(f"{language} {size / 1e6:.1f} MB" for language, size in texts.sizes().items())
     kept = sum(row.kept for row in proof.languages)
     head = "no head" if proof.logits is None else f"logits within {proof.logits:.0e} of the largest"
     lines = [
-        "## Vocabulary trimmed",
-        "",
-        f"From `{model_name(folder)}` with tessera {__version__}, by {rule}; counted on {sizes}. All else is as it "
-        "was: other weights, head, normalizer, template, added tokens.",
+        f", by {rule}; counted on {_sizes(texts)}. All else is as it was: other weights, head, normalizer, template, "
+        "added tokens.",
         "",
         "Held-out text, chosen by the hash of each document. Where all pieces are kept, ids map one to one to those "
         f"before ({kept:,} of {kept:,} documents); of these, {proof.states:,} went through both models: hidden states "
@@ -39,20 +36,15 @@ def trimmed(folder: Path, rule: Rule, texts: Texts, proof: Proof, left_out: Sequ
         "",
         f"The old id of each row is in {FILE}.",
     ]
-    if left_out:
-        lines += ["", f"Not copied, since they hold the old vocabulary: {', '.join(left_out)}."]
-    return "\n".join(lines) + "\n"
+    return _section("Vocabulary trimmed", folder, lines, left_out)
 
 
 def extended(
     folder: Path, pieces: Sequence[str], init: str, texts: Texts, change: Change, left_out: Sequence[str]
 ) -> str:
     """The section of the card of an extended model."""
-    sizes = ", ".join(f"{language} {size / 1e6:.1f} MB" for language, size in texts.sizes().items())
     lines = [
-        "## Vocabulary extended",
-        "",
-        f"From `{model_name(folder)}` with tessera {__version__}: {len(pieces):,} new pieces, learnt on {sizes}. "
+        f": {len(pieces):,} new pieces, learnt on {_sizes(texts)}. "
         f"Old rows are what they were; new ones begin as {INIT[init]}. {UNTRAINED}",
         "",
         "Held-out text, chosen by the hash of each document:",
@@ -63,45 +55,44 @@ def extended(
         "",
         f"The old id of each row is in {FILE}; -1 where it is new.",
     ]
-    if left_out:
-        lines += ["", f"Not copied, since they hold the old vocabulary: {', '.join(left_out)}."]
-    return "\n".join(lines) + "\n"
+    return _section("Vocabulary extended", folder, lines, left_out)
 
 
 def replaced(folder: Path, copied: int, rows: int, change: Change, left_out: Sequence[str]) -> str:
     """The section of the card of a model with a whole new vocabulary."""
     lines = [
-        "## Vocabulary replaced",
-        "",
-        f"From `{model_name(folder)}` with tessera {__version__}: of {rows:,} rows {copied:,} were in the "
-        "old vocabulary and are copied; the others begin as the mean of what stood for their text. "
-        f"{UNTRAINED}",
+        f": of {rows:,} rows {copied:,} were in the old vocabulary and are copied; the others begin as the mean of "
+        f"what stood for their text. {UNTRAINED}",
         "",
         *table(CHANGED, change_rows(change)),
         "",
         f"The old id of each row is in {FILE}; -1 where it is new.",
     ]
-    if left_out:
-        lines += ["", f"Not copied, since they hold the old vocabulary: {', '.join(left_out)}."]
-    return "\n".join(lines) + "\n"
+    return _section("Vocabulary replaced", folder, lines, left_out)
 
 
 def factored(
     folder: Path, rank: int, texts: Texts, parameters: tuple[int, int], kept: float, left_out: Sequence[str]
 ) -> str:
     """The section of the card of a model with a factorized embedding."""
-    sizes = ", ".join(f"{language} {size / 1e6:.1f} MB" for language, size in texts.sizes().items())
     lines = [
-        "## Embedding factorized",
-        "",
-        f"From `{model_name(folder)}` with tessera {__version__}: rows of {rank} numbers and a projection (ELECTRA, "
-        f"arXiv:2003.10555). Tokens were counted on {sizes}; {kept:.1%} of the squared length of their rows, by how "
-        f"often they come, is kept. {parameters[0]:,} parameters before, {parameters[1]:,} after. It is an "
-        "approximation: train the model before you judge it.",
+        f": rows of {rank} numbers and a projection (ELECTRA, arXiv:2003.10555). Tokens were counted on "
+        f"{_sizes(texts)}; {kept:.1%} of the squared length of their rows, by how often they come, is kept. "
+        f"{parameters[0]:,} parameters before, {parameters[1]:,} after. It is an approximation: train the model before "
+        "you judge it.",
     ]
-    if left_out:
-        lines += ["", f"Not copied, since they hold the old embedding: {', '.join(left_out)}."]
-    return "\n".join(lines) + "\n"
+    return _section("Embedding factorized", folder, lines, left_out)
+
+
+def _sizes(texts: Texts) -> str:
+    return ", ".join(f"{language} {size / 1e6:.1f} MB" for language, size in texts.sizes().items())
+
+
+def _section(title: str, folder: Path, lines: Sequence[str], left_out: Sequence[str]) -> str:
+    """lines: the first goes on where it is said what the model is made of."""
+    lost = ["", f"Not copied, since they hold the old vocabulary: {', '.join(left_out)}."] if left_out else []
+    made = f"From `{model_name(folder)}` with tessera {__version__}"
+    return "\n".join([f"## {title}", "", made + lines[0], *lines[1:], *lost]) + "\n"
 
 
 CHANGED = ("language", "", "documents", "tokens a word", "tokens", "unknown", "old tokens changed", "cosine")

@@ -141,8 +141,7 @@ def _factored(weights: Mapping[str, Tensor], often: Tensor, rank: int) -> tuple[
     new[_PROJECTION[1]] = shift
     made = {name: values for name, values in weights.items() if name.startswith("encoder.")}
     made |= {name: values.to(weights["embeddings.word_embeddings.weight"].dtype) for name, values in new.items()}
-    for name, values_ in made.items():
-        refuse_infinite(name, values_)
-    return {name: values_.contiguous() for name, values_ in made.items()}, float(
-        values[-(rank - 1) :].sum() / values.sum().clamp(min=1e-300)
-    )
+    for name, tensor in made.items():
+        refuse_infinite(name, tensor)
+    kept = values[-(rank - 1) :].sum() / values.sum().clamp(min=1e-300)
+    return {name: tensor.contiguous() for name, tensor in made.items()}, float(kept)

@@ -11,7 +11,7 @@ from tessera.progress import Progress, silent
 
 HELD_OUT = 0.05  # of the documents of each language
 MOST_BYTES = 20_000_000  # read of each language
-_ANY = "mul_Latn"  # where a text says no language and none matters
+_ANY = "mul_Latn"  # where the language of a text does not matter
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def read_whole(paths: Sequence[str], *, column: str = "text") -> Texts:
         texts.used.setdefault(document.language, []).append(document.text)
     refuse_lost(lost, texts.used)
     if not texts.used:
-        raise ValueError(f"{', '.join(map(str, paths))}: there is no text; give what is to be kept whole (--whole)")
+        raise ValueError(f"{', '.join(map(str, paths))}: there is no text")
     return texts
 
 
