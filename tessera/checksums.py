@@ -69,9 +69,8 @@ def seal_file(path: Path) -> None:
 
 def _put(path: Path, text: str) -> None:
     """Writes a checksum whole or not at all: half of one, as a kill leaves it, would call a good file damaged."""
-    draft = path.with_name(
-        f".{path.name}.{secrets.token_hex(8)}.writing"
-    )  # files.remove_leftovers knows it; files.py is above
+    # Its own way of what files.atomic_file does, which is above; files.remove_leftovers knows the name.
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.writing")
     try:
         with draft.open("w", encoding="utf-8", newline="\n") as file:
             file.write(text)
