@@ -47,6 +47,8 @@ def measure(
     if what == INT8:
         run = _int8(folder)
     elif what in OURS:
+        if lacking := _lacking(what):
+            return {"missing": f"not measured: {lacking}"}
         run = _tessera(what, folder)
     elif what in BASELINES:
         run = _baseline(what)
@@ -144,6 +146,20 @@ def _worst_cosine(vectors: Any, texts: list[Any], folder: Path) -> float | None:
 def _batches(texts: list[Any], size: int, *, by_length: bool) -> list[list[int]]:
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i])) if by_length else list(range(len(texts)))
     return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def _lacking(what: str) -> str | None:
+    """Why this processor does not run one of ours, or None where it does."""
+    import torch
+
+    from tessera.packed.encoder import can_pack
+    from tessera.packed.int8 import can_int8
+
+    if "int8" in what and not can_int8():
+        return "this processor has no AVX512_VNNI"
+    if "float32" not in what and not can_pack(torch.bfloat16):
+        return "this processor has no bfloat16 products"
+    return None
 
 
 def _tessera(what: str, folder: Path) -> Callable[[list[Any]], Any]:

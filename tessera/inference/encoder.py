@@ -130,11 +130,12 @@ class Encoder:
 
     def __repr__(self) -> str:
         how = "+".join(self.pipeline.pooling) + (", normalized" if self.pipeline.normalize else "")
+        where = str(self.device)
+        if compute_dtype("auto", self.device) is torch.float32:
+            where += ", which has no bfloat16,"
         number = str(self.dtype).removeprefix("torch.")
-        if self.dtype is torch.float32 and compute_dtype("auto", self.device) is torch.float32:
-            number += ", which has no bfloat16"
         number += ", weights packed" * self.engine.packed + f", {self.tuned}" * (self.tuned is not None)
-        how += f", at most {self.max_seq_length} tokens; {self.attention} attention on {self.device} in {number}"
+        how += f", at most {self.max_seq_length} tokens; {self.attention} attention on {where} in {number}"
         return f"Encoder({self.source}: {self.dimensions} dimensions, {how}, {torch.get_num_threads()} threads)"
 
     # ---------------------------------------------------------------------------------------------------- texts

@@ -5,6 +5,8 @@ float32.
 """
 
 import ctypes
+import functools
+import logging
 import os
 import platform
 import shutil
@@ -15,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._triton import has_triton
+
+log = logging.getLogger(__name__)
 
 _BY_NAME = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of mallopt(3)
@@ -52,13 +56,24 @@ def named_device(name: str | torch.device) -> torch.device:
 def compute_dtype(name: Literal["auto", "float32", "bfloat16"], device: torch.device) -> torch.dtype:
     """The number format called `name`; auto is bfloat16 where the device multiplies in it, float32 elsewhere.
 
-    Raises ValueError where bfloat16 is asked of a GPU that has none.
+    Where bfloat16 is asked of a processor that has none, a warning says what that costs: its products are emulated.
+    Raises ValueError where it is asked of such a GPU.
     """
     if name == "auto":
         return torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
-    if name == "bfloat16" and device.type == "cuda" and not _multiplies_bfloat16(device):
-        raise ValueError("machine.dtype is bfloat16, but this GPU has none; set machine.dtype=float32")
+    if name == "bfloat16" and not _multiplies_bfloat16(device):
+        if device.type == "cuda":
+            raise ValueError("machine.dtype is bfloat16, but this GPU has none; set machine.dtype=float32")
+        _say_emulated()
     return _BY_NAME[name]
+
+
+@functools.cache  # once a process is enough
+def _say_emulated() -> None:
+    log.warning(
+        "bfloat16 is emulated on this processor, which has neither AVX512_BF16 nor AMX: slower than float32, and many "
+        "times slower where AVX512 is missing too; dtype auto takes float32 here"
+    )
 
 
 def on_device(array: NDArray[Any], device: torch.device) -> Tensor:

@@ -26,9 +26,13 @@ _MLP_NUMBERS = 5_000_000  # inside a multilayer perceptron at once
 FUSED_ACTIVATIONS = {"gelu": ("gelu", "none"), "silu": ("swish", "")}  # as oneDNN calls them
 
 
-def can_pack() -> bool:
-    """Whether this build of PyTorch has the matrix library that is needed."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+def can_pack(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether this build of PyTorch has the matrix library, and that has products in `dtype` for this processor.
+
+    In bfloat16 it needs AVX512 at least, which is emulation, but a fast one.
+    """
+    there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return there and (dtype is not torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def packed(encoder: nn.Module, dtype: torch.dtype, *, may_round: bool = False) -> nn.Module:
@@ -38,11 +42,11 @@ def packed(encoder: nn.Module, dtype: torch.dtype, *, may_round: bool = False) -
     of BERT's architecture. Else `encoder` itself, to be run under autocast; or with `may_round` and one of ours a
     `RoundedEncoder`, which changes its weights.
     """
-    if isinstance(encoder, TransformersEncoder) and next(encoder.parameters()).device.type == "cpu" and can_pack():
+    if isinstance(encoder, TransformersEncoder) and next(encoder.parameters()).device.type == "cpu" and can_pack(dtype):
         return packed_bert(encoder, dtype) or encoder
     if not isinstance(encoder, Encoder):
         return encoder
-    if encoder.embedding.weight.device.type == "cpu" and can_pack():
+    if encoder.embedding.weight.device.type == "cpu" and can_pack(dtype):
         return PackedEncoder(encoder, dtype)
     return RoundedEncoder(encoder, dtype) if may_round else encoder
 
@@ -83,7 +87,7 @@ class PackedEncoder(nn.Module):
     dtype    of weights and hidden states, float32 or bfloat16
     layer    makes one of (encoder, number, dtype); None: `float_layer`. packed/int8.py has another
 
-    Raises ValueError for an encoder elsewhere and on machines without the matrix library (`can_pack`).
+    Raises ValueError for an encoder elsewhere and where the matrix library is not, or not in `dtype` (`can_pack`).
     """
 
     def __init__(
@@ -94,8 +98,12 @@ class PackedEncoder(nn.Module):
     ) -> None:
         super().__init__()
         where = encoder.embedding.weight.device
-        if where.type != "cpu" or not can_pack():
-            raise ValueError(f"weights are packed on CPUs where PyTorch has oneDNN; this encoder is on {where}")
+        if where.type != "cpu" or not can_pack(dtype):
+            name = str(dtype).removeprefix("torch.")
+            raise ValueError(
+                f"weights are packed in {name} on CPUs for which PyTorch's oneDNN has such products; this encoder is "
+                f"on {where}, and `tessera doctor` says what this processor has: take float32, or the encoder as it is"
+            )
         self.config, self.backend, self.dtype = encoder.config, encoder.backend, dtype
         with torch.no_grad():
             self.embedding = nn.Embedding.from_pretrained(whole_table(encoder.embedding).to(dtype))

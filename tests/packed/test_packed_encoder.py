@@ -11,6 +11,7 @@ from tessera.model.mlm import MaskedLM, initialize
 from tessera.packed.encoder import PackedEncoder, can_pack, packed
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="this PyTorch is built without oneDNN")
+in_bfloat16 = pytest.mark.skipif(not can_pack(torch.bfloat16), reason="this processor has no AVX512")
 
 
 @pytest.fixture(params=["mmbert", "eurobert"])
@@ -31,6 +32,7 @@ def test_packed_weights_agree_with_their_encoder(model: MaskedLM, documents: Any
     assert not found.requires_grad
 
 
+@in_bfloat16
 def test_bfloat16_points_the_same_way(model: MaskedLM, documents: Any) -> None:
     tokens, starts = documents([30, 4, 100])
     rough = PackedEncoder(model.encoder, torch.bfloat16)(tokens, starts)
@@ -48,18 +50,26 @@ def test_what_happens_to_the_weights_later_is_not_seen(model: MaskedLM, document
     assert torch.equal(still(*batch), before)
 
 
-def test_no_tokens_give_no_states(model: MaskedLM) -> None:
-    nothing = torch.zeros(0, dtype=torch.int64)
-    assert PackedEncoder(model.encoder, torch.bfloat16)(nothing, torch.tensor([0])).shape == (
-        0,
-        model.config.hidden_size,
-    )
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=in_bfloat16)])
+def test_no_tokens_give_no_states(model: MaskedLM, dtype: torch.dtype) -> None:
+    found = PackedEncoder(model.encoder, dtype)(torch.zeros(0, dtype=torch.int64), torch.tensor([0]))
+    assert found.shape == (0, model.config.hidden_size)
+
+
+def test_a_processor_without_such_products_packs_nothing_in_bfloat16(
+    model: MaskedLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tessera.packed.encoder.can_pack", lambda dtype: dtype is torch.float32)
+    assert packed(model.encoder, torch.bfloat16) is model.encoder  # to be run under autocast
+    assert isinstance(packed(model.encoder, torch.float32), PackedEncoder)
+    with pytest.raises(ValueError, match=r"packed in bfloat16 .* take float32"):
+        PackedEncoder(model.encoder, torch.bfloat16)
 
 
 def test_only_what_is_on_a_cpu_is_packed(tiny: Any) -> None:
     with torch.device("meta"):
         elsewhere = MaskedLM(tiny("mmbert"))
-    with pytest.raises(ValueError, match="packed on CPUs where PyTorch has oneDNN; this encoder is on meta"):
+    with pytest.raises(ValueError, match=r"on CPUs for which PyTorch.s oneDNN has such products; this encoder is on meta"):
         PackedEncoder(elsewhere.encoder, torch.float32)
 
 
