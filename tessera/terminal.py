@@ -218,14 +218,17 @@ def print_table(
 
     at_least   columns of the screen that it may take, however narrow the terminal is
     """
-    table = Table(title=title or None, title_justify="left", title_style="bold", box=box, pad_edge=box is HEAVY_HEAD)
+    table = Table(box=box, pad_edge=box is HEAVY_HEAD)
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < left else "right", overflow="fold")
     for row in rows:
         table.add_row(*(_shown(cell, digits) for cell in row))
     # Where there is no terminal nothing has to fit: a line of a file or a pipe may be long.
     width = max(console.width, at_least) if console.is_terminal else 250
-    Terminal(width=width, quiet=console.quiet).print(table)
+    screen = Terminal(width=width, quiet=console.quiet)
+    if title:  # on a line of its own: as a title of the table it would be folded to the width of its columns
+        screen.print(Text(title, "bold"))
+    screen.print(table)
 
 
 def _shown(cell: Any, digits: int) -> str | Text:

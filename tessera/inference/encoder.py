@@ -130,9 +130,8 @@ class Encoder:
 
     def __repr__(self) -> str:
         how = "+".join(self.pipeline.pooling) + (", normalized" if self.pipeline.normalize else "")
-        where = str(self.device)
-        if compute_dtype("auto", self.device) is torch.float32:
-            where += ", which has no bfloat16,"
+        without = compute_dtype("auto", self.device) is torch.float32
+        where = f"{self.device}{', which has no bfloat16,' * without}"
         number = str(self.dtype).removeprefix("torch.")
         number += ", weights packed" * self.engine.packed + f", {self.tuned}" * (self.tuned is not None)
         how += f", at most {self.max_seq_length} tokens; {self.attention} attention on {where} in {number}"

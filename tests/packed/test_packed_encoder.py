@@ -69,7 +69,7 @@ def test_a_processor_without_such_products_packs_nothing_in_bfloat16(
 def test_only_what_is_on_a_cpu_is_packed(tiny: Any) -> None:
     with torch.device("meta"):
         elsewhere = MaskedLM(tiny("mmbert"))
-    with pytest.raises(ValueError, match=r"on CPUs for which PyTorch.s oneDNN has such products; this encoder is on meta"):
+    with pytest.raises(ValueError, match="oneDNN has such products; this encoder is on meta"):
         PackedEncoder(elsewhere.encoder, torch.float32)
 
 
