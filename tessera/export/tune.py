@@ -2,8 +2,8 @@
 
 For each: throughput of all texts, latency of one at a time, in turns; and quality beside float32, by language, of
 vectors (tune_vectors.py) or of a head's answers (tune_head.py). What falls under a bound is never chosen. The fastest
-of the others is written into the model's folder, where `Encoder`, `Predictor`, `embed`, `search`, `predict` and `serve`
-find it (inference/tuned.py), and into its card.
+of the others, or one as good as it that needs less, is written into the model's folder, where `Encoder`, `Predictor`,
+`embed`, `search`, `predict` and `serve` find it (inference/tuned.py), and into its card.
 """
 
 import random
@@ -41,7 +41,13 @@ from tessera.progress import Say, silent
 Goal = Literal["throughput", "latency"]
 
 _FEWEST, _CALIBRATED, _MEASURED, _LOOKED_AT = 64, 128, 512, 50_000  # texts
-_TIMED, _ALONE, _TURNS = 64, 16, 3  # texts of a pass, texts one at a time, passes of each engine
+_TIMED, _ALONE = 64, 16  # texts of a pass, texts one at a time
+_TURNS, _MOST_TURNS, _LONG = (
+    3,
+    12,
+    10.0,
+)  # passes of each engine: three at least, then more until so many seconds are over
+_AHEAD = 1.05  # times the speed below which an engine is not worth the graph, the memory and the library that it needs
 _BUDGETS = (4096, 16_384)  # tokens of a batch
 _SECTION = re.compile(r"\n*<!-- tessera tune -->.*?<!-- /tessera tune -->\n*", re.DOTALL)
 
@@ -59,8 +65,8 @@ class Tried:
     why_not: str = ""
 
     def rank(self, goal: Goal) -> float:
-        """The lower the better."""
-        return self.milliseconds if goal == "latency" else -self.tokens_per_second
+        """The lower the better: a time, of one text or of a token."""
+        return self.milliseconds if goal == "latency" else 1 / max(self.tokens_per_second, 1e-9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +145,7 @@ def tune(
         tokens = _tokens(source.plain, timed)
         say(f"measuring {len(engines)} engines in turns: {len(timed)} texts of {tokens:,} tokens")
         _time([(found, engines[found.name]) for found in tried if found.name in engines], timed, tokens)
-        best = min((one for one in tried if one.name in engines and not one.why_not), key=lambda one: one.rank(goal))
+        best = _worth_most([one for one in tried if one.name in engines and not one.why_not], goal)
         others = _settings(source, engines[best.name], best, threads)
         _time(others, timed, tokens)
         torch.set_num_threads(threads)
@@ -177,7 +183,7 @@ def _sides(
     if not has_head(inside):
         plain = Encoder.from_pretrained(inside, device="cpu", dtype="float32")
         plain.max_seq_length = min(plain.max_seq_length, longest)
-        name = "float32" if plain.attention == "transformers'" else "packed weights, float32"
+        name = "packed weights, float32" if plain.engine.packed else "float32"
         embedder = Embedder(inside, plain, plain.how().reading.ids(some), _float32(inside, name, goal))
         return embedder, VectorJudge(plain, measuring, min_cosine, max_drop), about[:_TIMED]
     predictor = Predictor.from_pretrained(inside, device="cpu", dtype="float32")
@@ -233,10 +239,22 @@ def read_texts(path: str, limit: int = 1000, seed: int = 0, column: str = "text"
 # ----------------------------------------------------------------------------------------------------------- measuring
 
 
+def _worth_most(those: list[Tried], goal: Goal) -> Tried:
+    """The first that no other is far ahead of; our own come first, which need no graph. Says why the others are not."""
+    least = min(one.rank(goal) for one in those)
+    best = next(one for one in those if one.rank(goal) < least * _AHEAD)
+    for one in those:
+        if one.rank(goal) < best.rank(goal):
+            one.why_not = f"{best.rank(goal) / one.rank(goal) - 1:.1%} ahead: too little to change for"
+    return best
+
+
 def _time(engines: Sequence[tuple[Tried, Candidate]], some: list[Any], tokens: int) -> None:
-    """Texts, or rows of a task, in turns, the least of three after one to warm up; fills in what was measured."""
-    alone = sorted(some, key=lambda one: len(str(one)))[:_ALONE]
-    for turn in range(_TURNS + 1):
+    """Texts, or rows of a task, in turns, the least after one to warm up; fills in what was measured."""
+    alone, until = sorted(some, key=lambda one: len(str(one)))[:_ALONE], time.monotonic() + _LONG
+    for turn in range(_MOST_TURNS + 1):
+        if turn > _TURNS and time.monotonic() > until:
+            break
         for found, engine in engines:
             torch.set_num_threads(found.threads)
             seconds = _seconds(engine.model, some, found.max_tokens)

@@ -19,7 +19,8 @@ from tessera.inference.encoder import Encoder
 from tessera.packed.encoder import can_pack
 from tessera.packed.int8 import can_int8
 
-pytestmark = pytest.mark.skipif(not (can_pack() and can_int8()), reason="no int8 products here")
+pytestmark = pytest.mark.skipif(not can_pack(), reason="this PyTorch is built without oneDNN")
+in_int8 = pytest.mark.skipif(not can_int8(), reason="this processor has no AVX512_VNNI")
 
 WORDS = ["one", "two", "three", "tveir", "þrír", "fjórir", "text", "longer", "much", "a", "and"]
 
@@ -64,6 +65,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, speeds: dict[str, float]) -> None:
 SPEEDS = {"packed weights, float32": 1.0, "packed weights, bfloat16": 2.0, "packed weights, int8": 3.0}
 
 
+@in_int8
 @pytest.mark.usefixtures("only_ours")
 def test_the_fastest_is_written_and_taken_from_then_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     timed(monkeypatch, SPEEDS)
@@ -100,6 +102,20 @@ def test_what_falls_under_the_bound_is_never_chosen(folder: Path, monkeypatch: p
     assert found.chosen.name == "packed weights, float32"
     assert all(one.why_not.startswith("cosine 0.9") for one in found.tried if "float32" not in one.name and one.threads)
     assert set(found.chosen.by_language) == {"eng_Latn", "isl_Latn"}
+
+
+@pytest.mark.usefixtures("only_ours")
+@pytest.mark.parametrize(("ahead", "chosen"), [(1.04, "packed weights, float32"), (1.06, "packed weights, bfloat16")])
+@pytest.mark.parametrize("goal", ["throughput", "latency"])
+def test_an_engine_has_to_be_far_enough_ahead(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, ahead: float, chosen: str, goal: tuning.Goal
+) -> None:
+    monkeypatch.setattr("tessera.export.candidates.compute_dtype", lambda name, device: torch.bfloat16)
+    timed(monkeypatch, {**SPEEDS, "packed weights, bfloat16": ahead, "packed weights, int8": 0.5})
+    found = tune(folder, texts(), min_cosine=0.9, max_drop=100, goal=goal)
+    assert found.chosen.name == chosen
+    said = {one.name: one.why_not for one in found.tried}
+    assert (said["packed weights, bfloat16"] == "4.0% ahead: too little to change for") is (ahead < 1.05)
 
 
 @pytest.mark.usefixtures("only_ours")

@@ -20,13 +20,15 @@ from tessera.export.tune_head import HeadJudge
 from tessera.files import fingerprint, read_json, write_json
 from tessera.inference import tuned
 from tessera.inference.encoder import Encoder
+from tessera.model.precision import compute_dtype
 from tessera.packed.encoder import can_pack
 from tessera.packed.int8 import can_int8
 from tessera.plan.recipe import Machine
 from tessera.prediction.predict_file import about_of, predict_file
 from tessera.prediction.predictor import Predictor
 
-pytestmark = pytest.mark.skipif(not (can_pack() and can_int8()), reason="no int8 products here")
+pytestmark = pytest.mark.skipif(not can_pack(), reason="this PyTorch is built without oneDNN")
+in_int8 = pytest.mark.skipif(not can_int8(), reason="this processor has no AVX512_VNNI")
 
 TEXTS = [(one.text, ("eng_Latn", "isl_Latn")[n % 2]) for n, one in enumerate(learnable.examples("classify", 150, 3))]
 ROWS = [text for text, _ in TEXTS[:8]]
@@ -78,6 +80,7 @@ def only_ours(monkeypatch):
 # ------------------------------------------------------------------------------------------------------------- tuning
 
 
+@in_int8
 @pytest.mark.usefixtures("only_ours")
 def test_the_fastest_that_keeps_its_answers_is_written_and_predictor_takes_it(folder):
     before = Predictor.from_pretrained(folder, dtype="float32").predict(ROWS)
@@ -105,9 +108,10 @@ def test_rows_with_what_is_right_are_the_bound_where_they_are_given(folder):
 
 
 @pytest.mark.usefixtures("only_ours")
-def test_a_head_of_another_family_is_tuned_in_float_and_bfloat16(classifiers):
+def test_a_head_of_another_family_is_tuned_in_the_formats_of_the_processor(classifiers):
     found = tune(classifiers["bert"], TEXTS, min_agreement=60)
-    assert {one.name for one in found.tried if one.threads} == {"packed weights, float32", "packed weights, bfloat16"}
+    formats = {"float32", str(compute_dtype("auto", torch.device("cpu"))).removeprefix("torch.")}
+    assert {one.name for one in found.tried if one.threads} == {f"packed weights, {number}" for number in formats}
     assert Predictor.from_pretrained(classifiers["bert"]).tuned.head == "classify"
     shutil.rmtree(classifiers["bert"] / tuned.FOLDER)
 
