@@ -30,7 +30,7 @@ from rich.text import Text
 
 from tessera import signals
 from tessera.cli import ablating, adapting, asking, judging, making, serving, shrinking, tuning, using, vocabulary
-from tessera.cli.app import app
+from tessera.cli.app import app, arrange
 from tessera.files import no_room
 from tessera.plan.errors import one_line
 from tessera.secrets import redact
@@ -50,6 +50,8 @@ __all__ = [
     "using",
     "vocabulary",
 ]
+
+arrange()
 
 
 def main() -> None:

@@ -9,6 +9,8 @@ RecipePath = Annotated[
     Path, typer.Argument(help="a recipe: a file, or a name that `tessera recipes` lists", show_default=False)
 ]
 ModelPath = Annotated[Path, typer.Argument(help="a model folder", show_default=False)]
+Written = Annotated[Path | None, typer.Argument(metavar="out", help="the folder to write", show_default=False)]
+WrittenToo = Annotated[Path | None, typer.Option("--out", help="the same, as finetune, adapt and merge have it")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", "-s", help="change one value: --set phases.mid.mask_ratio=0.2 (repeatable)")
 ]
@@ -33,6 +35,13 @@ def overrides(set_: list[str] | None) -> dict[str, str]:
         if "=" not in item:
             raise RecipeError(f"--set {item}: write it as key=value, e.g. --set phases.mid.mask_ratio=0.2")
     return dict(item.split("=", 1) for item in set_ or [])
+
+
+def written(out: Path | None, out_too: Path | None) -> Path:
+    """The folder to write, given in its place or as --out; a mistake of use where it is in neither or in both."""
+    if (out is None) is (out_too is None):
+        raise typer.BadParameter("name the folder to write once: after the model, or with --out", param_hint="'out'")
+    return out or out_too or Path()
 
 
 def find_model(place: Path) -> Path:

@@ -6,7 +6,20 @@ from typing import Annotated, Literal
 import typer
 
 from tessera.cli.app import app
-from tessera.cli.options import Device, Dimensions, Dtype, Id, Longer, MaxLength, ModelPath, SkipBad, Threads
+from tessera.cli.options import (
+    Device,
+    Dimensions,
+    Dtype,
+    Id,
+    Longer,
+    MaxLength,
+    ModelPath,
+    SkipBad,
+    Threads,
+    Written,
+    WrittenToo,
+    written,
+)  # fmt: skip
 from tessera.terminal import Watcher, console, print_table
 
 Engine = Literal["onnx", "openvino"]
@@ -74,7 +87,8 @@ def embed(
 @app.command()
 def export(
     model: ModelPath,
-    out: Annotated[Path, typer.Argument(help="the folder to write", show_default=False)],
+    out: Written = None,
+    out_too: WrittenToo = None,
     to: Annotated[Engine, typer.Option(help="ONNX Runtime or OpenVINO")] = "onnx",
     output: Annotated[
         Literal["embeddings", "logits"] | None,
@@ -90,10 +104,11 @@ def export(
     from tessera.export.model_card import by_text
     from tessera.export.quantize import read_texts
 
+    folder = written(out, out_too)
     with Watcher(console) as watcher:
         checks = write(
             model,
-            out,
+            folder,
             to,
             output=output,
             pooling=pooling,
@@ -103,14 +118,15 @@ def export(
             say=watcher.say,
         )
     columns, rows = by_text(checks)
-    print_table(f"{out} beside our own model", columns, rows)
+    print_table(f"{folder} beside our own model", columns, rows)
 
 
 @app.command()
 def quantize(
     model: ModelPath,
-    out: Annotated[Path, typer.Argument(help="the folder to write", show_default=False)],
     texts: Annotated[str, typer.Option(help="real text of the kind that will be encoded", show_default=False)],
+    out: Written = None,
+    out_too: WrittenToo = None,
     to: Annotated[Engine, typer.Option(help="OpenVINO, or ONNX Runtime")] = "openvino",
     text: Annotated[str, typer.Option(help="the column that holds the text")] = "text",
     pairs: Annotated[str | None, typer.Option(help="pairs of translations, for retrieval before and after")] = None,
@@ -128,12 +144,13 @@ def quantize(
     from tessera.files import refuse_taken
     from tessera.labelled import tables
 
-    refuse_taken(out)
+    folder = written(out, out_too)
+    refuse_taken(folder)
     labelled = [row for file in (tables.find(rows) if rows is not None else ()) for _, row in tables.rows(file)]
     with Watcher(console) as watcher:
         measured = write(
             model,
-            out,
+            folder,
             to,
             texts=read_texts(texts, column=text),
             pairs=read_pairs(pairs) if pairs is not None else (),
@@ -146,7 +163,7 @@ def quantize(
             min_agreement=min_agreement,
             say=watcher.say,
         )
-    console.print(f"{out}: {measured}")
+    console.print(f"{folder}: {measured}")
 
 
 @app.command()
