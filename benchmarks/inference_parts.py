@@ -152,8 +152,8 @@ def _lacking(what: str) -> str | None:
     """Why this processor does not run one of ours, or None where it does."""
     import torch
 
-    from tessera.packed.encoder import can_pack
     from tessera.packed.int8 import can_int8
+    from tessera.packed.products import can_pack
 
     if "int8" in what and not can_int8():
         return "this processor has no AVX512_VNNI"

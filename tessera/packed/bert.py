@@ -18,12 +18,13 @@ from tessera.model.attention_cpu import cut
 from tessera.model.encoder import PartialEmbedding
 from tessera.model.transformers_model import TransformersEncoder
 from tessera.packed.attention import attend_still, still_tiles
+from tessera.packed.products import product, summed
 
 # Shapes: T tokens of N documents end to end, C hidden size, I intermediate size.
 
 _FAMILIES = ("bert", "electra", "roberta", "xlm-roberta")
 _FROM_ZERO = ("bert", "electra")  # the first position of a document is 0
-_ACTIVATIONS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}  # as oneDNN calls its two kinds
+_ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh")
 _TRIED = (7, 1, 12)  # tokens of the documents that are compared
 _NEAR = 1e-3
 
@@ -82,8 +83,7 @@ class PackedBert(nn.Module):
             self.segments = table.token_type_embeddings.weight.detach().clone()
             self.norm = _norm(table.LayerNorm, dtype)
             self.widen = _widen(getattr(model, "embeddings_project", None), dtype)
-            activation = _ACTIVATIONS[model.config.hidden_act]
-            self.layers = [_layer(layer, self.heads, dtype, activation) for layer in model.encoder.layer]
+            self.layers = [_layer(one, self.heads, dtype, model.config.hidden_act) for one in model.encoder.layer]
 
     @torch.no_grad()
     def forward(self, tokens: Tensor, starts: Tensor, segments: Tensor | None = None) -> Tensor:
@@ -127,31 +127,22 @@ def _layer(theirs: Any, heads: int, dtype: torch.dtype, activation: str) -> _Lay
     scale = torch.tensor(width**-0.5)  # of the scores: it lies in the queries
     weight = torch.cat((inner.query.weight * scale, inner.key.weight, inner.value.weight))
     bias = torch.cat((inner.query.bias * scale, inner.key.bias, inner.value.bias))
-    product, summed = torch.ops.mkldnn._linear_pointwise, torch.ops.mkldnn._linear_pointwise.binary
-    qkv = _packed(weight, bias, dtype)
-    output, wide, narrow = (
-        _packed(one.weight, one.bias, dtype)
-        for one in (theirs.attention.output.dense, theirs.intermediate.dense, theirs.output.dense)
-    )
+    middle, ends = theirs.intermediate.dense, (theirs.attention.output.dense, theirs.output.dense)
+    wide = product(middle.weight, middle.bias, dtype, activation)
+    output, narrow = (summed(one.weight, one.bias, dtype) for one in ends)
     after, last = _norm(theirs.attention.output.LayerNorm, dtype), _norm(theirs.output.LayerNorm, dtype)
     return _Layer(
-        qkv=lambda x: product(x, *qkv, "none", [], ""),
-        output=lambda mixed, x: after(summed(mixed, x, *output, "add")),
-        mlp=lambda x: last(summed(product(x, *wide, "gelu", [], activation), x, *narrow, "add")),
+        qkv=product(weight, bias, dtype),
+        output=lambda mixed, x: after(output(mixed, x)),
+        mlp=lambda x: last(narrow(wide(x), x)),
     )
-
-
-def _packed(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    ordered = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype).contiguous(), None)
-    return ordered, bias.detach().to(dtype)
 
 
 def _widen(projection: nn.Linear | None, dtype: torch.dtype) -> Rows:
     """From the width of a factorized embedding to the hidden size; where they are the same there is nothing to do."""
     if projection is None:
         return lambda x: x
-    weight, bias = _packed(projection.weight, projection.bias, dtype)
-    return lambda x: torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return product(projection.weight, projection.bias, dtype)
 
 
 def _norm(norm: Any, dtype: torch.dtype) -> Rows:

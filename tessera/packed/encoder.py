@@ -18,21 +18,12 @@ from tessera.model.encoder import Block, Encoder, Norm
 from tessera.model.transformers_model import TransformersEncoder
 from tessera.packed.attention import attend_still, still_tiles
 from tessera.packed.bert import packed_bert, whole_table
+from tessera.packed.products import can_pack, product, summed
 
 # Shapes: T tokens of N documents end to end, C hidden size, I intermediate size.
 
 _GROUP_TOKENS = 4096  # of documents that go through all layers together
 _MLP_NUMBERS = 5_000_000  # inside a multilayer perceptron at once
-FUSED_ACTIVATIONS = {"gelu": ("gelu", "none"), "silu": ("swish", "")}  # as oneDNN calls them
-
-
-def can_pack(dtype: torch.dtype = torch.float32) -> bool:
-    """Whether this build of PyTorch has the matrix library, and that has products in `dtype` for this processor.
-
-    In bfloat16 it needs AVX512 at least, which is emulation, but a fast one.
-    """
-    there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return there and (dtype is not torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def packed(encoder: nn.Module, dtype: torch.dtype, *, may_round: bool = False) -> nn.Module:
@@ -165,32 +156,24 @@ def float_layer(encoder: Encoder, number: int, dtype: torch.dtype) -> Layer:
     block, config = encoder.layers[number], encoder.config
     assert isinstance(block, Block)
     window = block.attention.window
-    gate, up = (pack_weight(half, dtype) for half in block.mlp.gate_up.weight.chunk(2))
-    qkv, output, down = (
-        pack_weight(one.weight, dtype) for one in (block.attention.qkv, block.attention.output, block.mlp.down)
-    )
+    gate_weight, up_weight = block.mlp.gate_up.weight.chunk(2)
+    gate, up = product(gate_weight, None, dtype, config.hidden_act), product(up_weight, None, dtype)
+    qkv = product(block.attention.qkv.weight, None, dtype)
+    output, down = (summed(one.weight, None, dtype) for one in (block.attention.output, block.mlp.down))
     before, between = inference_norm(block.attention_norm, dtype), inference_norm(block.mlp_norm, dtype)
-    activation, how = FUSED_ACTIVATIONS[config.hidden_act]
-    product, summed = torch.ops.mkldnn._linear_pointwise, torch.ops.mkldnn._linear_pointwise.binary
 
     def mlp(x: Tensor) -> Tensor:
         normed = between(x)
         # Fused with the second product the gate would be read in an order that costs more than this pass.
-        gated = product(normed, gate, None, activation, [], how).mul_(product(normed, up, None, "none", [], ""))
-        return summed(gated, x, down, None, "add")
+        return down(gate(normed).mul_(up(normed)), x)
 
     return Layer(
         window=window,
         theta=config.local_rope_theta if window is not None else config.global_rope_theta,
-        qkv=lambda x: product(before(x), qkv, None, "none", [], ""),
-        output=lambda mixed, x: summed(mixed, x, output, None, "add"),
+        qkv=lambda x: qkv(before(x)),
+        output=output,
         mlp=mlp,
     )
-
-
-def pack_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """A matrix in the order that the matrix library reads."""
-    return torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype).contiguous(), None)
 
 
 def inference_norm(norm: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:

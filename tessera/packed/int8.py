@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from tessera.model.encoder import Block, Encoder, Norm
-from tessera.packed.encoder import FUSED_ACTIVATIONS, Layer, float_layer, inference_norm, pack_weight
+from tessera.packed.encoder import Layer, float_layer, inference_norm
+from tessera.packed.products import FUSED_ACTIVATIONS, product, summed
 
 # Shapes: T tokens, R of them kept as a sample, K inputs and O outputs of a product, C hidden size, I intermediate size.
 
@@ -159,19 +160,16 @@ def _mlp(block: Block, activation: str, own: Steps, dtype: torch.dtype) -> Calla
             rounded = between(x)
             return gated(rounded, dtype, activation).mul_(upward(rounded, dtype))
     else:
-        norm, product = inference_norm(block.mlp_norm, dtype), torch.ops.mkldnn._linear_pointwise
-        fused, how = FUSED_ACTIVATIONS[activation]
-        halves = [pack_weight(half, dtype) for half in (gate, up)]
+        norm = inference_norm(block.mlp_norm, dtype)
+        acted, plain = product(gate, None, dtype, activation), product(up, None, dtype)
 
         def inner(x: Tensor) -> Tensor:
             normed = norm(x)
-            return product(normed, halves[0], None, fused, [], how).mul_(
-                product(normed, halves[1], None, "none", [], "")
-            )
+            return acted(normed).mul_(plain(normed))
 
     if narrow is None:
-        down = pack_weight(block.mlp.down.weight, dtype)
-        return lambda x: torch.ops.mkldnn._linear_pointwise.binary(inner(x), x, down, None, "add")
+        down = summed(block.mlp.down.weight, None, dtype)
+        return lambda x: down(inner(x), x)
     last = _Product.of(block.mlp.down, narrow)
     return lambda x: last.add(_unsigned(inner(x)), x)
 

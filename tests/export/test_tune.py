@@ -16,8 +16,8 @@ from tessera.export.tune import read_texts, tune
 from tessera.files import write_text
 from tessera.inference import tuned
 from tessera.inference.encoder import Encoder
-from tessera.packed.encoder import can_pack
 from tessera.packed.int8 import can_int8
+from tessera.packed.products import can_pack
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="this PyTorch is built without oneDNN")
 in_int8 = pytest.mark.skipif(not can_int8(), reason="this processor has no AVX512_VNNI")

@@ -21,8 +21,8 @@ from tessera.files import fingerprint, read_json, write_json
 from tessera.inference import tuned
 from tessera.inference.encoder import Encoder
 from tessera.model.precision import compute_dtype
-from tessera.packed.encoder import can_pack
 from tessera.packed.int8 import can_int8
+from tessera.packed.products import can_pack
 from tessera.plan.recipe import Machine
 from tessera.prediction.predict_file import about_of, predict_file
 from tessera.prediction.predictor import Predictor

@@ -11,7 +11,8 @@ from tessera.model.encoder import PartialEmbedding
 from tessera.model.transformers_folder import describe
 from tessera.model.transformers_model import TransformersEncoder
 from tessera.packed.bert import PackedBert
-from tessera.packed.encoder import can_pack, packed
+from tessera.packed.encoder import packed
+from tessera.packed.products import can_pack
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="this PyTorch is built without oneDNN")
 

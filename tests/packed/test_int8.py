@@ -8,7 +8,8 @@ from torch.nn.functional import cosine_similarity
 
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.packed import int8
-from tessera.packed.encoder import PackedEncoder, can_pack
+from tessera.packed.encoder import PackedEncoder
+from tessera.packed.products import can_pack
 
 pytestmark = pytest.mark.skipif(not (can_pack() and int8.can_int8()), reason="no int8 products here")
 

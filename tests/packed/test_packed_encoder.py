@@ -8,7 +8,8 @@ import torch
 
 from tessera.model.encoder import PartialEmbedding
 from tessera.model.mlm import MaskedLM, initialize
-from tessera.packed.encoder import PackedEncoder, can_pack, packed
+from tessera.packed.encoder import PackedEncoder, packed
+from tessera.packed.products import can_pack
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="this PyTorch is built without oneDNN")
 in_bfloat16 = pytest.mark.skipif(not can_pack(torch.bfloat16), reason="this processor has no AVX512")
