@@ -32,8 +32,9 @@ def can_pack(dtype: torch.dtype = torch.float32) -> bool:
 
 def by_blas(dtype: torch.dtype) -> bool:
     """Whether the BLAS library is the faster one here."""
-    old = torch.cpu._is_avx2_supported() and not torch.cpu._is_avx512_supported()
-    return dtype is torch.float32 and torch.backends.mkl.is_available() and old
+    if dtype is not torch.float32 or not torch.backends.mkl.is_available():
+        return False
+    return torch.cpu._is_avx2_supported() and not torch.cpu._is_avx512_supported()
 
 
 def product(
