@@ -64,7 +64,7 @@ atlas: $(ATLAS)/model/config.json ## search across 450 languages, small: TEACHER
 endif
 
 $(ATLAS)/rows/train.jsonl.zst: $(STAMP)
-	@echo "two hours on two cores in all, eight where they have no bfloat16 (tessera doctor); after a stop the same command goes on"
+	@echo "two hours on two cores in all, several times that where they have no bfloat16 (tessera doctor); after a stop the same command goes on"
 	$(POLITELY)/python benchmarks/atlas_rows.py $(DATA) $(ATLAS)
 
 $(ATLAS)/trimmed/config.json: $(ATLAS)/rows/train.jsonl.zst

@@ -39,9 +39,10 @@ def overrides(set_: list[str] | None) -> dict[str, str]:
 
 def written(out: Path | None, out_too: Path | None) -> Path:
     """The folder to write, given in its place or as --out; a mistake of use where it is in neither or in both."""
-    if (out is None) is (out_too is None):
+    given = [one for one in (out, out_too) if one is not None]
+    if len(given) != 1:
         raise typer.BadParameter("name the folder to write once: after the model, or with --out", param_hint="'out'")
-    return out or out_too or Path()
+    return given[0]
 
 
 def find_model(place: Path) -> Path:

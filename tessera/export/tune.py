@@ -42,11 +42,8 @@ Goal = Literal["throughput", "latency"]
 
 _FEWEST, _CALIBRATED, _MEASURED, _LOOKED_AT = 64, 128, 512, 50_000  # texts
 _TIMED, _ALONE = 64, 16  # texts of a pass, texts one at a time
-_TURNS, _MOST_TURNS, _LONG = (
-    3,
-    12,
-    10.0,
-)  # passes of each engine: three at least, then more until so many seconds are over
+_TURNS, _MOST_TURNS = 3, 12  # passes of each engine, at least and at most
+_LONG = 10.0  # seconds after which no more than the least are made
 _AHEAD = 1.05  # times the speed below which an engine is not worth the graph, the memory and the library that it needs
 _BUDGETS = (4096, 16_384)  # tokens of a batch
 _SECTION = re.compile(r"\n*<!-- tessera tune -->.*?<!-- /tessera tune -->\n*", re.DOTALL)

@@ -29,8 +29,8 @@ _MLP_NUMBERS = 5_000_000  # inside a multilayer perceptron at once
 def packed(encoder: nn.Module, dtype: torch.dtype, *, may_round: bool = False) -> nn.Module:
     """The form of an encoder that gives its answers fastest in inference.
 
-    A copy with packed weights on a CPU with the matrix library: `PackedEncoder` for one of ours, `PackedBert` for one
-    of BERT's architecture. Else `encoder` itself, to be run under autocast; or with `may_round` and one of ours a
+    Packed weights, copied, on a CPU where `can_pack(dtype)`: `PackedEncoder` for one of ours, `PackedBert` for one of
+    BERT's architecture. Else `encoder` itself, to be run under autocast; or with `may_round` and one of ours a
     `RoundedEncoder`, which changes its weights.
     """
     if isinstance(encoder, TransformersEncoder) and next(encoder.parameters()).device.type == "cpu" and can_pack(dtype):

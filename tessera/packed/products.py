@@ -13,7 +13,8 @@ from torch.nn import functional
 FUSED_ACTIVATIONS = {  # as oneDNN calls them
     "gelu": ("gelu", "none"), "gelu_new": ("gelu", "tanh"), "gelu_pytorch_tanh": ("gelu", "tanh"), "silu": ("swish", "")
 }  # fmt: skip
-_IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
+_IN_PLACE: dict[str | None, Callable[[Tensor], Tensor]] = {
+    None: lambda x: x,
     "gelu": torch.ops.aten.gelu_.default,
     "gelu_new": lambda x: torch.ops.aten.gelu_.default(x, approximate="tanh"),
     "gelu_pytorch_tanh": lambda x: torch.ops.aten.gelu_.default(x, approximate="tanh"),
@@ -40,9 +41,12 @@ def by_blas(dtype: torch.dtype) -> bool:
 def product(
     weight: Tensor, bias: Tensor | None, dtype: torch.dtype, activation: str | None = None
 ) -> Callable[[Tensor], Tensor]:
-    """What makes act(x W^T + b) of rows x [T, K], in `dtype`; weight [O, K], bias [O]."""
+    """What makes act(x W^T + b) of rows x [T, K], in `dtype`; weight [O, K], bias [O].
+
+    activation   a key of `FUSED_ACTIVATIONS`. Raises KeyError for another
+    """
     if by_blas(dtype):
-        turned, act = _turned(weight, dtype), _IN_PLACE.get(activation or "", lambda x: x)
+        turned, act = _turned(weight, dtype), _IN_PLACE[activation]
         if bias is None:
             return lambda x: act(torch.mm(x, turned))
         more = bias.detach().to(dtype)

@@ -59,8 +59,13 @@ def test_weights_are_copied(way: str) -> None:
     assert layer(x).eq(4).all()
 
 
+def test_an_activation_that_is_not_known_is_never_left_out(way: str) -> None:
+    with pytest.raises(KeyError, match="relu6"):
+        product(torch.ones(3, 4), None, torch.float32, "relu6")
+
+
 def test_every_activation_has_both_forms() -> None:
-    assert set(EXACT) - {None} == set(FUSED_ACTIVATIONS) == set(products._IN_PLACE)
+    assert set(EXACT) == {None, *FUSED_ACTIVATIONS} == set(products._IN_PLACE)
 
 
 @pytest.mark.parametrize(("old", "new", "mkl", "expected"), [
