@@ -216,7 +216,7 @@ def unpack_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], p
         if value.tensor not in tensors:
             raise ValueError(f"the saved optimizer state is damaged: {value.tensor[:100]!r} is missing")
         tensor = tensors[value.tensor]
-        if of is None or tensor.numel() == 1 != of.numel():  # a count
+        if of is None or (tensor.numel() == 1 and tensor.shape != of.shape):  # a count
             return tensor
         if tensor.shape != of.shape:
             raise ValueError(_OTHER)

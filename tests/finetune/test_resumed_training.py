@@ -25,9 +25,9 @@ class Killed(BaseException):
     """What a kill is to the process that dies of it."""
 
 
-def trained(start, train=loop.train, stop=None, checkpoint=None, scores=(0.1, 0.3, 0.2)):
+def trained(start, train=loop.train, stop=None, checkpoint=None, scores=(0.1, 0.3, 0.2), kind="classify", labels=4):
     """(summary, all weights) of a training that dies behind so many steps."""
-    learner = start.learner("classify", 4, PROTOCOL, seed=0)
+    learner = start.learner(kind, labels, PROTOCOL, seed=0)
     given = iter(scores)
 
     def report(done, total, what):
@@ -35,7 +35,7 @@ def trained(start, train=loop.train, stop=None, checkpoint=None, scores=(0.1, 0.
             raise Killed
 
     found = train(
-        learner, learnable.examples("classify", 24, 0), PROTOCOL, rate=5e-3, seed=1, validate=lambda: next(given),
+        learner, learnable.examples(kind, 24, 0), PROTOCOL, rate=5e-3, seed=1, validate=lambda: next(given),
         on_progress=report, checkpoint=checkpoint,
     )  # fmt: skip
     summary = found[0] if isinstance(found, tuple) else found
@@ -62,6 +62,33 @@ def test_a_training_killed_at_any_step_ends_with_the_same_weights(start, method,
     assert lines == [f"goes on after step {stop - 1} of 9, from {tmp_path / 'one.safetensors'}"]
     assert all(torch.equal(found[name], value) for name, value in due.items())
     assert found.keys() == due.keys()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("kind", "labels"),
+    [
+        ("pair", 2),
+        ("reward", 2),
+        ("multilabel", 4),
+        ("regress", 1),
+        ("rerank", 1),
+        ("choose", 1),
+        ("tag", 6),
+        ("span", 2),
+    ],
+)
+def test_a_training_of_every_kind_goes_on_after_a_kill(start, method, kind, labels, tmp_path):
+    of = {"kind": kind, "labels": labels}
+    summary, due = trained(start, METHODS[method], **of)
+    with pytest.raises(Killed):
+        trained(start, METHODS[method], 5, Checkpoint(place=tmp_path / "one", identity="a", minutes=0), **of)
+    lines = []
+    checkpoint = Checkpoint(place=tmp_path / "one", identity="a", say=lines.append)
+    again, found = trained(start, METHODS[method], None, checkpoint, (0.3, 0.2), **of)
+    assert len(lines) == 1
+    assert again == summary
+    assert all(torch.equal(found[name], value) for name, value in due.items())
 
 
 def test_early_stopping_that_was_over_is_over_after_a_kill_too(start, tmp_path):

@@ -93,6 +93,19 @@ def test_a_state_taken_and_put_back_goes_on_the_same_way(name):
     assert torch.equal(net[0].weight, twin[0].weight)
 
 
+@pytest.mark.parametrize("name", ["adamw", "stableadamw"])
+def test_the_state_of_a_layer_with_one_output_is_put_back(name):
+    net = nn.Linear(3, 1)  # its bias is one number, as the count of steps is
+    optimizer = build(net, Optimizer(name=name), peak=1e-3)
+    step(net, optimizer, 0.1)
+    twin = build(net, Optimizer(name=name), peak=1e-3)
+    unpack_state(twin, *pack_state(optimizer))
+    for parameter in net.parameters():
+        moments = {key: value for key, value in optimizer.state[parameter].items() if isinstance(value, torch.Tensor)}
+        assert moments
+        assert all(torch.equal(twin.state[parameter][key], value) for key, value in moments.items())
+
+
 def test_a_state_of_another_optimizer_is_refused():
     net = model()
     optimizer = build(net, Optimizer(name="adamw"), peak=1e-3)
