@@ -8,7 +8,7 @@ from unittest import mock
 import torch
 import training_gpu_heads as heads
 import training_gpu_parts as training
-from gpu_check_parts import PRESET, Bench, emptied, timed
+from gpu_check_bench import PRESET, Bench, emptied, timed
 from torch import Tensor
 
 from tessera.kernels import window_attention

@@ -5,32 +5,28 @@
 In a rehearsal shapes are tiny and torch's attention kernels are stood in for on the CPU (tests/varlen_on_cpu.py).
 """
 
-import contextlib
-import gc
 import json
 import os
 import platform
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gpu_check_kernels as alone
+import gpu_check_peers as beside
+import gpu_check_steps as whole
 import torch
 import training_gpu_parts as training
-from torch import Tensor
+from gpu_check_bench import ROOT, Bench, parts_off, stood_in, timed
 
 from tessera.kernels import window_attention
 from tessera.model import attention, cross_entropy
-from tessera.plan.cost import data_sheet
 
-ROOT = Path(__file__).resolve().parents[1]
-PRESET = "mmbert-base"
 PRODUCTS = {  # m, k, n of the products of mmBERT-base: for 65,536 tokens, and for a block of 4,096 scored positions
     "square": (8192, 8192, 8192), "qkv and gate_up": (65_536, 768, 2304), "attention output": (65_536, 768, 768),
     "down": (65_536, 1152, 768), "gradient of gate_up": (768, 65_536, 2304), "scores": (4096, 768, 256_000),
@@ -46,32 +42,8 @@ BOUNDS = (1e-2, 2e-2)  # of an answer and of a gradient in bfloat16, in parts of
 # Shapes: T tokens of N documents end to end, H query heads, K key/value heads, D head width, M positions, V vocabulary.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bench:
-    """Where a part runs and whom it tells."""
-
-    device: torch.device
-    rehearse: bool
-    say: Callable[[dict[str, Any]], None]  # a row: "row" is its name
-    out: Path  # what is large is written there
-
-    @property
-    def peak_flops(self) -> float:
-        """What MFU is a share of: the data sheet's FLOP/s; 1e12 in a rehearsal and for a GPU without a sheet."""
-        sheet = data_sheet(torch.cuda.get_device_name(self.device)) if self.device.type == "cuda" else None
-        return sheet[1] if sheet else 1e12
-
-    def shorter(self, count: int, rehearsed: int) -> int:
-        """The count, or that of a rehearsal."""
-        return rehearsed if self.rehearse else count
-
-
 def main(part: str, out: Path, *, rehearse: bool, say: Callable[[dict[str, Any]], None]) -> None:
     """Runs one part."""
-    import gpu_check_kernels as alone
-    import gpu_check_peers as beside
-    import gpu_check_steps as whole
-
     if not rehearse and not torch.cuda.is_available():
         sys.exit("error: PyTorch sees no GPU, and nothing else is measured here; --rehearse shows that all of it runs")
     bench = Bench(device=torch.device("cpu" if rehearse else "cuda"), rehearse=rehearse, say=say, out=out)
@@ -79,51 +51,6 @@ def main(part: str, out: Path, *, rehearse: bool, say: Callable[[dict[str, Any]]
             "steps": whole.steps, "profile": whole.profile, "encode": beside.encode, "peers": beside.peers}  # fmt: skip
     with stood_in(rehearse):
         work[part](bench)
-
-
-@contextlib.contextmanager
-def stood_in(rehearse: bool) -> Iterator[None]:
-    """In a rehearsal the kernels of GPUs have stand-ins."""
-    if not rehearse:
-        yield
-        return
-    torch.set_num_threads(1)  # more would wait for one another over so little
-    sys.path.insert(0, str(ROOT / "tests"))
-    from varlen_on_cpu import standing_in
-
-    with standing_in():
-        yield
-
-
-def timed(work: Callable[[], object], bench: Bench, *, repeat: int = 10, warm: int = 3) -> float:
-    """Median seconds of `work`, by the device's clock."""
-    if bench.device.type != "cuda":
-        began = time.perf_counter()
-        work()
-        return time.perf_counter() - began
-    for _ in range(warm):
-        work()
-    spans = [tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in range(repeat)]
-    for begin, end in spans:
-        begin.record()
-        work()
-        end.record()
-    torch.cuda.synchronize()
-    return statistics.median(begin.elapsed_time(end) for begin, end in spans) / 1e3
-
-
-def emptied(bench: Bench) -> None:
-    """Gives back what nobody holds any more."""
-    gc.collect()
-    if bench.device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
-def parts_off(found: Tensor, wanted: Tensor) -> float:
-    """The difference as a part of what is wanted, by their norms; infinite where something is no number."""
-    found, wanted = found.detach().float(), wanted.detach().float()
-    off = float((found - wanted).norm() / wanted.norm())
-    return off if off == off else float("inf")
 
 
 # ------------------------------------------------------------------------------------------------------------ ceilings

@@ -10,7 +10,7 @@ import efficiency_parts
 import numpy as np
 import torch
 import training_gpu_parts as training
-from gpu_check_parts import PRESET, Bench, emptied
+from gpu_check_bench import PRESET, Bench, emptied
 from gpu_check_steps import device_name, shape
 from torch import Tensor, nn
 from torch.nn import functional

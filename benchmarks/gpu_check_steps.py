@@ -13,7 +13,7 @@ from unittest import mock
 import numpy as np
 import torch
 import training_gpu_parts as training
-from gpu_check_parts import PRESET, Bench, emptied
+from gpu_check_bench import PRESET, Bench, emptied
 from optimi import StableAdamW
 from training_gpu_heads import wait
 
