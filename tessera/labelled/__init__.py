@@ -10,4 +10,5 @@ In reading order:
     splits.py       train, validation and test by files, by a column, or by a hash of each row
     remarks.py      what looks wrong with rows that can be read
     dataset.py      a dataset out of files: guessed where nothing is said, and what was guessed
+    judged.py       test rows for a model that is there, read the same way
 """

@@ -199,7 +199,7 @@ class _Reading:
         if kind == "span":
             return dataclasses.replace(asked, no_answer=self._without_answers(learned)), wrong
         if kind == "rerank" and "label" in self.found.columns:
-            return dataclasses.replace(asked, highest=_highest(learned)), wrong
+            return dataclasses.replace(asked, highest=highest_grade(learned)), wrong
         if kind not in ("classify", "pair", "multilabel", "tag"):
             return dataclasses.replace(asked, names=()), wrong
         if self.options.labels is None:
@@ -323,7 +323,8 @@ def _counts(train: Part, names: Sequence[str]) -> str:
     return f"{len(names)} labels, rows to train on: {'fewest ' if len(names) > 8 else ''}{listed}{more}"
 
 
-def _highest(rows: Sequence[Row]) -> float:
+def highest_grade(rows: Sequence[Row]) -> float:
+    """What grades are divided by: the highest, 1 at least."""
     found = [1.0]
     for row in rows:
         try:

@@ -1,12 +1,16 @@
 """Columns of a table by the roles that a model reads: texts, questions, words, options; found by name, or as asked."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tessera.inference.text_files import Take, Values
 from tessera.prediction.requests import PAIR, SPAN, TEXT, example
+
+_LISTS = ("options", "choices", "endings")  # what a column with all options is called
+_NUMBERED = re.compile(r"(?:choice|option|ending)[ _]?(\d+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +61,26 @@ def _guessed(kind: str, pair: bool, first: Values, asked: Mapping[str, str]) -> 
         case "tag":
             ways = [] if asked else [{"words": "words"}, {"words": "tokens"}, *texts]
         case "choose":
-            ways = [{"text": "text", "options": "options"}, {"text": "question", "options": "choices"}]
+            return _choice(first, asked)
         case _:
             pairs = [dict(zip(("text", "second"), names, strict=True)) for names in PAIR]
             needed = pair or kind == "rerank"
             ways = [*pairs, *texts] if needed or "second" in asked or not asked else texts
     return next((way for way in ways if all(column in first for role, column in way.items() if role not in asked)), {})
+
+
+def _choice(first: Values, asked: Mapping[str, str]) -> dict[str, str]:
+    """Text and options of a choice: a column with a list, or several that are numbered, as choice1 and choice2."""
+    ways = [*_LISTS, *([",".join(numbered)] if len(numbered := numbered_options(map(str, first))) > 1 else [])]
+    there = (way for way in ways if all(name in first for name in _option_columns(way, first)))
+    found = {"text": next((name for name in (*TEXT, "question") if name in first), None), "options": next(there, None)}
+    return {role: column for role, column in found.items() if column is not None and role not in asked}
+
+
+def numbered_options(names: Iterable[str]) -> list[str]:
+    """The columns of options that are numbered, in the order of their numbers: choice1, choice2; ending0, ending1."""
+    found = {name: match for name in names if (match := _NUMBERED.fullmatch(name))}
+    return sorted(found, key=lambda name: int(found[name][1]))
 
 
 def _option_columns(column: str, values: Mapping[str, Any]) -> list[str]:
