@@ -1,7 +1,7 @@
 """Verbs that put a model to use: vectors of texts, other runtimes, int8."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -25,6 +25,12 @@ from tessera.terminal import Watcher, console, print_table
 Engine = Literal["onnx", "openvino"]
 DropHead = Annotated[
     bool, typer.Option("--drop-head", help="of a classifier: leave its head out, take what is beneath")
+]
+RealText = Annotated[
+    str | None, typer.Option(help="real text of the kind that will be encoded; of a head --rows are enough")
+]
+TestRows = Annotated[
+    str | None, typer.Option(help="of a head: rows with what is right, as it was fine-tuned on, for its score")
 ]
 
 
@@ -102,7 +108,7 @@ def export(
     """A model as one graph for another runtime, held against our own before it is written."""
     from tessera.export.graph import export as write
     from tessera.export.model_card import by_text
-    from tessera.export.quantize import read_texts
+    from tessera.export.real_text import read_texts
 
     folder = written(out, out_too)
     with Watcher(console) as watcher:
@@ -113,7 +119,7 @@ def export(
             output=output,
             pooling=pooling,
             normalize=normalize,
-            texts=read_texts(texts, limit=100) if texts is not None else (),
+            texts=[text for text, _ in read_texts(texts, limit=100)] if texts is not None else (),
             drop_head=drop_head,
             say=watcher.say,
         )
@@ -124,7 +130,7 @@ def export(
 @app.command()
 def quantize(
     model: ModelPath,
-    texts: Annotated[str, typer.Option(help="real text of the kind that will be encoded", show_default=False)],
+    texts: RealText = None,
     out: Written = None,
     out_too: WrittenToo = None,
     to: Annotated[Engine, typer.Option(help="OpenVINO, or ONNX Runtime")] = "openvino",
@@ -132,7 +138,7 @@ def quantize(
     pairs: Annotated[str | None, typer.Option(help="pairs of translations, for retrieval before and after")] = None,
     min_cosine: Annotated[float, typer.Option(help="of every text with its vector in float32")] = 0.99,
     max_drop: Annotated[float, typer.Option(help="points of retrieval, or of the score of a head, to lose")] = 0.5,
-    rows: Annotated[str | None, typer.Option(help="of a head: rows with what is right, for its score")] = None,
+    rows: TestRows = None,
     min_agreement: Annotated[float, typer.Option(help="of a head without rows: answers of 100 that stay")] = 98.0,
     weights_only: Annotated[bool, typer.Option("--weights-only", help="smaller, hardly faster, nearer")] = False,
     max_length: Annotated[int, typer.Option(help="tokens that are read of a text")] = 512,
@@ -140,19 +146,18 @@ def quantize(
 ) -> None:
     """A model in int8, measured before and after; nothing is written that falls under a bound."""
     from tessera.export.quantize import quantize as write
-    from tessera.export.quantize import read_pairs, read_texts
+    from tessera.export.real_text import read_pairs
     from tessera.files import refuse_taken
-    from tessera.labelled import tables
 
     folder = written(out, out_too)
     refuse_taken(folder)
-    labelled = [row for file in (tables.find(rows) if rows is not None else ()) for _, row in tables.rows(file)]
+    labelled = _labelled(model, rows)
     with Watcher(console) as watcher:
         measured = write(
             model,
             folder,
             to,
-            texts=read_texts(texts, column=text),
+            texts=[one for one, _ in _real(texts, rows, text)],
             pairs=read_pairs(pairs) if pairs is not None else (),
             min_cosine=min_cosine,
             max_drop=max_drop,
@@ -169,13 +174,13 @@ def quantize(
 @app.command()
 def tune(
     model: ModelPath,
-    texts: Annotated[str, typer.Option(help="real text of the kind that will be encoded", show_default=False)],
+    texts: RealText = None,
     goal: Annotated[
         Literal["throughput", "latency"], typer.Option("--for", help="many texts at once, or one at a time")
     ] = "throughput",
     text: Annotated[str, typer.Option(help="the column that holds the text; lang may hold its language")] = "text",
     min_cosine: Annotated[float, typer.Option(help="of every text with its vector in float32")] = 0.999,
-    rows: Annotated[str | None, typer.Option(help="of a head: rows with what is right, for its score")] = None,
+    rows: TestRows = None,
     min_agreement: Annotated[float, typer.Option(help="of a head without rows: answers of 100 that stay")] = 98.0,
     max_drop: Annotated[
         float, typer.Option(help="points of retrieval, or of a head's score, a language may lose")
@@ -183,15 +188,13 @@ def tune(
     max_length: Annotated[int, typer.Option(help="tokens that are read of a text")] = 512,
 ) -> None:
     """Which engine is fastest here for a model, within bounds; `embed`, `predict`, `serve` ... then take it."""
-    from tessera.export.tune import read_texts
     from tessera.export.tune import tune as measure
-    from tessera.labelled import tables
 
-    labelled = [row for file in (tables.find(rows) if rows is not None else ()) for _, row in tables.rows(file)]
+    labelled = _labelled(model, rows)
     with Watcher(console) as watcher:
         found = measure(
             model,
-            read_texts(texts, column=text),
+            _real(texts, rows, text),
             rows=labelled,
             goal=goal,
             min_cosine=min_cosine,
@@ -205,3 +208,18 @@ def tune(
     console.print(
         f"{model / 'tuned'}: {chosen.name}, {chosen.threads} threads, batches of {chosen.max_tokens:,} tokens"
     )
+
+
+def _real(texts: str | None, rows: str | None, column: str) -> list[Any]:
+    """Texts with their languages."""
+    from tessera.export.real_text import read_texts
+
+    if texts is None and rows is None:
+        raise ValueError("nothing is given to measure on: --texts FILE, or where the model has a head --rows FILE")
+    return read_texts(texts, column=column) if texts is not None else []
+
+
+def _labelled(model: Path, rows: str | None) -> list[Any]:
+    from tessera.export.quantize_head import read_rows
+
+    return read_rows(model, rows) if rows is not None else []

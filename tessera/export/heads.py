@@ -94,8 +94,10 @@ def write_card(predictor: Predictor, folder: Path, to: To, name: str, notes: str
 # ---------------------------------------------------------------------------------------------------------- comparing
 
 
-def asked(task: TaskConfig, texts: Sequence[str]) -> list[Row]:
-    """Rows of the kind of a task, made of plain texts: where it takes two, of halves of texts."""
+def asked(task: TaskConfig, texts: Sequence[Any]) -> list[Row]:
+    """Rows of the kind of a task, made of plain texts: where it takes two, of their halves. Rows stay as they are."""
+    if not all(isinstance(text, str) for text in texts):
+        return list(texts)
     both = [halves(text) for text in texts]
     match task.kind:
         case "choose":

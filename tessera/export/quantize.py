@@ -7,27 +7,25 @@ What int8 loses depends on the model and the text, so it is measured on both: th
 vector in float32, and whether retrieval still finds what it found. docs/export.md says what was compared.
 """
 
-import itertools
 import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tessera.corpus import documents
 from tessera.export import graph
 from tessera.export.graph import drafted, length_of, pooled
 from tessera.export.heads import halves, has_head
 from tessera.export.int8 import batches, size, write_int8
 from tessera.export.model_card import card
-from tessera.export.quantize_head import HeadMeasured, quantize_head
+from tessera.export.quantize_head import HeadMeasured, divided, quantize_head
 from tessera.export.tracing import To, about, need, write_graph
 from tessera.files import refuse_taken, write_json
 from tessera.inference import sentence_folder as folders
@@ -35,20 +33,17 @@ from tessera.inference.engine import Vectors, rows
 from tessera.inference.nearest import nearest, unit
 from tessera.inference.runtime import ABOUT, VECTORS, Runtime
 from tessera.inference.tokenize import Ids, TextTokenizer
-from tessera.plan.corpus import Columns, Source
 from tessera.progress import Say, silent
 from tessera.tokenizer.tokenizer import Tokenizer
 
 # Shapes: n texts, T tokens of a batch end to end, P width of a vector.
 
 Embed = Callable[[Sequence[Ids]], Vectors]  # token ids of texts -> [n, P]
-Drawn = TypeVar("Drawn")
 
 _CALIBRATED = 128  # texts; more made no difference
 _MEASURED = 512  # texts, none of which was calibrated on
 _FEWEST = 32  # texts, or the figures mean nothing
 _TIMED = 64  # texts
-_LOOKED_AT = 50_000  # rows of a file that texts are drawn from
 _BATCH = 8  # texts of a calibration step
 _TOKENS = 4096  # of a batch
 
@@ -86,7 +81,7 @@ def quantize(
     target: str | Path,
     to: To = "openvino",
     *,
-    texts: Sequence[str],
+    texts: Sequence[str] = (),
     pairs: Sequence[tuple[str, str]] = (),
     min_cosine: float = 0.99,
     max_drop: float = 0.5,
@@ -100,7 +95,8 @@ def quantize(
 ) -> Measured | HeadMeasured:
     """Writes `target` with the model in int8, unless it falls under a bound: then nothing is written.
 
-    texts         real ones, of the kind that will be encoded; a part calibrates, the rest is measured on
+    texts         real ones, of the kind that will be encoded; a part calibrates, the rest is measured on. Where there
+                  are rows they may be missing: then a part of the rows calibrates
     pairs         (text, its translation or answer): retrieval is both ways among them. Without any, the first half of
                   each measured text is to find its second half
     min_cosine    of every measured text with our own vector of it in float32
@@ -114,19 +110,24 @@ def quantize(
     Raises ValueError saying what was measured where a bound is not held, and for too few texts; else as `export`.
     """
     _check(to, weights_only, min_cosine, max_drop)
-    calibrating, measuring = _halved(texts, seed)
     refuse_taken(Path(target))
     place = folders.local(folder)
-    if not drop_head and has_head(place):
-        return quantize_head(
-            place, Path(target), to, calibrating=calibrating, measuring=measuring, rows=rows,
-            min_agreement=min_agreement, max_drop=max_drop, weights_only=weights_only, max_length=max_length, say=say,
+    if drop_head or not has_head(place):
+        if rows:
+            raise ValueError(f"{place}: rows are for the head of a task, and there is none (or it is left out)")
+        calibrating, measuring = _halved(texts, seed)
+        return _quantize_embedder(
+            place, Path(target), to, calibrating=calibrating, measuring=measuring, pairs=pairs, min_cosine=min_cosine,
+            max_drop=max_drop, weights_only=weights_only, max_length=max_length, drop_head=drop_head, say=say,
         )  # fmt: skip
-    if rows:
-        raise ValueError(f"{place}: rows are for the head of a task, and there is none (or it is left out)")
-    return _quantize_embedder(
-        place, Path(target), to, calibrating=calibrating, measuring=measuring, pairs=pairs, min_cosine=min_cosine,
-        max_drop=max_drop, weights_only=weights_only, max_length=max_length, drop_head=drop_head, say=say,
+    given: Sequence[Any]
+    if texts or not rows:
+        given, measuring = _halved(texts, seed)
+    else:
+        (given, rows), measuring = divided(rows, seed), []
+    return quantize_head(
+        place, Path(target), to, calibrating=given, measuring=measuring, rows=rows, min_agreement=min_agreement,
+        max_drop=max_drop, weights_only=weights_only, max_length=max_length, say=say,
     )  # fmt: skip
 
 
@@ -201,25 +202,6 @@ def _halved(texts: Sequence[str], seed: int) -> tuple[list[str], list[str]]:
     random.Random(seed).shuffle(chosen)
     cut = min(_CALIBRATED, len(chosen) // 2)
     return chosen[:cut], chosen[cut : cut + _MEASURED]
-
-
-def read_texts(path: str, limit: int = 1000, seed: int = 0, column: str = "text") -> list[str]:
-    """At most `limit` texts drawn from jsonl, parquet or plain-text files. Raises ValueError as corpus.read."""
-    source = Source(name="texts", path=path, columns=Columns(text=column), language="und", split="train")
-    rows = (row.text for row in documents.read(source) if isinstance(row, documents.Document))
-    return _drawn(rows, limit, seed)
-
-
-def read_pairs(path: str, limit: int = 1000, seed: int = 0) -> list[tuple[str, str]]:
-    """At most `limit` pairs from rows of src, tgt, src_lang and tgt_lang. Raises ValueError as corpus.read."""
-    source = Source(name="pairs", path=path, kind="pairs", split="train")
-    rows = documents.read(source)
-    return _drawn(((row.source_text, row.target_text) for row in rows if isinstance(row, documents.Pair)), limit, seed)
-
-
-def _drawn(rows: Iterator[Drawn], limit: int, seed: int) -> list[Drawn]:
-    found = list(itertools.islice(rows, _LOOKED_AT))
-    return random.Random(seed).sample(found, min(limit, len(found)))
 
 
 # --------------------------------------------------------------------------------------------------------- measuring

@@ -10,6 +10,7 @@
 The same is asked of int8 with the answers of the float model in the place of the right ones: that is the agreement.
 """
 
+import random
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,9 @@ from tessera.export.int8 import batches, size, write_int8
 from tessera.export.model_card import refuse_different
 from tessera.export.tracing import To, write_graph
 from tessera.files import write_json
+from tessera.inference import sentence_folder as folders
 from tessera.inference.runtime import ABOUT
+from tessera.labelled import judged
 from tessera.prediction.predictor import Prediction, Predictor, Row
 from tessera.prediction.requests import request
 from tessera.progress import Say
@@ -76,7 +79,7 @@ def quantize_head(
     target: Path,
     to: To,
     *,
-    calibrating: Sequence[str],
+    calibrating: Sequence[Row],
     measuring: Sequence[str],
     rows: Sequence[Mapping[str, Any]] = (),
     min_agreement: float = 98.0,
@@ -87,6 +90,7 @@ def quantize_head(
 ) -> HeadMeasured:
     """Writes `target` with the model in int8, unless it falls under a bound: then nothing is written.
 
+    calibrating    texts, or rows of the task
     rows           of the task, as `Predictor.predict` takes them, each also with what is right: label, labels, score,
                    choice, tags or answer. They are measured on instead of `measuring`, and `max_drop` is the bound
     min_agreement  of a hundred answers on plain texts, those that must stay: the bound where there are no rows
@@ -107,7 +111,8 @@ def quantize_head(
             write_json(place / ABOUT, heads.about(predictor, to))
         refuse_different(heads.compare(predictor, plain))
         calibrated = 0 if weights_only or to == "onnx" else len(calibrating)
-        say(f"int8, calibrated on {calibrated} texts" if calibrated else "int8 without calibration")
+        what = "texts" if all(isinstance(one, str) for one in calibrating) else "rows"
+        say(f"int8, calibrated on {calibrated} {what}" if calibrated else "int8 without calibration")
         write_int8(plain, draft, to, weights_only, calls(predictor, heads.asked(task, calibrating[:CALIBRATED])))
         write_json(draft / ABOUT, heads.about(predictor, to))
         say(f"measuring on {len(asked)} rows that were not calibrated on")
@@ -165,6 +170,28 @@ def _faster(before: Predictor, after: Predictor, rows: Sequence[Row]) -> float:
 # ------------------------------------------------------------------------------------------------------------- scoring
 
 
+def read_rows(folder: str | Path, where: str) -> list[dict[str, Any]]:
+    """Rows that say what is right, of a file that the model of a folder could be fine-tuned on.
+
+    Raises ValueError where it has no head, DataError as `judged.rows`.
+    """
+    place = folders.local(folder)
+    if not heads.has_head(place):
+        raise ValueError(f"{place}: rows are for the head of a task, and there is none")
+    model = Predictor.from_pretrained(place, device="cpu", dtype="float32")
+    return judged.rows(where, kind=model.kind, pair=model.model.task.pair, labels=model.labels,
+                       tokenizer=model.reader.tokenizer)  # fmt: skip
+
+
+def divided(rows: Sequence[Mapping[str, Any]], seed: int) -> tuple[list[Row], list[Mapping[str, Any]]]:
+    """Rows to calibrate on, and others to measure on."""
+    if len(rows) < 2 * FEWEST:
+        raise ValueError(f"{len(rows)} rows; give {2 * FEWEST} or more, to calibrate and measure on, or texts besides")
+    chosen = random.Random(seed).sample(list(rows), len(rows))
+    cut = min(CALIBRATED, len(chosen) // 2)
+    return list(chosen[:cut]), chosen[cut:]
+
+
 def right_answer(predictor: Predictor, row: Mapping[str, Any], number: int) -> Prediction:
     """What a row says is right, as a prediction says it. Raises ValueError naming the row."""
     kind, labels = predictor.kind, predictor.labels
@@ -194,8 +221,12 @@ def right_answer(predictor: Predictor, row: Mapping[str, Any], number: int) -> P
         case "choose":
             return {"choice": int(given)}
         case "span":
+            given = given.get("text", given) if isinstance(given, Mapping) else given  # as SQuAD has them
             several = [given] if isinstance(given, str) else list(given)
-            return {"answers": [one if isinstance(one, str) else one[0] for one in several] or [""]}
+            answers = [one if isinstance(one, str) or not isinstance(one, list | tuple) else one[0] for one in several]
+            if isinstance(given, Mapping) or not all(isinstance(one, str) for one in answers):
+                raise ValueError(f"rows[{number}]: {name} is {given!r:.80}; give a text, or a list of texts")
+            return {"answers": answers or [""]}
     return {"score": float(given)}
 
 

@@ -20,27 +20,26 @@ import numpy as np
 import torch
 
 from tessera import checksums
-from tessera.corpus import documents
 from tessera.export.candidates import Candidate, Source, candidates, replace_choice, with_threads
 from tessera.export.heads import asked as heads_asked
 from tessera.export.heads import has_head
 from tessera.export.quantize_head import FEWEST as FEWEST_ROWS
+from tessera.export.quantize_head import divided
+from tessera.export.real_text import Text
 from tessera.export.tune_head import Answerer, Answers, HeadJudge
-from tessera.export.tune_vectors import Embedder, Quality, Text, VectorJudge
+from tessera.export.tune_vectors import Embedder, Quality, VectorJudge
 from tessera.files import atomic_folder, fingerprint, write_json, write_text
 from tessera.inference import runtime
 from tessera.inference import sentence_folder as folders
 from tessera.inference.encoder import Encoder
 from tessera.inference.tuned import CHOICE, FOLDER, Choice, processor
-from tessera.plan.corpus import Columns
-from tessera.plan.corpus import Source as Files
 from tessera.prediction.predictor import Predictor
 from tessera.prediction.requests import request
 from tessera.progress import Say, silent
 
 Goal = Literal["throughput", "latency"]
 
-_FEWEST, _CALIBRATED, _MEASURED, _LOOKED_AT = 64, 128, 512, 50_000  # texts
+_FEWEST, _CALIBRATED, _MEASURED = 64, 128, 512  # texts
 _TIMED, _ALONE = 64, 16  # texts of a pass, texts one at a time
 _TURNS, _MOST_TURNS = 3, 12  # passes of each engine, at least and at most
 _LONG = 10.0  # seconds after which no more than the least are made
@@ -100,7 +99,7 @@ class Tuning:
 
 def tune(
     folder: str | Path,
-    texts: Sequence[Text],
+    texts: Sequence[Text] = (),
     *,
     rows: Sequence[Mapping[str, Any]] = (),
     goal: Goal = "throughput",
@@ -113,7 +112,8 @@ def tune(
 ) -> Tuning:
     """Measures every engine, and writes the fastest that holds the bounds into `folder`/tuned.
 
-    texts          real ones with their languages, of the kind that will be encoded or asked about; 64 or more
+    texts          real ones with their languages, of the kind that will be encoded or asked about; 64 or more. Where
+                   there are rows they may be missing: then a part of the rows calibrates
     rows           of a model with the head of a task: rows that say what is right, as of `quantize_head`, and may say
                    their language as `lang`; the score on them is the bound then, and not agreement
     goal           throughput: many texts at once. latency: one at a time
@@ -124,7 +124,12 @@ def tune(
     Raises ValueError for too few texts, an exported graph, and rows where there is no head.
     """
     inside = _checked(folder, min_cosine, min_agreement, max_drop, rows)
-    calibrating, measuring = _halved(texts, seed)
+    calibrating: Sequence[tuple[Any, str]]
+    if texts or not rows:
+        calibrating, measuring = _halved(texts, seed)
+    else:
+        some, rows = divided(rows, seed)
+        calibrating, measuring = [(row, "und") for row in some], []
     threads = torch.get_num_threads()
     source, judge, timed = _sides(
         inside, calibrating, measuring, rows, goal, max_length, min_cosine, min_agreement, max_drop
@@ -172,8 +177,8 @@ def _checked(
 
 
 def _sides(
-    inside: Path, calibrating: list[Text], measuring: list[Text], rows: Sequence[Mapping[str, Any]], goal: Goal,
-    longest: int, min_cosine: float, min_agreement: float, max_drop: float,
+    inside: Path, calibrating: Sequence[tuple[Any, str]], measuring: list[Text], rows: Sequence[Mapping[str, Any]],
+    goal: Goal, longest: int, min_cosine: float, min_agreement: float, max_drop: float,
 ) -> tuple[Source, VectorJudge | HeadJudge, list[Any]]:  # fmt: skip
     """What is tuned, what judges it, and what it is timed on."""
     some, about = [text for text, _ in calibrating], [text for text, _ in measuring]
@@ -212,25 +217,6 @@ def _halved(texts: Sequence[Text], seed: int) -> tuple[list[Text], list[Text]]:
     random.Random(seed).shuffle(chosen)
     cut = min(_CALIBRATED, len(chosen) // 2)
     return chosen[:cut], chosen[cut : cut + _MEASURED]
-
-
-def read_texts(path: str, limit: int = 1000, seed: int = 0, column: str = "text") -> list[Text]:
-    """At most `limit` texts with their languages: of the column `lang`, or as the file is called, or und.
-
-    Raises ValueError as corpus.read.
-    """
-    columns = Columns(text=column)
-
-    def read(language: str | None) -> list[Text]:
-        files = Files(name="texts", path=path, columns=columns, language=language, split="train")
-        rows = (row for row in documents.read(files) if isinstance(row, documents.Document))
-        return [(row.text, row.language) for row, _ in zip(rows, range(_LOOKED_AT), strict=False)]
-
-    try:
-        found = read(None)
-    except ValueError:
-        found = read("und")
-    return random.Random(seed).sample(found, min(limit, len(found)))
 
 
 # ----------------------------------------------------------------------------------------------------------- measuring

@@ -14,6 +14,7 @@ import numpy as np
 from tessera.export.graph import padded
 from tessera.export.heads import halves
 from tessera.export.int8 import Inputs, batches
+from tessera.export.real_text import Text
 from tessera.export.tracing import To, about, write_graph
 from tessera.files import write_json
 from tessera.inference import tuned
@@ -25,9 +26,6 @@ from tessera.inference.tuned import Choice
 from tessera.model import hub
 from tessera.model.hub import AnyEncoder
 from tessera.progress import silent
-
-Text = tuple[str, str]
-"""A text and its language."""
 
 _HOW: dict[str, Any] = {"normalize": True, "prompt": "", "on_truncated": silent}  # a text's beginning is enough
 

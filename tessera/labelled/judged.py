@@ -16,6 +16,7 @@ from tessera.labelled.dataset import highest_grade
 from tessera.labelled.examples import Asked, examples_of
 from tessera.labelled.tables import DataError
 from tessera.plan.task_data import Column
+from tessera.prediction.requests import PAIR, SPAN
 from tessera.tokenizer.tokenizer import Tokenizer
 
 _LOOKED_AT = 1_000  # rows, to guess
@@ -66,9 +67,12 @@ def _columns(looked: Sequence[dict[str, Any]], kind: str, pair: bool) -> dict[st
     given: dict[str, Column] = {}
     if kind == "choose" and "choice" in looked[0]:
         given["label"] = "choice"
+    if kind == "rerank":
+        names = next((names for names in PAIR if all(name in looked[0] for name in names)), None)
+        given |= dict(zip(("query", "document"), names, strict=True)) if names else {}
     if kind == "span" and "answer_start" not in looked[0] and (name := _plain_answer(looked)):
-        names = dict(zip(("question", "context"), ("question", "context"), strict=True))
-        return {**names, "answers": name}
+        names = next((names for names in SPAN if all(name in looked[0] for name in names)), SPAN[0])
+        return {**dict(zip(("question", "context"), names, strict=True)), "answers": name}
     found = guessing.guess(looked, kind, given).columns
     return {role: column for role, column in found.items() if role != "second" or pair or kind == "rerank"}
 

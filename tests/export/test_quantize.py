@@ -9,7 +9,8 @@ from small_encoder import write_model
 
 from tessera.export import quantize as quantizing
 from tessera.export.heads import halves as halved
-from tessera.export.quantize import quantize, read_pairs, read_texts
+from tessera.export.quantize import quantize
+from tessera.export.real_text import read_pairs, read_texts
 from tessera.files import write_text
 from tessera.inference.encoder import Encoder
 from tessera.inference.runtime import ABOUT, Runtime
@@ -124,6 +125,8 @@ def test_texts_and_pairs_are_read_from_files_and_drawn_the_same_way_each_time(tm
     found = read_texts(str(tmp_path / "a.jsonl"), limit=10)
     assert len(set(found)) == 10
     assert found == read_texts(str(tmp_path / "a.jsonl"), limit=10)
+    with pytest.raises(ValueError, match=r"no column is called .body., where text was looked for; name it with --text"):
+        read_texts(str(tmp_path / "a.jsonl"), column="body")
     row = '{"src": "hús", "tgt": "house", "src_lang": "fao_Latn", "tgt_lang": "eng_Latn"}\n'
     write_text(tmp_path / "pairs" / "b.jsonl", row)
     assert read_pairs(str(tmp_path / "pairs" / "b.jsonl")) == [("hús", "house")]

@@ -1,12 +1,16 @@
 """int8 of a model with the head of a task is gated on what the head says, and Predictor opens what is written."""
 
+import json
+from types import SimpleNamespace
+
 import learnable
 import pytest
 import task_folders
 from learnable import THINGS
 
 from tessera.export.quantize import quantize
-from tessera.export.quantize_head import score
+from tessera.export.quantize_head import read_rows, right_answer, score
+from tessera.files import write_text
 from tessera.inference.runtime import ABOUT, Runtime
 from tessera.json_files import read_json
 from tessera.prediction.predictor import Predictor
@@ -38,6 +42,31 @@ def test_int8_answers_as_the_model_within_the_bound_and_is_opened_by_predictor(s
     with pytest.raises(ValueError, match=r"nothing was written: the bound is an agreement of 100.1 of 100, measured"):
         quantize(folder, tmp_path / "none", engine, texts=TEXTS, min_agreement=100.1)
     assert not (tmp_path / "none").exists()
+
+
+def test_rows_alone_calibrate_and_are_measured_on(source, tmp_path):
+    folder = task_folders.with_head(source, "pair", tmp_path / "model")
+    pairs = learnable.examples("pair", 100, 5)
+    lines = [{"premise": one.text, "hypothesis": one.second, "label": one.label} for one in pairs]
+    write_text(tmp_path / "rows.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    rows = read_rows(folder, str(tmp_path / "rows.jsonl"))
+    lines = []
+    measured = quantize(folder, tmp_path / "out", "onnx", rows=rows, max_drop=50, say=lines.append)
+    assert measured.rows == 50
+    assert measured.before is not None
+    assert "measuring on 50 rows that were not calibrated on" in lines
+    with pytest.raises(ValueError, match="63 rows; give 64 or more, to calibrate and measure on, or texts besides"):
+        quantize(folder, tmp_path / "none", "onnx", rows=rows[:63])
+    with pytest.raises(ValueError, match="rows are for the head of a task, and there is none"):
+        read_rows(source, str(tmp_path / "rows.jsonl"))
+
+
+def test_answers_of_squad_are_texts_and_what_is_no_answer_is_refused():
+    model = SimpleNamespace(kind="span", labels=())
+    row = {"question": "who", "context": "a cat", "answers": {"text": ["a cat", "cat"], "answer_start": [0, 2]}}
+    assert right_answer(model, row, 0) == {"answers": ["a cat", "cat"]}
+    with pytest.raises(ValueError, match=r"rows\[3\]: answers is \{'a': 1\}; give a text, or a list of texts"):
+        right_answer(model, {**row, "answers": {"a": 1}}, 3)
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ from small_encoder import write_model
 from tessera import checksums
 from tessera.export import tune as tuning
 from tessera.export.candidates import Candidate
-from tessera.export.tune import read_texts, tune
+from tessera.export.real_text import read_texts
+from tessera.export.tune import tune
 from tessera.files import write_text
 from tessera.inference import tuned
 from tessera.inference.encoder import Encoder

@@ -103,6 +103,7 @@ def test_rows_with_what_is_right_are_the_bound_where_they_are_given(folder):
     found = tune(folder, TEXTS, rows=rows, max_drop=40)
     assert found.chosen.by_language["und"].before == 100.0
     assert read_json(folder / tuned.FOLDER / tuned.CHOICE)["rows"] == len(rows)
+    assert tune(folder, rows=rows, max_drop=40).chosen.by_language["und"].rows == len(rows) - len(rows) // 2
     with pytest.raises(ValueError, match="3 rows; give 32 or more to measure on"):
         tune(folder, TEXTS, rows=rows[:3])
 
