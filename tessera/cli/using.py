@@ -220,6 +220,6 @@ def _real(texts: str | None, rows: str | None, column: str) -> list[Any]:
 
 
 def _labelled(model: Path, rows: str | None) -> list[Any]:
-    from tessera.export.quantize_head import read_rows
+    from tessera.export.head_scores import read_rows
 
     return read_rows(model, rows) if rows is not None else []

@@ -10,6 +10,7 @@ In reading order:
     quantize.py       post-training quantization to int8, measured before and after
     quantize_head.py  the same with the head of a task: whether its answers stay what they were
     real_text.py      texts, and pairs of translations, that engines are measured on
+    head_scores.py    the score of a head's answers, and labelled rows to measure it on
     int8.py           int8 weights and activations of a graph, calibrated
     candidates.py     engines that may run a model here, each opened as it will be
     tune_vectors.py   what an engine's vectors lose beside float32, by language

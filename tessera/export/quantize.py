@@ -22,10 +22,11 @@ from torch import Tensor
 
 from tessera.export import graph
 from tessera.export.graph import drafted, length_of, pooled
+from tessera.export.head_scores import divided
 from tessera.export.heads import halves, has_head
 from tessera.export.int8 import batches, size, write_int8
 from tessera.export.model_card import card
-from tessera.export.quantize_head import HeadMeasured, divided, quantize_head
+from tessera.export.quantize_head import HeadMeasured, quantize_head
 from tessera.export.tracing import To, about, need, write_graph
 from tessera.files import refuse_taken, write_json
 from tessera.inference import sentence_folder as folders

@@ -21,10 +21,10 @@ import torch
 
 from tessera import checksums
 from tessera.export.candidates import Candidate, Source, candidates, replace_choice, with_threads
+from tessera.export.head_scores import FEWEST as FEWEST_ROWS
+from tessera.export.head_scores import divided
 from tessera.export.heads import asked as heads_asked
 from tessera.export.heads import has_head
-from tessera.export.quantize_head import FEWEST as FEWEST_ROWS
-from tessera.export.quantize_head import divided
 from tessera.export.real_text import Text
 from tessera.export.tune_head import Answerer, Answers, HeadJudge
 from tessera.export.tune_vectors import Embedder, Quality, VectorJudge
@@ -114,7 +114,7 @@ def tune(
 
     texts          real ones with their languages, of the kind that will be encoded or asked about; 64 or more. Where
                    there are rows they may be missing: then a part of the rows calibrates
-    rows           of a model with the head of a task: rows that say what is right, as of `quantize_head`, and may say
+    rows           of a model with the head of a task: rows that say what is right, as `judged.rows`, and may say
                    their language as `lang`; the score on them is the bound then, and not agreement
     goal           throughput: many texts at once. latency: one at a time
     min_cosine     of every text with its vector in float32

@@ -1,7 +1,7 @@
 """Tuning of a model with the head of a task: engines opened as a `Predictor`, and which of its answers change.
 
 By language: of a hundred answers those that are what they are in float32 (agreement); and where rows say what is right,
-the score before and after. Both as `quantize_head` has them of each kind.
+the score before and after. Both as head_scores.py has them of each kind.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,9 @@ import numpy as np
 from torch import nn
 
 from tessera.export import heads
+from tessera.export.head_scores import right_answer, score
 from tessera.export.int8 import Inputs
-from tessera.export.quantize_head import calls, right_answer, score
+from tessera.export.quantize_head import calls
 from tessera.export.tracing import To, write_graph
 from tessera.files import write_json
 from tessera.inference.runtime import ABOUT

@@ -10,7 +10,7 @@ from tessera.inference.text_files import Take, Values
 from tessera.prediction.requests import PAIR, SPAN, TEXT, example
 
 _LISTS = ("options", "choices", "endings")  # what a column with all options is called
-_NUMBERED = re.compile(r"(?:choice|option|ending)[ _]?(\d+)", re.IGNORECASE)
+_NUMBERED = re.compile(r"(?:choice|option|ending)(?: |_)?(\d+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

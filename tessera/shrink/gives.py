@@ -22,8 +22,8 @@ from torch.nn import functional
 
 from tessera.data.hashing import named_keys
 from tessera.data.masking import mask
+from tessera.export.head_scores import score
 from tessera.export.heads import asked
-from tessera.export.quantize_head import score
 from tessera.finetune import saved
 from tessera.inference import sentence_folder as folders
 from tessera.inference.encoder import Encoder

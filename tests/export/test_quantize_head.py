@@ -8,8 +8,8 @@ import pytest
 import task_folders
 from learnable import THINGS
 
+from tessera.export.head_scores import read_rows, right_answer, score
 from tessera.export.quantize import quantize
-from tessera.export.quantize_head import read_rows, right_answer, score
 from tessera.files import write_text
 from tessera.inference.runtime import ABOUT, Runtime
 from tessera.json_files import read_json

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import learnable
 import pytest
 
-from tessera.export.quantize_head import right_answer
+from tessera.export.head_scores import right_answer
 from tessera.files import write_text
 from tessera.labelled import judged
 from tessera.labelled.tables import DataError
