@@ -34,6 +34,10 @@ def trim(
     ] = None,
     min_count: Annotated[int | None, typer.Option(help="instead: all tokens that come so often")] = None,
     size: Annotated[int | None, typer.Option(help="instead: so many rows in all")] = None,
+    prior: Annotated[
+        float,
+        typer.Option(help="of --size: weight of the probabilities of a Unigram vocabulary beside the text, as 0.3"),
+    ] = 0.0,
     script: Annotated[
         list[str] | None, typer.Option(help="besides: all tokens of this script, as Taml (repeatable)")
     ] = None,
@@ -54,7 +58,7 @@ def trim(
     from tessera.vocabulary.trim import trim as work
     from tessera.vocabulary.usage import Rule
 
-    rule = Rule(coverage=keep, min_count=min_count, size=size, scripts=tuple(script or ()))
+    rule = Rule(coverage=keep, min_count=min_count, size=size, scripts=tuple(script or ()), prior=prior)
     refuse_taken(out)
     with Watcher(console) as watcher:
         found = texts.read_texts(

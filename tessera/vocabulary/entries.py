@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import tokenizers
+from numpy.typing import NDArray
 from tokenizers import decoders, pre_tokenizers
 
 from tessera.data.languages import other_script, script_of
@@ -104,6 +106,22 @@ def _anchor(entries: Entries) -> set[int]:
     """Unigram's entry with the lowest score: what an unknown character costs is reckoned from it."""
     vocab = entries.definition["model"]["vocab"]
     return {min(range(len(vocab)), key=lambda i: (vocab[i][1], i))} if isinstance(vocab, list) and vocab else set()
+
+
+def probabilities(entries: Entries) -> NDArray[np.float64]:
+    """The probability of each piece of a Unigram vocabulary, [vocab_size]; of added tokens 0.
+
+    Raises ValueError for a vocabulary of another kind, which has none.
+    """
+    if entries.kind != "Unigram":
+        raise ValueError(
+            f"{entries.tokenizer.path}: prior is of a Unigram vocabulary, this is {entries.kind}; leave it out"
+        )
+    found = np.zeros(entries.tokenizer.vocab_size)
+    for id, (piece, score) in enumerate(entries.definition["model"]["vocab"]):
+        if piece not in entries.added:
+            found[id] = np.exp(score)
+    return found / found.sum()
 
 
 def letters(entries: Entries, used: Collection[int]) -> set[int]:

@@ -80,7 +80,7 @@ def keep(found: Entries, counts: Counts, rule: Rule, more: Sequence[int] = ()) -
 
     more  ids that must be among them
 
-    Raises ValueError where `rule.size` is too small for what must be kept.
+    Raises ValueError where `rule.size` is too small for what must be kept, and for a prior where pieces have none.
     """
     used = np.flatnonzero(np.sum(list(counts.values()), axis=0))
     must = {*entries.indispensable(found), *entries.in_scripts(found, rule.scripts), *more}
@@ -93,7 +93,8 @@ def keep(found: Entries, counts: Counts, rule: Rule, more: Sequence[int] = ()) -
             f"size is {rule.size:,}, but special and added tokens, bytes, letters, whole scripts and texts are "
             f"{len(must):,} tokens already; give a greater size"
         )
-    for token in rule.wanted(counts).tolist():
+    own = entries.probabilities(found) if rule.prior else None
+    for token in rule.wanted(counts, own).tolist():
         needed = needs(token) - must
         if rule.size is not None and len(must) + len(needed) > rule.size:
             break

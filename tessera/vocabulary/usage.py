@@ -23,13 +23,16 @@ class Rule:
 
     Without any of them coverage is 0.9999.
 
-    scripts    besides, all entries of these scripts, as Taml: where a vocabulary has few of a script, none is missed
+    scripts  besides, all entries of these scripts, as Taml: where a vocabulary has few of a script, none is missed
+    prior    of size: what a piece's own probability in a Unigram vocabulary weighs beside its share of the text. It was
+             learnt on more and other text than is at hand, of all languages at once, which it does not tell apart
     """
 
     coverage: float | None = None
     min_count: int | None = None
     size: int | None = None
     scripts: tuple[str, ...] = ()
+    prior: float = 0.0
 
     def __post_init__(self) -> None:
         given = [name for name in ("coverage", "min_count", "size") if getattr(self, name) is not None]
@@ -43,16 +46,26 @@ class Rule:
             raise ValueError(f"min_count is {self.min_count}; give a number from 1 on")
         if self.size is not None and self.size < 1:
             raise ValueError(f"size is {self.size}; give the rows that are wanted, e.g. 32768")
+        if not 0.0 <= self.prior < float("inf"):
+            raise ValueError(f"prior is {self.prior}; it is a weight beside that of the text, so 0 or more, e.g. 0.3")
+        if self.prior and self.size is None:
+            raise ValueError("prior is given without size; it says which rows are taken where only so many are")
 
     def __str__(self) -> str:
         whole = f", all of {', '.join(self.scripts)}" if self.scripts else ""
+        whole = f", prior {self.prior:g}{whole}" if self.prior else whole
         if self.coverage is not None:
             return f"coverage {self.coverage:g} of each language{whole}"
         return (f"min_count {self.min_count}" if self.min_count is not None else f"size {self.size}") + whole
 
-    def wanted(self, counts: Counts) -> NDArray[np.int64]:
-        """Ids by worth, the most wanted first; of `size`, all that are used: the caller takes as many as fit."""
+    def wanted(self, counts: Counts, own: NDArray[np.float64] | None = None) -> NDArray[np.int64]:
+        """Ids by worth, the most wanted first; of `size`, all that are used: the caller takes as many as fit.
+
+        own  [vocab_size], the probability of each piece, for `prior`
+        """
         worth = np.max([row / max(1, row.sum()) for row in counts.values()], axis=0)
+        if own is not None:
+            worth = worth + self.prior * own
         order = np.lexsort((np.arange(len(worth)), -worth))
         total = np.sum(list(counts.values()), axis=0)
         if self.coverage is not None:
@@ -62,7 +75,7 @@ class Rule:
         elif self.min_count is not None:
             kept = total >= self.min_count
         else:
-            kept = total > 0
+            kept = worth > 0
         return order[kept[order]]
 
 

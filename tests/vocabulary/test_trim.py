@@ -13,7 +13,7 @@ from hypothesis import strategies as some
 from tessera.adapt.sample import read_sample
 from tessera.model.task_config import TaskConfig
 from tessera.tokenizer.tokenizer import Tokenizer
-from tessera.vocabulary.entries import Entries, renumbered, write
+from tessera.vocabulary.entries import Entries, probabilities, renumbered, write
 from tessera.vocabulary.merges import Merges, pairs
 from tessera.vocabulary.proof import Checked
 from tessera.vocabulary.texts import Texts, read_texts
@@ -246,6 +246,12 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(tmp_path):
         Rule(coverage=0.9, size=100)
     with pytest.raises(ValueError, match="script is 'Tamil'; give its ISO 15924 code"):
         trim(old, split(), tmp_path / "new", Rule(scripts=("Tamil",)), check=CHECK)
+    with pytest.raises(ValueError, match="prior is given without size"):
+        Rule(prior=0.3)
+    with pytest.raises(ValueError, match="prior is -1; it is a weight"):
+        Rule(size=900, prior=-1)
+    with pytest.raises(ValueError, match="prior is of a Unigram vocabulary, this is BPE; leave it out"):
+        trim(old, split(), tmp_path / "new", Rule(size=900, prior=0.3), check=CHECK)
     with pytest.raises(ValueError, match="coverage is 99; it is a share of the text"):
         Rule(coverage=99)
     config = json.loads((old / "config.json").read_text())
@@ -279,6 +285,37 @@ def test_a_text_that_is_kept_whole_is_cut_as_it_was_however_rare_its_tokens(tmp_
         assert [old.token(i) for i in was] == [new.token(i) for i in now]
     without = trim(folder, split(), tmp_path / "less", Rule(coverage=0.9), check=CHECK)
     assert without.rows[1] < done.rows[1] < done.rows[0]
+
+
+def test_a_prior_keeps_what_is_likely_by_the_vocabulary_itself_though_the_text_has_it_not():
+    counts = {"a": np.array([0, 90, 6, 4, 0, 0])}
+    own = np.array([0.0, 0.1, 0.0, 0.1, 0.6, 0.2])
+    assert Rule(size=9).wanted(counts).tolist() == [1, 2, 3]
+    assert Rule(size=9, prior=0.1).wanted(counts, own).tolist() == [1, 2, 4, 3, 5]  # 0.91, 0.06, 0.06, 0.05, 0.02
+    assert Rule(size=9, prior=100).wanted(counts, own).tolist() == [4, 5, 1, 3, 2]
+
+
+def test_the_probabilities_of_unigram_are_those_of_its_scores(tmp_path):
+    old = Tokenizer.load(families.write_tokenizer("xlmr", tmp_path))
+    found = Entries.of(old)
+    own = probabilities(found)
+    assert own.shape == (old.vocab_size,)
+    assert own.sum() == pytest.approx(1)
+    assert not own[list(found.added.values())].any()
+    vocab = old.definition["model"]["vocab"]
+    first, second = [i for i, (piece, _) in enumerate(vocab) if piece not in found.added][:2]
+    assert np.log(own[first] / own[second]) == pytest.approx(vocab[first][1] - vocab[second][1])
+
+
+def test_a_prior_brings_pieces_of_text_that_was_not_counted_and_the_proof_holds(tmp_path):
+    folder = families.write_theirs(tmp_path / "model", "xlmr", "XLMRobertaModel")
+    kept = {}
+    for prior in (0.0, 3.0):
+        done = trim(folder, split(), tmp_path / f"{prior}", Rule(size=900, prior=prior), check=CHECK)
+        assert done.rows[1] <= 900
+        kept[prior] = set(Entries.of(Tokenizer.load(tmp_path / f"{prior}")).ids)
+    assert kept[0.0] != kept[3.0]
+    assert "size 900, prior 3" in (tmp_path / "3.0" / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_language_that_is_lost_within_a_mixed_file_is_an_error_and_one_that_nobody_says_names_the_flag(tmp_path):
