@@ -44,6 +44,7 @@ TEACHER ?= models/e5-small
 DATA ?= ../shared/data
 ATLAS := models/atlas
 ATLAS_ROWS := 93300
+ATLAS_PRIOR := 0.3
 ATLAS_NEW_ROWS := 6500
 ATLAS_RANK := 192
 ATLAS_LAYERS := 0,1,2,3,4,5
@@ -69,7 +70,7 @@ $(ATLAS)/rows/train.jsonl.zst: $(STAMP)
 
 $(ATLAS)/trimmed/config.json: $(ATLAS)/rows/train.jsonl.zst
 	$(POLITELY)/tessera vocabulary trim $(TEACHER) --text $(ATLAS)/text/vocabulary.jsonl.zst --language mul_Latn \
-	  --size $(ATLAS_ROWS) --sample-bytes 100MB --no-timing --out $(@D)
+	  --size $(ATLAS_ROWS) --prior $(ATLAS_PRIOR) --sample-bytes 100MB --no-timing --out $(@D)
 
 $(ATLAS)/extended/config.json: $(ATLAS)/trimmed/config.json
 	$(POLITELY)/tessera vocabulary extend $(<D) --text $(ATLAS)/text/new.jsonl.zst --language mul_Latn --tokens $(ATLAS_NEW_ROWS) --out $(@D)
