@@ -44,6 +44,7 @@ TEACHER ?= models/e5-small
 DATA ?= ../shared/data
 ATLAS := models/atlas
 ATLAS_ROWS := 93300
+# Of a Unigram vocabulary, as that of XLM-R and e5; 0 for a teacher with another, which is refused with it.
 ATLAS_PRIOR := 0.3
 ATLAS_NEW_ROWS := 6500
 ATLAS_RANK := 192
