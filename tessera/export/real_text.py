@@ -2,14 +2,11 @@
 
 import itertools
 import random
-from collections.abc import Iterator
-from typing import TypeVar
 
 from tessera.corpus import documents
 from tessera.plan.corpus import Columns, Source
 
 Text = tuple[str, str]  # and its language
-Drawn = TypeVar("Drawn")
 
 _LOOKED_AT = 50_000  # rows of a file that texts are drawn from
 
@@ -37,16 +34,15 @@ def read_texts(path: str, limit: int = 1000, seed: int = 0, column: str = "text"
                 f"{path}: no column is called {column!r}, where text was looked for; name it with --text COLUMN; rows "
                 "of a model with the head of a task are given with --rows"
             ) from None
-    return random.Random(seed).sample(found, min(limit, len(found)))
+    return _drawn(found, limit, seed)
 
 
 def read_pairs(path: str, limit: int = 1000, seed: int = 0) -> list[tuple[str, str]]:
     """At most `limit` pairs from rows of src, tgt, src_lang and tgt_lang. Raises ValueError as corpus.read."""
     source = Source(name="pairs", path=path, kind="pairs", split="train")
-    rows = documents.read(source)
-    return _drawn(((row.source_text, row.target_text) for row in rows if isinstance(row, documents.Pair)), limit, seed)
+    rows = (row for row in documents.read(source) if isinstance(row, documents.Pair))
+    return _drawn([(row.source_text, row.target_text) for row in itertools.islice(rows, _LOOKED_AT)], limit, seed)
 
 
-def _drawn(rows: Iterator[Drawn], limit: int, seed: int) -> list[Drawn]:
-    found = list(itertools.islice(rows, _LOOKED_AT))
+def _drawn(found: list[tuple[str, str]], limit: int, seed: int) -> list[tuple[str, str]]:
     return random.Random(seed).sample(found, min(limit, len(found)))

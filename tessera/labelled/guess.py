@@ -9,7 +9,7 @@ from tessera.labelled.tables import DataError
 from tessera.plan.errors import did_you_mean, some
 from tessera.plan.task import ROLES
 from tessera.plan.task_data import SYNONYMS, Column
-from tessera.prediction.roles import numbered_options
+from tessera.prediction.roles import ASKED, numbered_options
 
 KINDS = ("classify", "multilabel", "pair", "regress", "tag", "span", "choose", "reward", "rerank")
 _NEEDED: dict[str, tuple[set[str], set[str]]] = {
@@ -39,13 +39,6 @@ _FIXED: dict[str, dict[str, Column]] = {  # of well-known sets, {column that tel
     "answers.start": {"answers": "answers.text", "starts": "answers.start"},
     "answer_start": {"answers": "answer", "starts": "answer_start"},
 }
-_ASKED = (
-    "question",
-    "query",
-    "prompt",
-    "context",
-    "ctx",
-)  # what the options of a choice go with, besides the usual names
 _FEW = 20  # different whole numbers, up to which they are classes whatever their column is called
 
 
@@ -78,7 +71,7 @@ def guess(rows: Sequence[Mapping[str, Any]], kind: str | None, given: Mapping[st
     elif kind in ("classify", "multilabel", "regress") and not {"text", "label"} <= set(columns):
         columns |= _by_shape(rows, present, columns)
     if kind == "choose" and "text" not in columns:
-        columns |= {"text": asked} if (asked := next((name for name in _ASKED if name in present), None)) else {}
+        columns |= {"text": asked} if (asked := next((name for name in ASKED if name in present), None)) else {}
     return Guess(kind, _of_kind(kind, columns, given, present), why)
 
 

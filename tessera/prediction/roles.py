@@ -9,6 +9,7 @@ from typing import Any
 from tessera.inference.text_files import Take, Values
 from tessera.prediction.requests import PAIR, SPAN, TEXT, example
 
+ASKED = ("question", "query", "prompt", "context", "ctx")  # what options go with, besides the usual names of a text
 _LISTS = ("options", "choices", "endings")  # what a column with all options is called
 _NUMBERED = re.compile(r"(?:choice|option|ending)(?: |_)?(\d+)", re.IGNORECASE)
 
@@ -73,7 +74,8 @@ def _choice(first: Values, asked: Mapping[str, str]) -> dict[str, str]:
     """Text and options of a choice: a column with a list, or several that are numbered, as choice1 and choice2."""
     ways = [*_LISTS, *([",".join(numbered)] if len(numbered := numbered_options(map(str, first))) > 1 else [])]
     there = (way for way in ways if all(name in first for name in _option_columns(way, first)))
-    found = {"text": next((name for name in (*TEXT, "question") if name in first), None), "options": next(there, None)}
+    text = next((name for name in (*TEXT, *ASKED) if name in first), None)
+    found = {"text": text, "options": next(there, None)}
     return {role: column for role, column in found.items() if column is not None and role not in asked}
 
 

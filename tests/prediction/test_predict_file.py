@@ -15,8 +15,10 @@ from typer.testing import CliRunner
 from tessera import Predictor, files
 from tessera.cli import app
 from tessera.inference import parts as part_files
+from tessera.labelled.guess import guess
 from tessera.prediction import predict_file as work
 from tessera.prediction.predict_file import Roles, predict_file
+from tessera.prediction.roles import columns_of, taking
 
 ROWS = [{"id": f"doc {n % 20}", "text": f"{TEXTS[n % len(TEXTS)]} bread " * (n % 4), "other": n} for n in range(50)]
 SURE = {"device": "cpu", "dtype": "float32"}
@@ -295,3 +297,13 @@ def test_the_verb(model, tmp_path):
     assert done.exit_code == 0, done.output
     with (tmp_path / "out.csv").open(newline="") as file:
         assert [row["id"] for row in csv.DictReader(file)] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [{"prompt": "a", "choice2": "y", "choice10": "z", "choice1": "x"}, {"question": "a", "choices": ["x", "y", "z"]}],
+)
+def test_options_of_a_choice_are_found_as_finetune_finds_them(row):
+    columns = columns_of("choose", False, Roles(), row, "rows.jsonl")
+    assert taking("choose", columns)(row) == {"text": "a", "options": ["x", "y", "z"]}
+    assert guess([{**row, "label": 0}], "choose", {}).columns["text"] == columns["text"]
