@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tessera.huggingface.hf_names import family, their_config
 from tessera.model.encoder import Encoder
-from tessera.model.hf_names import family, their_config
 from tessera.model.pooling import pool
 from tessera.model.precision import compute_dtype
 from tessera.packed.encoder import packed

@@ -251,7 +251,7 @@ def _random_model(folder: Path, rows: Rows, smaller: Numbers) -> Path:
     """A small ModernBERT with random weights, and a tokenizer of the rows."""
     import torch
 
-    from tessera.model import hub
+    from tessera.huggingface import hub
     from tessera.model.mlm import MaskedLM, initialize
     from tessera.plan.architecture import PRESETS, EncoderConfig
     from tessera.plan.corpus import TokenizerTraining

@@ -17,9 +17,9 @@ from torch.nn import functional
 from training_gpu_heads import wait
 
 from tessera.data.packing import Batch
+from tessera.huggingface.hf_names import family, their_config
 from tessera.inference.engine import Compile, EncodeOptions, Engine
 from tessera.model.encoder import Encoder
-from tessera.model.hf_names import family, their_config
 from tessera.model.precision import autocast
 from tessera.plan import cost
 from tessera.plan.architecture import EncoderConfig

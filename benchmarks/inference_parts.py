@@ -116,7 +116,7 @@ def _write_weights(folder: Path, shape: str, lengths: str) -> Numbers:
     import numpy as np
     import torch
 
-    from tessera.model import hub
+    from tessera.huggingface import hub
     from tessera.model.mlm import MaskedLM, initialize
 
     if not (folder / "model").is_dir():
@@ -168,7 +168,7 @@ def _tessera(what: str, folder: Path) -> Callable[[list[Any]], Any]:
     import torch
 
     from tessera.data.packing import by_length
-    from tessera.model import hub
+    from tessera.huggingface import hub
     from tessera.model.encoder import pack
     from tessera.model.pooling import pool
     from tessera.packed.encoder import PackedEncoder, packed
@@ -203,8 +203,8 @@ def _quantize(folder: Path, shape: str) -> Numbers:
     import numpy as np
 
     from tessera.export import graph, quantize
+    from tessera.huggingface import hub
     from tessera.inference.sentence_folder import Pipeline
-    from tessera.model import hub
 
     try:
         import nncf  # noqa: F401

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForMaskedLM
 
-from tessera.model import hub
+from tessera.huggingface import hub
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.model.pooling import pool
 from tessera.model.precision import autocast

@@ -86,8 +86,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 
 def _alone(given: argparse.Namespace) -> dict[str, Any]:
     from tessera.corpus.documents import Document, read_file
-    from tessera.data.storage import files
     from tessera.plan.corpus import Source
+    from tessera.sources.storage import files
     from tessera.tokenizer.tokenizer import Tokenizer
 
     texts = []

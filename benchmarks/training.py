@@ -178,7 +178,7 @@ def _batches() -> Iterator[Any]:
 def _write_weights(folder: Path) -> Numbers:
     import torch
 
-    from tessera.model import hub
+    from tessera.huggingface import hub
     from tessera.model.mlm import MaskedLM, initialize
 
     model = MaskedLM(_config())
@@ -199,7 +199,7 @@ def _tessera(what: str, folder: Path) -> tuple[Callable[[Any], float], Any, Any]
     import torch
 
     from tessera.data.packing import micro_batches
-    from tessera.model import hub
+    from tessera.huggingface import hub
     from tessera.model.precision import autocast, keep_memory
     from tessera.plan.phase import Optimizer
     from tessera.plan.recipe import Machine

@@ -18,7 +18,7 @@ from training_gpu_heads import BOUNDS, head, wait
 from tessera.data.hashing import keys
 from tessera.data.masking import mask
 from tessera.data.packing import Batch, select
-from tessera.model import hub
+from tessera.huggingface import hub
 from tessera.model.attention import Layout
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.model.precision import autocast

@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tessera.corpus import decontaminate, language_id, quality
-from tessera.data import storage
 from tessera.evaluation import evaluate
 from tessera.files import refuse_url
-from tessera.model import hub
-from tessera.model.hf_files import find_model, located
+from tessera.huggingface import hub
+from tessera.huggingface.hf_files import find_model, located
 from tessera.plan.fields import is_folder
 from tessera.plan.recipe import Recipe
 from tessera.plan.shipped import pip_line
+from tessera.sources import storage
 from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.train.freeze import new_rows
 from tessera.train.start import architecture

@@ -16,11 +16,11 @@ from tessera.corpus.tokenize import PAIRS
 from tessera.data.shards import Shards, verify
 from tessera.evaluation.evaluate import evaluate_recipe
 from tessera.files import LOCK, atomic_folder, remove_leftovers, write_json, write_text
+from tessera.huggingface import hub
+from tessera.huggingface.hf_files import located
 from tessera.inference import sentence_folder
 from tessera.inference.text_scorer import Scorer
-from tessera.model import hub
-from tessera.model.hf_files import located
-from tessera.plan import fit, result
+from tessera.plan import fit
 from tessera.plan.errors import some
 from tessera.plan.fields import is_folder
 from tessera.plan.loading import changes, dump, load, science
@@ -28,6 +28,7 @@ from tessera.plan.recipe import Recipe
 from tessera.plan.token_counts import Inventory
 from tessera.progress import Silent, Watcher
 from tessera.report import summarize, write_report
+from tessera.results import result
 from tessera.retrieval.hard_negatives import mine
 from tessera.retrieval.lessons import teach
 from tessera.tokenizer.sample import sample
@@ -334,10 +335,8 @@ def _evaluate(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
 
 
 def _report(recipe: Recipe, folder: Path, watcher: Watcher) -> None:
-    progress = watcher.progress("report")
     write_json(folder / "summary.json", summarize(folder), sealed=True)
-    path = write_report(folder)
-    progress(1, 1, str(path))
+    watcher.progress("report")(1, 1, str(write_report(folder)))
 
 
 _ALONE: dict[str, Callable[[Recipe, Path, Any], None]] = {

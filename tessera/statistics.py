@@ -1,6 +1,6 @@
 """Confidence intervals and significance tests: Student's t, Welch's t-test, permutation, jackknife, by scipy.
 
-Every test keeps its level: tests/report/test_significance.py holds each to its one false alarm in twenty.
+Every test keeps its level: tests/results/test_significance.py holds each to its one false alarm in twenty.
 """
 
 import math

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from tessera.data.examples import Choices, Labelled, Question, Tagged
-from tessera.model import hub
+from tessera.huggingface import hub
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import TokenizerTraining

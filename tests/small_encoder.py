@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from tessera.model import hub
+from tessera.huggingface import hub
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import TokenizerTraining

@@ -7,7 +7,7 @@ from learnable import FILLER, THINGS
 
 from tessera.finetune import saved
 from tessera.finetune.learner import pretrained
-from tessera.model import transformers_model
+from tessera.huggingface import transformers_model
 from tessera.plan.recipe import Machine
 
 CALM = Machine(device="cpu", dtype="float32")

@@ -3,7 +3,7 @@
 import torch
 import transformers
 
-from tessera.model import transformers_model
+from tessera.huggingface import transformers_model
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TOKENS = [*SPECIAL, "the", "river", "bread", "cloud", "night", "##s", "of", ",", "."]

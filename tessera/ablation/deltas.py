@@ -21,8 +21,8 @@ from pydantic import Field
 from tessera.ablation.axes import BASELINE
 from tessera.files import read_json
 from tessera.json_files import Strictly, fit
-from tessera.plan.result import HELD_OUT, read
 from tessera.report.run_files import NOT_LANGUAGES
+from tessera.results.result import HELD_OUT, read
 from tessera.statistics import critical_t, interval, pooled_spread
 
 ABLATION, DELTAS = "ablation.json", "deltas.json"

@@ -37,8 +37,8 @@ from tessera.plan.loading import load
 from tessera.plan.mixture import mixture_of
 from tessera.plan.phase import Phase
 from tessera.plan.recipe import Recipe
-from tessera.plan.result import HELD_OUT
 from tessera.progress import Progress, Say, Watcher, silent
+from tessera.results.result import HELD_OUT
 from tessera.signals import listen_in_child
 from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.train import checkpoint, distributed

@@ -33,9 +33,9 @@ from tessera.adapt.tasks import scores
 from tessera.corpus.prepare import IngestedCorpus
 from tessera.evaluation import evaluate
 from tessera.files import LOCK, fingerprint, link_folder, write_json, write_text
+from tessera.huggingface import hub
+from tessera.huggingface.hf_files import find_model
 from tessera.inference.sentence_folder import ends_in_vectors
-from tessera.model import hub
-from tessera.model.hf_files import find_model
 from tessera.plan.evaluation import Evaluation
 from tessera.plan.loading import load
 from tessera.plan.recipe import Recipe

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from tessera.data.packing import by_length
-from tessera.model.hub import AnyMaskedLM
+from tessera.huggingface.hub import AnyMaskedLM
 from tessera.progress import Progress, silent
 from tessera.statistics import ratio_interval
 from tessera.tokenizer.tokenizer import Tokenizer

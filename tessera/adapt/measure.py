@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from tessera.adapt.hidden_words import HiddenWords, hidden_words, passages
 from tessera.adapt.sample import Identified, Sample
+from tessera.huggingface import hub
+from tessera.huggingface.hf_files import open_weights
 from tessera.inference.encoder import Encoder
 from tessera.inference.sentence_folder import ends_in_vectors, local, read
 from tessera.inference.tokenize import check_vocabulary
-from tessera.model import hub
-from tessera.model.hf_files import open_weights
 from tessera.model.precision import find_device
 from tessera.progress import Silent, Watcher
 from tessera.tokenizer.tokenizer import Tokenizer

@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import ConfigDict
 
 from tessera.adapt.hidden_words import HiddenWords, hidden_words, passages
+from tessera.huggingface import hub
+from tessera.huggingface.hf_files import find_model
 from tessera.json_files import Strictly, read_own
-from tessera.model import hub
-from tessera.model.hf_files import find_model
 from tessera.model.precision import find_device
 from tessera.progress import Silent, Watcher
 from tessera.statistics import ratio_interval

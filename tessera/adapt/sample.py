@@ -8,9 +8,9 @@ from tessera.corpus.documents import Document, Lost, language_of, read
 from tessera.corpus.language_id import PY3LANGID, identifier
 from tessera.corpus.losses import refuse_lost
 from tessera.data.languages import script_of, scripts_in, written_with
-from tessera.data.storage import File, files
 from tessera.plan.corpus import Columns, Source
 from tessera.progress import Progress, silent
+from tessera.sources.storage import File, files
 
 UNKNOWN = "und"  # ISO 639-3 for what has not been told
 _PASSAGES, _LONGEST = 30, 1_000  # of a language that are identified, and characters of each

@@ -8,8 +8,8 @@ from tessera.evaluation import catalogue, load
 from tessera.evaluation.evaluate import evaluate
 from tessera.evaluation.rows import DataError
 from tessera.plan.languages import resolve
-from tessera.plan.result import read
 from tessera.progress import Silent, Watcher
+from tessera.results.result import read
 
 
 def scores(

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict
 
 from tessera.adapt.retention import ROLE_NAMES
+from tessera.bulk.nearest import nearest, unit
 from tessera.inference import sentence_folder
 from tessera.inference.encoder import Encoder
-from tessera.inference.nearest import nearest, unit
 from tessera.json_files import Strictly, read_own
 from tessera.progress import Silent, Watcher
 from tessera.retrieval.pairs import Sentence

@@ -17,14 +17,14 @@ from torch import nn
 
 from tessera.batching.heads import MaskHead, StatesHead, TaskHead, VectorHead
 from tessera.batching.worker import Trunk
+from tessera.huggingface import hub
+from tessera.huggingface.hf_files import config_json, refuse_adapter
+from tessera.huggingface.task_heads import TaskModel
+from tessera.huggingface.transformers_model import TransformersEncoder
 from tessera.inference import runtime, sentence_folder, tuned
 from tessera.inference.encoder import Encoder
 from tessera.inference.fill_mask import MaskFiller
-from tessera.model import hub
-from tessera.model.hf_files import config_json, refuse_adapter
 from tessera.model.task_config import names_task
-from tessera.model.task_heads import TaskModel
-from tessera.model.transformers_model import TransformersEncoder
 from tessera.packed.bert import PackedBert
 from tessera.packed.encoder import PackedEncoder
 from tessera.prediction.predictor import Predictor

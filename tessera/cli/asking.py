@@ -76,7 +76,7 @@ def index(
     dtype: Dtype = "auto",
 ) -> None:
     """An index over the texts of a file, for `tessera search`. Run it again to go on where it was stopped."""
-    from tessera.inference.search_index import build
+    from tessera.bulk.search_index import build
 
     with Watcher(console) as watcher:
         written = build(
@@ -122,7 +122,7 @@ def search(
     import sys
     from dataclasses import asdict
 
-    from tessera.inference.search_index import Query, SearchIndex, read_queries
+    from tessera.bulk.search_index import Query, SearchIndex, read_queries
     from tessera.prediction.predictor import Predictor
     from tessera.prediction.rerank import check_reranker
     from tessera.prediction.rerank import rerank as by_cross_encoder

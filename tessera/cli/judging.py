@@ -66,7 +66,7 @@ def evaluate(
             whole |= {"oracle": oracle, "keep": keep}
             paths = _by_name(model, task, out, held_out, _machine(dtype, set_), whole)
         else:
-            from tessera.evaluation.mteb import run
+            from tessera.mteb.run import run
 
             whole |= {"tasks": mteb or (), "benchmark": benchmark, "languages": language, "data": data, "dtype": dtype}
             paths = run(model, out, available=available, **whole)

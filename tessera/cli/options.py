@@ -47,7 +47,7 @@ def written(out: Path | None, out_too: Path | None) -> Path:
 
 def find_model(place: Path) -> Path:
     """The model folder that is meant by a folder of a run. Raises ValueError naming those there are."""
-    from tessera.model import hf_files
+    from tessera.huggingface import hf_files
 
     return hf_files.find_model(place)
 

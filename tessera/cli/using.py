@@ -60,7 +60,7 @@ def embed(
     dtype: Dtype = "auto",
 ) -> None:
     """A vector for every text of a file. Run it again to go on where it was stopped."""
-    from tessera.inference.embed_file import embed_file
+    from tessera.bulk.embed_file import embed_file
 
     with Watcher(console) as watcher:
         written = embed_file(

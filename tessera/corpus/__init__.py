@@ -16,7 +16,6 @@ In reading order:
     split.py          the held-out split, decided for the whole corpus at once
     dropped.py        a report of dropped documents: what is lost and why, with examples
     tokenize.py       tokenization: documents into small token stores
-    mds.py            MDS, MosaicML Streaming's shards of samples
     token_sources.py  pre-tokenized sources: token ids that were made elsewhere, as documents of our tokenizer
     daft_runner.py    parallel execution over many files, by Daft: this machine, or a Ray cluster
 """

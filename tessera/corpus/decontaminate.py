@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from tessera.data.hashing import GOLDEN, mix
 from tessera.data.languages import CHARACTERS_A_WORD, code_points, spaceless_letters
-from tessera.data.readers import BROKEN, rows
-from tessera.data.storage import File, files
 from tessera.plan.corpus import Contamination, Source
+from tessera.sources.readers import BROKEN, rows
+from tessera.sources.storage import File, files
 
 SHORTEST = 8  # words of an evaluation text that counts as a whole
 

@@ -15,9 +15,9 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from tessera.data.languages import language_code, language_of_path
-from tessera.data.readers import BROKEN, UNIT, WARC_LANGUAGE, Values, rows
-from tessera.data.storage import File, files
 from tessera.plan.corpus import Source
+from tessera.sources.readers import BROKEN, UNIT, WARC_LANGUAGE, Values, rows
+from tessera.sources.storage import File, files
 
 MAX_LINE_BYTES = 16_000_000
 

@@ -24,10 +24,10 @@ from tessera.corpus.documents import CorpusRow, Document, Pair, read_file
 from tessera.corpus.filters import Filter
 from tessera.corpus.pairs import why_not_pair
 from tessera.corpus.quality import Scorer
-from tessera.data.storage import File, listing
 from tessera.files import atomic_file
 from tessera.plan.corpus import Corpus, Filters, Source
 from tessera.progress import Progress, Say, silent
+from tessera.sources.storage import File, listing
 
 _VERSION = 1
 _NAME = pa.dictionary(pa.int32(), pa.string())

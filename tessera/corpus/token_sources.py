@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.corpus import mds, quality
-from tessera.corpus.mds import Shard
+from tessera.corpus import quality
 from tessera.data.languages import language_code, language_of_path
 from tessera.plan.corpus import Source
+from tessera.sources import mds
+from tessera.sources.mds import Shard
 from tessera.tokenizer.tokenizer import Tokenizer
 
 _LANGUAGE = re.compile(r"(?<![A-Za-z0-9])[a-z]{3}_[A-Z][a-z]{3}(?![A-Za-z0-9])")

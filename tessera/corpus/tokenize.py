@@ -20,12 +20,12 @@ from tessera.corpus import token_sources
 from tessera.corpus.daft_runner import grouped
 from tessera.corpus.documents import Pair
 from tessera.corpus.ingest import DocumentCounts, DocumentFile, sources_in_order
-from tessera.corpus.mds import Shard
 from tessera.corpus.pairs import directions, join_pair
 from tessera.corpus.split import Split
 from tessera.data.shard_writer import ShardWriter
 from tessera.files import atomic_folder, write_json
 from tessera.plan.corpus import Corpus, Source
+from tessera.sources.mds import Shard
 from tessera.tokenizer.tokenizer import Engine, Tokenizer
 
 PAIRS = "pairs"  # the store of sides

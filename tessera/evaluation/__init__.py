@@ -16,8 +16,4 @@ In reading order:
     frozen.py          tasks that train no encoder: bitext mining, probes
     bitext.py          does a sentence lie nearest to its translation
     probe.py           linear probe: logistic regression on frozen embeddings, its penalty chosen on validation
-    mteb.py            mteb's own tasks and protocol on a model folder
-    mteb_results.py    what mteb found as our result files
-    mteb_model.py      a model folder as mteb wants it
-    mteb_data.py       mteb's tasks on local data
 """

@@ -1,6 +1,6 @@
 """Warnings about the data of a result: rows left out, answers out of reach, languages without training rows.
 
-They lie in `about_data` of a result; report/remarks.py says them in words, beneath the tables.
+They lie in `about_data` of a result; results/remarks.py says them in words, beneath the tables.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,9 +11,9 @@ from tessera.evaluation import catalogue, load
 from tessera.inference import runtime
 from tessera.model.precision import compute_dtype, find_device
 from tessera.plan.languages import spelled
-from tessera.plan.result import OWN, TESSERA, Json
 from tessera.plan.task import Task
 from tessera.prediction import windows
+from tessera.results.result import OWN, TESSERA, Json
 from tessera.tokenizer.tokenizer import Tokenizer
 
 

@@ -8,7 +8,7 @@ Row i of one side translates row i of the other; nothing else is right, not even
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.inference.nearest import Floats, check_vectors, unit
+from tessera.bulk.nearest import Floats, check_vectors, unit
 
 NEIGHBOURS = 4  # k of the margin, as in the paper
 _ROWS = 1024  # queries compared at once: bounds the memory at _ROWS x c similarities
@@ -62,7 +62,7 @@ def mine(source: Floats, target: Floats, k: int = NEIGHBOURS) -> tuple[dict[str,
 def _search(queries: Floats, candidates: Floats, k: int) -> tuple[NDArray[np.int64], Floats]:
     """The nearest candidate of each query [q] (the first of equals), and its mean cosine with its k nearest [q].
 
-    Not inference/nearest.nearest: that has the k in order, and a sum in another order of the same four numbers has
+    Not bulk/nearest.nearest: that has the k in order, and a sum in another order of the same four numbers has
     another last digit, by which ratio margins of equal sentences are told apart. Of 1,000 pairs of which one in ten
     is there twice, margin_accuracy moved by one or two pairs.
     """

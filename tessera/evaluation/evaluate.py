@@ -3,7 +3,7 @@
     evaluate(folder, ["tatoeba", "xnli"], out, data=Path("data"))     by name, as `tessera evaluate --task`
     evaluate_recipe(folder, recipe.evaluation, out, ...)              as `tessera run`, `--recipe` and `tessera ablate`
 
-Of each task one Result is written (plan/result.py); what is finished is not run again.
+Of each task one Result is written (results/result.py); what is finished is not run again.
 """
 
 import hashlib
@@ -17,16 +17,16 @@ from tessera.data.shard_writer import INDEX
 from tessera.data.shards import Shards, verify
 from tessera.evaluation import catalogue, frozen, load, sweep
 from tessera.files import LOCK, digest, fingerprint, model_name, remove_leftovers
+from tessera.huggingface import hub
+from tessera.huggingface.hf_files import find_model
 from tessera.json_files import read_json
-from tessera.model import hub
-from tessera.model.hf_files import find_model
 from tessera.model.precision import compute_dtype, find_device
 from tessera.plan.evaluation import Evaluation
 from tessera.plan.recipe import Machine
-from tessera.plan.result import HELD_OUT, TESSERA, Result, finished, identity_of, write
 from tessera.plan.task import Data, Protocol, Task
 from tessera.prediction import metrics
 from tessera.progress import Progress, silent
+from tessera.results.result import HELD_OUT, TESSERA, Result, finished, identity_of, write
 from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.train.held_out import CONTEXT, bits_per_byte
 

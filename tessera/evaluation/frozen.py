@@ -12,18 +12,18 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from tessera.bulk.nearest import check_vectors
 from tessera.evaluation import about, bitext, load, probe
 from tessera.evaluation.rows import DataError
 from tessera.files import digest, fingerprint
 from tessera.inference import sentence_folder
 from tessera.inference.encoder import Encoder
-from tessera.inference.nearest import check_vectors
 from tessera.labelled.columns import Row
 from tessera.plan.languages import spelled
 from tessera.plan.recipe import Machine
-from tessera.plan.result import Json, Result, Scores, finished, identity_of, write
 from tessera.plan.task import SplitName, Task
 from tessera.progress import Progress
+from tessera.results.result import Json, Result, Scores, finished, identity_of, write
 
 KINDS = ("bitext", "probe")
 Outcomes = dict[str, dict[str, list[float]]]  # metric -> language -> one number for each example

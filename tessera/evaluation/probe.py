@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.inference.nearest import Floats, check_vectors
+from tessera.bulk.nearest import Floats, check_vectors
 from tessera.plan.shipped import pip_line
 from tessera.prediction import metrics
 

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tessera.data.storage import File
 from tessera.labelled import tables
 from tessera.labelled.labels import spelled
 from tessera.labelled.tables import DataError as DataError
@@ -24,6 +23,7 @@ from tessera.labelled.tables import place_of as place_of
 from tessera.plan.errors import did_you_mean
 from tessera.plan.shipped import pip_line
 from tessera.plan.task_data import LANGUAGE, SPLIT, SYNONYMS, TASK, Beside, Column, Data, holds_language
+from tessera.sources.storage import File
 
 ENDINGS = (
     *(".jsonl.zst", ".jsonl.gz", ".jsonl", ".parquet"),

@@ -25,12 +25,12 @@ from tessera.evaluation.retrieve import RETRIEVAL
 from tessera.evaluation.trial import HEADS, Group, Json, Kind, Rows, Scores, Start, Trial
 from tessera.files import digest, fingerprint, model_name
 from tessera.finetune.learner import Pretrained, pretrained
-from tessera.model import hub
+from tessera.huggingface import hub
 from tessera.plan.recipe import Machine
-from tessera.plan.result import Result, write
 from tessera.plan.task import Protocol, Task
 from tessera.prediction import features
 from tessera.progress import Progress, silent
+from tessera.results.result import Result, write
 from tessera.statistics import interval
 
 Found = TypeVar("Found")

@@ -24,15 +24,15 @@ from tessera.export.model_card import Check, card, lowest, refuse_different
 from tessera.export.padded import PaddedEmbedder, PaddedMaskedLM
 from tessera.export.tracing import LENGTHS, TEXTS, To, about, need, write_graph
 from tessera.files import atomic_folder, refuse_taken, write_json
+from tessera.huggingface import hub
+from tessera.huggingface.hf_files import copy_tokenizer
+from tessera.huggingface.hub import AnyEncoder
 from tessera.inference import sentence_folder as folders
 from tessera.inference.parity import relative_difference
 from tessera.inference.runtime import ABOUT, LOGITS, STATES, VECTORS, Runtime
 from tessera.inference.sentence_folder import Pipeline
 from tessera.inference.tokenize import TextTokenizer
-from tessera.model import hub
 from tessera.model.encoder import pack
-from tessera.model.hf_files import copy_tokenizer
-from tessera.model.hub import AnyEncoder
 from tessera.model.mlm import MaskedLM
 from tessera.model.pooling import pool
 from tessera.model.precision import compute_dtype

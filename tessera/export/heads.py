@@ -22,15 +22,15 @@ from tessera.export.model_card import Check, card, largest, refuse_different
 from tessera.export.padded import PaddedTask, PaddedTransformers
 from tessera.export.tracing import LENGTHS, TEXTS, To, write_graph
 from tessera.files import atomic_folder, write_json
+from tessera.huggingface.hf_files import config_json, copy_tokenizer
+from tessera.huggingface.task_heads import GraphHead, TaskModel
+from tessera.huggingface.transformers_model import TransformersConfig
 from tessera.inference import sentence_folder as folders
 from tessera.inference.runtime import ABOUT, LOGITS, SEGMENTS, Runtime
 from tessera.inference.tokenize import Ids
 from tessera.model.encoder import pack
-from tessera.model.hf_files import config_json, copy_tokenizer
 from tessera.model.precision import compute_dtype
 from tessera.model.task_config import TaskConfig, names_task
-from tessera.model.task_heads import GraphHead, TaskModel
-from tessera.model.transformers_model import TransformersConfig
 from tessera.prediction.predictor import Predictor, Row
 from tessera.prediction.requests import request
 from tessera.progress import Say

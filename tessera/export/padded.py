@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tessera.huggingface.task_heads import DocumentHead, TaskModel, TokenHead, TransformersHead
+from tessera.huggingface.transformers_model import TransformersConfig, TransformersEncoder
 from tessera.inference.runtime import INPUTS, LOGITS, SEGMENTS, STATES, VECTORS
 from tessera.model.attention import frequencies
 from tessera.model.encoder import Block, Encoder
 from tessera.model.glu import ACTIVATIONS
 from tessera.model.mlm import MaskedLM
 from tessera.model.pooling import POOLINGS
-from tessera.model.task_heads import DocumentHead, TaskModel, TokenHead, TransformersHead
-from tessera.model.transformers_model import TransformersConfig, TransformersEncoder
 from tessera.plan.architecture import EncoderConfig
 
 # Shapes: B rows, L tokens of a row, H query heads, K key/value heads, D head width, C hidden size, P width of a

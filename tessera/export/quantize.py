@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tessera.bulk.nearest import nearest, unit
 from tessera.export import graph
 from tessera.export.graph import drafted, length_of, pooled
 from tessera.export.head_scores import divided
@@ -31,7 +32,6 @@ from tessera.export.tracing import To, about, need, write_graph
 from tessera.files import refuse_taken, write_json
 from tessera.inference import sentence_folder as folders
 from tessera.inference.engine import Vectors, rows
-from tessera.inference.nearest import nearest, unit
 from tessera.inference.runtime import ABOUT, VECTORS, Runtime
 from tessera.inference.tokenize import Ids, TextTokenizer
 from tessera.progress import Say, silent

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import torch
 
 from tessera.export.padded import PaddedEmbedder, PaddedMaskedLM, PaddedTask, PaddedTransformers
+from tessera.huggingface.transformers_model import TransformersConfig
 from tessera.inference.runtime import FILES
-from tessera.model.transformers_model import TransformersConfig
 from tessera.plan.architecture import EncoderConfig
 from tessera.plan.shipped import pip_line
 

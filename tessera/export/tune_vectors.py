@@ -11,20 +11,20 @@ from typing import Any
 
 import numpy as np
 
+from tessera.bulk.nearest import nearest
 from tessera.export.graph import padded
 from tessera.export.heads import halves
 from tessera.export.int8 import Inputs, batches
 from tessera.export.real_text import Text
 from tessera.export.tracing import To, about, write_graph
 from tessera.files import write_json
+from tessera.huggingface import hub
+from tessera.huggingface.hub import AnyEncoder
 from tessera.inference import tuned
 from tessera.inference.encoder import Encoder
-from tessera.inference.nearest import nearest
 from tessera.inference.runtime import ABOUT
 from tessera.inference.tokenize import Ids
 from tessera.inference.tuned import Choice
-from tessera.model import hub
-from tessera.model.hub import AnyEncoder
 from tessera.progress import silent
 
 _HOW: dict[str, Any] = {"normalize": True, "prompt": "", "on_truncated": silent}  # a text's beginning is enough

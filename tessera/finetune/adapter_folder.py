@@ -22,13 +22,13 @@ from tessera.files import atomic_folder, refuse_taken, write_json
 from tessera.finetune import saved
 from tessera.finetune.learner import Learner
 from tessera.finetune.lora import Adapter
+from tessera.huggingface.hf_files import config_json, copy_tokenizer, is_finite, open_weights, tokenizers_differ
+from tessera.huggingface.hf_names import NAMES, family, theirs
+from tessera.huggingface.task_heads import TransformersHead
+from tessera.huggingface.transformers_folder import check_layers, retold
+from tessera.huggingface.transformers_model import quietly, write
 from tessera.json_files import Strictly, read_as, read_json, shown
 from tessera.model.encoder import Encoder
-from tessera.model.hf_files import config_json, copy_tokenizer, is_finite, open_weights, tokenizers_differ
-from tessera.model.hf_names import NAMES, family, theirs
-from tessera.model.task_heads import TransformersHead
-from tessera.model.transformers_folder import check_layers, retold
-from tessera.model.transformers_model import quietly, write
 from tessera.prediction.features import Example
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -21,16 +21,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tessera.bulk.nearest import Floats
 from tessera.data.packing import by_length
 from tessera.finetune.checkpoint import Checkpoint
 from tessera.finetune.learner import Learner
 from tessera.finetune.loop import Diverged, Plan, TrainingSummary, accumulated, answered, optimize, prepared
-from tessera.inference.nearest import Floats
+from tessera.huggingface.task_heads import DocumentHead, TransformersHead
+from tessera.huggingface.transformers_model import TransformersEncoder
 from tessera.model.encoder import pack
 from tessera.model.pooling import pool
 from tessera.model.precision import autocast
-from tessera.model.task_heads import DocumentHead, TransformersHead
-from tessera.model.transformers_model import TransformersEncoder
 from tessera.packed.encoder import packed
 from tessera.plan.task import Protocol
 from tessera.prediction.features import Answer, Example, Item

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tessera.huggingface import hub, task_heads, transformers_tasks
+from tessera.huggingface.hf_names import Pooling, our_pooling
+from tessera.huggingface.hub import AnyEncoder
+from tessera.huggingface.task_heads import DocumentHead
+from tessera.huggingface.transformers_folder import marks_segments
+from tessera.huggingface.transformers_model import TransformersEncoder
 from tessera.inference.tokenize import check_vocabulary
 from tessera.json_files import read_json
-from tessera.model import hub, task_heads, transformers_tasks
 from tessera.model.encoder import Attention, Encoder
-from tessera.model.hf_names import Pooling, our_pooling
-from tessera.model.hub import AnyEncoder
 from tessera.model.precision import compute_dtype, find_device
 from tessera.model.task_config import TaskConfig
-from tessera.model.task_heads import DocumentHead
-from tessera.model.transformers_folder import marks_segments
-from tessera.model.transformers_model import TransformersEncoder
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
 from tessera.prediction.features import HEADS, Item, Kind, Reader

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tessera import signals
+from tessera.bulk.nearest import Floats
 from tessera.data.packing import by_length
 from tessera.finetune.checkpoint import Checkpoint, Course, EarlyStopping
 from tessera.finetune.learner import Learner, embedding, set_embedding
-from tessera.inference.nearest import Floats
+from tessera.huggingface.hub import AnyEncoder
 from tessera.model.encoder import PartialEmbedding
-from tessera.model.hub import AnyEncoder
 from tessera.packed.encoder import packed
 from tessera.plan.phase import Optimizer
 from tessera.plan.task import Protocol

@@ -19,14 +19,14 @@ from torch import Tensor
 from tessera.data.examples import Labelled
 from tessera.files import atomic_folder, write_json
 from tessera.finetune.learner import Learner
+from tessera.huggingface import hub
+from tessera.huggingface.hf_files import config_json
+from tessera.huggingface.task_heads import TaskModel
+from tessera.huggingface.transformers_model import quietly
 from tessera.inference.tokenize import Ids
 from tessera.json_files import read_json
-from tessera.model import hub
 from tessera.model.encoder import pack
-from tessera.model.hf_files import config_json
 from tessera.model.task_config import TaskConfig
-from tessera.model.task_heads import TaskModel
-from tessera.model.transformers_model import quietly
 from tessera.plan.shipped import pip_line
 from tessera.prediction.features import HEADS, Example
 

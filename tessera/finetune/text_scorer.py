@@ -19,15 +19,15 @@ from torch import Tensor
 from tessera.corpus import documents
 from tessera.files import atomic_folder, refuse_taken
 from tessera.finetune.saved import tell_length
+from tessera.huggingface import hub
+from tessera.huggingface.task_heads import ClassificationDense, DocumentHead, TaskModel
 from tessera.inference.engine import each
 from tessera.inference.sentence_folder import tokenizer_length
 from tessera.inference.text_scorer import Dtype
-from tessera.model import hub
 from tessera.model.encoder import Encoder
 from tessera.model.pooling import pool
 from tessera.model.precision import find_device
 from tessera.model.task_config import SCORE
-from tessera.model.task_heads import ClassificationDense, DocumentHead, TaskModel
 from tessera.plan.corpus import Columns, Source
 from tessera.plan.shipped import pip_line
 from tessera.progress import Progress

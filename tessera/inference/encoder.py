@@ -20,6 +20,8 @@ from typing import Any, Literal, Self, Unpack, cast
 import numpy as np
 import torch
 
+from tessera.huggingface import hub
+from tessera.huggingface.hf_files import refuse_adapter
 from tessera.inference import compatibility, tuned
 from tessera.inference import sentence_folder as folders
 from tessera.inference.engine import Compile, EncodeOptions, Engine, Options, Pooling, Tokens, Vectors
@@ -29,9 +31,7 @@ from tessera.inference.runtime import Runtime, kind, refuse_without_states
 from tessera.inference.sentence_folder import Pipeline
 from tessera.inference.similarity import scores
 from tessera.inference.tokenize import check_vocabulary, checked, windows
-from tessera.model import hub
 from tessera.model.attention import choose
-from tessera.model.hf_files import refuse_adapter
 from tessera.model.precision import autocast, compute_dtype, find_device
 from tessera.progress import Progress, silent
 from tessera.tokenizer.tokenizer import Tokenizer
@@ -337,7 +337,7 @@ class Encoder:
         Raises FileExistsError where `folder` holds something, ValueError for what the model cannot do.
         """
         if self.source is None:
-            raise ValueError("this Encoder was not read from a folder; write its model with model.hub.save first")
+            raise ValueError("this Encoder was not read from a folder; write its model with huggingface.hub.save first")
         line, how = self.pipeline, self.how(pooling=pooling, normalize=normalize, prompt="", max_length=max_length)
         known = line.prompts if prompts is None else prompts
         pipeline = replace(

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Self
 import tokenizers
 import torch
 
+from tessera.huggingface import hub
 from tessera.inference.keywords import whole
 from tessera.inference.runtime import LOGITS, STATES, Runtime, kind
-from tessera.model import hub
 from tessera.tokenizer.special_tokens import retold
 from tessera.tokenizer.tokenizer import Tokenizer
 

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tessera.huggingface import hub
+from tessera.huggingface.hf_files import find_model
 from tessera.inference.runtime import padded
-from tessera.model import hub
 from tessera.model.attention import BACKENDS, Layout, attend, choose
 from tessera.model.encoder import Attention, Encoder
-from tessera.model.hf_files import find_model
 from tessera.model.mlm import MaskedLM
 from tessera.model.precision import autocast, compute_dtype
 from tessera.plan.architecture import EncoderConfig

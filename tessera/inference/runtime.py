@@ -20,10 +20,10 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from tessera import checksums
+from tessera.huggingface import hub
+from tessera.huggingface.transformers_model import TransformersConfig
 from tessera.json_files import Strictly, read_as
-from tessera.model import hub
 from tessera.model.precision import compute_dtype
-from tessera.model.transformers_model import TransformersConfig
 from tessera.plan.architecture import EncoderConfig
 from tessera.plan.errors import one_line
 from tessera.plan.shipped import pip_line

@@ -22,6 +22,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from tessera.files import atomic_folder, digest
+from tessera.huggingface.hf_files import fetched, find_model, open_weights
 from tessera.inference.sentence_schemas import (
     ENDLESS,
     DenseConfig,
@@ -34,7 +35,6 @@ from tessera.inference.sentence_schemas import (
     TokenizerLimit,
 )
 from tessera.json_files import Schema, fit, read_any, read_as, shown
-from tessera.model.hf_files import fetched, find_model, open_weights
 from tessera.model.pooling import POOLINGS, Dense, Unit
 
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tessera.huggingface import hub
+from tessera.huggingface.hf_files import find_model
+from tessera.huggingface.task_heads import TaskModel
 from tessera.inference.engine import each
 from tessera.inference.sentence_folder import tokenizer_length
-from tessera.model import hub
-from tessera.model.hf_files import find_model
 from tessera.model.precision import find_device
-from tessera.model.task_heads import TaskModel
 from tessera.progress import Progress
 from tessera.tokenizer.tokenizer import Tokenizer
 

@@ -2,8 +2,8 @@
 
     for place, row in rows(Path("train.csv")): ...      "train.csv:2", {"text": "gott", "label": "good"}
 
-They are read as a corpus is (`tessera.data.readers`): one row after the other, memory bounded, bombs refused. Added is
-what only labelled rows have: sentences with tags, a JSON object around the rows, and errors for the person who labels.
+They are read as a corpus is (`tessera.sources.readers`): one row after the other, memory bounded, bombs refused. Added
+is what only labelled rows have: sentences with tags, a JSON object around the rows, errors for the person who labels.
 """
 
 import contextlib
@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tessera.data import decompress, readers, storage
-from tessera.data.storage import COMPRESSIONS, File
 from tessera.json_files import shown
 from tessera.plan.errors import some
+from tessera.sources import decompress, readers, storage
+from tessera.sources.storage import COMPRESSIONS, File
 
 Row = dict[str, Any]
 Placed = tuple[str, Row]  # "file:line", and what stands there

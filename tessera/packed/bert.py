@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tessera.huggingface.transformers_model import TransformersEncoder
 from tessera.model.attention import Layout
 from tessera.model.attention_cpu import cut
 from tessera.model.encoder import PartialEmbedding
-from tessera.model.transformers_model import TransformersEncoder
 from tessera.packed.attention import attend_still, still_tiles
 from tessera.packed.products import product, summed
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tessera.huggingface.transformers_model import TransformersEncoder
 from tessera.model.attention import Layout, attend, frequencies
 from tessera.model.attention_cpu import cut
 from tessera.model.encoder import Block, Encoder, Norm
-from tessera.model.transformers_model import TransformersEncoder
 from tessera.packed.attention import attend_still, still_tiles
 from tessera.packed.bert import packed_bert, whole_table
 from tessera.packed.products import can_pack, product, summed

@@ -17,7 +17,6 @@ In reading order:
     loading.py       a recipe out of a YAML file and back, dotted overrides, what two differ in
     shipped.py       recipes and extras that come with tessera: recipes by name, the pip command of an extra
     errors.py        what is wrong with a recipe, in words for the person who wrote it
-    result.py        one model on one task; the only file that writes and reads result files
     languages.py     codes of languages in one spelling, deu_Latn
     fields.py        strict models, names, 2.3T tokens, 50MB of text, a share between 0 and 1
 """

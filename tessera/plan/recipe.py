@@ -18,7 +18,7 @@ from tessera.plan.phase import Phase
 
 
 class Merge(Strict):
-    """Weights of several models into one. See model/merging.py."""
+    """Weights of several models into one. See huggingface/merging.py."""
 
     name: Name
     method: Literal["ties", "linear", "exponential"]

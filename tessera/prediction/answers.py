@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, logsumexp, softmax
 
+from tessera.bulk.nearest import Floats
 from tessera.data.examples import Question, Tagged
-from tessera.inference.nearest import Floats
 from tessera.model.task_config import TaskConfig
 from tessera.prediction.features import Item
 from tessera.prediction.requests import Request

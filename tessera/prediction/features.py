@@ -17,9 +17,9 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from tessera.bulk.nearest import Floats
 from tessera.data.examples import Choices, Labelled, Question, Tagged
 from tessera.data.languages import code_points, spaceless_letters
-from tessera.inference.nearest import Floats
 from tessera.inference.tokenize import Ids
 from tessera.model.task_config import TaskKind
 from tessera.prediction import windows

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tessera.bulk.nearest import Floats
 from tessera.data.packing import by_length
-from tessera.inference.nearest import Floats
+from tessera.huggingface.task_heads import Head
 from tessera.model.encoder import pack
 from tessera.model.precision import autocast
-from tessera.model.task_heads import Head
 from tessera.prediction.features import Item, Reader
 from tessera.progress import Progress, silent
 

@@ -1,6 +1,6 @@
 """Batch prediction of files (`tessera predict`): rows to labels, tags, answers or scores, resumed after interruptions.
 
-Rows are read in parts of some thousand, whose predictions are written whole (inference/parts.py). At the end the parts
+Rows are read in parts of some thousand, whose predictions are written whole (bulk/parts.py). At the end the parts
 are joined, in order, in the form that the name of the output asks for (prediction_files.py).
 """
 
@@ -14,10 +14,10 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from tessera import checksums, lock
+from tessera.bulk.parts import PART_ROWS, Parts, Settings, different
+from tessera.bulk.text_files import RowReader, text_files
 from tessera.files import LOCK, atomic_file, read_json, refuse_unwritable, write_json
 from tessera.inference import sentence_folder as folders
-from tessera.inference.parts import PART_ROWS, Parts, Settings, different
-from tessera.inference.text_files import RowReader, text_files
 from tessera.prediction import answers
 from tessera.prediction.prediction_files import Placed, kind_of, write
 from tessera.prediction.predictor import Predictor

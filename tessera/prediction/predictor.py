@@ -26,18 +26,18 @@ from typing import Any, Literal, Self, cast
 import numpy as np
 import torch
 
+from tessera.huggingface import hub
+from tessera.huggingface.hf_files import config_json
+from tessera.huggingface.task_heads import GraphHead, TaskModel
+from tessera.huggingface.transformers_folder import marks_segments
+from tessera.huggingface.transformers_model import TransformersEncoder
 from tessera.inference import runtime, tuned
 from tessera.inference.sentence_folder import local, tokenizer_length
 from tessera.inference.tokenize import check_vocabulary
 from tessera.inference.tuned import Choice
-from tessera.model import hub
 from tessera.model.encoder import Encoder
-from tessera.model.hf_files import config_json
 from tessera.model.precision import compute_dtype, find_device
 from tessera.model.task_config import read_task
-from tessera.model.task_heads import GraphHead, TaskModel
-from tessera.model.transformers_folder import marks_segments
-from tessera.model.transformers_model import TransformersEncoder
 from tessera.packed.bert import PackedBert
 from tessera.packed.encoder import PackedEncoder, packed
 from tessera.prediction import answers

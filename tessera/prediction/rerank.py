@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tessera.inference.search_index import Hit, with_scores
+from tessera.bulk.search_index import Hit, with_scores
 from tessera.prediction.predictor import Predictor
 from tessera.progress import Progress
 

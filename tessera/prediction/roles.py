@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tessera.inference.text_files import Take, Values
+from tessera.bulk.text_files import Take, Values
 from tessera.prediction.requests import PAIR, SPAN, TEXT, example
 
 ASKED = ("question", "query", "prompt", "context", "ctx")  # what options go with, besides the usual names of a text

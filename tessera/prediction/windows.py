@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from tessera.bulk.nearest import Floats
 from tessera.data.examples import Question
-from tessera.inference.nearest import Floats
 from tessera.inference.tokenize import Ids
 from tessera.tokenizer import templates
 from tessera.tokenizer.tokenizer import Tokenizer

@@ -8,9 +8,6 @@ In reading order:
     tables.py          tables as data, numbers as people read them
     charts.py          the report's charts as Vega-Lite
     style.py           colours, HTML templates with everything escaped, a chart as a file
-    remarks.py         warnings about results in words
-    published.py       results read from files and from the tables of papers
-    significance.py    whether two results differ for certain
     compare.py         results beside one another and beside published ones
     compare_charts.py  their pictures
     overview.py        what a recipe will do, by phase and language

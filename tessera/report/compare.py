@@ -10,11 +10,11 @@ from pathlib import Path
 from tessera.files import atomic_file, csv_cells
 from tessera.plan.errors import did_you_mean, some
 from tessera.plan.languages import resolve
-from tessera.plan.result import OWN
-from tessera.report.published import AVERAGE, EUROPEAN, Score, read, read_published
-from tessera.report.remarks import of_one_name
-from tessera.report.significance import Verdict, differ
 from tessera.report.tables import LOWER_IS_BETTER
+from tessera.results.published import AVERAGE, EUROPEAN, Score, read, read_published
+from tessera.results.remarks import of_one_name
+from tessera.results.result import OWN
+from tessera.results.significance import Verdict, differ
 
 _YOURS = " (yours)"  # a task of the user's own by the name of another
 _SHORT = 30  # languages of a table that nobody asked for

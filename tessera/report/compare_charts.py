@@ -8,8 +8,8 @@ from typing import Any, Literal
 import yaml
 
 from tessera.report.compare import Comparison
-from tessera.report.published import EUROPEAN, EUROPEAN_CODES, Score
 from tessera.report.style import INK, LIGHT, altair, check_picture, write_picture
+from tessera.results.published import EUROPEAN, EUROPEAN_CODES, Score
 
 Kind = Literal["auto", "languages", "groups", "length", "tasks"]
 Groups = Literal["family", "script", "european"]

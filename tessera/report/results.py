@@ -8,7 +8,6 @@ from typing import Any
 from tessera.checksums import Damaged
 from tessera.files import read_json
 from tessera.plan.recipe import Merge
-from tessera.plan.result import HELD_OUT, Result
 from tessera.report.run_files import EVERYTHING, Reading, Run, group_mean, language_of, parents_of
 from tessera.report.tables import (
     LOWER_IS_BETTER,
@@ -24,6 +23,7 @@ from tessera.report.tables import (
     percent,
     tokens,
 )
+from tessera.results.result import HELD_OUT, Result
 
 UNTRAINED, CHANCE = "untrained", "chance"  # rows beside the models
 _LANGUAGE = ("language", "code", "group")

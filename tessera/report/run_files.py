@@ -16,7 +16,7 @@ from tessera.files import read_json
 from tessera.plan.loading import load
 from tessera.plan.phase import Phase
 from tessera.plan.recipe import Merge, Recipe
-from tessera.plan.result import HELD_OUT, Result, read_all
+from tessera.results.result import HELD_OUT, Result, read_all
 
 STEP_COLUMNS = (
     "step", "tokens", "tokens_read", "total_tokens", "loss", "learning_rate", "mask_ratio", "batch_tokens",

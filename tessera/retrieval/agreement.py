@@ -5,7 +5,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.inference.nearest import nearest, unit
+from tessera.bulk.nearest import nearest, unit
 from tessera.retrieval.retriever import Retriever
 from tessera.retrieval.teacher import Lesson
 

@@ -26,13 +26,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tessera.bulk.nearest import nearest
 from tessera.checksums import sealed_json
 from tessera.data.examples import Triple
 from tessera.data.packing import by_length
 from tessera.files import write_json
 from tessera.finetune.checkpoint import Checkpoint
 from tessera.finetune.loop import Plan, TrainingSummary, optimize
-from tessera.inference.nearest import nearest
 from tessera.inference.tokenize import Ids
 from tessera.json_files import Strictly, read_own
 from tessera.plan.task import Protocol

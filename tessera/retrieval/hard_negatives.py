@@ -27,10 +27,10 @@ from tessera.data.hashing import keys, named_keys
 from tessera.data.packing import ranges
 from tessera.data.pair_stream import EmbeddingStream, PairStream, text_keys
 from tessera.files import atomic_file, digest, fingerprint, write_json
+from tessera.huggingface import hub
+from tessera.huggingface.hf_files import find_model
 from tessera.inference.encoder import Encoder
 from tessera.json_files import Strictly, read_own
-from tessera.model import hub
-from tessera.model.hf_files import find_model
 from tessera.plan.fields import is_folder
 from tessera.plan.phase import Contrast, Phase
 from tessera.plan.recipe import Recipe

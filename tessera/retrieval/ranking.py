@@ -6,8 +6,8 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from tessera.bulk.nearest import Floats, check_vectors, nearest
 from tessera.data.examples import Search
-from tessera.inference.nearest import Floats, check_vectors, nearest
 from tessera.prediction import metrics
 from tessera.prediction.metrics import Grades
 

@@ -20,15 +20,15 @@ from torch.nn import functional
 from tessera.files import atomic_folder
 from tessera.finetune import saved
 from tessera.finetune.learner import Pretrained, copied, pretrained
+from tessera.huggingface import hub
+from tessera.huggingface.hub import AnyEncoder
+from tessera.huggingface.transformers_model import quietly
 from tessera.inference import sentence_folder as folders
 from tessera.inference.engine import Vectors, each
 from tessera.inference.tokenize import Ids, TextTokenizer
-from tessera.model import hub
 from tessera.model.encoder import Encoder, pack
-from tessera.model.hub import AnyEncoder
 from tessera.model.pooling import Dense, Unit, pool
 from tessera.model.precision import autocast, compute_dtype
-from tessera.model.transformers_model import quietly
 from tessera.packed.encoder import packed
 from tessera.plan.recipe import Machine
 from tessera.progress import Progress

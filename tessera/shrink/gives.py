@@ -25,17 +25,17 @@ from tessera.data.masking import mask
 from tessera.export.head_scores import score
 from tessera.export.heads import asked
 from tessera.finetune import saved
+from tessera.huggingface import hub
+from tessera.huggingface.hub import AnyEncoder, AnyMaskedLM
+from tessera.huggingface.task_heads import DocumentHead
+from tessera.huggingface.transformers_model import quietly
 from tessera.inference import sentence_folder as folders
 from tessera.inference.encoder import Encoder
 from tessera.inference.tokenize import Ids
-from tessera.model import hub
 from tessera.model.encoder import pack
-from tessera.model.hub import AnyEncoder, AnyMaskedLM
 from tessera.model.pooling import pool
 from tessera.model.precision import find_device
 from tessera.model.task_config import names_task
-from tessera.model.task_heads import DocumentHead
-from tessera.model.transformers_model import quietly
 from tessera.plan.recipe import Machine
 from tessera.prediction.features import Item
 from tessera.prediction.item_scores import item_scores

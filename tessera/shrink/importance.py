@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tessera.huggingface.hub import AnyEncoder
 from tessera.inference.tokenize import Ids
 from tessera.model.encoder import pack
-from tessera.model.hub import AnyEncoder
 from tessera.progress import Progress, silent
 from tessera.shrink.layers import Kept, Stack
 

@@ -19,13 +19,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tessera.huggingface import hub
+from tessera.huggingface.hf_files import config_json, find_model, open_weights, refuse_adapter, refuse_infinite
+from tessera.huggingface.hf_names import NAMES, family
+from tessera.huggingface.hub import AnyEncoder
 from tessera.inference.sentence_folder import ends_in_vectors, read
 from tessera.json_files import shown
-from tessera.model import hub
 from tessera.model.encoder import Encoder
-from tessera.model.hf_files import config_json, find_model, open_weights, refuse_adapter, refuse_infinite
-from tessera.model.hf_names import NAMES, family
-from tessera.model.hub import AnyEncoder
 from tessera.vocabulary.tables import copy_rest
 
 Json = dict[str, Any]

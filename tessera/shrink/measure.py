@@ -10,8 +10,8 @@ from tessera.evaluation import evaluate
 from tessera.inference.encoder import Encoder
 from tessera.plan.evaluation import Evaluation
 from tessera.plan.recipe import Machine
-from tessera.plan.result import read
 from tessera.progress import Watcher, silent
+from tessera.results.result import read
 
 _ROUNDS = 5
 _TIMED = 64  # texts
@@ -33,7 +33,8 @@ def check(tasks: Tasks) -> None:
         asked = {"tasks": tasks.tasks, "data": None if tasks.data is None else str(tasks.data)}
         evaluate.check(Evaluation.model_validate(asked), rows=True)
     if tasks.mteb:
-        from tessera.evaluation import mteb, mteb_data
+        from tessera.mteb import data as mteb_data
+        from tessera.mteb import run as mteb
 
         chosen = mteb.choose(tasks.mteb, None, tasks.languages or None, None)
         if tasks.data is not None:
@@ -59,7 +60,7 @@ def _results(folder: Path, name: str, tasks: Tasks, out: Path, machine: Machine,
             on_progress=report,
         )  # fmt: skip
     if tasks.mteb:
-        from tessera.evaluation.mteb import run
+        from tessera.mteb.run import run
 
         yield from run(
             folder, out, tasks=tasks.mteb, languages=tasks.languages or None, data=tasks.data, name=name,

@@ -18,5 +18,4 @@ In reading order:
     throughput.py         what a step took: tokens a second, MFU, waiting, packing, memory
     held_out.py           bits per byte of each language
     merge_models.py       several model folders into one
-    model_card.py         the README.md of a model folder
 """

@@ -24,7 +24,7 @@ from torch import Tensor
 from tessera import checksums
 from tessera.checksums import MANIFEST
 from tessera.files import atomic_folder, link_folder
-from tessera.model import hub
+from tessera.huggingface import hub
 from tessera.plan.errors import one_line
 from tessera.train.optimizer import unpack_state
 

@@ -7,7 +7,8 @@ import torch
 
 from tessera import signals
 from tessera.files import remove_folder
-from tessera.model import hub
+from tessera.huggingface import hub
+from tessera.huggingface.model_card import card
 from tessera.model.mlm import MaskedLM
 from tessera.plan import schedule
 from tessera.plan.fields import show_tokens
@@ -15,7 +16,6 @@ from tessera.plan.phase import Phase
 from tessera.plan.recipe import Recipe
 from tessera.train import checkpoint, distributed
 from tessera.train.checkpoint import CheckpointError, Position
-from tessera.train.model_card import card
 from tessera.train.optimizer import pack_state
 from tessera.train.start import TrainState
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from tessera.files import write_json
+from tessera.huggingface.hf_files import find_model
+from tessera.huggingface.hub import AnyMaskedLM
 from tessera.json_files import Strictly, read_own
-from tessera.model.hf_files import find_model
-from tessera.model.hub import AnyMaskedLM
 from tessera.model.mlm import MaskedLM
 from tessera.plan.fields import is_folder
 from tessera.plan.phase import Phase

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from tessera.data.hashing import GOLDEN, keys, mix
 from tessera.data.packing import Batch, even_batches, filled, micro_batches, select, share
+from tessera.huggingface.hub import AnyMaskedLM
 from tessera.model import attention
 from tessera.model.attention import Layout
 from tessera.model.encoder import Attention
-from tessera.model.hub import AnyMaskedLM
 from tessera.model.mlm import MaskedLM
 from tessera.model.precision import autocast, on_device
 from tessera.plan.cost import SIZES

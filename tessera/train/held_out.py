@@ -16,9 +16,9 @@ from tessera.data.hashing import keys
 from tessera.data.masking import mask
 from tessera.data.packing import by_length
 from tessera.data.shards import Shards
+from tessera.huggingface.hub import AnyMaskedLM
 from tessera.model import attention
 from tessera.model.attention import Layout
-from tessera.model.hub import AnyMaskedLM
 from tessera.model.mlm import MaskedLM
 from tessera.model.precision import autocast, on_device
 from tessera.progress import Progress

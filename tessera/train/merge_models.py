@@ -6,15 +6,15 @@ from pathlib import Path
 
 from tessera import checksums
 from tessera.files import atomic_folder, refuse_taken, write_json
-from tessera.model import hub, merging
-from tessera.model.hf_files import find_model
-from tessera.model.transformers_model import TransformersConfig
+from tessera.huggingface import hub, merging
+from tessera.huggingface.hf_files import find_model
+from tessera.huggingface.model_card import card
+from tessera.huggingface.transformers_model import TransformersConfig
 from tessera.plan.architecture import EncoderConfig
 from tessera.plan.fields import is_folder
 from tessera.plan.recipe import Merge, Recipe
 from tessera.progress import Watcher
 from tessera.train import checkpoint
-from tessera.train.model_card import card
 from tessera.train.start import TrainingError
 
 

@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from tessera.model.hub import AnyMaskedLM
+from tessera.huggingface.hub import AnyMaskedLM
 from tessera.model.mlm import MaskedLM
 from tessera.model.precision import autocast, without_compiler
 from tessera.plan.cost import fitting_tokens

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from tessera import checksums
 from tessera.data.shards import Shards
 from tessera.files import digest, write_json
+from tessera.huggingface import hub
+from tessera.huggingface.hf_files import find_model, located, tokenizers_differ
+from tessera.huggingface.transformers_model import TransformersConfig, TransformersMaskedLM
 from tessera.json_files import Strictly, read_own
-from tessera.model import hub
 from tessera.model.attention import choose
-from tessera.model.hf_files import find_model, located, tokenizers_differ
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.model.precision import compute_dtype
 from tessera.model.resize import resize
-from tessera.model.transformers_model import TransformersConfig, TransformersMaskedLM
 from tessera.plan import schedule
 from tessera.plan.architecture import EncoderConfig, parameters
 from tessera.plan.fields import hub_name, is_folder

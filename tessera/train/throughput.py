@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 
 from tessera.data.packing import Batch
-from tessera.model.transformers_model import TransformersConfig
+from tessera.huggingface.transformers_model import TransformersConfig
 from tessera.plan.architecture import EncoderConfig
 from tessera.plan.cost import data_sheet, step_flops
 from tessera.train.distributed import World, gathered

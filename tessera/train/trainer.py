@@ -18,7 +18,7 @@ from tessera import signals
 from tessera.data.packing import Batch
 from tessera.data.pair_stream import EmbeddingStream
 from tessera.data.stream import Stream
-from tessera.model.hub import AnyMaskedLM
+from tessera.huggingface.hub import AnyMaskedLM
 from tessera.model.precision import compute_dtype
 from tessera.plan import schedule
 from tessera.plan.fields import show_tokens

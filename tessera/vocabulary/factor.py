@@ -18,11 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tessera.files import atomic_folder, refuse_taken
+from tessera.huggingface.hf_files import open_weights, refuse_infinite
+from tessera.huggingface.transformers_folder import retold
+from tessera.huggingface.transformers_model import quietly
 from tessera.inference.tokenize import check_vocabulary
 from tessera.json_files import shown
-from tessera.model.hf_files import open_weights, refuse_infinite
-from tessera.model.transformers_folder import retold
-from tessera.model.transformers_model import quietly
 from tessera.progress import Silent, Watcher
 from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.vocabulary import card, tables

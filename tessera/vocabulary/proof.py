@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tessera.huggingface import hub
+from tessera.huggingface.hf_files import config_json
+from tessera.huggingface.task_heads import TaskModel
 from tessera.inference.encoder import Encoder
 from tessera.inference.sentence_folder import ends_in_vectors, read
-from tessera.model import hub
-from tessera.model.hf_files import config_json
 from tessera.model.task_config import names_task
-from tessera.model.task_heads import TaskModel
 from tessera.progress import Progress, Watcher
 from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.vocabulary.entries import Ids

@@ -19,12 +19,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tessera.checksums import BESIDE, MANIFEST
+from tessera.huggingface.hf_files import StoredWeight, config_json, find_model, open_weights, refuse_infinite
+from tessera.huggingface.hf_names import NAMES, theirs
+from tessera.huggingface.transformers_folder import check_layers, retold
+from tessera.huggingface.transformers_model import quietly
 from tessera.inference.sentence_folder import ends_in_vectors, read
 from tessera.json_files import shown
-from tessera.model.hf_files import StoredWeight, config_json, find_model, open_weights, refuse_infinite
-from tessera.model.hf_names import NAMES, theirs
-from tessera.model.transformers_folder import check_layers, retold
-from tessera.model.transformers_model import quietly
 from tessera.plan.errors import some
 from tessera.vocabulary.entries import TOKEN_IDS, Ids, Json, config_with_ids
 

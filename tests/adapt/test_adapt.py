@@ -18,8 +18,8 @@ from tessera.adapt.adapt import adapt
 from tessera.adapt.asked import AdaptError, Asked
 from tessera.adapt.retention import table
 from tessera.cli import app
-from tessera.model import hub
-from tessera.model.hf_files import find_model
+from tessera.huggingface import hub
+from tessera.huggingface.hf_files import find_model
 from tessera.plan.loading import load
 from tessera.tokenizer.tokenizer import Tokenizer
 

@@ -15,8 +15,8 @@ from tessera.adapt import passages
 from tessera.adapt.adapt import adapt
 from tessera.adapt.asked import AdaptError, Asked
 from tessera.cli import app
+from tessera.huggingface.hf_files import find_model
 from tessera.inference.encoder import Encoder
-from tessera.model.hf_files import find_model
 from tessera.tokenizer.tokenizer import Tokenizer
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from patience import HANGS
 
-from tessera.model import attention, hub
+from tessera.huggingface import hub
+from tessera.model import attention
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CPU = torch.device("cpu")

@@ -26,11 +26,11 @@ from tessera.corpus.documents import (
     read_file,
 )
 from tessera.corpus.pairs import JoinedPair, directions, join_pair, why_not_pair
-from tessera.data import decompress
-from tessera.data.decompress import NUL
 from tessera.data.languages import language_code, language_of_path
-from tessera.data.storage import files
 from tessera.plan.corpus import Columns, Source, TokenizerTraining
+from tessera.sources import decompress
+from tessera.sources.decompress import NUL
+from tessera.sources.storage import files
 from tessera.tokenizer.tokenizer import train
 
 

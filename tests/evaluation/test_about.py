@@ -11,8 +11,8 @@ from tessera.evaluation.catalogue import TaskError, find
 from tessera.evaluation.evaluate import evaluate
 from tessera.evaluation.rows import DataError
 from tessera.plan.recipe import Machine
-from tessera.plan.result import read
 from tessera.report.compare import compare, tables
+from tessera.results.result import read
 
 CALM = Machine(device="cpu", dtype="float32")
 HOW = "brief: {steps: 2, batch_size: 4, learning_rates: [1e-3], max_length: 256, stride: 64}"

@@ -15,14 +15,14 @@ from tessera.data.shard_writer import ShardWriter
 from tessera.evaluation import frozen
 from tessera.evaluation.evaluate import check, evaluate_recipe
 from tessera.evaluation.rows import DataError
-from tessera.model import hub
+from tessera.huggingface import hub
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import TokenizerTraining
 from tessera.plan.evaluation import Evaluation
 from tessera.plan.recipe import Machine
-from tessera.plan.result import read
 from tessera.plan.task import Task
+from tessera.results.result import read
 from tessera.tokenizer import tokenizer as tokenizers
 
 WORDS = ["tree", "fish", "stone", "cloud", "bread", "night", "river", "king"]

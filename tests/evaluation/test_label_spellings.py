@@ -15,8 +15,8 @@ from tessera.evaluation import load, trial
 from tessera.evaluation.evaluate import evaluate
 from tessera.labelled.labels import spelled
 from tessera.plan.recipe import Machine
-from tessera.plan.result import read
 from tessera.prediction import metrics
+from tessera.results.result import read
 
 CALM = Machine(device="cpu", dtype="float32")
 SPELLINGS = [  # of the two or three classes of a set, each in several ways

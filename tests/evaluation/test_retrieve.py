@@ -13,7 +13,7 @@ from tessera.evaluation.groups import read_groups
 from tessera.evaluation.trial import all_trials
 from tessera.finetune.learner import pretrained
 from tessera.finetune.loop import Diverged
-from tessera.model import hub
+from tessera.huggingface import hub
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import TokenizerTraining

@@ -16,10 +16,10 @@ from tessera.export import tracing
 from tessera.export.graph import export
 from tessera.export.quantize import quantize
 from tessera.export.tune import tune
+from tessera.huggingface import transformers_model
 from tessera.inference.encoder import Encoder
 from tessera.inference.runtime import ABOUT, Runtime
 from tessera.json_files import read_json
-from tessera.model import transformers_model
 
 pytestmark = pytest.mark.usefixtures("traced_once")
 

@@ -19,11 +19,11 @@ from tessera.export import tracing
 from tessera.export.graph import export
 from tessera.export.model_card import by_text, lines
 from tessera.export.padded import PaddedEmbedder, PaddedEncoder
+from tessera.huggingface import hub
 from tessera.inference import sentence_folder as folders
 from tessera.inference.encoder import Encoder
 from tessera.inference.runtime import ABOUT, Runtime, together
 from tessera.json_files import read_json
-from tessera.model import hub
 from tessera.model.mlm import MaskedLM
 from tessera.model.pooling import POOLINGS, Unit, pool
 from tessera.plan.architecture import EncoderConfig

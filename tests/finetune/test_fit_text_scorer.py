@@ -9,8 +9,8 @@ import torch
 
 from tessera.finetune import text_scorer
 from tessera.finetune.text_scorer import fit, marked
+from tessera.huggingface import hub
 from tessera.inference.text_scorer import load, scores
-from tessera.model import hub
 from tessera.tokenizer.tokenizer import Tokenizer
 
 TEXTS = ["one two three", "", "tveir", "a much longer text " * 30, "þrír fjórir fimm", "x"]

@@ -14,8 +14,8 @@ from tessera.finetune import adapter_folder, lora, saved
 from tessera.finetune.adapter_folder import CONFIG, WEIGHTS, merge_adapter
 from tessera.finetune.learner import embedding, pretrained
 from tessera.finetune.loop import predict
+from tessera.huggingface import hub, transformers_model
 from tessera.json_files import read_json
-from tessera.model import hub, transformers_model
 from tessera.prediction.features import KINDS
 from tessera.prediction.predictor import Predictor
 

@@ -9,7 +9,7 @@ from learnable import protocol
 from tessera.data.examples import Choices, Labelled, Question
 from tessera.finetune.learner import pretrained
 from tessera.finetune.loop import predict, train
-from tessera.model import transformers_model
+from tessera.huggingface import transformers_model
 from tessera.plan.recipe import Machine
 
 CALM = Machine(device="cpu", dtype="float32")

@@ -10,9 +10,9 @@ from small_encoder import TEXTS, write_model
 
 from tessera.finetune.learner import pretrained
 from tessera.finetune.loop import predict, train
+from tessera.huggingface import hub
+from tessera.huggingface.merging import merge
 from tessera.inference.encoder import Encoder
-from tessera.model import hub
-from tessera.model.merging import merge
 from tessera.plan.recipe import Machine
 
 ALIKE = 0.999  # cosine of two vectors in bfloat16 and in float32

@@ -9,7 +9,7 @@ from going import lines
 from tiny_run import recipe, written
 
 from tessera.data.stream import Stream
-from tessera.model import hub
+from tessera.huggingface import hub
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.phase import Optimizer
 from tessera.plan.recipe import Recipe

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from tessera.adapt import measure, verdict
 from tessera.cli import app
+from tessera.huggingface import hub
 from tessera.inference.sentence_folder import Pipeline
 from tessera.inference.sentence_folder import write as write_embedder
-from tessera.model import hub
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import TokenizerTraining

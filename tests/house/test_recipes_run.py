@@ -9,7 +9,7 @@ import torch
 from invented_text import documents, write_rows
 
 from tessera.data.languages import language_of_path
-from tessera.model import hub
+from tessera.huggingface import hub
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan import schedule
 from tessera.plan.architecture import PRESETS

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "tessera"
 ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
-MOST_FILES, MOST_FLOORS = 18, 7
+MOST_FILES, MOST_FLOORS = 17, 7
 MOST_LINES, MOST_OF_A_FUNCTION = 350, 60
 each_room = pytest.mark.parametrize("room", ROOMS)
 

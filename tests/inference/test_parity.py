@@ -10,8 +10,9 @@ import torch
 from typer.testing import CliRunner
 
 from tessera.cli import app
+from tessera.huggingface import hub
 from tessera.inference.parity import parity
-from tessera.model import attention, hub
+from tessera.model import attention
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from tessera.huggingface import hub
+from tessera.huggingface.task_heads import TaskModel
 from tessera.inference import text_scorer
 from tessera.inference.text_scorer import Scorer, load, scores
-from tessera.model import hub
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.model.task_config import SCORE
-from tessera.model.task_heads import TaskModel
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import TokenizerTraining
 from tessera.tokenizer import tokenizer as tokenizers

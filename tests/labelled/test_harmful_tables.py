@@ -13,8 +13,8 @@ from task_models import bert, named
 from typer.testing import CliRunner
 
 from tessera.cli import app
-from tessera.data import decompress, parquet
 from tessera.labelled import tables
+from tessera.sources import decompress, parquet
 
 ROW = {"text": "the river", "label": "a"}
 LINE = json.dumps(ROW).encode() + b"\n"
@@ -61,7 +61,7 @@ def harmful(request, tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "_TIMES", 10)
     monkeypatch.setattr(decompress, "_LARGE", 2**20)
     monkeypatch.setattr(decompress, "_GROWTH", 10)
-    monkeypatch.setattr("tessera.inference.text_files._MAX_BYTES", 2**20)
+    monkeypatch.setattr("tessera.bulk.text_files._MAX_BYTES", 2**20)
     if path.name in HARM:
         path.write_bytes(HARM[path.name])
     elif path.name == "much.parquet":

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tessera.model import hub
+from tessera.huggingface import hub
 from tessera.model.encoder import Encoder
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import EncoderConfig
@@ -81,8 +81,8 @@ def test_logits_hidden_states_and_gradients_are_those_of_transformers(
 
 def hub_like(theirs: Any, ours: MaskedLM) -> dict[str, torch.Tensor]:
     """Gradients of transformers under our names."""
-    from tessera.model.hf_names import NAMES, family
-    from tessera.model.hf_names import theirs as their_names
+    from tessera.huggingface.hf_names import NAMES, family
+    from tessera.huggingface.hf_names import theirs as their_names
 
     gradients = {name: weight.grad for name, weight in theirs.named_parameters()}
     names = NAMES[family(ours.config)]

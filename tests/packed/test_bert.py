@@ -7,9 +7,9 @@ import torch
 import transformers
 from torch.nn.functional import cosine_similarity
 
+from tessera.huggingface.transformers_folder import describe
+from tessera.huggingface.transformers_model import TransformersEncoder
 from tessera.model.encoder import PartialEmbedding
-from tessera.model.transformers_folder import describe
-from tessera.model.transformers_model import TransformersEncoder
 from tessera.packed.bert import PackedBert
 from tessera.packed.encoder import packed
 from tessera.packed.products import can_pack

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from tessera.data.storage import File, files
 from tessera.plan.corpus import Contamination, Corpus, Source
 from tessera.secrets import is_redacted, is_url, redact
+from tessera.sources.storage import File, files
 
 
 @pytest.mark.parametrize(

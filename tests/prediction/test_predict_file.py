@@ -13,8 +13,8 @@ from task_models import TEXTS, bert, named
 from typer.testing import CliRunner
 
 from tessera import Predictor, files
+from tessera.bulk import parts as part_files
 from tessera.cli import app
-from tessera.inference import parts as part_files
 from tessera.labelled.guess import guess
 from tessera.prediction import predict_file as work
 from tessera.prediction.predict_file import Roles, predict_file

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from task_models import TEXTS, bert, named
 
-from tessera.model import transformers_model
+from tessera.huggingface import transformers_model
 from tessera.prediction import answers, words
 from tessera.prediction.predictor import Predictor
 from tessera.tokenizer.tokenizer import Tokenizer

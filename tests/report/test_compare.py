@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tessera.report.compare import SUITES, compare, differ, tables, write_csv
-from tessera.report.published import AVERAGE, EUROPEAN, Score, read, read_published
+from tessera.results.published import AVERAGE, EUROPEAN, Score, read, read_published
 
 CODES = ["deu_Latn", "eng_Latn", "fao_Latn", "hin_Deva", "rus_Cyrl", "swh_Latn", "tam_Taml"]
 

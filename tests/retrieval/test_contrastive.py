@@ -12,8 +12,8 @@ from tessera.data.examples import Search, Triple
 from tessera.evaluation.retrieve import rank
 from tessera.finetune.learner import pretrained
 from tessera.finetune.loop import Diverged
+from tessera.huggingface import hub
 from tessera.inference.encoder import Encoder as Embedder
-from tessera.model import hub
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import PRESETS, EncoderConfig
 from tessera.plan.corpus import TokenizerTraining

@@ -9,14 +9,14 @@ import torch
 from damage import survives
 
 from tessera.data.shards import Shards, verify
-from tessera.plan import result
 from tessera.plan.loading import load
 from tessera.plan.phase import Optimizer
 from tessera.plan.token_counts import from_shards
 from tessera.report import summarize
 from tessera.report.compare import compare, tables
-from tessera.report.published import read as read_scores
 from tessera.report.run_files import open_run
+from tessera.results import result
+from tessera.results.published import read as read_scores
 from tessera.train import checkpoint
 from tessera.train.optimizer import build, pack_state
 

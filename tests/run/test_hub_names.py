@@ -8,7 +8,7 @@ import yaml
 from small_encoder import write_model
 from whole_run import write
 
-from tessera.model.hf_files import find_model
+from tessera.huggingface.hf_files import find_model
 from tessera.plan.fields import hub_name
 from tessera.plan.loading import load
 from tessera.preflight import PreflightError

@@ -131,7 +131,7 @@ def test_nothing_that_is_said_commands_the_terminal(clock, made, text):
 
 def test_an_error_of_a_schema_is_one_line_without_the_address_of_its_library(monkeypatch, capsys):
     from tessera import cli
-    from tessera.plan.result import Result
+    from tessera.results.result import Result
 
     def fails():
         Result(model="m", task="t", metric="f1", kind="k", protocol={}, results={})

@@ -18,7 +18,7 @@ import transformers
 from patience import HANGS
 from task_models import SHAPE, TOKENS, bert, named
 
-from tessera.model import transformers_model
+from tessera.huggingface import transformers_model
 
 HOUSE = Path(__file__).parents[2]
 TAGS = named("O", "B-water", "I-water", "B-food")

@@ -87,7 +87,7 @@ def test_heads_of_transformers_on_one_encoder_share_its_memory(tmp_path):
 
 def test_an_encoder_that_differs_in_one_weight_is_a_trunk_of_its_own(ours, tmp_path):
     other = tmp_path / "other"
-    from tessera.model import hub
+    from tessera.huggingface import hub
 
     model = hub.load(ours[0])
     with torch.no_grad():

@@ -7,10 +7,10 @@ import task_folders
 import torch
 import transformers
 
-from tessera.model import hub
+from tessera.huggingface import hub
+from tessera.huggingface.transformers_model import quietly
 from tessera.model.encoder import pack
 from tessera.model.pooling import pool
-from tessera.model.transformers_model import quietly
 from tessera.shrink.importance import block_influence, influence_cost, outcome_cost, smaller
 from tessera.shrink.layers import Stack
 

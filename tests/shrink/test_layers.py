@@ -10,11 +10,11 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tessera.huggingface import hub
+from tessera.huggingface.hf_files import config_json
+from tessera.huggingface.transformers_model import quietly
 from tessera.inference.encoder import Encoder
-from tessera.model import hub
-from tessera.model.hf_files import config_json
 from tessera.model.pooling import Dense
-from tessera.model.transformers_model import quietly
 from tessera.shrink import layers
 from tessera.shrink.layers import Stack
 

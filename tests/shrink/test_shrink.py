@@ -18,10 +18,10 @@ from tessera import checksums, lock
 from tessera.cli import app
 from tessera.files import LOCK, read_json
 from tessera.finetune.loop import Plan
+from tessera.huggingface.transformers_model import quietly
 from tessera.inference.encoder import Encoder
 from tessera.model.encoder import pack
 from tessera.model.pooling import Dense
-from tessera.model.transformers_model import quietly
 from tessera.plan.recipe import Machine
 from tessera.prediction.predictor import Predictor
 from tessera.retrieval.retriever import Contrast, Retriever

@@ -7,7 +7,7 @@ import torch
 from tiny_run import recipe
 
 from tessera.data.packing import Batch
-from tessera.model.hub import AnyMaskedLM
+from tessera.huggingface.hub import AnyMaskedLM
 from tessera.plan.phase import Phase
 from tessera.plan.recipe import Recipe
 from tessera.progress import Silent

@@ -18,8 +18,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from tessera.data.shard_writer import ShardWriter
 from tessera.data.shards import Shards
-from tessera.model import hub
-from tessera.model.transformers_model import TransformersMaskedLM
+from tessera.huggingface import hub
+from tessera.huggingface.transformers_model import TransformersMaskedLM
 from tessera.plan.corpus import TokenizerTraining
 from tessera.plan.recipe import Recipe, Resize
 from tessera.progress import Silent

@@ -9,7 +9,7 @@ from going import changed, go, lines, weights
 from many import together, train_all
 from tiny_run import recipe
 
-from tessera.model import hub
+from tessera.huggingface import hub
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.plan.architecture import EncoderConfig
 from tessera.plan.recipe import Recipe

@@ -20,11 +20,11 @@ from tokenizers import (
     Tokenizer as Inner,
 )
 
-from tessera.model import hub, transformers_model
+from tessera.huggingface import hub, transformers_model
+from tessera.huggingface.task_heads import TaskModel
+from tessera.huggingface.task_heads import initialize as draw_head
 from tessera.model.mlm import MaskedLM, initialize
 from tessera.model.task_config import TaskConfig
-from tessera.model.task_heads import TaskModel
-from tessera.model.task_heads import initialize as draw_head
 from tessera.plan.architecture import PRESETS, EncoderConfig
 
 LOCALES = {

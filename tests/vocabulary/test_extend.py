@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from tessera.model import hub
+from tessera.huggingface import hub
 from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.vocabulary.entries import Entries, write
 from tessera.vocabulary.extend import extend

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from tessera.huggingface import hub
 from tessera.inference.encoder import Encoder
-from tessera.model import hub
 from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.vocabulary.factor import factor
 from tessera.vocabulary.texts import Texts

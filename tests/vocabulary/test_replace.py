@@ -6,8 +6,8 @@ import families
 import pytest
 import torch
 
+from tessera.huggingface import hub
 from tessera.inference.encoder import Encoder
-from tessera.model import hub
 from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.vocabulary.entries import Entries, said
 from tessera.vocabulary.replace import matched, replace

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tessera.cli import app
-from tessera.model.hf_files import config_json
+from tessera.huggingface.hf_files import config_json
 
 pytest.importorskip("django")
 pytest.importorskip("polib")
