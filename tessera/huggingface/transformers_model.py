@@ -20,6 +20,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from tessera.huggingface.hf_files import refuse_infinite
+from tessera.model.dropout import dropout, replace_dropout
 
 # Shapes: T tokens of N documents end to end, M scored positions, C hidden size, V vocabulary.
 
@@ -75,6 +76,7 @@ class TransformersEncoder(nn.Module):
 
     def __init__(self, model: Any, config: TransformersConfig) -> None:
         super().__init__()
+        replace_dropout(model)
         self.model = model
         self.config = config
         self.training = model.training
@@ -174,13 +176,13 @@ class _Tile:
             rows = rows.new_zeros(self.documents * self.longest, *rows.shape[1:]).index_copy(0, self.places, rows)
         return rows.unflatten(0, (self.documents, self.longest)).transpose(1, 2)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, share: float) -> Tensor:
         """[tokens, H, D] of each -> the same."""
         q, k, v = map(self.padded, (query, key, value))
         scores = torch.matmul(q * scaling, k.transpose(-1, -2))
         if self.bias is not None:
             scores = scores + self.bias.to(scores.dtype)
-        weights = functional.dropout(scores.softmax(-1), dropout, training=dropout > 0)
+        weights = dropout(scores.softmax(-1), share)
         mixed = torch.matmul(weights, v).transpose(1, 2).flatten(0, 1)
         return mixed if self.places is None else mixed.index_select(0, self.places)
 

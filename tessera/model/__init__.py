@@ -6,6 +6,7 @@ In reading order:
     attention.py      three backends with one answer: reference, cpu, varlen; rotary positions
     attention_cpu.py  the cpu backend: documents cut into tiles, cost linear under a window
     glu.py            gated units of the feed-forward networks, and their way back
+    dropout.py        dropout on CPUs, at half of the time that PyTorch's takes
     mlm.py            masked language model, initialization
     task_config.py    which task a head is for, its labels, and how a config.json says it
     pooling.py        pooling to sentence embeddings: mean, cls and all that sentence-transformers knows
