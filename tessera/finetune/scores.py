@@ -14,9 +14,9 @@ from tessera.data.examples import Question, Tagged
 from tessera.finetune import loop
 from tessera.finetune.learner import Learner
 from tessera.labelled.dataset import Dataset, Part
-from tessera.labelled.examples import scheme
 from tessera.plan.task import Metric
 from tessera.prediction import metrics
+from tessera.prediction.tags import scheme
 
 Scores = dict[str, float]
 Said = list[Any]  # of each example: a number, tags, a text; multilabel: the probability of each label

@@ -25,6 +25,7 @@ from tessera.labelled.tables import DataError
 from tessera.plan.errors import some
 from tessera.plan.languages import resolve
 from tessera.plan.task_data import SPLITS, Column
+from tessera.prediction import tags
 from tessera.tokenizer.tokenizer import Tokenizer
 
 _LOOKED_AT = 1_000  # rows, to guess
@@ -206,7 +207,7 @@ class _Reading:
             asked = dataclasses.replace(asked, names=self._labels(learned, asked, wrong))
         try:
             if kind == "tag":
-                reading.scheme(asked.names)
+                tags.scheme(asked.names)
         except ValueError as error:
             raise DataError(f"{self.where}: {error}") from None
         return asked, wrong
@@ -289,7 +290,7 @@ class _Reading:
         if asked.names and asked.kind != "tag":
             self.said.append(_counts(parts["train"], asked.names))
         elif asked.names:
-            scheme = reading.scheme(asked.names)
+            scheme = tags.scheme(asked.names)
             self.said.append(f"{len(asked.names)} tags{f' of {scheme}' if scheme else ''}: {some(asked.names, 12)}")
         every = [one for part in parts.values() for one in part.examples]
         self.said.extend(remarks(every, asked.kind, asked.names, self.found.columns))
@@ -300,13 +301,13 @@ class _Reading:
 def _broken_tags(made: Sequence[Example], asked: Asked) -> dict[str, DataError]:
     """What is wrong with the tags of sentences, by their places; nothing where tags are not of BIO or BIOES."""
     found = {}
-    for one in made if asked.kind == "tag" and reading.scheme(asked.names) else ():
+    for one in made if asked.kind == "tag" and tags.scheme(asked.names) else ():
         assert isinstance(one, Tagged)
-        tags = [asked.names[n] for n in one.tags]
-        if (at := reading.broken_at(tags)) is not None:
+        said = [asked.names[n] for n in one.tags]
+        if (at := tags.broken_at(said)) is not None:
             found[one.row] = DataError(
-                f"{one.row}: word {at + 1} ({one.words[at]!r}) is tagged {tags[at]} behind "
-                f"{tags[at - 1] if at else 'the beginning'}; in {reading.scheme(asked.names)} an entity begins with B-"
+                f"{one.row}: word {at + 1} ({one.words[at]!r}) is tagged {said[at]} behind "
+                f"{said[at - 1] if at else 'the beginning'}; in {tags.scheme(asked.names)} an entity begins with B-"
             )
     return found
 

@@ -1,8 +1,6 @@
 """Labelled examples out of rows, of every kind of task; what is wrong with a row is a DataError that names it."""
 
 import itertools
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +11,6 @@ from tessera.labelled.tables import DataError
 from tessera.plan.errors import did_you_mean
 from tessera.prediction.words import split
 from tessera.tokenizer.tokenizer import Tokenizer
-
-_SCHEMED = re.compile(r"O|[BIESLUM]-.+", re.DOTALL)
-_GOES_ON = {"I": "BI", "M": "BIM", "E": "BIM", "L": "BI"}  # which letters may stand before, of the same name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,30 +210,3 @@ def _spans(row: Row, text: str) -> list[tuple[int, int, str]]:
                 "a tagger gives one label to each word, so keep one of them"
             )
     return found
-
-
-def scheme(names: Sequence[str]) -> str:
-    """BIO or BIOES (also as BILOU) where names of tags say where an entity begins and goes on; "" where they do not.
-
-    Raises ValueError where some do and others do not.
-    """
-    marked = [name for name in names if name != "O" and _SCHEMED.fullmatch(name)]
-    if not any(name.startswith(("B-", "I-")) for name in marked):
-        return ""
-    plain = [name for name in names if not _SCHEMED.fullmatch(name)]
-    if plain:
-        raise ValueError(
-            f"the tag {plain[0]!r} has no B- or I- before it, but {marked[0]!r} has; write all tags the same way"
-        )
-    return "BIO" if {name[0] for name in marked} <= set("BI") else "BIOES"
-
-
-def broken_at(tags: Sequence[str]) -> int | None:
-    """The first word whose tag cannot stand behind the one before it, as I-PER behind O; None where all can."""
-    before = "O"
-    for number, tag in enumerate(tags):
-        allowed = _GOES_ON.get(tag[0], "") if tag != "O" else ""
-        if allowed and not (before[0] in allowed and before[1:] == tag[1:]):
-            return number
-        before = tag
-    return None

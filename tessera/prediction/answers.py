@@ -11,10 +11,10 @@ from tessera.data.examples import Question, Tagged
 from tessera.model.task_config import TaskConfig
 from tessera.prediction.features import Item
 from tessera.prediction.requests import Request
+from tessera.prediction.tags import entities, says_entities
 from tessera.prediction.windows import Best
 
 Prediction = dict[str, Any]
-_SCHEMES = ("B-", "I-", "E-", "S-", "L-", "U-", "M-")
 
 
 def of(
@@ -106,7 +106,7 @@ def _tagged(task: TaskConfig, one: Request, parts: Sequence[tuple[Item, Floats]]
         {"label": label, "text": text[begin:end], "start": begin, "end": end, "score": float(chances[n, numbers[n]])}
         for n, (label, (begin, end)) in enumerate(zip(labels, places, strict=True))
     ]
-    if not any(label.startswith(_SCHEMES) for label in task.labels):
+    if not says_entities(task.labels):
         return {"tags": tags}
     found = {"entities": [_entity(text, tags[a:b], name) for a, b, name in entities(labels)]}
     return found if one.words is not None else {**found, "tags": tags}
@@ -122,28 +122,6 @@ def _entity(text: str, tags: Sequence[Prediction], name: str) -> Prediction:
     begin, end = tags[0]["start"], tags[-1]["end"]
     score = float(np.mean([tag["score"] for tag in tags]))
     return {"label": name, "text": text[begin:end], "start": begin, "end": end, "score": score}
-
-
-def entities(labels: Sequence[str]) -> list[tuple[int, int, str]]:
-    """(first word, behind the last, name) of each entity of BIO, BIOES or BILOU labels, as lenient as seqeval.
-
-    One begins at B-, S- or U-, and wherever a name does not go on from the word before; it ends behind E-, L-, S- and
-    U-, at another name, at a beginning, and at whatever is of no entity.
-    """
-    found: list[tuple[int, int, str]] = []
-    begin, name, open_ = 0, "", False
-    for n, label in enumerate([*labels, "O"]):
-        prefix, _, own = label.partition("-") if label.startswith(_SCHEMES) else ("O", "", "")
-        goes_on = open_ and prefix in ("I", "M", "E", "L") and own == name
-        if open_ and not goes_on:
-            found.append((begin, n, name))
-            open_ = False
-        if prefix != "O" and not goes_on:
-            begin, name, open_ = n, own, True
-        if open_ and prefix in ("E", "L", "S", "U"):
-            found.append((begin, n + 1, name))
-            open_ = False
-    return found
 
 
 # ------------------------------------------------------------------------------------------------------- less of them

@@ -7,9 +7,9 @@ import learnable
 import pytest
 
 from tessera.labelled import dataset, splits
-from tessera.labelled.examples import broken_at, scheme
 from tessera.labelled.guess import guess
 from tessera.labelled.tables import DataError
+from tessera.prediction.tags import broken_at, scheme
 from tessera.tokenizer.tokenizer import Tokenizer
 
 
@@ -208,6 +208,9 @@ def test_the_scheme_is_known_by_the_tags_and_mixed_tags_are_refused():
     assert scheme(["O", "B-PER", "I-PER"]) == "BIO"
     assert scheme(["O", "B-PER", "E-PER", "S-LOC"]) == "BIOES"
     assert scheme(["NOUN", "VERB", "X"]) == ""
+    assert scheme(["B", "I", "O"]) == "BIO"
+    assert scheme(["O", "B", "I", "E", "S"]) == "BIOES"
+    assert scheme(["A", "B", "I"]) == ""  # three classes that happen to be letters
     with pytest.raises(ValueError, match="'LOC' has no B- or I- before it, but 'B-PER' has"):
         scheme(["O", "B-PER", "LOC"])
 

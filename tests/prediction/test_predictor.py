@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from task_models import TEXTS, bert, named
 
 from tessera.huggingface import transformers_model
-from tessera.prediction import answers, words
+from tessera.prediction import tags, words
 from tessera.prediction.predictor import Predictor
 from tessera.tokenizer.tokenizer import Tokenizer
 
@@ -278,12 +278,13 @@ def test_words_cover_all_that_is_no_space_once(tokenizer, text):
         ("I-A I-B O", [(0, 1, "A"), (1, 2, "B")]),
         ("S-A B-B I-B E-B O U-C", [(0, 1, "A"), (1, 4, "B"), (5, 6, "C")]),
         ("B-A L-A I-A", [(0, 2, "A"), (2, 3, "A")]),
+        ("B I O I B", [(0, 2, "_"), (3, 4, "_"), (4, 5, "_")]),
         ("O O", []),
         ("", []),
     ],
 )
 def test_entities_of_every_scheme(labels, due):
-    assert answers.entities(labels.split()) == due
+    assert tags.entities(labels.split()) == due
 
 
 def test_probabilities_add_up_to_one(tmp_path):
