@@ -22,6 +22,7 @@ from tessera.huggingface.hf_files import find_model
 from tessera.json_files import read_json
 from tessera.model.precision import compute_dtype, find_device
 from tessera.plan.evaluation import Evaluation
+from tessera.plan.languages import spelled
 from tessera.plan.recipe import Machine
 from tessera.plan.task import Data, Protocol, Task
 from tessera.prediction import metrics
@@ -77,21 +78,21 @@ def evaluate(
     for number, one in enumerate(chosen[1:], 1):  # those of the first are read before it is trained anyway
         report(number, len(chosen), f"looks through the rows of {one[0].name}")
         _read_all(*one)
-    out = Path(out, *_folder(languages))
     embedder: frozen.Embedder | None = None
     for number, (task, how, place) in enumerate(chosen):
         report(number, len(chosen), f"reads {task.name}")
+        here = Path(out, *_folder(task.languages if languages and task.languages else languages))
         mine = f".{model}.{task.name}"
-        with lock.hold(out / f"{mine}{LOCK}", f"{model} on {task.name} in {out}"):
-            remove_leftovers(out, mine)
+        with lock.hold(here / f"{mine}{LOCK}", f"{model} on {task.name} in {here}"):
+            remove_leftovers(here, mine)
             if task.kind == HELD_OUT:
-                written = _held_out(folder, task, out, model, machine, report)
+                written = _held_out(folder, task, here, model, machine, report)
             elif task.kind in frozen.KINDS:
                 embedder = embedder or frozen.Embedder.of(folder, machine, report, pooling)
-                written = frozen.run(task, place, out, model, embedder)
+                written = frozen.run(task, place, here, model, embedder)
             else:
                 how = how.model_copy(update={"select": "oracle"}) if oracle else how
-                written = sweep.run(folder, task, how, place, out, machine, on_progress, name=model, keep=keep)
+                written = sweep.run(folder, task, how, place, here, machine, on_progress, name=model, keep=keep)
         yield written
 
 
@@ -192,8 +193,11 @@ def _only(task: Task, languages: Sequence[str], folder: Path | None) -> Task:
 
 
 def _folder(languages: Sequence[str]) -> list[str]:
-    """Where results of some languages lie, so that they do not take the place of those of all."""
-    some = list(dict.fromkeys(languages))
+    """Where results of some languages lie, so that they do not take the place of those of all.
+
+    In one spelling and one order: `ro` and `ron_Latn` are one folder, whatever the data calls them.
+    """
+    some = sorted({spelled(language) for language in languages})
     if len(some) < 4:
         return ["+".join(some)] if some else []
     return [f"{len(some)}-languages-{digest(some)[:6]}"]

@@ -108,11 +108,15 @@ def test_a_task_in_one_of_its_languages_has_a_result_of_its_own(model, data):
     assert list(found["results"]) == ["bbb_Latn"]
     assert "aaa_Latn" not in output
     assert (data / "out" / "small.topics.json").read_bytes() == written
+    code, _, error = typed(model, data, "--task", f"{data}/tasks.yaml:topics", "--language", "BBB-latn")
+    assert code == 0, error
+    assert [path.name for path in (data / "out").iterdir() if path.is_dir()] == ["bbb_Latn"]  # as it is spelled here
 
 
 def test_results_of_some_languages_lie_apart():
     assert _folder(()) == []
-    assert _folder(["a", "b", "a"]) == ["a+b"]
+    assert _folder(["b", "a", "b"]) == ["a+b"]
+    assert _folder(["ro", "de"]) == _folder(["deu_Latn", "ron"]) == ["deu_Latn+ron_Latn"]
     four, others = _folder(["a", "b", "c", "d"]), _folder(["a", "b", "c", "e"])
     assert four[0].startswith("4-languages-")
     assert four != others
