@@ -24,6 +24,7 @@ _LONGEST = 16  # old tokens in a new one: scripts without spaces would otherwise
 _AT_ONCE = 1_000  # texts
 _SPACE = "▁"
 _RARE = 2  # what comes less often is not learnt
+_KEPT = 0.5  # of the candidates after each round of a Unigram model: as good as 0.75, in six tenths of the time
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +181,12 @@ def _scored(old: Entries, texts: Sequence[str], tokens: int) -> tuple[Json, list
     """The model with pieces of a Unigram model of the text; no score is below the lowest, see `_anchor`."""
     model, lowest = old.definition["model"], min(score for _, score in old.definition["model"]["vocab"])
     inner = tokenizers.Tokenizer(models.Unigram())
-    found = _trained(old, inner, texts, trainers.UnigramTrainer(vocab_size=_candidates(old, texts, tokens),
-                                                                show_progress=False, unk_token="<unk>",
-                                                                special_tokens=["<unk>"]))  # fmt: skip
-    scores = {piece: max(score, lowest) for piece, score in found["vocab"] if piece not in old.ids and piece}
+    trainer = trainers.UnigramTrainer(
+        vocab_size=_candidates(old, texts, tokens), show_progress=False, unk_token="<unk>", special_tokens=["<unk>"],
+        shrinking_factor=_KEPT,
+    )  # fmt: skip
+    found, known = _trained(old, inner, texts, trainer), old.ids
+    scores = {piece: max(score, lowest) for piece, score in found["vocab"] if piece not in known and piece}
     scores.pop("<unk>", None)
 
     def with_pieces(pieces: Sequence[str]) -> Json:
@@ -202,7 +205,8 @@ def _whole(old: Entries, texts: Sequence[str], tokens: int) -> tuple[Json, list[
         continuing_subword_prefix=old.continuing, special_tokens=[model.get("unk_token") or "[UNK]"],
     )  # fmt: skip
     found = _trained(old, inner, texts, trainer)["vocab"]
-    candidates = [piece for piece in found if piece not in old.ids]
+    known = old.ids
+    candidates = [piece for piece in found if piece not in known]
     first = max(old.model.values()) + 1
 
     def with_pieces(pieces: Sequence[str]) -> Json:

@@ -359,7 +359,7 @@ def test_parts_that_do_not_belong_together_are_refused(encoder):
     assert alone.encode(TEXTS) == pytest.approx(encoder.encode(TEXTS), abs=1e-6)
     with pytest.raises(ValueError, match="was not read from a folder, so it has no head"):
         alone.fill_mask("one <|mask|>")
-    with pytest.raises(ValueError, match=r"not read from a folder; write its model with model\.hub\.save"):
+    with pytest.raises(ValueError, match=r"not read from a folder; write its model with huggingface\.hub\.save"):
         alone.save("somewhere")
     model.encoder.config = model.config.model_copy(update={"vocab_size": 100})
     with pytest.raises(ValueError, match=r"the tokenizer has 300 tokens, the model only 100"):

@@ -44,7 +44,7 @@ def cells(comparison, task):
 
 
 def test_every_published_row_says_what_it_is_and_where_it_is_from():
-    folder = Path(compare.__code__.co_filename).parents[1] / "evaluation" / "published"
+    folder = Path(compare.__code__.co_filename).parents[1] / "results" / "published"
     seen = set()
     for path in folder.glob("*.csv"):
         with path.open(newline="", encoding="utf-8") as file:
