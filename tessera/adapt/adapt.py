@@ -21,7 +21,7 @@ from tessera import lock
 from tessera.adapt import asked as asking
 from tessera.adapt import recipe as recipes
 from tessera.adapt import retention as retained
-from tessera.adapt.adapted import LOOK, RETENTION, Adapted, Extension, advice, keep_look, planned
+from tessera.adapt.adapted import LOOK, Adapted, Extension, advice, keep_look, keep_retention, planned, read_retention
 from tessera.adapt.asked import AdaptError, Asked
 from tessera.adapt.embedder import adapt_embedder
 from tessera.adapt.given import read_given
@@ -32,7 +32,7 @@ from tessera.adapt.sample import Sample
 from tessera.adapt.tasks import scores
 from tessera.corpus.prepare import IngestedCorpus
 from tessera.evaluation import evaluate
-from tessera.files import LOCK, fingerprint, link_folder, write_json, write_text
+from tessera.files import LOCK, fingerprint, link_folder, write_text
 from tessera.huggingface import hub
 from tessera.huggingface.hf_files import find_model
 from tessera.inference.sentence_folder import ends_in_vectors
@@ -85,13 +85,12 @@ def _adapt(asked: Asked, out: Path, model: Path, watcher: Watcher) -> Adapted[re
     final = folder / recipes.last_stage(recipe) / "final"
     link_folder(out / "final", final)
     models, roles = _models(out, recipe, model), recipes.roles(texts)
-    rows = retained.read(out / RETENTION, of := fingerprint(final.resolve()))
+    rows = read_retention(out, of := fingerprint(final.resolve()), retained.Retained)
     if rows is None:
         rows = retained.retention(models, _of_run(documents_of(folder, recipe)).held_out, roles, watcher)
     how: dict[str, Any] = {"data": asked.data, "protocol": asked.protocol, "watcher": watcher}
     tasks = scores(models, asked.tasks, roles, out / "tasks", **how)
-    said = {"of": of, "languages": retained.as_json(rows), "tasks": tasks}
-    write_json(out / RETENTION, said, sealed=True)
+    keep_retention(rows, tasks, of, out)
     shown = ("bits per byte of hidden words, held-out text", *retained.table(rows))
     return Adapted(model=out / "final", rows=rows, table=shown, tasks=tasks)
 

@@ -1,11 +1,11 @@
 """What an adaptation says before it begins, keeps in its folder, and returns: of every kind of model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from tessera.adapt.asked import Asked
 from tessera.adapt.look import Look
@@ -53,6 +53,27 @@ def planned(out: Path) -> Extension | None:
 def keep_look(seen: dict[str, Any], extension: Extension, out: Path) -> None:
     """Writes what was seen of the model, and what is added to it."""
     write_json(out / LOOK, {**seen, "extend": extension.model_dump()}, sealed=True)
+
+
+class _Retention(Strictly, Generic[Row]):
+    """retention.json, as far as it is read again."""
+
+    model_config = ConfigDict(strict=False)  # a list is a tuple
+
+    of: str
+    languages: list[Row]
+
+
+def read_retention(out: Path, of: str, row: type[Row]) -> list[Row] | None:
+    """The rows that were kept in the folder `out` of the model with this fingerprint; None where there are none."""
+    found = read_own(_Retention[row], out / RETENTION) if (out / RETENTION).is_file() else None  # type: ignore[valid-type]
+    return None if found is None or found.of != of else found.languages
+
+
+def keep_retention(rows: Sequence[Any], tasks: dict[str, dict[str, float]], of: str, out: Path) -> None:
+    """Writes rows, which are dataclasses, and the scores of tasks, of the model with this fingerprint."""
+    said = {"of": of, "languages": [asdict(row) for row in rows], "tasks": tasks}
+    write_json(out / RETENTION, said, sealed=True)
 
 
 def advice(asked: Asked, seen: Look, pieces: int, needing: Sequence[str]) -> list[str]:

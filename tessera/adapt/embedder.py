@@ -25,7 +25,7 @@ from typing import Any
 
 from tessera.adapt import asked as asking
 from tessera.adapt import passages, vectors
-from tessera.adapt.adapted import RETENTION, Adapted, Extension, advice, keep_look, planned
+from tessera.adapt.adapted import Adapted, Extension, advice, keep_look, keep_retention, planned, read_retention
 from tessera.adapt.asked import AdaptError, Asked
 from tessera.adapt.given import read_given
 from tessera.adapt.hidden_words import PASSAGE_BYTES
@@ -35,7 +35,7 @@ from tessera.adapt.passages import Chosen, Passages
 from tessera.adapt.recipe import PIECES, Text, new_languages, roles
 from tessera.adapt.tasks import scores
 from tessera.evaluation import evaluate
-from tessera.files import fingerprint, link_folder, write_json
+from tessera.files import fingerprint, link_folder
 from tessera.inference import sentence_folder
 from tessera.plan.evaluation import Evaluation
 from tessera.plan.task import Protocol
@@ -114,15 +114,14 @@ def _made(work: _Work, roles_: Mapping[str, str]) -> Adapted[vectors.Kept]:
     stages = _stages(work)
     final = list(stages.values())[-1]
     link_folder(work.out / "final", final)
-    rows = vectors.read(work.out / RETENTION, of := fingerprint(sentence_folder.read(final)[1]))
+    rows = read_retention(work.out, of := fingerprint(sentence_folder.read(final)[1]), vectors.Kept)
     if rows is None:
         held = {role: some.held_out for role, some in work.passages.items()}
         rows = vectors.kept(stages, held, work.translated[1], work.watcher)
     asked = work.asked
     how: dict[str, Any] = {"data": asked.data, "protocol": asked.protocol, "watcher": work.watcher}
     tasks = scores(stages, asked.tasks, roles_, work.out / "tasks", **how)
-    said = {"of": of, "languages": vectors.as_json(rows), "tasks": tasks}
-    write_json(work.out / RETENTION, said, sealed=True)
+    keep_retention(rows, tasks, of, work.out)
     shown = ("held-out text: cosine to the vectors of the model as it was", *vectors.table(rows))
     return Adapted(model=work.out / "final", rows=rows, table=shown, tasks=tasks)
 

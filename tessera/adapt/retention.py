@@ -5,16 +5,12 @@ Words are hidden, not tokens, so that models with different vocabularies compare
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from pydantic import ConfigDict
 
 from tessera.adapt.hidden_words import HiddenWords, hidden_words, passages
 from tessera.huggingface import hub
 from tessera.huggingface.hf_files import find_model
-from tessera.json_files import Strictly, read_own
 from tessera.model.precision import find_device
 from tessera.progress import Silent, Watcher
 from tessera.statistics import ratio_interval
@@ -114,26 +110,6 @@ def table(rows: Sequence[Retained]) -> tuple[list[str], list[list[str]]]:
             shown = [f"{means[0]:.3f}", *(f"{mean:.3f} ({mean - means[0]:+.3f})" for mean in means[1:])]
             lines.append(["mean", ROLE_NAMES[role], f"{sum(row.words for row in of):,}", *shown, ""])
     return columns, lines
-
-
-def read(place: Path, of: str) -> list[Retained] | None:
-    """The rows in a file that `adapt` wrote of the model with this fingerprint; None where there are none."""
-    found = read_own(_Kept, place) if place.is_file() else None
-    return None if found is None or found.of != of else found.languages
-
-
-class _Kept(Strictly):
-    """retention.json, as far as it is read again."""
-
-    model_config = ConfigDict(strict=False)  # a list is a tuple
-
-    of: str
-    languages: list[Retained]
-
-
-def as_json(rows: Sequence[Retained]) -> list[dict[str, Any]]:
-    """Plain values, for programs."""
-    return [asdict(row) for row in rows]
 
 
 def _between(change: tuple[float, float | None, float | None]) -> str:

@@ -4,19 +4,16 @@ Of languages with translations also the share of them that are found among all (
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict
 
 from tessera.adapt.retention import ROLE_NAMES
 from tessera.bulk.nearest import nearest, unit
 from tessera.inference import sentence_folder
 from tessera.inference.encoder import Encoder
-from tessera.json_files import Strictly, read_own
 from tessera.progress import Silent, Watcher
 from tessera.retrieval.pairs import Sentence
 from tessera.statistics import interval
@@ -124,23 +121,3 @@ def table(rows: Sequence[Kept]) -> tuple[list[str], list[list[str]]]:
         near = [f"{mean:.4f}" + (f" ± {half:.4f}" if half is not None else "") for mean, half in row.cosine.values()]
         lines.append([row.language, ROLE_NAMES[row.role], f"{row.passages:,}", *near, *found, saved])
     return columns, lines
-
-
-def read(place: Path, of: str) -> list[Kept] | None:
-    """The rows in a file that was written of the model with this fingerprint; None where there are none."""
-    found = read_own(_Retention, place) if place.is_file() else None
-    return None if found is None or found.of != of else found.languages
-
-
-class _Retention(Strictly):
-    """retention.json, as far as it is read again."""
-
-    model_config = ConfigDict(strict=False)  # a list is a tuple
-
-    of: str
-    languages: list[Kept]
-
-
-def as_json(rows: Sequence[Kept]) -> list[dict[str, Any]]:
-    """Plain values, for programs."""
-    return [asdict(row) for row in rows]
