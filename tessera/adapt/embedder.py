@@ -13,8 +13,8 @@
 
 A model that makes vectors guesses no words, so that plain text does not teach it a language. What plain text does is to
 put new pieces in their place: the model as it was is the teacher, and the extended model learns to say of a text in
-fewer tokens what the teacher says of it in more. Nothing but the new rows learns, so a text without a new piece keeps
-its vector, bit for bit. Translations teach more: both sides are drawn to the teacher's vector of the side that it
+fewer tokens what the teacher says of it in more, of the whole and of each word (retrieval/token_states.py). Nothing but
+the new rows learns, so a text without a new piece keeps its vector, bit for bit. Translations teach more: both sides are drawn to the teacher's vector of the side that it
 knows, and replayed text to the vectors that it had (Reimers and Gurevych 2020, arXiv:2004.09813).
 """
 
@@ -52,7 +52,7 @@ from tessera.vocabulary.texts import Texts
 from tessera.vocabulary.trim import trim
 
 TOKENS, EPOCHS = 400_000, 8  # read in a stage if nothing is said: the text so often, at most so much
-ROWS_PEAK, ALL_PEAK = 1e-3, 2e-4  # the highest rate where new rows learn alone, and where all weights do
+ROWS_PEAK, ALL_PEAK = 2e-3, 2e-4  # the highest rate where new rows learn alone, and where all weights do
 
 _BESIDE = 16  # tokens of a prompt and special ones: passages are so short that any vocabulary reads them to the end
 
@@ -175,7 +175,7 @@ def _place(work: _Work, grown: Path, out: Path) -> None:
     found = passages.of_new_pieces(work.passages, _reading(grown), set(rows), most, share)
     if not found.learn or not found.held:
         raise AdaptError(f"{grown}: new pieces stand in too little of the text to be taught; give more of it (--text)")
-    _distil(work, grown, out, found, ROWS_PEAK, rows)
+    _distil(work, grown, out, found, ROWS_PEAK, rows, states=True)
 
 
 def _teach(work: _Work, start: Path, out: Path) -> None:
@@ -185,7 +185,9 @@ def _teach(work: _Work, start: Path, out: Path) -> None:
     _distil(work, start, out, found, ALL_PEAK, ())
 
 
-def _distil(work: _Work, start: Path, out: Path, found: Chosen, peak: float, rows: Sequence[int]) -> None:
+def _distil(
+    work: _Work, start: Path, out: Path, found: Chosen, peak: float, rows: Sequence[int], *, states: bool = False
+) -> None:
     """Distils the model as it was into a copy of `start`, in so many epochs that about as much is read as was asked."""
     asked = work.asked
     epochs = max(1, min(EPOCHS, round((asked.tokens or TOKENS) / max(1, found.tokens))))
@@ -195,8 +197,8 @@ def _distil(work: _Work, start: Path, out: Path, found: Chosen, peak: float, row
     )  # fmt: skip
     prompt = Retriever.from_pretrained(work.model)[0].contrast.document_prompt
     done = distil.run(
-        start, work.model, found.learn, out, protocol=protocol, held_out=found.held, rows=rows, teacher_prompt=prompt,
-        watcher=work.watcher,
+        start, work.model, found.learn, out, protocol=protocol, held_out=found.held, rows=rows, states=states,
+        teacher_prompt=prompt, watcher=work.watcher,
     )  # fmt: skip
     before, after = (one["all"]["cosine"] for one in (done.before, done.after))
     work.watcher.say(f"{out.name}: cosine to the vectors of before {before:.4f} -> {after:.4f} on held-out text")

@@ -11,6 +11,7 @@ In reading order:
     retrieve.py  a retriever out of pairs, chosen on held-out queries, as a folder
     rerank.py    a cross-encoder out of pairs: negatives for it, and what it is to put in order
     teacher.py   the vectors of a teacher, computed once and kept
+    token_states.py  a teacher's hidden states, over the segments that two tokenizers have in common
     lessons.py   what a teacher says of every text that a phase of a run distils
     hard_negatives.py  mined for the pairs of a contrastive phase of a run
     agreement.py  how near a student is to its teacher

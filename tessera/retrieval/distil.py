@@ -40,6 +40,7 @@ from tessera.retrieval.pairs import Sentence
 from tessera.retrieval.retriever import Contrast, Retriever, save_vectors
 from tessera.retrieval.sweep import Sweep, model_fingerprint, rows_fingerprint, settings_of, trials_of
 from tessera.retrieval.teacher import Lesson, lesson
+from tessera.retrieval.token_states import TokenTeacher
 from tessera.train.embedding import Anchors, Loss, distance
 
 LOSSES: tuple[Loss, ...] = ("mse", "cosine")
@@ -121,6 +122,7 @@ def plan(pairs: Sequence[Sentence], protocol: Protocol, seed: int, temperature: 
 def train(
     student: Retriever, lesson: Lesson, protocol: Protocol, *, rate: float, seed: int,
     loss: Loss = "mse", temperature: float = 1.0, source_share: float = 1.0, rows: Sequence[int] = (), anchors: int = 0,
+    states: TokenTeacher | None = None,
     validate: Callable[[], float] | None = None,
     on_progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
@@ -135,6 +137,7 @@ def train(
     rows         of the vocabulary, which learn alone: all other weights stay as they are; none: all weights learn
     anchors      vectors of the teacher, drawn by the seed, whose similarities to each text are learnt as well: see
                  `embedding.divergence`; 0: the distance alone
+    states       the teacher's hidden states are learnt as well, see token_states.py; None: they are not
     validate     a score, the higher the better, for early stopping as in loop.train
     checkpoint   where it goes on if it was stopped
 
@@ -151,14 +154,18 @@ def train(
         """The mean distance of all texts of a batch, its gradient by micro-batches of so many tokens."""
         both = np.random.default_rng([seed, step, 2]).random(len(chosen)) < source_share
         read = [(text, n) for n, b in zip(chosen, both, strict=True) for text in _sides(lesson.pairs[n], b)]
-        batch = student.read([prompt + text for text, _ in read])
+        texts = [text for text, _ in read]
+        by_token = states.lesson(student, texts) if states else None
+        batch = by_token.ids if by_token else student.read([prompt + text for text in texts])
         due = torch.from_numpy(lesson.vectors.rows(lesson.places[[n for _, n in read]])).to(student.device)
         summed, size = 0.0, float(due.square().sum(-1).mean())
         for part in by_length(list(map(len, batch)), student.machine.tokens_at_once):
-            found = student.pooled([batch[i] for i in part])
+            hidden, found = student.states_and_pooled([batch[i] for i in part])
             value = distance(found, due[part], loss, normalize=student.normalize, size=size) / len(batch)
             if anchors:
                 value = value + around.loss(found, due[part]) / len(batch)
+            if by_token:
+                value = value + by_token.loss(hidden, part)
             value.backward()
             summed += float(value.detach())
         return summed, sum(map(len, batch))
@@ -223,6 +230,7 @@ def run(
     source_share: float = 1.0,
     rows: Sequence[int] = (),
     anchors: int = 0,
+    states: bool = False,
     teacher_prompt: str = "",
     contrast: Contrast | None = None,
     cache: Path | None = None,
@@ -234,26 +242,25 @@ def run(
     folder          the student to be: any model; teacher: any sentence-transformers folder, or a bare model
     held_out        sentences to compare on, or the share of them that is, by a hash of the sentence
     contrast        pooling and prompts of the student; None: as its folder says
-    rows, anchors   as in `train`
+    rows, anchors   as in `train`; states: whether the teacher's hidden states are learnt as well
     teacher_prompt  stands before what the teacher reads
     cache           a folder for the teacher's vectors, so that another run need not compute them; None: they lie in
                     <out>.trials until the student is written
 
-    Each learning rate of the protocol is tried with its first seed, the best with all others; what comes nearest to the
-    teacher on held-out sentences is kept; killed or stopped, the same call goes on in <out>.trials. Raises ValueError
-    and FileExistsError before anything is computed where it can be known.
+    Each rate of the protocol is tried with its first seed, the best with all; the nearest to the teacher on held-out
+    sentences is kept; killed or stopped, the same call goes on in <out>.trials. Raises ValueError and FileExistsError.
     """
     watcher, machine, out = watcher or Silent(), machine or Machine(), Path(out)
     refuse_taken(out)
     learn, held = _divided(pairs, held_out)
     guide = Embedder.from_pretrained(teacher, device=machine.device, dtype=machine.dtype)
     first, inside = student(folder, guide, machine, contrast=contrast, max_length=protocol.max_length)
+    how: dict[str, Any] = {"loss": loss, "temperature": temperature, "source_share": source_share, "rows": rows}
+    how |= {"anchors": anchors, "states": TokenTeacher.of(guide, teacher_prompt, first, pairs) if states else None}
     watcher.say(f"{len(learn):,} to learn from, {len(held):,} held out; {guide.dimensions} dimensions of the teacher")
     trials = trials_of(out)
     taught, asked = _lessons(guide, learn, held, cache or trials / "teacher", teacher_prompt, watcher)
-    before, speeds = agreement(first, asked), list[float]()
-    score = functools.partial(nearness, asked)
-    how = {"loss": loss, "temperature": temperature, "source_share": source_share, "rows": rows, "anchors": anchors}
+    before, speeds, score = agreement(first, asked), list[float](), functools.partial(nearness, asked)
     once = functools.partial(_once, taught, score, speeds, watcher, protocol, how)
     of = [model_fingerprint(folder), model_fingerprint(teacher), teacher_prompt, *_science(first, protocol, how),
           rows_fingerprint(learn, held)]  # fmt: skip
@@ -299,16 +306,9 @@ def _once(
     begun = time.monotonic()
     report = watcher.progress(f"distillation at {rate:g}")
     course = train(
-        model,
-        taught,
-        protocol,
-        rate=rate,
-        seed=seed,
-        validate=lambda: score(model),
-        on_progress=report,
-        checkpoint=checkpoint,
-        **how,
-    )
+        model, taught, protocol, rate=rate, seed=seed, validate=lambda: score(model), on_progress=report,
+        checkpoint=checkpoint, **how,
+    )  # fmt: skip
     speeds.append(course.tokens / (time.monotonic() - begun))
     return course
 
@@ -317,6 +317,7 @@ def _science(student: Retriever, protocol: Protocol, how: dict[str, Any]) -> lis
     """What training depends on besides weights and sentences. What is not asked for adds nothing, as before it was."""
     asked = [how[name] for name in ("loss", "temperature", "source_share")]
     more = [*([list(how["rows"])] if how["rows"] else []), *([how["anchors"]] if how["anchors"] else [])]
+    more += ["states"] if how["states"] else []
     rest = [*more, settings_of(protocol), protocol.seeds[0]]
     return [*asked, dataclasses.asdict(student.contrast), student.max_length, *rest]
 

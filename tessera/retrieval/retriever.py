@@ -155,12 +155,17 @@ class Retriever:
 
     def pooled(self, texts: Sequence[Ids]) -> Tensor:
         """[N, C] float32 of texts as tokens, not of length 1 yet; gradients lead back to the encoder."""
+        return self.states_and_pooled(texts)[1]
+
+    def states_and_pooled(self, texts: Sequence[Ids]) -> tuple[Tensor, Tensor]:
+        """The same behind the hidden states [T, C] of all tokens, end to end."""
         tokens, starts = pack(texts, self.device)
         with autocast(self.device, compute_dtype(self.machine.dtype, self.device)):
-            pooled = pool(self.encoder(tokens, starts), starts, self.contrast.pooling)
+            hidden = self.encoder(tokens, starts)
+            pooled = pool(hidden, starts, self.contrast.pooling)
         for step in self.steps:
             pooled = step(pooled)
-        return pooled
+        return hidden, pooled
 
     def save(self, source: Path, folder: Path, card: str | None = None) -> None:
         """A folder that sentence-transformers, transformers and tessera load; written whole or not at all.

@@ -11,6 +11,7 @@ from tessera.inference.encoder import Encoder
 from tessera.plan.recipe import Machine
 from tessera.retrieval import distil, teacher
 from tessera.retrieval.pairs import Sentence
+from tessera.retrieval.token_states import TokenTeacher
 from tessera.train.embedding import Anchors, divergence
 
 CALM = Machine(device="cpu", dtype="float32", micro_batch_tokens=256)
@@ -80,6 +81,38 @@ def test_the_gradient_of_a_batch_is_that_of_its_micro_batches(folders, loss, whi
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
     for name, gradient in found[1][1].items():
         torch.testing.assert_close(found[0][1][name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_hidden_states_are_learnt_beside_the_vectors_however_the_batch_is_cut(folders, monkeypatch):
+    guide, pairs = Encoder.from_pretrained(folders["teacher"]), sentences(12, ("",))
+    taught = distil.lesson(guide, pairs)
+    monkeypatch.setattr(distil, "optimize", lambda encoder, head, plan, accumulate, *_, **__: accumulate(0, range(12)))
+    found = {}
+    for tokens, states in ((16, True), (10_000, True), (10_000, False)):
+        machine = CALM.model_copy(update={"micro_batch_tokens": tokens})
+        model, _ = distil.student(folders["student"], guide, machine)
+        by_token = TokenTeacher.of(guide, "", model, pairs) if states else None
+        value, read = distil.train(model, taught, learnable.protocol(), rate=1e-3, seed=0, states=by_token)
+        found[tokens, states] = value, {name: p.grad for name, p in model.encoder.named_parameters()}
+    (value, gradients), (parts, of_parts), (alone, _) = found[10_000, True], found[16, True], found[10_000, False]
+    assert parts == pytest.approx(value, rel=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(of_parts[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+    texts = [pair.text for pair in pairs]  # both have one tokenizer, so each token of a text is a segment
+    rows, due = (torch.from_numpy(np.concatenate([one.vectors[~one.special] for one in said]))
+                 for said in (Encoder.from_pretrained(folders["student"]).engine.tokens(texts, guide.how()),
+                              guide.engine.tokens(texts, guide.how())))  # fmt: skip
+    assert value - alone == pytest.approx(float((rows - due).square().sum() / due.square().sum()), rel=1e-3)
+    assert read == sum(map(len, model.read(texts)))
+
+
+def test_hidden_states_of_a_wider_teacher_and_of_translations_are_refused(folders, tmp_path):
+    given = {"protocol": learnable.protocol(), "machine": CALM, "states": True}
+    with pytest.raises(ValueError, match="a model as wide: the student has 32, its teacher 48"):
+        distil.run(folders["student"], folders["wide"], sentences(30, ("",)), tmp_path / "o", **given)
+    with pytest.raises(ValueError, match="rows:0: has a translation; hidden states are learnt of plain sentences"):
+        distil.run(folders["student"], folders["teacher"], sentences(30), tmp_path / "o", **given)
+    assert not list(tmp_path.iterdir())
 
 
 def test_divergences_worked_out_by_hand():
@@ -168,8 +201,9 @@ def test_so_many_sentences_are_read_beside_their_translations(folders, monkeypat
     guide = Encoder.from_pretrained(folders["teacher"])
     model, _ = distil.student(folders["student"], guide, CALM)
     pairs = [*sentences(80), *sentences(20, ("",))]
-    read, own = [], type(model).pooled
-    monkeypatch.setattr(type(model), "pooled", lambda self, ids: own(self, read.extend(map(tuple, ids)) or ids))
+    read, own = [], type(model).states_and_pooled
+    spy = lambda self, ids: own(self, read.extend(map(tuple, ids)) or ids)  # noqa: E731
+    monkeypatch.setattr(type(model), "states_and_pooled", spy)
     protocol = learnable.protocol(epochs=1, batch_size=50)
     distil.train(model, distil.lesson(guide, pairs), protocol, rate=1e-4, seed=0, source_share=share)
     translations = [tuple(ids) for ids in model.read([pair.translation for pair in pairs[:80]])]
