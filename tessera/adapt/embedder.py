@@ -52,7 +52,8 @@ from tessera.vocabulary.texts import Texts
 from tessera.vocabulary.trim import trim
 
 TOKENS, EPOCHS = 400_000, 8  # read in a stage if nothing is said: the text so often, at most so much
-ROWS_PEAK, ALL_PEAK = 2e-3, 2e-4  # the highest rate where new rows learn alone, and where all weights do
+ROWS_PEAK, ALL_PEAK = 1e-2, 2e-4  # the highest rate where new rows learn alone, and where all weights do
+_ROWS_BATCH, _ALL_BATCH = 16, 32  # texts of a step
 
 _BESIDE = 16  # tokens of a prompt and special ones: passages are so short that any vocabulary reads them to the end
 
@@ -192,8 +193,8 @@ def _distil(
     asked = work.asked
     epochs = max(1, min(EPOCHS, round((asked.tokens or TOKENS) / max(1, found.tokens))))
     protocol = Protocol(
-        name="adapt", epochs=epochs, batch_size=32, learning_rates=(asked.peak or peak,), warmup_ratio=0.1, patience=2,
-        seeds=(asked.seed,), max_length=512,
+        name="adapt", epochs=epochs, batch_size=_ROWS_BATCH if rows else _ALL_BATCH,
+        learning_rates=(asked.peak or peak,), warmup_ratio=0.1, patience=2, seeds=(asked.seed,), max_length=512,
     )  # fmt: skip
     prompt = Retriever.from_pretrained(work.model)[0].contrast.document_prompt
     done = distil.run(
