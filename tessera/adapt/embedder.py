@@ -14,8 +14,9 @@
 A model that makes vectors guesses no words, so that plain text does not teach it a language. What plain text does is to
 put new pieces in their place: the model as it was is the teacher, and the extended model learns to say of a text in
 fewer tokens what the teacher says of it in more, of the whole and of each word (retrieval/token_states.py). Nothing but
-the new rows learns, so a text without a new piece keeps its vector, bit for bit. Translations teach more: both sides are drawn to the teacher's vector of the side that it
-knows, and replayed text to the vectors that it had (Reimers and Gurevych 2020, arXiv:2004.09813).
+the new rows learns, so a text without a new piece keeps its vector, bit for bit. Translations teach more: both sides
+are drawn to the teacher's vector of the side that it knows, and replayed text to the vectors that it had (Reimers and
+Gurevych 2020, arXiv:2004.09813).
 """
 
 from collections.abc import Mapping, Sequence
