@@ -1,8 +1,8 @@
 """Token-level distillation: a student's hidden states drawn to its teacher's, though their tokenizers cut otherwise.
 
 From one place at which both end a token to the next lies a segment of the text; over it the mean of the student's
-hidden states is drawn to the mean of the teacher's. A vector says one thing of a text, hidden states one of each word,
-so that new rows of a vocabulary learn several times as much from as many tokens (docs/results/adapt.md).
+hidden states is drawn to the mean of the teacher's. A vector says one thing of a text, hidden states one of each word:
+new rows of a vocabulary learn somewhat more from as many tokens (docs/results/adapt.md).
 Source: Dobler, Elliott and de Melo 2025 (AweDist), arXiv:2505.20133, where new tokens learn from hidden states alike.
 """
 
