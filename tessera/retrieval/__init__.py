@@ -14,6 +14,7 @@ In reading order:
     token_states.py    a teacher's hidden states, over the segments that two tokenizers have in common
     lessons.py         what a teacher says of every text that a phase of a run distils
     hard_negatives.py  mined for the pairs of a contrastive phase of a run
+    schedule.py        which pairs each step of distillation learns from, languages by temperature
     agreement.py       how near a student is to its teacher
     distil.py          a student that learns these vectors, also for translations, as a folder
     from_files.py      each of the three out of files

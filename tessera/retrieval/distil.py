@@ -14,7 +14,6 @@ import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from torch import nn
 from tessera.data.packing import by_length
 from tessera.files import digest, model_name, refuse_taken, remove_folder
 from tessera.finetune.checkpoint import Checkpoint
-from tessera.finetune.loop import Plan, TrainingSummary, optimize
+from tessera.finetune.loop import TrainingSummary, optimize
 from tessera.inference.encoder import Encoder as Embedder
 from tessera.model.encoder import Attention
 from tessera.model.pooling import Dense
@@ -34,6 +33,7 @@ from tessera.plan.recipe import Machine
 from tessera.plan.task import Protocol
 from tessera.progress import Progress, Silent, Watcher
 from tessera.retrieval import pairs as read
+from tessera.retrieval import schedule
 from tessera.retrieval.agreement import agreement, nearness
 from tessera.retrieval.cards import model_card
 from tessera.retrieval.pairs import Sentence
@@ -84,41 +84,6 @@ def student(
     return found, inside
 
 
-def plan(pairs: Sequence[Sentence], protocol: Protocol, seed: int, temperature: float = 1.0) -> Plan:
-    """Which pairs each step learns from; languages in proportion to n ** temperature, n the pairs of each.
-
-    temperature   1: as they are there, 0: all alike (exponent on sizes, Conneau et al. 2020, arXiv:1911.02116, 3.1)
-
-    An epoch has as many pairs as there are. Each language goes through its own before any of them comes again.
-    """
-    if not 0 <= temperature <= 1:
-        raise ValueError(f"temperature is {temperature}; it is an exponent on the sizes of languages, from 0 to 1")
-    languages: dict[str, list[int]] = {}
-    for number, pair in enumerate(pairs):
-        languages.setdefault(pair.language, []).append(number)
-    plain = Plan.of(len(pairs), protocol, seed)
-    if temperature == 1 or len(languages) < 2:
-        return plain
-    weights = np.array([len(numbers) for numbers in languages.values()]) ** temperature
-    each = (weights / weights.sum() * len(pairs)).tolist()  # of an epoch; parts of one add up over epochs
-
-    def batches(epoch: int) -> list[list[int]]:
-        drawn: list[int] = []
-        for place, (numbers, share) in enumerate(zip(languages.values(), each, strict=True)):
-            begin = round(epoch * share)
-            for at in range(begin, round((epoch + 1) * share)):
-                turn, inside = divmod(at, len(numbers))
-                if inside == 0 or at == begin:
-                    order = np.random.default_rng([seed, place, turn, 1]).permutation(len(numbers))
-                drawn.append(numbers[order[inside]])
-        mixed = np.array(drawn)[np.random.default_rng([seed, epoch]).permutation(len(drawn))].tolist()
-        size = min(protocol.batch_size, len(mixed))
-        return [mixed[first : first + size] for first in range(0, len(mixed), size)]
-
-    every = (np.array(batch) for epoch in count() for batch in batches(epoch))
-    return Plan(tuple(islice(every, len(plain.batches))), plain.epoch)
-
-
 def train(
     student: Retriever, lesson: Lesson, protocol: Protocol, *, rate: float, seed: int,
     loss: Loss = "mse", temperature: float = 1.0, source_share: float = 1.0, rows: Sequence[int] = (), anchors: int = 0,
@@ -131,7 +96,7 @@ def train(
     same bytes.
 
     rate         the highest learning rate
-    temperature  of the mixture of languages, as in `plan`
+    temperature  of the mixture of languages, as in schedule.plan
     source_share share of the pairs whose sentence the student reads too, drawn at each step; of the others it reads
                  the translation alone. Sentences that stand beside many translations cost half of the tokens at 1
     rows         of the vocabulary, which learn alone: all other weights stay as they are; none: all weights learn
@@ -147,7 +112,7 @@ def train(
     _check(student, lesson, loss, source_share, anchors)
     without_dropout(student.encoder)
     around = Anchors.of(torch.from_numpy(lesson.some(anchors, seed)).to(student.device))
-    steps = plan(lesson.pairs, protocol, seed, temperature)
+    steps = schedule.plan(lesson.pairs, protocol, seed, temperature)
     prompt = student.contrast.document_prompt
 
     def accumulate(step: int, chosen: Sequence[int]) -> tuple[float, int]:
@@ -258,8 +223,8 @@ def run(
     how: dict[str, Any] = {"loss": loss, "temperature": temperature, "source_share": source_share, "rows": rows}
     how |= {"anchors": anchors, "states": TokenTeacher.of(guide, teacher_prompt, first, pairs) if states else None}
     watcher.say(f"{len(learn):,} to learn from, {len(held):,} held out; {guide.dimensions} dimensions of the teacher")
-    trials = trials_of(out)
-    taught, asked = _lessons(guide, learn, held, cache or trials / "teacher", teacher_prompt, watcher)
+    trials, kept = trials_of(out), cache or trials_of(out) / "teacher"
+    taught, asked = _lessons(guide, learn, held, protocol, temperature, kept, teacher_prompt, watcher)
     before, speeds, score = agreement(first, asked), list[float](), functools.partial(nearness, asked)
     once = functools.partial(_once, taught, score, speeds, watcher, protocol, how)
     of = [model_fingerprint(folder), model_fingerprint(teacher), teacher_prompt, *_science(first, protocol, how),
@@ -275,7 +240,7 @@ def run(
     difference = save_vectors(best.model, inside, out, [text for pair in held[:16] for text in _sides(pair)], card)
     sweep.finished()
     if cache is None:
-        remove_folder(trials / "teacher")
+        remove_folder(kept)
     return Distilled(best.summary, before, after, best.rate, difference, max(speeds, default=0.0), best.over_seeds())
 
 
@@ -289,10 +254,15 @@ def _divided(pairs: Sequence[Sentence], held_out: float | Sequence[Sentence]) ->
 
 
 def _lessons(
-    guide: Embedder, learn: list[Sentence], held: list[Sentence], cache: Path, prompt: str, watcher: Watcher
-) -> tuple[Lesson, Lesson]:
-    """(to learn from, held out); the teacher reads both at once."""
-    whole = lesson(guide, [*learn, *held], cache, prompt=prompt, on_progress=watcher.progress("teacher"))
+    guide: Embedder, learn: list[Sentence], held: list[Sentence], protocol: Protocol, temperature: float, cache: Path,
+    prompt: str, watcher: Watcher,
+) -> tuple[Lesson, Lesson]:  # fmt: skip
+    """(to learn from, held out); the teacher reads both at once, of the first those alone that are met: where there is
+    more text than steps, most of its time would go into vectors that nothing asks for."""
+    met = schedule.met(learn, protocol, temperature)
+    only = [*range(len(learn), len(learn) + len(held)), *met]  # in this order more steps leave what is cached as it is
+    report = watcher.progress("teacher")
+    whole = lesson(guide, [*learn, *held], cache, only=only, prompt=prompt, on_progress=report)
     places = np.split(whole.places, [len(learn)])
     taught, asked = (dataclasses.replace(whole, pairs=p, places=q) for p, q in zip((learn, held), places, strict=True))
     return taught, asked

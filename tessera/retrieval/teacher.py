@@ -22,6 +22,7 @@ from tessera.progress import Progress, silent
 from tessera.retrieval.pairs import Sentence
 
 PART = 8_192  # texts
+UNREAD = -1  # a place where there is none
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,11 +52,12 @@ class Lesson:
 
     pairs: list[Sentence]
     vectors: TeacherVectors
-    places: NDArray[np.int64]  # [n], the row of each pair
+    places: NDArray[np.int64]  # [n], the row of each pair; UNREAD: the teacher has not read it
 
     def some(self, most: int, seed: int) -> NDArray[np.float32]:
         """[at most `most`, h], vectors of different sentences, drawn by a seed."""
-        drawn = np.random.default_rng([seed, 3]).permutation(np.unique(self.places))[:most]
+        read = np.unique(self.places[self.places != UNREAD])
+        drawn = np.random.default_rng([seed, 3]).permutation(read)[:most]
         return self.vectors.rows(np.sort(drawn))
 
 
@@ -64,12 +66,18 @@ def lesson(
     pairs: Sequence[Sentence],
     cache: Path | None = None,
     *,
+    only: Sequence[int] | None = None,
     prompt: str = "",
     on_progress: Progress | None = None,
 ) -> Lesson:
-    """The teacher reads each sentence once, however many translations it has; see `embed`."""
+    """The teacher reads each sentence once, however many translations it has; see `embed`.
+
+    only  pairs that it reads, in this order; None: all
+    """
     row: dict[str, int] = {}
-    places = np.array([row.setdefault(pair.text, len(row)) for pair in pairs], np.int64)
+    places = np.full(len(pairs), UNREAD, np.int64)
+    for number in range(len(pairs)) if only is None else only:
+        places[number] = row.setdefault(pairs[number].text, len(row))
     vectors = embed(teacher, list(row), cache, prompt=prompt, on_progress=on_progress)
     return Lesson(pairs=list(pairs), vectors=vectors, places=places)
 

@@ -9,7 +9,7 @@ import torch
 
 from tessera.inference.encoder import Encoder
 from tessera.plan.recipe import Machine
-from tessera.retrieval import distil, teacher
+from tessera.retrieval import distil, schedule, teacher
 from tessera.retrieval.pairs import Sentence
 from tessera.retrieval.token_states import TokenTeacher
 from tessera.train.embedding import Anchors, divergence
@@ -170,17 +170,17 @@ def languages_of(pairs, plan):
 def test_a_temperature_of_one_is_the_rows_as_they_are_and_nought_is_all_alike():
     pairs = sentences(90, ("a", "a", "b"))
     protocol = learnable.protocol(epochs=2, batch_size=10)
-    found = languages_of(pairs, distil.plan(pairs, protocol, 0))
+    found = languages_of(pairs, schedule.plan(pairs, protocol, 0))
     assert (found.count("a"), found.count("b")) == (120, 60)
-    found = languages_of(pairs, distil.plan(pairs, protocol, 0, 0.0))
+    found = languages_of(pairs, schedule.plan(pairs, protocol, 0, 0.0))
     assert (found.count("a"), found.count("b")) == (90, 90)
-    half = languages_of(pairs, distil.plan(pairs, protocol, 0, 0.5))
+    half = languages_of(pairs, schedule.plan(pairs, protocol, 0, 0.5))
     assert half.count("a") == pytest.approx(180 * math.sqrt(60) / (math.sqrt(60) + math.sqrt(30)), abs=1)
 
 
 def test_each_language_goes_through_its_own_before_any_comes_again():
     pairs = sentences(40, ("a", "a", "a", "b"))
-    plan = distil.plan(pairs, learnable.protocol(epochs=2, batch_size=40), 0, 0.0)
+    plan = schedule.plan(pairs, learnable.protocol(epochs=2, batch_size=40), 0, 0.0)
     counts = np.bincount([n for batch in plan.batches for n in batch], minlength=40)
     assert {int(counts[n]) for n in range(40) if pairs[n].language == "b"} == {4}  # 10 of them, 20 an epoch
     assert {int(counts[n]) for n in range(40) if pairs[n].language == "a"} == {1, 2}  # 30 of them, 20 an epoch
@@ -188,12 +188,12 @@ def test_each_language_goes_through_its_own_before_any_comes_again():
 
 def test_a_small_language_is_not_rounded_away():
     pairs = [*sentences(60, ("a",)), *sentences(1, ("b",))]
-    assert "b" in languages_of(pairs, distil.plan(pairs, learnable.protocol(epochs=9, batch_size=20), 0, 0.9))
+    assert "b" in languages_of(pairs, schedule.plan(pairs, learnable.protocol(epochs=9, batch_size=20), 0, 0.9))
 
 
 def test_a_temperature_that_is_none_is_refused():
     with pytest.raises(ValueError, match=r"temperature is 1\.5; it is an exponent"):
-        distil.plan(sentences(4), learnable.protocol(), 0, 1.5)
+        schedule.plan(sentences(4), learnable.protocol(), 0, 1.5)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
@@ -240,6 +240,32 @@ def test_vectors_are_the_teachers_and_each_sentence_is_read_once(folders, tmp_pa
     assert taught.places.max() == 19
     due = guide.encode([pair.text for pair in pairs], prompt="one ")
     np.testing.assert_allclose(taught.vectors.rows(taught.places), due, atol=1e-6)
+
+
+def test_the_teacher_reads_what_steps_ask_for_and_more_steps_ask_for_the_rest_alone(folders, tmp_path, monkeypatch):
+    pairs, held, read, encode = sentences(100, ("a", "b")), sentences(106, ("a",))[100:], [], Encoder.encode
+
+    def counted(self, some, **how):
+        read.append(list(some))
+        return encode(self, some, **how)
+
+    def run(name, steps, seeds):
+        read.clear()
+        protocol = learnable.protocol(steps=steps, batch_size=8, seeds=seeds)
+        given = {"held_out": held, "temperature": 0.5, "anchors": 4, "cache": tmp_path / "cache", "machine": CALM}
+        distil.run(folders["student"], folders["teacher"], pairs, tmp_path / name, protocol=protocol, **given)
+        met = {pairs[n].text for seed in seeds for b in schedule.plan(pairs, protocol, seed, 0.5).batches for n in b}
+        return met, [text for part in read for text in part if text in {pair.text for pair in [*pairs, *held]}]
+
+    monkeypatch.setattr(Encoder, "encode", counted)
+    monkeypatch.setattr(teacher, "PART", 10)
+    monkeypatch.setattr(teacher.embed, "__kwdefaults__", {**teacher.embed.__kwdefaults__, "size": 10})
+    few, first = run("few", 4, (0, 1))
+    assert set(first) == few | {pair.text for pair in held}
+    assert len(few) < 60
+    more, second = run("more", 5, (0,))
+    assert set(second) <= more | few
+    assert not set(second) & set(first[:10])  # the first part holds
 
 
 def test_an_interrupted_teacher_goes_on_after_its_last_whole_part(folders, tmp_path, monkeypatch):
