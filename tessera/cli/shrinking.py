@@ -18,10 +18,17 @@ Layers = Annotated[
     list[int] | None, typer.Option(help="how many are kept (repeatable; default: 3/4, 1/2, 1/3 of them)")
 ]
 By = Annotated[
-    Literal["outcome", "block"], typer.Option(help="importance: greedy by what it gives, or Block Influence")
+    Literal["reconstruction", "outcome", "block"],
+    typer.Option(help="which layers stay: those that stand best for others; greedy by what it gives; Block Influence"),
+]
+Neurons = Annotated[
+    int | None, typer.Option(help="of each feed-forward network so many are kept (default: all; intermediate_size)")
+]
+NoReconstruction = Annotated[
+    bool, typer.Option("--no-reconstruction", help="do not fit layers to those left out after them")
 ]
 Trim = Annotated[bool, typer.Option("--trim", help="first leave out tokens that the text does not use")]
-NoTeaching = Annotated[bool, typer.Option("--no-teaching", help="leave layers out, and no more")]
+NoTeaching = Annotated[bool, typer.Option("--no-teaching", help="do not train what is left")]
 Keep = Annotated[str | None, typer.Option(help="these layers, whatever their importance, from 0 on: 0,1,2,3")]
 SampleBytes = Annotated[str, typer.Option("--sample-bytes", help="text of each language that is read")]
 TextLanguage = Annotated[
@@ -39,7 +46,9 @@ def shrink(
     out: Annotated[Path, typer.Option(help="the folder of the smaller models", show_default=False)],
     layers: Layers = None,
     keep: Keep = None,
-    by: By = "outcome",
+    neurons: Neurons = None,
+    by: By = "reconstruction",
+    no_reconstruction: NoReconstruction = False,
     trim: Trim = False,
     no_teaching: NoTeaching = False,
     epochs: Annotated[float, typer.Option(help="times that the text is read")] = 1.0,
@@ -68,11 +77,11 @@ def shrink(
     from tessera.vocabulary import texts
 
     check_outputs(plot)
-    if keep is not None and (layers or by != "outcome"):
+    if keep is not None and (layers or by != "reconstruction"):
         raise ValueError("--keep names the layers, --layers and --by have them found; give one or the other")
     how = How(
-        by=by, keep=() if keep is None else _numbers(keep), taught=not no_teaching, trim=trim, rates=_rates(rates),
-        epochs=epochs, batch=batch, timed=not no_timing,
+        by=by, keep=() if keep is None else _numbers(keep), neurons=neurons, solve=not no_reconstruction,
+        taught=not no_teaching, trim=trim, rates=_rates(rates), epochs=epochs, batch=batch, timed=not no_timing,
     )  # fmt: skip
     scored = measure.Tasks(
         tasks=tuple(task or ()), mteb=tuple(mteb or ()), languages=tuple(language or ()), data=data

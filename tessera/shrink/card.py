@@ -14,9 +14,9 @@ from tessera.shrink.importance import By
 from tessera.shrink.layers import Kept, Stack
 from tessera.shrink.teach import Learnt, Lesson
 
-FILE = "shrink.json"
 _TAKEN = ("license", "license_name", "license_link", "language", "pipeline_tag", "library_name")  # of the base's card
 _WAYS = {
+    "reconstruction": "those for which the layers before them stand best",
     "outcome": "one after the other, each time what changed least of what the model gives (greedy)",
     "choice": "those that somebody chose",
     "block": "those of least Block Influence (ShortGPT, arXiv:2403.03853)",
@@ -31,6 +31,7 @@ class Point:
     folder: Path
     layers: int
     kept: Kept  # numbers of its layers in the whole model
+    neurons: int = 0  # of its feed-forward networks; 0: its configuration does not say
     parameters: int
     in_layers: int  # of these, those of layers
     untaught: float  # how near the whole model on held-out passages (gives.py), before anything was learnt
@@ -54,7 +55,7 @@ def written(
     trimmed = f" Of {rows[0]:,} tokens {rows[1]:,} are kept, those that the text uses." if base is not whole else ""
     languages = ", ".join(sorted({one.language for one in lesson.held}))
     learnt = "It was not taught."
-    if lesson.protocol is not None:
+    if found.rate is not None and lesson.protocol is not None:
         learnt = (
             f"What is left was taught by the whole model, its hidden states{' and vectors' * gives.pooled}, on "
             f"{found.tokens:,} tokens ({len(lesson.learn):,} passages of plain text, {languages}), {found.steps:,} "
@@ -63,8 +64,9 @@ def written(
     what = (
         f"{len(kept)} of the {whole.count} layers of `{model_name(whole.inside)}`, {parts[0] / 1e6:.1f}M parameters of "
         f"{all_ / 1e6:.1f}M, {parts[1] / 1e6:.1f}M of {mine / 1e6:.1f}M in layers. Left out, counted from 0: "
-        f"{', '.join(gone)}; {_WAYS[by]}.{trimmed} {learnt} What other libraries make of this folder differs from what "
-        f"was learnt by at most {found.difference:.0e}. {gives.called.capitalize()} with the whole model, on "
+        f"{', '.join(gone) or 'none'}; {_WAYS[by]}.{trimmed}{_solved(whole, lesson)} {learnt} What other libraries "
+        f"make of this folder differs from what was learnt by at most {found.difference:.0e}. "
+        f"{gives.called.capitalize()} with the whole model, on "
         f"{len(lesson.held):,} passages that were not learnt on:"
     )
     base_of = base_card(whole.whole)
@@ -82,6 +84,19 @@ def written(
     if "license" not in front:
         lines.append("The card of the base model names no licence; ask its makers before you publish this.")
     return "\n\n".join(lines) + "\n"
+
+
+def _solved(whole: Stack, lesson: Lesson) -> str:
+    """What reconstruction did, and how many neurons are left."""
+    said = ""
+    if lesson.solve:
+        said = (
+            " The products back from the neurons of layers that stand for others were solved anew, by least squares, "
+            "so that what they give is what the whole model gives after these."
+        )
+    if lesson.neurons is not None:
+        said += f" Of {whole.neurons:,} neurons of each feed-forward network {lesson.neurons:,} are kept."
+    return said
 
 
 def _code(whole: Stack, gives: Gives) -> str:
@@ -108,7 +123,7 @@ def table(points: Sequence[Point], near: str) -> tuple[list[str], list[list[str]
         share = "" if point is first else f" ({point.in_layers / first.in_layers:.0%})"
         return [
             point.name,
-            " ".join(map(str, point.kept)),
+            " ".join(map(str, point.kept)) + (f", {point.neurons} neurons" if point.neurons != first.neurons else ""),
             f"{point.parameters / 1e6:.1f}M",
             f"{point.in_layers / 1e6:.1f}M{share}",
             f"{point.speed:.2f}" if point.speed else "",

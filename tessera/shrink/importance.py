@@ -1,5 +1,6 @@
 """Layer importance: which transformer layers a model can do without, measured on texts.
 
+reconstruction  how well the layers that are kept can stand for those after them, see spans.py
 outcome  by how much what the model gives changes when a layer is left out; the layers are left out one after the
          other, each time the one whose loss changes it least (greedy backward elimination)
 block    Block Influence: by how much a layer turns what it is given, 1 - cos(input, output), the mean over tokens;
@@ -22,7 +23,7 @@ from tessera.model.encoder import pack
 from tessera.progress import Progress, silent
 from tessera.shrink.layers import Kept, Stack
 
-By = Literal["outcome", "block", "choice"]  # choice: of people, nothing is measured
+By = Literal["reconstruction", "outcome", "block", "choice"]  # choice: of people, nothing is measured
 Cost = Callable[[Kept], float]
 """What is lost where only these layers are kept: the less the better."""
 

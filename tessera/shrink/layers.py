@@ -35,6 +35,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 _LAYER = re.compile(r"^(.*?)\b(\d{1,4})\.(.+)$")
 _COUNTS = ("num_hidden_layers", "n_layers", "num_layers")  # what configurations call their number
+_WIDTHS = ("intermediate_size", "hidden_dim", "ffn_dim")  # and that of the neurons of a feed-forward network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +82,11 @@ class Stack:
                 "would have to be left out, and nothing would be left"
             )
         return stack
+
+    @property
+    def neurons(self) -> int:
+        """Of each feed-forward network (intermediate size), as its configuration says; 0: it does not."""
+        return next((size for key in _WIDTHS if isinstance(size := self.config.get(key), int)), 0)
 
     @property
     def period(self) -> int:
@@ -140,8 +146,7 @@ class Stack:
         config = {**self.config, self.counted: len(kept)}
         if isinstance(config.get("layer_types"), list):
             config["layer_types"] = [config["layer_types"][n] for n in kept]
-        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-        (inside / "config.json").write_text(text, encoding="utf-8", newline="\n")
+        write_config(config, inside)
         with ExitStack() as files:
             weights = {
                 new: weight.file.get_tensor(name).contiguous()
@@ -189,15 +194,21 @@ def _with_layers(module: Module, path: Sequence[str], kept: Kept) -> Module:
 # ---------------------------------------------------------------------------------------------------- trained weights
 
 
-def renew(source: Path, encoder: AnyEncoder, dense: Sequence[nn.Module], draft: Path) -> None:
+def renew(
+    source: Path, encoder: AnyEncoder, dense: Sequence[nn.Module], draft: Path, neurons: int | None = None
+) -> None:
     """Copies a folder of this encoder with the values that it has now; a head stays as it is.
 
-    dense  layers after pooling, in the order of modules.json
+    dense    layers after pooling, in the order of modules.json
+    neurons  that feed-forward networks have now; None: as many as in the folder
     """
     inside = read(source)[1] if ends_in_vectors(source) else source
     list(copy_rest(source, inside, draft))
     place = draft / inside.relative_to(source)
-    (place / "config.json").write_bytes((inside / "config.json").read_bytes())
+    config = config_json(inside)
+    if neurons is not None:
+        config |= {key: neurons for key in _WIDTHS if isinstance(config.get(key), int)}
+    write_config(config, place)
     new = _named(encoder)
     with ExitStack() as files:
         stored = {name: weight.file.get_tensor(name) for name, weight in open_weights(inside, files).items()}
@@ -216,6 +227,12 @@ def renew(source: Path, encoder: AnyEncoder, dense: Sequence[nn.Module], draft: 
     for path, step in zip(_dense_places(source), dense, strict=True):
         state = {k: v.detach().cpu().contiguous() for k, v in step.state_dict().items()}
         save_file(state, draft / path / "model.safetensors")
+
+
+def write_config(config: Json, folder: Path) -> None:
+    """config.json."""
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8", newline="\n")
 
 
 def _named(encoder: AnyEncoder) -> dict[str, Tensor]:

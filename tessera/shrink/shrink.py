@@ -19,14 +19,14 @@ from tessera.model.precision import compute_dtype, find_device
 from tessera.plan.recipe import Machine
 from tessera.progress import Silent, Watcher
 from tessera.retrieval.sweep import model_fingerprint, rows_fingerprint, settings_of
-from tessera.shrink import gives, importance, measure, teach
-from tessera.shrink.card import FILE, Point, table, written
+from tessera.shrink import gives, importance, measure, spans, teach
+from tessera.shrink.card import Point, table, written
 from tessera.shrink.gives import Gives
 from tessera.shrink.importance import By
 from tessera.shrink.layers import Kept, Stack
 from tessera.shrink.measure import Tasks
 from tessera.shrink.passages import passages
-from tessera.shrink.teach import Learnt, Lesson
+from tessera.shrink.teach import FILE, Learnt, Lesson, solved_on
 from tessera.vocabulary.proof import Checked
 from tessera.vocabulary.texts import Texts
 from tessera.vocabulary.trim import trim
@@ -52,8 +52,10 @@ class Curve:
 class How:
     """In which way a model is made smaller."""
 
-    by: Literal["outcome", "block"] = "outcome"
+    by: Literal["reconstruction", "outcome", "block"] = "reconstruction"
     keep: Kept = ()  # these layers, counted from 0, whatever their importance
+    neurons: int | None = None  # of each feed-forward network that are kept; None: all
+    solve: bool = True  # layers are reconstructed, before they are taught
     taught: bool = True
     trim: bool = False  # leave out tokens that the text does not use, before layers
     rates: tuple[float, ...] = teach.RATES
@@ -90,7 +92,8 @@ def shrink(
     out, watcher = Path(out), watcher or Silent()
     machine = _exact(machine or Machine())
     stack = Stack.of(folder)
-    chosen = [_named(stack, how.keep, sizes)] if how.keep else _sizes(stack, sizes)
+    _check_neurons(stack, how)
+    chosen = [_named(stack, how.keep, sizes)] if how.keep else _sizes(stack, sizes, how)
     gives.refuse(stack)
     measure.check(tasks)
     lesson = _lesson(stack, texts, how)
@@ -118,9 +121,20 @@ def _exact(machine: Machine) -> Machine:
     return machine.model_copy(update={"dtype": number})
 
 
-def _sizes(stack: Stack, asked: Sequence[int]) -> list[int]:
-    """Numbers of layers, the largest first."""
-    there = stack.sizes
+def _check_neurons(stack: Stack, how: How) -> None:
+    """Raises ValueError for a number of neurons that it cannot have."""
+    if how.neurons is None:
+        return
+    if not how.solve:
+        raise ValueError("neurons are left out by reconstruction, and that is switched off; leave out one of the two")
+    if not 0 < how.neurons < stack.neurons:
+        there = stack.neurons or "does not say how many"
+        raise ValueError(f"{how.neurons} neurons: {stack.inside}/config.json has {there}; give fewer, and at least one")
+
+
+def _sizes(stack: Stack, asked: Sequence[int], how: How) -> list[int]:
+    """Numbers of layers, the largest first; where neurons are left out, all of them is one."""
+    there = [*([stack.count] if how.neurons else []), *stack.sizes]
     wrong = [size for size in asked if size not in there]
     if wrong:
         why = f"; kinds of attention repeat after {stack.period} layers" if stack.period > 1 else ""
@@ -156,7 +170,7 @@ def _lesson(stack: Stack, texts: Texts, how: How) -> Lesson:
     held = held[::step][:HELD]
     if not held:
         raise ValueError("no passage of the held-out documents is new; give more text (--text)")
-    return Lesson(protocol=protocol, learn=learn, held=held)
+    return Lesson(protocol=protocol, solve=how.solve, neurons=how.neurons, learn=learn, held=held)
 
 
 def _importance(
@@ -168,28 +182,33 @@ def _importance(
     place, identity = out / _IMPORTANCE, digest([*model_fingerprint(stack.whole), by, some])
     said = read_json(place) if place.is_file() else {}
     kept = {int(size): tuple(layers) for size, layers in said.get("kept", {}).items()}
-    if said.get("identity") == identity and kept.keys() >= set(sizes):
-        return kept
+    all_ = {stack.count: tuple(range(stack.count))}
+    if (said.get("identity") == identity or set(sizes) <= all_.keys()) and (kept | all_).keys() >= set(sizes):
+        return kept | all_
     encoder = given.student(stack.whole).encoder
-    if by == "block":
+    tell, smaller = watcher.progress("importance"), [size for size in sizes if size < stack.count]
+    wanted = [size for size in stack.sizes if size >= min(smaller, default=stack.count)]
+    if by == "reconstruction":
+        found = spans.cheapest(stack, spans.costs(stack, encoder, solved_on(given, lesson), tell), wanted)
+    elif by == "block":
         cost = importance.influence_cost(importance.block_influence(stack, encoder, given.read(some)))
+        found = importance.smaller(stack, wanted, cost)
     else:
-        tell = watcher.progress("importance")
         cost = importance.outcome_cost(stack, encoder, lambda one: given.outcome(one, some), tell)
-    found = importance.smaller(stack, [size for size in stack.sizes if size >= min(sizes)], cost)
-    for size in sizes:
+        found = importance.smaller(stack, wanted, cost)
+    for size in smaller:
         layers, lost = found[size]
         watcher.say(f"{size} layers: {' '.join(map(str, layers))} are kept, at a cost of {lost:.4f}")
     kept = {size: layers for size, (layers, _) in found.items()}
     write_json(place, {"identity": identity, "kept": {str(size): layers for size, layers in kept.items()}}, sealed=True)
-    return kept
+    return kept | all_
 
 
 def _whole(stack: Stack) -> Point:
     all_, mine = stack.parameters()
     return Point(
         name=model_name(stack.whole), folder=stack.whole, layers=stack.count, kept=tuple(range(stack.count)),
-        parameters=all_, in_layers=mine, untaught=1.0, near=1.0, scores={},
+        neurons=stack.neurons, parameters=all_, in_layers=mine, untaught=1.0, near=1.0, scores={},
     )  # fmt: skip
 
 
@@ -223,10 +242,11 @@ class _Maker:
 
     def point(self, kept: Kept) -> Point:
         """One model, made where it is not there."""
-        place, lesson, protocol = self.out / f"{len(kept)}-layers", self.lesson, self.lesson.protocol
+        lesson, protocol = self.lesson, self.lesson.protocol
+        place = self.out / (f"{len(kept)}-layers" + (f"-{lesson.neurons}" if lesson.neurons else ""))
         asked = None if protocol is None else [settings_of(protocol), protocol.rates()]
         rows = rows_fingerprint(lesson.learn, lesson.held)
-        identity = digest([model_fingerprint(self.base.whole), kept, asked, rows])
+        identity = digest([model_fingerprint(self.base.whole), kept, asked, rows, lesson.solve, lesson.neurons])
         if place.exists():
             said = read_json(place / FILE) if (place / FILE).is_file() else {}
             if said.get("identity") != identity:
@@ -238,6 +258,7 @@ class _Maker:
         def finish(draft: Path, found: Learnt) -> None:
             parts = self.base.parameters(draft)
             said: dict[str, Any] = {"identity": identity, "kept": kept, "parameters": parts[0], "in_layers": parts[1]}
+            said["neurons"] = lesson.neurons or self.base.neurons
             write_json(draft / FILE, {**said, **asdict(found)}, sealed=True)
             card = written(self.given, self.whole, self.base, kept, self.how.way, lesson, found, parts)
             (draft / "README.md").write_text(card, encoding="utf-8", newline="\n")
@@ -248,7 +269,7 @@ class _Maker:
 
 def _read(place: Path, said: dict[str, Any]) -> Point:
     return Point(
-        name=place.name, folder=place, layers=len(said["kept"]), kept=tuple(said["kept"]),
+        name=place.name, folder=place, layers=len(said["kept"]), kept=tuple(said["kept"]), neurons=said["neurons"],
         parameters=said["parameters"], in_layers=said["in_layers"], untaught=said["before"], near=said["after"],
         tokens=said["tokens"], scores={},
     )  # fmt: skip

@@ -9,10 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tessera.files import atomic_folder, digest, remove_folder
+import numpy as np
+
+from tessera.files import atomic_folder, digest, read_json, remove_folder, write_json
 from tessera.finetune import saved
 from tessera.finetune.checkpoint import Checkpoint
 from tessera.finetune.loop import TrainingSummary
+from tessera.inference.tokenize import Ids
 from tessera.plan.task import Protocol
 from tessera.progress import Watcher
 from tessera.retrieval.pairs import Sentence
@@ -21,10 +24,16 @@ from tessera.retrieval.sweep import Sweep, model_fingerprint, rows_fingerprint, 
 from tessera.shrink import layers
 from tessera.shrink.gives import Gives
 from tessera.shrink.layers import Kept, Stack
+from tessera.shrink.reconstruct import reconstruct
 from tessera.shrink.student import Teacher, learn
 
 RATES = (3e-4,)
 """Tried where no others are asked for."""
+
+
+FILE = "shrink.json"
+SOLVED_ON = 60_000  # tokens
+_AT_ONCE = 256  # passages that are read at once for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +41,8 @@ class Lesson:
     """How a student is taught: the protocol, and what it reads."""
 
     protocol: Protocol | None  # None: it is not taught
+    solve: bool = True  # its layers are reconstructed before
+    neurons: int | None = None  # of its feed-forward networks; None: all
     learn: list[Sentence]
     held: list[Sentence]
 
@@ -66,19 +77,51 @@ def taught(
 
     Raises ValueError where other libraries give something else; nothing is written then.
     """
-    trials, cut = (out.with_name(f".{out.name}.{what}") for what in ("trials", "cut.writing"))
-    remove_folder(cut)  # of a killed process
-    cut.mkdir(parents=True)
+    trials, beside, solved = (out.with_name(f".{out.name}.{what}") for what in ("trials", "cut.writing", "solved"))
+    remove_folder(beside)  # of a killed process
+    beside.mkdir(parents=True)
     try:
-        stack.write(kept, cut)
+        stack.write(kept, beside)
+        if lesson.solve:
+            _solve(gives, stack, kept, lesson, beside, solved, watcher)
+        cut = solved if lesson.solve else beside
         model, found = _learnt(gives, stack, cut, lesson, trials, watcher)
         with atomic_folder(out, sealed=True) as draft:
             layers.renew(cut, model.encoder, list(model.steps), draft)
             worst = gives.compare(model, draft, [one.text for one in lesson.held[: saved.COMPARED]])
             finish(draft, dataclasses.replace(found, difference=worst))
     finally:
-        remove_folder(cut)
+        remove_folder(beside)
     remove_folder(trials)
+    remove_folder(solved)
+    return found
+
+
+def _solve(gives: Gives, stack: Stack, kept: Kept, lesson: Lesson, cut: Path, out: Path, watcher: Watcher) -> None:
+    """The folder `cut` with layers that are reconstructed, made once: in `out`, until the student has been taught."""
+    rows = rows_fingerprint(lesson.learn, [])
+    identity = digest([model_fingerprint(stack.whole), kept, lesson.neurons, rows])
+    if (out / FILE).is_file() and read_json(out / FILE).get("identity") == identity:
+        return
+    remove_folder(out)
+    student, texts = gives.student(cut), solved_on(gives, lesson)
+    report = watcher.progress("reconstruction")
+    whole = gives.student(stack.whole).encoder
+    reconstruct(stack, whole, student.encoder, kept, texts, neurons=lesson.neurons, on_progress=report)
+    with atomic_folder(out) as draft:
+        layers.renew(cut, student.encoder, list(student.steps), draft, lesson.neurons)
+        write_json(draft / FILE, {"identity": identity})
+
+
+def solved_on(gives: Gives, lesson: Lesson) -> list[Ids]:
+    """Passages from all over the text, some SOLVED_ON tokens of them."""
+    found, tokens = list[Ids](), 0
+    order = np.random.default_rng(0).permutation(len(lesson.learn)).tolist()
+    for first in range(0, len(order), _AT_ONCE):
+        if tokens >= SOLVED_ON:
+            break
+        found += gives.read([lesson.learn[n].text for n in order[first : first + _AT_ONCE]])
+        tokens = sum(map(len, found))
     return found
 
 
@@ -108,4 +151,10 @@ def _learnt(
     )  # fmt: skip
     best = sweep.best_of(protocol.rates())
     after, summary = gives.near(best.model), best.summary
+    if after < before:  # a good start, and too high a rate
+        watcher.say(
+            f"taught at {best.rate:g} it is {after:.4f} near the whole model, and untaught {before:.4f}: it stays "
+            "untaught; try a lower rate (--rates)"
+        )
+        return gives.student(cut), Learnt(before=before, after=before, rate=None, steps=0, tokens=0)
     return best.model, Learnt(before=before, after=after, rate=best.rate, steps=summary.steps, tokens=summary.tokens)
