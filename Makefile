@@ -48,9 +48,10 @@ ATLAS_ROWS := 93300
 ATLAS_PRIOR := 0.3
 ATLAS_NEW_ROWS := 6500
 ATLAS_RANK := 192
-ATLAS_LAYERS := 0,1,2,3,4,5
+ATLAS_LAYERS := 0,1,2,3,5,7,9,11
+ATLAS_NEURONS := 960
 COMMA := ,
-ATLAS_START := $(ATLAS)/start/$(words $(subst $(COMMA), ,$(ATLAS_LAYERS)))-layers
+ATLAS_START := $(ATLAS)/start/$(words $(subst $(COMMA), ,$(ATLAS_LAYERS)))-layers-$(ATLAS_NEURONS)
 ATLAS_STEPS := 4000
 ATLAS_RATE := 6e-4
 ATLAS_ANCHORS := 4096
@@ -82,7 +83,7 @@ $(ATLAS)/narrow/config.json: $(ATLAS)/extended/config.json
 
 $(ATLAS_START)/config.json: $(ATLAS)/narrow/config.json
 	$(POLITELY)/tessera shrink $(<D) --text $(ATLAS)/text/vocabulary.jsonl.zst --text-language mul_Latn --keep $(ATLAS_LAYERS) \
-	  --no-teaching --no-timing --out $(ATLAS)/start
+	  --neurons $(ATLAS_NEURONS) --no-teaching --no-timing --out $(ATLAS)/start
 
 $(ATLAS)/model/config.json: $(ATLAS_START)/config.json
 	$(POLITELY)/tessera finetune $(<D) $(ATLAS)/rows --kind distil --teacher $(TEACHER) --temperature 0.7 \

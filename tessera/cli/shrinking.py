@@ -68,7 +68,7 @@ def shrink(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")] = "auto",
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="of the matrix products")] = "auto",
 ) -> None:
-    """Smaller models of one: layers left out by importance, the rest taught by the whole; size, speed and scores."""
+    """Smaller models of one: fewer layers and neurons, fitted to the whole and taught by it; size, speed and scores."""
     from tessera.plan.fields import parse_bytes
     from tessera.plan.recipe import Machine
     from tessera.shrink import measure

@@ -103,8 +103,8 @@ def commands(**values):
 @pytest.mark.slow
 def test_the_commands_make_a_student_of_more_languages_than_its_teacher_knows(data, teacher, tmp_path):
     shrunken = {
-        "ATLAS_ROWS": 100, "ATLAS_NEW_ROWS": 40, "ATLAS_RANK": 24, "ATLAS_LAYERS": "0,1", "ATLAS_STEPS": 250,
-        "ATLAS_RATE": 3e-3,
+        "ATLAS_ROWS": 100, "ATLAS_NEW_ROWS": 40, "ATLAS_RANK": 24, "ATLAS_LAYERS": "0,1", "ATLAS_NEURONS": 40,
+        "ATLAS_STEPS": 250, "ATLAS_RATE": 3e-3,
     }  # fmt: skip
     ran = list(commands(DATA=data, TEACHER=teacher, ATLAS=tmp_path, **shrunken))
     assert [" ".join(words).split("tessera ")[-1].split()[0] for words in ran[1:]] == [
