@@ -20,6 +20,8 @@ from tessera.huggingface import hub
 from tessera.huggingface.hf_files import located
 from tessera.inference import sentence_folder
 from tessera.inference.text_scorer import Scorer
+from tessera.lessons.hard_negatives import mine
+from tessera.lessons.teacher_vectors import teach
 from tessera.plan import fit
 from tessera.plan.errors import some
 from tessera.plan.fields import is_folder
@@ -29,8 +31,6 @@ from tessera.plan.token_counts import Inventory
 from tessera.progress import Silent, Watcher
 from tessera.report import summarize, write_report
 from tessera.results import result
-from tessera.retrieval.hard_negatives import mine
-from tessera.retrieval.lessons import teach
 from tessera.tokenizer.sample import sample
 from tessera.tokenizer.tokenizer import Tokenizer
 from tessera.tokenizer.tokenizer import train as train_tokenizer

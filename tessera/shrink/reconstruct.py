@@ -114,7 +114,7 @@ def reconstruct(
     batches, ends = alike(texts), [*(number - 1 for number in kept[1:]), stack.count - 1]
     theirs, mine = stack.layers_of(whole.eval()), stack.layers_of(student.eval())
     given, due = survey(whole, theirs, batches, set(ends))
-    hidden, changed = [call.hidden for call in given[0]], False
+    hidden, changed = [call.hidden for call in given[0]], kept[0] > 0  # else the first is given what it was
     for n, (layer, end) in enumerate(zip(mine, ends, strict=True)):
         (on_progress or silent)(n, len(mine), "solving layers")
         now = [Call(states, call.others, call.named) for states, call in zip(hidden, given[kept[n]], strict=True)]

@@ -177,31 +177,39 @@ def _importance(
     given: Gives, stack: Stack, lesson: Lesson, by: By, sizes: Sequence[int], out: Path, watcher: Watcher
 ) -> dict[int, Kept]:
     """The layers that are kept of each number; measured once, and remembered in `out`."""
+    all_, fewer = {stack.count: tuple(range(stack.count))}, [size for size in sizes if size < stack.count]
+    if not fewer:
+        return all_
     step = max(1, len(lesson.learn) // _LOOKED_AT)
     some = [one.text for one in lesson.learn[::step][:_LOOKED_AT]]
-    place, identity = out / _IMPORTANCE, digest([*model_fingerprint(stack.whole), by, some])
+    read = rows_fingerprint(lesson.learn, []) if by == "reconstruction" else some
+    place, identity = out / _IMPORTANCE, digest([*model_fingerprint(stack.whole), by, read])
     said = read_json(place) if place.is_file() else {}
     kept = {int(size): tuple(layers) for size, layers in said.get("kept", {}).items()}
-    all_ = {stack.count: tuple(range(stack.count))}
-    if (said.get("identity") == identity or set(sizes) <= all_.keys()) and (kept | all_).keys() >= set(sizes):
+    if said.get("identity") == identity and kept.keys() >= set(fewer):
         return kept | all_
-    encoder = given.student(stack.whole).encoder
-    tell, smaller = watcher.progress("importance"), [size for size in sizes if size < stack.count]
-    wanted = [size for size in stack.sizes if size >= min(smaller, default=stack.count)]
-    if by == "reconstruction":
-        found = spans.cheapest(stack, spans.costs(stack, encoder, solved_on(given, lesson), tell), wanted)
-    elif by == "block":
-        cost = importance.influence_cost(importance.block_influence(stack, encoder, given.read(some)))
-        found = importance.smaller(stack, wanted, cost)
-    else:
-        cost = importance.outcome_cost(stack, encoder, lambda one: given.outcome(one, some), tell)
-        found = importance.smaller(stack, wanted, cost)
-    for size in smaller:
+    found = _ways(given, stack, lesson, by, some, min(fewer), watcher)
+    for size in fewer:
         layers, lost = found[size]
         watcher.say(f"{size} layers: {' '.join(map(str, layers))} are kept, at a cost of {lost:.4f}")
     kept = {size: layers for size, (layers, _) in found.items()}
     write_json(place, {"identity": identity, "kept": {str(size): layers for size, layers in kept.items()}}, sealed=True)
     return kept | all_
+
+
+def _ways(
+    given: Gives, stack: Stack, lesson: Lesson, by: By, some: Sequence[str], least: int, watcher: Watcher
+) -> dict[int, tuple[Kept, float]]:
+    """The layers that are kept of each number from `least` on, and what that costs."""
+    encoder, tell = given.student(stack.whole).encoder, watcher.progress("importance")
+    sizes = [size for size in stack.sizes if size >= least]
+    if by == "reconstruction":
+        return spans.cheapest(stack, spans.costs(stack, encoder, solved_on(given, lesson), tell), sizes)
+    if by == "block":
+        cost = importance.influence_cost(importance.block_influence(stack, encoder, given.read(some)))
+    else:
+        cost = importance.outcome_cost(stack, encoder, lambda one: given.outcome(one, some), tell)
+    return importance.smaller(stack, sizes, cost)
 
 
 def _whole(stack: Stack) -> Point:

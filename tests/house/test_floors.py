@@ -45,6 +45,7 @@ FLOORS = {
     "export": 3,
     "finetune": 3,
     "retrieval": 3.5,
+    "lessons": 3.7,
     "evaluation": 4,
     "mteb": 4.2,
     "ablation": 5,

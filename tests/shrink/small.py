@@ -3,6 +3,7 @@
 import json
 import random
 
+import learnable
 import task_folders
 from learnable import FILLER, THINGS
 
@@ -18,6 +19,15 @@ def embedder(place, *, prompts=None, layers=4, **pipeline):
     made = Pipeline(prompts=prompts or {}, **pipeline)
     sentence_folder.write(source, place / "model", made, 32, 48)
     return place / "model"
+
+
+def families(place, **bert):
+    """One model of each family, seven layers in ModernBERT's, where a global one is followed by two local ones."""
+    return {
+        "modernbert": learnable.model(place / "m", num_hidden_layers=7, max_position_embeddings=64, local_attention=4),
+        "eurobert": learnable.model(place / "e", "eurobert-210m", num_hidden_layers=4, max_position_embeddings=64),
+        "bert": task_folders.bert(place / "b", num_hidden_layers=4, **bert),
+    }
 
 
 def documents(count, seed=0):

@@ -4,6 +4,7 @@ import json
 
 import learnable
 import pytest
+import small
 import task_folders
 import torch
 import transformers
@@ -25,13 +26,7 @@ SHAPE = {"max_position_embeddings": 64, "local_attention": 4}
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """One of each family, seven layers in ModernBERT's, where a global one is followed by two local ones."""
-    place = tmp_path_factory.mktemp("layers")
-    return {
-        "modernbert": learnable.model(place / "m", num_hidden_layers=7, **SHAPE),
-        "eurobert": learnable.model(place / "e", "eurobert-210m", num_hidden_layers=4, max_position_embeddings=64),
-        "bert": task_folders.bert(place / "b", num_hidden_layers=4),
-    }
+    return small.families(tmp_path_factory.mktemp("layers"))
 
 
 def written(folder, kept, out):

@@ -1,9 +1,8 @@
 """Layers solved anew: least squares worked out another way, neurons left out by brute force, folders that load."""
 
-import learnable
 import numpy as np
 import pytest
-import task_folders
+import small
 import torch
 import transformers
 from torch import nn
@@ -16,7 +15,6 @@ from tessera.shrink.feedforward import Call, FeedForward
 from tessera.shrink.layers import Stack
 from tessera.shrink.reconstruct import Moments, alike, surgeon
 
-SHAPE = {"max_position_embeddings": 64, "local_attention": 4}
 FAMILIES = ["bert", "eurobert", "modernbert"]
 KEPT = {"bert": (0, 3), "eurobert": (0, 1, 3), "modernbert": (0, 1, 2, 6)}
 ALONE = {"bert": [], "eurobert": [0], "modernbert": [0, 1]}  # of these the layers that are given and give what they did
@@ -24,12 +22,7 @@ ALONE = {"bert": [], "eurobert": [0], "modernbert": [0, 1]}  # of these the laye
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    place = tmp_path_factory.mktemp("layers")
-    return {
-        "modernbert": learnable.model(place / "m", num_hidden_layers=7, **SHAPE),
-        "eurobert": learnable.model(place / "e", "eurobert-210m", num_hidden_layers=4, max_position_embeddings=64),
-        "bert": task_folders.bert(place / "b", num_hidden_layers=4, intermediate_size=48, initializer_range=0.2),
-    }
+    return small.families(tmp_path_factory.mktemp("layers"), intermediate_size=48, initializer_range=0.2)
 
 
 def drawn(count=120, seed=0):
@@ -178,6 +171,13 @@ def test_a_narrower_folder_is_what_transformers_computes_and_nearer_than_unsolve
         down = layer.output.dense if family == "bert" else layer.mlp.down
         down.weight.data[:, ::2] = 0
     assert apart(student, whole, drawn(40, 1)) < 0.7 * apart(plain, whole, drawn(40, 1))
+
+
+def test_without_the_first_layer_all_that_is_left_is_given_something_else_and_solved(folders):
+    stack, whole, student = students(folders["bert"], (2, 3))
+    before = apart(student, whole, drawn(40, 1))
+    reconstruct.reconstruct(stack, whole, student, (2, 3), drawn())
+    assert apart(student, whole, drawn(40, 1)) < 0.9 * before
 
 
 def test_all_layers_and_all_neurons_are_the_model_bit_for_bit(folders):

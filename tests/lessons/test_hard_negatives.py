@@ -11,10 +11,10 @@ from whole_run import Dies
 
 from tessera.data.shards import Shards
 from tessera.files import read_json, write_json
+from tessera.lessons.hard_negatives import Known, dealt, hardest
 from tessera.plan.loading import load
 from tessera.plan.phase import Contrast
 from tessera.progress import Silent
-from tessera.retrieval.hard_negatives import Known, dealt, hardest
 from tessera.run import run
 
 
