@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tessera import checksums
 from tessera.files import atomic_folder, digest, read_json, remove_folder, write_json
 from tessera.finetune import saved
 from tessera.finetune.checkpoint import Checkpoint
@@ -101,16 +102,23 @@ def _solve(gives: Gives, stack: Stack, kept: Kept, lesson: Lesson, cut: Path, ou
     """The folder `cut` with layers that are reconstructed, made once: in `out`, until the student has been taught."""
     rows = rows_fingerprint(lesson.learn, [])
     identity = digest([model_fingerprint(stack.whole), kept, lesson.neurons, rows])
-    if (out / FILE).is_file() and read_json(out / FILE).get("identity") == identity:
+    if _is(out, identity):
         return
     remove_folder(out)
     student, texts = gives.student(cut), solved_on(gives, lesson)
     report = watcher.progress("reconstruction")
     whole = gives.student(stack.whole).encoder
     reconstruct(stack, whole, student.encoder, kept, texts, neurons=lesson.neurons, on_progress=report)
-    with atomic_folder(out) as draft:
+    with atomic_folder(out, sealed=True) as draft:
         layers.renew(cut, student.encoder, list(student.steps), draft, lesson.neurons)
         write_json(draft / FILE, {"identity": identity})
+
+
+def _is(solved: Path, identity: str) -> bool:
+    """Whether a folder holds these layers as they were written. One that is damaged is made anew: it is ours alone."""
+    if not (solved / FILE).is_file() or checksums.damage(solved) is not None:
+        return False
+    return bool(read_json(solved / FILE).get("identity") == identity)
 
 
 def solved_on(gives: Gives, lesson: Lesson) -> list[Ids]:

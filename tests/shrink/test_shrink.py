@@ -123,6 +123,39 @@ def test_a_killed_curve_goes_on_after_its_last_whole_model(whole, tmp_path, monk
     assert [one.near for one in found.points] == [one.near for one in made[0].points]
 
 
+def test_solved_layers_are_found_again_after_a_kill_and_made_anew_where_they_are_damaged(whole, tmp_path, monkeypatch):
+    solves, solve, learnt = [], teach.reconstruct, teach._learnt
+
+    def killed(*given):
+        raise KeyboardInterrupt
+
+    def counted(*given, **more):
+        solves.append(given)
+        return solve(*given, **more)
+
+    monkeypatch.setattr(teach, "reconstruct", counted)
+    monkeypatch.setattr(teach, "_learnt", killed)
+
+    def again():
+        return shrink(whole, small.texts(), tmp_path / "out", sizes=[2], how=HOW, machine=CALM)
+
+    counts = []
+    for damaged in (False, False, True):
+        if damaged:
+            weights = tmp_path / "out" / ".2-layers.solved" / "model.safetensors"
+            data = bytearray(weights.read_bytes())
+            data[-1] ^= 1
+            weights.write_bytes(data)
+        with pytest.raises(KeyboardInterrupt):
+            again()
+        counts.append(len(solves))
+    assert counts == [1, 1, 2]
+    monkeypatch.setattr(teach, "_learnt", learnt)
+    again()
+    assert len(solves) == 2
+    assert not (tmp_path / "out" / ".2-layers.solved").exists()
+
+
 def test_without_teaching_layers_are_left_out_and_no_more(whole, tmp_path):
     found = shrink(whole, small.texts(), tmp_path / "out", sizes=[3], how=How(taught=False, timed=True), machine=CALM)
     point = found.points[1]
