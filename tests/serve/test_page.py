@@ -41,6 +41,7 @@ def tried(page, name, texts, button):
     for field, text in zip(section.locator("textarea, input").all(), texts, strict=True):
         field.fill(text)
     section.get_by_role("button", name=button, exact=True).click()
+    section.locator("button:disabled").wait_for(state="detached")  # what was found before stands there until then
     section.locator(".found > *").first.wait_for()
     return section.locator(".found")
 
@@ -64,7 +65,7 @@ def test_what_is_loaded_is_shown_and_every_trial_works(server, page):
     ]
     assert tried(page, "classify", ["the river"], "Classify").locator("li").count() == 3
     assert tried(page, "answer", ["bread of the night", "the river"], "Answer").inner_text()
-    near = tried(page, "similar", ["one two\n\ntveir\nx", "one two"], "Compare")
+    near = tried(page, "similar", ["one two\n\ntveir\nx", "one two"], "Search")
     first = near.locator("li").first.inner_text().split()
     assert (float(first[0]), first[1:]) == (pytest.approx(1.0, abs=1e-3), ["one", "two"])
     assert page.wrong == []
@@ -79,9 +80,26 @@ def test_tags_stand_where_they_belong_beyond_the_basic_plane(server, page):
     assert not any("\ufffd" in mark or mark != mark.strip() for mark in marks)
 
 
+def test_an_example_shows_what_search_is_and_a_reranker_ranks_a_list_too(server, page):
+    page.goto(server.url)
+    section = page.locator("#similar")
+    section.get_by_role("button", name="Show an example").click()
+    texts = section.locator("textarea").input_value().splitlines()
+    query = section.locator("input").input_value()
+    assert len(texts) == 10
+    found = {}
+    for model in ("small", "ranker"):
+        section.locator("select").select_option(model)
+        found[model] = tried(page, "similar", ["\n".join(texts), query], "Search").locator("li").all_inner_texts()
+    ranks = httpx.post(server.url + "/rerank", json={"query": query, "texts": texts, "model": "ranker"}).json()
+    assert found["ranker"] == [f"{one['score']:.3f}\n{texts[one['index']]}" for one in ranks]
+    assert sorted(line.split("\n")[1] for line in found["small"]) == sorted(texts)
+    assert page.wrong == []
+
+
 def test_scripts_that_run_right_to_left_are_shown_so(server, page):
     page.goto(server.url)
-    near = tried(page, "similar", ["שלום עולם\nمرحبا بالعالم\none", "שלום"], "Compare")
+    near = tried(page, "similar", ["שלום עולם\nمرحبا بالعالم\none", "שלום"], "Search")
     ways = near.locator("li [dir=auto]").evaluate_all(
         "all => Object.fromEntries(all.map(one => [one.textContent, getComputedStyle(one).direction]))"
     )
@@ -90,7 +108,7 @@ def test_scripts_that_run_right_to_left_are_shown_so(server, page):
 
 def test_markup_in_a_text_stays_text(server, page):
     page.goto(server.url)
-    near = tried(page, "similar", ["<img src=x onerror=alert(1)>\nx", "<b>x</b>"], "Compare")
+    near = tried(page, "similar", ["<img src=x onerror=alert(1)>\nx", "<b>x</b>"], "Search")
     assert near.locator("img, b").count() == 0
     assert "<img src=x" in near.inner_text()
     assert page.wrong == []
@@ -111,7 +129,7 @@ def test_nothing_is_wider_than_a_phone_and_words_can_be_read_in_both_schemes(ser
     page.goto(server.url)
     page.get_by_text("What is loaded", exact=True).wait_for()
     tried(page, "tag", ["the river of bread " * 3], "Tag")
-    tried(page, "similar", ["longwordwithoutaspace" * 9 + "\nx", "x"], "Compare")
+    tried(page, "similar", ["longwordwithoutaspace" * 9 + "\nx", "x"], "Search")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     sizes = page.locator("button:visible, select:visible").evaluate_all(
         "all => all.map(one => one.getBoundingClientRect().height)"
@@ -136,7 +154,7 @@ def test_a_server_with_keys_shows_nothing_before_one_is_given(guarded, page):
     page.locator("#key").fill("second-key")
     page.get_by_role("button", name="Use it").click()
     page.get_by_text("What is loaded", exact=True).wait_for()
-    assert tried(page, "similar", ["a\nb", "a"], "Compare").locator("li").count() == 2
+    assert tried(page, "similar", ["a\nb", "a"], "Search").locator("li").count() == 2
 
 
 def test_the_page_may_load_and_send_nothing_elsewhere(server):
