@@ -113,7 +113,10 @@ def _searched(one: Search, model: Path, out: Path, *, curve: bool) -> Fitted:
     best = max(done, key=lambda found: found["validation"])
     learner = _learner(one, best)
     thresholds = scores.thresholds_of(data, best["said_of_validation"])
-    fitted = replace(fitted, thresholds=thresholds, warnings=(*fitted.warnings, *_out_of_reach(data, learner)))
+    cut, protocol = list(_out_of_reach(data, learner)), _as_read(protocol, learner)
+    if protocol is not one.protocol:
+        cut.append(f"texts are read up to {protocol.max_length} tokens, the most that this model takes")
+    fitted = replace(fitted, thresholds=thresholds, warnings=(*fitted.warnings, *cut))
     text = card.write(model, data, protocol, fitted)
     difference = saved.save(
         learner, model, out, (data.test if len(data.test) else data.validation).examples, labels=data.labels,
@@ -196,6 +199,12 @@ def _warnings(
         much = f"one more or less right is {100 / max(1, len(part)):.1f} points"
         found.append(f"{on} has {len(part)} rows; {'few for a correlation' if one.data.kind == 'regress' else much}")
     return tuple(found)
+
+
+def _as_read(protocol: Protocol, learner: Learner) -> Protocol:
+    """The protocol with as many tokens as the model reads."""
+    most = learner.reader.max_length
+    return protocol if protocol.max_length <= most else protocol.model_copy(update={"max_length": most})
 
 
 def _out_of_reach(data: Dataset, learner: Learner) -> Iterator[str]:

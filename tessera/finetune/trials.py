@@ -21,7 +21,7 @@ from tessera.files import digest, keep_damaged, read_json, write_json
 from tessera.finetune import frozen_head, listwise, loop, lora, scores
 from tessera.finetune.checkpoint import Checkpoint
 from tessera.finetune.learner import Learner, Pretrained
-from tessera.labelled.dataset import Dataset, Part
+from tessera.labelled.dataset import Dataset, Part, anywhere
 from tessera.plan.task import Protocol
 from tessera.prediction.features import Kind
 from tessera.progress import Progress, Say, silent
@@ -235,7 +235,7 @@ def class_weights(data: Dataset) -> torch.Tensor:
 
 def part_of(data: Dataset, share: float) -> Dataset:
     """With a share of the rows to train on, the first in an order by hash: a larger share holds a smaller one."""
-    keyed = [(digest([repr(dataclasses.replace(one, row=""))]), n) for n, one in enumerate(data.train.examples)]
+    keyed = [(digest([repr(anywhere(one))]), n) for n, one in enumerate(data.train.examples)]
     kept = sorted(n for _, n in sorted(keyed)[: max(1, round(share * len(keyed)))])
     train = Part([data.train.examples[n] for n in kept], [data.train.languages[n] for n in kept])
     return dataclasses.replace(data, train=train)

@@ -70,11 +70,25 @@ class Row:
         """The id of the row, or where it stands."""
         return self.name("id") if self.has("id") else self.place
 
+    def cell(self, role: str) -> Any:
+        """What stands in the column of a role; None where nothing does, or the row has no such column."""
+        try:
+            return self._get(self._one(role))
+        except DataError:
+            return None
+
+    def group(self) -> str | None:
+        """What rows share that stay on one side of a split; None where the cell is empty, or there is no column."""
+        if not self.has("group") or (value := self.cell("group")) in (None, "") or value != value:
+            return None
+        return self.name("group")
+
     def key(self, kind: str) -> str:
         """What decides on which side of a split the row falls."""
-        for role in ("group", "id"):
-            if self.has(role):
-                return self.name(role)
+        if (group := self.group()) is not None:
+            return group
+        if self.has("id"):
+            return self.name("id")
         role = {"tag": "words", "retrieve": "query", "span": "question"}.get(kind, "text")
         return json.dumps(self._get(self._one(role)) if role == "words" else self.text(role), ensure_ascii=False)
 
@@ -106,6 +120,14 @@ class Row:
             value = [] if value == [""] else value
         items = value if isinstance(value, (list, tuple)) else [value]
         return tuple(dict.fromkeys(self._label(f"{column} has", labels.spelled, item) for item in items))
+
+    def numbers(
+        self, role: str, names: tuple[str, ...], separator: str | None, *, declared: bool = False
+    ) -> tuple[int, ...]:
+        """The numbers of all labels of a row, in order: of those of `label_set`, as labels.number_of has each."""
+        what = f"{shown(self._named(role))} has"
+        found = self.label_set(role, separator)
+        return tuple(sorted({self._label(what, labels.number_of, one, names, declared=declared) for one in found}))
 
     def dicts(self, role: str) -> list[dict[str, Any]]:
         """A list of objects."""
@@ -174,6 +196,7 @@ class Row:
         for number, word in enumerate(words, 1):
             if not isinstance(word, str) or not word:
                 raise DataError(f"{self.place}: word {number} is {shown(word)}; a word is text")
+            self._string(word, f"word {number}")
         found = (
             self._label(f"word {n} ({shown(word)}) is tagged", labels.number_of, tag, names, declared=declared)
             for n, (word, tag) in enumerate(zip(words, tags, strict=True), 1)
@@ -265,9 +288,13 @@ class Row:
     def _string(self, value: Any, column: str) -> str:
         if not isinstance(value, str):
             raise DataError(f"{self.place}: {column} is {shown(value)}; text is needed")
+        if not labels.whole_characters(value):
+            raise DataError(f"{self.place}: {column} has half a character (a surrogate alone): {shown(value)}")
         return value
 
     def _name(self, value: Any, column: str) -> str:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # what pandas makes of whole numbers where one is missing
         if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
             raise DataError(f"{self.place}: {column} is {shown(value)}; text or a whole number is needed")
         return str(value)

@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from tessera.data.examples import Example, Tagged
 from tessera.files import digest
@@ -20,7 +20,7 @@ from tessera.labelled import tables
 from tessera.labelled.columns import Row, UnknownLabel
 from tessera.labelled.examples import Asked
 from tessera.labelled.remarks import remarks
-from tessera.labelled.splits import Placed, divided, split_in, split_of
+from tessera.labelled.splits import Placed, divided, placed, split_of
 from tessera.labelled.tables import DataError
 from tessera.plan.errors import some
 from tessera.plan.languages import resolve
@@ -69,12 +69,18 @@ class Dataset:
     @property
     def fingerprint(self) -> str:
         """What changes when any example does."""
-        parts = [[dataclasses.astuple(dataclasses.replace(e, row="")) for e in part.examples] for part in self.parts]
+        parts = [[dataclasses.astuple(anywhere(e)) for e in part.examples] for part in self.parts]
         return digest([self.kind, self.labels, self.no_answer, parts])
 
     @property
     def parts(self) -> tuple[Part, Part, Part]:
         return self.train, self.validation, self.test
+
+
+def anywhere(example: Example) -> Example:
+    """An example without its place, however its file was called: neither as its row nor in place of an id."""
+    own = "" if example.row and example.id.startswith(example.row) else example.id
+    return dataclasses.replace(example, row="", id=own)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,19 +105,22 @@ def read(where: str, options: Options | None = None, tokenizer: Tokenizer | None
     """
     options = options or Options()
     said: list[str] = []
-    placed, left_out = _files(where, said, options.skip_bad)
-    looked = [row for _, _, row, _ in placed[:_LOOKED_AT]]
-    found = guessing.guess(looked, options.kind, options.columns)
+    given, left_out = _files(where, said, options.skip_bad)
+    looked = [row for _, _, row, _ in given[:_LOOKED_AT]]
+    several = options.separator is not None
+    found = guessing.guess(looked, options.kind or ("multilabel" if several else None), options.columns)
     if found.kind not in guessing.KINDS:
-        raise DataError(f"{where}: rows of kind {found.kind} are not read here; known are {', '.join(guessing.KINDS)}")
+        raise DataError(f"{where}: these are rows of kind {found.kind}; say so, if that is meant: --kind {found.kind}")
+    if several and found.kind != "multilabel":
+        raise DataError(f"--separator is for several labels in a cell, --kind multilabel; you said {found.kind}")
     shown = ", ".join(f"{role}: {guessing.shown(column)}" for role, column in found.columns.items())
     said.append(f"kind {found.kind} ({found.why}); columns {shown}")
-    rows = [
-        Placed(split_in(split, row, found.columns), Row(place, row, found.columns)) for split, place, row, _ in placed
-    ]
-    folders = [folder for *_, folder in placed]
+    rows = [Placed(split, Row(place, row, found.columns), folder) for split, place, row, folder in given]
+    rows, wrong = placed(rows, "split" in options.columns)
+    if wrong and not options.skip_bad:
+        refuse(wrong)
     rows, drawn = divided(rows, found.kind, options.held_out, said)
-    return _Reading(where, options, found, tokenizer, said, left_out, drawn).dataset(rows, folders)
+    return _Reading(where, options, found, tokenizer, said, left_out, drawn).dataset(rows, wrong)
 
 
 def _files(where: str, said: list[str], skip_bad: bool) -> tuple[list[tuple[str, str, dict[str, Any], str]], list[str]]:
@@ -145,11 +154,12 @@ class _Reading:
     left_out: list[str]
     drawn: bool  # the test set is a part of the same rows, so its labels are theirs
 
-    def dataset(self, rows: list[Placed], folders: Sequence[str]) -> Dataset:
-        """Labels, then the examples of all rows."""
+    def dataset(self, rows: list[Placed], unplaced: Mapping[str, DataError]) -> Dataset:
+        """Labels, then the examples of all rows. unplaced: what is wrong with rows whose split is none."""
         asked, wrong = self._asked(rows)
-        several = len(set(folders)) > 1
-        languages = [_language(one.row, folder if several else "") for one, folder in zip(rows, folders, strict=True)]
+        wrong |= unplaced
+        several = len({one.folder for one in rows}) > 1
+        languages = [_language(one.row, one.folder if several else "") for one in rows]
         wanted = {code for said in self.options.train_languages for code in resolve(said, languages)}
         parts: dict[str, Part] = {name: Part() for name in SPLITS}
         broken: dict[str, DataError] = {}
@@ -205,6 +215,8 @@ class _Reading:
             return dataclasses.replace(asked, names=()), wrong
         if self.options.labels is None:
             asked = dataclasses.replace(asked, names=self._labels(learned, asked, wrong))
+        elif "spans" in self.found.columns:
+            asked = dataclasses.replace(asked, names=tags.of_spans(asked.names))
         try:
             if kind == "tag":
                 tags.scheme(asked.names)
@@ -254,15 +266,8 @@ class _Reading:
             if self.left_out:
                 self.said.append(f"{len(self.left_out):,} rows left out, first: {self.left_out[0]}")
             return
-        if not wrong:
-            return
-        lines = [str(error) for error in list(wrong.values())[:_SHOWN]]
-        if len(wrong) > _SHOWN:
-            lines.append(f"and {len(wrong) - _SHOWN:,} more rows that cannot be used")
-        if unknown := sorted({error.label for error in wrong.values() if isinstance(error, UnknownLabel)}):
-            lines.append(f"labels that only the test set has are declared with --labels {','.join(asked.names)},"
-                         f"{','.join(unknown)}")  # fmt: skip
-        raise DataError("\n  ".join([*lines, "mend them, or leave them out with --skip-bad"]))
+        if wrong:
+            refuse(wrong, asked.names)
 
     def _tell(self, parts: Mapping[str, Part], asked: Asked) -> None:
         """Says what there is. Raises DataError where that is too little."""
@@ -296,6 +301,17 @@ class _Reading:
         self.said.extend(remarks(every, asked.kind, asked.names, self.found.columns))
         if asked.highest != 1.0:
             self.said.append(f"grades are divided by {asked.highest:g}, the highest")
+
+
+def refuse(wrong: Mapping[str, DataError], names: Sequence[str] = ()) -> NoReturn:
+    """Raises one DataError for all rows that cannot be used, by their places; names: of the labels that are known."""
+    lines = [str(error) for error in list(wrong.values())[:_SHOWN]]
+    if len(wrong) > _SHOWN:
+        lines.append(f"and {len(wrong) - _SHOWN:,} more rows that cannot be used")
+    unknown = sorted({error.label for error in wrong.values() if isinstance(error, UnknownLabel)})
+    if unknown and names:
+        lines.append(f"labels that only the test set has are declared with --labels {','.join([*names, *unknown])}")
+    raise DataError("\n  ".join([*lines, "mend them, or leave them out with --skip-bad"]))
 
 
 def _broken_tags(made: Sequence[Example], asked: Asked) -> dict[str, DataError]:

@@ -8,7 +8,7 @@ from tessera.data.examples import Choices, Example, Labelled, Question, Tagged, 
 from tessera.labelled import labels
 from tessera.labelled.columns import Row
 from tessera.labelled.tables import DataError
-from tessera.plan.errors import did_you_mean
+from tessera.plan.errors import did_you_mean, some
 from tessera.prediction.words import split
 from tessera.tokenizer.tokenizer import Tokenizer
 
@@ -49,7 +49,7 @@ def examples_of(row: Row, asked: Asked) -> list[Example]:
             return [Labelled(text=row.text("text"), second=second, label=label, **head)]
         case "multilabel":
             second = row.text("second") if row.has("second") else None
-            return [Labelled(text=row.text("text"), second=second, label=_several(row, asked), **head)]
+            return [Labelled(text=row.text("text"), second=second, label=_numbers(row, asked), **head)]
         case "choose":
             return [_choices(row, asked, head)]
         case "tag":
@@ -95,14 +95,8 @@ def _number(row: Row, asked: Asked) -> float:
     return row.number("label", asked.limits)
 
 
-def _several(row: Row, asked: Asked) -> tuple[int, ...]:
-    """The numbers of the labels that a row has."""
-    numbers = {name: n for n, name in enumerate(asked.names)}
-    found = row.label_set("label", asked.separator)
-    for name in found:
-        if name not in numbers:
-            raise DataError(f"{row.place}: {name!r} is no label of the task; {did_you_mean(name, asked.names)}")
-    return tuple(sorted(numbers[name] for name in found))
+def _numbers(row: Row, asked: Asked) -> tuple[int, ...]:
+    return row.numbers("label", asked.names, asked.separator, declared=asked.declared)
 
 
 def _choices(row: Row, asked: Asked, head: dict[str, Any]) -> Choices:
@@ -168,6 +162,8 @@ def tagged(row: Row, asked: Asked) -> tuple[tuple[str, ...], tuple[int, ...], tu
     if not found.texts:
         raise DataError(f"{row.place}: has no words")
     numbers = {name: n for n, name in enumerate(asked.names)}
+    if "O" not in numbers:
+        raise DataError(f"{row.place}: words outside of spans are tagged O, but the tags are {some(asked.names, 12)}")
     tags = [numbers["O"]] * len(found.texts)
     for begin, end, name in spans:
         inside = [n for n, (a, b) in enumerate(found.places) if a < end and b > begin]

@@ -41,6 +41,8 @@ def spelled(value: Any) -> str:
         return str(int(value)) if value == int(value) and -(2**53) < float(value) < 2**53 else str(value)
     if not isinstance(value, str):
         raise ValueError(f"{shown(value)}; a label is text, a number, true or false")
+    if not whole_characters(value):
+        raise ValueError(f"{shown(value)}, with half a character (a surrogate alone); a label is text")
     text = unicodedata.normalize("NFC", value.strip())
     if not text:
         raise ValueError("empty; a label is text, a number, true or false")
@@ -108,6 +110,15 @@ def in_order(found: Iterable[str]) -> tuple[str, ...]:
         raise ValueError(f"{_quoted(odd)} stands among numbers; it is no label, so leave such rows out")
     whole = all(name.removeprefix("-").isdecimal() for name in names)
     return tuple(sorted(names, key=lambda name: (int(name) if whole else 0, name)))
+
+
+def whole_characters(text: str) -> bool:
+    """Whether there is no surrogate alone in a text, as cut emoji leave them: no tokenizer and no file takes one."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_number(name: str) -> bool:

@@ -133,21 +133,23 @@ def _beginning(raw: Any) -> str:
 def _conll(file: File) -> Iterator[readers.Raw]:
     """{"words", "tags"} of each sentence: a line for each word, its tag last, between tabs or spaces; CoNLL-U by UPOS.
 
-    Sentences are parted by blank lines. Comments of CoNLL-U and -DOCSTART- are passed over, and so are its lines of
-    words that are written together, as 3-4.
+    Sentences are parted by blank lines. Comments and -DOCSTART- are passed over, and so are lines of CoNLL-U of words
+    that are written together, as 3-4. A comment begins with # where a sentence does, and with other cells than words.
     """
     universal, first, before = _kind(file) == ".conllu", 0, 0
+    width = 0 if universal else _width(file)
     words: list[str] = []
     tags: list[str] = []
     for number, line, reason, raw in decompress.lines(file, LONGEST):
-        cells = [] if line is None else line.split("\t") if "\t" in line else line.split()
+        cells = [] if line is None else _cells(line)
         if words and (number > before + 1 or cells[:1] == ["-DOCSTART-"]):
             yield first, {"words": words, "tags": tags}, "", b""
             words, tags = [], []
+        comment = line is not None and line.startswith("#") and (universal or (not words and len(cells) != width))
         before = number
         if line is None:
             yield number, None, reason, raw
-        elif cells[0] == "-DOCSTART-" or (universal and (line.startswith("#") or not cells[0].isdecimal())):
+        elif comment or cells[0] == "-DOCSTART-" or (universal and not cells[0].isdecimal()):
             continue
         elif len(cells) < (4 if universal else 2):
             raise DataError(f"{file}:{number}: {shown(line.strip())}; a word and its tag are needed on each line")
@@ -157,6 +159,16 @@ def _conll(file: File) -> Iterator[readers.Raw]:
             tags.append(cells[3 if universal else -1].strip())
     if words:
         yield first, {"words": words, "tags": tags}, "", b""
+
+
+def _cells(line: str) -> list[str]:
+    return line.split("\t") if "\t" in line else line.split()
+
+
+def _width(file: File) -> int:
+    """How many cells the first line has that is no comment for certain."""
+    lines = (line for _, line, _, _ in decompress.lines(file, LONGEST) if line is not None)
+    return next((len(_cells(line)) for line in lines if not line.startswith(("#", "-DOCSTART-"))), 2)
 
 
 def _one_object(file: File) -> Row | None:

@@ -75,6 +75,8 @@ def predict_file(
         )
         _check(predictor, threshold, top)
         reader = RowReader(files, id, skip_bad, dict)
+        if not reader.first:
+            raise ValueError(f"{source}: holds no rows")
         columns = columns_of(predictor.kind, predictor.model.task.pair, roles or Roles(), reader.first, str(files[0]))
         reader.take = taking(predictor.kind, columns)
         settings: Settings = {"model": folders.content_hash(folders.local(folder)), "input": [f.stamp for f in files]}

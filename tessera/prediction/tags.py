@@ -18,8 +18,18 @@ def _bare(names: Sequence[str]) -> bool:
 
 
 def says_entities(names: Sequence[str]) -> bool:
-    """Whether some of the tags of a model say where an entity begins or goes on."""
-    return _bare(names) or any(name != "O" and _SCHEMED.fullmatch(name) for name in names)
+    """Whether the tags of a model say where entities begin and go on: all of them, or some would be lost."""
+    try:
+        return scheme(names) != ""
+    except ValueError:
+        return False
+
+
+def of_spans(labels: Sequence[str]) -> tuple[str, ...]:
+    """The tags of BIO that spans with these labels need, O first; as they are where they are just these already."""
+    kinds = dict.fromkeys(name[2:] if name.startswith(("B-", "I-")) else name for name in labels if name != "O")
+    needed = ("O", *(f"{letter}-{kind}" for kind in kinds for letter in "BI"))
+    return tuple(labels) if {*labels} == {*needed} else needed
 
 
 def scheme(names: Sequence[str]) -> str:

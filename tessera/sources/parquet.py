@@ -129,7 +129,8 @@ def class_names(batch: pa.RecordBatch) -> dict[str, list[str]]:
     """{column: names} of the class labels that `datasets` writes as numbers, with their names beside them."""
     try:
         features = json.loads((batch.schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
-        inner = {column: feature.get("feature", feature) for column, feature in features.items()}
+        whole = {column: feature for column, feature in features.items() if isinstance(feature, dict)}
+        inner = {column: feature.get("feature", feature) for column, feature in whole.items()}
         found = {column: f.get("names") for column, f in inner.items() if f.get("_type") == "ClassLabel"}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return {}  # not written by `datasets`

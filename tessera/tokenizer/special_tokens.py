@@ -8,6 +8,7 @@ piece (Unigram). So a web page with `<s>` in it would begin a document in the mi
 import contextlib
 import json
 import secrets
+import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 Json = dict[str, Any]
 Ids = NDArray[np.int32]
+_FIRST_MARK = "\u02ff"  # combining marks are beyond it
 
 
 class PlainText:
@@ -66,13 +68,17 @@ class PlainText:
         ]
 
     def offsets(self, texts: Sequence[str]) -> list[tuple[Ids, NDArray[np.int64]]]:
-        """The same, and the characters that each token comes from: int64 [tokens, 2], from and to."""
+        """The same, and the characters that each token comes from: int64 [tokens, 2], from and to.
+
+        A combining mark that the tokenizer drops, or composes with its letter, belongs to the token of that letter.
+        """
         with retold(self.path, "cannot encode a text"):
             encoded = self.inner.encode_batch(list(texts), add_special_tokens=False)
         found = []
         for text, one in zip(texts, encoded, strict=True):
             kept = self._carefully(text) if self._names(text, np.array(one.ids, np.int32)) else one
-            found.append((np.array(kept.ids, np.int32), np.array(kept.offsets, np.int64).reshape(-1, 2)))
+            places = np.array(kept.offsets, np.int64).reshape(-1, 2)
+            found.append((np.array(kept.ids, np.int32), _with_marks(text, places)))
         return found
 
     def _names(self, text: str, ids: Ids) -> bool:
@@ -148,3 +154,18 @@ def _without_names(definition: Json, special: frozenset[int]) -> Json:
         ],
         "post_processor": None,
     }
+
+
+def _with_marks(text: str, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Places of tokens that end behind the combining marks of their last letter, where no token has these itself."""
+    if text.isascii() or not len(places):
+        return places
+    edges = np.zeros(len(text) + 1, np.int64)
+    np.add.at(edges, places[:, 0], 1)
+    np.add.at(edges, places[:, 1], -1)
+    bare = np.flatnonzero(np.cumsum(edges[:-1]) == 0)
+    found = places.copy()
+    for at in bare.tolist():  # in order, so that each mark of several finds its token's end moved already
+        if text[at] > _FIRST_MARK and unicodedata.category(text[at])[0] == "M":
+            found[found[:, 1] == at, 1] = at + 1
+    return found

@@ -175,7 +175,10 @@ def test_a_label_only_the_test_set_has_is_said_with_the_flag_that_declares_it(tm
         (GOOD[:6], "row"),
         ([{"text": f"{n}", "label": f"name {n}"} for n in range(60)], "has 60 different values in 60 rows"),
         ([], "holds no rows"),
-        ([{"query": "a", "positive": "b"}] * 9, "rows of kind retrieve are not read here"),
+        (
+            [{"query": "a", "positive": "b"}] * 9,
+            "these are rows of kind retrieve; say so, if that",
+        ),
     ],
 )
 def test_what_cannot_be_learned_from_is_said_before_training(rows, says, tmp_path):
@@ -286,3 +289,56 @@ def test_a_model_may_be_trained_on_one_language_and_tested_on_all(tmp_path):
         assert [set(part.languages) for part in data.parts] == [{"fao"}, {"fao"}, {"fao", "isl"}]
     with pytest.raises(DataError, match="languages are fao, isl, you said nob"):
         dataset.read(str(tmp_path), dataset.Options(train_languages=("nob",)))
+
+
+def test_a_separator_means_several_labels_and_nothing_else(tmp_path):
+    where = write(tmp_path, [{"text": f"row {n}", "labels": "a; b" if n % 2 else "b;"} for n in range(60)])
+    data = dataset.read(where, dataset.Options(separator=";"))
+    assert (data.kind, data.labels) == ("multilabel", ("a", "b"))
+    with pytest.raises(DataError, match="--separator is for several labels in a cell, --kind multilabel; you said cla"):
+        dataset.read(where, dataset.Options(separator=";", kind="classify"))
+
+
+def test_declared_labels_of_several_are_spelled_and_counted_as_those_of_one(tmp_path):
+    rows = [{"text": f"row {n}", "labels": [["caf\u00e9"], ["1.0", "b"], []][n % 3]} for n in range(60)]
+    options = dataset.Options(kind="multilabel", labels=("cafe\u0301", "b", "1.0"))
+    data = dataset.read(write(tmp_path, rows), options)
+    assert {one.label for one in data.train.examples} == {(0,), (1, 2), ()}
+    places = [{"text": f"row {n}", "labels": [n % 3]} for n in range(60)]
+    declared = dataset.Options(kind="multilabel", labels=("neg", "pos", "neu"))
+    found = dataset.read(write(tmp_path, places), declared)
+    assert {one.label for one in found.train.examples} == {(0,), (1,), (2,)}
+
+
+SPANS = [{"text": "Ann saw Oslo", "spans": [{"start": 0, "end": 3, "label": "PER"}], "n": n} for n in range(60)]
+
+
+@pytest.mark.parametrize("labels", [("PER", "LOC"), ("B-PER", "I-PER", "B-LOC", "I-LOC"), ("O", "PER", "LOC")])
+def test_labels_of_spans_may_be_declared_as_they_stand_there(labels, tmp_path):
+    tokenizer = Tokenizer.load(learnable.model(tmp_path / "m"))
+    rows = [{**row, "text": f"{row['text']} {row['n']}"} for row in SPANS]
+    data = dataset.read(write(tmp_path, rows), dataset.Options(labels=labels), tokenizer)
+    assert data.labels == ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
+    assert data.train.examples[0].tags[:3] == (1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([{"text": "cut \ud83d", "label": "a"}], "text has half a character"),
+        ([{"text": "whole", "label": "a\ud83d"}], "with half a character"),
+    ],
+)
+def test_half_a_character_is_named_and_may_be_left_out(rows, says, tmp_path):
+    where = write(tmp_path, [*GOOD, *rows])
+    with pytest.raises(DataError, match=rf"rows.jsonl:61: .*{says}"):
+        dataset.read(where)
+    assert len(dataset.read(where, dataset.Options(skip_bad=True)).left_out) == 1
+
+
+def test_comments_of_conll_are_passed_over_and_words_that_are_a_hash_are_not(tmp_path):
+    some = [f"# id {n} domain=en\nAnn{n} B-PER\nsaw O\n\n# O\nOslo{n} B-LOC\n\n" for n in range(40)]
+    (tmp_path / "train.conll").write_text("# sent_id = 0\n" + "".join(some))
+    data = dataset.read(str(tmp_path / "train.conll"))
+    words = {one.words for part in data.parts for one in part.examples}
+    assert words == {pair for n in range(40) for pair in ((f"Ann{n}", "saw"), ("#", f"Oslo{n}"))}

@@ -287,6 +287,18 @@ def test_entities_of_every_scheme(labels, due):
     assert tags.entities(labels.split()) == due
 
 
+@pytest.mark.parametrize(
+    ("names", "due"),
+    [
+        (["O", "B-PER", "I-PER"], True), (["O", "I-PER", "I-LOC"], True), (["B", "I", "O"], True),
+        (["O", "S-PER", "B-PER", "E-PER", "I-PER"], True), (["O", "E-MAIL", "PHONE"], False),
+        (["O", "E-MAIL", "S-BAHN"], False), (["O", "B-PER", "I-PER", "MISC"], False), (["NOUN", "VERB"], False),
+    ],
+)  # fmt: skip
+def test_entities_are_said_where_no_tag_would_be_lost_by_it(names, due):
+    assert tags.says_entities(names) is due
+
+
 def test_probabilities_add_up_to_one(tmp_path):
     folder = bert(tmp_path / "m", "BertForMultipleChoice")
     found = predictor(folder).predict([{"text": "the", "options": ["bread", "night", "river"]}])[0]

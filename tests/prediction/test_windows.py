@@ -1,10 +1,12 @@
 """Answers out of windows: how long they may be, whatever a tokenizer makes of the letters."""
 
+import json
 import random
 
 import learnable
 import numpy as np
 import pytest
+import task_folders
 
 from tessera.prediction import windows
 from tessera.tokenizer.tokenizer import Tokenizer
@@ -71,3 +73,16 @@ def test_of_ordinary_text_an_answer_has_thirty_tokens_as_before():
     offsets = np.stack((np.concatenate(([0], ends[:-1])), ends), 1)
     assert windows.reach(offsets)[:-30].tolist() == [windows.LONGEST_ANSWER] * 170
     assert windows.reach(offsets)[-3:].tolist() == [3, 2, 1]
+
+
+@pytest.mark.parametrize("answer", ["Hue\u0302\u0301", "cafe\u0301", "L\u00e9on", "Le\u0301on"])
+def test_an_answer_that_ends_in_a_mark_can_be_learnt_and_given_whole(answer, tmp_path):
+    folder = task_folders.bert(tmp_path / "bert")
+    inner = json.loads((folder / "tokenizer.json").read_text())
+    inner["normalizer"] = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
+                           "strip_accents": True, "lowercase": True}  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(inner))
+    context = f"to {answer} and on"
+    window = whole(Tokenizer.load(folder), context)
+    assert windows.holds(window, (answer, 3))
+    assert best(window, context, answer) == answer

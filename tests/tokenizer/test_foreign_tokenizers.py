@@ -1,5 +1,7 @@
 """Tokenizers of BERT, XLM-R and mDeBERTa, trained here: roles, templates, masks and bytes are found in any of them."""
 
+import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -88,8 +90,6 @@ KINDS = {"wordpiece": wordpiece, "unigram": unigram, "mdeberta": mdeberta}
 @pytest.fixture(params=KINDS)
 def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Inner, list[str], Tokenizer]:
     """What was trained, the names of its special tokens, and the same as we load it."""
-    import json
-
     inner, special, named = KINDS[request.param]()
     inner.save(str(tmp_path / "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", **named, "model_max_length": 512}
@@ -175,3 +175,19 @@ def test_tokens_stand_for_the_bytes_of_their_text(made):
 def test_what_a_model_folder_needs_is_copied(made):
     _, _, found = made
     assert [path.name for path in found.files()] == ["tokenizer.json", "tokenizer_config.json"]
+
+
+@pytest.mark.parametrize("lowercase", [True, False], ids=["stripped", "composed"])
+@pytest.mark.parametrize("word", ["Hue\u0302\u0301", "cafe\u0301", "\u0924\u0947\u0939\u0930\u0942"])
+def test_marks_that_are_dropped_or_composed_belong_to_the_token_of_their_letter(lowercase, word, tmp_path):
+    inner, _, named = wordpiece()
+    inner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.BertNormalizer(lowercase=lowercase)])
+    inner.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**named, "model_max_length": 512}))
+    text = f"x {word} {word}"
+    ((ids, places),) = Tokenizer.load(tmp_path).encode_offsets([text])
+    assert ids.tolist() == inner.encode(text, add_special_tokens=False).ids
+    covered = {n for begin, end in places.tolist() for n in range(begin, end)}
+    assert covered == {n for n, letter in enumerate(text) if letter != " "}
+    for begin, end in places.tolist():
+        assert not unicodedata.category(text[begin]).startswith("M") or text[begin:end] != text[begin]
