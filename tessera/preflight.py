@@ -97,6 +97,7 @@ def _tokenize(recipe: Recipe) -> None:
 
 
 def _models(recipe: Recipe) -> None:
+    _described(recipe)
     for phase in recipe.phases:
         if is_folder(phase.from_):
             found = _model_folder(phase.from_, f"phases.{phase.name}.from")
@@ -118,6 +119,17 @@ def _models(recipe: Recipe) -> None:
             _model_folder(place, f"merges.{merge.name}")
     if recipe.model.resize is not None:
         hub.read_config(_model_folder(recipe.model.resize.from_, "model.resize.from"))
+
+
+def _described(recipe: Recipe) -> None:
+    """Raises ValueError for a model that is described, but that no phase makes."""
+    given = [name for name in ("preset", "override", "resize") if getattr(recipe.model, name)]
+    if given and not any(phase.from_ == "scratch" for phase in recipe.phases):
+        first = recipe.phases[0]
+        raise ValueError(
+            f"model.{given[0]} says what phases from scratch make, and there is none: {first.name} starts from "
+            f"{first.from_}, whose config.json decides; leave `model` out"
+        )
 
 
 def _evaluation(recipe: Recipe) -> None:

@@ -45,7 +45,7 @@ class _Asked(Strictly):
     """ablation.json."""
 
     phase: _Part
-    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]]
+    seeds: list[Annotated[int, Field(ge=-(2**63), lt=2**63)]]
     tasks: list[_Part]
     axes: list[_Axis]
 

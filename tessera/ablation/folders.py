@@ -46,6 +46,11 @@ class Start:
         """The phases of the run that went into the checkpoint, oldest first."""
         return self.recipe.chain(self.phase)
 
+    @property
+    def before(self) -> set[str]:
+        """All stages that went into the checkpoint, also by merges."""
+        return self.recipe.went_into(self.phase)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
@@ -97,10 +102,10 @@ def recipe_of(base: Recipe, phase: Phase, start: Start, seed: int, tasks: Sequen
         "seed": seed,
         "notes": "",
         "phases": [
-            *(start.recipe.phase(name).model_dump(by_alias=True) for name in start.chain),
+            *(one.model_dump(by_alias=True) for one in start.recipe.phases if one.name in start.before),
             {**phase.model_dump(by_alias=True), "from": origin},
         ],
-        "merges": [],
+        "merges": [one.model_dump(by_alias=True) for one in start.recipe.merges if one.name in start.before],
         "evaluation": base.evaluation.only(tasks).model_dump(by_alias=True),
         "machine": base.machine.model_dump(by_alias=True),
     }

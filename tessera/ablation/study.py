@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -25,12 +26,13 @@ import torch
 
 from tessera import __version__, lock
 from tessera.ablation import folders
-from tessera.ablation.axes import Ablation, label, value_at
+from tessera.ablation.axes import Ablation, Variant, label, value_at
 from tessera.ablation.deltas import ABLATION, DELTAS, study
 from tessera.ablation.folders import AblationError, Job, Start
 from tessera.data.shards import Shards, verify
 from tessera.evaluation.evaluate import check, evaluate_recipe
 from tessera.files import LOCK, fingerprint, refuse_url, remove_leftovers, write_json
+from tessera.plan import fit, token_counts
 from tessera.plan.errors import did_you_mean
 from tessera.plan.fields import is_folder
 from tessera.plan.loading import load
@@ -81,6 +83,7 @@ def _ablate(
 ) -> Path:
     wanted = _tasks(ablation.recipe, tasks)
     text = Shards.open(start.run / "shards" / "train")
+    ablation, start = _settled(ablation, start)
     _check(ablation, start, text, seeds, jobs)
     check(ablation.recipe.evaluation.only(wanted), rows=True)
     identity = {"start": fingerprint(start.folder), "shards": text.identity}
@@ -107,6 +110,18 @@ def _ablate(
     _all([job for job in every if job.variant.merged], jobs, watcher, "merge")
     write_json(out / DELTAS, study(out), sealed=True)
     return out / DELTAS
+
+
+def _settled(ablation: Ablation, start: Start) -> tuple[Ablation, Start]:
+    """Both with numbers in place of each `tokens: auto`, by the text of the run."""
+    text = token_counts.from_shards(start.run / "shards" / "train")
+
+    def fitted(variant: Variant) -> Variant:
+        return replace(variant, phase=fit.settled_phase(variant.phase, text.buckets)) if variant.phase.auto else variant
+
+    axes = tuple(replace(axis, variants=tuple(map(fitted, axis.variants))) for axis in ablation.axes)
+    settled = replace(ablation, baseline=fitted(ablation.baseline), axes=axes)
+    return settled, replace(start, recipe=fit.settled(start.recipe, text))
 
 
 def _tasks(recipe: Recipe, names: Sequence[str] | None) -> list[str]:

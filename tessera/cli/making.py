@@ -89,7 +89,7 @@ def plan(
     if text is not None:
         read = fit.settled(read, text)
     if text is not None and not text.counted:
-        fit.check(read.phases, text.buckets)
+        fit.check([phase for phase in read.phases if phase.kind == "masked"], text.buckets)  # pairs: another store
     planned = overview(read, text, Machine(gpu=gpu, gpus=gpus, mfu=mfu), warn_epochs)
     planned = dataclasses.replace(planned, warnings=(*missing_paths(read), *planned.warnings))
     if csv is not None:

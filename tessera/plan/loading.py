@@ -99,11 +99,12 @@ def read_yaml(path: Path, what: str = "file") -> Any:
 def parse_yaml(text: str) -> Any:
     """The values of a YAML text. Raises ValueError whose text goes on after the name of a file."""
     try:
-        loader = _Loader(text)
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return None
         _unfolded(node, {}, 0)
+        _refuse_twins(node, set())
         return loader.construct_document(node)
     except _Refused as error:
         raise ValueError(str(error)) from None
@@ -155,16 +156,20 @@ class _Refused(Exception):
     """What is YAML and is not read all the same; the text goes on after the name of the file."""
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML itself keeps the last of two equal keys without a word; this says so."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if (name := str(key.value)) in seen:
-                raise _Refused(f", line {key.start_mark.line + 1}: {name!r} stands here twice; keep one")
+def _refuse_twins(node: yaml.Node, looked: set[int]) -> None:
+    """Raises _Refused for two equal keys, of which YAML keeps the last without a word; before merge keys (<<) are
+    written out, for these may be given again."""
+    if id(node) in looked or not isinstance(node, yaml.CollectionNode):
+        return
+    looked.add(id(node))
+    seen: set[str] = set()
+    for item in node.value:
+        if isinstance(item, tuple):
+            if (name := str(item[0].value)) in seen:
+                raise _Refused(f", line {item[0].start_mark.line + 1}: {name!r} stands here twice; keep one")
             seen.add(name)
-        return super().construct_mapping(node, deep)
+        for part in item if isinstance(item, tuple) else (item,):
+            _refuse_twins(part, looked)
 
 
 def _unshared(value: Any) -> Any:

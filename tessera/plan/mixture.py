@@ -69,8 +69,8 @@ class ResolvedMixture:
             else:
                 free.setdefault(buckets[i].language, []).append(i)
         languages = _selected(mixture, buckets, free)
+        named = mixture.languages if isinstance(mixture.languages, tuple) else [*languages, *self._with_a_share()]
         for key, found in self.fixed.items():
-            named = mixture.languages if isinstance(mixture.languages, tuple) else languages
             members = found if mixture.languages == "all" else _of_languages(named, key, found, buckets)
             if not members and max(at(mixture.shares[key], 0), at(mixture.shares[key], 1)) > 0:
                 why = f"tiers {list(mixture.tiers or ())} leave it nothing, or more specific keys take all of it"
@@ -82,6 +82,11 @@ class ResolvedMixture:
             if language not in known:
                 raise ValueError(f"entries: there is no text in {language!r}; {did_you_mean(language, known)}")
         self._present: tuple[frozenset[str], dict[str, _Members], dict[str, _Members]] | None = None
+
+    def _with_a_share(self) -> list[str]:
+        """The languages that have a fixed share of their own: they are read, so their pairs are."""
+        of = ((key, self.buckets[i]) for key, found in self.fixed.items() for i in found)
+        return list(dict.fromkeys(bucket.language for key, bucket in of if bucket.source != key))
 
     def shares(self, progress: float, tokens: float) -> list[float]:
         """The shares once a part `progress` of the phase, `tokens` planned tokens, is read.

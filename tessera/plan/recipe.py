@@ -99,7 +99,8 @@ class Resize(Strict):
 
 
 class Model(Strict):
-    """A preset of plan/architecture.py, or a Hugging Face folder of phases[0].from, with single fields changed."""
+    """What phases from scratch make: a preset of plan/architecture.py with single fields changed. A phase that starts
+    from a folder is what the config.json there says."""
 
     preset: str | None = None
     override: dict[str, Any] = Field(default_factory=dict)
@@ -132,7 +133,7 @@ TAKEN = frozenset({"scratch", "documents", "tokenizer", "shards", "evaluation"})
 
 class Recipe(Strict):
     name: Name
-    seed: int = 0
+    seed: int = Field(0, ge=-(2**63), lt=2**63)
     notes: str = ""
     corpus: Corpus
     tokenizer: TokenizerTraining = TokenizerTraining()
@@ -220,6 +221,17 @@ class Recipe(Strict):
     def embeds(self, stage: str) -> bool:
         """Whether a stage trained sentence embeddings, or is a merge of such."""
         return self.phase(self._trained(stage)).kind != "masked"
+
+    def went_into(self, name: str | None) -> set[str]:
+        """All stages whose training a stage holds, itself among them, also by merges; none of a folder."""
+        phases, merges = {p.name: p for p in self.phases}, {m.name: m for m in self.merges}
+        found, due = set[str](), [name]
+        while due:
+            if (one := due.pop()) is None or one in found or not (one in phases or one in merges):
+                continue
+            found.add(one)
+            due += [phases[one].from_] if one in phases else merges[one].stages
+        return found
 
     def chain(self, name: str | None) -> list[str]:
         """The phases that went into a phase, oldest first, itself the last; none of a folder or of `scratch`.

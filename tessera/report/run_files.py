@@ -123,8 +123,7 @@ class Run:
 
     def has_read(self, model: str) -> set[str] | None:
         """The languages that a model was trained on; None where that is not known: a phase says it when it ends."""
-        parents = next((parents_of(m) for m in self.recipe.merges if m.name == model), (model,))
-        inside = {name for parent in parents for name in self.recipe.chain(parent)}
+        inside = self.recipe.went_into(model)
         logs = [p for p in self.phases if p.name in inside]
         return {code for p in logs for code in p.languages} if logs and all(p.mixture for p in logs) else None
 
@@ -254,7 +253,7 @@ def _phase(folder: Path, phase: Phase, recipe: Recipe, notes: list[str]) -> Phas
                 column.append(_number(line.get(name)))
     return PhaseLog(
         phase=phase,
-        origin=sum(recipe.phase(parent).tokens for parent in recipe.chain(phase.from_)),
+        origin=sum(recipe.phase(parent).tokens for parent in recipe.chain(phase.name)[:-1]),
         steps=steps,
         held_out=tuple(e for e in held_out if e.bits and math.isfinite(e.total_tokens)),
         mixture=_mixture(folder / phase.name / "mixture.json", notes),

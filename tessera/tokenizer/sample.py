@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -10,21 +10,22 @@ from tessera.plan.corpus import TokenizerTraining
 
 # tokenizers counts pairs in signed 32 bits: one pair more often than this, and it silently learns something else.
 _MOST_PAIRS = 2**31 - 1
+_LONGEST = 2**14  # bytes of a passage
 _ENTRY = 200  # bytes that Python needs for a sampled text beside the text itself
 
 
 def sample(texts: Iterable[tuple[str, str]], training: TokenizerTraining) -> dict[str, list[str]]:
     """A temperature-balanced sample of (language, text), in one reading and twice the memory that the sample takes.
 
-    Language i gives bytes in proportion to n_i ** temperature, or all it has where that is less. Texts are chosen by a
-    hash, so neither their order nor that of the languages matters. A language's chance to be kept only falls as more
-    text is read, hence one reading is enough.
+    Language i gives bytes in proportion to n_i ** temperature, or all it has where that is less, and one text at least.
+    Texts are chosen by a hash, so neither their order nor that of the languages matters; long ones in passages, or a
+    language whose text is one book would be there whole or not at all. A language's chance to be kept only falls as
+    more text is read, hence one reading is enough.
     """
     sizes: dict[str, int] = {}
     kept: dict[str, list[tuple[float, bytes]]] = {}  # as UTF-8: one emoji makes a str four times as large
     held, room = 0, 2 * training.sample_bytes
-    for language, text in texts:
-        data = text.encode()
+    for language, data in ((language, passage) for language, text in texts for passage in _passages(text.encode())):
         sizes[language] = sizes.get(language, 0) + len(data)
         key = int.from_bytes(hashlib.blake2b(data, digest_size=8, person=b"tokenizer").digest(), "big") / 2**64
         kept.setdefault(language, []).append((key, data))
@@ -34,6 +35,19 @@ def sample(texts: Iterable[tuple[str, str]], training: TokenizerTraining) -> dic
             room = 2 * max(training.sample_bytes, held)
     _thin(kept, sizes, training)
     return {language: [data.decode() for _, data in sorted(kept.pop(language))] for language in sorted(kept)}
+
+
+def _passages(data: bytes) -> Iterator[bytes]:
+    """A text in parts of at most _LONGEST bytes, cut behind a line, else a space, else a character."""
+    begin = 0
+    while len(data) - begin > _LONGEST:
+        middle, end = begin + _LONGEST // 2, begin + _LONGEST
+        cut = next((1 + at for mark in (b"\n", b" ") if (at := data.rfind(mark, middle, end)) >= 0), end)
+        while data[cut] & 0xC0 == 0x80:  # within a character
+            cut -= 1
+        yield data[begin:cut]
+        begin = cut
+    yield data[begin:]
 
 
 def check_counts(texts_by_language: Mapping[str, Iterable[str]], training: TokenizerTraining) -> None:
@@ -67,7 +81,7 @@ def _thin(kept: dict[str, list[tuple[float, bytes]]], sizes: Mapping[str, int], 
     held = 0
     for language, texts in kept.items():
         chance = scale * sizes[language] ** (training.temperature - 1) if sizes[language] else 1.0
-        texts[:] = [entry for entry in texts if entry[0] < chance]
+        texts[:] = [entry for entry in texts if entry[0] < chance] or [min(texts)]
         held += sum(len(data) + _ENTRY for _, data in texts)
     return held
 

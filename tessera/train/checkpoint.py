@@ -25,7 +25,9 @@ from tessera import checksums
 from tessera.checksums import MANIFEST
 from tessera.files import atomic_folder, link_folder
 from tessera.huggingface import hub
+from tessera.plan import schedule
 from tessera.plan.errors import one_line
+from tessera.plan.phase import Phase
 from tessera.train.optimizer import unpack_state
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -141,6 +143,19 @@ def position(folder: Path) -> Position:
     except (OSError, ValidationError) as error:
         why = one_line(error)[:400] if isinstance(error, ValidationError) else error
         raise CheckpointError(f"{path}: does not say where the run stood: {why}") from None
+
+
+def check_clock(phase: Phase, position: Position) -> None:
+    """Raises CheckpointError where a changed recipe counts steps otherwise than the checkpoint did: text would be left
+    out, or read again. A phase that was made longer goes on, also where its last batch was cut at its end."""
+    here, after = (schedule.boundary(phase, step) for step in (position.step, position.step + 1))
+    if here == position.tokens or (position.tokens < here < after and here - position.tokens < after - here):
+        return
+    raise CheckpointError(
+        f"{phase.name}: the checkpoint stands at {position.tokens:,} tokens after {position.step:,} steps, which are "
+        f"{here:,} tokens by the batch_tokens, batch_warmup and tokens of this recipe, so text would be left out or "
+        "read twice; put these back, or start the phase anew (--out)"
+    )
 
 
 def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:

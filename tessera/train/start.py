@@ -103,6 +103,7 @@ def start(
     else:
         model, position, carried = _begin(recipe, phase, run, text, world, buckets)
     if back is None:
+        checkpoint.check_clock(phase, position)
         _say_where(watcher, phase, run / phase.name, own, position.step)
     else:
         step = back.left_out[-1][1] + 1

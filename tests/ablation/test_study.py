@@ -16,9 +16,10 @@ from whole_run import Dies
 
 import tessera.cli.ablating  # noqa: F401
 from tessera.ablation.axes import read
-from tessera.ablation.folders import AblationError, find_start
+from tessera.ablation.folders import AblationError, Start, find_start, recipe_of
 from tessera.ablation.study import ablate, side_by_side
 from tessera.cli import app
+from tessera.plan.loading import load
 from tessera.progress import Silent
 from tessera.train.merge_models import merge_folders
 
@@ -240,3 +241,20 @@ def test_the_command_prints_a_table_for_each_measure_and_draws_them(ablation, fi
     assert "chance alone would take about 0 beyond each" in shown.output
     assert (ablation / "deltas.png").stat().st_size > 10_000
     assert (ablation / "deltas.html").exists()
+
+
+def test_tokens_auto_are_settled_by_the_text_and_a_negative_seed_is_a_seed(asked):
+    auto = {"phases.decay-a.tokens": "auto", "phases.decay-a.mixture.max_epochs": "0.5", "seed": "-3"}
+    study = asked(MASKS, set_=auto)
+    assert {tuple(row["seeds"]) for row in study["rows"]} == {(-3,)}
+
+
+def test_a_start_that_comes_from_a_merge_brings_all_that_went_into_it(finished, recipe_file):
+    recipe = load(recipe_file)
+    after = recipe.phase("decay-b").model_copy(update={"name": "after", "from_": "merged"})
+    recipe = recipe.model_copy(update={"phases": (*recipe.phases, after)})
+    start = Start(run=finished, folder=finished / "after" / "final", phase="after", recipe=recipe)
+    made = recipe_of(recipe, recipe.phase("decay-a").model_copy(update={"name": "more"}), start, 0, [])
+    assert [phase.name for phase in made.phases] == ["pretrain", "decay-a", "decay-b", "after", "more"]
+    assert [merge.name for merge in made.merges] == ["merged"]
+    assert made.chain("more") == ["pretrain", "decay-a", "after", "more"]

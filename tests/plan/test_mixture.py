@@ -66,6 +66,14 @@ def test_pairs_of_a_language_enter_with_the_language():
     assert named == {"web/fao": 0.5, "pairs/fao": 0.4, "code/code": 0.1}
 
 
+def test_pairs_of_a_language_with_a_share_of_its_own_enter_with_it():
+    found = {"web_deu": 100, "web_nob": 50, "web_fao": 10, "pairs_deu": 30, "pairs_nob": 30, "pairs_fao": 30}
+    for languages in (Largest(largest=2), ("deu", "nob", "fao"), "all"):
+        mixture = Mixture(languages=languages, shares={"pairs": 0.3, "web/fao": 0.2}, temperature=0)
+        due = {"web/deu": 0.25, "web/nob": 0.25, "web/fao": 0.2, "pairs/deu": 0.1, "pairs/nob": 0.1, "pairs/fao": 0.1}
+        assert worked_out(mixture, **found) == due
+
+
 def test_the_most_specific_key_owns_a_bucket():
     mixture = Mixture(shares={"web/eng": 0.5, "web": 0.2, "eng": 0.1}, temperature=1)
     result = worked_out(mixture, web_eng=100, web_fao=10, wiki_eng=300, books_eng=100, wiki_fao=10)

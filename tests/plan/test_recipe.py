@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tessera.files import digest
 from tessera.plan.corpus import Bucket
 from tessera.plan.fields import is_folder
-from tessera.plan.loading import RecipeError, changes, dump, load, science
+from tessera.plan.loading import RecipeError, changes, dump, load, parse_yaml, science
 from tessera.plan.mixture import shares
 from tessera.plan.recipe import Merge, Recipe
 
@@ -391,6 +391,27 @@ def test_tiers_need_a_score_and_rise(write):
     assert "corpus.sources.web: tiers must rise, [3.0, 2.0, 1.0] does not" in complaint(
         path, {"corpus.sources.web.tiers": "[3, 2, 1]", "corpus.sources.web.columns.quality": "score"}
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"columns.quality": "q", "tiers": "[1, 2, 3]"}, "only documents are scored; pairs is of kind 'pairs'"),
+        ({"columns.quality": "q"}, "only documents are scored; pairs is of kind 'pairs'"),
+        ({"language": "deu_Latn"}, "pairs have two languages; name their columns, source_language and target_language"),
+    ],
+)
+def test_what_pairs_do_not_have_is_refused(write, changes, says):
+    given = {f"corpus.sources.pairs.{key}": value for key, value in changes.items()}
+    assert f"corpus.sources.pairs: {says}" in complaint(write(), given)
+
+
+def test_a_key_beside_a_merged_anchor_goes_over_it_and_two_of_one_mapping_are_refused():
+    text = "a: &a {deep: {t: 1}}\nb:\n  c: &c\n    <<: *a\n    t: 2\nd:\n  <<: *c\n  t: 3\n"
+    assert parse_yaml(text)["d"] == {"deep": {"t": 1}, "t": 3}
+    assert parse_yaml("x: &x {t: 1}\ny: [{<<: *x, t: 2}, {<<: *x, t: 3}]")["y"] == [{"t": 2}, {"t": 3}]
+    with pytest.raises(ValueError, match="line 3: 't' stands here twice; keep one"):
+        parse_yaml("a: &a {t: 1}\nb: [*a,\n {t: 2, t: 3}]")
 
 
 def test_every_mistake_is_named_at_once_and_none_twice(write):

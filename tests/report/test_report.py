@@ -176,6 +176,14 @@ def test_a_merge_has_read_what_its_parents_read(run: Run) -> None:
     assert run.has_read("somebody-elses") is None
 
 
+def test_a_phase_from_a_merge_holds_what_all_its_models_read(run: Run) -> None:
+    last = run.recipe.phase("decay-eng").model_copy(update={"name": "after", "from_": "merged"})
+    recipe = run.recipe.model_copy(update={"phases": (*run.recipe.phases, last)})
+    assert recipe.went_into("after") == {"pretrain", "mid", "decay-eng", "decay-110", "decay-all", "merged", "after"}
+    assert recipe.went_into("mid") == {"pretrain", "mid"}
+    assert recipe.went_into("./folder") == recipe.went_into(None) == set()
+
+
 def test_the_summary_marks_the_best_and_what_was_never_read(page: str) -> None:
     summary = page[page.index('id="summary"') : page.index('id="training"')]
     row = re.search(r"<tr><td[^>]*>pretrain</td>(.*?)</tr>", summary)

@@ -53,6 +53,28 @@ def test_other_science_is_refused_by_name_and_another_machine_is_not(finished, r
     run(load(recipe_file), finished, accept_changes=True)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("batch_tokens", "4k"), ("batch_tokens", "500"), ("tokens", "900")],
+)  # fmt: skip
+def test_steps_that_would_be_counted_otherwise_are_refused_and_a_longer_phase_goes_on(
+    recipe_file, finished, tmp_path, key, value
+):
+    often = {"machine.checkpoint_minutes": "1e-9"}
+    shutil.copytree(finished, tmp_path / "run", symlinks=True)
+    shutil.rmtree(tmp_path / "run" / "decay-b")
+    for name in ("merged", "report.html"):
+        place = tmp_path / "run" / name
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    with pytest.raises(KeyboardInterrupt):  # after its second step of four
+        run(load(recipe_file, often), tmp_path / "run", watcher=Dies(at=2))
+    kept = sorted(path.name for path in (tmp_path / "run" / "decay-b").glob("checkpoint-*"))
+    changed = load(recipe_file, {f"phases.decay-b.{key}": value})
+    with pytest.raises(ValueError, match=r"decay-b: the checkpoint stands at .* tokens after .* put these back, or st"):
+        run(changed, tmp_path / "run", accept_changes=True)
+    assert sorted(path.name for path in (tmp_path / "run" / "decay-b").glob("checkpoint-*")) == kept
+    run(load(recipe_file, {"phases.decay-b.tokens": "6k"}), tmp_path / "run", accept_changes=True)
+
+
 def test_phases_may_be_changed_between_preparing_and_training(recipe_file, tmp_path):
     run(load(recipe_file), tmp_path, until="shards")
     changed = load(recipe_file, {"phases.decay-a.mask_ratio": "0.1"})

@@ -225,6 +225,28 @@ def test_a_small_language_gives_all_it_has_and_the_others_share_the_rest():
     assert found["big"] == pytest.approx(99_500, rel=0.15)
 
 
+@pytest.mark.parametrize("space", ["\n", " ", ""])
+def test_a_language_whose_text_is_one_book_is_in_the_sample_with_its_share(space):
+    book = space.join(f"{n}" + "\u10d0\u10d1\u10d2" * 30 for n in range(2_000))  # 550 kB
+    texts = [*corpus({"big": 5_000}), ("kat", book), ("tha", book[::-1])]
+    found = sample(texts, TokenizerTraining(temperature=0.0, sample_bytes=300_000))
+    sizes = bytes_of(found)
+    assert all(sizes[language] == pytest.approx(100_000, rel=0.6) for language in ("big", "kat", "tha"))
+    assert all(len(text.encode()) <= 2**14 for texts in found.values() for text in texts)
+    assert all(text in book for text in found["kat"])
+    few = sample([("one", "x" * 15_000) for _ in range(3)], TokenizerTraining(sample_bytes=1_000))
+    assert few["one"]
+
+
+def test_passages_are_the_whole_text_cut_where_it_may_be():
+    text = "".join(random.Random(0).choices("ab \n\u00e9\u10d0\U0001f600", k=60_000))
+    parts = [part.decode() for part in tokenizer_sample._passages(text.encode())]
+    assert "".join(parts) == text
+    assert all(part.endswith("\n") for part in parts[:-1])
+    whole = "\u10d0" * 20_000
+    assert "".join(part.decode() for part in tokenizer_sample._passages(whole.encode())) == whole
+
+
 def test_the_sample_does_not_depend_on_the_order_of_reading():
     texts = corpus({"big": 3_000, "mid": 500, "low": 20})
     training = TokenizerTraining(sample_bytes=50_000)
