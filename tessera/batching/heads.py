@@ -43,7 +43,7 @@ class VectorHead:
         found: list[Floats] = [np.empty(0, np.float32)] * len(asked)
         ways: dict[tuple[Any, ...], list[int]] = {}
         for number, how in enumerate(asked):
-            ways.setdefault((how.pooling, how.skip, how.dimensions, how.normalize), []).append(number)
+            ways.setdefault((how.pooling, how.skip, how.dimensions, how.cut_last, how.normalize), []).append(number)
         for numbers in ways.values():
             how = asked[numbers[0]]
             mine, begins = (hidden, starts) if len(ways) == 1 else part(hidden, starts, numbers)

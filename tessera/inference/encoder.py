@@ -27,7 +27,7 @@ from tessera.inference import sentence_folder as folders
 from tessera.inference.engine import Compile, EncodeOptions, Engine, Options, Pooling, Tokens, Vectors
 from tessera.inference.fill_mask import MaskFiller
 from tessera.inference.keywords import Keywords, checked_keywords, log_truncated, settled, text_rows
-from tessera.inference.runtime import Runtime, kind, refuse_without_states
+from tessera.inference.runtime import Runtime, copyable, kind, refuse_without_states
 from tessera.inference.sentence_folder import Pipeline
 from tessera.inference.similarity import scores
 from tessera.inference.tokenize import check_vocabulary, checked, windows
@@ -74,7 +74,8 @@ class Encoder:
         self.attention = choose(backend, self.device, self.dtype) if backend else "transformers'"
         self.tokenizer, self.source = tokenizer, source
         self.engine = Engine(model, self.pipeline.steps, self.device, self.dtype, compile)
-        self.dimensions, most = self.pipeline.width(config.hidden_size), int(config.max_position_embeddings)
+        width, most = self.pipeline.width(config.hidden_size), int(config.max_position_embeddings)
+        self.dimensions = min(width, self.pipeline.dimensions or width)
         self.max_seq_length = min(self.pipeline.max_length or most, most)
         self.tuned: tuned.Choice | None = None  # by `tessera tune`
         self._fill: MaskFiller | None = None
@@ -336,8 +337,7 @@ class Encoder:
 
         Raises FileExistsError where `folder` holds something, ValueError for what the model cannot do.
         """
-        if self.source is None:
-            raise ValueError("this Encoder was not read from a folder; write its model with huggingface.hub.save first")
+        source = copyable(self.source)
         line, how = self.pipeline, self.how(pooling=pooling, normalize=normalize, prompt="", max_length=max_length)
         known = line.prompts if prompts is None else prompts
         pipeline = replace(
@@ -347,4 +347,4 @@ class Encoder:
             prompts=known,
             default_prompt_name=default_prompt_name or (line.default_prompt_name if prompts is None else None),
         )
-        folders.write(self.source, Path(folder), pipeline, self.config.hidden_size, how.reading.max_length)
+        folders.write(source, Path(folder), pipeline, self.config.hidden_size, how.reading.max_length)

@@ -70,6 +70,7 @@ class EncodeOptions:
     dimensions: int  # that are kept
     max_tokens: int  # of a batch; 0: what suits the device
     alone: bool  # each piece is its own batch, each text its own vector
+    cut_last: bool = False  # after length 1, as sentence-transformers does where its folder says so
 
 
 class Tokens(NamedTuple):
@@ -244,10 +245,10 @@ class Engine:
         """Pooled hidden states [n, P] to vectors [n, h]: the steps of the folder, dimensions, length 1."""
         for step in self.steps:
             pooled = step(pooled)
-        pooled = pooled[:, : how.dimensions]
+        pooled = pooled if how.cut_last else pooled[:, : how.dimensions]
         if how.normalize:
             pooled = nn.functional.normalize(pooled, dim=-1)
-        return pooled.cpu().numpy()
+        return pooled[:, : how.dimensions].cpu().numpy()
 
     def _compile_where_it_pays(self, tokens: int) -> None:
         """Compiles the layers once this engine has read so much that it pays, or at once where that is asked for."""

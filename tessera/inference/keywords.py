@@ -126,7 +126,9 @@ def settled(options: Options, tokenizer: Tokenizer, line: Pipeline, config: Any,
     most, names = config.max_position_embeddings, options.get("pooling", line.pooling)
     names = (names,) if isinstance(names, str) else tuple(names or ())
     width = replace(line, pooling=names).width(config.hidden_size)
-    dimensions, max_length = options.get("dimensions", width), options.get("max_length", longest)
+    own = line.dimensions is not None and not options.keys() & {"dimensions", "normalize"}
+    kept = min(width, line.dimensions or width)
+    dimensions, max_length = options.get("dimensions", kept), options.get("max_length", longest)
     if dimensions is None or dimensions > width:
         raise ValueError(f"dimensions is {dimensions}; a vector of this model has {width}")
     if max_length is None or max_length > most:
@@ -145,6 +147,7 @@ def settled(options: Options, tokenizer: Tokenizer, line: Pipeline, config: Any,
         skip=0 if line.include_prompt else reading.skipped(),
         normalize=bool(options.get("normalize", line.normalize)),
         dimensions=dimensions,
+        cut_last=own,
         max_tokens=options.get("max_tokens", 0),
         alone=options.get("batch_invariant", False),
     )

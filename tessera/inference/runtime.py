@@ -93,8 +93,14 @@ class Runtime(nn.Module):
         for path in sorted(folder.glob(f"{Path(FILES[engine]).stem}*")):  # the graph, and the weights beside it
             checksums.check(path)
         start = _openvino if engine == "openvino" else _onnx
-        inputs, outputs, call = start(folder / FILES[engine], number, threads or torch.get_num_threads())
-        return cls(_config(folder), engine, number, inputs, outputs, call, _in_int8(folder))
+        config, path = _config(folder), folder / FILES[engine]
+        try:
+            inputs, outputs, call = start(path, number, threads or torch.get_num_threads())
+        except ImportError:
+            raise
+        except Exception as error:  # each library has errors of its own
+            raise ValueError(f"{path}: is no graph that {engine} can read: {str(error).strip()[:200]}") from None
+        return cls(config, engine, number, inputs, outputs, call, _in_int8(folder))
 
     def forward(self, tokens: Tensor, starts: Tensor, segments: Tensor | None = None) -> Tensor:
         """tokens [T], starts [N+1] -> hidden states [T, C], float32.
@@ -155,6 +161,11 @@ def _config(folder: Path) -> EncoderConfig | TransformersConfig:
     """What config.json says of our families; of another what was written down when it was exported."""
     if hub.is_ours(folder):
         return hub.read_config(folder)
+    if not (folder / ABOUT).is_file():
+        raise ValueError(
+            f"{folder}: its graph was not written by tessera export, so nobody knows what it computes; give the folder "
+            "with the model's weights"
+        )
     said = read_as(_About, folder / ABOUT).encoder
     try:
         return TypeAdapter(TransformersConfig).validate_python(said)
@@ -205,8 +216,22 @@ def together(lengths: NDArray[np.int64]) -> Iterator[list[int]]:
 
 
 def kind(folder: Path) -> str | None:
-    """Which engine runs what is in the folder; None where it holds no graph."""
+    """Which engine runs what is in the folder; None where it holds no graph, or one of another tool beside weights."""
+    if not (folder / ABOUT).is_file() and any(folder.glob("*.safetensors")):
+        return None
     return next((engine for engine, name in FILES.items() if (folder / name).is_file()), None)
+
+
+def copyable(folder: Path | None) -> Path:
+    """The folder of a model that may be written anew with another pipeline. Raises ValueError for none, and for that of
+    a graph, which has its pipeline in it."""
+    if folder is None:
+        raise ValueError("this Encoder was not read from a folder; write its model with huggingface.hub.save first")
+    if kind(folder) is not None:
+        raise ValueError(
+            f"{folder} holds an exported graph; save the model that it was exported from, and export that again"
+        )
+    return folder
 
 
 def refuse_without_states(model: nn.Module, folder: Path | None) -> None:

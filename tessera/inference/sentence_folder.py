@@ -62,6 +62,7 @@ class Pipeline:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     similarity: str = "cosine"
+    dimensions: int | None = None  # the first so many of a finished vector, which is not normalized again; None: all
     max_length: int | None = None  # tokens of a text, special ones included; None: as the model says
     lower_case: bool = False
 
@@ -102,6 +103,7 @@ class Pipeline:
             layers.append([str(step), getattr(step, "adds", False), weights])
         fields = ("pooling", "include_prompt", "normalize", "default_prompt_name", "similarity", "max_length")
         plain = {name: getattr(self, name) for name in (*fields, "lower_case")}
+        plain |= {} if self.dimensions is None else {"dimensions": self.dimensions}
         return digest({**plain, "prompts": dict(self.prompts), "layers": layers})
 
     def prompt(self, prompt: str | None, name: str | None) -> str:
@@ -166,6 +168,7 @@ def read(folder: Path) -> tuple[Pipeline, Path]:
             prompts={name: prompt or "" for name, prompt in (general.prompts or {}).items()},
             default_prompt_name=general.default_prompt_name,
             similarity=general.similarity_fn_name or "cosine",
+            dimensions=general.truncate_dim,
             max_length=text.max_seq_length or tokenizer_length(model),
             lower_case=bool(text.do_lower_case),
         )
@@ -200,6 +203,7 @@ def write(model: Path, folder: Path, pipeline: Pipeline, width: int, max_length:
             "prompts": dict(pipeline.prompts),
             "default_prompt_name": pipeline.default_prompt_name,
             "similarity_fn_name": pipeline.similarity,
+            **({} if pipeline.dimensions is None else {"truncate_dim": pipeline.dimensions}),
         }
         _write_json(draft / "config_sentence_transformers.json", general)
         ordered = sorted(pipeline.pooling, key=POOLINGS.index)

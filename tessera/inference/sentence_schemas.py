@@ -28,6 +28,7 @@ class General(Strictly):
     prompts: dict[str, str | None] | None = None
     default_prompt_name: str | None = None
     similarity_fn_name: str | None = None
+    truncate_dim: int | None = Field(None, ge=1)
 
 
 class TextConfig(Strictly):

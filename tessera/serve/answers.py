@@ -46,6 +46,11 @@ def options(
     return served.encoder.how(**given, **more)
 
 
+def truncates(call: Call, asked: bool | None) -> bool:
+    """Whether a part of what is too long is read: as the request says, else as the server is set."""
+    return call.service.limits.auto_truncate if asked is None else asked
+
+
 async def vectors(
     call: Call,
     served: Served,

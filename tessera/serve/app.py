@@ -146,14 +146,18 @@ def _gets(app: FastAPI, service: Service) -> None:
     async def docs() -> Response:
         return pages.reference(app.openapi())
 
-    app.add_api_route("/health", health, tags=["text-embeddings-inference"], summary="200 once the models are warm.")
-    app.add_api_route("/ping", health, include_in_schema=False)
-    app.add_api_route("/metrics", metrics, tags=["text-embeddings-inference"], summary="Prometheus metrics.")
-    app.add_api_route("/info", info, tags=["text-embeddings-inference"], summary="What is served.")
-    app.add_api_route("/v1/models", models, tags=["OpenAI"], summary="All models that are served.")
-    app.add_api_route("/v1/models/{name:path}", one_model, tags=["OpenAI"], summary="One of them.")
-    app.add_api_route("/", page, methods=["GET", "HEAD"], include_in_schema=False)
-    app.add_api_route("/docs", docs, include_in_schema=False)
+    def add(path: str, handler: Callable[..., Awaitable[Response]], **how: Any) -> None:
+        app.add_api_route(path, handler, **how)
+        app.add_api_route(path, handler, methods=["HEAD"], include_in_schema=False)  # as checks of health ask
+
+    add("/health", health, tags=["text-embeddings-inference"], summary="200 once the models are warm.")
+    add("/ping", health, include_in_schema=False)
+    add("/metrics", metrics, tags=["text-embeddings-inference"], summary="Prometheus metrics.")
+    add("/info", info, tags=["text-embeddings-inference"], summary="What is served.")
+    add("/v1/models", models, tags=["OpenAI"], summary="All models that are served.")
+    add("/v1/models/{name:path}", one_model, tags=["OpenAI"], summary="One of them.")
+    add("/", page, include_in_schema=False)
+    add("/docs", docs, include_in_schema=False)
     made = app.openapi
 
     def openapi() -> dict[str, Any]:

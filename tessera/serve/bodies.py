@@ -99,7 +99,7 @@ class _Ours(BaseModel):
 
 _MODEL = Field(None, max_length=200, description="its name; the first that answers this where it is left out")
 _INVARIANT = Field(False, description="the same bytes whatever else is asked at the time; slower")
-_TRUNCATE = Field(False, description="read a part of what is too long; without it that is an error")
+_TRUNCATE = Field(None, description="read a part of what is too long (default: as the server is set)")
 
 
 class OpenAIEmbeddings(_Theirs):
@@ -117,7 +117,7 @@ class OpenAIEmbeddings(_Theirs):
 
 class _Tei(_Theirs):
     model: str | None = _MODEL
-    truncate: bool | None = Field(None, description="read a part of what is too long (default: as the server is set)")
+    truncate: bool | None = _TRUNCATE
     truncation_direction: Annotated[Direction, PlainValidator(lambda value: _direction(value), str)] = "right"
     batch_invariant: bool = _INVARIANT
 

@@ -10,7 +10,7 @@ from tessera.batching.models import Served
 from tessera.batching.reading import characters
 from tessera.batching.refusals import Refused
 from tessera.batching.service import Service
-from tessera.serve.answers import options, rerank_scores, vectors
+from tessera.serve.answers import options, rerank_scores, truncates, vectors
 from tessera.serve.bodies import OpenAIEmbeddings, RerankV1
 from tessera.serve.call import Call, as_json
 
@@ -27,13 +27,14 @@ async def embeddings(call: Call, body: OpenAIEmbeddings) -> Response:
         batch_invariant=bool(body.batch_invariant),
     )
     texts = body.input.texts
-    rows, answer = await vectors(call, served, texts, how, truncate=bool(body.truncate), field="input")
+    truncate = truncates(call, body.truncate)
+    rows, answer = await vectors(call, served, texts, how, truncate=truncate, field="input")
     if body.encoding_format == "base64":
         written: list[Any] = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in rows]
     else:
         written = list(rows)
     usage = {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens}
-    if body.truncate:
+    if truncate:
         usage["truncated_texts"] = answer.truncated
     found = {
         "object": "list",
@@ -83,9 +84,10 @@ async def rerank(call: Call, body: RerankV1) -> Response:
     documents = [one if isinstance(one, str) else one.get("text") for one in body.documents]
     if not all(isinstance(one, str) for one in documents):
         raise Refused("invalid", "documents: each is a text, or an object with a text", param="documents")
+    truncate = truncates(call, body.truncate)
     served, scores, answer = await rerank_scores(
-        call, body.model, body.query, documents, truncate=bool(body.truncate), alone=body.batch_invariant,
-        field="documents", raw=False,
+        call, body.model, body.query, documents, truncate=truncate, alone=body.batch_invariant, field="documents",
+        raw=False,
     )  # fmt: skip
     order = sorted(range(len(scores)), key=lambda n: -scores[n])[: body.top_n]
     results: list[dict[str, Any]] = [{"index": n, "relevance_score": scores[n]} for n in order]
@@ -99,6 +101,6 @@ async def rerank(call: Call, body: RerankV1) -> Response:
         "usage": {"total_tokens": answer.tokens},
         "meta": {"billed_units": {"search_units": 1}, "tokens": {"input_tokens": answer.tokens}},
     }
-    if body.truncate:
+    if truncate:
         found["truncated_texts"] = answer.truncated
     return call.json(found, [answer], characters=len(body.query) + characters(documents))

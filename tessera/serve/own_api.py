@@ -9,6 +9,7 @@ decides what is answered, in the shape of transformers' pipelines.
 from typing import Any
 
 from fastapi import Response
+from scipy.special import expit, softmax
 
 from tessera.batching.models import Served
 from tessera.batching.reading import characters
@@ -18,6 +19,7 @@ from tessera.serve.answers import filled, predictions, task_models
 from tessera.serve.bodies import Answering, Classify, Embed, Fill, HubTask, Predict, Rerank, Similarity
 from tessera.serve.call import Call
 
+_MOST_GUESSES = 100
 _ANY = ("embeddings", "fill", "classes", "number", "scores", "tags", "spans")
 
 
@@ -83,14 +85,40 @@ async def any_task(call: Call, body: HubTask, name: str | None) -> Response:
     if served.kind != "embed":
         if given is None:
             return await tei_api.rerank(call, Rerank.model_validate(everything))
-        raw = {"raw_scores": True} if body.parameters.get("function_to_apply") == "none" else {}
-        found, took = await tei_api.labelled(call, Predict.model_validate({**everything, **raw}))
-        return call.json(found, [took])  # a list of lists even of one text, as that client wants it
+        return await _labels(call, given, everything, body)
     if isinstance(given, dict):
         return await tei_api.similarity(call, Similarity.model_validate({**everything, "parameters": body.parameters}))
     if served.filler is not None and isinstance(given, str) and _mask(served) in given:
         return await _fills(call, served, given, body)
     return await tei_api.embed(call, Embed.model_validate(everything))
+
+
+async def _labels(call: Call, given: Any, everything: dict[str, Any], body: HubTask) -> Response:
+    """As a pipeline of transformers: a list is of texts, and what is applied to logits may be said."""
+    if isinstance(given, list) and all(isinstance(one, str) for one in given):
+        everything = {**everything, "inputs": [[one] for one in given]}
+    function = body.parameters.get("function_to_apply")
+    if function not in (None, "none", "sigmoid", "softmax"):
+        raise Refused("invalid", "parameters.function_to_apply: give none, sigmoid or softmax")
+    raw = {} if function is None else {"raw_scores": True}
+    found, took = await tei_api.labelled(call, Predict.model_validate({**everything, **raw}))
+    if function in ("sigmoid", "softmax"):
+        for labels in found:
+            logits = [label["score"] for label in labels]
+            chances = expit(logits) if function == "sigmoid" else softmax(logits)
+            for label, chance in zip(labels, chances.tolist(), strict=True):
+                label["score"] = chance
+    most = _top_k(body, None)
+    return call.json([labels[:most] for labels in found], [took])  # lists even of one text, as that client wants it
+
+
+def _top_k(body: HubTask, default: int | None) -> int | None:
+    found = body.parameters.get("top_k")
+    if found is None:
+        return default
+    if type(found) is not int or not 1 <= found <= _MOST_GUESSES:
+        raise Refused("invalid", f"parameters.top_k: give a whole number from 1 to {_MOST_GUESSES}")
+    return found
 
 
 def _text(given: Any) -> str:
@@ -128,9 +156,8 @@ async def _answer(call: Call, served: Served, given: Any) -> Response:
 
 
 async def _fills(call: Call, served: Served, text: str, body: HubTask) -> Response:
-    top_k = body.parameters.get("top_k", 5)
-    if type(top_k) is not int or not 1 <= top_k <= 100:
-        raise Refused("invalid", "parameters.top_k: give a whole number from 1 to 100")
+    top_k = _top_k(body, 5)
+    assert top_k is not None
     (masks,), took = await filled(call, served, [text], top_k, alone=False)
     rows = [
         [

@@ -15,7 +15,7 @@ from tessera.batching.reading import characters
 from tessera.batching.refusals import Refused
 from tessera.batching.service import Answer, Service
 from tessera.inference.similarity import scores
-from tessera.serve.answers import logits, options, probabilities, rerank_scores, states, vectors
+from tessera.serve.answers import logits, options, probabilities, rerank_scores, states, truncates, vectors
 from tessera.serve.bodies import Decode, Embed, EmbedAll, Predict, Rerank, Similarity, SimilarityParameters, Tokenize
 from tessera.serve.call import Call, as_json
 from tessera.serve.openai_api import about
@@ -35,7 +35,7 @@ async def embed(call: Call, body: Embed) -> Response:
     )
     rows, answer = await vectors(
         call, served, body.inputs.texts, how,
-        truncate=_truncates(call, body.truncate), direction=body.truncation_direction,
+        truncate=truncates(call, body.truncate), direction=body.truncation_direction,
     )  # fmt: skip
     return call.json(rows, [answer], characters=characters(body.inputs.texts))
 
@@ -46,7 +46,7 @@ async def embed_all(call: Call, body: EmbedAll) -> Response:
     how = options(served, prompt_name=body.prompt_name, batch_invariant=body.batch_invariant)
     rows, answer = await states(
         call, served, body.inputs.texts, how,
-        truncate=_truncates(call, body.truncate), direction=body.truncation_direction,
+        truncate=truncates(call, body.truncate), direction=body.truncation_direction,
     )  # fmt: skip
     return call.json(rows, [answer], characters=characters(body.inputs.texts))
 
@@ -63,7 +63,7 @@ async def labelled(call: Call, body: Predict) -> tuple[list[list[dict[str, Any]]
     served = call.model(body.model, "classes", "number", "scores")
     rows, answer = await logits(
         call, served, body.inputs.rows,
-        long="truncate" if _truncates(call, body.truncate) else "refuse", alone=body.batch_invariant, field="inputs",
+        long="truncate" if truncates(call, body.truncate) else "refuse", alone=body.batch_invariant, field="inputs",
     )  # fmt: skip
     found = []
     for row in rows:
@@ -77,7 +77,7 @@ async def rerank(call: Call, body: Rerank) -> Response:
     """The texts in the order of a cross-encoder."""
     _, numbers, answer = await rerank_scores(
         call, body.model, body.query, body.texts,
-        truncate=_truncates(call, body.truncate), alone=body.batch_invariant, field="texts", raw=body.raw_scores,
+        truncate=truncates(call, body.truncate), alone=body.batch_invariant, field="texts", raw=body.raw_scores,
     )  # fmt: skip
     found: list[dict[str, Any]] = []
     for number in sorted(range(len(numbers)), key=lambda n: -numbers[n]):
@@ -96,7 +96,7 @@ async def similarity(call: Call, body: Similarity) -> Response:
     how = options(served, prompt_name=asked.prompt_name, normalize=False, batch_invariant=asked.batch_invariant)
     rows, answer = await vectors(
         call, served, texts, how,
-        truncate=_truncates(call, asked.truncate), direction=asked.truncation_direction,
+        truncate=truncates(call, asked.truncate), direction=asked.truncation_direction,
     )  # fmt: skip
     return call.json(scores(rows[0], rows[1:], "cosine")[0], [answer], characters=characters(texts))
 
@@ -181,7 +181,3 @@ def info(service: Service) -> Response:
         "waiting_tokens": service.queue.tokens,
     }
     return as_json(found)
-
-
-def _truncates(call: Call, asked: bool | None) -> bool:
-    return call.service.limits.auto_truncate if asked is None else asked

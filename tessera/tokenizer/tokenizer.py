@@ -88,6 +88,8 @@ class Tokenizer:
             raise ValueError(f"{file}: no such file; give a tokenizer.json or a folder that holds one")
         data = tokenizer_json.read(file)
         definition = tokenizer_json.parsed(file, data)
+        if tokenizer_json.as_bert_says(file, definition):
+            data = json.dumps(definition).encode()
         inner = reader(file, data.decode())
         vocabulary = inner.get_vocab(with_added_tokens=True)
         required, role = tokenizer_json.required, tokenizer_json.roles(file, vocabulary)

@@ -28,6 +28,13 @@ _ROLES = {
     "separator": ((), (SEPARATOR,)),
 }
 
+_BERTS = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MPNetTokenizer")
+_OF_BERT = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+
 SPACES = ("Ġ", "▁")  # how byte-level and SentencePiece vocabularies write a space
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 MOST_IDS = 1 << 24  # ids are below; an array of so many is 64 MB. The largest vocabularies have a million
@@ -118,6 +125,23 @@ def roles(file: Path, vocabulary: Mapping[str, int]) -> dict[str, int | None]:
         names = [named[key] for key in keys if key in named] or usual
         found_roles[role] = next((vocabulary[n] for n in names if n in vocabulary), None)
     return found_roles
+
+
+def as_bert_says(file: Path, definition: Json) -> bool:
+    """Puts what tokenizer_config.json says of BERT's normalizer into a definition: whether that changed anything.
+
+    transformers lets that file win for its BERT tokenizers, whatever tokenizer.json says.
+    """
+    normalizer, beside = definition.get("normalizer"), file.with_name("tokenizer_config.json")
+    if not isinstance(normalizer, dict) or normalizer.get("type") != "BertNormalizer" or not beside.is_file():
+        return False
+    said = read_json(beside)
+    if str(said.get("tokenizer_class")).removesuffix("Fast") not in _BERTS:
+        return False
+    given = {ours: said[theirs] for theirs, ours in _OF_BERT.items() if isinstance(said.get(theirs), bool)}
+    changed = any(normalizer.get(key) != value for key, value in given.items())
+    normalizer.update(given)
+    return changed
 
 
 def required(role: int | None, file: Path, key: str, why: str) -> int:

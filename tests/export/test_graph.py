@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -304,3 +305,26 @@ def test_no_document_is_no_call(exported):
     runtime = Runtime.open(exported("mmbert", "onnx")[0])
     nothing = torch.empty(0, dtype=torch.long), torch.zeros(1, dtype=torch.long)
     assert len(runtime(*nothing)) == len(runtime.vectors(*nothing)) == 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_encoder_of_a_graph_is_not_saved_without_it(exported, tmp_path, engine):
+    encoder = Encoder.from_pretrained(exported("mmbert", engine)[0])
+    with pytest.raises(ValueError, match="holds an exported graph; save the model that it was exported from"):
+        encoder.save(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+def test_a_graph_of_another_tool_beside_weights_hides_nothing(folder, tmp_path):
+    place = shutil.copytree(folder("mmbert"), tmp_path / "both")
+    (place / "model.onnx").write_bytes(b"of another tool")
+    due = Encoder.from_pretrained(folder("mmbert"), dtype="float32").encode(TEXTS)
+    assert np.array_equal(Encoder.from_pretrained(place, dtype="float32").encode(TEXTS), due)
+
+
+def test_a_broken_graph_is_named(exported, tmp_path):
+    place = shutil.copytree(exported("mmbert", "onnx")[0], tmp_path / "broken")
+    (place / "manifest.json").unlink(missing_ok=True)
+    (place / "model.onnx").write_bytes((place / "model.onnx").read_bytes()[:2_000])
+    with pytest.raises(ValueError, match=r"model\.onnx: is no graph that onnx can read: "):
+        Encoder.from_pretrained(place)

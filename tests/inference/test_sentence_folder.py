@@ -280,3 +280,20 @@ def test_models_of_other_families_give_their_vectors_and_guesses(folders, tmp_pa
         logits = full(**batch).logits[0, batch["input_ids"][0] == tokenizer.mask_token_id]
     guesses = ours(tmp_path / "saved").fill_mask("one <|mask|> three", top_k=3)
     assert [guess.id for guess in guesses[0]] == logits.topk(3).indices[0].tolist()
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_folder_may_keep_the_first_dimensions_alone_and_says_so_again_when_it_is_saved(folders, tmp_path, normalize):
+    model = tmp_path / "whole"
+    ours(folders["mmbert"]).save(model, normalize=normalize)
+    file = model / "config_sentence_transformers.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "truncate_dim": 12}))
+    cut, due = ours(model), theirs(model).encode(TEXTS)
+    assert cut.dimensions == due.shape[1] == 12
+    same(cut.encode(TEXTS), due)
+    same(np.concatenate(list(cut.stream(TEXTS))), due)
+    same(cut.encode(TEXTS, dimensions=8), ours(model).encode(TEXTS, dimensions=8, normalize=normalize))
+    assert not normalize or np.linalg.norm(cut.encode(TEXTS[0], dimensions=8)) == pytest.approx(1)
+    cut.save(tmp_path / "again")
+    same(ours(tmp_path / "again").encode(TEXTS), due)
+    same(theirs(tmp_path / "again").encode(TEXTS), due)

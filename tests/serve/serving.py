@@ -135,7 +135,7 @@ def guarded(folders, tmp_path_factory):
     """A small one that asks for a key, may hold little, and reads short bodies."""
     keys = tmp_path_factory.mktemp("keys") / "keys.txt"
     keys.write_text("first-key\nsecond-key\n")
-    limits = ["--max-texts", "4", "--max-body", "2000", "--max-queue-tokens", "64"]
+    limits = ["--max-texts", "4", "--max-body", "2000", "--max-queue-tokens", "64", "--auto-truncate"]
     found = start(f"small={folders['small']}", "--api-key-file", keys, *limits, "--cors-origin", "https://a.example")
     yield found
     found.stop()

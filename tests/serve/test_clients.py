@@ -160,3 +160,37 @@ def test_a_text_has_the_same_bytes_whatever_it_is_asked_with(server, encoder):
 
     for answer in asyncio.run(ask()):
         assert base64.b64decode(answer.json()["data"][0]["embedding"]) == due
+
+
+def test_where_the_server_cuts_clients_that_cannot_say_so_are_served(guarded):
+    long, key = "x " * 90, {"Authorization": "Bearer first-key"}
+    found = guarded.post("/v1/embeddings", {"model": "small", "input": long}, headers=key)
+    assert found.status_code == 200, found.text
+    assert found.json()["usage"]["truncated_texts"] == 1
+    refused = guarded.post("/v1/embeddings", {"model": "small", "input": long, "truncate": False}, headers=key)
+    assert refused.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_labels_come_as_a_pipeline_gives_them(server, folders):
+    logits = Predictor.from_pretrained(folders["topics"], device="cpu", dtype="float32").logits([TEXTS[0]])[0]
+    found = hub(server, "topics").text_classification(TEXTS[0], top_k=1)
+    assert [one.label for one in found] == [["water", "food", "sky"][int(np.argmax(logits))]]
+    for function, due in (("sigmoid", 1 / (1 + np.exp(-logits))), ("none", logits), ("softmax", None)):
+        body = {"inputs": [TEXTS[0], TEXTS[1]], "parameters": {"function_to_apply": function}}
+        both = server.post("/models/topics", body).json()
+        assert len(both) == 2
+        scores = [one["score"] for one in both[0]]
+        assert scores == sorted(scores, reverse=True)
+        if due is None:
+            assert sum(scores) == pytest.approx(1, abs=1e-5)
+        else:
+            assert scores == pytest.approx(sorted(due.tolist(), reverse=True), abs=1e-4)
+    wrong = server.post("/models/topics", {"inputs": "x", "parameters": {"function_to_apply": "relu"}})
+    assert wrong.status_code == 422
+    assert "give none, sigmoid or softmax" in wrong.text
+
+
+@pytest.mark.parametrize("path", ["/health", "/ping", "/info", "/metrics", "/v1/models", "/v1/models/small", "/"])
+def test_a_check_that_asks_for_no_body_is_answered(server, path):
+    found = httpx.head(server.url + path)
+    assert (found.status_code, found.content) == (200, b"")

@@ -191,3 +191,26 @@ def test_marks_that_are_dropped_or_composed_belong_to_the_token_of_their_letter(
     assert covered == {n for n, letter in enumerate(text) if letter != " "}
     for begin, end in places.tolist():
         assert not unicodedata.category(text[begin]).startswith("M") or text[begin:end] != text[begin]
+
+
+@pytest.mark.parametrize(
+    "said", [{}, {"do_lower_case": True}, {"do_lower_case": True, "strip_accents": False}, {"strip_accents": True},
+             {"tokenize_chinese_chars": False}]
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["BertTokenizer", "BertTokenizerFast", "ElectraTokenizer", "PreTrainedTokenizerFast"])
+def test_what_the_config_says_of_berts_normalizer_wins_as_in_transformers(kind, said, tmp_path):
+    from transformers import AutoTokenizer
+
+    inner, _, named = wordpiece()
+    inner.save(str(tmp_path / "tokenizer.json"))
+    config = {**named, "do_lower_case": False, "tokenizer_class": kind, "model_max_length": 512, **said}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    text = "Tað ER Góður 東京 quick"
+    found = Tokenizer.load(tmp_path)
+    assert found.encode_batch([text])[0].tolist() == AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"]
+    changed = kind != "PreTrainedTokenizerFast" and bool(said)
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    inner.save(str(plain / "tokenizer.json"))
+    (plain / "tokenizer_config.json").write_text(json.dumps({**config, "tokenizer_class": "PreTrainedTokenizerFast"}))
+    assert (found.fingerprint != Tokenizer.load(plain).fingerprint) is changed
