@@ -7,7 +7,10 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
 from tessera.plan.corpus import Bucket
+from tessera.plan.errors import one_line
 from tessera.plan.fields import show_tokens
 from tessera.plan.mixture import TooLittleTextError, mixture_of
 from tessera.plan.phase import Phase
@@ -90,7 +93,8 @@ def settled_phase(phase: Phase, buckets: Sequence[Bucket], available: Sequence[f
         except TooLittleTextError as error:
             return error
         except ValueError as error:
-            raise ValueError(f"phases.{phase.name}.tokens: auto: {error}") from None
+            why = one_line(error) if isinstance(error, ValidationError) else error
+            raise ValueError(f"phases.{phase.name}.tokens: auto: {why}") from None
         return None
 
     whole = problem(_MOST // phase.batch_tokens, phase.batch_tokens)

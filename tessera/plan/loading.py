@@ -187,7 +187,7 @@ def _override(data: dict[str, Any], key: str, value: str, path: Path) -> None:
             f"{path}: cannot set {key} to {redact(value)[:80]!r}, which is not YAML{redact(str(error))}"
         ) from None
     place: Any = data
-    *parents, last = key.split(".")
+    *parents, last = _parts(data, key)
     for depth, part in enumerate(parents):
         place = _step(place, part, ".".join(parents[: depth + 1]), path)
     if isinstance(place, list):
@@ -196,6 +196,21 @@ def _override(data: dict[str, Any], key: str, value: str, path: Path) -> None:
         place[last] = given
     else:
         raise RecipeError(f"{path}: cannot set {key}: {'.'.join(parents)} is {place!r} and holds no keys")
+
+
+def _parts(data: Any, key: str) -> list[str]:
+    """A dotted key in its parts; what has a name in a list may have dots in it."""
+    found, rest, place = list[str](), key.split("."), data
+    while rest:
+        named = {i["name"]: i for i in place if isinstance(i, dict) and "name" in i} if isinstance(place, list) else {}
+        size = next((n for n in range(len(rest), 0, -1) if ".".join(rest[:n]) in named), 1)
+        part, rest = ".".join(rest[:size]), rest[size:]
+        found.append(part)
+        if part not in named and isinstance(place, list) and part.isdigit() and int(part) < len(place):
+            place = place[int(part)]
+        else:
+            place = named.get(part) if isinstance(place, list) else place.get(part) if isinstance(place, dict) else None
+    return found
 
 
 def _step(place: Any, part: str, so_far: str, path: Path) -> Any:
@@ -210,6 +225,9 @@ def _step(place: Any, part: str, so_far: str, path: Path) -> Any:
 
 def _position(items: list[Any], part: str, so_far: str, path: Path) -> int:
     names = [item.get("name") if isinstance(item, dict) else None for item in items]
+    if names.count(part) > 1:
+        places = " or ".join(str(n) for n, name in enumerate(names) if name == part)
+        raise RecipeError(f"{path}: cannot set {so_far}: several are called {part!r}; name one by its place, {places}")
     if part in names:
         return names.index(part)
     if part.isdigit() and int(part) < len(items):

@@ -414,6 +414,15 @@ def test_a_key_beside_a_merged_anchor_goes_over_it_and_two_of_one_mapping_are_re
         parse_yaml("a: &a {t: 1}\nb: [*a,\n {t: 2, t: 3}]")
 
 
+def test_a_name_with_dots_can_be_set_and_of_two_of_one_name_a_place_is_asked_for(write):
+    text = re.sub("name: pretrain", "name: pre.1", SMALL).replace("from: pretrain", "from: pre.1")
+    found = load(write(text.replace("base: pretrain", "base: pre.1")), {"phases.pre.1.mask_ratio": "0.2"})
+    assert found.phases[0].mask_ratio == 0.2
+    twice = write(re.sub(r"\{name: pairs,[^}]*\}", "{name: web, path: other, split: held_out}", SMALL))
+    says = complaint(twice, {"corpus.sources.web.path": "x"})
+    assert "cannot set corpus.sources.web: several are called 'web'; name one by its place, 0 or 1" in says
+
+
 def test_every_mistake_is_named_at_once_and_none_twice(write):
     says = complaint(write(re.sub("tokens: 1M", "tokens: much", SMALL)))
     assert [line.split(":")[0] for line in says.splitlines()] == [
