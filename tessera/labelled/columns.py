@@ -12,6 +12,7 @@ from tessera.labelled.labels import shown
 from tessera.labelled.tables import DataError
 from tessera.plan.errors import did_you_mean, some
 from tessera.plan.task_data import Column, guess
+from tessera.prediction.roles import listed
 
 _HOLE = re.compile(r"\{([^{}]+)\}")
 _TRUTHS = {"1": True, "0": False, "true": True, "false": False, "+": True, "-": False}
@@ -114,7 +115,7 @@ class Row:
         column = self._named(role)
         if not isinstance(column, str):
             return tuple(name for name in column if self._truth(self._get(name), name))
-        value = self._get(column)
+        value = listed(self._get(column))
         if isinstance(value, str):
             value = [part for part in value.split(separator) if part.strip()] if separator else [value]
             value = [] if value == [""] else value
@@ -276,7 +277,7 @@ class Row:
         return value
 
     def _list(self, column: str) -> list[Any]:
-        value = self._get(column)
+        value = listed(self._get(column))
         if not isinstance(value, list):
             raise DataError(f"{self.place}: {column} is {shown(value)}; a list is needed")
         return value

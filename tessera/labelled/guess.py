@@ -9,7 +9,7 @@ from tessera.labelled.tables import DataError
 from tessera.plan.errors import did_you_mean, some
 from tessera.plan.task import ROLES
 from tessera.plan.task_data import SYNONYMS, Column
-from tessera.prediction.roles import ASKED, numbered_options
+from tessera.prediction.roles import ASKED, listed, numbered_options
 
 KINDS = ("classify", "multilabel", "pair", "regress", "tag", "span", "choose", "reward", "rerank")
 _NEEDED: dict[str, tuple[set[str], set[str]]] = {
@@ -114,7 +114,7 @@ def _kind(
 
     def holds(role: str, kind: type) -> bool:
         column = columns.get(role)
-        return isinstance(column, str) and any(isinstance(row.get(column), kind) for row in rows)
+        return isinstance(column, str) and any(isinstance(listed(row.get(column)), kind) for row in rows)
 
     tests: tuple[tuple[str, bool, tuple[str, ...]], ...] = (
         ("tag", holds("words", list) and holds("tags", list), ("words", "tags")),
@@ -132,7 +132,7 @@ def _kind(
     if not has("text") or not has("label"):
         return "classify", ""
     labels, label = _values(rows, columns["label"]), shown(columns["label"])
-    if not isinstance(columns["label"], str) or any(isinstance(value, list) for value in labels):
+    if not isinstance(columns["label"], str) or any(isinstance(listed(value), list) for value in labels):
         return "multilabel", f"{label} holds several labels of a row"
     numbers = [number for value in labels if (number := _number(value)) is not None]
     if labels and len(numbers) == len(labels) and any(number != int(number) for number in numbers):

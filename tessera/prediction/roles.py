@@ -1,5 +1,7 @@
 """Columns of a table by the roles that a model reads: texts, questions, words, options; found by name, or as asked."""
 
+import ast
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -100,7 +102,7 @@ def taking(kind: str, columns: dict[str, str]) -> Take:
         for role, column in columns.items():
             if role == "options":
                 names = _option_columns(column, values)
-                row[role] = _listed(values[column]) if len(names) == 1 else [values.get(name) for name in names]
+                row[role] = listed(values[column]) if len(names) == 1 else [values.get(name) for name in names]
             else:
                 row[role] = _words(values[column]) if role == "words" else values[column]
                 if row[role] is None:
@@ -111,18 +113,19 @@ def taking(kind: str, columns: dict[str, str]) -> Take:
     return take
 
 
-def _listed(value: Any) -> Any:
-    """A list out of a cell that holds one as JSON."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
+def listed(value: Any) -> Any:
+    """A list out of a cell of a table that holds one as JSON, or as Python writes it (pandas does); else the value."""
+    if not isinstance(value, str) or not value.lstrip().startswith("[") or not value.rstrip().endswith("]"):
+        return value
+    for read in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            found = read(value.strip())
+            return found if isinstance(found, list) else value
     return value
 
 
 def _words(value: Any) -> Any:
-    found = _listed(value)
+    found = listed(value)
     return found.split() if isinstance(found, str) else found
 
 

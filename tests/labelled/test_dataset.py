@@ -1,5 +1,6 @@
 """Labelled rows of files: what they are taken for, how they are divided, and what is refused before training."""
 
+import csv
 import json
 import random
 
@@ -342,3 +343,20 @@ def test_comments_of_conll_are_passed_over_and_words_that_are_a_hash_are_not(tmp
     data = dataset.read(str(tmp_path / "train.conll"))
     words = {one.words for part in data.parts for one in part.examples}
     assert words == {pair for n in range(40) for pair in ((f"Ann{n}", "saw"), ("#", f"Oslo{n}"))}
+
+
+@pytest.mark.parametrize("write_list", [json.dumps, repr], ids=["json", "python"])
+def test_lists_in_the_cells_of_a_table_are_lists(write_list, tmp_path):
+    rows = [[f"row {n}", write_list(["a", "b"] if n % 2 else ["b"])] for n in range(60)]
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["text", "labels"], *rows])
+    data = dataset.read(str(tmp_path / "rows.csv"))
+    assert (data.kind, data.labels) == ("multilabel", ("a", "b"))
+    rows = [[write_list(["the", f"river{n}"]), write_list(["O", "B-X"])] for n in range(60)]
+    with (tmp_path / "tags.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["tokens", "ner_tags"], *rows])
+    data = dataset.read(str(tmp_path / "tags.csv"))
+    assert data.kind == "tag"
+    assert data.train.examples[0].words[0] == "the"
+    text = dataset.read(write(tmp_path, [{"text": f"[{n}]", "label": "ab"[n % 2]} for n in range(60)]))
+    assert text.train.examples[0].text.startswith("[")
