@@ -97,7 +97,6 @@ def _tokenize(recipe: Recipe) -> None:
 
 
 def _models(recipe: Recipe) -> None:
-    _described(recipe)
     for phase in recipe.phases:
         if is_folder(phase.from_):
             found = _model_folder(phase.from_, f"phases.{phase.name}.from")
@@ -119,6 +118,7 @@ def _models(recipe: Recipe) -> None:
             _model_folder(place, f"merges.{merge.name}")
     if recipe.model.resize is not None:
         hub.read_config(_model_folder(recipe.model.resize.from_, "model.resize.from"))
+    _described(recipe)
 
 
 def _described(recipe: Recipe) -> None:

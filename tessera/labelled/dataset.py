@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from tessera.data.examples import Example, Tagged
+from tessera.data.examples import Example
 from tessera.files import digest
 from tessera.labelled import examples as reading
 from tessera.labelled import guess as guessing
@@ -169,7 +169,7 @@ class _Reading:
             except DataError as error:
                 wrong.setdefault(one.row.place, error)
                 continue
-            broken.update(_broken_tags(made, asked))
+            broken.update(reading.broken_tags(made, asked))
             if self.options.train_languages and one.split != "test" and language not in wanted:
                 continue
             parts[one.split].examples.extend(made)
@@ -312,20 +312,6 @@ def refuse(wrong: Mapping[str, DataError], names: Sequence[str] = ()) -> NoRetur
     if unknown and names:
         lines.append(f"labels that only the test set has are declared with --labels {','.join([*names, *unknown])}")
     raise DataError("\n  ".join([*lines, "mend them, or leave them out with --skip-bad"]))
-
-
-def _broken_tags(made: Sequence[Example], asked: Asked) -> dict[str, DataError]:
-    """What is wrong with the tags of sentences, by their places; nothing where tags are not of BIO or BIOES."""
-    found = {}
-    for one in made if asked.kind == "tag" and tags.scheme(asked.names) else ():
-        assert isinstance(one, Tagged)
-        said = [asked.names[n] for n in one.tags]
-        if (at := tags.broken_at(said)) is not None:
-            found[one.row] = DataError(
-                f"{one.row}: word {at + 1} ({one.words[at]!r}) is tagged {said[at]} behind "
-                f"{said[at - 1] if at else 'the beginning'}; in {tags.scheme(asked.names)} an entity begins with B-"
-            )
-    return found
 
 
 def _counts(train: Part, names: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """Labelled examples out of rows, of every kind of task; what is wrong with a row is a DataError that names it."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from tessera.labelled import labels
 from tessera.labelled.columns import Row
 from tessera.labelled.tables import DataError
 from tessera.plan.errors import did_you_mean, some
+from tessera.prediction import tags as schemes
 from tessera.prediction.words import split
 from tessera.tokenizer.tokenizer import Tokenizer
 
@@ -204,5 +206,19 @@ def _spans(row: Row, text: str) -> list[tuple[int, int, str]]:
             raise DataError(
                 f"{row.place}: the spans {first} {text[a:b]!r} and {second} {text[c:d]!r} overlap at character {c}; "
                 "a tagger gives one label to each word, so keep one of them"
+            )
+    return found
+
+
+def broken_tags(made: Sequence[Example], asked: Asked) -> dict[str, DataError]:
+    """What is wrong with the tags of sentences, by their places; nothing where tags are not of BIO or BIOES."""
+    found = {}
+    for one in made if asked.kind == "tag" and schemes.scheme(asked.names) else ():
+        assert isinstance(one, Tagged)
+        said = [asked.names[n] for n in one.tags]
+        if (at := schemes.broken_at(said)) is not None:
+            found[one.row] = DataError(
+                f"{one.row}: word {at + 1} ({one.words[at]!r}) is tagged {said[at]} behind "
+                f"{said[at - 1] if at else 'the beginning'}; in {schemes.scheme(asked.names)} an entity begins with B-"
             )
     return found

@@ -54,8 +54,10 @@ class Source(Strict):
                 raise ValueError("tiers are thresholds on a score; name its column as columns.quality, or give `score`")
             if list(self.tiers) != sorted(self.tiers):
                 raise ValueError(f"tiers must rise, {list(self.tiers)} does not")
-        if self.kind != "documents" and (self.score or self.columns.quality or self.tiers):
+        if self.score is not None and self.kind != "documents":
             raise ValueError(f"only documents are scored; {self.name} is of kind {self.kind!r}")
+        if self.kind == "pairs" and (self.columns.quality is not None or self.tiers is not None):
+            raise ValueError(f"pairs have no quality; {self.name} names columns.quality or tiers")
         if self.kind == "pairs" and self.language is not None:
             raise ValueError("pairs have two languages; name their columns, source_language and target_language")
         if self.score is not None and ":" not in self.score and not is_folder(self.score):

@@ -396,8 +396,8 @@ def test_tiers_need_a_score_and_rise(write):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"columns.quality": "q", "tiers": "[1, 2, 3]"}, "only documents are scored; pairs is of kind 'pairs'"),
-        ({"columns.quality": "q"}, "only documents are scored; pairs is of kind 'pairs'"),
+        ({"columns.quality": "q", "tiers": "[1, 2, 3]"}, "pairs have no quality; pairs names columns.quality or t"),
+        ({"columns.quality": "q"}, "pairs have no quality; pairs names columns.quality or tiers"),
         ({"language": "deu_Latn"}, "pairs have two languages; name their columns, source_language and target_language"),
     ],
 )
