@@ -56,9 +56,10 @@ def test_sources_elsewhere_are_listed_before_anything_is_written(recipe_file, tm
 
 @pytest.mark.parametrize("key", ["preset", "override", "resize"])
 def test_a_model_that_is_described_but_made_by_no_phase_is_refused(key, finished, recipe_file, tmp_path):
-    value = {"preset": "mmbert-base", "override": {"num_hidden_layers": 7}, "resize": {"from": "./m", "how": "tile"}}
+    model = str(finished / "pretrain" / "final")
+    value = {"preset": "mmbert-base", "override": {"num_hidden_layers": 7}, "resize": {"from": model, "how": "tile"}}
     recipe = load(recipe_file)
-    first = recipe.phases[0].model_copy(update={"from_": str(finished / "pretrain" / "final")})
+    first = recipe.phases[0].model_copy(update={"from_": model})
     data = {"phases": (first,), "merges": (), "model": type(recipe.model).model_validate({key: value[key]})}
     (said,) = problems(recipe.model_copy(update=data), tmp_path / "run", ["train"])
     assert f"model.{key} says what phases from scratch make, and there is none: pretrain starts from" in said
