@@ -113,15 +113,19 @@ def _ablate(
 
 
 def _settled(ablation: Ablation, start: Start) -> tuple[Ablation, Start]:
-    """Both with numbers in place of each `tokens: auto`, by the text of the run."""
+    """Both with numbers in place of each `tokens: auto` that counts here, by the text of the run."""
     text = token_counts.from_shards(start.run / "shards" / "train")
 
-    def fitted(variant: Variant) -> Variant:
-        return replace(variant, phase=fit.settled_phase(variant.phase, text.buckets)) if variant.phase.auto else variant
+    def fitted(phase: Phase) -> Phase:
+        return fit.settled_phase(phase, text.buckets) if phase.auto and phase.kind == "masked" else phase
 
-    axes = tuple(replace(axis, variants=tuple(map(fitted, axis.variants))) for axis in ablation.axes)
-    settled = replace(ablation, baseline=fitted(ablation.baseline), axes=axes)
-    return settled, replace(start, recipe=fit.settled(start.recipe, text))
+    def of(variant: Variant) -> Variant:
+        return replace(variant, phase=fitted(variant.phase))
+
+    axes = tuple(replace(axis, variants=tuple(map(of, axis.variants))) for axis in ablation.axes)
+    before = tuple(fitted(one) if one.name in start.before else one for one in start.recipe.phases)
+    recipe = start.recipe.model_copy(update={"phases": before})
+    return replace(ablation, baseline=of(ablation.baseline), axes=axes), replace(start, recipe=recipe)
 
 
 def _tasks(recipe: Recipe, names: Sequence[str] | None) -> list[str]:

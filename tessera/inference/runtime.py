@@ -96,7 +96,7 @@ class Runtime(nn.Module):
         config, path = _config(folder), folder / FILES[engine]
         try:
             inputs, outputs, call = start(path, number, threads or torch.get_num_threads())
-        except ImportError:
+        except (ImportError, MemoryError):
             raise
         except Exception as error:  # each library has errors of its own
             raise ValueError(f"{path}: is no graph that {engine} can read: {str(error).strip()[:200]}") from None

@@ -187,30 +187,23 @@ def _override(data: dict[str, Any], key: str, value: str, path: Path) -> None:
             f"{path}: cannot set {key} to {redact(value)[:80]!r}, which is not YAML{redact(str(error))}"
         ) from None
     place: Any = data
-    *parents, last = _parts(data, key)
-    for depth, part in enumerate(parents):
-        place = _step(place, part, ".".join(parents[: depth + 1]), path)
+    done, rest = list[str](), key.split(".")
+    while len(rest) > (size := _parts_of_name(place, rest)):
+        done.append(".".join(rest[:size]))
+        place, rest = _step(place, done[-1], ".".join(done), path), rest[size:]
+    last = ".".join(rest)
     if isinstance(place, list):
         place[_position(place, last, key, path)] = given
     elif isinstance(place, dict):
         place[last] = given
     else:
-        raise RecipeError(f"{path}: cannot set {key}: {'.'.join(parents)} is {place!r} and holds no keys")
+        raise RecipeError(f"{path}: cannot set {key}: {'.'.join(done)} is {place!r} and holds no keys")
 
 
-def _parts(data: Any, key: str) -> list[str]:
-    """A dotted key in its parts; what has a name in a list may have dots in it."""
-    found, rest, place = list[str](), key.split("."), data
-    while rest:
-        named = {i["name"]: i for i in place if isinstance(i, dict) and "name" in i} if isinstance(place, list) else {}
-        size = next((n for n in range(len(rest), 0, -1) if ".".join(rest[:n]) in named), 1)
-        part, rest = ".".join(rest[:size]), rest[size:]
-        found.append(part)
-        if part not in named and isinstance(place, list) and part.isdigit() and int(part) < len(place):
-            place = place[int(part)]
-        else:
-            place = named.get(part) if isinstance(place, list) else place.get(part) if isinstance(place, dict) else None
-    return found
+def _parts_of_name(place: Any, rest: list[str]) -> int:
+    """How many parts of a dotted key are the next name: what has a name in a list may have dots in it."""
+    names = {item.get("name") for item in place if isinstance(item, dict)} if isinstance(place, list) else set()
+    return next((n for n in range(len(rest), 1, -1) if ".".join(rest[:n]) in names), 1)
 
 
 def _step(place: Any, part: str, so_far: str, path: Path) -> Any:

@@ -116,8 +116,8 @@ def _top_k(body: HubTask, default: int | None) -> int | None:
     found = body.parameters.get("top_k")
     if found is None:
         return default
-    if type(found) is not int or not 1 <= found <= _MOST_GUESSES:
-        raise Refused("invalid", f"parameters.top_k: give a whole number from 1 to {_MOST_GUESSES}")
+    if type(found) is not int or found < 1:
+        raise Refused("invalid", "parameters.top_k: give a whole number, at least 1")
     return found
 
 
@@ -157,7 +157,8 @@ async def _answer(call: Call, served: Served, given: Any) -> Response:
 
 async def _fills(call: Call, served: Served, text: str, body: HubTask) -> Response:
     top_k = _top_k(body, 5)
-    assert top_k is not None
+    if top_k is None or top_k > _MOST_GUESSES:
+        raise Refused("invalid", f"parameters.top_k: give a whole number from 1 to {_MOST_GUESSES}")
     (masks,), took = await filled(call, served, [text], top_k, alone=False)
     rows = [
         [

@@ -164,8 +164,8 @@ class Vectors:
     def compare(self, student: Retriever, folder: Path, texts: Sequence[str]) -> float:
         saved.need_sentence_transformers()
         exact = dataclasses.replace(student, machine=student.machine.model_copy(update={"dtype": "float32"}))
-        due = exact.documents(list(texts))
         mine = Encoder.from_pretrained(folder, device="cpu", dtype="float32")
+        due = exact.documents(list(texts))[:, : mine.dimensions]  # which the folder may cut
         with quietly():
             from sentence_transformers import SentenceTransformer
 

@@ -156,6 +156,15 @@ def test_solved_layers_are_found_again_after_a_kill_and_made_anew_where_they_are
     assert not (tmp_path / "out" / ".2-layers.solved").exists()
 
 
+def test_a_folder_that_cuts_its_vectors_is_shrunk_and_cuts_them_still(whole, tmp_path):
+    place = shutil.copytree(whole, tmp_path / "cut")
+    file = place / "config_sentence_transformers.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "truncate_dim": 8}))
+    how = How(taught=False, timed=False, solve=False)
+    found = shrink(place, small.texts(), tmp_path / "out", sizes=[3], how=how, machine=CALM).points[1]
+    assert Encoder.from_pretrained(found.folder).dimensions == 8
+
+
 def test_without_teaching_layers_are_left_out_and_no_more(whole, tmp_path):
     found = shrink(whole, small.texts(), tmp_path / "out", sizes=[3], how=How(taught=False, timed=True), machine=CALM)
     point = found.points[1]
