@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from tessera.data.pair_stream import EmbeddingStream, text_keys
 from tessera.data.shards import Shards
-from tessera.inference.encoder import Encoder
 from tessera.plan.phase import Phase
 from tessera.plan.recipe import Recipe
 from tessera.progress import Watcher
-from tessera.retrieval.teacher import embed
+from tessera.retrieval.teacher import embed, opened
 from tessera.train import distributed
 from tessera.train.reading import Taught, reading
 from tessera.train.start import Text, TrainingError
@@ -39,7 +38,7 @@ def teach(
     stream, _ = reading(recipe, phase, text)
     assert isinstance(stream, EmbeddingStream), "a phase that distils trains sentence embeddings"
     keys, texts = _texts(stream, phase.tokens, text)
-    teacher = Encoder.from_pretrained(phase.distil.teacher, device=recipe.machine.device, dtype=recipe.machine.dtype)
+    teacher = opened(phase.distil.teacher, device=recipe.machine.device, dtype=recipe.machine.dtype)
     width = recipe.model.config().hidden_size if recipe.model.preset is not None else teacher.dimensions
     if teacher.dimensions != width:
         raise TrainingError(

@@ -39,7 +39,7 @@ from tessera.retrieval.cards import model_card
 from tessera.retrieval.pairs import Sentence
 from tessera.retrieval.retriever import Contrast, Retriever, save_vectors
 from tessera.retrieval.sweep import Sweep, model_fingerprint, rows_fingerprint, settings_of, trials_of
-from tessera.retrieval.teacher import Lesson, lesson
+from tessera.retrieval.teacher import Lesson, lesson, opened
 from tessera.retrieval.token_states import TokenTeacher
 from tessera.train.embedding import Anchors, Loss, distance
 
@@ -218,7 +218,7 @@ def run(
     watcher, machine, out = watcher or Silent(), machine or Machine(), Path(out)
     refuse_taken(out)
     learn, held = _divided(pairs, held_out)
-    guide = Embedder.from_pretrained(teacher, device=machine.device, dtype=machine.dtype)
+    guide = opened(teacher, device=machine.device, dtype=machine.dtype)
     first, inside = student(folder, guide, machine, contrast=contrast, max_length=protocol.max_length)
     how: dict[str, Any] = {"loss": loss, "temperature": temperature, "source_share": source_share, "rows": rows}
     how |= {"anchors": anchors, "states": TokenTeacher.of(guide, teacher_prompt, first, pairs) if states else None}

@@ -8,8 +8,9 @@ texts that are added at the end cost only themselves.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,14 @@ from tessera.retrieval.pairs import Sentence
 
 PART = 8_192  # texts
 UNREAD = -1  # a place where there is none
+
+
+def opened(folder: str | Path, *, device: str, dtype: Literal["auto", "float32", "bfloat16"]) -> Encoder:
+    """A teacher that says all of its vectors, also where its folder keeps the first dimensions alone (truncate_dim)."""
+    found = Encoder.from_pretrained(folder, device=device, dtype=dtype)
+    found.pipeline = replace(found.pipeline, dimensions=None)
+    found.dimensions = found.pipeline.width(found.config.hidden_size)
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)

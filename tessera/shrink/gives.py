@@ -137,7 +137,7 @@ class Vectors:
 
     @classmethod
     def of(cls, stack: Stack, machine: Machine, held: Sequence[str]) -> "Vectors":
-        guide = Encoder.from_pretrained(stack.whole, device=machine.device, dtype=machine.dtype)
+        guide = teacher.opened(stack.whole, device=machine.device, dtype=machine.dtype)
         rows = [Sentence(text=text, translation=None, language="", row="") for text in held]
         due = teacher.lesson(guide, rows)
         return cls(stack, machine, _opened(stack.whole, machine), due)
